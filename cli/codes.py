@@ -1,0 +1,119 @@
+"""`imagetok encode` and `imagetok decode`."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import batch_size_option, choose_device, device_option
+
+
+@click.command()
+@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@click.option("--data", required=True, metavar="SPEC", help="cifar10:train, a folder, ...")
+@click.option(
+    "--shards", required=True, type=click.Path(path_type=Path), help="Folder of the code dataset."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@click.option("--max-skip", default="0", metavar="N|P%", help="Unreadable images allowed [0].")
+@click.option("--dry-run", is_flag=True, help="State size, time and disk; write nothing.")
+@click.option(
+    "--samples-per-shard",
+    type=click.IntRange(min=1),
+    default=65536,
+    show_default=True,
+    help="Images a shard; shards are the unit of work of several processes.",
+)
+@device_option()
+@batch_size_option()
+@click.pass_context
+def encode(
+    ctx: click.Context,
+    tokenizer: str,
+    data: str,
+    shards: Path,
+    limit: int | None,
+    max_skip: str,
+    dry_run: bool,
+    samples_per_shard: int,
+    device: str | None,
+    batch_size: int | None,
+) -> None:
+    """Encode images to a code dataset; running it again continues where it stopped.
+
+    SPEC is SOURCE[:SPLIT][,key=value...]: digits, cifar10:train, mnist:test,root=data,
+    shapes:train,count=5000, folder:all,root=photos, or simply a folder of images.
+
+    Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
+    --shards runs/digits-edvae/codes/train
+    """
+    from imagetok.codes.encode import (
+        FirstImages,
+        encode_dataset,
+        estimate,
+        make_plan,
+        parse_allowance,
+    )
+    from imagetok.data import describe, open_images, parse_spec
+    from imagetok.tokenizers import Tokenizer
+
+    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
+    config, split = parse_spec(data)
+    dataset = open_images(config, split, model.image)
+    if limit is not None:
+        dataset = FirstImages(dataset, limit)
+    plan = make_plan(
+        model,
+        dataset,
+        source=describe(config, split),
+        name=tokenizer,
+        samples_per_shard=samples_per_shard,
+    )
+    if dry_run:
+        expected = estimate(model, dataset, shards, plan)
+        click.echo(
+            f"{expected.inputs} images -> {expected.num_shards} shards, about "
+            f"{expected.num_bytes:,} bytes ({expected.free_bytes:,} free), "
+            f"about {expected.seconds:.0f} s; nothing was written"
+        )
+        return
+    threads = None if batch_size is None else max(1, batch_size // plan.micro_batch)
+    report = encode_dataset(
+        model,
+        dataset,
+        shards,
+        plan,
+        max_skips=parse_allowance(max_skip, len(dataset)),
+        threads=threads,
+    )
+    for skip in report.skips:
+        click.echo(f"skipped {skip.path}: {skip.reason}")
+    for level, use in enumerate(report.usage):
+        click.echo(
+            f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
+            f"perplexity {use.perplexity:.1f}"
+        )
+    click.echo(f"{shards}: {report.num_shards} shards, {report.num_bytes:,} bytes")
+    click.echo(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
+    if report.skipped:
+        ctx.exit(4)
+
+
+@click.command()
+@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@click.option("--shards", required=True, type=click.Path(path_type=Path), help="Code dataset.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@device_option()
+def decode(tokenizer: str, shards: Path, out: Path, limit: int | None, device: str | None) -> None:
+    """Turn a code dataset back into images, one PNG each, named by source index.
+
+    Example: imagetok decode --tokenizer runs/digits-edvae/tokenizer
+    --shards runs/digits-edvae/codes/test --out decoded
+    """
+    from imagetok.codes.decode import decode_dataset
+    from imagetok.codes.reader import open_codes
+    from imagetok.tokenizers import Tokenizer
+
+    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
+    count = decode_dataset(model, open_codes(shards), out, limit)
+    click.echo(f"{count} images in {out}")

@@ -1,0 +1,96 @@
+"""What kind of folder a path is, its description and its faults. No click here."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from imagetok import artifacts
+from imagetok.codes.plan import PLAN
+from imagetok.codes.reader import open_codes
+from imagetok.codes.verify import verify_codes
+from imagetok.durable import verify_folder
+from imagetok.errors import ArtifactError, InputError
+from imagetok.tokenizers import Tokenizer
+from imagetok.training.metrics import read_json_lines
+from imagetok.training.run import CONFIG as RUN_CONFIG
+
+Kind = Literal["codes", "tokenizer", "prior", "run"]
+
+
+def kind_of(path: Path) -> Kind:
+    """What a folder holds; InputError when it is none of ours."""
+    if (path / PLAN).is_file():
+        return "codes"
+    if (path / RUN_CONFIG).is_file():
+        return "run"
+    if (path / artifacts.CONFIG).is_file():
+        try:
+            kind = json.loads((path / artifacts.CONFIG).read_bytes())["kind"]
+        except (ValueError, KeyError, TypeError):
+            raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind") from None
+        if kind in ("tokenizer", "prior"):
+            return kind
+    raise InputError(
+        f"{path}: no tokenizer, prior, run or code dataset; expected a folder with "
+        f"{artifacts.CONFIG}, {RUN_CONFIG} or {PLAN}"
+    )
+
+
+def verify_path(path: Path) -> list[str]:
+    """Faults of a folder of ours, one line each."""
+    match kind_of(path):
+        case "codes":
+            return verify_codes(path)
+        case "run":
+            faults = [f for c in _checkpoints(path) for f in verify_folder(c)]
+            artifact_folders = [path / name for name in ("tokenizer", "prior")]
+            return faults + [f for a in artifact_folders if a.is_dir() for f in verify_path(a)]
+        case kind:
+            faults = verify_folder(path) if (path / "manifest.json").is_file() else []
+            return faults or _load_faults(path, kind)
+
+
+def describe_path(path: Path) -> dict[str, Any]:
+    """A folder of ours in plain data."""
+    match kind_of(path):
+        case "codes":
+            dataset = open_codes(path)
+            plan = dataset.plan.model_dump(mode="json")
+            totals = dataset.manifest.model_dump(mode="json", exclude={"shards"})
+            return {"kind": "codes", "plan": plan, "shards": len(dataset.manifest.shards), **totals}
+        case "run":
+            measured = read_json_lines(path / "metrics.jsonl")
+            tests = [record for record in measured if record.get("split") == "test"]
+            return {
+                "kind": "run",
+                "checkpoints": [c.name for c in _checkpoints(path)],
+                "last_logged_step": measured[-1]["step"] if measured else 0,
+                "last_test": tests[-1] if tests else None,
+                "finished": [n for n in ("tokenizer", "prior") if (path / n).is_dir()],
+            }
+        case kind:
+            config = artifacts.read_artifact(path, kind)
+            return {
+                "kind": kind,
+                "fingerprint": config.fingerprint,
+                "architecture": config.architecture,
+            }
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted(p for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit())
+
+
+def _load_faults(path: Path, kind: str) -> list[str]:
+    """What stops a tokenizer or prior from loading."""
+    try:
+        if kind == "tokenizer":
+            Tokenizer.from_pretrained(path)
+        else:
+            from prior import Prior
+
+            Prior.from_pretrained(path)
+            Tokenizer.from_pretrained(path / "tokenizer")
+    except ArtifactError as error:
+        return [str(error)]
+    return []

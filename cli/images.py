@@ -1,0 +1,67 @@
+"""`imagetok reconstruct` and `imagetok evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import choose_device, device_option, show_table
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("reconstruction.png"),
+    show_default=True,
+    help="The picture to write.",
+)
+@device_option()
+def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str | None) -> None:
+    """Write one picture: each image as the tokenizer reads it, and what comes back, below it.
+
+    Example: imagetok reconstruct --tokenizer runs/cifar10-edvae-cpu/tokenizer photo.jpg
+    """
+    import torch
+
+    from imagetok.data import open_image, prepare
+    from imagetok.images import to_unit_range
+    from imagetok.report.pictures import save_grid, side_by_side
+    from imagetok.tokenizers import Tokenizer
+
+    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
+    batch = to_unit_range(torch.stack([prepare(open_image(p), model.image) for p in images]))
+    x_hat = model.reconstruct(batch.to(choose_device(device))).clamp(0, 1).cpu()
+    columns = min(8, len(images))
+    scale = max(1, 128 // model.image.height)
+    save_grid(side_by_side(batch, x_hat, columns), out, columns=columns, scale=scale)
+    errors = (x_hat - batch).square().mean(dim=(1, 2, 3))
+    for path, error in zip(images, errors.tolist(), strict=True):
+        click.echo(f"  {path}  mse {error:.5f}")
+    click.echo(f"{out}: originals above, reconstructions below")
+
+
+@click.command()
+@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@click.option("--data", required=True, metavar="SPEC", help="cifar10:test, a folder, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
+@device_option()
+def evaluate(tokenizer: str, data: str, out: Path | None, device: str | None) -> None:
+    """Measure reconstructions and codebook use over every image of a split.
+
+    Example: imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
+    """
+    from imagetok.data import describe, open_images, parse_spec
+    from imagetok.durable import write_json
+    from imagetok.evaluation import evaluate_reconstruction
+    from imagetok.tokenizers import Tokenizer
+
+    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
+    config, split = parse_spec(data)
+    measures = evaluate_reconstruction(model, open_images(config, split, model.image))
+    source = describe(config, split)
+    click.echo(f"{tokenizer} on {source}")
+    show_table(measures)
+    if out is not None:
+        write_json(out, {"tokenizer": model.fingerprint, "data": source, "measures": measures})

@@ -1,0 +1,129 @@
+"""`imagetok`: the command group, and how errors become messages and exit codes.
+
+Nothing heavy is imported here: a command's module is loaded when the command runs.
+"""
+
+import errno
+import logging
+import os
+import sys
+import traceback
+from importlib import import_module
+
+import click
+
+from imagetok.errors import ImagetokError
+
+COMMANDS = {
+    "quickstart": ("cli.quickstart", "The whole chain on embedded data, in minutes on a CPU."),
+    "train": ("cli.train", "Train the tokenizer or prior that a config describes."),
+    "encode": ("cli.codes", "Encode images to a code dataset (shards)."),
+    "decode": ("cli.codes", "Turn a code dataset back into images."),
+    "reconstruct": ("cli.images", "Show images before and after a tokenizer, side by side."),
+    "sample": ("cli.sample", "Draw new images from a prior."),
+    "evaluate": ("cli.images", "Measure a tokenizer's reconstructions on a data split."),
+    "verify": ("cli.inspect", "Check a tokenizer, prior, run or code dataset byte by byte."),
+    "inspect": ("cli.inspect", "Describe a tokenizer, prior, run or code dataset."),
+}
+"""Command name -> module that holds it (under the same name) and its one-line help."""
+
+_ENVIRONMENT = {
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "free some space, or choose a folder on another disk",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+}
+
+
+class LazyGroup(click.Group):
+    """Lists and completes commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="imagetok")
+@click.pass_context
+def imagetok(ctx: click.Context, debug: bool) -> None:
+    """Image tokenizers, code datasets and priors, end to end.
+
+    Example: imagetok quickstart
+    """
+    ctx.obj = debug
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command and exit with its code (see the table in docs/commands.md)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _set_up_logging()
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = imagetok.main(arguments, prog_name="imagetok", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stopped:
+        return stopped.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("stopped at once; what was complete is on disk", 130)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (nobody reads it any more)
+        return 0
+    except ImagetokError as error:
+        return _fail(str(error), error.exit_code)
+    except Exception as error:
+        message = _environment_message(error)
+        return _fail(message, 5) if message else _bug()
+
+
+def _environment_message(error: Exception) -> str | None:
+    """What to say where the machine, and not our code, is at fault."""
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; {_ENVIRONMENT[error.errno]}"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "out of memory; use a smaller train.batch_size or --batch-size"
+    return None
+
+
+def _fail(message: str, code: int) -> int:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    click.echo(f"error: {message}", err=True)
+    return code
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    click.echo("error: this is a bug in imagetok; please report it with the lines above", err=True)
+    return 1
+
+
+def _set_up_logging() -> None:
+    """imagetok's log lines go to stderr; in a distributed run only the first process's."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("imagetok")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

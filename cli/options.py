@@ -1,0 +1,51 @@
+"""Options that several commands share, and how measures are printed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def device_option() -> Decorator:
+    """`--device`."""
+    return click.option(
+        "--device",
+        help="cpu, cuda or cuda:N; default: a GPU if there is one. Speed only, never the result.",
+    )
+
+
+def batch_size_option() -> Decorator:
+    """`--batch-size`."""
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        help="Images computed at once. Speed and memory only, never the result.",
+    )
+
+
+def choose_device(name: str | None) -> Any:
+    """A torch device: the one asked for, else this process's GPU, else the CPU."""
+    import torch
+    from accelerate import PartialState
+
+    from imagetok.errors import ConfigError
+
+    if name is None:
+        return PartialState().device
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name}: cannot be used here ({reason})") from None
+    return device
+
+
+def show_table(values: Mapping[str, object]) -> None:
+    """Print names and values in two columns."""
+    width = max((len(name) for name in values), default=0)
+    for name, value in values.items():
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        click.echo(f"  {name:<{width}}  {text}")

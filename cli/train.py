@@ -1,0 +1,39 @@
+"""`imagetok train`."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import device_option, show_table
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/DATASET-METHOD].")
+@click.option("--resume", is_flag=True, help="Go on in a run folder; starts fresh if empty.")
+@click.option("--init-from", metavar="PATH", help="Start from these weights (fine-tune).")
+@device_option()
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    init_from: str | None,
+    device: str | None,
+) -> None:
+    """Train the tokenizer or prior that CONFIG (YAML, with a `kind:`) describes.
+
+    Example: imagetok train configs/digits/edvae.yaml --set train.steps=500 --out runs/try
+
+    Several processes: accelerate launch -m cli.main train CONFIG, or on CPUs
+    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m cli.main train CONFIG
+    """
+    from cli.pipelines import train_from_config
+
+    out = out or Path("runs") / f"{config.resolve().parent.name}-{config.stem}"
+    kind, measures = train_from_config(
+        config, list(overrides), out, resume=resume, init_from=init_from, device=device
+    )
+    click.echo(f"finished: {out / kind}")
+    show_table(measures)

@@ -1,0 +1,1 @@
+"""Code datasets: sharded, hashed, bound to the tokenizer that made them."""

@@ -1,0 +1,171 @@
+"""What a code dataset is: the plan written first, a record per shard, the manifest written last."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
+
+from imagetok.config import Section, validate
+from imagetok.durable import canonical_json
+from imagetok.errors import ConfigError, ShardError
+from imagetok.images import ImageContract
+
+PLAN, MANIFEST = "plan.json", "manifest.json"
+FORMAT_VERSION = 1
+MAX_JSON_BYTES = 256 << 20
+
+
+class TokenizerId(Section):
+    """The tokenizer that codes are bound to; `name` is only for people."""
+
+    fingerprint: str
+    name: str
+
+
+class Plan(Section):
+    """What will be made: immutable, and equal for every process and every rerun."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    tokenizer: TokenizerId
+    num_codes: tuple[PositiveInt, ...]
+    """K of each level, coarse to fine."""
+    grids: tuple[tuple[PositiveInt, PositiveInt], ...]
+    """(h, w) of each level."""
+    image: ImageContract
+    """The preprocessing."""
+    source: str
+    """The data spec, split included."""
+    num_inputs: NonNegativeInt
+    labelled: bool
+    class_names: tuple[str, ...]
+    samples_per_block: PositiveInt = 1024
+    samples_per_shard: PositiveInt = 65536
+    micro_batch: PositiveInt = 64
+    """Images per forward pass; in the plan, because it can change the last bit of a feature."""
+    precision: Literal["float32"] = "float32"
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards the dataset has."""
+        return -(-self.num_inputs // self.samples_per_shard)
+
+    def input_range(self, shard: int) -> range:
+        """The source indices that a shard covers."""
+        start = shard * self.samples_per_shard
+        return range(start, min(start + self.samples_per_shard, self.num_inputs))
+
+    def code_dtype(self, level: int) -> np.dtype[Any]:
+        """The smallest little-endian unsigned type that holds K - 1."""
+        return smallest_dtype(self.num_codes[level])
+
+    def member_suffixes(self) -> list[str]:
+        """The tar members of a block, without its number, in order."""
+        levels = len(self.num_codes)
+        codes = ["codes.npy"] if levels == 1 else [f"codes{i}.npy" for i in range(levels)]
+        return [*codes, *(["labels.npy"] if self.labelled else []), "index.npy"]
+
+
+class Skip(Section):
+    """An input that could not be encoded."""
+
+    index: NonNegativeInt
+    path: str
+    reason: str
+
+
+class Member(Section):
+    """Where one array lies in the tar."""
+
+    offset: NonNegativeInt
+    """Of the data, in bytes, 64-byte aligned."""
+    dtype: str
+    shape: tuple[NonNegativeInt, ...]
+
+
+class ShardRecord(Section):
+    """A shard's commit record."""
+
+    shard: NonNegativeInt
+    file: str
+    sha256: str
+    bytes: NonNegativeInt
+    samples: NonNegativeInt
+    first_input: NonNegativeInt
+    end_input: NonNegativeInt
+    skipped: tuple[Skip, ...]
+    counts: tuple[tuple[NonNegativeInt, ...], ...]
+    """How often each code occurs, per level."""
+    blocks: tuple[dict[str, Member], ...]
+    """Per block: member suffix -> where it lies."""
+
+
+class ShardEntry(Section):
+    """A shard as the manifest lists it."""
+
+    file: str
+    sha256: str
+    bytes: NonNegativeInt
+    samples: NonNegativeInt
+    record_sha256: str
+
+
+class LevelUse(Section):
+    """How one level's codebook is used over the whole dataset."""
+
+    num_codes: PositiveInt
+    codes_used: NonNegativeInt
+    perplexity: float
+
+
+class Manifest(Section):
+    """The commit record of a whole dataset."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    plan_sha256: str
+    shards: tuple[ShardEntry, ...]
+    inputs: NonNegativeInt
+    written: NonNegativeInt
+    skipped: NonNegativeInt
+    usage: tuple[LevelUse, ...]
+    root: str = ""
+    """sha256 of everything above, hence of plan, records and shards."""
+
+    def expected_root(self) -> str:
+        """What `root` must be."""
+        content = self.model_dump(mode="json", exclude={"root"})
+        return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def smallest_dtype(num_codes: int) -> np.dtype[Any]:
+    """The smallest little-endian unsigned integer type for codes in [0, num_codes)."""
+    for dtype in ("<u1", "<u2", "<u4"):
+        if num_codes - 1 <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    raise ConfigError(f"{num_codes} codes do not fit 32 bits")
+
+
+def shard_name(shard: int) -> str:
+    """`00012` for shard 12."""
+    return f"{shard:05d}"
+
+
+M = TypeVar("M", bound=Section)
+
+
+def read_json(path: Path, cls: type[M]) -> M:
+    """A JSON file as a typed section; ShardError when it is missing or not of that form."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ShardError(f"{path}: too large to be a {cls.__name__.lower()}")
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ShardError(f"{path}: missing") from None
+    except (ValueError, RecursionError):
+        raise ShardError(f"{path}: damaged, it is not JSON; run `imagetok verify`") from None
+    try:
+        return validate(tree, cls, str(path))
+    except ConfigError as error:
+        raise ShardError(f"{error}; damaged, or made by another version of imagetok") from None

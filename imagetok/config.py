@@ -1,0 +1,224 @@
+"""Configuration: YAML text and `--set a.b=v` overrides into one typed, validated tree.
+
+Sections live beside what they configure; each is a frozen pydantic model that knows every key. The
+YAML read here is the safe core of YAML 1.2: `1e-4` is a number, `no` is a word, keys are unique,
+there are no anchors and no tags.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from imagetok.errors import ConfigError
+
+MAX_BYTES = 1 << 20
+
+
+class Section(BaseModel):
+    """Base of every config section: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+S = TypeVar("S", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 core schema without anchors, tags or duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) are not supported",
+                problem_mark=self.peek_event().start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int):
+                raise yaml.MarkedYAMLError(
+                    problem=f"a key must be a word, found {key!r}", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in [
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+        list("-+.0123456789"),
+    ),
+]:
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+    )
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Read one YAML document; ConfigError names `where`, line and column."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        raise ConfigError(f"{place}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError when it is missing, too large, or no mapping."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the config: {error.strerror}; "
+            "the ones that come with imagetok are in configs/<dataset>/<method>.yaml"
+        ) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: {len(data)} bytes is too large for a config")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+    return tree
+
+
+def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The tree with each `a.b=value` put in; values are YAML: `x={kind: dvae}` sets a section."""
+    result = _copied(tree)
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not separator or not all(keys):
+            raise ConfigError(f"--set {override}: expected section.key=value")
+        section = result
+        for depth, key in enumerate(keys[:-1]):
+            child = section.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise ConfigError(
+                    f"--set {override}: {'.'.join(keys[: depth + 1])} is a value "
+                    f"({child!r}), not a section"
+                )
+            section = child
+        section[keys[-1]] = parse_yaml(text, f"--set {override}")
+    return result
+
+
+def _copied(tree: dict[str, Any]) -> dict[str, Any]:
+    return {k: _copied(v) if isinstance(v, dict) else v for k, v in tree.items()}
+
+
+def load_config(path: Path | str, cls: type[S], overrides: list[str] | None = None) -> S:
+    """Read, override and validate a config file.
+
+    Raises ConfigError with one line per fault: `file: a.b: what is wrong (found x)`, and for an
+    unknown key the nearest known one.
+    """
+    return validate(apply_overrides(read_yaml(path), overrides or []), cls, str(path))
+
+
+def validate(tree: Any, cls: type[S], where: str) -> S:
+    """Build the typed section from plain data, or raise ConfigError as `load_config` does."""
+    try:
+        return cls.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{where}: {_describe(fault, cls)}" for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def dump_yaml(config: Section) -> str:
+    """The resolved tree as YAML that `load_config` reads back to an equal tree."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two plain trees, with (old, new)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = {}
+        for key in [*old, *(k for k in new if k not in old)]:
+            path = f"{prefix}.{key}" if prefix else str(key)
+            found |= differences(old.get(key), new.get(key), path)
+        return found
+    return {} if old == new else {prefix: (old, new)}
+
+
+def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
+    names, owners, inside = _walk(fault["loc"], cls)
+    key = ".".join(names)
+    match fault["type"]:
+        case "extra_forbidden":
+            known = sorted({name for owner in owners for name in owner.model_fields})
+            near = difflib.get_close_matches(names[-1], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            return f"{key}: unknown key; {hint}"
+        case "missing":
+            return f"{key}: missing"
+        case "union_tag_invalid" | "union_tag_not_found":
+            context = fault.get("ctx", {})
+            discriminator = str(context.get("discriminator", "kind")).strip("'")
+            found = context.get("tag", "nothing")
+            tags = (tag for section in inside for tag in _tags(section, discriminator))
+            known = str(context.get("expected_tags", "")) or ", ".join(map(repr, tags))
+            return f"{key}.{discriminator}: expected one of {known}; found {found!r}"
+        case "value_error":
+            message = fault["msg"].removeprefix("Value error, ")
+            return f"{key}: {message}" if key else message
+        case _:
+            return f"{key}: {fault['msg']} (found {fault['input']!r})"
+
+
+def _walk(
+    location: tuple[str | int, ...], cls: type[Section]
+) -> tuple[list[str], list[type[BaseModel]], list[type[BaseModel]]]:
+    """An error's dotted names without pydantic's union tags, the sections that own the last name,
+    and the sections that its value may be.
+    """
+    names: list[str] = []
+    inside: list[type[BaseModel]] = [cls]
+    owners = inside
+    for part in location:
+        fields = [s.model_fields[part] for s in inside if part in s.model_fields]
+        tagged = [s for s in inside if any(part in _tags(s, name) for name in s.model_fields)]
+        if tagged and not fields:
+            inside = tagged
+            continue
+        names.append(str(part))
+        owners = inside
+        inside = [model for field in fields for model in _models(field.annotation)]
+    return names, owners, inside
+
+
+def _tags(section: type[BaseModel], field: str) -> tuple[Any, ...]:
+    """The values that a discriminating field allows; none where it is no Literal."""
+    annotation = section.model_fields[field].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]

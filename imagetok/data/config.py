@@ -1,0 +1,156 @@
+"""Where images come from: a config section a source, and the one-line form of the command line."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from imagetok.config import Section, validate
+from imagetok.errors import ConfigError
+
+
+class DigitsConfig(Section):
+    """1,797 handwritten digits of 8 x 8 pixels that come with the package."""
+
+    source: Literal["digits"] = "digits"
+
+
+class ShapesConfig(Section):
+    """Coloured shapes drawn on demand: any size, any number, labels and class maps."""
+
+    source: Literal["shapes"] = "shapes"
+    count: PositiveInt = 10_000  # of split train
+    test_count: PositiveInt = 1_000
+    seed: NonNegativeInt = 0
+
+
+class CIFAR10Config(Section):
+    """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32 pixels."""
+
+    source: Literal["cifar10"] = "cifar10"
+    root: str = "data"  # the folder that holds cifar-10-batches-py/
+    download: bool = False
+
+
+class MNISTConfig(Section):
+    """MNIST: 60,000 + 10,000 grey images of 28 x 28 pixels."""
+
+    source: Literal["mnist"] = "mnist"
+    root: str = "data"  # the folder that holds MNIST/raw/
+    download: bool = False
+
+
+class FashionMNISTConfig(Section):
+    """Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28 pixels."""
+
+    source: Literal["fashion-mnist"] = "fashion-mnist"
+    root: str = "data"  # the folder that holds FashionMNIST/raw/
+    download: bool = False
+
+
+class FolderConfig(Section):
+    """Any folder of image files, flat or with a subfolder a class."""
+
+    source: Literal["folder"] = "folder"
+    root: str
+    # The share of split test, used if the folder has no test/ or val/.
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+TorchvisionConfig = CIFAR10Config | MNISTConfig | FashionMNISTConfig
+DataConfig = Annotated[
+    DigitsConfig | ShapesConfig | TorchvisionConfig | FolderConfig, Field(discriminator="source")
+]
+
+_SOURCES: dict[str, type[Section]] = {
+    "digits": DigitsConfig,
+    "shapes": ShapesConfig,
+    "cifar10": CIFAR10Config,
+    "mnist": MNISTConfig,
+    "fashion-mnist": FashionMNISTConfig,
+    "folder": FolderConfig,
+}
+
+
+def splits_of(config: DataConfig) -> tuple[str, ...]:
+    """The names of splits that a source can have."""
+    known = ("train", "test", "all")
+    return ("train", "val", "test", "all") if isinstance(config, FolderConfig) else known
+
+
+def check_split(config: DataConfig, split: str) -> None:
+    """Raise ConfigError with the nearest known name if the source has no such split."""
+    known = splits_of(config)
+    if split not in known:
+        raise ConfigError(
+            f"{config.source}: expected one of the splits {', '.join(known)}; "
+            f"found {split!r}{_nearest(split, known)}"
+        )
+
+
+def parse_spec(text: str) -> tuple[DataConfig, str]:
+    r"""Config and split of `SOURCE[:SPLIT][,key=value...]`, or of the path of a folder.
+
+    Without SPLIT it is `train`, of a folder `all`. In a value, `\,` is a comma and `\\` a
+    backslash; the path of a folder is taken as it is.
+
+    >>> parse_spec("shapes:test,seed=7")
+    (ShapesConfig(source='shapes', count=10000, test_count=1000, seed=7), 'test')
+
+    Raises ConfigError that names what is unknown, and the nearest known name.
+    """
+    source = re.split("[:,]", text, maxsplit=1)[0]
+    if source not in _SOURCES:
+        if text and ("/" in source or Path(text).expanduser().is_dir()):
+            return FolderConfig(root=text), "all"
+        raise ConfigError(
+            f"data {text!r}: expected one of {', '.join(_SOURCES)}, or the path of a folder; "
+            f"found {source!r}{_nearest(source, tuple(_SOURCES))}"
+        )
+    head, *options = _split_at_commas(text)
+    split = head.partition(":")[2] if ":" in head else None
+    config: Any = validate(_tree(options, text), _SOURCES[source], f"data {text!r}")
+    split = ("all" if source == "folder" else "train") if split is None else split
+    check_split(config, split)
+    return config, split
+
+
+def describe(config: DataConfig, split: str) -> str:
+    """The one spec that `parse_spec` reads back to the same: options in order, no defaults."""
+    options = config.model_dump(mode="json", exclude_defaults=True, exclude={"source"})
+    return ",".join([f"{config.source}:{split}", *(f"{k}={_text(v)}" for k, v in options.items())])
+
+
+def _tree(options: list[str], text: str) -> dict[str, str]:
+    tree = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"data {text!r}: expected key=value after a comma, found {option!r}")
+        if key == "source" or key in tree:
+            raise ConfigError(f"data {text!r}: {key} is given twice; remove {option!r}")
+        tree[key] = value
+    return tree
+
+
+def _split_at_commas(text: str) -> list[str]:
+    pieces = [[]]
+    for token in re.findall(r"\\.|.", text, flags=re.DOTALL):
+        if token == ",":
+            pieces.append([])
+        else:
+            pieces[-1].append(token[1:] if len(token) == 2 else token)
+    return ["".join(piece) for piece in pieces]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return re.sub(r"([\\,])", r"\\\1", str(value))
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,69 @@
+"""CIFAR-10, MNIST and Fashion-MNIST by torchvision, read into memory."""
+
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+from torchvision import datasets
+
+from imagetok.data.base import ArrayImages
+from imagetok.data.config import (
+    CIFAR10Config,
+    FashionMNISTConfig,
+    MNISTConfig,
+    TorchvisionConfig,
+)
+from imagetok.data.transforms import prepare_batch
+from imagetok.errors import InputError, ResourceError
+from imagetok.images import ImageContract
+
+
+def open_torchvision(config: TorchvisionConfig, split: str, contract: ImageContract) -> ArrayImages:
+    """The images of split train, test, or all: train, then test.
+
+    Raises InputError if the files are missing or damaged, ResourceError if a download fails.
+    """
+    parts = [_load(config, part) for part in _parts(split)]
+    pixels = np.concatenate([np.asarray(part.data) for part in parts])
+    labels = np.concatenate([np.asarray(part.targets) for part in parts])
+    return ArrayImages(
+        prepare_batch(pixels, contract),
+        torch.from_numpy(labels.astype(np.int64)),
+        name=config.source,
+        split=split,
+        contract=contract,
+        class_names=tuple(parts[0].classes),
+    )
+
+
+def _parts(split: str) -> tuple[str, ...]:
+    return ("train", "test") if split == "all" else (split,)
+
+
+def _load(config: TorchvisionConfig, part: str) -> Any:
+    """torchvision's dataset; CIFAR-10 is unpickled, but only after torchvision checked its md5."""
+    match config:
+        case CIFAR10Config():
+            kind, folder = datasets.CIFAR10, "cifar-10-batches-py"
+        case MNISTConfig():
+            kind, folder = datasets.MNIST, "MNIST/raw"
+        case FashionMNISTConfig():
+            kind, folder = datasets.FashionMNIST, "FashionMNIST/raw"
+        case _:
+            assert_never(config)
+    root = Path(config.root).expanduser()
+    try:
+        return kind(root, train=part == "train", download=config.download)
+    except Exception as error:  # torchvision has no exceptions of its own: anything may come
+        if config.download:
+            raise ResourceError(
+                f"{config.source}: the download into {root} failed ({error}); try again, "
+                f"or put {folder}/ under {root}"
+            ) from None
+        found = f"files that are incomplete or damaged ({error})"
+        raise InputError(
+            f"{config.source}: expected its files in {root / folder}, "
+            f"found {found if (root / folder).is_dir() else 'no such folder'}; "
+            f"add download=true, or put {folder}/ under {root}"
+        ) from None

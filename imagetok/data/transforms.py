@@ -1,0 +1,131 @@
+"""The one way from a picture of any size and mode to uint8 pixels of a contract."""
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from imagetok.errors import InputError
+from imagetok.images import ImageContract
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_GREY_MODES = ("1", "L", "LA")
+_COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
+
+
+def prepare(
+    image: Image.Image | UInt8[np.ndarray, "H W *C"], contract: ImageContract
+) -> UInt8[Tensor, "C h w"]:
+    """Bring one picture to the contract: mode, then centre crop, then antialiased resize.
+
+    image: a PIL image, or pixels 0..255 as (H, W), (H, W, 1) or (H, W, 3).
+    The numbers are those of torchvision's CenterCrop and Resize on PIL images, to one grey level.
+    Raises InputError for a mode whose pixels have no agreed meaning as a picture.
+    """
+    pixels = to_array(image) if isinstance(image, Image.Image) else _checked(image)
+    picture = Image.fromarray(pixels).convert("RGB" if contract.mode == "rgb" else "L")
+    fitted = np.array(_fit(picture, contract))  # a copy: torch wants to own writable memory
+    tensor = torch.from_numpy(fitted)
+    return tensor[None] if contract.mode == "grey" else tensor.movedim(-1, 0).contiguous()
+
+
+def prepare_batch(
+    pixels: UInt8[np.ndarray, "B H W *C"], contract: ImageContract
+) -> UInt8[Tensor, "B C h w"]:
+    """`prepare` for many pictures of one size, without a loop when only the layout changes.
+
+    pixels: 0..255, (B, H, W), (B, H, W, 1) or (B, H, W, 3).
+    """
+    height, width = pixels.shape[1:3]
+    crop = contract.centre_crop or max(height, width)
+    if (height, width) != (contract.height, contract.width) or crop < max(height, width):
+        prepared = [prepare(image, contract) for image in pixels]
+        shape = (0, contract.channels, contract.height, contract.width)
+        return torch.stack(prepared) if prepared else torch.empty(shape, dtype=torch.uint8)
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.shape[-1] == 3 and contract.mode == "grey":
+        pixels = _luma(pixels)[..., None]
+    images = torch.from_numpy(np.array(np.moveaxis(pixels, -1, 1), order="C"))  # (B, C, H, W)
+    return images.expand(-1, contract.channels, -1, -1).contiguous()
+
+
+def to_array(image: Image.Image) -> UInt8[np.ndarray, "H W *C"]:
+    """The 8-bit pixels of a PIL image: (H, W) if it is grey, else (H, W, 3).
+
+    Transparency is laid over white, 16 bits are scaled to 8, CMYK becomes RGB.
+    Raises InputError for other modes (32-bit integers, floats, LAB): their range is not known.
+    """
+    if image.mode.startswith("I;16"):
+        return _scaled_from_16_bits(image)
+    if image.mode not in _GREY_MODES + _COLOUR_MODES:
+        known = ", ".join(_GREY_MODES + _COLOUR_MODES)
+        raise InputError(
+            f"expected a picture of mode {known} or I;16, found mode {image.mode}; "
+            "convert it to 8-bit RGB or grey first"
+        )
+    target = "L" if image.mode in _GREY_MODES else "RGB"
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert(target))
+
+
+def _scaled_from_16_bits(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image).astype(np.uint32)
+    scaled = ((values + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):  # PNG tRNS: one grey value means "see through"
+        scaled[values == transparent] = 255
+    return scaled
+
+
+def _checked(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        return pixels[..., 0]
+    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] == 3):
+        return pixels
+    raise InputError(
+        f"expected pixels of shape (H, W), (H, W, 1) or (H, W, 3), found {pixels.shape}; "
+        "for a tensor (C, H, W) pass image.movedim(0, -1).numpy()"
+    )
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    """Grey of RGB by PIL's own fixed-point weights (ITU-R 601-2), so both ways agree exactly."""
+    wide = pixels.astype(np.uint32)
+    total = wide[..., 0] * 19595 + wide[..., 1] * 38470 + wide[..., 2] * 7471
+    return ((total + 0x8000) >> 16).astype(np.uint8)
+
+
+def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
+    if contract.centre_crop is not None:  # of a smaller picture: what there is of it
+        width, height = (min(contract.centre_crop, side) for side in picture.size)
+        left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+        picture = picture.crop((left, top, left + width, top + height))
+    size = (contract.width, contract.height)
+    if picture.size == size:
+        return picture
+    box = (0, 0, *picture.size) if contract.resize == "stretch" else _cover(picture.size, size)
+    return picture.resize(size, _RESAMPLING[contract.interpolation], box=box)
+
+
+def _cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of `source` (width, height) that fills `target` after scaling the tight side.
+
+    As resizing everything and cropping after (PIL's resampling sees past the box), but a very
+    long, thin picture never becomes a huge one in between.
+    """
+    (width, height), (new_width, new_height) = source, target
+    if new_width * height >= new_height * width:
+        scaled = height * new_width // width
+        top = round((scaled - new_height) / 2)
+        bottom = min(float(height), (top + new_height) * height / scaled)
+        return (0.0, top * height / scaled, float(width), bottom)
+    left, top, right, bottom = _cover((height, width), (new_height, new_width))
+    return (top, left, bottom, right)

@@ -1,0 +1,178 @@
+"""One way to make a file durable: write to a temporary name, fsync, rename, fsync the folder.
+
+Whatever carries a final name is complete. A folder is made durable the same way, with a
+`manifest.json` of hashes as its last file; `verify_folder` tells what differs from it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from imagetok.errors import ResourceError
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".tmp-"
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON form that is hashed: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}{_TEMPORARY}{os.getpid()}")
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears under `path`, complete and durable, when the block ends.
+
+    An exception inside the block removes the temporary file and leaves `path` as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file durably."""
+    with staged_file(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON durably: sorted keys, two spaces, a final newline, no NaN."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path`, hashed and durable, when the block ends.
+
+    An existing `path` is replaced only after the new folder is complete.
+    """
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        commit_folder(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def commit_folder(temporary: Path, path: Path) -> None:
+    """Seal a finished folder and give it its final name, replacing what has that name."""
+    seal_folder(temporary)
+    if path.exists():
+        discarded = path.with_name(f"{path.name}{_TEMPORARY}old-{os.getpid()}")
+        path.rename(discarded)
+        temporary.rename(path)
+        shutil.rmtree(discarded)
+    else:
+        temporary.rename(path)
+    fsync_folder(path.parent)
+
+
+def seal_folder(folder: Path) -> None:
+    """fsync every file of a folder and write its manifest of sizes and hashes last."""
+    files = {}
+    for file in _contents(folder):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        name = file.relative_to(folder).as_posix()
+        files[name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    for subfolder in [p for p in folder.rglob("*") if p.is_dir()]:
+        fsync_folder(subfolder)
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """What is wrong with a sealed folder, one line a fault; empty when every byte is as written."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
+    except FileNotFoundError:
+        return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [f"{folder / MANIFEST}: damaged, it is not a manifest"]
+    found = {p.relative_to(folder).as_posix() for p in _contents(folder)}
+    faults = [f"{folder / name}: missing" for name in sorted(expected.keys() - found)]
+    faults += [f"{folder / name}: not in the manifest" for name in sorted(found - expected.keys())]
+    for name in sorted(expected.keys() & found):
+        size, digest = expected[name]
+        actual = (folder / name).stat().st_size
+        if actual != size:
+            faults.append(f"{folder / name}: expected {size} bytes, found {actual}")
+        elif sha256_file(folder / name) != digest:
+            faults.append(f"{folder / name}: its sha256 differs from the one recorded")
+    return faults
+
+
+def _contents(folder: Path) -> list[Path]:
+    """The files of a folder that a manifest lists, sorted; nested manifests are content too."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed writers left behind; call it with the folder's lock held."""
+    for leftover in folder.glob(f"*{_TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for one writer; the kernel frees it when the process ends, however it ends.
+
+    Raises ResourceError when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ResourceError(
+            f"{folder}: another process is writing here; wait for it to end, "
+            "or choose another folder"
+        ) from None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,13 @@
+"""Measures: one definition each."""
+
+from imagetok.evaluation.codebook import CodebookUse, code_counts, codebook_use
+from imagetok.evaluation.neighbours import nearest_labels
+from imagetok.evaluation.reconstruction import evaluate_reconstruction
+
+__all__ = [
+    "CodebookUse",
+    "code_counts",
+    "codebook_use",
+    "evaluate_reconstruction",
+    "nearest_labels",
+]

@@ -1,0 +1,90 @@
+"""How well a tokenizer gives images back, and how it uses its codebook, over a whole split."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor
+
+from imagetok.data import ImageDataset
+from imagetok.evaluation.codebook import code_counts, codebook_use
+from imagetok.images import to_unit_range
+from imagetok.tokenizers import Tokenizer
+
+BATCH = 128
+"""Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
+
+
+def _nothing() -> None:
+    return
+
+
+def evaluate_reconstruction(
+    tokenizer: Tokenizer,
+    dataset: ImageDataset,
+    check: Callable[[], None] = _nothing,
+) -> dict[str, float | int]:
+    """Measures over every image of `dataset`, each counted once, by the test-time path.
+
+    `mse`: mean squared error on [0, 1], of the unclamped reconstruction (the papers' convention).
+    `psnr_db`: mean over images of -10 log10 of the clamped image's squared error.
+    `perplexity`, `codes_used`: of hard codes over the split; with several levels the names carry
+    the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
+    paper's tables (the last batch may be smaller).
+
+    Work is shared over the processes of a distributed run, and every process gets the result.
+    check: called before each batch; may raise to stop.
+    """
+    state = PartialState()
+    device = next(tokenizer.parameters()).device
+    num_batches = -(-len(dataset) // BATCH)
+    sums = torch.zeros(2 + len(tokenizer.num_codes), dtype=torch.float64)
+    counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
+    for first in range(0, num_batches, state.num_processes):
+        check()  # on every process, also on one that has no batch left in this round
+        batch = first + state.process_index
+        if batch < num_batches:
+            indices = range(batch * BATCH, min((batch + 1) * BATCH, len(dataset)))
+            images = to_unit_range(dataset.read(indices).images.to(device))
+            parts, batch_counts = _measure(tokenizer, images)
+            sums += parts
+            counts = [total + part for total, part in zip(counts, batch_counts, strict=True)]
+    sums = _sum_over_processes(sums, device)
+    counts = [_sum_over_processes(level, device) for level in counts]
+    result: dict[str, float | int] = {
+        "num_images": len(dataset),
+        "mse": float(sums[0] / len(dataset)),
+        "psnr_db": float(sums[1] / len(dataset)),
+    }
+    for level, level_counts in enumerate(counts):
+        suffix = f"_level{level}" if len(counts) > 1 else ""
+        use = codebook_use(level_counts)
+        result[f"perplexity{suffix}"] = use.perplexity
+        result[f"perplexity_batch128{suffix}"] = float(sums[2 + level] / num_batches)
+        result[f"codes_used{suffix}"] = use.codes_used
+        result[f"num_codes{suffix}"] = use.num_codes
+    return result
+
+
+def _measure(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """([sum of per-image MSE, of PSNR, perplexity per level], counts per level) of one batch."""
+    with torch.no_grad():
+        codes = tokenizer.encode(images)
+        x_hat = tokenizer._decode(codes)
+    errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
+    clamped = (x_hat.clamp(0, 1) - images).double().square().mean(dim=(1, 2, 3))
+    psnr = -10 * clamped.clamp_min(1e-10).log10()
+    counts = [
+        code_counts(level, k).cpu() for level, k in zip(codes, tokenizer.num_codes, strict=True)
+    ]
+    perplexities = [codebook_use(level).perplexity for level in counts]
+    return torch.tensor([float(errors.sum()), float(psnr.sum()), *perplexities]).double(), counts
+
+
+def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
+    if PartialState().num_processes == 1:
+        return values
+    total = reduce(values.to(device), "sum")
+    assert isinstance(total, Tensor)
+    return total.cpu()

@@ -1,0 +1,74 @@
+"""Progress on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger("imagetok")
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressBar:
+    """Shows how far a piece of work is, its values of the moment, and the time left.
+
+    Use as a context manager. enabled: False on all but one process.
+    """
+
+    def __init__(self, description: str, total: int, start: int = 0, enabled: bool = True):
+        self.description = description
+        self.total = total
+        self._start = start
+        self._begun = time.monotonic()
+        self._said = self._begun
+        self._enabled = enabled
+        self._values = ""
+        self._bar: Progress | None = None
+        if enabled and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[values]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(description, total=total, completed=start, values="")
+
+    def __enter__(self) -> "ProgressBar":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, values: str = "") -> None:
+        """`done` of `total` are finished; `values` is a short text beside the bar (kept if "")."""
+        self._values = values or self._values
+        if self._bar:
+            self._bar.update(self._task, completed=done, values=self._values)  # pyright: ignore[reportArgumentType]
+            return
+        now = time.monotonic()
+        if not self._enabled or (now - self._said < _SECONDS_BETWEEN_LINES and done < self.total):
+            return
+        self._said = now
+        rate = (done - self._start) / max(now - self._begun, 1e-9)
+        left = f", {(self.total - done) / rate:.0f} s left" if done < self.total and rate else ""
+        logger.info(
+            "%s: %d/%d%s%s",
+            self.description,
+            done,
+            self.total,
+            f"  {self._values}" if self._values else "",
+            left,
+        )

@@ -1,0 +1,148 @@
+"""The mathematics of the quantizers, as pure functions of tensors.
+
+Codes lie on dim 1 of logits (B, K, H, W). Everything here wants float32 (or float64) inputs:
+lgamma, digamma, distances and log-sum-exp lose too much in half precision.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_SERIES_FROM = 20.0  # from here on the Stirling series below is exact to float32
+
+
+def gumbel_noise(
+    like: Float[Tensor, "..."], generator: torch.Generator | None = None
+) -> Float[Tensor, "..."]:
+    """Standard Gumbel noise of the shape, dtype and device of `like`.
+
+    The uniforms are clamped to [eps, 1 - eps] as torch.distributions does, so that equal uniforms
+    give equal noise there and here.
+    """
+    u = torch.empty_like(like, memory_format=torch.contiguous_format)
+    return gumbel_from_uniform(u.uniform_(generator=generator))
+
+
+def gumbel_from_uniform(u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """-log(-log u), with u in [0, 1] clamped to [eps, 1 - eps]."""
+    eps = torch.finfo(u.dtype).eps
+    return -(-u.clamp(eps, 1 - eps).log()).log()
+
+
+def relaxed_one_hot(
+    logits: Float[Tensor, "B K *S"], gumbel: Float[Tensor, "B K *S"], temperature: float
+) -> Float[Tensor, "B K *S"]:
+    """A sample of the Gumbel-softmax (concrete) distribution with the given noise; sums to 1 on K.
+
+    logits may be unnormalised. Jang et al. 2017 eq. 2; Maddison et al. 2017 eq. 10.
+    """
+    return ((logits + gumbel) / temperature).softmax(dim=1)
+
+
+def mix_codes(
+    weights: Float[Tensor, "B K H W"], codebook: Float[Tensor, "K D"]
+) -> Float[Tensor, "B D H W"]:
+    """Average the codebook with the weights of every position."""
+    return torch.einsum("bkhw,kd->bdhw", weights, codebook)
+
+
+def look_up(
+    indices: Int[Tensor, "B H W"], codebook: Float[Tensor, "K D"]
+) -> Float[Tensor, "B D H W"]:
+    """The code vector of every index, channels on dim 1."""
+    return torch.nn.functional.embedding(indices, codebook).movedim(-1, 1)
+
+
+def categorical_kl_to_uniform(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
+    """KL(Cat(softmax(logits)) || uniform) in nats at every position, in [0, ln K]."""
+    log_q = logits.log_softmax(dim=1)
+    return (log_q.exp() * log_q).sum(dim=1) + math.log(logits.shape[1])
+
+
+def dirichlet_kl_to_uniform(alpha: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
+    """KL(Dir(alpha) || Dir(1)) in nats at every position.
+
+    alpha: (B, K, H, W) concentrations >= 1, codes on dim 1.
+
+    EdVAE App. A writes it as lnG(S) - lnG(K) - sum lnG(a) + sum (a-1)(psi(a) - psi(S)) with
+    S = sum a. In float32 those terms cancel beyond logits of about 18 and the gradient is lost.
+    Since sum a = S, the large parts can be taken out of both sides before anything is rounded:
+    KL = G(S) - lnG(K) + sum F(a), with F and G below.
+    """
+    num_codes = alpha.shape[1]
+    total = alpha.sum(dim=1)
+    return (
+        _concentration_term(total, num_codes)
+        - math.lgamma(num_codes)
+        + _code_term(alpha).sum(dim=1)
+    )
+
+
+def _code_term(alpha: Tensor) -> Tensor:
+    """F(a) = (a-1) psi(a) - lnG(a) - a."""
+    large = alpha > _SERIES_FROM
+    # Each branch gets a harmless argument where it is not used, so that no NaN leaks backwards.
+    a = torch.where(large, 1.0, alpha)
+    direct = (a - 1) * torch.digamma(a) - torch.lgamma(a) - a
+    b = torch.where(large, alpha, _SERIES_FROM)
+    r = 1 / b  # powers of 1/a, because a^4 overflows float32
+    tail = r * (1 / 3 + r * (1 / 12 + r * (1 / 90 - r / 120)))
+    return torch.where(large, -0.5 * b.log() - (0.5 + _HALF_LOG_2PI) + tail, direct)
+
+
+def _concentration_term(total: Tensor, num_codes: int) -> Tensor:
+    """G(S) = lnG(S) - (S-K) psi(S) + S."""
+    k = num_codes
+    large = total > _SERIES_FROM
+    s = torch.where(large, float(k), total)
+    direct = torch.lgamma(s) - (s - k) * torch.digamma(s) + s
+    b = torch.where(large, total, _SERIES_FROM)
+    r = 1 / b
+    tail = r * (1 / 6 - k / 2 + r * (-k / 12 + r * (-1 / 90 + r * (k / 120))))
+    return torch.where(large, (k - 0.5) * b.log() + (0.5 + _HALF_LOG_2PI) + tail, direct)
+
+
+def nearest_codes(
+    vectors: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], chunk: int = 4096
+) -> Int[Tensor, " N"]:
+    """The index of the closest code in Euclidean distance; ties go to the lowest index.
+
+    Works on `chunk` vectors at a time, so that no (N, K) matrix of distances is kept.
+    """
+    half_norms = 0.5 * codebook.square().sum(dim=1)
+    parts = [
+        torch.addmm(half_norms, part, codebook.T, alpha=-1).argmin(dim=1)
+        for part in vectors.split(chunk)
+    ]
+    return torch.cat(parts)
+
+
+def code_sums(
+    vectors: Float[Tensor, "N D"], indices: Int[Tensor, " N"], num_codes: int
+) -> tuple[Float[Tensor, " K"], Float[Tensor, "K D"]]:
+    """How many vectors each code was given, and their sum."""
+    counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
+    sums = vectors.new_zeros(num_codes, vectors.shape[1])
+    sums.scatter_add_(0, indices[:, None].expand_as(vectors), vectors)
+    return counts, sums
+
+
+def ema_codebook(
+    codebook: Float[Tensor, "K D"],
+    cluster_size: Float[Tensor, " K"],
+    counts: Float[Tensor, " K"],
+    sums: Float[Tensor, "K D"],
+    decay: float,
+) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
+    """One exponential-moving-average step of a codebook, in increments; returns (codebook, sizes).
+
+    The same mathematics as van den Oord et al. 2017 eq. 6-8 (N = gN + (1-g)n, m = gm + (1-g)sum z,
+    e = m/N) without their quotient: an unused code keeps its value exactly, decay 0 is one k-means
+    step, and no epsilon is needed.
+    """
+    size = decay * cluster_size + (1 - decay) * counts
+    step = (1 - decay) * (sums - counts[:, None] * codebook) / size.clamp_min(1e-30)[:, None]
+    return torch.where(counts[:, None] > 0, codebook + step, codebook), size

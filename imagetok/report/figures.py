@@ -1,0 +1,213 @@
+"""Numbers drawn as SVG: curves, code usage and bars, the same bytes for the same numbers.
+
+Only matplotlib's object-oriented interface is used, so nothing is left open and no backend is
+chosen. Text stays text, and colours follow the reader's light or dark mode.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from imagetok.errors import InputError
+
+_INK = "#2b3038"
+_FAINT = "#d9dde3"
+_QUIET = "#6a7280"
+# Okabe & Ito (2008), told apart by colour-blind readers; black and yellow are left out because one
+# or the other vanishes on a light or a dark page.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_DASHES = ("-", "--", ":", "-.")
+_IN_THE_DARK = {
+    _INK: "#dfe3e9",
+    _FAINT: "#343a44",
+    _QUIET: "#98a1af",
+    "#0072b2": "#4aa8e0",
+    "#d55e00": "#f08a43",
+    "#009e73": "#2cc79a",
+}
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "imagetok",
+    "font.size": 10,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.labelcolor": _QUIET,
+    "ytick.labelcolor": _QUIET,
+    "legend.frameon": False,
+}
+
+
+def curves(
+    series: Mapping[str, tuple[ArrayLike | Tensor, ArrayLike | Tensor]],
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> bytes:
+    """Draw named lines y(x) as SVG; values that are not finite, or not positive if log, are gaps.
+
+    series: name -> (x, y), two vectors of one length; `log` puts y on a logarithmic axis.
+    """
+    if not series:
+        raise InputError(f"curves of {ylabel!r}: expected at least one series, found none")
+    points = {name: (_vector(x, name), _vector(y, name)) for name, (x, y) in series.items()}
+    for name, (x, y) in points.items():
+        if len(x) != len(y):
+            raise InputError(
+                f"curves of {ylabel!r}: series {name!r} has {len(x)} x values and {len(y)} y values"
+            )
+
+    def draw(axes: Axes) -> None:
+        for i, (name, (x, y)) in enumerate(points.items()):
+            shown = np.isfinite(y) & ((y > 0) | (not log))
+            axes.plot(
+                x,
+                np.where(shown, y, np.nan),
+                label=name,
+                color=_COLOURS[i % len(_COLOURS)],
+                linestyle=_DASHES[i // len(_COLOURS) % len(_DASHES)],
+                linewidth=1.8,
+                marker="o" if shown.sum() == 1 else None,  # a lone point makes no line
+                markersize=4,
+            )
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if log:
+            _logarithmic(axes)
+        if len(points) > 1:
+            columns = min(len(points), 3)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+
+    return _svg(draw)
+
+
+def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
+    """Draw how often each code of a codebook is used as SVG, the most used first.
+
+    counts: (K,) uses of each code. A dashed line marks equal use of all K codes, and the number of
+    codes never used is written out.
+    """
+    ordered, unused = sorted_usage(counts)
+    num_codes = len(ordered)
+    equal = float(ordered.mean())
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(ordered, np.arange(num_codes + 1), fill=True, color=_COLOURS[0], linewidth=0)
+        axes.axhline(equal, color=_COLOURS[1], linewidth=1.4, linestyle="--")
+        axes.set_xlim(0, num_codes)
+        # Room above the bars, so that neither note lies on them.
+        axes.set_ylim(0, max(float(ordered[0]), equal, 1.0) * 1.22)
+        notes = {
+            f"{unused:,} of {num_codes:,} codes unused": (0.97, _INK),
+            f"equal use: {equal:,.4g} each": (0.89, _COLOURS[1]),
+        }
+        for note, (height, colour) in notes.items():
+            axes.text(
+                0.99, height, note, color=colour, ha="right", va="top", transform=axes.transAxes
+            )
+        axes.set_xlabel("codes, most used first")
+        axes.set_ylabel("times used")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        axes.grid(visible=False, axis="x")
+
+    return _svg(draw)
+
+
+def sorted_usage(counts: ArrayLike | Tensor) -> tuple[np.ndarray, int]:
+    """The uses of each code, largest first, and how many codes are never used.
+
+    counts: (K,) whole numbers >= 0, K >= 1.
+    """
+    uses = _vector(counts, "counts")
+    if len(uses) == 0 or not (np.isfinite(uses).all() and (uses >= 0).all()):
+        raise InputError("expected uses of at least one code, each >= 0; pass a bincount of codes")
+    return np.sort(uses)[::-1], int((uses == 0).sum())
+
+
+def bars(values: Mapping[str, float], xlabel: str) -> bytes:
+    """Draw one horizontal bar a name, in the order given, each with its value, as SVG."""
+    if not values:
+        raise InputError(f"bars of {xlabel!r}: expected at least one value, found none")
+    lengths = np.array([float(value) for value in values.values()])
+    if not np.isfinite(lengths).all():
+        raise InputError(f"bars of {xlabel!r}: expected finite values, found {dict(values)}")
+
+    def draw(axes: Axes) -> None:
+        drawn = axes.barh(np.arange(len(values)), lengths, height=0.62, color=_COLOURS[0])
+        axes.bar_label(drawn, [f"{v:,.4g}" for v in lengths], padding=4, color=_INK)
+        axes.set_yticks(np.arange(len(values)), labels=list(values))
+        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.invert_yaxis()
+        axes.margins(x=0.16)
+        if (lengths >= 0).all():
+            axes.set_xlim(left=0, right=None if lengths.any() else 1)
+        axes.set_xlabel(xlabel)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(bool((lengths >= 0).all()))
+
+    return _svg(draw, height=0.9 + 0.36 * len(values))
+
+
+def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.ndim != 1:
+        raise InputError(f"{name}: expected a vector of numbers, found shape {vector.shape}")
+    return vector
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Put y on a log axis whose ticks read 0.2, 0.5, 1 rather than as powers of ten."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    steps = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _svg(draw: Callable[[Axes], None], height: float = 3.2) -> bytes:
+    """Render one pair of axes with our look, whatever the user's matplotlibrc says."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        figure = Figure(figsize=(6.0, height), layout="constrained")
+        draw(figure.add_subplot())
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # None leaves each out
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index(b"<svg") :]  # the DOCTYPE before it names a file on the web
+    head, rest = drawing.split(b">", 1)
+    # A transparent ground lets the page's own colour through.
+    return head + b">\n" + _style().encode() + rest.replace(b"fill: #ffffff", b"fill: none")
+
+
+def _style() -> str:
+    rules = ["text { font-family: system-ui, sans-serif !important }"]
+    rules.append("@media (prefers-color-scheme: dark) {")
+    for light, dark in _IN_THE_DARK.items():
+        for kind in ("fill", "stroke"):
+            rules.append(f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important }}')
+    rules.append("}")
+    return "<style>\n" + "\n".join(rules) + "\n</style>"

@@ -1,0 +1,123 @@
+"""Batches of images as one PNG: grids, and originals above their reconstructions."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imagetok.durable import write_bytes
+from imagetok.errors import ConfigError, InputError
+from imagetok.images import to_uint8
+
+# Half precision and resampling overshoot [0, 1] by less than this; a wrong range by far more.
+_OVERSHOOT = 1e-2
+_WHITE = 255
+
+
+def as_pixels(images: Tensor | np.ndarray) -> np.ndarray:
+    """Check a batch and bring it to uint8 pixels (N, C, H, W) in host memory.
+
+    images: (N, C, H, W) with C of 1 or 3, uint8 or floating point in [0, 1].
+    Raises InputError that says what was expected and what was found.
+    """
+    wanted = "expected images of shape (N, C, H, W) with C of 1 (grey) or 3 (RGB)"
+    if images.ndim != 4:
+        raise InputError(
+            f"{wanted}, found shape {tuple(images.shape)}; for one image pass image[None]"
+        )
+    if images.shape[1] not in (1, 3):
+        raise InputError(
+            f"{wanted}, found shape {tuple(images.shape)}; channels belong on dim 1, not last"
+        )
+    if 0 in images.shape:
+        raise InputError(f"{wanted} and at least one pixel, found shape {tuple(images.shape)}")
+    if isinstance(images, Tensor):
+        pixels = images.detach().cpu()
+    else:
+        pixels = torch.from_numpy(np.array(images, order="C"))
+    if pixels.dtype == torch.uint8:
+        return pixels.numpy()
+    if not pixels.dtype.is_floating_point:
+        raise InputError(
+            f"expected uint8 pixels, or floating point in [0, 1], found {pixels.dtype}; "
+            "for integers 0..255 convert to uint8"
+        )
+    low, high = (float(v) for v in pixels.aminmax())
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # also refuses NaN
+        raise InputError(
+            f"expected pixels in [0, 1], found [{low:g}, {high:g}]; "
+            "divide 0..255 by 255, and undo any other normalisation"
+        )
+    return to_uint8(pixels.float()).numpy()
+
+
+def grid(
+    images: Tensor | np.ndarray, columns: int, padding: int = 2, background: int = _WHITE
+) -> Image.Image:
+    """Lay images out row by row, with `padding` pixels between them and around the whole.
+
+    images: (N, C, H, W) with C of 1 or 3, uint8 or floating point in [0, 1]. Grey stays grey.
+    background: grey level 0..255 of the padding and of the places after the last image.
+    """
+    if columns < 1 or padding < 0 or not 0 <= background <= 255:
+        raise ConfigError(
+            "a grid takes columns >= 1, padding >= 0 and a background in 0..255, "
+            f"found columns={columns}, padding={padding}, background={background}"
+        )
+    pixels = as_pixels(images)
+    count, channels, height, width = pixels.shape
+    rows = -(-count // columns)
+    shape = (rows * (height + padding) + padding, columns * (width + padding) + padding, channels)
+    canvas = np.full(shape, background, dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        top = padding + i // columns * (height + padding)
+        left = padding + i % columns * (width + padding)
+        canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def save_grid(images: Tensor | np.ndarray, path: Path, columns: int, scale: int = 1) -> None:
+    """Write a grid as a PNG, durably; the same images give the same bytes.
+
+    images: (N, C, H, W) with C of 1 or 3, uint8 or floating point in [0, 1].
+    scale: every pixel becomes a square of scale x scale pixels.
+    """
+    if scale < 1:
+        raise ConfigError(f"{path}: expected a scale >= 1, found {scale}")
+    picture = grid(images, columns)
+    size = (picture.width * scale, picture.height * scale)
+    write_bytes(path, png_bytes(picture.resize(size, Image.Resampling.NEAREST)))
+
+
+def side_by_side(
+    originals: Tensor | np.ndarray, reconstructions: Tensor | np.ndarray, columns: int
+) -> np.ndarray:
+    """Interleave rows: `columns` originals, their reconstructions below, then the next originals.
+
+    Both: (N, C, H, W), one shape, uint8 or floating point in [0, 1]. Returns uint8 images for a
+    grid of the same `columns`; a last row that is not full ends in white images.
+    """
+    if columns < 1:
+        raise ConfigError(f"expected columns >= 1, found {columns}")
+    if tuple(originals.shape) != tuple(reconstructions.shape):
+        raise InputError(
+            "expected as many reconstructions as originals, of one shape, found "
+            f"{tuple(originals.shape)} and {tuple(reconstructions.shape)}"
+        )
+    pairs = np.stack([as_pixels(originals), as_pixels(reconstructions)])  # (2, N, C, H, W)
+    image_shape = pairs.shape[2:]
+    rows = -(-pairs.shape[1] // columns)
+    full = np.full((2, rows * columns, *image_shape), _WHITE, dtype=np.uint8)
+    full[:, : pairs.shape[1]] = pairs
+    by_row = full.reshape(2, rows, columns, *image_shape)
+    return by_row.swapaxes(0, 1).reshape(-1, *image_shape)  # (rows * 2 * columns, C, H, W)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as PNG, without metadata, the same bytes for the same pixels."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=9)
+    return buffer.getvalue()

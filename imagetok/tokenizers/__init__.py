@@ -1,0 +1,7 @@
+"""Tokenizers: an autoencoder whose middle is a tuple of code maps."""
+
+from imagetok.tokenizers.base import Autoencoder, Reconstruction, Tokenizer
+from imagetok.tokenizers.build import build_tokenizer
+from imagetok.tokenizers.config import TokenizerConfig
+
+__all__ = ["Autoencoder", "Reconstruction", "Tokenizer", "TokenizerConfig", "build_tokenizer"]

@@ -1,0 +1,170 @@
+"""What an autoencoder and a tokenizer are, whatever their network and quantizer."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagetok import artifacts
+from imagetok.durable import staged_folder
+from imagetok.errors import InputError
+from imagetok.images import ImageContract, check_images
+from imagetok.quantizers import Codes
+from imagetok.tokenizers.config import TokenizerConfig
+
+
+class Reconstruction(NamedTuple):
+    """What an autoencoder returns in training."""
+
+    x_hat: Float[Tensor, "B C H W"]
+    """On the scale of [0, 1], not clamped."""
+    losses: dict[str, Tensor]
+    """Unweighted scalars by name: `reconstruction` and the quantizer's."""
+    indices: Codes
+    """Hard codes per level; empty for a continuous autoencoder."""
+    stats: dict[str, Tensor]
+    """What `update` needs, additive over micro-batches and ranks."""
+
+
+class Autoencoder(nn.Module, ABC):
+    """Takes images to images; trained by the loop, measured by the evaluation."""
+
+    image: ImageContract
+
+    @abstractmethod
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """The training path: images in [0, 1] (not checked), noise from `generator`."""
+
+    @abstractmethod
+    def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Images in [0, 1] and back by the test-time path, not clamped; no gradient."""
+
+    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
+        """Change running state once per optimizer step; see `Quantizer.update`."""
+        del stats, generator
+
+
+class Tokenizer(Autoencoder, ABC):
+    """An autoencoder with codes in the middle: a tuple of index maps, coarse to fine.
+
+    >>> tokenizer = Tokenizer.from_pretrained("runs/digits-edvae/tokenizer")
+    >>> codes = tokenizer.encode(images)  # (B, C, H, W) in [0, 1] -> tuple of (B, h, w) int64
+    >>> x_hat = tokenizer.decode(codes)   # -> (B, C, H, W) in [0, 1]
+    """
+
+    config: TokenizerConfig
+    num_codes: tuple[int, ...]
+    """K of each level."""
+    grids: tuple[tuple[int, int], ...]
+    """(h, w) of each level."""
+    _fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What codes are bound to: sha256 of config and weights, as saved or loaded.
+
+        Of a tokenizer that was never saved it is computed from the weights of the moment.
+        """
+        if self._fingerprint is not None:
+            return self._fingerprint
+        return artifacts.fingerprint_of("tokenizer", self._architecture(), self.state_dict())
+
+    def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
+        """Codes of images.
+
+        images: (B, C, H, W) floating point in [0, 1] of the size and channels of `self.image`,
+        on the tokenizer's device; anything else is refused with InputError. Returns a tuple of
+        (B, h, w) int64 maps, coarse to fine. generator: only for a test rule that samples.
+        """
+        check_images(images, self.image)
+        with torch.no_grad():
+            return self._encode(images, generator)
+
+    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
+        """Images in [0, 1] of codes (a tuple of integer (B, h, w) maps, coarse to fine).
+
+        Raises InputError when levels, shapes, dtype or range do not fit this tokenizer.
+        """
+        self._check_codes(codes)
+        with torch.no_grad():
+            return self._decode(tuple(level.long() for level in codes)).clamp(0, 1)
+
+    def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        with torch.no_grad():
+            return self._decode(self._encode(images, None))
+
+    @abstractmethod
+    def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...
+
+    @abstractmethod
+    def _decode(self, codes: Codes) -> Tensor: ...
+
+    def save_pretrained(
+        self, folder: Path | str, metrics: dict[str, float | int] | None = None
+    ) -> None:
+        """Write the artifact folder durably and remember its fingerprint.
+
+        metrics: measured values by name (with their split in the name) for the model card.
+        """
+        with staged_folder(Path(folder)) as staged:
+            fingerprint = artifacts.write_artifact(staged, "tokenizer", self._architecture(), self)
+            kind = self.config.quantizer.kind
+            body = [
+                f"An image tokenizer ({kind}) made with imagetok: images of "
+                f"{self.image.channels} x {self.image.height} x {self.image.width}, codes of "
+                f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with K = "
+                f"{', '.join(map(str, self.num_codes))}.",
+                "",
+                "```python",
+                "from imagetok import Tokenizer",
+                'tokenizer = Tokenizer.from_pretrained("path/to/this/folder")',
+                "codes = tokenizer.encode(images)  # float (B, C, H, W) in [0, 1]",
+                "```",
+                "",
+                f"Fingerprint: `{fingerprint}`",
+            ]
+            if metrics:
+                body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
+            artifacts.write_card(staged, f"{kind} tokenizer", ["image-tokenizer", kind], body)
+        self._fingerprint = fingerprint
+
+    @staticmethod
+    def from_pretrained(folder: Path | str) -> "Tokenizer":
+        """Load a tokenizer on the CPU, in evaluation mode; ArtifactError if not to be trusted."""
+        from imagetok.tokenizers.build import load_tokenizer  # it knows the leaves of this class
+
+        return load_tokenizer(folder)
+
+    def _architecture(self) -> dict[str, object]:
+        return self.config.model_dump(mode="json")
+
+    def _check_codes(self, codes: Codes) -> None:
+        if not isinstance(codes, tuple) or len(codes) != len(self.num_codes):
+            found = f"{len(codes)} levels" if isinstance(codes, tuple) else type(codes).__name__
+            raise InputError(f"expected a tuple of {len(self.num_codes)} code maps, found {found}")
+        for level, (indices, k, grid) in enumerate(
+            zip(codes, self.num_codes, self.grids, strict=True)
+        ):
+            if indices.ndim != 3 or tuple(indices.shape[1:]) != grid:
+                raise InputError(
+                    f"level {level}: expected codes of shape (B, {grid[0]}, {grid[1]}), "
+                    f"found {tuple(indices.shape)}"
+                )
+            if indices.dtype.is_floating_point or indices.dtype.is_complex:
+                raise InputError(f"level {level}: expected integer codes, found {indices.dtype}")
+            if indices.numel():
+                low, high = (int(v) for v in indices.long().aminmax())
+                if low < 0 or high >= k:
+                    raise InputError(
+                        f"level {level}: expected codes in [0, {k}), found [{low}, {high}]; "
+                        "were they made by another tokenizer?"
+                    )

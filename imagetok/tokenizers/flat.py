@@ -1,0 +1,55 @@
+"""A tokenizer with one encoder, one quantizer and one decoder."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagetok.networks import build_network
+from imagetok.quantizers import Codes, build_quantizer
+from imagetok.tokenizers.base import Reconstruction, Tokenizer
+from imagetok.tokenizers.config import TokenizerConfig
+from imagetok.tokenizers.likelihood import MSELikelihood
+
+
+class FlatTokenizer(Tokenizer):
+    """encoder -> quantizer -> decoder; its image range inside is [-0.5, 0.5]."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.image = config.image
+        self.quantizer = build_quantizer(config.quantizer)
+        self.encoder, self.decoder = build_network(
+            config.network,
+            config.image.channels,
+            self.quantizer.in_channels,
+            self.quantizer.code_dim,
+        )
+        self.likelihood = MSELikelihood()
+        self.num_codes = self.quantizer.num_codes
+        self.grids = (config.grid,) * len(self.num_codes)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        quantized = self.quantizer(
+            self.encoder(images - 0.5), temperature=temperature, generator=generator
+        )
+        out = self.decoder(quantized.z_q)
+        losses = {"reconstruction": self.likelihood.loss(out, images), **quantized.losses}
+        return Reconstruction(
+            self.likelihood.to_image(out), losses, quantized.indices, quantized.stats
+        )
+
+    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
+        self.quantizer.update(stats, generator)
+
+    def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
+        return self.quantizer.encode(self.encoder(images - 0.5), generator=generator)
+
+    def _decode(self, codes: Codes) -> Tensor:
+        return self.likelihood.to_image(self.decoder(self.quantizer.decode(codes)))

@@ -1,0 +1,106 @@
+"""The order of training examples as a function of (seed, step): nothing to save, nothing to lose.
+
+The stream is one permutation of the dataset after another, without gaps: step t takes the examples
+[t * batch_size, (t + 1) * batch_size) of it, whatever the dataset's length.
+"""
+
+import signal
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from imagetok import seeding
+from imagetok.errors import ConfigError, InputError
+
+
+class BatchedDataset(Protocol):
+    """A map-style dataset that gives a whole batch, a NamedTuple of tensors, at once."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> Any: ...
+
+
+class MicroBatches(Sampler[list[int]]):
+    """Index lists of one process, micro-batch by micro-batch, from `start_step` for ever.
+
+    Micro-batch m of rank r takes the (m * num_processes + r)-th equal part of the step's examples,
+    so every process together reads one global order. Raises ConfigError when batch_size does not
+    divide.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start_step: int = 0,
+        accumulation: int = 1,
+        rank: int = 0,
+        num_processes: int = 1,
+    ):
+        if length == 0:
+            raise InputError("the training split is empty; nothing to train on")
+        if batch_size % (accumulation * num_processes):
+            raise ConfigError(
+                f"train.batch_size: {batch_size} images cannot be divided equally over "
+                f"{num_processes} processes x {accumulation} micro-batches; "
+                f"use a multiple of {accumulation * num_processes}"
+            )
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+        self.accumulation = accumulation
+        self.rank = rank
+        self.num_processes = num_processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch_size // (self.accumulation * self.num_processes)
+        epoch, order = -1, torch.empty(0, dtype=torch.int64)
+        step = self.start_step
+        while True:
+            for micro in range(self.accumulation):
+                part = micro * self.num_processes + self.rank
+                start = step * self.batch_size + part * size
+                indices: list[int] = []
+                while len(indices) < size:
+                    position = start + len(indices)
+                    if position // self.length != epoch:
+                        epoch = position // self.length
+                        draw = seeding.generator(self.seed, "order", epoch)
+                        order = torch.randperm(self.length, generator=draw)
+                    offset = position % self.length
+                    indices += order[offset : offset + size - len(indices)].tolist()
+                yield indices
+            step += 1
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """The main process decides when to stop; a Ctrl-C must not kill its workers first."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def batch_loader(
+    dataset: BatchedDataset, micro_batches: MicroBatches, workers: int, pin_memory: bool
+) -> DataLoader:
+    """An endless loader of whole batches; workers hold no state that matters."""
+    return DataLoader(
+        dataset,  # pyright: ignore[reportArgumentType]  # torch calls __getitems__ where it exists
+        batch_sampler=micro_batches,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_signals,
+        # Its own generator: the default would draw a seed from torch's global one.
+        generator=torch.Generator().manual_seed(0),
+    )

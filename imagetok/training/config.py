@@ -1,0 +1,90 @@
+"""The config of a training run: what the loop needs, and the tree of a tokenizer run."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from imagetok.config import Section
+from imagetok.data.config import DataConfig
+from imagetok.tokenizers import TokenizerConfig
+from imagetok.training.schedules import Constant, Schedule
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerConfig(Section):
+    """Adam with decoupled weight decay; 0 is plain Adam.
+
+    Decay touches the matrices of linear and convolution layers only: no biases, norms, embeddings
+    or codebooks.
+    """
+
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class TrainConfig(Section):
+    """What the training loop needs, whatever it trains."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    """Images per optimizer step, over all processes and micro-batches."""
+    accumulation: PositiveInt = 1
+    """Micro-batches per optimizer step and process."""
+    learning_rate: Schedule
+    optimizer: OptimizerConfig = OptimizerConfig()
+    clip_norm: PositiveFloat | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    ema_decay: Fraction | None = None
+    """Of an average of the weights, which is then what is evaluated and exported."""
+    log_every: PositiveInt = 50
+    evaluate_every: PositiveInt = 1000
+    """Steps between measurements on the held-out split (with pictures, for tokenizers)."""
+    checkpoint_every: PositiveInt = 1000
+    workers: NonNegativeInt = 0
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of accumulation "
+                f"({self.accumulation})"
+            )
+        return self
+
+
+class ObjectiveConfig(Section):
+    """Reconstruction loss + sum of weight(step) * named loss, at temperature(step)."""
+
+    weights: dict[str, Schedule]
+    temperature: Schedule = Constant(value=1.0)
+
+
+class TokenizerRun(Section):
+    """A config file of `kind: tokenizer`."""
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    seed: NonNegativeInt = 0
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    objective: ObjectiveConfig
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> "TokenizerRun":
+        quantizer = self.tokenizer.quantizer
+        if set(self.objective.weights) != set(quantizer.losses):
+            raise ValueError(
+                f"objective.weights must name the losses of quantizer {quantizer.kind!r}: expected "
+                f"{sorted(quantizer.losses)}, found {sorted(self.objective.weights)}"
+            )
+        return self

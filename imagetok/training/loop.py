@@ -1,0 +1,349 @@
+"""The one training loop: batch -> loss -> backward -> clip -> step -> log -> evaluate -> save.
+
+It knows no images and no codes; a `Job` says what is trained.
+"""
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from imagetok import seeding
+from imagetok.errors import CheckpointError, ConfigError, DivergedError, StoppedError
+from imagetok.progress import ProgressBar
+from imagetok.stopping import StopRequest
+from imagetok.training import checkpoint
+from imagetok.training.batches import BatchedDataset, MicroBatches, batch_loader
+from imagetok.training.config import TrainConfig
+from imagetok.training.metrics import JsonLines
+from imagetok.training.optim import build_optimizer
+
+logger = logging.getLogger("imagetok")
+
+
+class StepOutput(NamedTuple):
+    """What a job's loss function returns for one micro-batch."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    """Scalars to log, averaged over micro-batches and processes."""
+    sums: dict[str, Tensor]
+    """Additive tensors, summed over micro-batches and processes: counts, codebook statistics."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop trains: a model, its examples, and four functions."""
+
+    model: nn.Module
+    dataset: BatchedDataset
+    loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
+    """(model, batch, step, generator on the device) -> StepOutput."""
+    update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], None]
+    """(bare model, summed sums, rank-free CPU generator): after each optimizer step."""
+    describe: Callable[[dict[str, Tensor]], dict[str, float]]
+    """Summed sums -> more scalars to log."""
+    evaluate: Callable[[nn.Module, int, Callable[[], None]], dict[str, float | int]]
+    """(bare model in evaluation mode, step, check to call often) -> held-out measures."""
+    export: Callable[[nn.Module, dict[str, float | int]], None]
+    """(bare model, last measures): write the finished artifact; on the main process."""
+
+
+def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
+    """Accelerate set up for a run; ConfigError where the machine cannot do what is asked."""
+    for tracker in config.trackers:
+        try:
+            __import__(tracker)
+        except ImportError:
+            raise ConfigError(
+                f"train.trackers: {tracker} is not installed; pip install {tracker}, "
+                "or set train.trackers=[]"
+            ) from None
+    AcceleratorState._reset_state()  # a process may train twice, with different precisions
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=config.mixed_precision,
+        log_with=list(config.trackers),
+        project_dir=str(run),
+        # Codebook buffers are updated alike on every rank and must not be overwritten by rank 0's.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("train.mixed_precision: fp16 needs a GPU; use bf16 or no on a CPU")
+    return accelerator
+
+
+def train(
+    job: Job,
+    config: TrainConfig,
+    *,
+    accelerator: Accelerator,
+    run: Path,
+    seed: int,
+    unit: str,
+) -> dict[str, float | int]:
+    """Train to `config.steps`, from the newest good checkpoint of the run if it has one.
+
+    run: its folder; gets metrics.jsonl, timing.jsonl, checkpoints/. unit: what a batch counts, for
+    the rate ("images"). Returns the last evaluation. Raises StoppedError after a signal (a
+    checkpoint is then on disk) and DivergedError when the loss is not finite.
+    """
+    with StopRequest() as stop:
+        return _Training(job, config, accelerator, run, seed, unit, stop).run()
+
+
+class _Training:
+    """The state of one `train` call."""
+
+    def __init__(
+        self,
+        job: Job,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        folder: Path,
+        seed: int,
+        unit: str,
+        stop: StopRequest,
+    ):
+        self.job = job
+        self.config = config
+        self.accelerator = accelerator
+        self.checkpoints = folder / "checkpoints"
+        self.seed = seed
+        self.unit = unit
+        self.stop = stop
+        self.average = checkpoint.build_average(job.model.to(accelerator.device), config.ema_decay)
+        self.model, self.optimizer = accelerator.prepare(
+            job.model, build_optimizer(job.model, config.optimizer)
+        )
+        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.timing = JsonLines(folder / "timing.jsonl")
+        self.step = 0
+        self.pending_evaluation = False
+        self.evaluation: dict[str, float | int] = {}
+
+    def run(self) -> dict[str, float | int]:
+        self._restore()
+        self._start_trackers()
+        try:
+            if self.pending_evaluation:
+                self._evaluate()
+            self._steps()
+        except StoppedError as stopped:
+            path = self._save()
+            raise StoppedError(
+                f"{stopped} at step {self.step} of {self.config.steps}; saved {path}; "
+                "run the same command with --resume to go on",
+                stopped.exit_code - 128,
+            ) from None
+        finally:
+            self.metrics.close()
+            self.timing.close()
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.job.export(self._bare_model(), self.evaluation)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return self.evaluation
+
+    def _steps(self) -> None:
+        config, accelerator = self.config, self.accelerator
+        micro_batches = MicroBatches(
+            len(self.job.dataset),
+            config.batch_size,
+            seed=self.seed,
+            start_step=self.step,
+            accumulation=config.accumulation,
+            rank=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        )
+        loader = batch_loader(
+            self.job.dataset, micro_batches, config.workers, accelerator.device.type == "cuda"
+        )
+        batches = iter(loader) if self.step < config.steps else iter(())
+        logged_at, logged_step = time.perf_counter(), self.step
+        with ProgressBar(
+            "training", config.steps, self.step, accelerator.is_main_process
+        ) as progress:
+            while self.step < config.steps:
+                self.stop.check()
+                output = self._optimize(batches)
+                self.step += 1
+                if self._due(config.log_every):
+                    values = self._log(output)
+                    now = time.perf_counter()
+                    rate = (self.step - logged_step) * config.batch_size / (now - logged_at)
+                    self._log_timing(rate)
+                    logged_at, logged_step = now, self.step
+                    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if k in _SHOWN)
+                    progress.update(self.step, f"{shown}  {rate:.0f} {self.unit}/s")
+                else:
+                    progress.update(self.step)
+                if self._due(config.evaluate_every):
+                    begun = time.perf_counter()
+                    self._evaluate()
+                    logged_at += time.perf_counter() - begun
+                if self._due(config.checkpoint_every):
+                    self._save()
+
+    def _optimize(self, batches: Any) -> StepOutput:
+        """One optimizer step over all micro-batches and processes."""
+        accelerator, config, step = self.accelerator, self.config, self.step
+        rank = accelerator.process_index
+        rate = config.learning_rate.at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        outputs: list[StepOutput] = []
+        for micro in range(config.accumulation):
+            batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
+            noise = seeding.generator(
+                self.seed, "noise", step, micro, rank, device=accelerator.device
+            )
+            seeding.reseed_global(self.seed, "dropout", step, micro, rank)
+            is_last = micro == config.accumulation - 1
+            with nullcontext() if is_last else accelerator.no_sync(self.model):
+                output = self.job.loss(self.model, batch, step, noise)
+                accelerator.backward(output.loss / config.accumulation)
+            outputs.append(
+                StepOutput(
+                    output.loss.detach(),
+                    {k: v.detach() for k, v in output.metrics.items()},
+                    output.sums,
+                )
+            )
+        total = self._combine(outputs)
+        if not math.isfinite(total.loss.item()):
+            last = checkpoint.newest(self.checkpoints) or "none"
+            raise DivergedError(
+                f"step {step}: the loss is {total.loss.item()}; training stopped. Last good "
+                f"checkpoint: {last}. Try a lower train.learning_rate, train.clip_norm=1.0, "
+                "or mixed_precision=no"
+            )
+        if config.clip_norm is not None:
+            norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            if norm is not None:
+                total.metrics["grad_norm"] = norm.detach()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        bare = accelerator.unwrap_model(self.model)
+        self.job.update(bare, total.sums, seeding.generator(self.seed, "update", step))
+        if self.average is not None:
+            self.average.update_parameters(bare)
+        return total
+
+    def _combine(self, outputs: list[StepOutput]) -> StepOutput:
+        """Means of losses and metrics, sums of sums, over micro-batches and processes."""
+        count = len(outputs) * self.accelerator.num_processes
+        scalars = {"loss": [o.loss for o in outputs]}
+        for name in outputs[0].metrics:
+            scalars[name] = [o.metrics[name] for o in outputs]
+        means = {k: self._reduced(torch.stack(v).float().sum()) / count for k, v in scalars.items()}
+        sums = {
+            k: self._reduced(torch.stack([o.sums[k] for o in outputs]).sum(dim=0))
+            for k in outputs[0].sums
+        }
+        return StepOutput(means.pop("loss"), means, sums)
+
+    def _reduced(self, value: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return value
+        total = self.accelerator.reduce(value, "sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _log(self, output: StepOutput) -> dict[str, float]:
+        values = {"loss": output.loss.item()}
+        values |= {k: v.item() for k, v in output.metrics.items()}
+        values |= self.job.describe(output.sums)
+        values["learning_rate"] = self.config.learning_rate.at(self.step - 1)
+        self._record("train", values)
+        return values
+
+    def _log_timing(self, rate: float) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+        record = {"step": self.step, f"{self.unit}_per_second": rate, "peak_memory_mb": peak}
+        if self.accelerator.device.type == "cuda":
+            record["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        self.timing.append(record)
+
+    def _evaluate(self) -> None:
+        self.pending_evaluation = True
+        model = self._bare_model().eval()
+        self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+        self._record("test", self.evaluation)
+        self.pending_evaluation = False
+
+    def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:
+        if self.accelerator.is_main_process:
+            self.metrics.append({"step": self.step, "split": split, **values})
+        self.accelerator.log({f"{split}/{k}": v for k, v in values.items()}, step=self.step)
+
+    def _bare_model(self) -> nn.Module:
+        """The weights that are evaluated and exported."""
+        if isinstance(self.average, AveragedModel):
+            return self.average.module
+        return self.accelerator.unwrap_model(self.model)
+
+    def _save(self) -> Path:
+        record = checkpoint.Record(
+            step=self.step,
+            metrics_bytes=self.metrics.durable_size(),
+            timing_bytes=self.timing.durable_size(),
+            pending_evaluation=self.pending_evaluation,
+            evaluation=self.evaluation,
+            num_processes=self.accelerator.num_processes,
+        )
+        return checkpoint.save(self.accelerator, self.checkpoints, record, self.average)
+
+    def _restore(self) -> None:
+        path = checkpoint.newest(self.checkpoints)
+        if path is None:
+            if checkpoint.has_checkpoints(self.checkpoints):
+                raise CheckpointError(
+                    f"{self.checkpoints}: every checkpoint is damaged; restore one from a backup, "
+                    "or train into a new --out"
+                )
+            if self.accelerator.is_main_process:
+                self.metrics.cut(0)
+                self.timing.cut(0)
+            return
+        record = checkpoint.load(self.accelerator, path, self.average)
+        self.step = record.step
+        self.pending_evaluation = record.pending_evaluation
+        self.evaluation = record.evaluation
+        if self.accelerator.is_main_process:
+            self.metrics.cut(record.metrics_bytes)
+            self.timing.cut(record.timing_bytes)
+        logger.info("resuming from %s", path)
+        if record.num_processes != self.accelerator.num_processes:
+            logger.warning(
+                "the checkpoint was made by %d processes and goes on with %d: "
+                "the run is no longer bit-identical to an uninterrupted one",
+                record.num_processes,
+                self.accelerator.num_processes,
+            )
+
+    def _start_trackers(self) -> None:
+        purge = {"purge_step": self.step + 1} if self.step else {}
+        self.accelerator.init_trackers("logs", init_kwargs={"tensorboard": purge})
+
+
+_SHOWN = ("loss", "mse", "batch_perplexity", "batch_usage", "bits_per_code")

@@ -1,0 +1,52 @@
+"""Append-only JSON lines, one object a record, that can be cut back to a checkpoint."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from imagetok.errors import CheckpointError
+
+
+class JsonLines:
+    """One writer of a `.jsonl` file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = path.open("ab")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record; values that are not finite become null."""
+        clean = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in record.items()
+        }
+        self._file.write((json.dumps(clean) + "\n").encode())
+        self._file.flush()
+
+    def durable_size(self) -> int:
+        """fsync, and the size in bytes up to here."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def cut(self, size: int) -> None:
+        """Forget everything after the first `size` bytes."""
+        found = self.path.stat().st_size
+        if found < size:
+            raise CheckpointError(
+                f"{self.path}: expected at least {size} bytes as the checkpoint recorded, found "
+                f"{found}; the file was changed, restore it or train into a new --out"
+            )
+        self._file.truncate(size)
+        self._file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a `.jsonl` file."""
+    with path.open() as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]

@@ -1,0 +1,67 @@
+"""Run folders: how a run starts, goes on, and says that it is finished."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from imagetok.config import Section, differences, dump_yaml, load_config
+from imagetok.durable import lock, remove_temporaries, write_bytes
+from imagetok.errors import ConfigError
+
+CONFIG = "config.yaml"
+FREE_TO_CHANGE = (
+    "train.steps",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.workers",
+    "train.trackers",
+    "data.root",
+    "data.download",
+)
+"""Keys that a resumed run may change; anything else would make it another run."""
+
+
+@contextmanager
+def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> Iterator[None]:
+    """Hold a run folder for this config.
+
+    A non-empty folder is refused unless `resume`; with `resume`, one of another config is refused
+    with the keys that differ, and an empty one starts fresh. Other processes than the main one
+    only pass through.
+    """
+    if not is_main:
+        yield
+        return
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    if entries and not resume:
+        raise ConfigError(
+            f"{folder}: not empty; add --resume to continue the run there, or choose another --out"
+        )
+    with lock(folder):
+        if (folder / CONFIG).is_file():
+            _check_same(folder, config)
+        elif entries and not (folder / "checkpoints").is_dir():
+            raise ConfigError(
+                f"{folder}: holds files but no run ({CONFIG} is missing); choose another --out"
+            )
+        remove_temporaries(folder)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        remove_temporaries(folder / "checkpoints")
+        write_bytes(folder / CONFIG, dump_yaml(config).encode())
+        yield
+
+
+def _check_same(folder: Path, config: Section) -> None:
+    stored = load_config(folder / CONFIG, type(config))
+    changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+    refused = {k: v for k, v in changed.items() if k not in FREE_TO_CHANGE}
+    if refused:
+        lines = "\n".join(
+            f"  {k}: {old!r} there, {new!r} asked" for k, (old, new) in refused.items()
+        )
+        raise ConfigError(
+            f"{folder}: cannot resume with another config:\n{lines}\n"
+            "give the same values, or train into another --out (with --init-from to start from "
+            "these weights)"
+        )

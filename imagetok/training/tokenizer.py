@@ -1,0 +1,136 @@
+"""Training a tokenizer: its config to the loop."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from imagetok import seeding
+from imagetok.data import ImageBatch, ImageDataset, open_images
+from imagetok.errors import ConfigError
+from imagetok.evaluation import code_counts, codebook_use, evaluate_reconstruction
+from imagetok.images import to_unit_range
+from imagetok.report.pictures import save_grid, side_by_side
+from imagetok.tokenizers import Tokenizer, build_tokenizer
+from imagetok.training.config import ObjectiveConfig, TokenizerRun
+from imagetok.training.loop import Job, StepOutput, build_accelerator, train
+from imagetok.training.run import open_run
+
+logger = logging.getLogger("imagetok")
+PICTURES = 16
+
+
+def train_tokenizer(
+    config: TokenizerRun,
+    run: Path,
+    *,
+    resume: bool = False,
+    init_from: Path | str | None = None,
+    device: str | None = None,
+) -> dict[str, float | int]:
+    """Train what the config says into the folder `run`; returns the last held-out measures.
+
+    run: gets config.yaml, metrics.jsonl, timing.jsonl, pictures/, checkpoints/ and, at the end,
+    tokenizer/. resume: go on in a folder that has a run. init_from: a tokenizer folder of the same
+    architecture to start from. device: "cpu" to stay off a GPU. Raises what `loop.train` raises.
+    """
+    accelerator = build_accelerator(config.train, run, device)
+    with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
+        logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
+        job = _job(config, run, init_from)
+        return train(
+            job,
+            config.train,
+            accelerator=accelerator,
+            run=run,
+            seed=config.seed,
+            unit="images",
+        )
+
+
+def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
+    seeding.reseed_global(config.seed, "init")
+    tokenizer = build_tokenizer(config.tokenizer)
+    if init_from is not None:
+        _start_from(tokenizer, init_from)
+    held_out = open_images(config.data, "test", config.tokenizer.image)
+
+    def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
+        bare = cast(Tokenizer, model)
+        if PartialState().is_main_process:
+            _save_pictures(bare, held_out, run / "pictures" / f"step-{step:08d}.png")
+        return evaluate_reconstruction(bare, held_out, check)
+
+    def export(model: nn.Module, measures: dict[str, float | int]) -> None:
+        named = {f"{config.data.source} test {name}": value for name, value in measures.items()}
+        cast(Tokenizer, model).save_pretrained(run / "tokenizer", named)
+
+    return Job(
+        model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
+        dataset=open_images(config.data, "train", config.tokenizer.image),
+        loss=_loss_function(config.objective, tokenizer.num_codes),
+        update=lambda model, sums, draw: cast(Tokenizer, model).update(
+            {k.removeprefix("stats."): v for k, v in sums.items() if k.startswith("stats.")}, draw
+        ),
+        describe=_describe,
+        evaluate=evaluate,
+        export=export,
+    )
+
+
+def _loss_function(
+    objective: ObjectiveConfig, num_codes: tuple[int, ...]
+) -> Callable[[nn.Module, ImageBatch, int, torch.Generator], StepOutput]:
+    """Reconstruction loss plus the weighted named losses of the quantizer."""
+
+    def loss(
+        model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
+    ) -> StepOutput:
+        images = to_unit_range(batch.images).contiguous(memory_format=torch.channels_last)
+        out = model(images, temperature=objective.temperature.at(step), generator=generator)
+        total = out.losses["reconstruction"]
+        for name, weight in objective.weights.items():
+            total = total + weight.at(step) * out.losses[name]
+        metrics = {k: v for k, v in out.losses.items() if k != "reconstruction"}
+        metrics["mse"] = (out.x_hat.detach() - images).square().mean()
+        sums = {
+            f"counts.{level}": code_counts(indices, k)
+            for level, (indices, k) in enumerate(zip(out.indices, num_codes, strict=True))
+        }
+        sums |= {f"stats.{name}": value for name, value in out.stats.items()}
+        return StepOutput(total, metrics, sums)
+
+    return loss
+
+
+def _describe(sums: dict[str, Tensor]) -> dict[str, float]:
+    """Perplexity and share of codes used by one batch of training codes, per level."""
+    counts = [value for name, value in sums.items() if name.startswith("counts.")]
+    values: dict[str, float] = {}
+    for level, level_counts in enumerate(counts):
+        suffix = f"_level{level}" if len(counts) > 1 else ""
+        use = codebook_use(level_counts)
+        values[f"batch_perplexity{suffix}"] = use.perplexity
+        values[f"batch_usage{suffix}"] = use.codes_used / use.num_codes
+    return values
+
+
+def _start_from(tokenizer: Tokenizer, folder: Path | str) -> None:
+    source = Tokenizer.from_pretrained(folder)
+    if source.config != tokenizer.config:
+        raise ConfigError(
+            f"--init-from {folder}: its architecture differs from the config's tokenizer section; "
+            f"copy the section from {folder}/config.json"
+        )
+    tokenizer.load_state_dict(source.state_dict(), strict=True)
+
+
+def _save_pictures(tokenizer: Tokenizer, dataset: ImageDataset, path: Path) -> None:
+    device = next(tokenizer.parameters()).device
+    images = to_unit_range(dataset.read(range(min(PICTURES, len(dataset)))).images)
+    x_hat = tokenizer.reconstruct(images.to(device)).clamp(0, 1).cpu()
+    save_grid(side_by_side(images, x_hat, columns=8), path, columns=8, scale=2)

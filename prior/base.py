@@ -1,0 +1,186 @@
+"""What a prior is: an autoregressive distribution over the codes of one tokenizer."""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from imagetok import artifacts
+from imagetok.durable import staged_folder
+from imagetok.errors import ConfigError, InputError, ShardError
+from prior.config import PriorConfig
+from prior.sequence import Codes, flatten_codes
+
+NO_LABEL = -1
+
+
+class Stepper(ABC):
+    """Draws codes one position after another; holds whatever cache makes that fast."""
+
+    @abstractmethod
+    def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
+        """Logits of the next position in sampling order, over the codes of its level.
+
+        previous: the codes just drawn; None at the first position.
+        """
+
+
+class Prior(nn.Module, ABC):
+    """p(codes | label) of one tokenizer's codes.
+
+    >>> prior = Prior.from_pretrained("runs/digits-gpt/prior")
+    >>> codes = prior.sample(16, label=3, seed=0)   # tuple of (16, h, w) int64
+    """
+
+    config: PriorConfig
+
+    @abstractmethod
+    def forward(
+        self, codes: Codes, labels: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B K h w"], ...]:
+        """Logits of every position given all earlier ones (teacher forcing), per level.
+
+        labels: classes in [0, num_classes), or -1 for none.
+        """
+
+    @abstractmethod
+    def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
+        """Start sampling one image for each label (-1 = none)."""
+
+    def log_prob(
+        self, codes: Codes, labels: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, " B"]:
+        """Natural-log probability of each image's codes, summed over all positions and levels."""
+        if labels is None:
+            labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
+        with torch.no_grad():
+            return -self.negative_log_likelihood(codes, labels).sum(dim=1)
+
+    def negative_log_likelihood(
+        self, codes: Codes, labels: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B T"]:
+        """-ln p of each code given the earlier ones, positions in sampling order."""
+        parts = [
+            nn.functional.cross_entropy(logits.float(), indices, reduction="none").flatten(1)
+            for logits, indices in zip(self(codes, labels), codes, strict=True)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        label: int | Sequence[int] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float = 1.0,
+        seed: int = 0,
+        first: int = 0,
+    ) -> Codes:
+        """Draw the codes of images first .. first + n - 1 of a seed.
+
+        Image j depends on (seed, j, its label and the settings) only: not on n, nor on what is
+        drawn beside it. label: one class, or a sequence that is repeated over the images (image j
+        gets label[j % len]); None draws without a class where the prior knows no classes, and goes
+        through the classes in turn where it does; -1 draws without a class. temperature: 0 takes
+        the most likely code. top_k: keep only the k most likely codes; top_p: keep the most likely
+        codes that together reach this probability. guidance: 1 is off; larger follows the label
+        more (logits = u + guidance * (c - u)). Returns a tuple of (n, h, w) int64 on the prior's
+        device. Raises ConfigError for settings out of range.
+        """
+        from prior.sampling import Settings, sample_codes
+
+        settings = Settings(temperature, top_k, top_p, guidance)
+        return sample_codes(self, n, self.labels_for(label), settings, seed, first)
+
+    def labels_for(self, label: int | Sequence[int] | None) -> list[int]:
+        """The labels that sampling repeats over the images; ConfigError for an unknown one."""
+        classes = self.config.num_classes
+        if label is None:
+            return list(range(classes)) or [NO_LABEL]
+        labels = [label] if isinstance(label, int) else list(label)
+        for one in labels:
+            if not (one == NO_LABEL or 0 <= one < classes):
+                known = f"0..{classes - 1} or -1 (none)" if classes else "none: it has no classes"
+                raise ConfigError(f"label: expected {known}, found {one}")
+        return labels or [NO_LABEL]
+
+    def check_tokenizer(self, fingerprint: str, what: str) -> None:
+        """Refuse codes, or a decoder, of another tokenizer."""
+        expected = self.config.tokenizer_fingerprint
+        if fingerprint != expected:
+            raise ShardError(
+                f"{what}: belongs to tokenizer {fingerprint[:16]}, but this prior was trained on "
+                f"codes of tokenizer {expected[:16]}; use the one embedded in the prior's folder, "
+                "or train a prior on these codes"
+            )
+
+    def check_codes(self, codes: Codes) -> None:
+        """Refuse codes whose levels, grids or range are not this prior's."""
+        found = tuple(tuple(level.shape[1:]) for level in codes)
+        if found != self.config.grids:
+            raise InputError(f"expected code maps of {self.config.grids}, found {found}")
+        for level, k in zip(codes, self.config.num_codes, strict=True):
+            if level.numel() and (int(level.min()) < 0 or int(level.max()) >= k):
+                raise InputError(f"expected codes in [0, {k}), found up to {int(level.max())}")
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of config and weights."""
+        return artifacts.fingerprint_of("prior", self._architecture(), self.state_dict())
+
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        tokenizer: Path | str,
+        metrics: dict[str, float | int] | None = None,
+    ) -> None:
+        """Write the artifact folder durably, with the tokenizer's folder embedded.
+
+        tokenizer: folder of the tokenizer whose codes this prior models. metrics: measured values
+        by name for the model card.
+        """
+        source = artifacts.read_artifact(tokenizer, "tokenizer")
+        self.check_tokenizer(source.fingerprint, str(tokenizer))
+        kind = self.config.model.kind
+        with staged_folder(Path(folder)) as staged:
+            fingerprint = artifacts.write_artifact(staged, "prior", self._architecture(), self)
+            (staged / "tokenizer").mkdir()
+            for name in (artifacts.CONFIG, artifacts.WEIGHTS, artifacts.CARD, "manifest.json"):
+                shutil.copyfile(source.folder / name, staged / "tokenizer" / name)
+            body = [
+                f"An autoregressive prior ({kind}) over image codes, made with imagetok. The "
+                "tokenizer that its codes belong to is in `tokenizer/`.",
+                "",
+                "```",
+                "imagetok sample --prior path/to/this/folder -n 16 --out samples",
+                "```",
+                "",
+                f"Fingerprint: `{fingerprint}`; tokenizer: `{source.fingerprint}`",
+            ]
+            if metrics:
+                body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
+            artifacts.write_card(staged, f"{kind} prior", ["image-generation", kind], body)
+
+    @staticmethod
+    def from_pretrained(folder: Path | str) -> "Prior":
+        """Load a prior in evaluation mode on the CPU; ArtifactError when it cannot be trusted."""
+        from prior.build import load_prior  # it knows the leaves of this class
+
+        return load_prior(folder)
+
+    def _architecture(self) -> dict[str, object]:
+        return self.config.model_dump(mode="json")
+
+
+def bits_per_code(nll: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood of a code in bits."""
+    return nll.mean() / torch.log(torch.tensor(2.0, device=nll.device))
+
+
+__all__ = ["NO_LABEL", "Codes", "Prior", "Stepper", "bits_per_code", "flatten_codes"]

@@ -1,0 +1,76 @@
+"""The config of a prior: its architecture, and the tree of a prior run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from imagetok.config import Section
+from imagetok.training.config import TrainConfig
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class GPTConfig(Section):
+    """A GPT-2 body (transformers) over [class, code, code, ...]."""
+
+    kind: Literal["gpt"] = "gpt"
+    layers: PositiveInt = 8
+    heads: PositiveInt = 8
+    width: PositiveInt = 256
+    dropout: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> "GPTConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+ModelConfig = GPTConfig
+
+
+class PriorConfig(Section):
+    """The architecture of a prior: everything but its weights."""
+
+    tokenizer_fingerprint: str
+    num_codes: tuple[PositiveInt, ...]
+    """K of each level, coarse to fine."""
+    grids: tuple[tuple[PositiveInt, PositiveInt], ...]
+    """(h, w) of each level."""
+    num_classes: NonNegativeInt
+    """0: unconditional."""
+    class_names: tuple[str, ...] = ()
+    model: ModelConfig
+
+    @property
+    def length(self) -> int:
+        """Codes of one image, over all levels."""
+        return sum(h * w for h, w in self.grids)
+
+
+class CodesConfig(Section):
+    """Which code datasets a prior is trained and measured on."""
+
+    source: str
+    """Folder of the training codes."""
+    test: str | None = None
+    """Folder of the held-out codes; without one, a part of the source is held out."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """The part of the source that is held out where there is no `test`."""
+
+
+class PriorRun(Section):
+    """A config file of `kind: prior`."""
+
+    kind: Literal["prior"] = "prior"
+    seed: NonNegativeInt = 0
+    data: CodesConfig
+    tokenizer: str
+    """Folder of the tokenizer that made the codes; embedded in the finished prior."""
+    conditional: bool = True
+    """Learn p(codes | label) where the codes have labels."""
+    label_dropout: Fraction = 0.1
+    """How often a label is hidden in training, which makes unconditional sampling and guidance
+    possible."""
+    model: ModelConfig
+    train: TrainConfig

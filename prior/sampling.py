@@ -1,0 +1,118 @@
+"""Sampling codes from any prior: per-image seeds, fixed padded micro-batches, inverse CDF.
+
+Image j of a seed is the same whatever is drawn beside it: its uniforms come from (seed, j), it is
+always computed at place j % MICRO_BATCH of a micro-batch of that size, and its micro-batch runs on
+one intra-op thread.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.errors import ConfigError
+from prior.base import NO_LABEL, Prior
+from prior.sequence import Codes, unflatten_codes
+
+MICRO_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How codes are drawn from logits; see `Prior.sample`."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature: expected 0 or more, found {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k: expected 1 or more, found {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p: expected a probability in (0, 1], found {self.top_p}")
+        if not 0 <= self.guidance < float("inf"):
+            raise ConfigError(f"guidance: expected 0 or more, found {self.guidance}")
+
+
+def sample_codes(
+    prior: Prior, n: int, labels: list[int], settings: Settings, seed: int, first: int = 0
+) -> Codes:
+    """Codes of images first .. first + n - 1; image j has labels[j % len(labels)].
+
+    See `Prior.sample`.
+    """
+    if n < 0 or first < 0:
+        raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
+    device = next(prior.parameters()).device
+    starts = range(first - first % MICRO_BATCH, first + n, MICRO_BATCH)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        parts = list(
+            pool.map(lambda start: _micro_batch(prior, start, labels, settings, seed), starts)
+        )
+    length = prior.config.length
+    drawn = torch.cat([torch.zeros(0, length, dtype=torch.int64, device=device), *parts])
+    offset = first % MICRO_BATCH
+    return unflatten_codes(drawn[offset : offset + n], prior.config.grids)
+
+
+def _micro_batch(
+    prior: Prior, start: int, labels: list[int], settings: Settings, seed: int
+) -> Int[Tensor, "B T"]:
+    device = next(prior.parameters()).device
+    images = range(start, start + MICRO_BATCH)
+    length = prior.config.length
+    uniforms = torch.stack(
+        [
+            torch.rand(length, generator=seeding.generator(seed, "sample", j), dtype=torch.float64)
+            for j in images
+        ]
+    ).to(device)
+    wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
+    drawn: list[Tensor] = []
+    with torch.no_grad():
+        conditional = prior.stepper(wanted)
+        guided = settings.guidance != 1
+        null = prior.stepper(torch.full_like(wanted, NO_LABEL)) if guided else None
+        previous = None
+        for t in range(length):
+            logits = conditional.next_logits(previous)
+            if null is not None:
+                base = null.next_logits(previous)
+                logits = base + settings.guidance * (logits - base)
+            previous = draw_codes(logits, uniforms[:, t], settings)
+            drawn.append(previous)
+    return torch.stack(drawn, dim=1)
+
+
+def draw_codes(
+    logits: Float[Tensor, "B K"], uniforms: Float[Tensor, " B"], settings: Settings
+) -> Int[Tensor, " B"]:
+    """One code a row by inverting the cumulative distribution in float64.
+
+    uniforms: in [0, 1), one a row. Temperature first, then top-k, then top-p on what is left.
+    """
+    logits = logits.double()
+    if settings.temperature == 0:
+        return logits.argmax(dim=1)
+    probabilities = (logits / settings.temperature).softmax(dim=1)
+    if settings.top_k is not None and settings.top_k < logits.shape[1]:
+        kept = probabilities.topk(settings.top_k, dim=1).indices
+        probabilities = torch.zeros_like(probabilities).scatter(
+            1, kept, probabilities.gather(1, kept)
+        )
+    if settings.top_p is not None and settings.top_p < 1:
+        sorted_p, order = probabilities.sort(dim=1, descending=True, stable=True)
+        before = sorted_p.cumsum(dim=1) - sorted_p
+        dropped = before >= settings.top_p * sorted_p.sum(dim=1, keepdim=True)
+        probabilities = probabilities.scatter(1, order, sorted_p.masked_fill(dropped, 0))
+    cumulative = probabilities.cumsum(dim=1)
+    targets = uniforms.double()[:, None] * cumulative[:, -1:]
+    codes = torch.searchsorted(cumulative, targets, right=True).squeeze(1)
+    return codes.clamp_max(logits.shape[1] - 1)

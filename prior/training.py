@@ -1,0 +1,197 @@
+"""Training a prior on code datasets: its config to the loop."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor, nn
+
+from imagetok import seeding
+from imagetok.artifacts import read_artifact
+from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
+from imagetok.errors import ConfigError, ShardError
+from imagetok.training.loop import Job, StepOutput, build_accelerator, train
+from imagetok.training.run import open_run
+from prior.base import NO_LABEL, Prior, bits_per_code
+from prior.build import build_prior
+from prior.config import PriorConfig, PriorRun
+
+logger = logging.getLogger("imagetok")
+EVALUATION_BATCH = 128
+
+
+class Part:
+    """Some samples of a code dataset."""
+
+    def __init__(self, dataset: CodeDataset, indices: Sequence[int]):
+        self.dataset = dataset
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitems__(self, indices: list[int]) -> CodeBatch:
+        """The batch of these samples."""
+        return self.dataset.__getitems__([self.indices[i] for i in indices])
+
+
+def train_prior(
+    config: PriorRun,
+    run: Path,
+    *,
+    resume: bool = False,
+    init_from: Path | str | None = None,
+    device: str | None = None,
+) -> dict[str, float | int]:
+    """Train what the config says into the folder `run`; returns the last held-out measures.
+
+    run: gets config.yaml, metrics.jsonl, timing.jsonl, checkpoints/ and, at the end, prior/ with
+    the tokenizer embedded. resume, init_from, device: as for a tokenizer. Raises ShardError when
+    the codes were made by another tokenizer than the config's, and what `loop.train` raises.
+    """
+    accelerator = build_accelerator(config.train, run, device)
+    with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
+        logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
+        job = _job(config, run, init_from)
+        return train(
+            job,
+            config.train,
+            accelerator=accelerator,
+            run=run,
+            seed=config.seed,
+            unit="images",
+        )
+
+
+def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
+    fingerprint = read_artifact(config.tokenizer, "tokenizer").fingerprint
+    training, held_out = _open_data(config, fingerprint)
+    dataset = training.dataset
+    classes = dataset.plan.class_names if config.conditional else ()
+    architecture = PriorConfig(
+        tokenizer_fingerprint=fingerprint,
+        num_codes=dataset.num_codes,
+        grids=dataset.grids,
+        num_classes=len(classes),
+        class_names=classes,
+        model=config.model,
+    )
+    seeding.reseed_global(config.seed, "init")
+    prior = build_prior(architecture)
+    if init_from is not None:
+        source = Prior.from_pretrained(init_from)
+        if source.config != architecture:
+            raise ConfigError(
+                f"--init-from {init_from}: its architecture, codes or classes differ from the "
+                "config's; see config.json there"
+            )
+        prior.load_state_dict(source.state_dict(), strict=True)
+    order0 = _order0_bits(dataset)
+
+    def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
+        del step
+        bits = evaluate_bits(cast(Prior, model), held_out, check)
+        return {
+            "num_images": len(held_out),
+            "bits_per_code": bits,
+            "bits_per_image": bits * architecture.length,
+            "order0_bits_per_code": order0,
+        }
+
+    def export(model: nn.Module, measures: dict[str, float | int]) -> None:
+        named = {f"held-out {name}": value for name, value in measures.items()}
+        cast(Prior, model).save_pretrained(run / "prior", config.tokenizer, named)
+
+    return Job(
+        model=prior,
+        dataset=training,
+        loss=_loss_function(config, architecture.num_classes),
+        update=lambda model, sums, draw: None,
+        describe=lambda sums: {},
+        evaluate=evaluate,
+        export=export,
+    )
+
+
+def evaluate_bits(prior: Prior, data: Part, check: Callable[[], None] = lambda: None) -> float:
+    """Mean bits per code over every sample of `data`, each counted once, labels given.
+
+    Work is shared over processes; each gets the result. check: called before each batch.
+    """
+    state = PartialState()
+    device = next(prior.parameters()).device
+    total = torch.zeros((), dtype=torch.float64)
+    num_batches = -(-len(data) // EVALUATION_BATCH)
+    for first in range(0, num_batches, state.num_processes):
+        check()
+        start = (first + state.process_index) * EVALUATION_BATCH
+        if start < len(data):
+            batch = data.__getitems__(list(range(start, min(start + EVALUATION_BATCH, len(data)))))
+            codes = tuple(level.to(device) for level in batch.codes)
+            labels = visible_labels(prior.config.num_classes, batch.labels.to(device))
+            total -= prior.log_prob(codes, labels).double().sum().cpu()
+    if state.num_processes > 1:
+        total = cast(Tensor, reduce(total.to(device), "sum")).cpu()
+    return float(total) / (len(data) * prior.config.length * math.log(2))
+
+
+def visible_labels(num_classes: int, labels: Tensor) -> Tensor:
+    """The labels that a prior may see: none where it is unconditional."""
+    return labels if num_classes else torch.full_like(labels, NO_LABEL)
+
+
+def _loss_function(
+    config: PriorRun, num_classes: int
+) -> Callable[[nn.Module, CodeBatch, int, torch.Generator], StepOutput]:
+    """Cross-entropy in nats per code, with some labels hidden."""
+
+    def loss(
+        model: nn.Module, batch: CodeBatch, step: int, generator: torch.Generator
+    ) -> StepOutput:
+        del step
+        labels = visible_labels(num_classes, batch.labels)
+        hidden = torch.rand(labels.shape, generator=generator, device=labels.device)
+        labels = torch.where(hidden < config.label_dropout, NO_LABEL, labels)
+        parts = [
+            nn.functional.cross_entropy(logits.float(), indices, reduction="none").flatten(1)
+            for logits, indices in zip(model(batch.codes, labels), batch.codes, strict=True)
+        ]
+        nll = torch.cat(parts, dim=1)
+        return StepOutput(nll.mean(), {"bits_per_code": bits_per_code(nll)}, {})
+
+    return loss
+
+
+def _open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
+    """Training and held-out samples, all of one tokenizer."""
+    source = _open(config.data.source, fingerprint)
+    if config.data.test is not None:
+        test = _open(config.data.test, fingerprint)
+        return Part(source, range(len(source))), Part(test, range(len(test)))
+    draw = seeding.generator(config.seed, "held out")
+    order = torch.randperm(len(source), generator=draw).tolist()
+    count = max(1, round(len(source) * config.data.held_out))
+    return Part(source, order[count:]), Part(source, order[:count])
+
+
+def _open(folder: str, fingerprint: str) -> CodeDataset:
+    dataset = open_codes(folder)
+    if dataset.fingerprint != fingerprint:
+        raise ShardError(
+            f"{folder}: codes of tokenizer {dataset.fingerprint[:16]} "
+            f"({dataset.plan.tokenizer.name}), but the config's tokenizer is {fingerprint[:16]}; "
+            "encode the images with this tokenizer, or name the other one"
+        )
+    return dataset
+
+
+def _order0_bits(dataset: CodeDataset) -> float:
+    """Entropy of single codes over the training set, in bits: what knowing no context costs."""
+    positions = [h * w for h, w in dataset.grids]
+    bits = [math.log2(use.perplexity) for use in dataset.manifest.usage]
+    return sum(n * b for n, b in zip(positions, bits, strict=True)) / sum(positions)

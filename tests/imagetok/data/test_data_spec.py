@@ -1,0 +1,106 @@
+"""The one-line form of a data source: what it says, what it refuses, and back again."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import booleans, floats, integers, one_of, sampled_from, text
+
+from imagetok.config import Section
+from imagetok.data import (
+    CIFAR10Config,
+    DataConfig,
+    DigitsConfig,
+    FolderConfig,
+    MNISTConfig,
+    ShapesConfig,
+    describe,
+    parse_spec,
+)
+from imagetok.errors import ConfigError
+
+WORDS = text(min_size=1, max_size=12)
+
+
+class Tree(Section):
+    data: DataConfig
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        ("digits", (DigitsConfig(), "train")),
+        ("digits:test", (DigitsConfig(), "test")),
+        ("cifar10:train,root=/data", (CIFAR10Config(root="/data"), "train")),
+        ("mnist:all,download=true", (MNISTConfig(download=True), "all")),
+        ("shapes:train,count=2000", (ShapesConfig(count=2000), "train")),
+        ("shapes,seed=3,test_count=5", (ShapesConfig(seed=3, test_count=5), "train")),
+        ("folder:all,root=photos", (FolderConfig(root="photos"), "all")),
+        ("folder,root=photos", (FolderConfig(root="photos"), "all")),
+        (r"folder:test,root=a\,b", (FolderConfig(root="a,b"), "test")),
+        ("some/photos", (FolderConfig(root="some/photos"), "all")),
+        ("./digits", (FolderConfig(root="./digits"), "all")),
+        ("/odd, name=x", (FolderConfig(root="/odd, name=x"), "all")),
+        (".", (FolderConfig(root="."), "all")),
+    ],
+)
+def test_a_spec_says_what_it_says(spec, expected):
+    assert parse_spec(spec) == expected
+
+
+def test_the_name_of_a_folder_that_exists_is_a_spec(tmp_path, monkeypatch):
+    (tmp_path / "photos, 2024").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_spec("photos, 2024") == (FolderConfig(root="photos, 2024"), "all")
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("digitz", r"data 'digitz': expected one of digits, .*did you mean 'digits'\?"),
+        ("cifar01:train,root=/data", r"found 'cifar01'; did you mean 'cifar10'\?"),
+        ("", r"expected one of digits, .*found ''"),
+        ("shapes,cuont=3", r"data 'shapes,cuont=3': cuont: unknown key; did you mean 'count'\?"),
+        ("shapes,count=many", r"count: .*\(found 'many'\)"),
+        ("shapes,count=0", r"count: .*greater than 0 \(found '0'\)"),
+        ("shapes,3", r"expected key=value after a comma, found '3'"),
+        ("shapes,seed=1,seed=2", r"seed is given twice; remove 'seed=2'"),
+        ("shapes,source=digits", r"source is given twice"),
+        ("digits:tain", r"train, test, all; found 'tain'; did you mean 'train'\?"),
+        ("digits:", r"found ''"),
+        ("folder:all", r"root: missing"),
+        ("folder,root=x,holdout=1", r"holdout: .*less than 1"),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_the_nearest_name(spec, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_spec(spec)
+    assert caught.value.exit_code == 2
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(
+    config=one_of(
+        sampled_from([DigitsConfig(), CIFAR10Config()]),
+        integers(1, 10**9).map(lambda n: ShapesConfig(count=n, test_count=n, seed=n)),
+        WORDS.map(lambda root: MNISTConfig(root=root, download=True)),
+        WORDS.map(lambda root: FolderConfig(root=root, holdout=0.25)),
+        floats(0, 1, exclude_min=True, exclude_max=True).map(
+            lambda share: FolderConfig(root="x", holdout=share)
+        ),
+    ),
+    is_test=booleans(),
+)
+def test_describe_is_read_back_to_the_same(config, is_test):
+    split = "test" if is_test else "all"
+    assert parse_spec(describe(config, split)) == (config, split)
+
+
+def test_describe_leaves_defaults_out():
+    assert describe(DigitsConfig(), "train") == "digits:train"
+    assert describe(CIFAR10Config(root="data"), "test") == "cifar10:test"
+    assert describe(*parse_spec("shapes:train,seed=0,count=7")) == "shapes:train,count=7"
+    assert describe(*parse_spec("a/b")) == "folder:all,root=a/b"
+
+
+def test_the_union_is_chosen_by_source():
+    tree = Tree.model_validate({"data": {"source": "folder", "root": "x"}})
+    assert tree.data == FolderConfig(root="x")

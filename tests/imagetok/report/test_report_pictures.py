@@ -1,0 +1,112 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.strategies import integers
+from PIL import Image
+
+from imagetok.errors import ConfigError, InputError
+from imagetok.report.pictures import as_pixels, grid, png_bytes, save_grid, side_by_side
+
+
+def numbered(count: int, channels: int = 1, height: int = 2, width: int = 3) -> np.ndarray:
+    """Image i is filled with the value i + 1."""
+    values = np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None]
+    return np.broadcast_to(values, (count, channels, height, width))
+
+
+def test_grid_layout_is_exact():
+    picture = np.array(grid(numbered(3, height=1, width=2), columns=2, padding=1, background=9))
+    assert picture.tolist() == [
+        [9, 9, 9, 9, 9, 9, 9],
+        [9, 1, 1, 9, 2, 2, 9],
+        [9, 9, 9, 9, 9, 9, 9],
+        [9, 3, 3, 9, 9, 9, 9],
+        [9, 9, 9, 9, 9, 9, 9],
+    ]
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(count=integers(1, 9), columns=integers(1, 5), padding=integers(0, 3))
+def test_every_image_can_be_cut_out_of_its_grid(count: int, columns: int, padding: int):
+    images = torch.randint(
+        0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
+    )
+    picture = np.array(grid(images, columns, padding))
+    for i in range(count):
+        top = padding + i // columns * (4 + padding)
+        left = padding + i % columns * (5 + padding)
+        cut = picture[top : top + 4, left : left + 5].transpose(2, 0, 1)
+        assert np.array_equal(cut, images[i].numpy())
+
+
+def test_float_and_uint8_images_give_the_same_picture():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert np.array_equal(as_pixels(levels.float() / 255), levels.numpy())
+    assert np.array_equal(as_pixels((levels.double() / 255).numpy()), levels.numpy())
+
+
+def test_a_gradient_or_a_hair_outside_the_range_is_no_obstacle():
+    images = torch.tensor([-0.001, 1.001], requires_grad=True).reshape(2, 1, 1, 1)
+    assert as_pixels(images).flatten().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 4, 4), r"found shape \(3, 4, 4\)"),
+        (torch.zeros(1, 4, 4, 3), "channels belong on dim 1"),
+        (torch.zeros(0, 3, 4, 4), "at least one pixel"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.int64), "found torch.int64"),
+        (torch.full((1, 1, 2, 2), 255.0), r"found \[255, 255\]"),
+        (torch.full((1, 1, 2, 2), float("nan")), r"found \[nan, nan\]"),
+        (np.zeros((4, 4)), r"found shape \(4, 4\)"),
+    ],
+)
+def test_what_is_not_a_batch_of_images_is_refused(images, message):
+    with pytest.raises(InputError, match=message):
+        grid(images, columns=2)
+
+
+def test_impossible_layouts_are_refused():
+    for columns, padding, background in ((0, 2, 0), (1, -1, 0), (1, 0, 256)):
+        with pytest.raises(ConfigError, match="columns >= 1"):
+            grid(numbered(1), columns, padding, background)
+
+
+def test_side_by_side_puts_each_row_above_its_reconstructions():
+    originals, rebuilt = numbered(3), numbered(3) + 100
+    both = side_by_side(originals, rebuilt, columns=2)
+    assert both.shape == (8, 1, 2, 3)
+    assert both[:, 0, 0, 0].tolist() == [1, 2, 101, 102, 3, 255, 103, 255]
+    with pytest.raises(InputError, match="as many reconstructions"):
+        side_by_side(originals, rebuilt[:2], columns=2)
+
+
+def test_save_grid_scales_without_smoothing_and_repeats_its_bytes(tmp_path):
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    save_grid(images, tmp_path / "a.png", columns=3, scale=4)
+    save_grid(images, tmp_path / "b.png", columns=3, scale=4)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    saved = np.array(Image.open(tmp_path / "a.png"))
+    plain = np.array(grid(images, columns=3))
+    assert np.array_equal(saved, plain.repeat(4, axis=0).repeat(4, axis=1))
+    with pytest.raises(ConfigError, match="scale >= 1"):
+        save_grid(images, tmp_path / "c.png", columns=3, scale=0)
+
+
+def test_png_keeps_every_pixel():
+    picture = grid(numbered(4, channels=3), columns=2)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(png_bytes(picture)))), np.array(picture))
+
+
+def test_pictures_need_neither_matplotlib_nor_jinja2():
+    code = (
+        "import sys; from imagetok.report import save_grid; import imagetok.report.sections; "
+        "sys.exit(bool({'matplotlib', 'jinja2'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
