@@ -28,12 +28,13 @@ def batch_size_option() -> Decorator:
 def choose_device(name: str | None) -> Any:
     """A torch device: the one asked for, else this process's GPU, else the CPU."""
     import torch
-    from accelerate import PartialState
 
     from imagetok.errors import ConfigError
+    from imagetok.processes import process_state
 
+    state = process_state(cpu=name == "cpu")
     if name is None:
-        return PartialState().device
+        return state.device
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -81,9 +81,8 @@ def sample_images(
     cycle = prior.labels_for(labels)
     drawn = [cycle[j % len(cycle)] for j in range(n)]
     save_images(images, out, range(n))
-    save_grid(
-        images[:100], out / "grid.png", columns=max(1, min(10, round(min(n, 100) ** 0.5))), scale=2
-    )
+    columns = len(cycle) if 1 < len(cycle) <= 20 else max(1, round(min(n, 100) ** 0.5))
+    save_grid(images[:100], out / "grid.png", columns=columns, scale=2)
     settings = {
         "prior": prior.fingerprint,
         "tokenizer": tokenizer.fingerprint,

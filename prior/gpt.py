@@ -1,5 +1,7 @@
 """A GPT prior: transformers' GPT-2 body on the sequence [class, code, code, ...]."""
 
+from itertools import accumulate
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class GPTPrior(Prior):
         super().__init__()
         self.config = config
         self.levels = level_of_positions(config.grids)
-        ends = torch.tensor(config.num_codes).cumsum(0).tolist()
+        ends = list(accumulate(config.num_codes))
         self.slices = [slice(e - k, e) for e, k in zip(ends, config.num_codes, strict=True)]
         self.num_tokens = ends[-1]
         gpt = config.model
@@ -45,7 +47,7 @@ class GPTPrior(Prior):
 
     def forward(
         self, codes: Codes, labels: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "B K h w"], ...]:
+    ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
         tokens = torch.cat(
             [
                 self.class_tokens(labels)[:, None],

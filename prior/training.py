@@ -115,6 +115,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         describe=lambda sums: {},
         evaluate=evaluate,
         export=export,
+        artifact=run / "prior",
     )
 
 

@@ -6,7 +6,7 @@ The stream is one permutation of the dataset after another, without gaps: step t
 
 import signal
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -15,6 +15,7 @@ from imagetok import seeding
 from imagetok.errors import ConfigError, InputError
 
 
+@runtime_checkable
 class BatchedDataset(Protocol):
     """A map-style dataset that gives a whole batch, a NamedTuple of tensors, at once."""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,28 +59,33 @@ class Job:
     evaluate: Callable[[nn.Module, int, Callable[[], None]], dict[str, float | int]]
     """(bare model in evaluation mode, step, check to call often) -> held-out measures."""
     export: Callable[[nn.Module, dict[str, float | int]], None]
-    """(bare model, last measures): write the finished artifact; on the main process."""
+    """(bare model, last measures): write `artifact`; on the main process."""
+    artifact: Path
+    """The folder of the finished model."""
 
 
 def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
     """Accelerate set up for a run; ConfigError where the machine cannot do what is asked."""
     for tracker in config.trackers:
-        try:
-            __import__(tracker)
-        except ImportError:
+        if find_spec(tracker) is None:
             raise ConfigError(
                 f"train.trackers: {tracker} is not installed; pip install {tracker}, "
                 "or set train.trackers=[]"
-            ) from None
+            )
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.mixed_precision,
-        log_with=list(config.trackers),
+        log_with=list(config.trackers) or None,
         project_dir=str(run),
         # Codebook buffers are updated alike on every rank and must not be overwritten by rank 0's.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if device not in (None, "cpu", accelerator.device.type):
+        raise ConfigError(
+            f"--device {device}: training runs on {accelerator.device} here; give cpu or nothing, "
+            "and choose a GPU with CUDA_VISIBLE_DEVICES"
+        )
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("train.mixed_precision: fp16 needs a GPU; use bf16 or no on a CPU")
     return accelerator
@@ -135,7 +141,17 @@ class _Training:
         self.evaluation: dict[str, float | int] = {}
 
     def run(self) -> dict[str, float | int]:
+        try:
+            return self._run()
+        finally:
+            self.metrics.close()
+            self.timing.close()
+
+    def _run(self) -> dict[str, float | int]:
         self._restore()
+        if self.step >= self.config.steps and self.job.artifact.is_dir():
+            logger.info("already finished: %s", self.job.artifact)
+            return self.evaluation
         self._start_trackers()
         try:
             if self.pending_evaluation:
@@ -148,9 +164,6 @@ class _Training:
                 "run the same command with --resume to go on",
                 stopped.exit_code - 128,
             ) from None
-        finally:
-            self.metrics.close()
-            self.timing.close()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.job.export(self._bare_model(), self.evaluation)

@@ -79,6 +79,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         describe=_describe,
         evaluate=evaluate,
         export=export,
+        artifact=run / "tokenizer",
     )
 
 

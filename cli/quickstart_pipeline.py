@@ -1,0 +1,334 @@
+"""The whole chain on the embedded digits: train, encode, train a prior, sample, judge, report."""
+
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cli.pipelines import sample_images, train_from_config
+from imagetok.codes.encode import encode_dataset, make_plan
+from imagetok.codes.reader import CodeDataset, open_codes
+from imagetok.config import load_config
+from imagetok.data import ImageDataset, open_image, open_images, prepare
+from imagetok.durable import write_json
+from imagetok.errors import ConfigError
+from imagetok.evaluation import nearest_labels
+from imagetok.images import to_unit_range
+from imagetok.report import (
+    Commands,
+    Figure,
+    Numbers,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    curves,
+    side_by_side,
+    usage_histogram,
+    write_report,
+)
+from imagetok.tokenizers import Tokenizer
+from imagetok.training.config import TokenizerRun
+from imagetok.training.metrics import read_json_lines
+
+logger = logging.getLogger("imagetok")
+NUM_SAMPLES = 200
+NEIGHBOURS = 5
+SPLITS = ("train", "test")
+
+
+def configs_folder() -> Path:
+    """The config files that come with imagetok: of the checkout, or of the installation."""
+    checkout = Path(__file__).parent.parent / "configs"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "imagetok" / "configs"
+
+
+def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | int]:
+    """Run the chain in `out` (or continue it there); returns what summary.json holds.
+
+    recipe: a folder with edvae.yaml and gpt.yaml for the digits (default: configs/digits).
+    """
+    begun = time.perf_counter()
+    if out.is_dir() and any(out.iterdir()) and not (out / "edvae").is_dir():
+        raise ConfigError(f"{out}: not empty and no quickstart; choose another --out")
+    recipe = recipe or configs_folder() / "digits"
+    config = load_config(recipe / "edvae.yaml", TokenizerRun)
+    _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 1 to 2 minutes)")
+    _, reconstruction = train_from_config(
+        recipe / "edvae.yaml", [], out / "edvae", resume=True, device="cpu"
+    )
+    _say(2, "encode the digits to code shards (seconds)")
+    tokenizer = Tokenizer.from_pretrained(out / "edvae" / "tokenizer")
+    datasets = {split: open_images(config.data, split, tokenizer.image) for split in SPLITS}
+    codes = {split: _encode(tokenizer, datasets[split], out, split) for split in SPLITS}
+    _say(3, "train a GPT prior on the codes (about 1 minute)")
+    overrides = [
+        f"data.source={out / 'codes' / 'train'}",
+        f"data.test={out / 'codes' / 'test'}",
+        f"tokenizer={out / 'edvae' / 'tokenizer'}",
+    ]
+    _, likelihood = train_from_config(
+        recipe / "gpt.yaml", overrides, out / "gpt", resume=True, device="cpu"
+    )
+    _say(4, f"draw {NUM_SAMPLES} new digits (seconds)")
+    samples, labels = _sample(out, tokenizer)
+    _say(5, "let a classifier fitted on real digits judge them, and write the report (seconds)")
+    agreement, accuracy = _judge(samples, labels, datasets)
+    summary: dict[str, float | int] = {
+        "seconds": round(time.perf_counter() - begun, 1),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "psnr_db": reconstruction["psnr_db"],
+        "num_codes": reconstruction["num_codes"],
+        "codes_used": reconstruction["codes_used"],
+        "class_agreement": agreement,
+        "classifier_accuracy": accuracy,
+        "num_samples": NUM_SAMPLES,
+    }
+    write_json(out / "summary.json", summary)
+    sections = [
+        _numbers_section(summary),
+        _samples_section(samples, labels),
+        _reconstruction_section(tokenizer, datasets["test"]),
+        _curves_section(out),
+        _codes_section(codes["train"]),
+        _measures_section(reconstruction, likelihood),
+        _commands_section(out),
+    ]
+    write_report(
+        out / "report.html",
+        "imagetok quickstart",
+        sections,
+        subtitle="Handwritten digits: tokenizer, codes, prior and new images, made on this machine",
+    )
+    return summary
+
+
+def _say(stage: int, what: str) -> None:
+    logger.info("[%d/5] %s", stage, what)
+
+
+def _encode(tokenizer: Tokenizer, dataset: ImageDataset, out: Path, split: str) -> CodeDataset:
+    folder = out / "codes" / split
+    plan = make_plan(tokenizer, dataset, source=f"digits:{split}", name="edvae/tokenizer")
+    encode_dataset(tokenizer, dataset, folder, plan)
+    return open_codes(folder)
+
+
+def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """The drawn images as their PNG files hold them, and the classes asked for."""
+    folder = out / "samples"
+    for old in folder.glob("*"):  # of an interrupted run; they are drawn again, the same
+        old.unlink()
+    labels = sample_images(
+        out / "gpt" / "prior",
+        None,
+        folder,
+        NUM_SAMPLES,
+        labels=None,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        guidance=1.0,
+        seed=0,
+        device="cpu",
+    )
+    files = [folder / f"{j:06d}.png" for j in range(NUM_SAMPLES)]
+    images = torch.stack([prepare(open_image(file), tokenizer.image) for file in files])
+    return to_unit_range(images), torch.tensor(labels)
+
+
+def _judge(
+    samples: Tensor, labels: Tensor, datasets: dict[str, ImageDataset]
+) -> tuple[float, float]:
+    """(share of samples recognised as the class asked for, held-out accuracy of the judge)."""
+    real = {split: data.read(range(len(data))) for split, data in datasets.items()}
+    references = to_unit_range(real["train"].images)
+    answers = {
+        name: nearest_labels(queries, references, real["train"].labels, NEIGHBOURS)
+        for name, queries in (("samples", samples), ("test", to_unit_range(real["test"].images)))
+    }
+    agreement = (answers["samples"] == labels).double().mean()
+    accuracy = (answers["test"] == real["test"].labels).double().mean()
+    return float(agreement), float(accuracy)
+
+
+def _numbers_section(summary: dict[str, float | int]) -> Section:
+    return Section(
+        "In numbers",
+        [
+            Numbers(
+                [
+                    (
+                        "samples recognised",
+                        f"{summary['class_agreement']:.1%}",
+                        f"of {NUM_SAMPLES} new digits are taken for the class asked for by a "
+                        f"{NEIGHBOURS}-nearest-neighbour classifier fitted on the real training "
+                        f"digits (its accuracy on held-out real ones: "
+                        f"{summary['classifier_accuracy']:.1%})",
+                    ),
+                    (
+                        "reconstruction",
+                        f"{summary['psnr_db']:.1f} dB",
+                        "PSNR on the 180 held-out digits, mean over images",
+                    ),
+                    (
+                        "codebook in use",
+                        f"{summary['codes_used']} of {summary['num_codes']}",
+                        "codes that occur on the held-out digits",
+                    ),
+                    ("time", f"{summary['seconds']:.0f} s", "everything on this page"),
+                    ("memory", f"{summary['peak_memory_mb']} MB", "at the peak"),
+                ]
+            )
+        ],
+    )
+
+
+def _samples_section(samples: Tensor, labels: Tensor) -> Section:
+    rows = [samples[labels == label][:12] for label in range(10)]
+    return Section(
+        "New digits",
+        [
+            Text(
+                "Drawn by the GPT prior as grids of codes, one row a class, and turned into images "
+                "by the tokenizer's decoder."
+            ),
+            Pictures(torch.cat(rows), columns=12, row_labels=[str(label) for label in range(10)]),
+        ],
+    )
+
+
+def _reconstruction_section(tokenizer: Tokenizer, dataset: ImageDataset) -> Section:
+    images = to_unit_range(dataset.read(range(32)).images)
+    x_hat = tokenizer.reconstruct(images).clamp(0, 1)
+    h, w = tokenizer.grids[0]
+    return Section(
+        "Before and after the tokenizer",
+        [
+            Text(
+                f"Held-out digits above, and below each what is left after {h * w} codes "
+                f"of {tokenizer.num_codes[0]}."
+            ),
+            Pictures(
+                side_by_side(images, x_hat, columns=16),
+                columns=16,
+                row_labels=["original", "after"] * 2,
+            ),
+        ],
+    )
+
+
+def _series(run: Path, split: str, name: str) -> tuple[list[float], list[float]]:
+    records = [r for r in read_json_lines(run / "metrics.jsonl") if r["split"] == split]
+    return [r["step"] for r in records], [r[name] for r in records]
+
+
+def _curves_section(out: Path) -> Section:
+    edvae, gpt = out / "edvae", out / "gpt"
+    mse = {
+        "training batches": _series(edvae, "train", "mse"),
+        "held out": _series(edvae, "test", "mse"),
+    }
+    bits = {
+        "training batches": _series(gpt, "train", "bits_per_code"),
+        "held out": _series(gpt, "test", "bits_per_code"),
+        "order-0 entropy": _series(gpt, "test", "order0_bits_per_code"),
+    }
+    perplexity = {
+        "training batches": _series(edvae, "train", "batch_perplexity"),
+        "held out": _series(edvae, "test", "perplexity"),
+    }
+    return Section(
+        "Training",
+        [
+            Figure(
+                curves(mse, "step", "mean squared error", log=True),
+                "Mean squared error over steps",
+                "Tokenizer: the held-out error is that of hard codes; in training they are mixed.",
+            ),
+            Figure(
+                curves(perplexity, "step", "perplexity"),
+                "Perplexity over steps",
+                "Tokenizer: how evenly codes are used. The codes of training batches are drawn "
+                "with noise, those of the held-out split are not, so the levels differ.",
+            ),
+            Figure(
+                curves(bits, "step", "bits per code"),
+                "Bits per code over steps",
+                "Prior: below the order-0 entropy it has learned how codes depend on each other.",
+            ),
+        ],
+    )
+
+
+def _codes_section(dataset: CodeDataset) -> Section:
+    counts = np.zeros(dataset.num_codes[0], dtype=np.int64)
+    for batch in dataset.batches(256):
+        counts += np.bincount(batch.codes[0].numpy().ravel(), minlength=len(counts))
+    return Section(
+        "Code usage",
+        [
+            Figure(
+                usage_histogram(counts),
+                "Sorted usage of the codes",
+                f"How often each code occurs in the {len(dataset):,} training digits.",
+            )
+        ],
+    )
+
+
+def _measures_section(
+    reconstruction: dict[str, float | int], likelihood: dict[str, float | int]
+) -> Section:
+    rows = [("tokenizer, held-out digits", name, value) for name, value in reconstruction.items()]
+    rows += [("prior, held-out codes", name, value) for name, value in likelihood.items()]
+    versions = [
+        (name, version(name)) for name in ("imagetok", "torch", "transformers", "accelerate")
+    ]
+    machine = [
+        ("python", platform.python_version()),
+        ("machine", f"{platform.system()} {platform.machine()}"),
+        ("processors", os.cpu_count()),
+        ("threads", torch.get_num_threads()),
+    ]
+    return Section(
+        "Measures and environment",
+        [
+            Table(["what", "measure", "value"], rows),
+            Table(["environment", "version"], versions + machine),
+        ],
+    )
+
+
+def _commands_section(out: Path) -> Section:
+    tokenizer, codes = out / "edvae" / "tokenizer", out / "codes"
+    encode = f"imagetok encode --tokenizer {tokenizer} --data digits"
+    return Section(
+        "The same by hand",
+        [
+            Commands(
+                [
+                    f"imagetok train configs/digits/edvae.yaml --out {out / 'edvae'}",
+                    f"{encode}:train --shards {codes / 'train'}",
+                    f"{encode}:test --shards {codes / 'test'}",
+                    "imagetok train configs/digits/gpt.yaml"
+                    f" --set data.source={codes / 'train'} --set data.test={codes / 'test'}"
+                    f" --set tokenizer={tokenizer} --out {out / 'gpt'}",
+                    f"imagetok sample --prior {out / 'gpt' / 'prior'} -n {NUM_SAMPLES}"
+                    f" --out {out / 'samples'}",
+                ],
+                caption="What quickstart did, as separate commands.",
+            )
+        ],
+    )
+
+
+__all__ = ["configs_folder", "run_quickstart"]

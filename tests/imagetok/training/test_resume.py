@@ -1,0 +1,213 @@
+"""A run that is killed at any moment and resumed equals one that was never stopped, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imagetok.config import validate
+from imagetok.errors import CheckpointError, ConfigError, DivergedError
+from imagetok.training.config import TokenizerRun
+from imagetok.training.tokenizer import train_tokenizer
+
+
+def tree(**train: object) -> dict:
+    """A tiny run with everything that could break resuming: dropout, EMA, micro-batches."""
+    return {
+        "kind": "tokenizer",
+        "seed": 3,
+        "data": {"source": "digits"},
+        "tokenizer": {
+            "image": {"mode": "grey", "height": 8, "width": 8},
+            "network": {
+                "kind": "conv", "width": 8, "groups": 2, "blocks": 1, "dropout": 0.1,
+                "init": "torch", "residual_gain": 0.5,
+            },
+            "quantizer": {"kind": "edvae", "num_codes": 8, "code_dim": 4},
+        },
+        "objective": {
+            "temperature": {"kind": "exponential", "rate": 1.0e-3},
+            "weights": {"kl": {"kind": "constant", "value": 1.0e-6}},
+        },
+        "train": {
+            "steps": 12,
+            "batch_size": 600,  # 2.7 steps an epoch: steps straddle epochs
+            "accumulation": 2,
+            "learning_rate": {"kind": "quarter_cosine", "start": 1e-2, "end": 1e-4, "steps": 12},
+            "clip_norm": 1.0,
+            "ema_decay": 0.9,
+            "log_every": 1,
+            "evaluate_every": 5,
+            "checkpoint_every": 4,
+            "trackers": [],
+            **train,
+        },
+    }  # fmt: skip
+
+
+def config(**train: object) -> TokenizerRun:
+    return validate(tree(**train), TokenizerRun, "test")
+
+
+def vqema(**train: object) -> TokenizerRun:
+    raw = tree(**train)
+    raw["tokenizer"]["quantizer"] = {"kind": "vqvae-ema", "num_codes": 8, "code_dim": 4}
+    raw["objective"]["weights"] = {"commitment": {"kind": "constant", "value": 0.25}}
+    return validate(raw, TokenizerRun, "test")
+
+
+def checkpoint(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint: weights, average, optimizer."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    tensors = load_file(folder / "model.safetensors") | {
+        f"average.{k}": v for k, v in load_file(folder / "average.safetensors").items()
+    }
+    state = torch.load(folder / "optimizer.bin", weights_only=True)["state"]
+    for i, values in state.items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
+    return tensors
+
+
+def assert_same_run(a: Path, b: Path, step: int) -> None:
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    left, right = checkpoint(a, step), checkpoint(b, step)
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different
+    weights = [r / "tokenizer" / "model.safetensors" for r in (a, b)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize("make", [config, vqema])
+def test_resuming_at_every_step_gives_the_same_weights(tmp_path, make):
+    train_tokenizer(make(steps=6), tmp_path / "whole")
+    expected = checkpoint(tmp_path / "whole", 6)
+    for stop in range(1, 6):
+        run = tmp_path / f"stop{stop}"
+        train_tokenizer(make(steps=stop), run)
+        train_tokenizer(make(steps=6), run, resume=True)
+        found = checkpoint(run, 6)
+        assert all(torch.equal(found[name], expected[name]) for name in expected), stop
+
+
+COMMAND = [sys.executable, "-m", "cli.main", "train"]
+SLOW = ["--set", "train.steps=60", "--set", "train.workers=2", "--set", "train.checkpoint_every=7"]
+
+
+def write_config(folder: Path) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(tree()))  # JSON is YAML
+    return path
+
+
+def start(path: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, str(path), "--out", str(out), *SLOW, *more],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until metrics.jsonl holds `step` training records."""
+    for _ in range(12000):
+        path = run / "metrics.jsonl"
+        if path.is_file() and path.read_text().count('"train"') >= step:
+            return
+        if process.poll() is not None:
+            pytest.fail(f"ended early: {process.communicate()}")
+        time.sleep(0.005)
+    pytest.fail("no progress")
+
+
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
+    path = write_config(tmp_path)
+    whole = start(path, tmp_path / "whole")
+    killed = start(path, tmp_path / "killed")
+    for step in (11, 38):  # between checkpoints, in the middle of an epoch
+        wait_for_step(tmp_path / "killed", step, killed)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL
+        killed = start(path, tmp_path / "killed", "--resume")
+    assert killed.wait() == 0, killed.communicate()
+    assert whole.wait() == 0, whole.communicate()
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", 60)
+    folders = sorted(p.name for p in (tmp_path / "killed" / "checkpoints").iterdir())
+    assert folders == ["step-00000056", "step-00000060"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_with_a_checkpoint(tmp_path, number):
+    process = start(write_config(tmp_path), tmp_path / "run", "--set", "train.steps=100000")
+    wait_for_step(tmp_path / "run", 9, process)
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 128 + number
+    assert "--resume" in errors and "Traceback" not in errors
+    records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in records]
+    folders = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert folders[-1] == f"step-{steps[-1]:08d}"
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
+    run = tmp_path / "run"
+    train_tokenizer(config(), tmp_path / "whole")
+    train_tokenizer(config(steps=8), run)
+    weights = run / "checkpoints" / "step-00000008" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    train_tokenizer(config(), run, resume=True)
+    assert torch.equal(
+        checkpoint(run, 12)["quantizer.codebook"],
+        checkpoint(tmp_path / "whole", 12)["quantizer.codebook"],
+    )
+
+
+def test_only_damaged_checkpoints_are_refused(tmp_path):
+    train_tokenizer(config(steps=4), tmp_path)
+    (tmp_path / "checkpoints" / "step-00000004" / "optimizer.bin").unlink()
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        train_tokenizer(config(steps=8), tmp_path, resume=True)
+
+
+def test_a_run_folder_is_not_overwritten_nor_mixed(tmp_path):
+    train_tokenizer(config(steps=2), tmp_path / "run")
+    with pytest.raises(ConfigError, match="--resume"):
+        train_tokenizer(config(steps=2), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 600 there, 300 asked"):
+        train_tokenizer(config(steps=4, batch_size=300), tmp_path / "run", resume=True)
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run" / "tokenizer").iterdir())
+    train_tokenizer(config(steps=2), tmp_path / "run", resume=True)  # already finished
+    after = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run" / "tokenizer").iterdir())
+    assert before == after
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    rate = {"kind": "constant", "value": 1e30}
+    with pytest.raises(DivergedError, match=r"step 1: .*\n?.*checkpoint: .*step-00000001"):
+        train_tokenizer(config(learning_rate=rate, checkpoint_every=1, clip_norm=None), tmp_path)
+
+
+def test_init_from_starts_at_the_given_weights(tmp_path):
+    train_tokenizer(config(), tmp_path / "first")
+    rate = {"kind": "constant", "value": 0.0}
+    again = config(steps=1, learning_rate=rate, ema_decay=None)
+    train_tokenizer(again, tmp_path / "second", init_from=tmp_path / "first" / "tokenizer")
+    a, b = (
+        load_file(tmp_path / n / "tokenizer" / "model.safetensors") for n in ("first", "second")
+    )
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(ConfigError, match="architecture"):
+        train_tokenizer(vqema(), tmp_path / "third", init_from=tmp_path / "first" / "tokenizer")

@@ -1,0 +1,90 @@
+"""Imports point one way: cli -> prior -> imagetok, and inside imagetok upwards only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROWS = [
+    {"errors"},
+    {"durable", "seeding", "config", "processes"},
+    {"images", "artifacts", "progress", "stopping"},
+    {"quantizers", "networks", "data"},  # never each other
+    {"tokenizers"},
+    {"report", "evaluation"},
+    {"codes"},
+    {"training"},
+]
+ALONE = {"quantizers", "networks", "data"}
+PRIOR_MAY_USE = {"errors", "durable", "seeding", "config", "artifacts", "codes", "training"}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, also inside functions."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            found.add(module)
+            found |= {f"{module}.{alias.name}" for alias in node.names if module == "imagetok"}
+    return found
+
+
+def row_of(room: str) -> int:
+    return next(i for i, row in enumerate(ROWS) if room in row)
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files("imagetok"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imagetok_imports_only_what_is_above(path):
+    parts = path.relative_to(ROOT / "imagetok").parts
+    room = parts[0].removesuffix(".py")
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top not in {"prior", "cli", "click"}, name
+        if top != "imagetok" or room == "__init__" or name == "imagetok":
+            continue
+        other = name.split(".")[1]
+        if other == room:
+            continue
+        assert row_of(other) <= row_of(room), f"{room} imports {other}"
+        assert not (room in ALONE and other in ALONE), f"{room} imports {other}"
+
+
+@pytest.mark.parametrize("path", files("prior"), ids=lambda p: p.name)
+def test_prior_knows_codes_and_training_but_no_pixels(path):
+    for name in imports(path):
+        top, *rest = name.split(".")
+        assert top not in {"cli", "click"}, name
+        if top == "imagetok" and rest:
+            assert rest[0] in PRIOR_MAY_USE, name
+
+
+def test_only_commands_import_click():
+    for path in files("cli"):
+        text = path.read_text()
+        if "No click here" in text or path.name in {"pipelines.py", "quickstart_pipeline.py"}:
+            assert not any(name.split(".")[0] == "click" for name in imports(path)), path
+
+
+def test_dangerous_calls_are_absent():
+    banned = {"eval", "exec"}
+    attributes = {("torch", "load"), ("torch", "save"), ("yaml", "unsafe_load")}
+    for package in ("imagetok", "prior", "cli"):
+        for path in files(package):
+            assert not {n for n in imports(path) if n.split(".")[0] == "pickle"}, path
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                    assert node.id not in banned, f"{path}: {node.id}"
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    assert (node.value.id, node.attr) not in attributes, path
+                    if (node.value.id, node.attr) == ("torch", "manual_seed"):
+                        assert path.name == "seeding.py", path

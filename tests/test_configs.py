@@ -1,0 +1,50 @@
+"""Every file in configs/ loads, builds, and says how to run it."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from imagetok.config import load_config, read_yaml
+from imagetok.tokenizers import build_tokenizer
+from imagetok.training.config import TokenizerRun
+from prior.build import build_prior
+from prior.config import PriorConfig, PriorRun
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_config_loads_and_builds(path):
+    if read_yaml(path)["kind"] == "tokenizer":
+        config = load_config(path, TokenizerRun)
+        tokenizer = build_tokenizer(config.tokenizer)
+        assert tokenizer.num_codes == (config.tokenizer.quantizer.num_codes,)
+    else:
+        run = load_config(path, PriorRun)
+        architecture = PriorConfig(
+            tokenizer_fingerprint="0" * 64,
+            num_codes=(512,),
+            grids=((8, 8),),
+            num_classes=10,
+            model=run.model,
+        )
+        assert build_prior(architecture).config == architecture
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_header_holds_the_command_that_runs_it(path):
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    commands = [line.strip("# ") for line in lines if "imagetok train" in line]
+    assert commands, "no command in the header"
+    words = shlex.split(commands[-1])
+    assert words[2] == f"configs/{path.parent.name}/{path.name}"
+
+
+def test_config_text_is_complete():
+    """A file states every key, so that nobody has to know the defaults."""
+    for path in CONFIGS:
+        cls = TokenizerRun if read_yaml(path)["kind"] == "tokenizer" else PriorRun
+        stated = read_yaml(path)
+        resolved = load_config(path, cls).model_dump(mode="json")
+        assert stated.keys() == resolved.keys(), path
