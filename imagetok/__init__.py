@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagetok.codes.reader import CodeDataset, open_codes
     from imagetok.config import load_config
-    from imagetok.data import open_images
+    from imagetok.data import open_images, parse_spec
     from imagetok.errors import ImagetokError
     from imagetok.images import ImageContract
     from imagetok.quantizers import Codes, Quantizer
@@ -29,6 +29,7 @@ _HOMES = {
     "load_config": "imagetok.config",
     "open_codes": "imagetok.codes.reader",
     "open_images": "imagetok.data",
+    "parse_spec": "imagetok.data",
 }
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "load_config",
     "open_codes",
     "open_images",
+    "parse_spec",
 ]
 
 

@@ -81,7 +81,9 @@ def read_artifact(folder: Path | str, kind: str) -> Artifact:
         inner = folder / kind
         hint = f"; did you mean {inner}?" if (inner / CONFIG).is_file() else ""
         raise ArtifactError(f"{folder}: not a {kind}: it has no {CONFIG}{hint}") from None
-    except ValueError:
+    except OSError as error:
+        raise ArtifactError(f"{folder / CONFIG}: cannot read it: {error.strerror}") from None
+    except (ValueError, RecursionError):
         raise ArtifactError(f"{folder / CONFIG}: damaged, it is not JSON") from None
     fields = {"format_version", "imagetok_version", "kind", "architecture", "fingerprint"}
     if not isinstance(config, dict) or config.keys() != fields:
@@ -120,7 +122,7 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
             tensors = {name: file.get_tensor(name) for name in sorted(names)}
     except FileNotFoundError:
         raise ArtifactError(f"{artifact.folder}: not a {kind}: it has no {WEIGHTS}") from None
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: damaged or cut off ({error}); fetch it again") from None
     for name, (_, dtype) in wanted.items():
         if tensors[name].dtype != dtype:

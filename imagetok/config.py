@@ -34,11 +34,15 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 core schema without anchors, tags or duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not supported",
-                problem_mark=self.peek_event().start_mark,
-            )
+        event = self.peek_event()
+        for what, found in [
+            ("anchors (&name) and aliases (*name)", getattr(event, "anchor", None)),
+            ("tags (!name)", getattr(event, "tag", None)),
+        ]:
+            if found is not None:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{what} are not supported", problem_mark=event.start_mark
+                )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -57,6 +61,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every word that YAML 1.1 or the loader above would read as something else."""
+
+
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in [
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -68,9 +76,10 @@ for _tag, _pattern, _first in [
         list("-+.0123456789"),
     ),
 ]:
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
-    )
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+        )
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -152,7 +161,7 @@ def validate(tree: Any, cls: type[S], where: str) -> S:
 
 def dump_yaml(config: Section) -> str:
     """The resolved tree as YAML that `load_config` reads back to an equal tree."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -208,7 +217,8 @@ def _walk(
             continue
         names.append(str(part))
         owners = inside
-        inside = [model for field in fields for model in _models(field.annotation)]
+        if fields:  # else a key or a place in a container of what `inside` names
+            inside = [model for field in fields for model in _models(field.annotation)]
     return names, owners, inside
 
 

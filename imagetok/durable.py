@@ -129,7 +129,7 @@ def verify_folder(folder: Path) -> list[str]:
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
     except FileNotFoundError:
         return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return [f"{folder / MANIFEST}: damaged, it is not a manifest"]
     found = {p.relative_to(folder).as_posix() for p in _contents(folder)}
     faults = [f"{folder / name}: missing" for name in sorted(expected.keys() - found)]
@@ -147,6 +147,11 @@ def verify_folder(folder: Path) -> list[str]:
 def _contents(folder: Path) -> list[Path]:
     """The files of a folder that a manifest lists, sorted; nested manifests are content too."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+
+
+def is_temporary(path: Path, name: str) -> bool:
+    """Whether a path is what a killed writer of `name` left behind."""
+    return path.name.startswith(f"{name}{_TEMPORARY}")
 
 
 def remove_temporaries(folder: Path) -> None:

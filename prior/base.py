@@ -41,7 +41,7 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(
         self, codes: Codes, labels: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "B K h w"], ...]:
+    ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
         """Logits of every position given all earlier ones (teacher forcing), per level.
 
         labels: classes in [0, num_classes), or -1 for none.

@@ -8,15 +8,17 @@ from imagetok.config import Section
 from imagetok.training.config import TrainConfig
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+MAX_LENGTH = 1 << 20
+MAX_TOKENS = 1 << 32
 
 
 class GPTConfig(Section):
     """A GPT-2 body (transformers) over [class, code, code, ...]."""
 
     kind: Literal["gpt"] = "gpt"
-    layers: PositiveInt = 8
+    layers: Annotated[int, Field(ge=1, le=1024)] = 8
     heads: PositiveInt = 8
-    width: PositiveInt = 256
+    width: Annotated[int, Field(ge=1, le=65536)] = 256
     dropout: Fraction = 0.1
 
     @model_validator(mode="after")
@@ -41,6 +43,15 @@ class PriorConfig(Section):
     """0: unconditional."""
     class_names: tuple[str, ...] = ()
     model: ModelConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> "PriorConfig":
+        # Even a model without memory costs time by its size, and a config may come from anywhere.
+        if self.length > MAX_LENGTH:
+            raise ValueError(f"{self.length} codes an image are more than {MAX_LENGTH}")
+        if sum(self.num_codes) + self.num_classes > MAX_TOKENS:
+            raise ValueError(f"codes and classes are more than {MAX_TOKENS} together")
+        return self
 
     @property
     def length(self) -> int:

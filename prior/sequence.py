@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-Codes = tuple[Int[Tensor, "B h w"], ...]
+# An underscore leaves an axis unchecked: each level has a grid of its own.
+Codes = tuple[Int[Tensor, "B _h _w"], ...]
 
 
 def flatten_codes(codes: Codes) -> Int[Tensor, "B T"]:

@@ -17,6 +17,7 @@ PUBLIC = [
     "load_config",
     "open_codes",
     "open_images",
+    "parse_spec",
 ]
 
 

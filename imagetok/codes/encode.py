@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from imagetok import seeding
 from imagetok.codes.plan import (
@@ -32,10 +31,11 @@ from imagetok.codes.reader import check_record, check_shard_file, open_plan, rec
 from imagetok.codes.writer import EncodedPart, write_shard
 from imagetok.config import differences
 from imagetok.data import ImageBatch, ImageDataset, ImageError
-from imagetok.durable import lock, remove_temporaries, sha256_file, write_json
+from imagetok.durable import is_temporary, lock, remove_temporaries, sha256_file, write_json
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
 from imagetok.evaluation import codebook_use
 from imagetok.images import to_unit_range
+from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
@@ -92,7 +92,7 @@ def parse_allowance(text: str, inputs: int) -> int:
         value = float(number) if text.endswith("%") else int(number)
     except ValueError:
         value = -1
-    if value < 0 or (text.endswith("%") and value > 100):
+    if not value >= 0 or (text.endswith("%") and value > 100):  # also refuses NaN
         raise ConfigError(f"--max-skip: expected a count or a percentage like 0.5%, found {text!r}")
     return int(inputs * value / 100) if text.endswith("%") else int(value)
 
@@ -141,7 +141,7 @@ def encode_dataset(
     holds another plan, InputError beyond max_skips, ResourceError on too little disk, StoppedError
     after a signal (rerun to continue).
     """
-    state = PartialState()
+    state = process_state()
     _check_space(folder, plan)
     with lock(folder) if state.is_main_process else nullcontext(), StopRequest() as stop:
         if state.is_main_process:
@@ -273,7 +273,8 @@ def _commit_plan(folder: Path, plan: Plan) -> None:
                 f"{folder}: holds another code dataset:\n{lines}\nchoose another --shards folder"
             )
     else:
-        foreign = [p.name for p in folder.iterdir()]
+        # A writer that was killed at its first file leaves that one's temporary name.
+        foreign = [p.name for p in folder.iterdir() if not is_temporary(p, PLAN)]
         if foreign:
             raise ConfigError(
                 f"{folder}: not empty and no code dataset (found {foreign[0]}); "

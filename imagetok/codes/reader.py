@@ -42,7 +42,7 @@ class CodeSample(NamedTuple):
 class CodeBatch(NamedTuple):
     """Codes of several images, ready for a model."""
 
-    codes: tuple[Int[Tensor, "B h w"], ...]
+    codes: tuple[Int[Tensor, "B _h _w"], ...]
     """int64 per level, coarse to fine."""
     labels: Int[Tensor, " B"]
     """int64, -1 = none."""
@@ -89,9 +89,7 @@ class CodeDataset(Dataset):
         return self.manifest.written
 
     def __getitem__(self, index: int) -> CodeSample:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of a dataset of {len(self)} samples")
-        block, row = self._locate(index % len(self))
+        block, row = self._locate(index)
         label = int(block.labels[row]) if block.labels is not None else -1
         return CodeSample(tuple(c[row] for c in block.codes), label, int(block.keys[row]))
 
@@ -142,6 +140,9 @@ class CodeDataset(Dataset):
         return {**self.__dict__, "_shards": {}}  # memory maps do not travel to other processes
 
     def _locate(self, index: int) -> tuple["_Block", int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of a dataset of {len(self)} samples")
+        index %= len(self)
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - (int(self._ends[shard - 1]) if shard else 0)
         blocks = self._shards.get(shard)

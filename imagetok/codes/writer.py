@@ -4,7 +4,7 @@ import io
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def _write_block(
     }
 
 
-def _write_member(tar: tarfile.TarFile, name: str, array: np.ndarray[Any, Any]) -> Member:
+def _write_member(tar: tarfile.TarFile, name: str, array: np.ndarray) -> Member:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0))
     data = buffer.getvalue()

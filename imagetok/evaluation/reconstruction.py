@@ -79,7 +79,8 @@ def _measure(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, list[Tensor]
         code_counts(level, k).cpu() for level, k in zip(codes, tokenizer.num_codes, strict=True)
     ]
     perplexities = [codebook_use(level).perplexity for level in counts]
-    return torch.tensor([float(errors.sum()), float(psnr.sum()), *perplexities]).double(), counts
+    sums = [float(errors.sum()), float(psnr.sum()), *perplexities]
+    return torch.tensor(sums, dtype=torch.float64), counts
 
 
 def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:

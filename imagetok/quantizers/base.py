@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Codes = tuple[Int[Tensor, "B H W"], ...]
+# An underscore leaves an axis unchecked: each level has a grid of its own.
+Codes = tuple[Int[Tensor, "B _h _w"], ...]
 
 
 class Quantized(NamedTuple):

@@ -62,9 +62,7 @@ class EdVAEQuantizer(Quantizer):
             alpha = logits.exp() + 1
             # softmax needs log pi only up to a constant, so alpha / S enters as log alpha.
             log_pi = (
-                _log_gamma_draw(alpha, generator)
-                if self.probabilities == "sample"
-                else nn.functional.softplus(logits)
+                _log_gamma_draw(alpha, generator) if self.probabilities == "sample" else alpha.log()
             )
             gumbel = functional.gumbel_noise(log_pi, generator)
             y = functional.relaxed_one_hot(log_pi, gumbel, temperature)

@@ -5,10 +5,12 @@ lgamma, digamma, distances and log-sum-exp lose too much in half precision.
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _SERIES_FROM = 20.0  # from here on the Stirling series below is exact to float32
@@ -23,13 +25,17 @@ def gumbel_noise(
     give equal noise there and here.
     """
     u = torch.empty_like(like, memory_format=torch.contiguous_format)
-    return gumbel_from_uniform(u.uniform_(generator=generator))
+    return _gumbel_in_place(u.uniform_(generator=generator))
 
 
 def gumbel_from_uniform(u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """-log(-log u), with u in [0, 1] clamped to [eps, 1 - eps]."""
+    return _gumbel_in_place(u.clone())
+
+
+def _gumbel_in_place(u: Tensor) -> Tensor:
     eps = torch.finfo(u.dtype).eps
-    return -(-u.clamp(eps, 1 - eps).log()).log()
+    return u.clamp_(eps, 1 - eps).log_().neg_().log_().neg_()
 
 
 def relaxed_one_hot(
@@ -74,23 +80,34 @@ def dirichlet_kl_to_uniform(alpha: Float[Tensor, "B K H W"]) -> Float[Tensor, "B
     """
     num_codes = alpha.shape[1]
     total = alpha.sum(dim=1)
-    return (
-        _concentration_term(total, num_codes)
-        - math.lgamma(num_codes)
-        + _code_term(alpha).sum(dim=1)
-    )
+    codes = _CodeTerm.apply(alpha)
+    assert isinstance(codes, Tensor)
+    return _concentration_term(total, num_codes) - math.lgamma(num_codes) + codes.sum(dim=1)
 
 
-def _code_term(alpha: Tensor) -> Tensor:
-    """F(a) = (a-1) psi(a) - lnG(a) - a."""
-    large = alpha > _SERIES_FROM
-    # Each branch gets a harmless argument where it is not used, so that no NaN leaks backwards.
-    a = torch.where(large, 1.0, alpha)
-    direct = (a - 1) * torch.digamma(a) - torch.lgamma(a) - a
-    b = torch.where(large, alpha, _SERIES_FROM)
-    r = 1 / b  # powers of 1/a, because a^4 overflows float32
-    tail = r * (1 / 3 + r * (1 / 12 + r * (1 / 90 - r / 120)))
-    return torch.where(large, -0.5 * b.log() - (0.5 + _HALF_LOG_2PI) + tail, direct)
+class _CodeTerm(torch.autograd.Function):
+    """F(a) = (a-1) psi(a) - lnG(a) - a, and F'(a) = (a-1) psi'(a) - 1.
+
+    The closed-form derivative needs one special function where automatic differentiation needs two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(alpha)
+        direct = (alpha - 1).mul_(torch.digamma(alpha)).sub_(torch.lgamma(alpha)).sub_(alpha)
+        r = 1 / alpha  # powers of 1/a, because a^4 overflows float32
+        tail = (r / -120).add_(1 / 90).mul_(r).add_(1 / 12).mul_(r).add_(1 / 3).mul_(r)
+        series = tail.sub_(alpha.log(), alpha=0.5).sub_(0.5 + _HALF_LOG_2PI)
+        return torch.where(alpha > _SERIES_FROM, series, direct)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (alpha,) = ctx.saved_tensors
+        direct = (alpha - 1).mul_(torch.polygamma(1, alpha)).sub_(1)
+        r = 1 / alpha
+        series = (r / 30).sub_(1 / 30).mul_(r).sub_(1 / 6).mul_(r).sub_(1 / 3).mul_(r).sub_(0.5)
+        return torch.where(alpha > _SERIES_FROM, series.mul_(r), direct).mul_(grad)
 
 
 def _concentration_term(total: Tensor, num_codes: int) -> Tensor:

@@ -159,8 +159,9 @@ class Tokenizer(Autoencoder, ABC):
                     f"level {level}: expected codes of shape (B, {grid[0]}, {grid[1]}), "
                     f"found {tuple(indices.shape)}"
                 )
-            if indices.dtype.is_floating_point or indices.dtype.is_complex:
-                raise InputError(f"level {level}: expected integer codes, found {indices.dtype}")
+            dtype = indices.dtype
+            if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+                raise InputError(f"level {level}: expected integer codes, found {dtype}")
             if indices.numel():
                 low, high = (int(v) for v in indices.long().aminmax())
                 if low < 0 or high >= k:

@@ -26,8 +26,14 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         )
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
-    with torch.device("meta"):
-        skeleton = build_tokenizer(config)
+    try:
+        with torch.device("meta"):
+            skeleton = build_tokenizer(config)
+    except (RuntimeError, TypeError) as error:  # sizes beyond what torch can count
+        raise ArtifactError(
+            f"{artifact.folder / artifacts.CONFIG}: no model has this architecture: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
     tensors = artifacts.load_weights(artifact, "tokenizer", skeleton)
     skeleton.load_state_dict(tensors, strict=True, assign=True)
     skeleton._fingerprint = artifact.fingerprint

@@ -1,0 +1,145 @@
+"""A tiny tokenizer, images and plans for the tests here and for the processes that they start."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from imagetok import durable, seeding
+from imagetok.codes.encode import encode_dataset, make_plan
+from imagetok.codes.plan import Plan
+from imagetok.config import validate
+from imagetok.data.base import ArrayImages, ImageBatch, ImageDataset
+from imagetok.images import to_unit_range
+from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
+
+NUM_CODES = 11
+BLOCK, SHARD, MICRO_BATCH = 4, 8, 3
+
+
+def random_pixels(count: int) -> Tensor:
+    """The first images are the same for every count."""
+    draws = [
+        torch.randint(0, 256, (1, 1, 8, 8), generator=seeding.generator(7, "image", i))
+        for i in range(count)
+    ]
+    return torch.cat(draws).to(torch.uint8)
+
+
+def make_tokenizer(kind: str = "vqvae-ema", seed: int = 0) -> Tokenizer:
+    """Grey 8x8 images to 4x4 codes; its codes are well mixed, though it is untrained."""
+    config = validate(
+        {
+            "image": {"mode": "grey", "height": 8, "width": 8},
+            "network": {"width": 16, "groups": 2, "blocks": 1, "init": "torch"},
+            "quantizer": {"kind": kind, "num_codes": NUM_CODES, "code_dim": 4},
+        },
+        TokenizerConfig,
+        "test",
+    )
+    with torch.random.fork_rng(devices=[]):
+        seeding.reseed_global(seed, "test")
+        tokenizer = build_tokenizer(config).requires_grad_(False).eval()
+    h = tokenizer.encoder(to_unit_range(random_pixels(NUM_CODES)) - 0.5)
+    if kind == "vqvae-ema":  # code i is what the encoder says at the centre of image i
+        tokenizer.quantizer.codebook.copy_(h[:, :, 2, 2])
+    else:  # no logit is always the largest
+        last = [m for m in tokenizer.encoder.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+        last.bias -= h.mean(dim=(0, 2, 3))
+    return tokenizer
+
+
+def make_images(count: int, labelled: bool = True) -> ArrayImages:
+    """Random grey 8x8 images; image i has label i % 3."""
+    return ArrayImages(
+        random_pixels(count) if count else torch.zeros(0, 1, 8, 8, dtype=torch.uint8),
+        torch.arange(count) % 3 if labelled else None,
+        name="random",
+        split="train",
+        contract=make_tokenizer().image,
+        class_names=("a", "b", "c") if labelled else (),
+    )
+
+
+def small_plan(tokenizer: Tokenizer, images: ImageDataset, **changes: object) -> Plan:
+    """Blocks of 4, shards of 8, micro-batches of 3: every boundary within a few images."""
+    plan = make_plan(tokenizer, images, source="random:train", name="tiny")
+    sizes = {"samples_per_block": BLOCK, "samples_per_shard": SHARD, "micro_batch": MICRO_BATCH}
+    return plan.model_copy(update={**sizes, **changes})
+
+
+class Watched(ImageDataset):
+    """Images that call `before` at each read."""
+
+    def __init__(self, images: ImageDataset, before: Callable[[], None]):
+        self.images, self.before = images, before
+        self.name, self.split = images.name, images.split
+        self.contract, self.class_names = images.contract, images.class_names
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Sequence[int]) -> ImageBatch:
+        self.before()
+        return self.images.read(indices)
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Run work in a forked process; how it ended: 0, or minus the signal that killed it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(point: int, tokenizer: Tokenizer, count: int, folder: Path) -> None:
+    """Encode, with SIGKILL before the point-th read, fsync or rename."""
+    points = iter(range(10**6))
+
+    def tick() -> None:
+        if next(points) == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fsync, rename = os.fsync, Path.replace
+    durable.os.fsync = lambda descriptor: (tick(), fsync(descriptor))[1]
+    Path.replace = lambda path, target: (tick(), rename(path, target))[1]
+    images = make_images(count)
+    plan = small_plan(tokenizer, images)
+    encode_dataset(tokenizer, Watched(images, tick), folder, plan, threads=1)
+
+
+def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
+    """Kill an encoding at every point, rerun it each time; leaves one folder per point."""
+    images = make_images(count)
+    plan = small_plan(tokenizer, images)
+    for point in range(10**6):
+        folder = out / f"{point:03d}"
+        end = in_fork(lambda p=point, f=folder: killed_at(p, tokenizer, count, f))
+        if end == 0:
+            return
+        assert end == -signal.SIGKILL, f"point {point} ended with {end}"
+        rerun = in_fork(lambda f=folder: encode_dataset(tokenizer, images, f, plan, threads=1))
+        assert rerun == 0, f"the rerun after point {point} ended with {rerun}"
+
+
+def main() -> None:
+    mode, source, out, count = sys.argv[1:]
+    tokenizer = Tokenizer.from_pretrained(source)
+    if mode == "kill":
+        kill_everywhere(tokenizer, int(count), Path(out))
+    else:
+        images = make_images(int(count))
+        encode_dataset(tokenizer, images, Path(out), small_plan(tokenizer, images))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""The contract of base.Quantizer, held by every kind, and what is particular to each."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import Dirichlet, RelaxedOneHotCategorical
+from torch.testing import assert_close
+
+from imagetok import seeding
+from imagetok.quantizers import (
+    DVAEConfig,
+    EdVAEConfig,
+    Quantizer,
+    VQEMAConfig,
+    build_quantizer,
+)
+from imagetok.quantizers.functional import dirichlet_kl_to_uniform
+
+Config = EdVAEConfig | DVAEConfig | VQEMAConfig
+
+LOGIT_CONFIGS: list[Config] = [
+    EdVAEConfig(),
+    EdVAEConfig(probabilities="sample"),
+    DVAEConfig(),
+]
+CONFIGS: list[Config] = [*LOGIT_CONFIGS, VQEMAConfig()]
+SAMPLING: list[Config] = [EdVAEConfig(test_rule="sample"), DVAEConfig(test_rule="sample")]
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def name(config: Config) -> str:
+    return "-".join(str(v) for v in config.model_dump().values() if isinstance(v, str))
+
+
+every_kind = pytest.mark.parametrize("config", CONFIGS, ids=name)
+every_logit_kind = pytest.mark.parametrize("config", LOGIT_CONFIGS, ids=name)
+every_rule = pytest.mark.parametrize("config", [*CONFIGS, *SAMPLING], ids=name)
+
+
+def gen(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(config: Config, seed: int = 0, num_codes: int = 12, code_dim: int = 5) -> Quantizer:
+    seeding.reseed_global(seed)
+    return build_quantizer(config.model_copy(update={"num_codes": num_codes, "code_dim": code_dim}))
+
+
+def features(quantizer: Quantizer, seed: int = 0, batch: int = 2) -> Tensor:
+    scale = 1.0 if quantizer.in_channels == quantizer.num_codes[0] else 0.1
+    return scale * torch.randn(batch, quantizer.in_channels, 3, 4, generator=gen(seed))
+
+
+def state(quantizer: Quantizer) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in quantizer.state_dict().items()}
+
+
+def same_state(quantizer: Quantizer, before: dict[str, Tensor]) -> bool:
+    after = quantizer.state_dict()
+    return after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
+
+
+@every_kind
+@given(seed=SEEDS, num_codes=st.integers(2, 40), code_dim=st.integers(1, 9))
+def test_forward_gives_every_field_in_its_shape(
+    config: Config, seed: int, num_codes: int, code_dim: int
+) -> None:
+    quantizer = build(config, seed, num_codes, code_dim)
+    out = quantizer(features(quantizer, seed), temperature=0.7, generator=gen(seed))
+    assert quantizer.num_codes == (num_codes,) and quantizer.code_dim == code_dim
+    assert out.z_q.shape == (2, code_dim, 3, 4) and torch.isfinite(out.z_q).all()
+    assert [level.shape for level in out.indices] == [(2, 3, 4)]
+    for indices in (*out.indices, *quantizer.encode(features(quantizer, seed))):
+        assert indices.dtype == torch.int64 and indices.min() >= 0 and indices.max() < num_codes
+    assert tuple(out.losses) == config.losses
+    assert all(loss.shape == () and loss >= -1e-4 for loss in out.losses.values())
+
+
+@every_kind
+@given(seed=SEEDS, num_codes=st.integers(2, 64), code_dim=st.integers(4, 16))
+def test_what_was_decoded_is_encoded_again(
+    config: Config, seed: int, num_codes: int, code_dim: int
+) -> None:
+    quantizer = build(config, seed, num_codes, code_dim)
+    indices = torch.randint(num_codes, (2, 3, 4), generator=gen(seed))
+    z_q = quantizer.decode((indices,)).detach()
+    assert z_q.shape == (2, code_dim, 3, 4)
+    one_hot = torch.nn.functional.one_hot(indices, num_codes).movedim(-1, 1).float()
+    h = z_q if isinstance(config, VQEMAConfig) else one_hot
+    assert torch.equal(quantizer.encode(h)[0], indices)
+
+
+@every_kind
+@given(seed=SEEDS)
+def test_permuting_the_codebook_permutes_the_indices(config: Config, seed: int) -> None:
+    quantizer = build(config, seed)
+    permuted = copy.deepcopy(quantizer)
+    order = torch.randperm(12, generator=gen(seed))
+    permuted.load_state_dict({**state(quantizer), "codebook": quantizer.codebook[order]})
+    h = features(quantizer, seed)
+    moved = h if isinstance(config, VQEMAConfig) else h[:, order]
+    (indices,), (found,) = quantizer.encode(h), permuted.encode(moved)
+    assert torch.equal(order[found], indices)
+    assert torch.equal(permuted.decode((found,)), quantizer.decode((indices,)))
+
+
+@every_rule
+def test_forward_and_encode_change_no_state(config: Config) -> None:
+    quantizer = build(config).train()
+    before = state(quantizer)
+    h = features(quantizer).requires_grad_()
+    for step in range(3):
+        out = quantizer(h, generator=gen(step))
+        (out.z_q.sum() + sum(out.losses.values())).backward()
+        quantizer.encode(h)
+    assert same_state(quantizer, before)
+
+
+@every_kind
+def test_update_moves_only_the_moving_average(config: Config) -> None:
+    quantizer = build(config)
+    before = state(quantizer)
+    out = quantizer(features(quantizer), generator=gen(0))
+    quantizer.update(out.stats, gen(0))
+    if isinstance(config, VQEMAConfig):
+        assert not torch.equal(quantizer.get_buffer("codebook"), before["codebook"])
+        assert not torch.equal(quantizer.get_buffer("cluster_size"), before["cluster_size"])
+    else:
+        assert out.stats == {} and same_state(quantizer, before)
+
+
+@every_rule
+def test_equal_generators_give_equal_results(config: Config) -> None:
+    quantizer = build(config)
+    h = features(quantizer)
+    first, again = (quantizer(h, generator=gen(5)) for _ in range(2))
+    assert torch.equal(first.z_q, again.z_q) and torch.equal(first.indices[0], again.indices[0])
+    torch.manual_seed(5)
+    assert torch.equal(quantizer(h).z_q, first.z_q)  # without one: torch's global generator
+    encoded = [quantizer.encode(h, generator=gen(seed))[0] for seed in (5, 5, 6)]
+    assert torch.equal(encoded[0], encoded[1])
+    assert torch.equal(encoded[0], encoded[2]) == (config not in SAMPLING)
+    other = quantizer(h, generator=gen(6)).z_q
+    assert torch.equal(first.z_q, other) == isinstance(config, VQEMAConfig)
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_forward_is_float32_under_autocast(config: Config, dtype: torch.dtype) -> None:
+    quantizer = build(config)
+    h = (5 * features(quantizer)).to(dtype)
+    plain = quantizer(h.float(), generator=gen(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quantizer(h, generator=gen(0))
+        codes = quantizer.encode(h)
+    assert found.z_q.dtype == torch.float32 and torch.equal(found.z_q, plain.z_q)
+    expected = plain.losses | plain.stats
+    for key, value in (found.losses | found.stats).items():
+        assert value.dtype == torch.float32 and torch.equal(value, expected[key])
+    assert torch.equal(codes[0], quantizer.encode(h.float())[0])
+
+
+@every_logit_kind
+def test_gradients_reach_logits_and_codebook(config: Config) -> None:
+    quantizer = build(config)
+    h = features(quantizer).requires_grad_()
+    out = quantizer(h, temperature=0.8, generator=gen(0))
+    out.z_q.square().sum().backward(retain_graph=True)
+    codebook = quantizer.get_parameter("codebook")
+    for tensor in (h, codebook):
+        assert tensor.grad is not None and torch.isfinite(tensor.grad).all() and tensor.grad.any()
+    codebook.grad = h.grad = None
+    out.losses["kl"].backward()
+    assert h.grad is not None and h.grad.any() and codebook.grad is None
+
+
+@every_logit_kind
+def test_a_low_temperature_sends_hard_codes(config: Config) -> None:
+    quantizer = build(config)
+    out = quantizer(features(quantizer), temperature=1e-4, generator=gen(0))
+    assert_close(out.z_q, quantizer.decode(out.indices), rtol=1e-3, atol=1e-3)
+
+
+def test_dvae_draws_are_those_of_torch_distributions() -> None:
+    quantizer = build(DVAEConfig())
+    logits = torch.randn(6, 12, 1, 1, generator=gen(0))  # codes last but for axes of size 1
+    torch.manual_seed(3)
+    y = RelaxedOneHotCategorical(0.6, logits=logits[:, :, 0, 0]).rsample()
+    out = quantizer(logits, temperature=0.6, generator=gen(3))
+    assert_close(out.z_q[:, :, 0, 0], y @ quantizer.get_parameter("codebook"))
+    assert torch.equal(out.indices[0][:, 0, 0], y.argmax(dim=1))
+
+
+def test_edvae_mean_probabilities_are_alpha_over_s() -> None:
+    quantizer = build(EdVAEConfig())
+    logits = 3 * torch.randn(6, 12, 1, 1, generator=gen(0))
+    alpha = logits[:, :, 0, 0].exp() + 1
+    probabilities = alpha / alpha.sum(dim=1, keepdim=True)
+    torch.manual_seed(3)
+    y = RelaxedOneHotCategorical(0.6, probs=probabilities).rsample()
+    out = quantizer(logits, temperature=0.6, generator=gen(3))
+    assert_close(out.z_q[:, :, 0, 0], y @ quantizer.get_parameter("codebook"))
+    assert_close(out.losses["kl"], dirichlet_kl_to_uniform(logits.exp() + 1).mean())
+
+
+def test_edvae_sampled_probabilities_are_dirichlet_draws() -> None:
+    quantizer = build(EdVAEConfig(probabilities="sample"))
+    logits = torch.randn(50, 12, 1, 1, generator=gen(0)) + 1
+    torch.manual_seed(3)
+    probabilities = Dirichlet(logits[:, :, 0, 0].exp() + 1).rsample()
+    y = RelaxedOneHotCategorical(0.6, probs=probabilities).rsample()
+    out = quantizer(logits, temperature=0.6, generator=gen(3))
+    assert_close(out.z_q[:, :, 0, 0], y @ quantizer.get_parameter("codebook"), rtol=1e-4, atol=1e-5)
+
+
+def test_edvae_sampled_probabilities_have_the_gradient_of_the_mean() -> None:
+    # E[pi] = alpha / S, so the mean implicit gradient of draws is the gradient of alpha / S.
+    from imagetok.quantizers.edvae import _log_gamma_draw
+
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    alpha = logits.exp() + 1
+    (exact,) = torch.autograd.grad((alpha / alpha.sum())[0], logits)
+    alpha = (logits.exp() + 1).view(1, 4, 1, 1).expand(20_000, -1, -1, -1)
+    draws = _log_gamma_draw(alpha, gen(0)).softmax(dim=1)
+    (found,) = torch.autograd.grad(draws[:, 0].mean(), logits)
+    assert_close(found, exact, rtol=0, atol=0.01)  # 5 standard errors of 20,000 draws
+
+
+@pytest.mark.parametrize("max_logit", [10.0, 20.0])
+def test_edvae_clamps_evidence_but_not_the_codes(max_logit: float) -> None:
+    quantizer = build(EdVAEConfig(max_logit=max_logit))
+    logits = features(quantizer)
+    logits[:, 3], logits[:, 7] = max_logit + 5, max_logit + 9
+    h = logits.requires_grad_()
+    kl = quantizer(h, generator=gen(0)).losses["kl"]
+    clamped = quantizer(h.detach().clamp(max=max_logit), generator=gen(0)).losses["kl"]
+    assert torch.equal(kl, clamped)
+    kl.backward()
+    assert h.grad is not None and not h.grad[:, [3, 7]].any() and h.grad[:, 0].any()
+    assert (quantizer.encode(h)[0] == 7).all()
+
+
+@pytest.mark.parametrize("config", SAMPLING, ids=name)
+def test_sampled_codes_follow_their_probabilities(config: Config) -> None:
+    quantizer = build(config, num_codes=4)
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    (codes,) = quantizer.encode(
+        logits.view(1, 4, 1, 1).expand(1, -1, 100, 200).contiguous(), generator=gen(0)
+    )
+    weights = logits.exp() + 1 if isinstance(config, EdVAEConfig) else logits.exp()
+    found = torch.bincount(codes.flatten(), minlength=4) / codes.numel()
+    # E[pi] = alpha / S; 20,000 draws have a standard error below 0.0036.
+    assert_close(found, weights / weights.sum(), rtol=0, atol=0.015)
+
+
+def test_vq_passes_the_gradient_straight_through() -> None:
+    quantizer = build(VQEMAConfig())
+    h = features(quantizer, batch=1)[:, :, :2, :2].clone()
+    jacobian = torch.autograd.functional.jacobian(lambda x: quantizer(x).z_q, h)
+    assert isinstance(jacobian, Tensor)
+    assert torch.equal(jacobian.view(h.numel(), h.numel()), torch.eye(h.numel()))
+    out = quantizer(h)
+    assert_close(out.z_q, quantizer.decode(out.indices))
+    assert torch.equal(out.indices[0], quantizer.encode(h)[0])
+
+
+def test_vq_commitment_moves_the_encoder_and_not_the_codebook() -> None:
+    quantizer = build(VQEMAConfig())
+    assert list(quantizer.parameters()) == []
+    h = features(quantizer).requires_grad_()
+    out = quantizer(h)
+    out.losses["commitment"].backward()
+    z_q = quantizer.decode(out.indices)
+    assert h.grad is not None
+    assert_close(h.grad, 2 * (h.detach() - z_q) / h.numel())
+    assert not quantizer.get_buffer("codebook").requires_grad
+
+
+@given(seed=SEEDS)
+def test_vq_stats_add_up_over_micro_batches(seed: int) -> None:
+    quantizer = build(VQEMAConfig(), seed)
+    h = features(quantizer, seed, batch=4)
+    whole, *parts = (quantizer(x).stats for x in (h, h[:1], h[1:]))
+    for key, value in whole.items():
+        assert not value.requires_grad
+        assert_close(sum(part[key] for part in parts), value)
+
+
+def test_vq_update_repeated_on_one_batch_finds_its_means() -> None:
+    quantizer = build(VQEMAConfig(decay=0.5))
+    h = features(quantizer)
+    for _ in range(80):
+        quantizer.update(quantizer(h).stats, gen(0))
+    out = quantizer(h)
+    counts, sums = out.stats["counts"], out.stats["sums"]
+    used = counts > 0
+    assert_close(
+        quantizer.get_buffer("codebook")[used],
+        sums[used] / counts[used, None],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert_close(quantizer.get_buffer("cluster_size"), counts, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_codes", [16, 512])
+def test_vq_starts_uniform_with_cluster_size_1(num_codes: int) -> None:
+    quantizer = build(VQEMAConfig(), num_codes=num_codes, code_dim=64)
+    codebook = quantizer.get_buffer("codebook") * num_codes
+    assert codebook.abs().max() <= 1 and codebook.abs().max() > 0.98
+    assert codebook.square().mean() == pytest.approx(1 / 3, rel=0.05)
+    assert torch.equal(quantizer.get_buffer("cluster_size"), torch.ones(num_codes))

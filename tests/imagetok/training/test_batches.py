@@ -1,0 +1,92 @@
+from itertools import chain, islice
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagetok.data.base import ArrayImages
+from imagetok.errors import ConfigError, InputError
+from imagetok.images import ImageContract
+from imagetok.training.batches import MicroBatches, batch_loader
+
+SEEDS = st.integers(0, 2**32)
+
+
+def steps(length: int, batch_size: int, count: int, **options: Any) -> list[list[int]]:
+    """The lists of one process, `accumulation` of them a step, for `count` steps."""
+    batches = MicroBatches(length, batch_size, **options)
+    return list(islice(batches, count * options.get("accumulation", 1)))
+
+
+@given(seed=SEEDS, length=st.integers(1, 40), batch_size=st.integers(1, 50))
+def test_the_stream_is_permutations_without_gaps(seed: int, length: int, batch_size: int) -> None:
+    count = -(-3 * length // batch_size)
+    batches = steps(length, batch_size, count, seed=seed)
+    assert all(len(batch) == batch_size for batch in batches)
+    stream = list(chain.from_iterable(batches))
+    epochs = [stream[i : i + length] for i in range(0, 3 * length, length)]
+    assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
+
+
+def test_epochs_and_seeds_are_shuffled_differently() -> None:
+    first, second = steps(100, 100, 2, seed=0)
+    (other,) = steps(100, 100, 1, seed=1)
+    assert len({tuple(order) for order in (first, second, other, range(100))}) == 4
+
+
+@given(seed=SEEDS, start=st.integers(0, 60), length=st.integers(1, 40))
+def test_starting_at_a_step_equals_skipping_to_it(seed: int, start: int, length: int) -> None:
+    options = {"seed": seed, "accumulation": 2, "rank": 1, "num_processes": 2}
+    whole = steps(length, 12, start + 4, **options)
+    assert steps(length, 12, 4, start_step=start, **options) == whole[2 * start :]
+
+
+@given(
+    seed=SEEDS,
+    length=st.integers(1, 40),
+    size=st.integers(1, 5),
+    accumulation=st.integers(1, 3),
+    num_processes=st.integers(1, 3),
+)
+def test_ranks_and_micro_batches_partition_the_global_batch(
+    seed: int, length: int, size: int, accumulation: int, num_processes: int
+) -> None:
+    batch_size = size * accumulation * num_processes
+    ranks = [
+        steps(
+            length,
+            batch_size,
+            5,
+            seed=seed,
+            accumulation=accumulation,
+            rank=rank,
+            num_processes=num_processes,
+        )
+        for rank in range(num_processes)
+    ]
+    parts = [part for together in zip(*ranks, strict=True) for part in together]
+    assert all(len(part) == size for part in parts)
+    whole = steps(length, batch_size, 5, seed=seed)
+    assert list(chain.from_iterable(parts)) == list(chain.from_iterable(whole))
+
+
+def test_what_does_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 10 .* 2 processes x 2 .* of 4"):
+        MicroBatches(100, 10, seed=0, accumulation=2, num_processes=2)
+    with pytest.raises(InputError, match="the training split is empty"):
+        MicroBatches(0, 10, seed=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_the_stream_and_draws_nothing_global(workers: int) -> None:
+    contract = ImageContract(mode="grey", height=2, width=2)
+    images = torch.arange(4 * 20, dtype=torch.uint8).view(20, 1, 2, 2)
+    dataset = ArrayImages(images, name="numbers", split="train", contract=contract)
+    before = torch.random.get_rng_state()
+    loader = batch_loader(dataset, MicroBatches(20, 6, seed=4), workers, pin_memory=False)
+    batches = list(islice(loader, 5))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert [batch.indices.tolist() for batch in batches] == steps(20, 6, 5, seed=4)
+    assert all(torch.equal(batch.images, images[batch.indices]) for batch in batches)

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagetok.config import validate
+from imagetok.errors import ConfigError
+from imagetok.training.config import ObjectiveConfig
+from imagetok.training.schedules import Constant, Exponential, QuarterCosine, WarmupCosine
+
+STEPS = st.integers(0, 10**7)
+
+
+@pytest.mark.parametrize(("step", "way"), [(0, 0), (1000, 0.049), (2500, 0.293), (4000, 0.691)])
+def test_quarter_cosine_weights_of_the_paper(step: int, way: float) -> None:
+    assert QuarterCosine(start=0.0, end=1.0, steps=5000).at(step) == pytest.approx(way, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 1e-3),
+        (10_000, 9.51e-4),
+        (25_000, 7.07e-4),
+        (40_000, 3.10e-4),
+        (50_000, 1.25e-6),
+        (150_000, 1.25e-6),
+    ],
+)
+def test_quarter_cosine_learning_rates_of_the_paper(step: int, rate: float) -> None:
+    schedule = QuarterCosine(start=1e-3, end=1.25e-6, steps=50_000)
+    assert schedule.at(step) == pytest.approx(rate, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "value"), [(0, 1), (5000, 0.951), (50_000, 0.607), (100_000, 0.368), (150_000, 0.223)]
+)
+def test_temperatures_of_the_paper(step: int, value: float) -> None:
+    assert Exponential(start=1.0, rate=1e-5).at(step) == pytest.approx(value, abs=5e-4)
+
+
+@given(step=STEPS, value=st.floats(0, 1e6))
+def test_constant_is_constant(step: int, value: float) -> None:
+    assert Constant(value=value).at(step) == value
+
+
+@given(step=STEPS, start=st.floats(0, 1), end=st.floats(0, 1), steps=st.integers(1, 10**6))
+def test_quarter_cosine_stays_between_its_ends(
+    step: int, start: float, end: float, steps: int
+) -> None:
+    schedule = QuarterCosine(start=start, end=end, steps=steps)
+    assert schedule.at(0) == start
+    assert schedule.at(steps + step) == pytest.approx(end, abs=1e-15)
+    assert min(start, end) - 1e-15 <= schedule.at(step) <= max(start, end) + 1e-15
+
+
+def test_exponential_multiplies_by_the_same_factor_each_step() -> None:
+    schedule = Exponential(start=2.0, rate=0.01)
+    ratios = [schedule.at(step + 1) / schedule.at(step) for step in range(100)]
+    assert ratios == pytest.approx([math.exp(-0.01)] * 100)
+
+
+def test_warmup_cosine_climbs_in_equal_steps_then_falls() -> None:
+    schedule = WarmupCosine(peak=2.0, end=0.5, warmup=4, steps=12)
+    assert [schedule.at(step) for step in range(4)] == [0.5, 1.0, 1.5, 2.0]
+    assert schedule.at(4) == 2.0
+    assert schedule.at(8) == pytest.approx((2.0 + 0.5) / 2)
+    assert schedule.at(12) == schedule.at(10**6) == pytest.approx(0.5)
+    falling = [schedule.at(step) for step in range(4, 13)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_warmup_may_be_none_or_all() -> None:
+    assert WarmupCosine(peak=2.0, warmup=0, steps=10).at(0) == 2.0
+    assert WarmupCosine(peak=2.0, warmup=10, steps=10).at(9) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({"kind": "constant", "value": -1.0}, "kl.value: Input should be greater than or equal"),
+        ({"kind": "constant", "value": math.nan}, "kl.value: Input should be a finite number"),
+        ({"kind": "constant", "valeu": 1.0}, "kl.valeu: unknown key; did you mean 'value'"),
+        ({"kind": "exponential"}, "kl.rate: missing"),
+        ({"kind": "quarter_cosine", "start": 0, "end": 1, "steps": 0}, "kl.steps: Input should"),
+        ({"kind": "linear"}, "kl.kind: expected one of 'constant', .*; found 'linear'"),
+    ],
+)
+def test_impossible_schedules_are_refused(tree: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"here: weights\.{says}"):
+        validate({"weights": {"kl": tree}}, ObjectiveConfig, "here")

@@ -1,0 +1,121 @@
+"""Small priors whose logits are far from uniform, and what they are tested with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.config import validate
+from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
+from prior.base import Prior
+from prior.build import build_prior
+from prior.config import GPTConfig, PriorConfig
+from prior.sequence import Codes
+
+# name: codes per level, grids, classes
+SHAPES = {
+    "flat": ((7,), ((3, 3),), 3),
+    "rectangular": ((5,), ((2, 4),), 0),
+    "two-level": ((4, 9), ((1, 2), (3, 2)), 2),
+}
+
+
+def make_prior(shape: str, dropout: float = 0.1, fingerprint: str = "f" * 64) -> Prior:
+    num_codes, grids, num_classes = SHAPES[shape]
+    config = PriorConfig(
+        tokenizer_fingerprint=fingerprint,
+        num_codes=num_codes,
+        grids=grids,
+        num_classes=num_classes,
+        class_names=tuple("abc"[:num_classes]),
+        model=GPTConfig(layers=2, heads=2, width=16, dropout=dropout),
+    )
+    with torch.random.fork_rng(devices=[]):
+        seeding.reseed_global(0, "test")
+        prior = build_prior(config)
+    with torch.no_grad():  # as initialised, every logit is almost 0
+        for name, parameter in prior.named_parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(15 if name == "head.weight" else 8)
+    return prior.requires_grad_(False).eval()
+
+
+@pytest.fixture(params=list(SHAPES))
+def prior(request) -> Prior:
+    """Each shape in turn, in float64."""
+    return make_prior(request.param).double()
+
+
+@pytest.fixture
+def flat() -> Prior:
+    """9 positions of 7 codes, 3 classes; float32."""
+    return make_prior("flat")
+
+
+@pytest.fixture
+def unconditional() -> Prior:
+    """8 positions of 5 codes, no classes; float32."""
+    return make_prior("rectangular")
+
+
+@pytest.fixture
+def random_codes() -> Callable[..., Codes]:
+    """random_codes(prior, n): uniform codes that fit the prior."""
+
+    def draw(prior: Prior, n: int, seed: int = 0) -> Codes:
+        generator = seeding.generator(seed, "codes")
+        return tuple(
+            torch.randint(0, k, (n, *grid), generator=generator)
+            for k, grid in zip(prior.config.num_codes, prior.config.grids, strict=True)
+        )
+
+    return draw
+
+
+@pytest.fixture
+def position_logits() -> Callable[..., list[Tensor]]:
+    """position_logits(prior, codes, labels): (B, K) of every position in sampling order."""
+
+    def logits(prior: Prior, codes: Codes, labels: Tensor) -> list[Tensor]:
+        levels = prior(codes, labels)
+        return [t for level in levels for t in level.flatten(2).unbind(2)]
+
+    return logits
+
+
+def make_tokenizer_folder(folder: Path, seed: int) -> Path:
+    config = validate(
+        {
+            "image": {"mode": "grey", "height": 6, "width": 6},
+            "network": {"width": 16, "groups": 2, "blocks": 1},
+            "quantizer": {"kind": "vqvae-ema", "num_codes": 7, "code_dim": 4},
+        },
+        TokenizerConfig,
+        "test",
+    )
+    with torch.random.fork_rng(devices=[]):
+        seeding.reseed_global(seed, "test")
+        build_tokenizer(config).eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    """A tokenizer of 3x3 codes with K = 7, as the flat prior models."""
+    return make_tokenizer_folder(tmp_path_factory.mktemp("tokenizers") / "one", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer_folder(tmp_path_factory) -> Path:
+    """The same architecture with other weights."""
+    return make_tokenizer_folder(tmp_path_factory.mktemp("tokenizers") / "other", seed=1)
+
+
+@pytest.fixture
+def bound(tokenizer_folder) -> Prior:
+    """The flat prior, bound to the tokenizer."""
+    fingerprint = Tokenizer.from_pretrained(tokenizer_folder).fingerprint
+    return make_prior("flat", fingerprint=fingerprint)

@@ -1,0 +1,162 @@
+"""Sampling: image j depends on the seed, j, its label and the settings, and on nothing else."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from imagetok import seeding
+from imagetok.errors import ConfigError
+from prior.base import NO_LABEL
+from prior.sampling import MICRO_BATCH, Settings, draw_codes
+from prior.sequence import Codes, flatten_codes, unflatten_codes
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def rows(codes: Codes) -> list[list[int]]:
+    return flatten_codes(codes).tolist()
+
+
+def test_samples_are_codes_of_the_prior(prior):
+    codes = prior.sample(5)
+    prior.check_codes(codes)
+    assert [tuple(level.shape) for level in codes] == [(5, *grid) for grid in prior.config.grids]
+    assert all(level.dtype == torch.int64 for level in codes)
+    assert len({tuple(row) for row in rows(prior.sample(30))}) > 10
+
+
+def test_an_image_is_the_same_whatever_is_drawn_beside_it(prior):
+    whole = rows(prior.sample(37, seed=3))
+    for n in (0, 1, 5, 20, 37):
+        assert rows(prior.sample(n, seed=3)) == whole[:n]
+    for first, n in ((36, 1), (17, 3), (16, 16), (5, 20), (1, 0)):
+        assert rows(prior.sample(n, seed=3, first=first)) == whole[first : first + n]
+
+
+def test_an_image_is_the_same_with_any_number_of_threads(flat, two_threads):
+    two = rows(flat.sample(37, seed=3))
+    assert torch.get_num_threads() == 2  # the caller's own
+    torch.set_num_threads(1)
+    assert rows(flat.sample(37, seed=3)) == two
+
+
+def test_every_forward_pass_has_one_size_and_one_thread(flat, monkeypatch, two_threads):
+    """What the last bit of a logit can depend on."""
+    seen, stepper = [], flat.stepper
+
+    def spy(labels):
+        seen.append((len(labels), torch.get_num_threads()))
+        return stepper(labels)
+
+    monkeypatch.setattr(flat, "stepper", spy)
+    flat.sample(3, first=15)
+    assert seen == [(MICRO_BATCH, 1)] * 2
+
+
+def test_sampling_neither_reads_nor_moves_the_global_generator(flat):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one = rows(flat.sample(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert rows(flat.sample(3)) == one
+
+
+def test_another_seed_gives_other_images(flat):
+    draws = [tuple(map(tuple, rows(flat.sample(8, seed=seed)))) for seed in range(4)]
+    assert len(set(draws)) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(temperature=0.7, top_k=4, top_p=0.9),
+        Settings(guidance=2.5),
+        Settings(guidance=0.5, temperature=1.3),
+        Settings(temperature=0.0),
+        Settings(temperature=0.0, guidance=3.0),
+    ],
+)
+def test_each_code_is_drawn_from_the_logits_of_all_before_it(settings, prior, position_logits):
+    """Teacher forcing on what was drawn, with the images' own uniforms, draws it again."""
+    n, seed, length = 4, 5, prior.config.length
+    cycle = prior.labels_for(None)
+    labels = torch.tensor([cycle[j % len(cycle)] for j in range(n)])
+    codes = prior.sample(n, seed=seed, **vars(settings))
+    uniforms = torch.stack(
+        [
+            torch.rand(length, generator=seeding.generator(seed, "sample", j), dtype=torch.float64)
+            for j in range(n)
+        ]
+    )
+    conditional = position_logits(prior, codes, labels)
+    null = position_logits(prior, codes, torch.full((n,), NO_LABEL))
+    for t, drawn in enumerate(flatten_codes(codes).unbind(1)):
+        s = settings.guidance
+        logits = conditional[t] if s == 1 else (1 - s) * null[t] + s * conditional[t]
+        assert torch.equal(drawn, draw_codes(logits, uniforms[:, t], settings))
+
+
+def test_temperature_0_takes_the_most_likely_code_at_each_step(prior, position_logits):
+    codes = prior.sample(3, temperature=0.0)
+    sequence = torch.zeros(3, prior.config.length, dtype=torch.int64)
+    cycle = prior.labels_for(None)
+    labels = torch.tensor([cycle[j % len(cycle)] for j in range(3)])
+    for t in range(prior.config.length):
+        so_far = unflatten_codes(sequence, prior.config.grids)
+        sequence[:, t] = position_logits(prior, so_far, labels)[t].argmax(1)
+    assert torch.equal(flatten_codes(codes), sequence)
+    assert rows(prior.sample(3, temperature=0.0, seed=9)) == rows(codes)
+
+
+def test_top_k_of_one_is_greedy(flat):
+    assert rows(flat.sample(6, top_k=1)) == rows(flat.sample(6, temperature=0.0))
+
+
+def test_guidance_1_is_off_and_0_forgets_the_label(flat):
+    assert rows(flat.sample(6, label=1, guidance=1.0)) == rows(flat.sample(6, label=1))
+    assert rows(flat.sample(6, label=1, guidance=0.0)) == rows(flat.sample(6, label=NO_LABEL))
+    assert rows(flat.sample(6, label=1, guidance=3.0)) != rows(flat.sample(6, label=1))
+
+
+def test_labels_repeat_over_the_images(flat):
+    n = 20  # more than a micro-batch
+    by_class = [rows(flat.sample(n, label=c)) for c in (0, 1, 2, NO_LABEL)]
+    assert rows(flat.sample(n)) == [by_class[j % 3][j] for j in range(n)]
+    assert rows(flat.sample(n, label=[2, -1])) == [by_class[(2, 3)[j % 2]][j] for j in range(n)]
+    assert rows(flat.sample(2, label=[2, 0, 1], first=4)) == [by_class[0][4], by_class[1][5]]
+
+
+def test_a_prior_without_classes_draws_without_a_label(unconditional):
+    drawn = rows(unconditional.sample(3))
+    assert rows(unconditional.sample(3, label=NO_LABEL)) == drawn
+    with pytest.raises(ConfigError, match="it has no classes"):
+        unconditional.sample(1, label=0)
+
+
+def test_what_cannot_be_drawn_is_refused(flat):
+    for label in (3, -2, [0, 3]):
+        with pytest.raises(ConfigError, match=r"0\.\.2 or -1"):
+            flat.sample(1, label=label)
+    for name, value in [("temperature", -1.0), ("top_k", 0), ("top_p", 0.0), ("guidance", -1.0)]:
+        with pytest.raises(ConfigError, match=name):
+            flat.sample(1, **{name: value})
+    for n, first in ((-1, 0), (1, -1)):
+        with pytest.raises(ConfigError, match=f"n={n}, first={first}"):
+            flat.sample(n, first=first)
+
+
+def test_drawn_images_have_the_frequencies_of_log_prob(flat):
+    """First codes over many images, against the prior's own first distribution."""
+    n = 2000
+    codes = flat.sample(n, label=1, seed=11)[0]
+    counts = torch.bincount(codes[:, 0, 0], minlength=7) / n
+    with torch.no_grad():
+        p = flat.stepper(torch.tensor([1])).next_logits(None)[0].softmax(0)
+    assert_close(counts, p, atol=4 * (0.25 / n) ** 0.5, rtol=0)  # 4 standard deviations at most

@@ -1,0 +1,109 @@
+"""Training a prior on codes: of its own tokenizer only; what it measures and leaves behind."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from imagetok.codes.encode import encode_dataset, make_plan
+from imagetok.codes.reader import open_codes
+from imagetok.config import validate
+from imagetok.data import ArrayImages
+from imagetok.errors import ConfigError, ShardError
+from imagetok.tokenizers import Tokenizer
+from prior import Prior
+from prior.base import NO_LABEL
+from prior.config import PriorRun
+from prior.training import Part, evaluate_bits, train_prior, visible_labels
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def codes_folder(tokenizer_folder, tmp_path_factory):
+    """Codes of random images of three classes."""
+    tokenizer = Tokenizer.from_pretrained(tokenizer_folder)
+    pixels = torch.randint(0, 256, (COUNT, 1, 6, 6), generator=torch.Generator().manual_seed(0))
+    images = ArrayImages(
+        pixels.to(torch.uint8),
+        torch.arange(COUNT) % 3,
+        name="random",
+        split="train",
+        contract=tokenizer.image,
+        class_names=("a", "b", "c"),
+    )
+    folder = tmp_path_factory.mktemp("codes")
+    plan = make_plan(tokenizer, images, source="random:train", name="tiny", samples_per_shard=16)
+    encode_dataset(tokenizer, images, folder, plan)
+    return folder
+
+
+def make_run(codes, tokenizer, **changes) -> PriorRun:
+    tree = {
+        "kind": "prior",
+        "data": {"source": str(codes), "held_out": 0.2},
+        "tokenizer": str(tokenizer),
+        "model": {"kind": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.1},
+        "train": {
+            "steps": 3,
+            "batch_size": 8,
+            "learning_rate": {"kind": "constant", "value": 1.0e-3},
+            "evaluate_every": 3,
+            "checkpoint_every": 3,
+            "trackers": [],
+        },
+        **changes,
+    }
+    return validate(tree, PriorRun, "test")
+
+
+def test_codes_of_another_tokenizer_are_refused(codes_folder, other_tokenizer_folder, tmp_path):
+    other = Tokenizer.from_pretrained(other_tokenizer_folder).fingerprint
+    found = open_codes(codes_folder).fingerprint
+    run = make_run(codes_folder, other_tokenizer_folder)
+    with pytest.raises(ShardError, match=rf"codes of tokenizer {found[:16]}.*is {other[:16]}"):
+        train_prior(run, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "prior").exists()
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_finished_run_leaves_a_prior_that_samples(
+    conditional, codes_folder, tokenizer_folder, tmp_path
+):
+    run = make_run(codes_folder, tokenizer_folder, conditional=conditional)
+    measures = train_prior(run, tmp_path / "run", device="cpu")
+    prior = Prior.from_pretrained(tmp_path / "run" / "prior")
+    assert prior.config.class_names == (("a", "b", "c") if conditional else ())
+    embedded = Tokenizer.from_pretrained(tmp_path / "run" / "prior" / "tokenizer")
+    assert embedded.fingerprint == prior.config.tokenizer_fingerprint
+    assert embedded.decode(prior.sample(4)).shape == (4, 1, 6, 6)
+    assert measures["num_images"] == COUNT * 0.2
+    assert_close(measures["bits_per_image"], 9 * measures["bits_per_code"])
+    if not conditional:
+        with pytest.raises(ConfigError, match="no classes"):
+            prior.sample(1, label=0)
+
+
+def test_the_measured_bits_are_those_of_log_prob(codes_folder, flat):
+    dataset = open_codes(codes_folder)
+    chosen = [3, 39, 17, 0]
+    batch = dataset.__getitems__(chosen)
+    bits = -float(flat.log_prob(batch.codes, batch.labels).sum()) / (4 * 9 * math.log(2))
+    assert_close(evaluate_bits(flat, Part(dataset, chosen)), bits)
+
+
+def test_an_unconditional_prior_sees_no_label():
+    labels = torch.tensor([0, 2, NO_LABEL])
+    assert visible_labels(3, labels).tolist() == [0, 2, NO_LABEL]
+    assert visible_labels(0, labels).tolist() == [NO_LABEL] * 3
+
+
+def test_a_test_set_of_its_own_is_measured_whole(codes_folder, tokenizer_folder, tmp_path):
+    data = {"source": str(codes_folder), "test": str(codes_folder)}
+    run = make_run(codes_folder, tokenizer_folder, data=data)
+    measures = train_prior(run, tmp_path / "run", device="cpu")
+    assert measures["num_images"] == COUNT
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in lines) and lines
