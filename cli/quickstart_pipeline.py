@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import resource
 import sys
 import time
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
+from imagetok.processes import peak_memory_mb
 from imagetok.report import (
     Commands,
     Figure,
@@ -84,7 +84,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     agreement, accuracy = _judge(samples, labels, datasets)
     summary: dict[str, float | int] = {
         "seconds": round(time.perf_counter() - begun, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(peak_memory_mb()),
         "psnr_db": reconstruction["psnr_db"],
         "num_codes": reconstruction["num_codes"],
         "codes_used": reconstruction["codes_used"],

@@ -1,4 +1,7 @@
-"""The processes of a distributed run, as Accelerate sees them."""
+"""This process: its place in a distributed run, and the memory that it took."""
+
+import resource
+import sys
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -11,3 +14,9 @@ def process_state(cpu: bool = False) -> PartialState:
     does not: without it, every process launched on a machine without a GPU believes to be alone.
     """
     return PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def peak_memory_mb() -> float:
+    """The most resident memory that this process had so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux

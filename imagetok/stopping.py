@@ -4,10 +4,10 @@ import signal
 from types import FrameType, TracebackType
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
 
 from imagetok.errors import StoppedError
+from imagetok.processes import process_state
 
 
 class StopRequest:
@@ -42,7 +42,7 @@ class StopRequest:
 
     def signal_number(self) -> int:
         """The signal that asked, 0 if none; the same answer on every process (a collective)."""
-        state = PartialState()
+        state = process_state()
         if state.num_processes == 1:
             return self._signal
         asked = torch.tensor([float(self._signal > 0), float(self._signal)], device=state.device)

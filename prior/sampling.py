@@ -73,7 +73,7 @@ def _micro_batch(
             torch.rand(length, generator=seeding.generator(seed, "sample", j), dtype=torch.float64)
             for j in images
         ]
-    ).to(device)
+    ).to(device if device.type != "mps" else "cpu")
     wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
     drawn: list[Tensor] = []
     with torch.no_grad():
@@ -98,9 +98,12 @@ def draw_codes(
 
     uniforms: in [0, 1), one a row. Temperature first, then top-k, then top-p on what is left.
     """
+    device = logits.device
+    if device.type == "mps":  # it has no float64
+        logits, uniforms = logits.cpu(), uniforms.cpu()
     logits = logits.double()
     if settings.temperature == 0:
-        return logits.argmax(dim=1)
+        return logits.argmax(dim=1).to(device)
     probabilities = (logits / settings.temperature).softmax(dim=1)
     if settings.top_k is not None and settings.top_k < logits.shape[1]:
         kept = probabilities.topk(settings.top_k, dim=1).indices
@@ -115,4 +118,4 @@ def draw_codes(
     cumulative = probabilities.cumsum(dim=1)
     targets = uniforms.double()[:, None] * cumulative[:, -1:]
     codes = torch.searchsorted(cumulative, targets, right=True).squeeze(1)
-    return codes.clamp_max(logits.shape[1] - 1)
+    return codes.clamp_max(logits.shape[1] - 1).to(device)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from imagetok import seeding
 from imagetok.artifacts import read_artifact
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
 from imagetok.errors import ConfigError, ShardError
+from imagetok.processes import process_state
 from imagetok.training.loop import Job, StepOutput, build_accelerator, train
 from imagetok.training.run import open_run
 from prior.base import NO_LABEL, Prior, bits_per_code
@@ -124,7 +124,7 @@ def evaluate_bits(prior: Prior, data: Part, check: Callable[[], None] = lambda: 
 
     Work is shared over processes; each gets the result. check: called before each batch.
     """
-    state = PartialState()
+    state = process_state()
     device = next(prior.parameters()).device
     total = torch.zeros((), dtype=torch.float64)
     num_batches = -(-len(data) // EVALUATION_BATCH)

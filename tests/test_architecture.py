@@ -17,7 +17,9 @@ ROWS = [
     {"training"},
 ]
 ALONE = {"quantizers", "networks", "data"}
-PRIOR_MAY_USE = {"errors", "durable", "seeding", "config", "artifacts", "codes", "training"}
+PRIOR_MAY_USE = {
+    "errors", "durable", "seeding", "config", "processes", "artifacts", "codes", "training"
+}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

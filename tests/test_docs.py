@@ -89,3 +89,11 @@ def test_python_of_the_readme_runs(workplace, monkeypatch, index):
         assert float(names["loss"]) < 2.2  # pyright: ignore[reportArgumentType]  # it learns
     if "label" in names and "codes" in names:
         assert names["codes"].shape == (4, 4)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_results_table_is_that_of_the_stored_runs():
+    import runpy
+
+    table = runpy.run_path(str(ROOT / "benchmarks" / "results_table.py"))["table"]()
+    assert table.count("\n") >= 3
+    assert table in (ROOT / "README.md").read_text()

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
 from imagetok.data import ImageDataset
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.images import to_unit_range
+from imagetok.processes import process_state
 from imagetok.tokenizers import Tokenizer
 
 BATCH = 128
@@ -36,7 +36,7 @@ def evaluate_reconstruction(
     Work is shared over the processes of a distributed run, and every process gets the result.
     check: called before each batch; may raise to stop.
     """
-    state = PartialState()
+    state = process_state()
     device = next(tokenizer.parameters()).device
     num_batches = -(-len(dataset) // BATCH)
     sums = torch.zeros(2 + len(tokenizer.num_codes), dtype=torch.float64)
@@ -72,6 +72,8 @@ def _measure(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, list[Tensor]
     with torch.no_grad():
         codes = tokenizer.encode(images)
         x_hat = tokenizer._decode(codes)
+    if images.device.type == "mps":  # it has no float64
+        x_hat, images = x_hat.cpu(), images.cpu()
     errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
     clamped = (x_hat.clamp(0, 1) - images).double().square().mean(dim=(1, 2, 3))
     psnr = -10 * clamped.clamp_min(1e-10).log10()
@@ -84,7 +86,7 @@ def _measure(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, list[Tensor]
 
 
 def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
-    if PartialState().num_processes == 1:
+    if process_state().num_processes == 1:
         return values
     total = reduce(values.to(device), "sum")
     assert isinstance(total, Tensor)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from imagetok.config import Section
@@ -18,10 +18,10 @@ class ConvConfig(Section):
     """Residual groups at widths n, 2n, 4n, ..., with a factor 2 in resolution between groups."""
 
     kind: Literal["conv"] = "conv"
-    width: PositiveInt = 128
+    width: Annotated[int, Field(ge=4, le=8192)] = 128
     groups: Annotated[int, Field(ge=1, le=6)] = 3
-    blocks: PositiveInt = 2
-    kernel_size: PositiveInt = 3
+    blocks: Annotated[int, Field(ge=1, le=64)] = 2
+    kernel_size: Annotated[int, Field(ge=1, le=31)] = 3
     residual_gain: PositiveFloat | None = None
     """None: the paper's 1 / (groups * blocks)^2."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

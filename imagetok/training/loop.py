@@ -5,7 +5,6 @@ It knows no images and no codes; a `Job` says what is trained.
 
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
 from imagetok.errors import CheckpointError, ConfigError, DivergedError, StoppedError
+from imagetok.processes import peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
@@ -291,8 +291,8 @@ class _Training:
     def _log_timing(self, rate: float) -> None:
         if not self.accelerator.is_main_process:
             return
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
-        record = {"step": self.step, f"{self.unit}_per_second": rate, "peak_memory_mb": peak}
+        record = {"step": self.step, f"{self.unit}_per_second": rate}
+        record["peak_memory_mb"] = peak_memory_mb()
         if self.accelerator.device.type == "cuda":
             record["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
         self.timing.append(record)

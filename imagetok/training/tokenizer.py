@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from imagetok import seeding
@@ -14,6 +13,7 @@ from imagetok.data import ImageBatch, ImageDataset, open_images
 from imagetok.errors import ConfigError
 from imagetok.evaluation import code_counts, codebook_use, evaluate_reconstruction
 from imagetok.images import to_unit_range
+from imagetok.processes import process_state
 from imagetok.report.pictures import save_grid, side_by_side
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
@@ -61,7 +61,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
         bare = cast(Tokenizer, model)
-        if PartialState().is_main_process:
+        if process_state().is_main_process:
             _save_pictures(bare, held_out, run / "pictures" / f"step-{step:08d}.png")
         return evaluate_reconstruction(bare, held_out, check)
 
