@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import batch_size_option, choose_device, device_option
+from cli.options import batch_size_option, choose_device, device_option, say
 
 
 @click.command()
@@ -70,7 +70,7 @@ def encode(
     )
     if dry_run:
         expected = estimate(model, dataset, shards, plan)
-        click.echo(
+        say(
             f"{expected.inputs} images -> {expected.num_shards} shards, about "
             f"{expected.num_bytes:,} bytes ({expected.free_bytes:,} free), "
             f"about {expected.seconds:.0f} s; nothing was written"
@@ -86,14 +86,14 @@ def encode(
         threads=threads,
     )
     for skip in report.skips:
-        click.echo(f"skipped {skip.path}: {skip.reason}")
+        say(f"skipped {skip.path}: {skip.reason}")
     for level, use in enumerate(report.usage):
-        click.echo(
+        say(
             f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
             f"perplexity {use.perplexity:.1f}"
         )
-    click.echo(f"{shards}: {report.num_shards} shards, {report.num_bytes:,} bytes")
-    click.echo(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
+    say(f"{shards}: {report.num_shards} shards, {report.num_bytes:,} bytes")
+    say(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
     if report.skipped:
         ctx.exit(4)
 
@@ -116,4 +116,4 @@ def decode(tokenizer: str, shards: Path, out: Path, limit: int | None, device: s
 
     model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
     count = decode_dataset(model, open_codes(shards), out, limit)
-    click.echo(f"{count} images in {out}")
+    say(f"{count} images in {out}")

@@ -8,8 +8,9 @@ from imagetok import artifacts
 from imagetok.codes.plan import PLAN
 from imagetok.codes.reader import open_codes
 from imagetok.codes.verify import verify_codes
+from imagetok.config import read_yaml
 from imagetok.durable import verify_folder
-from imagetok.errors import ArtifactError, InputError
+from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG as RUN_CONFIG
@@ -43,6 +44,7 @@ def verify_path(path: Path) -> list[str]:
             return verify_codes(path)
         case "run":
             faults = [f for c in _checkpoints(path) for f in verify_folder(c)]
+            faults += _log_faults(path)
             artifact_folders = [path / name for name in ("tokenizer", "prior")]
             return faults + [f for a in artifact_folders if a.is_dir() for f in verify_path(a)]
         case kind:
@@ -59,7 +61,10 @@ def describe_path(path: Path) -> dict[str, Any]:
             totals = dataset.manifest.model_dump(mode="json", exclude={"shards"})
             return {"kind": "codes", "plan": plan, "shards": len(dataset.manifest.shards), **totals}
         case "run":
-            measured = read_json_lines(path / "metrics.jsonl")
+            try:
+                measured = read_json_lines(path / "metrics.jsonl")
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path / 'metrics.jsonl'}: damaged ({error})") from None
             tests = [record for record in measured if record.get("split") == "test"]
             return {
                 "kind": "run",
@@ -79,6 +84,21 @@ def describe_path(path: Path) -> dict[str, Any]:
 
 def _checkpoints(run: Path) -> list[Path]:
     return sorted(p for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit())
+
+
+def _log_faults(run: Path) -> list[str]:
+    """Files of a run that carry no hash, and cannot be read."""
+    faults = []
+    try:
+        read_yaml(run / RUN_CONFIG)
+    except ConfigError as error:
+        faults.append(str(error))
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        try:
+            read_json_lines(run / name)
+        except (OSError, ValueError) as error:
+            faults.append(f"{run / name}: {error}")
+    return faults
 
 
 def _load_faults(path: Path, kind: str) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option, show_table
+from cli.options import choose_device, device_option, say, show_table
 
 
 @click.command()
@@ -38,8 +38,8 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
     save_grid(side_by_side(batch, x_hat, columns), out, columns=columns, scale=scale)
     errors = (x_hat - batch).square().mean(dim=(1, 2, 3))
     for path, error in zip(images, errors.tolist(), strict=True):
-        click.echo(f"  {path}  mse {error:.5f}")
-    click.echo(f"{out}: originals above, reconstructions below")
+        say(f"  {path}  mse {error:.5f}")
+    say(f"{out}: originals above, reconstructions below")
 
 
 @click.command()
@@ -61,7 +61,7 @@ def evaluate(tokenizer: str, data: str, out: Path | None, device: str | None) ->
     config, split = parse_spec(data)
     measures = evaluate_reconstruction(model, open_images(config, split, model.image))
     source = describe(config, split)
-    click.echo(f"{tokenizer} on {source}")
+    say(f"{tokenizer} on {source}")
     show_table(measures)
     if out is not None:
         write_json(out, {"tokenizer": model.fingerprint, "data": source, "measures": measures})

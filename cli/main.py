@@ -32,6 +32,9 @@ _ENVIRONMENT = {
     errno.EDQUOT: "free some space, or choose a folder on another disk",
     errno.EROFS: "choose a folder that can be written to",
     errno.EACCES: "choose a folder that you may write to",
+    errno.EEXIST: "choose a path that is not taken by a file",
+    errno.ENOTDIR: "choose a path that is not below a file",
+    errno.EISDIR: "choose a path that is not a folder",
     errno.EPERM: "choose a folder that you may write to",
 }
 
@@ -55,13 +58,12 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="imagetok")
-@click.pass_context
-def imagetok(ctx: click.Context, debug: bool) -> None:
+def imagetok(debug: bool) -> None:
     """Image tokenizers, code datasets and priors, end to end.
 
     Example: imagetok quickstart
     """
-    ctx.obj = debug
+    del debug  # read where errors become messages
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,39 +82,39 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("stopped at once; what was complete is on disk", 130)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (nobody reads it any more)
         return 0
-    except ImagetokError as error:
-        return _fail(str(error), error.exit_code)
-    except Exception as error:
-        message = _environment_message(error)
-        return _fail(message, 5) if message else _bug()
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _explain(error)
+        if code == 1 or "--debug" in arguments:
+            traceback.print_exc()
+        click.echo(f"error: {message}", err=True)
+        return code
 
 
-def _environment_message(error: Exception) -> str | None:
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What to tell the user, and the exit code; 1 is a bug of ours."""
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "stopped at once; what was complete is on disk", 130
+    if isinstance(error, ImagetokError):
+        return str(error), error.exit_code
+    message = _environment_message(error)
+    if message is not None:
+        return message, 5
+    return "this is a bug in imagetok; please report it with the lines above", 1
+
+
+def _environment_message(error: BaseException) -> str | None:
     """What to say where the machine, and not our code, is at fault."""
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; {_ENVIRONMENT[error.errno]}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory; use a smaller train.batch_size or --batch-size"
+    if any(text in str(error) for text in ("closed by peer", "reset by peer")):
+        return "another process of this run ended; its own message says why"
     return None
-
-
-def _fail(message: str, code: int) -> int:
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    click.echo(f"error: {message}", err=True)
-    return code
-
-
-def _bug() -> int:
-    traceback.print_exc()
-    click.echo("error: this is a bug in imagetok; please report it with the lines above", err=True)
-    return 1
 
 
 def _set_up_logging() -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share, and how measures are printed."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ def device_option() -> Decorator:
     """`--device`."""
     return click.option(
         "--device",
-        help="cpu, cuda or cuda:N; default: a GPU if there is one. Speed only, never the result.",
+        help="cpu, cuda or cuda:N; default: a GPU if there is one. Near ties may differ.",
     )
 
 
@@ -21,7 +22,7 @@ def batch_size_option() -> Decorator:
     return click.option(
         "--batch-size",
         type=click.IntRange(min=1),
-        help="Images computed at once. Speed and memory only, never the result.",
+        help="Images in flight, in steps of 64. Speed and memory only, never the result.",
     )
 
 
@@ -44,9 +45,15 @@ def choose_device(name: str | None) -> Any:
     return device
 
 
+def say(text: str) -> None:
+    """Print a result, once in a distributed run."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(text)
+
+
 def show_table(values: Mapping[str, object]) -> None:
     """Print names and values in two columns."""
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
         text = f"{value:.6g}" if isinstance(value, float) else str(value)
-        click.echo(f"  {name:<{width}}  {text}")
+        say(f"  {name:<{width}}  {text}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imagetok.config import apply_overrides, read_yaml, validate
 from imagetok.errors import ConfigError
+from imagetok.processes import process_state
 from imagetok.report.pictures import save_grid
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
@@ -61,6 +62,8 @@ def sample_images(
     from imagetok.codes.decode import decode_in_batches, save_images
     from prior import Prior
 
+    if process_state().num_processes > 1:
+        raise ConfigError("sample runs in one process; start it without a launcher")
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out}: not empty; choose another --out")
     prior = Prior.from_pretrained(prior_folder)

@@ -1,5 +1,6 @@
 """The whole chain on the embedded digits: train, encode, train a prior, sample, judge, report."""
 
+import json
 import logging
 import os
 import platform
@@ -71,9 +72,9 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     codes = {split: _encode(tokenizer, datasets[split], out, split) for split in SPLITS}
     _say(3, "train a GPT prior on the codes (about 1 minute)")
     overrides = [
-        f"data.source={out / 'codes' / 'train'}",
-        f"data.test={out / 'codes' / 'test'}",
-        f"tokenizer={out / 'edvae' / 'tokenizer'}",
+        f"data.source={json.dumps(str(out / 'codes' / 'train'))}",
+        f"data.test={json.dumps(str(out / 'codes' / 'test'))}",
+        f"tokenizer={json.dumps(str(out / 'edvae' / 'tokenizer'))}",
     ]
     _, likelihood = train_from_config(
         recipe / "gpt.yaml", overrides, out / "gpt", resume=True, device="cpu"
@@ -184,7 +185,7 @@ def _numbers_section(summary: dict[str, float | int]) -> Section:
                         f"{summary['codes_used']} of {summary['num_codes']}",
                         "codes that occur on the held-out digits",
                     ),
-                    ("time", f"{summary['seconds']:.0f} s", "everything on this page"),
+                    ("time", f"{summary['seconds']:.0f} s", "this run of the command"),
                     ("memory", f"{summary['peak_memory_mb']} MB", "at the peak"),
                 ]
             )

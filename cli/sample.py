@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option
+from cli.options import choose_device, device_option, say
 
 
 @click.command()
@@ -55,7 +55,7 @@ def sample(
         seed=seed,
         device=choose_device(device),
     )
-    click.echo(f"{count} images in {out}; all together in {out / 'grid.png'}")
+    say(f"{count} images in {out}; all together in {out / 'grid.png'}")
 
 
 def _parse_label(text: str | None) -> list[int] | None:

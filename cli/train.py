@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import device_option, show_table
+from cli.options import device_option, say, show_table
 
 
 @click.command()
@@ -35,5 +35,5 @@ def train(
     kind, measures = train_from_config(
         config, list(overrides), out, resume=resume, init_from=init_from, device=device
     )
-    click.echo(f"finished: {out / kind}")
+    say(f"finished: {out / kind}")
     show_table(measures)

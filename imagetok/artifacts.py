@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from imagetok.durable import canonical_json, write_bytes, write_json
-from imagetok.errors import ArtifactError
+from imagetok.errors import ArtifactError, ResourceError
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -53,7 +53,10 @@ def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model:
     """Put config and weights into an existing (staged) folder; returns the fingerprint."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     fingerprint = fingerprint_of(kind, architecture, tensors)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    try:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise ResourceError(f"{folder / WEIGHTS}: could not be written ({error})") from error
     write_json(
         folder / CONFIG,
         {

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from datetime import timedelta
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -13,7 +14,9 @@ def process_state(cpu: bool = False) -> PartialState:
     Heeds ACCELERATE_USE_CPU (`accelerate launch --cpu`) as Accelerator does and PartialState alone
     does not: without it, every process launched on a machine without a GPU believes to be alone.
     """
-    return PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+    # One that has nothing left to do waits for the others, however long they take.
+    return PartialState(cpu=cpu, timeout=timedelta(days=7))
 
 
 def peak_memory_mb() -> float:

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from imagetok import artifacts
-from imagetok.durable import staged_folder
+from imagetok.durable import MANIFEST, staged_folder
 from imagetok.errors import ConfigError, InputError, ShardError
 from prior.config import PriorConfig
-from prior.sequence import Codes, flatten_codes
+from prior.sequence import Codes
 
 NO_LABEL = -1
 
@@ -37,6 +37,7 @@ class Prior(nn.Module, ABC):
     """
 
     config: PriorConfig
+    _fingerprint: str | None = None
 
     @abstractmethod
     def forward(
@@ -55,20 +56,11 @@ class Prior(nn.Module, ABC):
         self, codes: Codes, labels: Int[Tensor, " B"] | None = None
     ) -> Float[Tensor, " B"]:
         """Natural-log probability of each image's codes, summed over all positions and levels."""
+        self.check_codes(codes)
         if labels is None:
             labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
         with torch.no_grad():
-            return -self.negative_log_likelihood(codes, labels).sum(dim=1)
-
-    def negative_log_likelihood(
-        self, codes: Codes, labels: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B T"]:
-        """-ln p of each code given the earlier ones, positions in sampling order."""
-        parts = [
-            nn.functional.cross_entropy(logits.float(), indices, reduction="none").flatten(1)
-            for logits, indices in zip(self(codes, labels), codes, strict=True)
-        ]
-        return torch.cat(parts, dim=1)
+            return -negative_log_likelihood(self(codes, labels), codes).sum(dim=1)
 
     def sample(
         self,
@@ -131,7 +123,9 @@ class Prior(nn.Module, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of config and weights."""
+        """sha256 of config and weights, as saved or loaded; of the moment's if never saved."""
+        if self._fingerprint is not None:
+            return self._fingerprint
         return artifacts.fingerprint_of("prior", self._architecture(), self.state_dict())
 
     def save_pretrained(
@@ -151,8 +145,9 @@ class Prior(nn.Module, ABC):
         with staged_folder(Path(folder)) as staged:
             fingerprint = artifacts.write_artifact(staged, "prior", self._architecture(), self)
             (staged / "tokenizer").mkdir()
-            for name in (artifacts.CONFIG, artifacts.WEIGHTS, artifacts.CARD, "manifest.json"):
-                shutil.copyfile(source.folder / name, staged / "tokenizer" / name)
+            for name in (artifacts.CONFIG, artifacts.WEIGHTS, artifacts.CARD, MANIFEST):
+                if (source.folder / name).is_file():  # card and manifest may be missing
+                    shutil.copyfile(source.folder / name, staged / "tokenizer" / name)
             body = [
                 f"An autoregressive prior ({kind}) over image codes, made with imagetok. The "
                 "tokenizer that its codes belong to is in `tokenizer/`.",
@@ -166,6 +161,7 @@ class Prior(nn.Module, ABC):
             if metrics:
                 body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
             artifacts.write_card(staged, f"{kind} prior", ["image-generation", kind], body)
+        self._fingerprint = fingerprint
 
     @staticmethod
     def from_pretrained(folder: Path | str) -> "Prior":
@@ -178,9 +174,17 @@ class Prior(nn.Module, ABC):
         return self.config.model_dump(mode="json")
 
 
+def negative_log_likelihood(
+    logits: tuple[Float[Tensor, "B _K _h _w"], ...], codes: Codes
+) -> Float[Tensor, "B T"]:
+    """-ln p of each code under its logits, positions in sampling order."""
+    parts = [
+        nn.functional.cross_entropy(level.float(), indices, reduction="none").flatten(1)
+        for level, indices in zip(logits, codes, strict=True)
+    ]
+    return torch.cat(parts, dim=1)
+
+
 def bits_per_code(nll: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Mean negative log-likelihood of a code in bits."""
     return nll.mean() / torch.log(torch.tensor(2.0, device=nll.device))
-
-
-__all__ = ["NO_LABEL", "Codes", "Prior", "Stepper", "bits_per_code", "flatten_codes"]

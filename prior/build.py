@@ -32,4 +32,5 @@ def load_prior(folder: Path | str) -> Prior:
     tensors = artifacts.load_weights(artifact, "prior", skeleton)
     prior = build_prior(config)  # on the CPU, because the body has buffers that are not saved
     prior.load_state_dict(tensors, strict=True)
+    prior._fingerprint = artifact.fingerprint
     return prior.requires_grad_(False).eval()

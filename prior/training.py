@@ -1,5 +1,6 @@
 """Training a prior on code datasets: its config to the loop."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from imagetok import seeding
 from imagetok.artifacts import read_artifact
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
-from imagetok.errors import ConfigError, ShardError
+from imagetok.durable import canonical_json, verify_folder
+from imagetok.errors import ArtifactError, ConfigError, ShardError
 from imagetok.processes import process_state
 from imagetok.training.loop import Job, StepOutput, build_accelerator, train
 from imagetok.training.run import open_run
-from prior.base import NO_LABEL, Prior, bits_per_code
+from prior.base import NO_LABEL, Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
 
@@ -34,6 +36,11 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def identity(self) -> str:
+        """Of the dataset's every byte, and of the choice."""
+        chosen = hashlib.sha256(canonical_json(list(self.indices))).hexdigest()
+        return f"{self.dataset.manifest.root}/{chosen}"
 
     def __getitems__(self, indices: list[int]) -> CodeBatch:
         """The batch of these samples."""
@@ -55,9 +62,9 @@ def train_prior(
     the codes were made by another tokenizer than the config's, and what `loop.train` raises.
     """
     accelerator = build_accelerator(config.train, run, device)
+    logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
+    job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
-        logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
-        job = _job(config, run, init_from)
         return train(
             job,
             config.train,
@@ -65,11 +72,15 @@ def train_prior(
             run=run,
             seed=config.seed,
             unit="images",
+            save_first=init_from is not None,
         )
 
 
 def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     fingerprint = read_artifact(config.tokenizer, "tokenizer").fingerprint
+    faults = verify_folder(Path(config.tokenizer))
+    if faults:  # it is embedded at the end: better refused now
+        raise ArtifactError("; ".join(faults))
     training, held_out = _open_data(config, fingerprint)
     dataset = training.dataset
     classes = dataset.plan.class_names if config.conditional else ()
@@ -135,7 +146,7 @@ def evaluate_bits(prior: Prior, data: Part, check: Callable[[], None] = lambda: 
             batch = data.__getitems__(list(range(start, min(start + EVALUATION_BATCH, len(data)))))
             codes = tuple(level.to(device) for level in batch.codes)
             labels = visible_labels(prior.config.num_classes, batch.labels.to(device))
-            total -= prior.log_prob(codes, labels).double().sum().cpu()
+            total -= prior.log_prob(codes, labels).cpu().double().sum()
     if state.num_processes > 1:
         total = cast(Tensor, reduce(total.to(device), "sum")).cpu()
     return float(total) / (len(data) * prior.config.length * math.log(2))
@@ -158,11 +169,7 @@ def _loss_function(
         labels = visible_labels(num_classes, batch.labels)
         hidden = torch.rand(labels.shape, generator=generator, device=labels.device)
         labels = torch.where(hidden < config.label_dropout, NO_LABEL, labels)
-        parts = [
-            nn.functional.cross_entropy(logits.float(), indices, reduction="none").flatten(1)
-            for logits, indices in zip(model(batch.codes, labels), batch.codes, strict=True)
-        ]
-        nll = torch.cat(parts, dim=1)
+        nll = negative_log_likelihood(model(batch.codes, labels), batch.codes)
         return StepOutput(nll.mean(), {"bits_per_code": bits_per_code(nll)}, {})
 
     return loss

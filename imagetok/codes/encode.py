@@ -27,7 +27,7 @@ from imagetok.codes.plan import (
     read_json,
     shard_name,
 )
-from imagetok.codes.reader import check_record, check_shard_file, open_plan, record_sha256
+from imagetok.codes.reader import check_record, check_shard_file, open_plan
 from imagetok.codes.writer import EncodedPart, write_shard
 from imagetok.config import differences
 from imagetok.data import ImageBatch, ImageDataset, ImageError
@@ -78,6 +78,9 @@ class FirstImages(ImageDataset):
     def __len__(self) -> int:
         return self.length
 
+    def identity(self) -> str:
+        return f"{self.dataset.identity()}[:{self.length}]"
+
     def read(self, indices: Sequence[int]) -> ImageBatch:
         return self.dataset.read(indices)
 
@@ -116,6 +119,7 @@ def make_plan(
         grids=tokenizer.grids,
         image=tokenizer.image,
         source=source,
+        source_identity=dataset.identity(),
         num_inputs=len(dataset),
         labelled=bool(dataset.class_names),
         class_names=dataset.class_names,
@@ -142,6 +146,7 @@ def encode_dataset(
     after a signal (rerun to continue).
     """
     state = process_state()
+    logger.info("processes: %d", state.num_processes)
     _check_space(folder, plan)
     with lock(folder) if state.is_main_process else nullcontext(), StopRequest() as stop:
         if state.is_main_process:
@@ -149,14 +154,16 @@ def encode_dataset(
         state.wait_for_everyone()
         mine = range(state.process_index, plan.num_shards, state.num_processes)
         todo = [shard for shard in mine if not _is_complete(folder, plan, shard)]
+        finished = [shard for shard in mine if shard not in todo]
+        skipped = sum(len(_record(folder, shard).skipped) for shard in finished)
         total = sum(len(plan.input_range(shard)) for shard in mine)
         done = total - sum(len(plan.input_range(shard)) for shard in todo)
         with ProgressBar("encoding", total, done, state.is_main_process) as progress:
             for shard in todo:
                 inputs = plan.input_range(shard)
                 parts = _encode_range(tokenizer, dataset, plan, inputs, threads)
-                watched = _watched(parts, progress, done, max_skips, stop)
-                write_shard(folder, plan, shard, watched)
+                watched = _watched(parts, progress, done, max_skips - skipped, stop)
+                skipped += len(write_shard(folder, plan, shard, watched).skipped)
                 done += len(inputs)
         state.wait_for_everyone()
         report = _commit_manifest(folder, plan, max_skips) if state.is_main_process else None
@@ -191,8 +198,8 @@ def _watched(
         if skipped > max_skips:
             worst = part.skipped[-1]
             raise InputError(
-                f"{worst.path}: {worst.reason}; more than the {max_skips} unreadable images "
-                "allowed. Remove the file, or allow skips with --max-skip N or P%"
+                f"{worst.path}: {worst.reason}; more images are unreadable than --max-skip allows. "
+                "Remove the file, or allow more with --max-skip N or P%"
             )
         yield part
         done += len(part.keys) + len(part.skipped)
@@ -299,8 +306,11 @@ def _is_complete(folder: Path, plan: Plan, shard: int) -> bool:
 
 
 def _records(folder: Path, plan: Plan) -> list[ShardRecord]:
-    names = [shard_name(shard) for shard in range(plan.num_shards)]
-    return [read_json(folder / f"{name}.json", ShardRecord) for name in names]
+    return [_record(folder, shard) for shard in range(plan.num_shards)]
+
+
+def _record(folder: Path, shard: int) -> ShardRecord:
+    return read_json(folder / f"{shard_name(shard)}.json", ShardRecord)
 
 
 def _commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
@@ -320,7 +330,7 @@ def _commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
                 sha256=record.sha256,
                 bytes=record.bytes,
                 samples=record.samples,
-                record_sha256=record_sha256(folder, record.shard),
+                record_sha256=sha256_file(folder / f"{shard_name(record.shard)}.json"),
             )
             for record in records
         ),
@@ -362,7 +372,8 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _check_space(folder: Path, plan: Plan) -> None:
-    needed, free = _expected_bytes(plan), _free_bytes(folder)
+    there = sum(shard.stat().st_size for shard in folder.glob("*.tar"))
+    needed, free = _expected_bytes(plan) - there, _free_bytes(folder)
     if needed > free:
         raise ResourceError(
             f"{folder}: the codes need about {needed:,} bytes, the disk has {free:,} free; "

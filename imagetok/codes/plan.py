@@ -38,6 +38,8 @@ class Plan(Section):
     """The preprocessing."""
     source: str
     """The data spec, split included."""
+    source_identity: str
+    """A hash that changes with the images; see `ImageDataset.identity`."""
     num_inputs: NonNegativeInt
     labelled: bool
     class_names: tuple[str, ...]

@@ -1,6 +1,5 @@
 """Reading code datasets: memory-mapped, verified at first touch, random access."""
 
-import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -259,11 +258,6 @@ def check_shard_file(folder: Path, entry: ShardEntry | ShardRecord) -> None:
             f"{path}: its sha256 differs from the recorded one; the shard is damaged. Delete it "
             "with its .json and manifest.json, then run the same `imagetok encode` again"
         )
-
-
-def record_sha256(folder: Path, shard: int) -> str:
-    """Hash of a shard's record file."""
-    return hashlib.sha256((folder / f"{shard_name(shard)}.json").read_bytes()).hexdigest()
 
 
 def _sorted_like(block: dict[str, Member], plan: Plan) -> list[str]:

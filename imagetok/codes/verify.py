@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from imagetok.codes.plan import MANIFEST, PLAN, shard_name
-from imagetok.codes.reader import check_shard_file, open_codes, read_record
+from imagetok.codes.reader import open_codes
 from imagetok.errors import ShardError
 
 
@@ -14,11 +14,9 @@ def verify_codes(folder: Path) -> list[str]:
     """
     dataset = open_codes(folder)
     faults: list[str] = []
-    for shard, entry in enumerate(dataset.manifest.shards):
+    for shard in range(dataset.plan.num_shards):
         try:
-            read_record(folder, dataset.plan, shard, entry)
-            check_shard_file(folder, entry)
-            dataset._open_shard(shard)  # codes in range
+            dataset._open_shard(shard)
         except ShardError as error:
             faults.append(str(error))
     known = {PLAN, MANIFEST}

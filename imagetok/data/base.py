@@ -1,5 +1,6 @@
 """What every source of images gives: uint8 batches of the contract's form, read by index."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, final
@@ -41,6 +42,13 @@ class ImageDataset(Dataset[ImageBatch], ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @abstractmethod
+    def identity(self) -> str:
+        """A hash that changes when images are added, removed, replaced, reordered or relabelled.
+
+        It does not depend on where they lie. A folder's sees paths, sizes and labels, not pixels.
+        """
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> ImageBatch:
@@ -93,6 +101,12 @@ class ArrayImages(ImageDataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def identity(self) -> str:
+        """Of all pixels and labels."""
+        digest = hashlib.sha256(self.images.numpy().data)
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """The images at `indices`, copied."""

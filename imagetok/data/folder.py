@@ -1,5 +1,6 @@
 """Any folder of image files as a dataset: flat, or a subfolder a class, with or without splits."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ import torch
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
 from imagetok.data.open import open_image
 from imagetok.data.transforms import prepare
+from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.seeding import generator
@@ -44,6 +46,12 @@ class FolderImages(ImageDataset):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def identity(self) -> str:
+        """Of the files' paths below the root, their sizes and labels."""
+        sizes = [(self.root / file).stat().st_size for file in self.files]
+        content = list(zip(self.files, sizes, self._labels, strict=True))
+        return hashlib.sha256(canonical_json(content)).hexdigest()
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """The images at `indices`; raises ImageError at the first that cannot be read."""

@@ -1,5 +1,6 @@
 """Coloured shapes, drawn on demand: image i is a function of (seed, split, i) and nothing else."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, final
@@ -9,6 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from imagetok.data.base import ImageBatch, ImageDataset
+from imagetok.durable import canonical_json
 from imagetok.images import ImageContract
 from imagetok.seeding import derive_seed
 
@@ -45,6 +47,11 @@ class Shapes(ImageDataset):
 
     def __len__(self) -> int:
         return len(self._sources)
+
+    def identity(self) -> str:
+        """Of what the pixels are drawn from."""
+        content = [self._seed, self._sources, self.contract.model_dump(mode="json")]
+        return hashlib.sha256(canonical_json(content)).hexdigest()
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """The images at `indices`, drawn anew: the same pixels each time."""

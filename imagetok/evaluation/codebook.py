@@ -28,6 +28,7 @@ def codebook_use(counts: Int[Tensor, " K"] | Float[Tensor, " K"]) -> CodebookUse
     The plug-in entropy is biased low for few positions, so perplexities of batches of different
     size must not be compared.
     """
+    counts = counts.cpu()  # not every device has float64
     frequencies = counts.double() / counts.sum().clamp_min(1)
     entropy = -torch.special.xlogy(frequencies, frequencies).sum()
     return CodebookUse(len(counts), int((counts > 0).sum()), float(entropy.exp()))

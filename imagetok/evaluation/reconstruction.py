@@ -6,6 +6,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor
 
+from imagetok import seeding
 from imagetok.data import ImageDataset
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.images import to_unit_range
@@ -47,7 +48,8 @@ def evaluate_reconstruction(
         if batch < num_batches:
             indices = range(batch * BATCH, min((batch + 1) * BATCH, len(dataset)))
             images = to_unit_range(dataset.read(indices).images.to(device))
-            parts, batch_counts = _measure(tokenizer, images)
+            draw = seeding.generator(0, "evaluate", batch, device=device)
+            parts, batch_counts = _measure(tokenizer, images, draw)
             sums += parts
             counts = [total + part for total, part in zip(counts, batch_counts, strict=True)]
     sums = _sum_over_processes(sums, device)
@@ -67,10 +69,12 @@ def evaluate_reconstruction(
     return result
 
 
-def _measure(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _measure(
+    tokenizer: Tokenizer, images: Tensor, draw: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
     """([sum of per-image MSE, of PSNR, perplexity per level], counts per level) of one batch."""
     with torch.no_grad():
-        codes = tokenizer.encode(images)
+        codes = tokenizer.encode(images, generator=draw)
         x_hat = tokenizer._decode(codes)
     if images.device.type == "mps":  # it has no float64
         x_hat, images = x_hat.cpu(), images.cpu()

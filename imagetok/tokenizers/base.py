@@ -45,8 +45,14 @@ class Autoencoder(nn.Module, ABC):
         """The training path: images in [0, 1] (not checked), noise from `generator`."""
 
     @abstractmethod
-    def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Images in [0, 1] and back by the test-time path, not clamped; no gradient."""
+    def reconstruct(
+        self, images: Tensor, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        """Images in [0, 1] and back by the test-time path, not clamped; no gradient.
+
+        Raises InputError for anything but (B, C, H, W) images of `self.image`. generator: only for
+        a test rule that samples.
+        """
 
     def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
         """Change running state once per optimizer step; see `Quantizer.update`."""
@@ -98,9 +104,12 @@ class Tokenizer(Autoencoder, ABC):
         with torch.no_grad():
             return self._decode(tuple(level.long() for level in codes)).clamp(0, 1)
 
-    def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def reconstruct(
+        self, images: Tensor, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        codes = self.encode(images, generator=generator)
         with torch.no_grad():
-            return self._decode(self._encode(images, None))
+            return self._decode(codes)
 
     @abstractmethod
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...

@@ -19,9 +19,7 @@ LikelihoodConfig = MSEConfig
 
 
 class Likelihood(nn.Module, ABC):
-    """Scores decoder outputs; `additive` ones may be averaged over micro-batches."""
-
-    additive: bool
+    """Scores decoder outputs."""
 
     @abstractmethod
     def loss(
@@ -36,8 +34,6 @@ class Likelihood(nn.Module, ABC):
 
 class MSELikelihood(Likelihood):
     """Mean over B, C, H, W of the squared error on a unit-wide range (EdVAE eq. 12)."""
-
-    additive = True
 
     def loss(
         self, out: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from imagetok import seeding
 from imagetok.errors import ConfigError, InputError
@@ -23,13 +23,27 @@ class BatchedDataset(Protocol):
 
     def __getitems__(self, indices: list[int]) -> Any: ...
 
+    def identity(self) -> str:
+        """A hash that changes with the examples."""
+        ...
+
+
+def check_batch_size(batch_size: int, accumulation: int, num_processes: int) -> None:
+    """Raise ConfigError when a step's examples cannot be divided equally."""
+    if batch_size % (accumulation * num_processes):
+        raise ConfigError(
+            f"train.batch_size: {batch_size} images cannot be divided equally over "
+            f"{num_processes} processes x {accumulation} micro-batches; "
+            f"use a multiple of {accumulation * num_processes}"
+        )
+
 
 class MicroBatches(Sampler[list[int]]):
     """Index lists of one process, micro-batch by micro-batch, from `start_step` for ever.
 
     Micro-batch m of rank r takes the (m * num_processes + r)-th equal part of the step's examples,
-    so every process together reads one global order. Raises ConfigError when batch_size does not
-    divide.
+    so every process together reads one global order. batch_size must divide
+    (`check_batch_size`).
     """
 
     def __init__(
@@ -45,12 +59,7 @@ class MicroBatches(Sampler[list[int]]):
     ):
         if length == 0:
             raise InputError("the training split is empty; nothing to train on")
-        if batch_size % (accumulation * num_processes):
-            raise ConfigError(
-                f"train.batch_size: {batch_size} images cannot be divided equally over "
-                f"{num_processes} processes x {accumulation} micro-batches; "
-                f"use a multiple of {accumulation * num_processes}"
-            )
+        check_batch_size(batch_size, accumulation, num_processes)
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
@@ -80,6 +89,30 @@ class MicroBatches(Sampler[list[int]]):
             step += 1
 
 
+class _Refusals(Dataset[Any]):
+    """The same dataset, with a refusal given as a value.
+
+    An exception that leaves a loader worker is rebuilt from a traceback's text.
+    """
+
+    def __init__(self, dataset: BatchedDataset):
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        try:
+            return self.dataset.__getitems__(indices)
+        except InputError as error:
+            return error
+
+
+def next_batch(batches: Iterator[Any]) -> Any:
+    """The next batch of a loader; raises InputError where an example could not be read."""
+    batch = next(batches)
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
@@ -94,9 +127,9 @@ def _ignore_signals(worker: int) -> None:
 def batch_loader(
     dataset: BatchedDataset, micro_batches: MicroBatches, workers: int, pin_memory: bool
 ) -> DataLoader:
-    """An endless loader of whole batches; workers hold no state that matters."""
+    """An endless loader of whole batches for `next_batch`; workers hold no state that matters."""
     return DataLoader(
-        dataset,  # pyright: ignore[reportArgumentType]  # torch calls __getitems__ where it exists
+        _Refusals(dataset),
         batch_sampler=micro_batches,
         num_workers=workers,
         collate_fn=_as_is,

@@ -8,15 +8,16 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from imagetok.durable import commit_folder, verify_folder, write_json
-from imagetok.errors import CheckpointError, DivergedError
+from imagetok.errors import CheckpointError, DivergedError, ResourceError
 
 logger = logging.getLogger("imagetok")
 KEEP = 2
@@ -37,43 +38,73 @@ class Record(NamedTuple):
     evaluation: dict[str, float | int]
     """The last finished evaluation."""
     num_processes: int
+    data: str
+    """Identity of the training data."""
 
 
 def save(
     accelerator: Accelerator, folder: Path, record: Record, average: AveragedModel | None
-) -> Path:
-    """Write `folder/step-NNNNNNNN`, then delete all but the newest `KEEP`; returns its path.
+) -> None:
+    """Write `folder/step-NNNNNNNN`, then delete all but the newest `KEEP`.
 
-    Called on every process. Raises DivergedError rather than keep weights that are not finite.
+    Called on every process. Raises DivergedError rather than keep weights that are not finite, and
+    ResourceError where the disk does not take it; what was there before is then untouched.
     """
+    check_finite(accelerator, folder, record.step)
     final = folder / f"step-{record.step:08d}"
     staging = folder / f"{final.name}.tmp-staging"
-    for model in accelerator._models:
-        for name, tensor in accelerator.unwrap_model(model).state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise DivergedError(
-                    f"step {record.step}: the weights {name} are not finite; nothing was saved. "
-                    f"Last good checkpoint: {newest(folder) or 'none'}. Try a lower "
-                    "train.learning_rate, train.clip_norm=1.0, or mixed_precision=no"
-                )
     if accelerator.is_main_process:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(staging))
+    try:
+        accelerator.save_state(str(staging))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _complete(staging, final, record, average)
+    except (OSError, RuntimeError, SafetensorError) as error:  # each writer fails in its own way
+        shutil.rmtree(staging, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+        raise ResourceError(
+            f"{final}: the checkpoint could not be written ({str(error).splitlines()[0]}); "
+            f"{free:,} bytes are free there. The earlier checkpoints are good: make room, then run "
+            "the same command with --resume"
+        ) from error
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if average is not None:
-            tensors = {k: v.contiguous() for k, v in average.state_dict().items()}
-            save_file(tensors, staging / _AVERAGE)
-        write_json(staging / _RECORD, record._asdict())
-        commit_folder(staging, final)
-        for old in _names(folder)[:-KEEP]:
-            # The manifest goes first, so that a half-deleted folder never looks complete.
-            (old / "manifest.json").unlink(missing_ok=True)
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return final
+
+
+def _complete(staging: Path, final: Path, record: Record, average: AveragedModel | None) -> None:
+    """Add our own files, give the folder its name, and delete the oldest."""
+    if average is not None:
+        tensors = {k: v.contiguous() for k, v in average.state_dict().items()}
+        save_file(tensors, staging / _AVERAGE)
+    write_json(staging / _RECORD, record._asdict())
+    commit_folder(staging, final)
+    for old in _names(final.parent)[:-KEEP]:
+        _delete(old)
+
+
+def _delete(path: Path) -> None:
+    # The manifest goes first, so that a half-deleted folder never looks complete.
+    (path / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def check_finite(accelerator: Accelerator, folder: Path, step: int) -> None:
+    """Raise DivergedError if a weight is not finite."""
+    for model in accelerator._models:
+        for name, tensor in accelerator.unwrap_model(model).state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                refuse(folder, step, f"the weights {name} are not finite")
+
+
+def refuse(folder: Path, step: int, what: str) -> NoReturn:
+    """Raise DivergedError, naming the last good checkpoint and what to try."""
+    raise DivergedError(
+        f"step {step}: {what}; training stopped. Last good checkpoint: {newest(folder) or 'none'}. "
+        "Go on from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
+        "train.mixed_precision=no"
+    )
 
 
 def newest(folder: Path) -> Path | None:
@@ -90,6 +121,9 @@ def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) ->
     """Restore a verified checkpoint into the prepared model, optimizer and average."""
     raw: dict[str, Any] = json.loads((path / _RECORD).read_bytes())
     record = Record(**raw)
+    if accelerator.is_main_process:
+        for damaged in _names(path.parent)[_names(path.parent).index(path) + 1 :]:
+            _delete(damaged)  # it was passed over, and must not count towards those kept
     accelerator.load_state(str(path))
     if average is not None:
         if not (path / _AVERAGE).is_file():

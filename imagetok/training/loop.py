@@ -3,6 +3,7 @@
 It knows no images and no codes; a `Job` says what is trained.
 """
 
+import json
 import logging
 import math
 import time
@@ -21,12 +22,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
-from imagetok.errors import CheckpointError, ConfigError, DivergedError, StoppedError
+from imagetok.durable import write_json
+from imagetok.errors import CheckpointError, ConfigError, StoppedError
 from imagetok.processes import peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
-from imagetok.training.batches import BatchedDataset, MicroBatches, batch_loader
+from imagetok.training.batches import (
+    BatchedDataset,
+    MicroBatches,
+    batch_loader,
+    check_batch_size,
+    next_batch,
+)
 from imagetok.training.config import TrainConfig
 from imagetok.training.metrics import JsonLines
 from imagetok.training.optim import build_optimizer
@@ -88,6 +96,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
         )
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("train.mixed_precision: fp16 needs a GPU; use bf16 or no on a CPU")
+    check_batch_size(config.batch_size, config.accumulation, accelerator.num_processes)
     return accelerator
 
 
@@ -99,15 +108,19 @@ def train(
     run: Path,
     seed: int,
     unit: str,
+    save_first: bool = False,
 ) -> dict[str, float | int]:
     """Train to `config.steps`, from the newest good checkpoint of the run if it has one.
 
     run: its folder; gets metrics.jsonl, timing.jsonl, checkpoints/. unit: what a batch counts, for
-    the rate ("images"). Returns the last evaluation. Raises StoppedError after a signal (a
-    checkpoint is then on disk) and DivergedError when the loss is not finite.
+    the rate ("images"). save_first: take a checkpoint before the first step of a fresh run, because
+    its start is not a function of the config (`--init-from`). Returns the last evaluation. Raises
+    StoppedError after a signal (a checkpoint is then on disk), DivergedError when the loss or a
+    weight is not finite, ResourceError when a checkpoint cannot be written.
     """
+    accelerator.wait_for_everyone()  # until the main process has made the folder
     with StopRequest() as stop:
-        return _Training(job, config, accelerator, run, seed, unit, stop).run()
+        return _Training(job, config, accelerator, run, seed, unit, stop).run(save_first)
 
 
 class _Training:
@@ -127,6 +140,7 @@ class _Training:
         self.config = config
         self.accelerator = accelerator
         self.checkpoints = folder / "checkpoints"
+        self.finished = folder / "finished.json"
         self.seed = seed
         self.unit = unit
         self.stop = stop
@@ -139,37 +153,53 @@ class _Training:
         self.step = 0
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
+        self.saved: tuple[int, bool] | None = None
+        """(step, pending evaluation) of the newest checkpoint."""
 
-    def run(self) -> dict[str, float | int]:
+    def run(self, save_first: bool) -> dict[str, float | int]:
         try:
-            return self._run()
+            return self._run(save_first)
         finally:
             self.metrics.close()
             self.timing.close()
 
-    def _run(self) -> dict[str, float | int]:
+    def _run(self, save_first: bool) -> dict[str, float | int]:
         self._restore()
-        if self.step >= self.config.steps and self.job.artifact.is_dir():
+        if self._is_finished():
             logger.info("already finished: %s", self.job.artifact)
             return self.evaluation
         self._start_trackers()
         try:
+            if save_first and self.saved is None:
+                self._save()
             if self.pending_evaluation:
                 self._evaluate()
+                self._save()
             self._steps()
         except StoppedError as stopped:
-            path = self._save()
+            if self.saved != (self.step, self.pending_evaluation):
+                self._save()
             raise StoppedError(
-                f"{stopped} at step {self.step} of {self.config.steps}; saved {path}; "
-                "run the same command with --resume to go on",
+                f"{stopped} at step {self.step} of {self.config.steps}; saved in "
+                f"{self.checkpoints}; run the same command with --resume to go on",
                 stopped.exit_code - 128,
             ) from None
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.job.export(self._bare_model(), self.evaluation)
+            write_json(self.finished, {"step": self.step})
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return self.evaluation
+
+    def _is_finished(self) -> bool:
+        """Whether the artifact on disk is that of the last step asked for."""
+        if self.step < self.config.steps or not self.job.artifact.is_dir():
+            return False
+        try:
+            return json.loads(self.finished.read_bytes()) == {"step": self.step}
+        except (OSError, ValueError):
+            return False
 
     def _steps(self) -> None:
         config, accelerator = self.config, self.accelerator
@@ -221,7 +251,7 @@ class _Training:
         self.model.train()
         outputs: list[StepOutput] = []
         for micro in range(config.accumulation):
-            batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
+            batch = send_to_device(next_batch(batches), accelerator.device, non_blocking=True)
             noise = seeding.generator(
                 self.seed, "noise", step, micro, rank, device=accelerator.device
             )
@@ -239,12 +269,7 @@ class _Training:
             )
         total = self._combine(outputs)
         if not math.isfinite(total.loss.item()):
-            last = checkpoint.newest(self.checkpoints) or "none"
-            raise DivergedError(
-                f"step {step}: the loss is {total.loss.item()}; training stopped. Last good "
-                f"checkpoint: {last}. Try a lower train.learning_rate, train.clip_norm=1.0, "
-                "or mixed_precision=no"
-            )
+            checkpoint.refuse(self.checkpoints, step, f"the loss is {total.loss.item()}")
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             if norm is not None:
@@ -299,8 +324,12 @@ class _Training:
 
     def _evaluate(self) -> None:
         self.pending_evaluation = True
+        checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
         model = self._bare_model().eval()
         self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+        for name, value in self.evaluation.items():
+            if not math.isfinite(value):
+                checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
         self._record("test", self.evaluation)
         self.pending_evaluation = False
 
@@ -315,7 +344,7 @@ class _Training:
             return self.average.module
         return self.accelerator.unwrap_model(self.model)
 
-    def _save(self) -> Path:
+    def _save(self) -> None:
         record = checkpoint.Record(
             step=self.step,
             metrics_bytes=self.metrics.durable_size(),
@@ -323,8 +352,10 @@ class _Training:
             pending_evaluation=self.pending_evaluation,
             evaluation=self.evaluation,
             num_processes=self.accelerator.num_processes,
+            data=self.job.dataset.identity(),
         )
-        return checkpoint.save(self.accelerator, self.checkpoints, record, self.average)
+        checkpoint.save(self.accelerator, self.checkpoints, record, self.average)
+        self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:
         path = checkpoint.newest(self.checkpoints)
@@ -339,6 +370,12 @@ class _Training:
                 self.timing.cut(0)
             return
         record = checkpoint.load(self.accelerator, path, self.average)
+        if record.data != self.job.dataset.identity():
+            raise CheckpointError(
+                f"{path}: was made with other training data (images were added, removed or "
+                "changed since); restore the data, or train into a new --out"
+            )
+        self.saved = (record.step, record.pending_evaluation)
         self.step = record.step
         self.pending_evaluation = record.pending_evaluation
         self.evaluation = record.evaluation

@@ -1,5 +1,6 @@
 """Run folders: how a run starts, goes on, and says that it is finished."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from imagetok.config import Section, differences, dump_yaml, load_config
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import ConfigError
 
+logger = logging.getLogger("imagetok")
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
     "train.steps",
@@ -16,10 +18,16 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.workers",
     "train.trackers",
+    # Where things lie: what lies there is compared by hash.
     "data.root",
     "data.download",
+    "data.source",
+    "data.test",
+    "tokenizer",
 )
-"""Keys that a resumed run may change; anything else would make it another run."""
+"""Keys that a resumed run may change without becoming another run."""
+REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
+"""Keys that may change to save a run that diverged; it is then no longer that of one config."""
 
 
 @contextmanager
@@ -55,7 +63,11 @@ def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> I
 def _check_same(folder: Path, config: Section) -> None:
     stored = load_config(folder / CONFIG, type(config))
     changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
-    refused = {k: v for k, v in changed.items() if k not in FREE_TO_CHANGE}
+    for key, (old, new) in changed.items():
+        if key.startswith(REPAIRS):
+            logger.warning("%s: goes on with %r instead of %r", key, new, old)
+    free = {k for k in changed if k in FREE_TO_CHANGE or k.startswith(REPAIRS)}
+    refused = {k: v for k, v in changed.items() if k not in free}
     if refused:
         lines = "\n".join(
             f"  {k}: {old!r} there, {new!r} asked" for k, (old, new) in refused.items()

@@ -39,9 +39,9 @@ def train_tokenizer(
     architecture to start from. device: "cpu" to stay off a GPU. Raises what `loop.train` raises.
     """
     accelerator = build_accelerator(config.train, run, device)
+    logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
+    job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
-        logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
-        job = _job(config, run, init_from)
         return train(
             job,
             config.train,
@@ -49,6 +49,7 @@ def train_tokenizer(
             run=run,
             seed=config.seed,
             unit="images",
+            save_first=init_from is not None,
         )
 
 
@@ -133,5 +134,6 @@ def _start_from(tokenizer: Tokenizer, folder: Path | str) -> None:
 def _save_pictures(tokenizer: Tokenizer, dataset: ImageDataset, path: Path) -> None:
     device = next(tokenizer.parameters()).device
     images = to_unit_range(dataset.read(range(min(PICTURES, len(dataset)))).images)
-    x_hat = tokenizer.reconstruct(images.to(device)).clamp(0, 1).cpu()
+    draw = seeding.generator(0, "pictures", device=device)
+    x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().clamp(0, 1).cpu()
     save_grid(side_by_side(images, x_hat, columns=8), path, columns=8, scale=2)

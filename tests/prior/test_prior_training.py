@@ -107,3 +107,28 @@ def test_a_test_set_of_its_own_is_measured_whole(codes_folder, tokenizer_folder,
     assert measures["num_images"] == COUNT
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines) and lines
+
+
+def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
+    codes_folder, tokenizer_folder, tmp_path
+):
+    train = {
+        "batch_size": 8,
+        "accumulation": 2,
+        "learning_rate": {"kind": "constant", "value": 1.0e-2},
+        "optimizer": {"weight_decay": 0.1},
+        "clip_norm": 1.0,
+        "ema_decay": 0.9,
+        "trackers": [],
+    }
+
+    def run(steps: int, name: str, resume: bool = False) -> bytes:
+        config = make_run(codes_folder, tokenizer_folder, train={**train, "steps": steps})
+        train_prior(config, tmp_path / name, resume=resume, device="cpu")
+        return (tmp_path / name / "prior" / "model.safetensors").read_bytes()
+
+    whole = run(7, "whole")
+    for stop in (1, 4):  # an epoch has four steps
+        first = run(stop, f"stopped{stop}")
+        assert first != whole
+        assert run(7, f"stopped{stop}", resume=True) == whole

@@ -83,6 +83,9 @@ class Watched(ImageDataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def identity(self) -> str:
+        return self.images.identity()
+
     def read(self, indices: Sequence[int]) -> ImageBatch:
         self.before()
         return self.images.read(indices)

@@ -13,7 +13,7 @@ from imagetok.codes.encode import encode_dataset
 from imagetok.codes.plan import MANIFEST, PLAN, Manifest, read_json
 from imagetok.codes.reader import open_codes
 from imagetok.codes.verify import verify_codes
-from imagetok.durable import write_json
+from imagetok.durable import sha256_file, write_json
 from imagetok.errors import ShardError
 
 
@@ -146,11 +146,12 @@ def test_a_record_that_points_elsewhere_is_refused_even_with_fitting_hashes(fold
 
 
 def forge(folder: Path, record: dict) -> None:
-    from imagetok.codes.reader import record_sha256
 
     write_json(folder / "00000.json", record)
     manifest = read_json(folder / MANIFEST, Manifest)
-    entry = manifest.shards[0].model_copy(update={"record_sha256": record_sha256(folder, 0)})
+    entry = manifest.shards[0].model_copy(
+        update={"record_sha256": sha256_file(folder / "00000.json")}
+    )
     manifest = manifest.model_copy(update={"shards": (entry, *manifest.shards[1:])})
     manifest = manifest.model_copy(update={"root": manifest.expected_root()})
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))

@@ -36,7 +36,7 @@ def damage(images: ImageDataset, *indices: int) -> None:
 
 def test_the_first_unreadable_image_stops_it_by_default(images, tokenizer, tmp_path):
     damage(images, 9, 12)
-    with pytest.raises(InputError, match=r"cat/009\.png: truncated; more than the 0 unreadable"):
+    with pytest.raises(InputError, match=r"cat/009\.png: truncated; more images are unreadable"):
         encode_dataset(tokenizer, images, tmp_path / "codes", small_plan(tokenizer, images))
 
 
@@ -67,7 +67,7 @@ def test_the_allowance_is_over_the_whole_dataset_and_a_rerun_may_raise_it(
 ):
     damage(images, 1, 18)  # one in the first shard, one in the last
     plan = small_plan(tokenizer, images)
-    with pytest.raises(InputError, match=r"2 of 21 images are unreadable, 1 are allowed"):
+    with pytest.raises(InputError, match=r"dog/018\.png: truncated; more images are unreadable"):
         encode_dataset(tokenizer, images, tmp_path / "codes", plan, max_skips=1)
     report = encode_dataset(tokenizer, images, tmp_path / "codes", plan, max_skips=2)
     assert (report.written, report.skipped) == (19, 2)

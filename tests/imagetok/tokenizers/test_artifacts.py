@@ -243,7 +243,7 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path) -> None:
         (lambda c: c["architecture"]["quantizer"].update(num_codes=17), "has shape"),
         (lambda c: c["architecture"]["quantizer"].update(kind="dvae"), "max_logit: unknown key"),
         (lambda c: c["architecture"]["network"].update(blocks=2), "missing .*, extra"),
-        (lambda c: c["architecture"]["network"].update(width=-8), "greater than 0"),
+        (lambda c: c["architecture"]["network"].update(width=-8), "greater than or equal to 4"),
         (lambda c: c["architecture"]["image"].update(height=10**6), "fingerprint"),
         (lambda c: c["architecture"]["quantizer"].update(num_codes=10**9), "has shape"),
         (lambda c: c["architecture"]["quantizer"].update(num_codes=10**30), "no model has this"),

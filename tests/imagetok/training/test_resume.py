@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from imagetok.config import validate
-from imagetok.errors import CheckpointError, ConfigError, DivergedError
+from imagetok.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    StoppedError,
+)
+from imagetok.tokenizers import Tokenizer
+from imagetok.training import tokenizer as wiring
 from imagetok.training.config import TokenizerRun
 from imagetok.training.tokenizer import train_tokenizer
 
@@ -134,7 +143,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     for step in (11, 38):  # between checkpoints, in the middle of an epoch
         wait_for_step(tmp_path / "killed", step, killed)
         killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        killed.wait()  # not for its workers: the folder must be free at once
         assert killed.returncode == -signal.SIGKILL
         killed = start(path, tmp_path / "killed", "--resume")
     assert killed.wait() == 0, killed.communicate()
@@ -211,3 +220,110 @@ def test_init_from_starts_at_the_given_weights(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
     with pytest.raises(ConfigError, match="architecture"):
         train_tokenizer(vqema(), tmp_path / "third", init_from=tmp_path / "first" / "tokenizer")
+
+
+def test_an_older_artifact_is_not_taken_for_the_result(tmp_path):
+    train_tokenizer(config(steps=2), tmp_path / "run")
+    older = (tmp_path / "run" / "tokenizer" / "model.safetensors").read_bytes()
+    shutil.copytree(tmp_path / "run" / "tokenizer", tmp_path / "older")
+    train_tokenizer(config(steps=4), tmp_path / "run", resume=True)
+    newer = (tmp_path / "run" / "tokenizer" / "model.safetensors").read_bytes()
+    assert newer != older
+    # as if it had been killed between the last checkpoint and the export
+    shutil.rmtree(tmp_path / "run" / "tokenizer")
+    shutil.copytree(tmp_path / "older", tmp_path / "run" / "tokenizer")
+    (tmp_path / "run" / "finished.json").write_text('{"step": 2}')
+    train_tokenizer(config(steps=4), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "tokenizer" / "model.safetensors").read_bytes() == newer
+
+
+def test_a_stop_during_evaluation_loses_nothing(tmp_path, monkeypatch):
+    """The evaluation that was due is made after resuming, once, and remembered."""
+    whole = train_tokenizer(config(), tmp_path / "whole")
+    original = wiring.evaluate_reconstruction
+    for due in (5, 12):
+        run = tmp_path / f"run{due}"
+
+        def stopped(tokenizer, dataset, check, due=due, run=run):
+            if len((run / "metrics.jsonl").read_text().splitlines()) >= due:
+                signal.raise_signal(signal.SIGTERM)
+            return original(tokenizer, dataset, check)
+
+        monkeypatch.setattr(wiring, "evaluate_reconstruction", stopped)
+        with pytest.raises(StoppedError):
+            train_tokenizer(config(), run)
+        monkeypatch.setattr(wiring, "evaluate_reconstruction", original)
+        assert train_tokenizer(config(), run, resume=True) == whole
+        assert train_tokenizer(config(), run, resume=True) == whole  # already finished
+        assert_same_run(tmp_path / "whole", run, 12)
+
+
+def test_weights_that_are_not_finite_stop_the_run_at_an_evaluation(tmp_path):
+    rate = {"kind": "constant", "value": 1e38}
+    bad = config(steps=1, learning_rate=rate, evaluate_every=1, clip_norm=None, log_every=1)
+    with pytest.raises(DivergedError, match=r"weights .* are not finite"):
+        train_tokenizer(bad, tmp_path)
+
+
+def test_a_diverged_run_goes_on_with_a_lower_rate(tmp_path, caplog):
+    rate = {"kind": "constant", "value": 1e30}
+    train_tokenizer(config(steps=4), tmp_path)
+    with pytest.raises(DivergedError):
+        train_tokenizer(config(learning_rate=rate, clip_norm=None), tmp_path, resume=True)
+    train_tokenizer(config(), tmp_path, resume=True)
+    assert (tmp_path / "tokenizer").is_dir()
+
+
+def test_a_disk_that_takes_no_checkpoint_ends_with_code_5(tmp_path):
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    sets = ["--set", "train.workers=0", "--set", "train.evaluate_every=1000"]
+    done = subprocess.run(
+        [*COMMAND, str(write_config(tmp_path)), "--out", str(tmp_path / "run"), *SLOW, *sets],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, preexec_fn=small_files,
+    )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+    assert "could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_other_training_data_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        wiring.save_grid(torch.full((1, 1, 8, 8), i / 12), tmp_path / "images" / f"{i}.png", 1)
+    raw = tree(steps=2, batch_size=4)
+    raw["data"] = {"source": "folder", "root": str(tmp_path / "images")}
+    train_tokenizer(validate(raw, TokenizerRun, "test"), tmp_path / "run")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    raw["data"]["root"] = str(tmp_path / "moved")
+    raw["train"]["steps"] = 3
+    train_tokenizer(validate(raw, TokenizerRun, "test"), tmp_path / "run", resume=True)
+    (tmp_path / "moved" / "3.png").unlink()
+    raw["train"]["steps"] = 4
+    with pytest.raises(CheckpointError, match="other training data"):
+        train_tokenizer(validate(raw, TokenizerRun, "test"), tmp_path / "run", resume=True)
+
+
+def test_a_start_from_given_weights_survives_a_kill_before_the_first_checkpoint(tmp_path):
+    train_tokenizer(config(steps=2), tmp_path / "first")
+    source = tmp_path / "first" / "tokenizer"
+    train_tokenizer(config(steps=3), tmp_path / "whole", init_from=source)
+    rate = {"kind": "constant", "value": 1e38}
+    bad = config(steps=3, learning_rate=rate, clip_norm=None)
+    with pytest.raises(DivergedError):
+        train_tokenizer(bad, tmp_path / "again", init_from=source)
+    train_tokenizer(config(steps=3), tmp_path / "again", resume=True)
+    a, b = (load_file(tmp_path / n / "tokenizer" / "model.safetensors") for n in ("whole", "again"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_test_rule_that_samples_is_reproducible(tmp_path):
+    raw = tree(steps=2)
+    raw["tokenizer"]["quantizer"]["test_rule"] = "sample"
+    sampled = validate(raw, TokenizerRun, "test")
+    measures = [train_tokenizer(sampled, tmp_path / name) for name in ("a", "b")]
+    assert measures[0] == measures[1]
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "a" / "tokenizer")
+    assert tokenizer.config.quantizer == sampled.tokenizer.quantizer
