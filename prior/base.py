@@ -88,7 +88,14 @@ class Prior(nn.Module, ABC):
         from prior.sampling import Settings, sample_codes
 
         settings = Settings(temperature, top_k, top_p, guidance)
-        return sample_codes(self, n, self.labels_for(label), settings, seed, first)
+        labels = self.labels_for(label)
+        unlabelled = guidance != 1 or NO_LABEL in labels
+        if unlabelled and self.config.num_classes and self.config.label_dropout == 0:
+            raise ConfigError(
+                "this prior was trained with label_dropout 0 and knows no images without a class: "
+                "guidance and label -1 (none) need one trained with label_dropout > 0"
+            )
+        return sample_codes(self, n, labels, settings, seed, first)
 
     def labels_for(self, label: int | Sequence[int] | None) -> list[int]:
         """The labels that sampling repeats over the images; ConfigError for an unknown one."""

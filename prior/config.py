@@ -42,6 +42,8 @@ class PriorConfig(Section):
     num_classes: NonNegativeInt
     """0: unconditional."""
     class_names: tuple[str, ...] = ()
+    label_dropout: Fraction = 0.1
+    """How often a label was hidden in training; at 0 it knows no images without a class."""
     model: ModelConfig
 
     @model_validator(mode="after")

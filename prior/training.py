@@ -90,6 +90,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         grids=dataset.grids,
         num_classes=len(classes),
         class_names=classes,
+        label_dropout=config.label_dropout,
         model=config.model,
     )
     seeding.reseed_global(config.seed, "init")

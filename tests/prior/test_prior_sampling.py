@@ -160,3 +160,14 @@ def test_drawn_images_have_the_frequencies_of_log_prob(flat):
     with torch.no_grad():
         p = flat.stepper(torch.tensor([1])).next_logits(None)[0].softmax(0)
     assert_close(counts, p, atol=4 * (0.25 / n) ** 0.5, rtol=0)  # 4 standard deviations at most
+
+
+def test_a_prior_that_never_saw_an_image_without_a_class_says_so(flat):
+    from prior.build import build_prior
+
+    known = flat.config.model_copy(update={"label_dropout": 0.0})
+    strict = build_prior(known)
+    for settings in ({"guidance": 2.0}, {"label": -1}):
+        with pytest.raises(ConfigError, match="label_dropout"):
+            strict.sample(1, **settings)
+    assert strict.sample(1, label=1)[0].shape == (1, 3, 3)
