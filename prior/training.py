@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from imagetok import seeding
 from imagetok.artifacts import read_artifact
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
-from imagetok.durable import canonical_json, verify_folder
+from imagetok.durable import MANIFEST, canonical_json, verify_folder
 from imagetok.errors import ArtifactError, ConfigError, ShardError
 from imagetok.processes import process_state
 from imagetok.training.loop import Job, StepOutput, build_accelerator, train
@@ -78,7 +78,8 @@ def train_prior(
 
 def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     fingerprint = read_artifact(config.tokenizer, "tokenizer").fingerprint
-    faults = verify_folder(Path(config.tokenizer))
+    folder = Path(config.tokenizer)
+    faults = verify_folder(folder) if (folder / MANIFEST).is_file() else []
     if faults:  # it is embedded at the end: better refused now
         raise ArtifactError("; ".join(faults))
     training, held_out = _open_data(config, fingerprint)
