@@ -69,6 +69,9 @@ def imagetok(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and exit with its code (see the table in docs/commands.md)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Threads that spin while they wait for each other make a step ten times slower as soon as
+    # anything else runs on the machine; read by OpenMP when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _set_up_logging()
     sys.exit(_run(arguments))
 
