@@ -92,7 +92,7 @@ def encode(
             f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
             f"perplexity {use.perplexity:.1f}"
         )
-    say(f"{shards}: {report.num_shards} shards, {report.num_bytes:,} bytes")
+    say(f"{shards}: {report.num_bytes:,} bytes in {report.num_shards} shard(s)")
     say(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
     if report.skipped:
         ctx.exit(4)

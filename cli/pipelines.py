@@ -44,7 +44,7 @@ def sample_images(
     out: Path,
     n: int,
     *,
-    labels: list[int] | None,
+    labels: list[int | str] | None,
     temperature: float,
     top_k: int | None,
     top_p: float | None,

@@ -101,7 +101,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         _curves_section(out),
         _codes_section(codes["train"]),
         _measures_section(reconstruction, likelihood),
-        _commands_section(out),
+        _commands_section(recipe),
     ]
     write_report(
         out / "report.html",
@@ -309,27 +309,30 @@ def _measures_section(
     )
 
 
-def _commands_section(out: Path) -> Section:
-    tokenizer, codes = out / "edvae" / "tokenizer", out / "codes"
-    encode = f"imagetok encode --tokenizer {tokenizer} --data digits"
+def _commands_section(recipe: Path) -> Section:
+    run = "runs/digits-edvae"
+    encode = f"imagetok encode --tokenizer {run}/tokenizer --data digits"
     return Section(
         "The same by hand",
         [
             Commands(
                 [
-                    f"imagetok train configs/digits/edvae.yaml --out {out / 'edvae'}",
-                    f"{encode}:train --shards {codes / 'train'}",
-                    f"{encode}:test --shards {codes / 'test'}",
-                    "imagetok train configs/digits/gpt.yaml"
-                    f" --set data.source={codes / 'train'} --set data.test={codes / 'test'}"
-                    f" --set tokenizer={tokenizer} --out {out / 'gpt'}",
-                    f"imagetok sample --prior {out / 'gpt' / 'prior'} -n {NUM_SAMPLES}"
-                    f" --out {out / 'samples'}",
+                    f"imagetok train {_short(recipe / 'edvae.yaml')} --out {run}",
+                    f"{encode}:train --shards {run}/codes/train",
+                    f"{encode}:test --shards {run}/codes/test",
+                    f"imagetok train {_short(recipe / 'gpt.yaml')} --out runs/digits-gpt",
+                    f"imagetok sample --prior runs/digits-gpt/prior -n {NUM_SAMPLES} --out samples",
                 ],
                 caption="What quickstart did, as separate commands.",
             )
         ],
     )
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 __all__ = ["configs_folder", "run_quickstart"]

@@ -14,7 +14,7 @@ from cli.options import choose_device, device_option, say
 )
 @click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
-@click.option("--label", help="A class, several (0,3,7), or none; default: each class in turn.")
+@click.option("--label", help="A class, several (0,3 or cat,dog), or none [each in turn].")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, help="Only the k most likely codes.")
 @click.option("--top-p", type=float, help="Only the most likely codes of this total probability.")
@@ -58,14 +58,7 @@ def sample(
     say(f"{count} images in {out}; all together in {out / 'grid.png'}")
 
 
-def _parse_label(text: str | None) -> list[int] | None:
+def _parse_label(text: str | None) -> list[int | str] | None:
     if text is None:
         return None
-    if text == "none":
-        return [-1]
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(
-            f"expected a class, several (0,3,7), or none; found {text!r}", param_hint="--label"
-        ) from None
+    return [-1] if text == "none" else [part.strip() for part in text.split(",")]

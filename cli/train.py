@@ -35,5 +35,5 @@ def train(
     kind, measures = train_from_config(
         config, list(overrides), out, resume=resume, init_from=init_from, device=device
     )
-    say(f"finished: {out / kind}")
+    say(f"finished: {out / kind}, on the held-out split:")
     show_table(measures)

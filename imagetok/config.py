@@ -183,6 +183,10 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
             known = sorted({name for owner in owners for name in owner.model_fields})
             near = difflib.get_close_matches(names[-1], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            tag = next((name for name in ("kind", "source") if name in known), None)
+            if tag and len(names) > 1 and not near:
+                section = ".".join(names[:-1])
+                hint += f"; to change the {tag}, give the whole section: {section}={{{tag}: ...}}"
             return f"{key}: unknown key; {hint}"
         case "missing":
             return f"{key}: missing"

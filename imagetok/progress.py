@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 logger = logging.getLogger("imagetok")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -29,12 +30,17 @@ class ProgressBar:
         self._bar: Progress | None = None
         if enabled and sys.stderr.isatty():
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[values]}"),
-                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=12),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+                # Takes what is left of the line.
+                TextColumn(
+                    "{task.fields[values]}",
+                    table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+                ),
                 console=Console(stderr=True),
+                expand=True,
             )
             self._task = self._bar.add_task(description, total=total, completed=start, values="")
 

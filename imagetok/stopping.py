@@ -56,8 +56,8 @@ class StopRequest:
 
     def check_here(self) -> None:
         """Raise StoppedError if this process was asked to stop."""
-        self._raise(self._signal)
+        self._raise(self._signal, "; run the same command again to continue")
 
-    def _raise(self, number: int) -> None:
+    def _raise(self, number: int, advice: str = "") -> None:
         if number:
-            raise StoppedError(f"stopped by {signal.Signals(number).name}", number)
+            raise StoppedError(f"stopped by {signal.Signals(number).name}{advice}", number)

@@ -66,7 +66,7 @@ class Prior(nn.Module, ABC):
         self,
         n: int,
         *,
-        label: int | Sequence[int] | None = None,
+        label: int | str | Sequence[int | str] | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -77,13 +77,13 @@ class Prior(nn.Module, ABC):
         """Draw the codes of images first .. first + n - 1 of a seed.
 
         Image j depends on (seed, j, its label and the settings) only: not on n, nor on what is
-        drawn beside it. label: one class, or a sequence that is repeated over the images (image j
-        gets label[j % len]); None draws without a class where the prior knows no classes, and goes
-        through the classes in turn where it does; -1 draws without a class. temperature: 0 takes
-        the most likely code. top_k: keep only the k most likely codes; top_p: keep the most likely
-        codes that together reach this probability. guidance: 1 is off; larger follows the label
-        more (logits = u + guidance * (c - u)). Returns a tuple of (n, h, w) int64 on the prior's
-        device. Raises ConfigError for settings out of range.
+        drawn beside it. label: one class by number or name, or a sequence that is repeated over
+        the images (image j gets label[j % len]); None draws without a class where the prior knows
+        no classes, and goes through the classes in turn where it does; -1 draws without a class.
+        temperature: 0 takes the most likely code. top_k: keep only the k most likely codes; top_p:
+        keep the most likely codes that together reach this probability. guidance: 1 is off; larger
+        follows the label more (logits = u + guidance * (c - u)). Returns a tuple of (n, h, w)
+        int64 on the prior's device. Raises ConfigError for settings out of range.
         """
         from prior.sampling import Settings, sample_codes
 
@@ -97,17 +97,25 @@ class Prior(nn.Module, ABC):
             )
         return sample_codes(self, n, labels, settings, seed, first)
 
-    def labels_for(self, label: int | Sequence[int] | None) -> list[int]:
+    def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:
         """The labels that sampling repeats over the images; ConfigError for an unknown one."""
         classes = self.config.num_classes
         if label is None:
             return list(range(classes)) or [NO_LABEL]
-        labels = [label] if isinstance(label, int) else list(label)
-        for one in labels:
-            if not (one == NO_LABEL or 0 <= one < classes):
-                known = f"0..{classes - 1} or -1 (none)" if classes else "none: it has no classes"
-                raise ConfigError(f"label: expected {known}, found {one}")
-        return labels or [NO_LABEL]
+        asked = [label] if isinstance(label, int | str) else list(label)
+        return [self._label(one) for one in asked] or [NO_LABEL]
+
+    def _label(self, label: int | str) -> int:
+        """A class by number or name, or -1."""
+        classes, names = self.config.num_classes, self.config.class_names
+        if label in names:
+            return names.index(str(label))
+        number = int(label) if str(label).lstrip("-").isdigit() else None
+        if number is not None and (number == NO_LABEL or 0 <= number < classes):
+            return number
+        known = f"0..{classes - 1} or -1 (none)" if classes else "none: it has no classes"
+        some = f", or a name like {', '.join(names[:3])}" if names else ""
+        raise ConfigError(f"label: expected {known}{some}; found {label!r}")
 
     def check_tokenizer(self, fingerprint: str, what: str) -> None:
         """Refuse codes, or a decoder, of another tokenizer."""

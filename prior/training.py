@@ -62,7 +62,12 @@ def train_prior(
     the codes were made by another tokenizer than the config's, and what `loop.train` raises.
     """
     accelerator = build_accelerator(config.train, run, device)
-    logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
+    logger.info(
+        "run folder: %s, processes: %d, device: %s",
+        run,
+        accelerator.num_processes,
+        accelerator.device,
+    )
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
         return train(
@@ -181,6 +186,11 @@ def _open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
     """Training and held-out samples, all of one tokenizer."""
     source = _open(config.data.source, fingerprint)
     if config.data.test is not None:
+        if not Path(config.data.test).is_dir():
+            raise ShardError(
+                f"data.test: {config.data.test}: no such folder; name the held-out codes, or set "
+                "data.test=null to hold out a part of data.source"
+            )
         test = _open(config.data.test, fingerprint)
         return Part(source, range(len(source))), Part(test, range(len(test)))
     draw = seeding.generator(config.seed, "held out")

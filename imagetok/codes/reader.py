@@ -192,8 +192,9 @@ def open_codes(folder: Path | str) -> CodeDataset:
 def open_plan(folder: Path) -> Plan:
     """The plan of a code dataset, finished or not."""
     if not (folder / PLAN).is_file():
+        found = f"it has no {PLAN}" if folder.is_dir() else "there is no such folder"
         raise ShardError(
-            f"{folder}: not a code dataset, it has no {PLAN}; "
+            f"{folder}: not a code dataset, {found}; "
             "make one with `imagetok encode --tokenizer T --data SPEC --shards DIR`"
         )
     return read_json(folder / PLAN, Plan)

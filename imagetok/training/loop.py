@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
 from imagetok.durable import write_json
-from imagetok.errors import CheckpointError, ConfigError, StoppedError
+from imagetok.errors import CheckpointError, ConfigError, InputError, StoppedError
 from imagetok.processes import peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
@@ -118,6 +118,13 @@ def train(
     StoppedError after a signal (a checkpoint is then on disk), DivergedError when the loss or a
     weight is not finite, ResourceError when a checkpoint cannot be written.
     """
+    length = getattr(config.learning_rate, "steps", 0)
+    if length > config.steps:
+        logger.warning(
+            "train.learning_rate.steps is %d, train.steps only %d: the rate will not reach its end",
+            length,
+            config.steps,
+        )
     accelerator.wait_for_everyone()  # until the main process has made the folder
     with StopRequest() as stop:
         return _Training(job, config, accelerator, run, seed, unit, stop).run(save_first)
@@ -184,6 +191,13 @@ class _Training:
                 f"{self.checkpoints}; run the same command with --resume to go on",
                 stopped.exit_code - 128,
             ) from None
+        except InputError:  # an example that cannot be read: keep what was reached
+            if self.accelerator.num_processes == 1 and self.saved != (
+                self.step,
+                self.pending_evaluation,
+            ):
+                self._save()
+            raise
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.job.export(self._bare_model(), self.evaluation)

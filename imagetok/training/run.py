@@ -64,7 +64,7 @@ def _check_same(folder: Path, config: Section) -> None:
     stored = load_config(folder / CONFIG, type(config))
     changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
-        if key.startswith(REPAIRS):
+        if key.startswith((*REPAIRS, "train.steps")):
             logger.warning("%s: goes on with %r instead of %r", key, new, old)
     free = {k for k in changed if k in FREE_TO_CHANGE or k.startswith(REPAIRS)}
     refused = {k: v for k, v in changed.items() if k not in free}

@@ -39,7 +39,12 @@ def train_tokenizer(
     architecture to start from. device: "cpu" to stay off a GPU. Raises what `loop.train` raises.
     """
     accelerator = build_accelerator(config.train, run, device)
-    logger.info("processes: %d, device: %s", accelerator.num_processes, accelerator.device)
+    logger.info(
+        "run folder: %s, processes: %d, device: %s",
+        run,
+        accelerator.num_processes,
+        accelerator.device,
+    )
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
         return train(
@@ -133,7 +138,8 @@ def _start_from(tokenizer: Tokenizer, folder: Path | str) -> None:
 
 def _save_pictures(tokenizer: Tokenizer, dataset: ImageDataset, path: Path) -> None:
     device = next(tokenizer.parameters()).device
-    images = to_unit_range(dataset.read(range(min(PICTURES, len(dataset)))).images)
+    spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
+    images = to_unit_range(dataset.read(spread).images)
     draw = seeding.generator(0, "pictures", device=device)
     x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().clamp(0, 1).cpu()
     save_grid(side_by_side(images, x_hat, columns=8), path, columns=8, scale=2)

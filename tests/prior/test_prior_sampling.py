@@ -171,3 +171,12 @@ def test_a_prior_that_never_saw_an_image_without_a_class_says_so(flat):
         with pytest.raises(ConfigError, match="label_dropout"):
             strict.sample(1, **settings)
     assert strict.sample(1, label=1)[0].shape == (1, 3, 3)
+
+
+def test_a_class_may_be_given_by_its_name(flat):
+    names = flat.config.class_names
+    for number, name in enumerate(names):
+        assert flat.labels_for(name) == flat.labels_for(number) == [number]
+    assert flat.labels_for([names[1], "2", -1]) == [1, 2, -1]
+    with pytest.raises(ConfigError, match=rf"a name like {names[0]}.*found 'zebra'"):
+        flat.labels_for("zebra")

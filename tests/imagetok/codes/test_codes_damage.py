@@ -158,6 +158,7 @@ def forge(folder: Path, record: dict) -> None:
 
 
 def test_what_is_no_code_dataset_is_said_to_be_none(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ShardError, match=r"not a code dataset, it has no plan\.json"):
-            open_codes(folder)
+    with pytest.raises(ShardError, match=r"not a code dataset, it has no plan\.json"):
+        open_codes(tmp_path)
+    with pytest.raises(ShardError, match=r"nowhere: not a code dataset, there is no such folder"):
+        open_codes(tmp_path / "nowhere")

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from imagetok.config import validate
+from imagetok.data import ImageError
 from imagetok.errors import (
     CheckpointError,
     ConfigError,
@@ -327,3 +328,20 @@ def test_a_test_rule_that_samples_is_reproducible(tmp_path):
     assert measures[0] == measures[1]
     tokenizer = Tokenizer.from_pretrained(tmp_path / "a" / "tokenizer")
     assert tokenizer.config.quantizer == sampled.tokenizer.quantizer
+
+
+def test_an_unreadable_image_stops_training_but_loses_nothing(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        wiring.save_grid(torch.full((1, 1, 8, 8), i / 12), tmp_path / "images" / f"{i}.png", 1)
+    good = (tmp_path / "images" / "4.png").read_bytes()
+    (tmp_path / "images" / "4.png").write_bytes(b"x" * len(good))
+    raw = tree(steps=30, batch_size=2, checkpoint_every=1000, evaluate_every=1000, workers=1)
+    raw["data"] = {"source": "folder", "root": str(tmp_path / "images")}
+    run = validate(raw, TokenizerRun, "test")
+    with pytest.raises(ImageError, match=r"4\.png"):
+        train_tokenizer(run, tmp_path / "run")
+    (tmp_path / "images" / "4.png").write_bytes(good)
+    train_tokenizer(run, tmp_path / "run", resume=True)
+    train_tokenizer(run, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run", 30)
