@@ -115,6 +115,8 @@ def _environment_message(error: BaseException) -> str | None:
         return f"{place}{error.strerror}; {_ENVIRONMENT[error.errno]}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory; use a smaller train.batch_size or --batch-size"
+    if "DataLoader timed out" in str(error):
+        return "a loader worker gave no batch for 300 s; try train.workers=0, then --resume"
     if any(text in str(error) for text in ("closed by peer", "reset by peer")):
         return "another process of this run ended; its own message says why"
     return None

@@ -105,14 +105,6 @@ class _Refusals(Dataset[Any]):
             return error
 
 
-def next_batch(batches: Iterator[Any]) -> Any:
-    """The next batch of a loader; raises InputError where an example could not be read."""
-    batch = next(batches)
-    if isinstance(batch, InputError):
-        raise batch
-    return batch
-
-
 def _as_is(batch: Any) -> Any:
     return batch
 
@@ -127,7 +119,10 @@ def _ignore_signals(worker: int) -> None:
 def batch_loader(
     dataset: BatchedDataset, micro_batches: MicroBatches, workers: int, pin_memory: bool
 ) -> DataLoader:
-    """An endless loader of whole batches for `next_batch`; workers hold no state that matters."""
+    """An endless loader of whole batches; workers hold no state that matters.
+
+    Where an example cannot be read it gives the InputError in the batch's place.
+    """
     return DataLoader(
         _Refusals(dataset),
         batch_sampler=micro_batches,
@@ -135,6 +130,7 @@ def batch_loader(
         collate_fn=_as_is,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
+        timeout=300 if workers else 0,  # seconds for one batch; a hung worker is not waited for
         # Its own generator: the default would draw a seed from torch's global one.
         generator=torch.Generator().manual_seed(0),
     )

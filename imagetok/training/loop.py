@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -33,7 +33,6 @@ from imagetok.training.batches import (
     MicroBatches,
     batch_loader,
     check_batch_size,
-    next_batch,
 )
 from imagetok.training.config import TrainConfig
 from imagetok.training.metrics import JsonLines
@@ -157,6 +156,7 @@ class _Training:
         )
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
+        self.batches: Iterator[Any] = iter(())
         self.step = 0
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
@@ -167,6 +167,9 @@ class _Training:
         try:
             return self._run(save_first)
         finally:
+            # Ends the workers now: a traceback may keep the loader alive until the process exits,
+            # which would wait for them for ever.
+            self.batches = iter(())
             self.metrics.close()
             self.timing.close()
 
@@ -229,14 +232,14 @@ class _Training:
         loader = batch_loader(
             self.job.dataset, micro_batches, config.workers, accelerator.device.type == "cuda"
         )
-        batches = iter(loader) if self.step < config.steps else iter(())
+        self.batches = iter(loader) if self.step < config.steps else iter(())
         logged_at, logged_step = time.perf_counter(), self.step
         with ProgressBar(
             "training", config.steps, self.step, accelerator.is_main_process
         ) as progress:
             while self.step < config.steps:
                 self.stop.check()
-                output = self._optimize(batches)
+                output = self._optimize()
                 self.step += 1
                 if self._due(config.log_every):
                     values = self._log(output)
@@ -255,7 +258,7 @@ class _Training:
                 if self._due(config.checkpoint_every):
                     self._save()
 
-    def _optimize(self, batches: Any) -> StepOutput:
+    def _optimize(self) -> StepOutput:
         """One optimizer step over all micro-batches and processes."""
         accelerator, config, step = self.accelerator, self.config, self.step
         rank = accelerator.process_index
@@ -265,7 +268,10 @@ class _Training:
         self.model.train()
         outputs: list[StepOutput] = []
         for micro in range(config.accumulation):
-            batch = send_to_device(next_batch(batches), accelerator.device, non_blocking=True)
+            batch = next(self.batches)
+            if isinstance(batch, InputError):
+                raise batch
+            batch = send_to_device(batch, accelerator.device, non_blocking=True)
             noise = seeding.generator(
                 self.seed, "noise", step, micro, rank, device=accelerator.device
             )
