@@ -85,6 +85,7 @@ for _tag, _pattern, _first in [
 def parse_yaml(text: str, where: str) -> Any:
     """Read one YAML document; ConfigError names `where`, line and column."""
     try:
+        # A SafeLoader with fewer features: it builds plain data only.
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
