@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from cli.options import batch_size_option, choose_device, device_option, say
+from cli.options import batch_size_option, choose_device, device_option, say, tokenizer_option
 
 
 @click.command()
-@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@tokenizer_option()
 @click.option("--data", required=True, metavar="SPEC", help="cifar10:train, a folder, ...")
 @click.option(
     "--shards", required=True, type=click.Path(path_type=Path), help="Folder of the code dataset."
@@ -23,6 +23,9 @@ from cli.options import batch_size_option, choose_device, device_option, say
     show_default=True,
     help="Images a shard; shards are the unit of work of several processes.",
 )
+@click.option(
+    "--bf16", is_flag=True, help="Encode in bfloat16: faster on GPUs, changes some of the codes."
+)
 @device_option()
 @batch_size_option()
 @click.pass_context
@@ -35,6 +38,7 @@ def encode(
     max_skip: str,
     dry_run: bool,
     samples_per_shard: int,
+    bf16: bool,
     device: str | None,
     batch_size: int | None,
 ) -> None:
@@ -65,8 +69,9 @@ def encode(
         model,
         dataset,
         source=describe(config, split),
-        name=tokenizer,
+        name=model.origin or tokenizer,
         samples_per_shard=samples_per_shard,
+        precision="bfloat16" if bf16 else "float32",
     )
     if dry_run:
         expected = estimate(model, dataset, shards, plan)
@@ -99,7 +104,7 @@ def encode(
 
 
 @click.command()
-@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@tokenizer_option()
 @click.option("--shards", required=True, type=click.Path(path_type=Path), help="Code dataset.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")

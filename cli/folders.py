@@ -9,8 +9,9 @@ from imagetok.codes.plan import PLAN
 from imagetok.codes.reader import open_codes
 from imagetok.codes.verify import verify_codes
 from imagetok.config import read_yaml
-from imagetok.durable import verify_folder
+from imagetok.durable import MANIFEST, verify_folder
 from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.hub import Pushed
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG as RUN_CONFIG
@@ -37,8 +38,10 @@ def kind_of(path: Path) -> Kind:
     )
 
 
-def verify_path(path: Path) -> list[str]:
-    """Faults of a folder of ours, one line each."""
+def verify_path(source: Path | str) -> list[str]:
+    """Faults of a folder of ours, or of an artifact on the Hub, one line each."""
+    place = artifacts.locate(source)
+    path = place.folder
     match kind_of(path):
         case "codes":
             return verify_codes(path)
@@ -48,12 +51,16 @@ def verify_path(path: Path) -> list[str]:
             artifact_folders = [path / name for name in ("tokenizer", "prior")]
             return faults + [f for a in artifact_folders if a.is_dir() for f in verify_path(a)]
         case kind:
-            faults = verify_folder(path) if (path / "manifest.json").is_file() else []
+            # The cache may hold more of a repository than is ours.
+            names = artifacts.FILES[kind] if place.is_fetched else None
+            faults = verify_folder(path, names) if (path / MANIFEST).is_file() else []
             return faults or _load_faults(path, kind)
 
 
-def describe_path(path: Path) -> dict[str, Any]:
-    """A folder of ours in plain data."""
+def describe_path(source: Path | str) -> dict[str, Any]:
+    """A folder of ours, or an artifact on the Hub, in plain data."""
+    place = artifacts.locate(source)
+    path = place.folder
     match kind_of(path):
         case "codes":
             dataset = open_codes(path)
@@ -77,9 +84,34 @@ def describe_path(path: Path) -> dict[str, Any]:
             config = artifacts.read_artifact(path, kind)
             return {
                 "kind": kind,
+                "origin": place.origin,
                 "fingerprint": config.fingerprint,
                 "architecture": config.architecture,
             }
+
+
+def push_folder(
+    folder: Path, repo: str, *, private: bool, revision: str | None, message: str | None
+) -> tuple[Kind, Pushed]:
+    """Share a tokenizer's or prior's folder on the Hub, after checking it; see `push_artifact`.
+
+    Raises InputError for a folder of another kind and ArtifactError for a damaged one.
+    """
+    kind = kind_of(folder)
+    if kind == "run":
+        made = [str(folder / n) for n in ("tokenizer", "prior") if (folder / n).is_dir()]
+        hint = " or ".join(f"`imagetok push {m} {repo}`" for m in made) or "it made nothing yet"
+        raise InputError(f"{folder}: is a run, and what it made is shared: {hint}")
+    if kind == "codes":
+        raise InputError(f"{folder}: is a code dataset; push shares tokenizers and priors")
+    artifacts.check_manifest(artifacts.read_artifact(folder))
+    faults = _load_faults(folder, kind)
+    if faults:
+        raise ArtifactError("; ".join(faults))
+    pushed = artifacts.push_artifact(
+        folder, repo, private=private, revision=revision, message=message
+    )
+    return kind, pushed
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -109,8 +141,9 @@ def _load_faults(path: Path, kind: str) -> list[str]:
         else:
             from prior import Prior
 
-            Prior.from_pretrained(path)
-            Tokenizer.from_pretrained(path / "tokenizer")
-    except ArtifactError as error:
+            embedded = Tokenizer.from_pretrained(path / "tokenizer")
+            prior = Prior.from_pretrained(path)
+            prior.check_tokenizer(embedded.fingerprint, f"{path / 'tokenizer'}")
+    except InputError as error:
         return [str(error)]
     return []

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option, say, show_table
+from cli.options import choose_device, device_option, say, show_table, tokenizer_option
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@tokenizer_option()
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -43,7 +43,7 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
 
 
 @click.command()
-@click.option("--tokenizer", required=True, metavar="PATH", help="Tokenizer folder.")
+@tokenizer_option()
 @click.option("--data", required=True, metavar="SPEC", help="cifar10:test, a folder, ...")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
 @device_option()
@@ -64,4 +64,5 @@ def evaluate(tokenizer: str, data: str, out: Path | None, device: str | None) ->
     say(f"{tokenizer} on {source}")
     show_table(measures)
     if out is not None:
-        write_json(out, {"tokenizer": model.fingerprint, "data": source, "measures": measures})
+        which = {"tokenizer": model.fingerprint, "origin": model.origin, "data": source}
+        write_json(out, {**which, "measures": measures})

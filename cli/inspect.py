@@ -1,16 +1,17 @@
 """`imagetok verify` and `imagetok inspect`."""
 
 import json
-from pathlib import Path
 
 import click
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.pass_context
-def verify(ctx: click.Context, path: Path) -> None:
+def verify(ctx: click.Context, path: str) -> None:
     """Check every byte of a tokenizer, prior, run or code dataset; exit code 4 on damage.
+
+    PATH may be a Hub id, user/name[@revision].
 
     Example: imagetok verify runs/digits-edvae/codes/train
     """
@@ -25,9 +26,11 @@ def verify(ctx: click.Context, path: Path) -> None:
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
-def inspect(path: Path) -> None:
+@click.argument("path")
+def inspect(path: str) -> None:
     """Describe a tokenizer, prior, run or code dataset as JSON.
+
+    PATH may be a Hub id, user/name[@revision]; its commit is the `origin`.
 
     Example: imagetok inspect runs/digits-edvae/tokenizer
     """

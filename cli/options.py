@@ -17,6 +17,16 @@ def device_option() -> Decorator:
     )
 
 
+def tokenizer_option() -> Decorator:
+    """`--tokenizer`, required."""
+    return click.option(
+        "--tokenizer",
+        required=True,
+        metavar="PATH|ID",
+        help="Tokenizer folder, or Hub id user/name[@revision].",
+    )
+
+
 def batch_size_option() -> Decorator:
     """`--batch-size`."""
     return click.option(

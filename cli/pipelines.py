@@ -39,8 +39,8 @@ def train_from_config(
 
 
 def sample_images(
-    prior_folder: Path,
-    tokenizer_folder: Path | None,
+    prior_source: Path | str,
+    tokenizer_source: Path | str | None,
     out: Path,
     n: int,
     *,
@@ -54,8 +54,9 @@ def sample_images(
 ) -> list[int]:
     """Draw n images into `out`: NNNNNN.png, grid.png, samples.json; returns their labels.
 
-    tokenizer_folder: None takes the one embedded in the prior. Raises ShardError when it is another
-    than the prior was trained on, ConfigError when `out` holds anything.
+    prior_source, tokenizer_source: folders or Hub ids; no tokenizer takes the one embedded in the
+    prior. Raises ShardError when it is another than the prior was trained on, ConfigError when
+    `out` holds anything.
     """
     import torch
 
@@ -66,9 +67,10 @@ def sample_images(
         raise ConfigError("sample runs in one process; start it without a launcher")
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out}: not empty; choose another --out")
-    prior = Prior.from_pretrained(prior_folder)
-    tokenizer = Tokenizer.from_pretrained(tokenizer_folder or prior_folder / "tokenizer")
-    prior.check_tokenizer(tokenizer.fingerprint, str(tokenizer_folder or prior_folder))
+    prior = Prior.from_pretrained(prior_source)
+    assert prior.tokenizer_folder is not None
+    tokenizer = Tokenizer.from_pretrained(tokenizer_source or prior.tokenizer_folder)
+    prior.check_tokenizer(tokenizer.fingerprint, str(tokenizer_source or prior_source))
     where = torch.device(str(device))
     prior, tokenizer = prior.to(where), tokenizer.to(where)
     codes = prior.sample(
@@ -88,6 +90,7 @@ def sample_images(
     save_grid(images[:100], out / "grid.png", columns=columns, scale=2)
     settings = {
         "prior": prior.fingerprint,
+        "origin": prior.origin,
         "tokenizer": tokenizer.fingerprint,
         "seed": seed,
         "temperature": temperature,

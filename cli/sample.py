@@ -8,10 +8,13 @@ from cli.options import choose_device, device_option, say
 
 
 @click.command()
-@click.option("--prior", required=True, type=click.Path(path_type=Path), help="Prior folder.")
 @click.option(
-    "--tokenizer", type=click.Path(path_type=Path), help="Default: the one embedded in the prior."
+    "--prior",
+    required=True,
+    metavar="PATH|ID",
+    help="Prior folder, or Hub id user/name[@revision].",
 )
+@click.option("--tokenizer", metavar="PATH|ID", help="Default: the one embedded in the prior.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
 @click.option("--label", help="A class, several (0,3 or cat,dog), or none [each in turn].")
@@ -22,8 +25,8 @@ from cli.options import choose_device, device_option, say
 @click.option("--seed", type=int, default=0, show_default=True)
 @device_option()
 def sample(
-    prior: Path,
-    tokenizer: Path | None,
+    prior: str,
+    tokenizer: str | None,
     count: int,
     out: Path,
     label: str | None,

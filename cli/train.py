@@ -12,7 +12,7 @@ from cli.options import device_option, say, show_table
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/DATASET-METHOD].")
 @click.option("--resume", is_flag=True, help="Go on in a run folder; starts fresh if empty.")
-@click.option("--init-from", metavar="PATH", help="Start from these weights (fine-tune).")
+@click.option("--init-from", metavar="PATH|ID", help="Start from these weights (fine-tune).")
 @device_option()
 def train(
     config: Path,

@@ -1,11 +1,14 @@
-"""Artifact folders: `config.json`, `model.safetensors`, `README.md`, and their fingerprint.
+"""Artifacts, in a folder or on the Hub: `config.json`, `model.safetensors`, `README.md`,
+`manifest.json`, and their fingerprint.
 
-No pickle is ever read or written. A folder is checked against its architecture and its
-fingerprint before a model is built from it.
+No pickle is ever read or written, and of a repository no file but these is fetched. An artifact is
+checked against its architecture and its fingerprint before a model is built from it.
 """
 
 import hashlib
 import json
+import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +18,45 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from imagetok.durable import canonical_json, write_bytes, write_json
+from imagetok import hub
+from imagetok.durable import (
+    MANIFEST,
+    canonical_json,
+    seal_folder,
+    verify_folder,
+    write_bytes,
+    write_json,
+)
 from imagetok.errors import ArtifactError, ResourceError
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+NAMES = (CONFIG, MANIFEST, CARD, WEIGHTS)
+FILES = {"tokenizer": NAMES, "prior": (*NAMES, *(f"tokenizer/{name}" for name in NAMES))}
+"""Every file of an artifact, by kind, in the order in which they are fetched."""
+MAX_CONFIG_BYTES = 16 << 20
+HERE = "path/to/this/folder"
+"""What a model card calls the folder that it lies in."""
+
+
+class Place(NamedTuple):
+    """Where an artifact lies."""
+
+    folder: Path
+    """A local one; of a Hub id, in the cache."""
+    origin: str
+    """The folder as it was given, or user/name@commit."""
+    is_fetched: bool
+    """Whether it was on the Hub."""
 
 
 class Artifact(NamedTuple):
-    """A folder's content after the checks that need no model."""
+    """An artifact's content after the checks that need no model."""
 
     folder: Path
+    origin: str
+    """The folder as it was given, or user/name@commit."""
+    kind: str
     architecture: dict[str, Any]
     fingerprint: str
 
@@ -70,37 +101,121 @@ def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model:
     return fingerprint
 
 
-def read_artifact(folder: Path | str, kind: str) -> Artifact:
-    """Check a folder's form and config; ArtifactError says what is wrong and where."""
-    folder = Path(folder)
+def locate(source: Path | str, kind: str | None = None, revision: str | None = None) -> Place:
+    """The folder that a path or a Hub id stands for; of a Hub id, the artifact's files are fetched.
+
+    kind: of a repository of another kind, only the config is fetched. Raises ArtifactError for a
+    repository that is not there or holds no artifact, ResourceError where the Hub cannot be
+    reached, ConfigError for a revision of a local folder.
+    """
+    hub_id = hub.parse(source, revision)
+    if hub_id is None:
+        return Place(Path(source), str(Path(source)), False)
+    repository = hub.Repository(hub_id)
+    repository.fetch(CONFIG)
+    found = _kind_in(repository.folder / CONFIG)
+    if found is None:
+        raise ArtifactError(
+            f"{repository.origin}: is no tokenizer or prior of imagetok, by its {CONFIG}"
+        )
+    if kind in (None, found):
+        for name in FILES[found]:
+            repository.fetch(name, optional=not is_needed(name))
+    return Place(repository.folder, repository.origin, True)
+
+
+def is_needed(name: str) -> bool:
+    """Whether a file is part of what is loaded; card and manifest may be missing."""
+    return name.endswith((CONFIG, WEIGHTS))
+
+
+def read_artifact(
+    source: Path | str, kind: str | None = None, revision: str | None = None
+) -> Artifact:
+    """Check an artifact's form and config; ArtifactError says what is wrong and where.
+
+    source: a folder, or a Hub id user/name[@revision], whose files are then fetched and compared
+    with their manifest, if there is one. kind: None takes any.
+    """
+    place = locate(source, kind, revision)
+    config = _read_config(place, kind)
+    artifact = Artifact(
+        place.folder,
+        place.origin,
+        config["kind"],
+        config["architecture"],
+        str(config["fingerprint"]),
+    )
+    if place.is_fetched:
+        check_manifest(
+            artifact,
+            f"delete {place.folder.parent.parent} to fetch it again; if that does not help, ask "
+            "its owner to push it again",
+        )
+    return artifact
+
+
+def _read_config(place: Place, kind: str | None) -> dict[str, Any]:
+    folder, path = place.folder, f"{place.origin}/{CONFIG}"
     if not folder.is_dir():
         raise ArtifactError(
-            f"{folder}: no such folder; expected a {kind} as `imagetok train` leaves it in "
-            f"RUN/{kind}, with {CONFIG} and {WEIGHTS}"
+            f"{place.origin}: no such folder; expected a {kind or 'tokenizer or prior'} as "
+            f"`imagetok train` leaves it in RUN/{kind or 'tokenizer'}, with {CONFIG} and "
+            f"{WEIGHTS}, or a Hub id like user/name"
         )
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = _json_in(folder / CONFIG)
     except FileNotFoundError:
-        inner = folder / kind
+        inner = folder / (kind or "tokenizer")
         hint = f"; did you mean {inner}?" if (inner / CONFIG).is_file() else ""
-        raise ArtifactError(f"{folder}: not a {kind}: it has no {CONFIG}{hint}") from None
+        what = f"not a {kind}" if kind else "no tokenizer or prior"
+        raise ArtifactError(f"{place.origin}: {what}: it has no {CONFIG}{hint}") from None
     except OSError as error:
-        raise ArtifactError(f"{folder / CONFIG}: cannot read it: {error.strerror}") from None
+        raise ArtifactError(f"{path}: cannot read it: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise ArtifactError(f"{folder / CONFIG}: damaged, it is not JSON") from None
+        raise ArtifactError(f"{path}: damaged, it is not JSON") from None
     fields = {"format_version", "imagetok_version", "kind", "architecture", "fingerprint"}
     if not isinstance(config, dict) or config.keys() != fields:
-        raise ArtifactError(f"{folder / CONFIG}: expected exactly the keys {sorted(fields)}")
+        raise ArtifactError(f"{path}: expected exactly the keys {sorted(fields)}")
     if config["format_version"] != FORMAT_VERSION:
         raise ArtifactError(
-            f"{folder / CONFIG}: format {config['format_version']!r}, made by imagetok "
+            f"{path}: format {config['format_version']!r}, made by imagetok "
             f"{config['imagetok_version']}; this imagetok reads format {FORMAT_VERSION}"
         )
-    if config["kind"] != kind:
-        raise ArtifactError(f"{folder}: expected a {kind}, found a {config['kind']}")
+    if config["kind"] not in ([kind] if kind else FILES):
+        expected = f"a {kind}" if kind else "a tokenizer or a prior"
+        raise ArtifactError(f"{place.origin}: expected {expected}, found a {config['kind']}")
     if not isinstance(config["architecture"], dict):
-        raise ArtifactError(f"{folder / CONFIG}: architecture must be a mapping")
-    return Artifact(folder, config["architecture"], str(config["fingerprint"]))
+        raise ArtifactError(f"{path}: architecture must be a mapping")
+    return config
+
+
+def _json_in(path: Path) -> Any:
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError("too large")
+    return json.loads(path.read_bytes())
+
+
+def _kind_in(config: Path) -> str | None:
+    """The kind that a config names; None where it names none of ours."""
+    try:
+        kind = _json_in(config)["kind"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
+    return kind if isinstance(kind, str) and kind in FILES else None
+
+
+def check_manifest(artifact: Artifact, advice: str = "fetch or export it again") -> None:
+    """ArtifactError where config or weights differ from the manifest, if there is one.
+
+    Not the card: that may have been edited, on the Hub's pages or by hand.
+    """
+    if (artifact.folder / MANIFEST).is_file():
+        faults = verify_folder(artifact.folder, [n for n in FILES[artifact.kind] if is_needed(n)])
+        if faults:
+            raise ArtifactError(
+                f"{artifact.origin}: changed or damaged: {'; '.join(faults)}; {advice}"
+            )
 
 
 def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str, Tensor]:
@@ -108,10 +223,10 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
 
     expected: the same architecture on the meta device; nothing is allocated before it agrees.
     """
-    path = artifact.folder / WEIGHTS
+    file_path, path = artifact.folder / WEIGHTS, f"{artifact.origin}/{WEIGHTS}"
     wanted = {k: (tuple(v.shape), v.dtype) for k, v in expected.state_dict().items()}
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(file_path, framework="pt") as file:
             names = set(file.keys())
             if names != wanted.keys():
                 missing, extra = sorted(wanted.keys() - names), sorted(names - wanted.keys())
@@ -124,7 +239,7 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
                     raise ArtifactError(f"{path}: {name} has shape {found}, expected {shape}")
             tensors = {name: file.get_tensor(name) for name in sorted(names)}
     except FileNotFoundError:
-        raise ArtifactError(f"{artifact.folder}: not a {kind}: it has no {WEIGHTS}") from None
+        raise ArtifactError(f"{artifact.origin}: not a {kind}: it has no {WEIGHTS}") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: damaged or cut off ({error}); fetch it again") from None
     for name, (_, dtype) in wanted.items():
@@ -133,15 +248,59 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
     found = fingerprint_of(kind, artifact.architecture, tensors)
     if found != artifact.fingerprint:
         raise ArtifactError(
-            f"{artifact.folder}: the weights or the config were changed or damaged: fingerprint "
+            f"{artifact.origin}: the weights or the config were changed or damaged: fingerprint "
             f"expected {artifact.fingerprint[:16]}, found {found[:16]}; fetch or export it again"
         )
     return tensors
 
 
-def write_card(folder: Path, title: str, tags: list[str], body: list[str]) -> None:
-    """Write the model card: Hub front matter, then paragraphs that hold measured numbers only."""
-    front = ["---", "library_name: imagetok", "tags:", *[f"- {tag}" for tag in tags], "---"]
+def copy_artifact(artifact: Artifact, folder: Path) -> None:
+    """Put an artifact's own files into a new folder, sealed."""
+    check_manifest(artifact)
+    folder.mkdir()
+    for name in (CONFIG, WEIGHTS, CARD):
+        if (artifact.folder / name).is_file():  # the card may be missing
+            shutil.copyfile(artifact.folder / name, folder / name)
+    seal_folder(folder)
+
+
+def push_artifact(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+) -> hub.Pushed:
+    """Share a saved folder on the Hub, in one commit; see `hub.push`.
+
+    Only an artifact's own files are uploaded. In the card, the folder becomes the repository.
+    """
+    artifact = read_artifact(folder)
+    with tempfile.TemporaryDirectory(prefix="imagetok-push-") as temporary:
+        staged = Path(temporary)
+        for name in FILES[artifact.kind]:
+            if (folder / name).is_file():
+                (staged / name).parent.mkdir(exist_ok=True)
+                (staged / name).symlink_to((folder / name).resolve())
+        if (staged / CARD).is_file():
+            card = (staged / CARD).read_bytes().replace(HERE.encode(), repo.encode())
+            write_bytes(staged / CARD, card)
+        seal_folder(staged)
+        names = [name for name in FILES[artifact.kind] if (staged / name).is_file()]
+        return hub.push(staged, names, repo, private=private, revision=revision, message=message)
+
+
+def write_card(
+    folder: Path, title: str, tags: list[str], body: list[str], task: str | None = None
+) -> None:
+    """Write the model card: Hub front matter, then paragraphs that hold measured numbers only.
+
+    task: the Hub's name of what the model does (`pipeline_tag`), where it has one.
+    """
+    task_line = [f"pipeline_tag: {task}"] if task else []
+    tag_lines = [f"- {tag}" for tag in tags]
+    front = ["---", "library_name: imagetok", *task_line, "tags:", *tag_lines, "---"]
     write_bytes(folder / CARD, "\n".join([*front, f"# {title}", "", *body, ""]).encode())
 
 

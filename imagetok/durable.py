@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -122,8 +122,11 @@ def seal_folder(folder: Path) -> None:
     write_json(folder / MANIFEST, {"files": files})
 
 
-def verify_folder(folder: Path) -> list[str]:
-    """What is wrong with a sealed folder, one line a fault; empty when every byte is as written."""
+def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[str]:
+    """What is wrong with a sealed folder, one line a fault; empty when every byte is as written.
+
+    names: look at these files only, where a folder may hold others too.
+    """
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
@@ -132,6 +135,9 @@ def verify_folder(folder: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return [f"{folder / MANIFEST}: damaged, it is not a manifest"]
     found = {p.relative_to(folder).as_posix() for p in _contents(folder)}
+    if names is not None:
+        found &= set(names)
+        expected = {name: expected[name] for name in expected.keys() & set(names)}
     faults = [f"{folder / name}: missing" for name in sorted(expected.keys() - found)]
     faults += [f"{folder / name}: not in the manifest" for name in sorted(found - expected.keys())]
     for name in sorted(expected.keys() & found):

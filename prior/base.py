@@ -1,6 +1,6 @@
 """What a prior is: an autoregressive distribution over the codes of one tokenizer."""
 
-import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from imagetok import artifacts
-from imagetok.durable import MANIFEST, staged_folder
+from imagetok import artifacts, hub
+from imagetok.durable import staged_folder
 from imagetok.errors import ConfigError, InputError, ShardError
 from prior.config import PriorConfig
 from prior.sequence import Codes
@@ -37,6 +37,10 @@ class Prior(nn.Module, ABC):
     """
 
     config: PriorConfig
+    origin: str | None = None
+    """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
+    tokenizer_folder: Path | None = None
+    """Local folder of the tokenizer that is embedded in what was loaded or saved last."""
     _fingerprint: str | None = None
 
     @abstractmethod
@@ -151,39 +155,81 @@ class Prior(nn.Module, ABC):
     ) -> None:
         """Write the artifact folder durably, with the tokenizer's folder embedded.
 
-        tokenizer: folder of the tokenizer whose codes this prior models. metrics: measured values
-        by name for the model card.
+        tokenizer: folder or Hub id of the tokenizer whose codes this prior models. metrics:
+        measured values by name for the model card.
         """
+        self._fingerprint = self._write(Path(folder), tokenizer, metrics)
+        self.origin, self.tokenizer_folder = str(folder), Path(folder) / "tokenizer"
+
+    def _write(
+        self, folder: Path, tokenizer: Path | str, metrics: dict[str, float | int] | None
+    ) -> str:
         source = artifacts.read_artifact(tokenizer, "tokenizer")
         self.check_tokenizer(source.fingerprint, str(tokenizer))
         kind = self.config.model.kind
-        with staged_folder(Path(folder)) as staged:
+        with staged_folder(folder) as staged:
             fingerprint = artifacts.write_artifact(staged, "prior", self._architecture(), self)
-            (staged / "tokenizer").mkdir()
-            for name in (artifacts.CONFIG, artifacts.WEIGHTS, artifacts.CARD, MANIFEST):
-                if (source.folder / name).is_file():  # card and manifest may be missing
-                    shutil.copyfile(source.folder / name, staged / "tokenizer" / name)
+            artifacts.copy_artifact(source, staged / "tokenizer")
             body = [
                 f"An autoregressive prior ({kind}) over image codes, made with imagetok. The "
                 "tokenizer that its codes belong to is in `tokenizer/`.",
                 "",
                 "```",
-                "imagetok sample --prior path/to/this/folder -n 16 --out samples",
+                f"imagetok sample --prior {artifacts.HERE} -n 16 --out samples",
                 "```",
                 "",
                 f"Fingerprint: `{fingerprint}`; tokenizer: `{source.fingerprint}`",
             ]
             if metrics:
                 body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
-            artifacts.write_card(staged, f"{kind} prior", ["image-generation", kind], body)
-        self._fingerprint = fingerprint
+            artifacts.write_card(
+                staged,
+                f"{kind} prior",
+                ["image-generation", kind],
+                body,
+                task="unconditional-image-generation",  # of the Hub's tasks: not made from a text
+            )
+        return fingerprint
 
     @staticmethod
-    def from_pretrained(folder: Path | str) -> "Prior":
-        """Load a prior in evaluation mode on the CPU; ArtifactError when it cannot be trusted."""
+    def from_pretrained(source: Path | str, revision: str | None = None) -> "Prior":
+        """Load a prior on the CPU, in evaluation mode.
+
+        source: a folder, or a Hub id user/name[@revision]. revision: the Hub id's branch, tag or
+        commit. Raises ArtifactError if it is not there or not to be trusted, ResourceError if the
+        Hub cannot be reached and the cache does not have it.
+        """
         from prior.build import load_prior  # it knows the leaves of this class
 
-        return load_prior(folder)
+        return load_prior(source, revision)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        tokenizer: Path | str | None = None,
+        metrics: dict[str, float | int] | None = None,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> hub.Pushed:
+        """Share it, with its tokenizer, as user/name on the Hub, in one commit; returns the commit.
+
+        tokenizer, metrics: as for `save_pretrained`; None takes the embedded tokenizer. private:
+        of a new repository. revision: a branch, made if need be. To share a folder with its card
+        as it is, use `imagetok push`.
+        """
+        tokenizer = tokenizer or self.tokenizer_folder
+        if tokenizer is None:
+            raise ConfigError("push_to_hub: name the tokenizer whose codes this prior models")
+        with tempfile.TemporaryDirectory(prefix="imagetok-") as temporary:
+            folder = Path(temporary) / "prior"
+            fingerprint = self._write(folder, tokenizer, metrics)
+            pushed = artifacts.push_artifact(
+                folder, repo, private=private, revision=revision, message=message
+            )
+        self._fingerprint, self.origin = fingerprint, pushed.origin
+        return pushed
 
     def _architecture(self) -> dict[str, object]:
         return self.config.model_dump(mode="json")

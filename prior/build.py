@@ -13,17 +13,21 @@ from prior.config import PriorConfig
 
 def build_prior(config: PriorConfig) -> Prior:
     """A freshly initialised prior; seed torch's global generator first (`seeding`)."""
+    if config.model.kind == "pixelsnail":
+        from prior.pixelsnail import PixelSNAILPrior
+
+        return PixelSNAILPrior(config)
     from prior.gpt import GPTPrior  # transformers takes seconds to import
 
     return GPTPrior(config)
 
 
-def load_prior(folder: Path | str) -> Prior:
+def load_prior(source: Path | str, revision: str | None = None) -> Prior:
     """See `Prior.from_pretrained`."""
-    artifact = artifacts.read_artifact(folder, "prior")
+    artifact = artifacts.read_artifact(source, "prior", revision)
     try:
         config = validate(
-            artifact.architecture, PriorConfig, f"{artifact.folder / artifacts.CONFIG}"
+            artifact.architecture, PriorConfig, f"{artifact.origin}/{artifacts.CONFIG}"
         )
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
@@ -32,5 +36,6 @@ def load_prior(folder: Path | str) -> Prior:
     tensors = artifacts.load_weights(artifact, "prior", skeleton)
     prior = build_prior(config)  # on the CPU, because the body has buffers that are not saved
     prior.load_state_dict(tensors, strict=True)
-    prior._fingerprint = artifact.fingerprint
+    prior._fingerprint, prior.origin = artifact.fingerprint, artifact.origin
+    prior.tokenizer_folder = artifact.folder / "tokenizer"
     return prior.requires_grad_(False).eval()

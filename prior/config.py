@@ -28,7 +28,31 @@ class GPTConfig(Section):
         return self
 
 
-ModelConfig = GPTConfig
+class PixelSNAILConfig(Section):
+    """Causal convolutions and attention; the paper's size is 256 channels, 12 blocks of 4 units."""
+
+    kind: Literal["pixelsnail"] = "pixelsnail"
+    width: Annotated[int, Field(ge=2, le=65536, multiple_of=2)] = 128
+    blocks: Annotated[int, Field(ge=1, le=1024)] = 4
+    units: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Gated residual units in each block."""
+    kernel_size: Annotated[int, Field(ge=3, le=31)] = 5
+    attention: bool = True
+    heads: PositiveInt = 8
+    dropout: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> "PixelSNAILConfig":
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd (found {self.kernel_size})")
+        if self.width // 2 % self.heads:
+            raise ValueError(
+                f"half the width ({self.width // 2}) must be a multiple of heads ({self.heads})"
+            )
+        return self
+
+
+ModelConfig = Annotated[GPTConfig | PixelSNAILConfig, Field(discriminator="kind")]
 
 
 class PriorConfig(Section):
@@ -53,6 +77,10 @@ class PriorConfig(Section):
             raise ValueError(f"{self.length} codes an image are more than {MAX_LENGTH}")
         if sum(self.num_codes) + self.num_classes > MAX_TOKENS:
             raise ValueError(f"codes and classes are more than {MAX_TOKENS} together")
+        if self.model.kind == "pixelsnail" and len(self.grids) != 1:
+            raise ValueError(
+                f"pixelsnail models codes of one level, and these have {len(self.grids)}; use gpt"
+            )
         return self
 
     @property
@@ -79,7 +107,7 @@ class PriorRun(Section):
     seed: NonNegativeInt = 0
     data: CodesConfig
     tokenizer: str
-    """Folder of the tokenizer that made the codes; embedded in the finished prior."""
+    """Folder or Hub id of the tokenizer that made the codes; embedded in the finished prior."""
     conditional: bool = True
     """Learn p(codes | label) where the codes have labels."""
     label_dropout: Fraction = 0.1

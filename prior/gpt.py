@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2Model
 from transformers.cache_utils import Cache, DynamicCache
 
 from prior.base import Prior, Stepper
-from prior.config import PriorConfig
+from prior.config import GPTConfig, PriorConfig
 from prior.sequence import Codes, level_of_positions
 
 
@@ -22,6 +22,7 @@ class GPTPrior(Prior):
 
     def __init__(self, config: PriorConfig):
         super().__init__()
+        assert isinstance(config.model, GPTConfig)
         self.config = config
         self.levels = level_of_positions(config.grids)
         ends = list(accumulate(config.num_codes))

@@ -12,13 +12,15 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from imagetok import seeding
-from imagetok.artifacts import read_artifact
+from imagetok.artifacts import check_manifest, read_artifact
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
-from imagetok.durable import MANIFEST, canonical_json, verify_folder
-from imagetok.errors import ArtifactError, ConfigError, ShardError
+from imagetok.config import load_config
+from imagetok.durable import canonical_json
+from imagetok.errors import ConfigError, ShardError
+from imagetok.hub import same_commit
 from imagetok.processes import process_state
 from imagetok.training.loop import Job, StepOutput, build_accelerator, train
-from imagetok.training.run import open_run
+from imagetok.training.run import CONFIG, open_run
 from prior.base import NO_LABEL, Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
@@ -68,6 +70,7 @@ def train_prior(
         accelerator.num_processes,
         accelerator.device,
     )
+    config = _with_commit(config, run, resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
         return train(
@@ -81,12 +84,19 @@ def train_prior(
         )
 
 
+def _with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
+    """The config with the commit of a tokenizer on the Hub; a resumed run keeps the one it has."""
+    tokenizer = config.tokenizer
+    if resume and (run / CONFIG).is_file():
+        tokenizer = same_commit(tokenizer, load_config(run / CONFIG, PriorRun).tokenizer)
+    origin = read_artifact(tokenizer, "tokenizer").origin
+    return config.model_copy(update={"tokenizer": origin})
+
+
 def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
-    fingerprint = read_artifact(config.tokenizer, "tokenizer").fingerprint
-    folder = Path(config.tokenizer)
-    faults = verify_folder(folder) if (folder / MANIFEST).is_file() else []
-    if faults:  # it is embedded at the end: better refused now
-        raise ArtifactError("; ".join(faults))
+    tokenizer = read_artifact(config.tokenizer, "tokenizer")
+    check_manifest(tokenizer)  # it is embedded at the end: better refused now
+    fingerprint = tokenizer.fingerprint
     training, held_out = _open_data(config, fingerprint)
     dataset = training.dataset
     classes = dataset.plan.class_names if config.conditional else ()

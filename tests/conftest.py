@@ -1,10 +1,15 @@
-"""Every run of the tests draws the same examples, on one thread."""
+"""Every run of the tests draws the same examples, on one thread, and asks no Hub but its own."""
 
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import jaxtyping
 import pytest
 import torch
+from hub_server import TOKEN, HubServer
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -16,6 +21,7 @@ settings.register_profile(
 )
 settings.load_profile("imagetok")
 torch.set_num_threads(1)
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 @pytest.fixture
@@ -25,3 +31,60 @@ def untyped() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch) -> Callable[[], Path]:
+    """fresh_cache(): from here on, huggingface_hub knows nothing of earlier downloads."""
+    from huggingface_hub import constants
+
+    def change() -> Path:
+        cache = Path(tempfile.mkdtemp(prefix="hub-", dir=tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        return cache
+
+    return change
+
+
+@pytest.fixture
+def log_in(monkeypatch) -> Callable[[str | None], None]:
+    """log_in(token): whom the Hub sees; None is nobody."""
+
+    def change(token: str | None) -> None:
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+
+    return change
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, fresh_cache, log_in) -> Iterator[HubServer]:
+    """A Hub of our own, that huggingface_hub speaks to as ann, with an empty cache."""
+    import huggingface_hub
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _detect_agent, _http
+
+    with HubServer() as server:
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in [
+            ("ENDPOINT", server.url),
+            ("HUGGINGFACE_CO_URL_TEMPLATE", template),
+            ("HF_HUB_OFFLINE", False),
+            ("HF_HUB_DISABLE_XET", True),
+            ("HF_TOKEN_PATH", str(tmp_path / "no-token")),
+            ("HF_STORED_TOKENS_PATH", str(tmp_path / "no-tokens")),
+            ("AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json")),
+        ]:
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(_detect_agent, "_registry", None)
+        for module in (_http, file_download):  # the library waits seconds before it tries again
+            monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda s: None))
+        monkeypatch.setenv("NO_PROXY", "*")
+        fresh_cache()
+        log_in(TOKEN)
+        huggingface_hub.close_session()
+        yield server
+        huggingface_hub.close_session()
+        assert server.unexpected == []

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors"},
     {"durable", "seeding", "config", "processes"},
-    {"images", "artifacts", "progress", "stopping"},
+    {"images", "artifacts", "hub", "progress", "stopping"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
     {"report", "evaluation"},
@@ -18,7 +18,7 @@ ROWS = [
 ]
 ALONE = {"quantizers", "networks", "data"}
 PRIOR_MAY_USE = {
-    "errors", "durable", "seeding", "config", "processes", "artifacts", "codes", "training"
+    "errors", "durable", "seeding", "config", "processes", "artifacts", "hub", "codes", "training"
 }  # fmt: skip
 
 

@@ -18,6 +18,9 @@ FORMAT_VERSION = 1
 MAX_JSON_BYTES = 256 << 20
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class TokenizerId(Section):
     """The tokenizer that codes are bound to; `name` is only for people."""
 
@@ -47,7 +50,8 @@ class Plan(Section):
     samples_per_shard: PositiveInt = 65536
     micro_batch: PositiveInt = 64
     """Images per forward pass; in the plan, because it can change the last bit of a feature."""
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
+    """Of the encoder's arithmetic."""
 
     @property
     def num_shards(self) -> int:

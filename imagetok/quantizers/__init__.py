@@ -16,13 +16,7 @@ def build_quantizer(config: EdVAEConfig | DVAEConfig | VQEMAConfig) -> Quantizer
     """The quantizer that a config section describes, freshly initialised."""
     match config:
         case EdVAEConfig():
-            return EdVAEQuantizer(
-                config.num_codes,
-                config.code_dim,
-                config.max_logit,
-                config.probabilities,
-                config.test_rule,
-            )
+            return EdVAEQuantizer(config)
         case DVAEConfig():
             return DVAEQuantizer(config.num_codes, config.code_dim, config.test_rule)
         case VQEMAConfig():

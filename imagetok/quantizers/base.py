@@ -58,6 +58,15 @@ class Quantizer(nn.Module, ABC):
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         """Look the codes up in the codebook."""
 
+    def diagnose(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        """How sure the encoder is at every position; empty where it gives no probabilities.
+
+        `entropy`: of the code probabilities without noise and temperature, in nats.
+        `top_logit`: the largest logit. `uncertainty`: K / S of a Dirichlet, in (0, 1].
+        """
+        del h
+        return {}
+
     @torch.no_grad()
     def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
         """Change running state once per optimizer step, from stats summed over the whole batch.

@@ -44,7 +44,7 @@ class DVAEQuantizer(Quantizer):
         generator: torch.Generator | None = None,
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # log-sum-exp over K in half is noise
-            logits = h.float()
+            logits = functional.channels_last(h.float())
             gumbel = functional.gumbel_noise(logits, generator)
             y = functional.relaxed_one_hot(logits, gumbel, temperature)
             return Quantized(
@@ -57,10 +57,15 @@ class DVAEQuantizer(Quantizer):
     def encode(
         self, h: Float[Tensor, "B K H W"], *, generator: torch.Generator | None = None
     ) -> Codes:
-        logits = h.float()
+        logits = functional.channels_last(h.float())
         if self.test_rule == "sample":
             logits = logits + functional.gumbel_noise(logits, generator)
         return (logits.argmax(dim=1),)
+
+    @torch.no_grad()
+    def diagnose(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        logits = h.float()
+        return {"entropy": functional.entropy(logits), "top_logit": logits.amax(dim=1)}
 
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         return functional.look_up(indices[0], self.codebook)

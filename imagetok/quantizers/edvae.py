@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.distributions import Dirichlet, kl_divergence
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
@@ -18,7 +19,9 @@ class EdVAEConfig(Section):
     kind: Literal["edvae"] = "edvae"
     num_codes: PositiveInt = 512
     code_dim: PositiveInt = 16
+    evidence: Literal["exp", "softplus"] = "exp"
     max_logit: PositiveFloat = 20.0
+    kl: Literal["exact", "torch"] = "exact"
     probabilities: Literal["mean", "sample"] = "mean"
     test_rule: Literal["argmax", "sample"] = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
@@ -27,27 +30,21 @@ class EdVAEConfig(Section):
 class EdVAEQuantizer(Quantizer):
     """Reads K logits per position as evidence: alpha = exp(min(logit, max_logit)) + 1 (eq. 6).
 
+    evidence: `exp`, or the released code's other map `softplus`, which is not clamped. kl: `exact`,
+    or `torch`, the float32 form of torch.distributions that the released code trains with; its
+    gradient is lost beyond logits of about 18.
     probabilities: of the categorical in training; `mean` is alpha / S (App. B and the released
     code), `sample` is pi ~ Dir(alpha) (Alg. 1). test_rule: `argmax` of the raw logits (released
     code), or `sample`: pi ~ Dir(alpha), then a code from pi (Alg. 2).
     """
 
-    def __init__(
-        self,
-        num_codes: int,
-        code_dim: int,
-        max_logit: float,
-        probabilities: Literal["mean", "sample"],
-        test_rule: Literal["argmax", "sample"],
-    ):
+    def __init__(self, config: EdVAEConfig):
         super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = num_codes
-        self.max_logit = max_logit
-        self.probabilities = probabilities
-        self.test_rule = test_rule
-        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
+        self.config = config
+        self.num_codes = (config.num_codes,)
+        self.code_dim = config.code_dim
+        self.in_channels = config.num_codes
+        self.codebook = nn.Parameter(torch.randn(config.num_codes, config.code_dim))
 
     def forward(
         self,
@@ -58,32 +55,57 @@ class EdVAEQuantizer(Quantizer):
     ) -> Quantized:
         # exp(20) = 5e8 overflows float16, and bfloat16 drops the +1: float32 from here to the KL.
         with torch.autocast(h.device.type, enabled=False):
-            logits = h.float().clamp(max=self.max_logit)
-            alpha = logits.exp() + 1
+            alpha = self._concentrations(functional.channels_last(h.float()))
             # softmax needs log pi only up to a constant, so alpha / S enters as log alpha.
             log_pi = (
-                _log_gamma_draw(alpha, generator) if self.probabilities == "sample" else alpha.log()
+                _log_gamma_draw(alpha, generator)
+                if self.config.probabilities == "sample"
+                else alpha.log()
             )
             gumbel = functional.gumbel_noise(log_pi, generator)
             y = functional.relaxed_one_hot(log_pi, gumbel, temperature)
             return Quantized(
                 z_q=functional.mix_codes(y, self.codebook),
                 indices=(y.argmax(dim=1),),
-                losses={"kl": functional.dirichlet_kl_to_uniform(alpha).mean()},
+                losses={"kl": self._kl(alpha).mean()},
                 stats={},
             )
 
     def encode(
         self, h: Float[Tensor, "B K H W"], *, generator: torch.Generator | None = None
     ) -> Codes:
-        logits = h.float()
-        if self.test_rule == "sample":
-            log_pi = _log_gamma_draw(logits.clamp(max=self.max_logit).exp() + 1, generator)
+        logits = functional.channels_last(h.float())
+        if self.config.test_rule == "sample":
+            log_pi = _log_gamma_draw(self._concentrations(logits), generator)
             logits = log_pi + functional.gumbel_noise(log_pi, generator)
         return (logits.argmax(dim=1),)
 
+    @torch.no_grad()
+    def diagnose(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        logits = h.float()
+        alpha = self._concentrations(logits)
+        return {
+            "entropy": functional.entropy(alpha.log()),
+            "top_logit": logits.amax(dim=1),
+            "uncertainty": self.num_codes[0] / alpha.sum(dim=1),
+        }
+
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         return functional.look_up(indices[0], self.codebook)
+
+    def _concentrations(self, logits: Tensor) -> Tensor:
+        if self.config.evidence == "softplus":
+            return nn.functional.softplus(logits) + 1
+        return logits.clamp(max=self.config.max_logit).exp() + 1
+
+    def _kl(self, alpha: Tensor) -> Tensor:
+        if self.config.kl == "exact":
+            return functional.dirichlet_kl_to_uniform(alpha)
+        last = alpha.movedim(1, -1)
+        return kl_divergence(
+            Dirichlet(last, validate_args=False),
+            Dirichlet(torch.ones_like(last), validate_args=False),
+        )
 
 
 def _log_gamma_draw(alpha: Tensor, generator: torch.Generator | None) -> Tensor:

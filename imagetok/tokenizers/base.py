@@ -1,5 +1,6 @@
 """What an autoencoder and a tokenizer are, whatever their network and quantizer."""
 
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagetok import artifacts
+from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
 from imagetok.errors import InputError
 from imagetok.images import ImageContract, check_images
@@ -72,6 +73,8 @@ class Tokenizer(Autoencoder, ABC):
     """K of each level."""
     grids: tuple[tuple[int, int], ...]
     """(h, w) of each level."""
+    origin: str | None = None
+    """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
     _fingerprint: str | None = None
 
     @property
@@ -95,6 +98,17 @@ class Tokenizer(Autoencoder, ABC):
         with torch.no_grad():
             return self._encode(images, generator)
 
+    def diagnose(
+        self, images: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Codes, dict[str, Tensor]]:
+        """Codes as from `encode`, and maps (B, h, w) of how sure the encoder was.
+
+        `entropy` in nats, `top_logit`, `uncertainty`: see `Quantizer.diagnose`.
+        """
+        check_images(images, self.image)
+        with torch.no_grad():
+            return self._diagnose(images, generator)
+
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
         """Images in [0, 1] of codes (a tuple of integer (B, h, w) maps, coarse to fine).
 
@@ -115,6 +129,11 @@ class Tokenizer(Autoencoder, ABC):
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...
 
     @abstractmethod
+    def _diagnose(
+        self, images: Tensor, generator: torch.Generator | None
+    ) -> tuple[Codes, dict[str, Tensor]]: ...
+
+    @abstractmethod
     def _decode(self, codes: Codes) -> Tensor: ...
 
     def save_pretrained(
@@ -124,7 +143,11 @@ class Tokenizer(Autoencoder, ABC):
 
         metrics: measured values by name (with their split in the name) for the model card.
         """
-        with staged_folder(Path(folder)) as staged:
+        self._fingerprint = self._write(Path(folder), metrics)
+        self.origin = str(folder)
+
+    def _write(self, folder: Path, metrics: dict[str, float | int] | None) -> str:
+        with staged_folder(folder) as staged:
             fingerprint = artifacts.write_artifact(staged, "tokenizer", self._architecture(), self)
             kind = self.config.quantizer.kind
             body = [
@@ -135,7 +158,7 @@ class Tokenizer(Autoencoder, ABC):
                 "",
                 "```python",
                 "from imagetok import Tokenizer",
-                'tokenizer = Tokenizer.from_pretrained("path/to/this/folder")',
+                f'tokenizer = Tokenizer.from_pretrained("{artifacts.HERE}")',
                 "codes = tokenizer.encode(images)  # float (B, C, H, W) in [0, 1]",
                 "```",
                 "",
@@ -144,14 +167,42 @@ class Tokenizer(Autoencoder, ABC):
             if metrics:
                 body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
             artifacts.write_card(staged, f"{kind} tokenizer", ["image-tokenizer", kind], body)
-        self._fingerprint = fingerprint
+        return fingerprint
 
     @staticmethod
-    def from_pretrained(folder: Path | str) -> "Tokenizer":
-        """Load a tokenizer on the CPU, in evaluation mode; ArtifactError if not to be trusted."""
+    def from_pretrained(source: Path | str, revision: str | None = None) -> "Tokenizer":
+        """Load a tokenizer on the CPU, in evaluation mode.
+
+        source: a folder, or a Hub id user/name[@revision]. revision: the Hub id's branch, tag or
+        commit. Raises ArtifactError if it is not there or not to be trusted, ResourceError if the
+        Hub cannot be reached and the cache does not have it.
+        """
         from imagetok.tokenizers.build import load_tokenizer  # it knows the leaves of this class
 
-        return load_tokenizer(folder)
+        return load_tokenizer(source, revision)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        metrics: dict[str, float | int] | None = None,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> hub.Pushed:
+        """Share it as user/name on the Hub, in one commit; returns the commit.
+
+        metrics: as for `save_pretrained`. private: of a new repository. revision: a branch, made
+        if need be. To share a folder with its card as it is, use `imagetok push`.
+        """
+        with tempfile.TemporaryDirectory(prefix="imagetok-") as temporary:
+            folder = Path(temporary) / "tokenizer"
+            fingerprint = self._write(folder, metrics)
+            pushed = artifacts.push_artifact(
+                folder, repo, private=private, revision=revision, message=message
+            )
+        self._fingerprint, self.origin = fingerprint, pushed.origin
+        return pushed
 
     def _architecture(self) -> dict[str, object]:
         return self.config.model_dump(mode="json")

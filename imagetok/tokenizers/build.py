@@ -17,13 +17,12 @@ def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return FlatTokenizer(config)
 
 
-def load_tokenizer(folder: Path | str) -> Tokenizer:
+def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer:
     """See `Tokenizer.from_pretrained`."""
-    artifact = artifacts.read_artifact(folder, "tokenizer")
+    artifact = artifacts.read_artifact(source, "tokenizer", revision)
+    where = f"{artifact.origin}/{artifacts.CONFIG}"
     try:
-        config = validate(
-            artifact.architecture, TokenizerConfig, f"{artifact.folder / artifacts.CONFIG}"
-        )
+        config = validate(artifact.architecture, TokenizerConfig, where)
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
     try:
@@ -31,10 +30,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
             skeleton = build_tokenizer(config)
     except (RuntimeError, TypeError) as error:  # sizes beyond what torch can count
         raise ArtifactError(
-            f"{artifact.folder / artifacts.CONFIG}: no model has this architecture: "
-            f"{str(error).splitlines()[0]}"
+            f"{where}: no model has this architecture: {str(error).splitlines()[0]}"
         ) from None
     tensors = artifacts.load_weights(artifact, "tokenizer", skeleton)
     skeleton.load_state_dict(tensors, strict=True, assign=True)
-    skeleton._fingerprint = artifact.fingerprint
+    skeleton._fingerprint, skeleton.origin = artifact.fingerprint, artifact.origin
     return skeleton.requires_grad_(False).eval()

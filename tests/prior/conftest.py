@@ -12,33 +12,46 @@ from imagetok.config import validate
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 from prior.base import Prior
 from prior.build import build_prior
-from prior.config import GPTConfig, PriorConfig
+from prior.config import GPTConfig, PixelSNAILConfig, PriorConfig
 from prior.sequence import Codes
 
-# name: codes per level, grids, classes
+GPT = GPTConfig(layers=2, heads=2, width=16)
+SNAIL = PixelSNAILConfig(width=8, blocks=2, units=2, kernel_size=3, heads=2)
+
+# name: model, codes per level, grids, classes
 SHAPES = {
-    "flat": ((7,), ((3, 3),), 3),
-    "rectangular": ((5,), ((2, 4),), 0),
-    "two-level": ((4, 9), ((1, 2), (3, 2)), 2),
+    "gpt": (GPT, (7,), ((3, 3),), 3),
+    "gpt-rectangular": (GPT, (5,), ((2, 4),), 0),
+    "gpt-two-level": (GPT, (4, 9), ((1, 2), (3, 2)), 2),
+    "pixelsnail": (SNAIL, (7,), ((3, 3),), 3),
+    "pixelsnail-wide": (SNAIL.model_copy(update={"kernel_size": 5}), (5,), ((2, 6),), 0),
+    "pixelsnail-tall": (SNAIL.model_copy(update={"blocks": 1, "units": 1}), (4,), ((5, 2),), 2),
+    "pixelsnail-column": (SNAIL, (3,), ((4, 1),), 0),
+    "pixelsnail-no-attention": (SNAIL.model_copy(update={"attention": False}), (5,), ((3, 4),), 2),
 }
 
 
 def make_prior(shape: str, dropout: float = 0.1, fingerprint: str = "f" * 64) -> Prior:
-    num_codes, grids, num_classes = SHAPES[shape]
+    model, num_codes, grids, num_classes = SHAPES[shape]
     config = PriorConfig(
         tokenizer_fingerprint=fingerprint,
         num_codes=num_codes,
         grids=grids,
         num_classes=num_classes,
         class_names=tuple("abc"[:num_classes]),
-        model=GPTConfig(layers=2, heads=2, width=16, dropout=dropout),
+        model=model.model_copy(update={"dropout": dropout}),
     )
     with torch.random.fork_rng(devices=[]):
         seeding.reseed_global(0, "test")
         prior = build_prior(config)
+    draw = seeding.generator(0, "test weights")
     with torch.no_grad():  # as initialised, every logit is almost 0
         for name, parameter in prior.named_parameters():
-            if parameter.ndim == 2:
+            if name.endswith("original0"):  # the gains of weight norm
+                parameter.mul_(2)
+            elif name.endswith(("bias", "condition.weight")):
+                parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.3)
+            elif config.model.kind == "gpt" and parameter.ndim == 2:
                 parameter.mul_(15 if name == "head.weight" else 8)
     return prior.requires_grad_(False).eval()
 
@@ -49,16 +62,16 @@ def prior(request) -> Prior:
     return make_prior(request.param).double()
 
 
-@pytest.fixture
-def flat() -> Prior:
+@pytest.fixture(params=["gpt", "pixelsnail"])
+def flat(request) -> Prior:
     """9 positions of 7 codes, 3 classes; float32."""
-    return make_prior("flat")
+    return make_prior(request.param)
 
 
 @pytest.fixture
 def unconditional() -> Prior:
     """8 positions of 5 codes, no classes; float32."""
-    return make_prior("rectangular")
+    return make_prior("gpt-rectangular")
 
 
 @pytest.fixture
@@ -114,8 +127,8 @@ def other_tokenizer_folder(tmp_path_factory) -> Path:
     return make_tokenizer_folder(tmp_path_factory.mktemp("tokenizers") / "other", seed=1)
 
 
-@pytest.fixture
-def bound(tokenizer_folder) -> Prior:
+@pytest.fixture(params=["gpt", "pixelsnail"])
+def bound(request, tokenizer_folder) -> Prior:
     """The flat prior, bound to the tokenizer."""
     fingerprint = Tokenizer.from_pretrained(tokenizer_folder).fingerprint
-    return make_prior("flat", fingerprint=fingerprint)
+    return make_prior(request.param, fingerprint=fingerprint)

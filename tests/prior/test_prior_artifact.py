@@ -90,12 +90,14 @@ def edit(folder, change) -> None:
         (lambda c: c.update(extra=1), "exactly the keys"),
     ],
 )
+@pytest.mark.parametrize("bound", ["gpt"], indirect=True)
 def test_a_changed_config_is_refused(change, message, folder):
     edit(folder, change)
     with pytest.raises(ArtifactError, match=message):
         Prior.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("bound", ["gpt"], indirect=True)
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_flipped_bits_are_refused(name, folder):
     path = folder / name

@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
+from hub_server import HubServer
 from torch.testing import assert_close
 
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.codes.reader import open_codes
-from imagetok.config import validate
+from imagetok.config import read_yaml, validate
 from imagetok.data import ArrayImages
-from imagetok.errors import ConfigError, ShardError
+from imagetok.errors import ConfigError, ResourceError, ShardError
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.base import NO_LABEL
@@ -109,8 +110,16 @@ def test_a_test_set_of_its_own_is_measured_whole(codes_folder, tokenizer_folder,
     assert all(isinstance(json.loads(line), dict) for line in lines) and lines
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"kind": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.1},
+        {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "heads": 2, "dropout": 0.1},
+    ],
+    ids=lambda model: model["kind"],
+)
 def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
-    codes_folder, tokenizer_folder, tmp_path
+    model, codes_folder, tokenizer_folder, tmp_path
 ):
     train = {
         "batch_size": 8,
@@ -123,7 +132,9 @@ def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
     }
 
     def run(steps: int, name: str, resume: bool = False) -> bytes:
-        config = make_run(codes_folder, tokenizer_folder, train={**train, "steps": steps})
+        config = make_run(
+            codes_folder, tokenizer_folder, model=model, train={**train, "steps": steps}
+        )
         train_prior(config, tmp_path / name, resume=resume, device="cpu")
         return (tmp_path / name / "prior" / "model.safetensors").read_bytes()
 
@@ -132,3 +143,39 @@ def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
         first = run(stop, f"stopped{stop}")
         assert first != whole
         assert run(7, f"stopped{stop}", resume=True) == whole
+
+
+def test_a_run_records_the_commit_of_a_tokenizer_on_the_hub(
+    hub: HubServer, codes_folder, tokenizer_folder, other_tokenizer_folder, tmp_path, fresh_cache
+):
+    def train(steps: int, source: str, name: str = "run", resume: bool = False) -> bytes:
+        schedule = {"kind": "constant", "value": 1.0e-3}
+        train = {"batch_size": 8, "learning_rate": schedule, "trackers": [], "steps": steps}
+        config = make_run(codes_folder, source, train=train)
+        train_prior(config, tmp_path / name, resume=resume, device="cpu")
+        return (tmp_path / name / "prior" / "model.safetensors").read_bytes()
+
+    def recorded(name: str = "run") -> str:
+        return read_yaml(tmp_path / name / "config.yaml")["tokenizer"]
+
+    expected = train(4, str(tokenizer_folder), "local")
+    assert recorded("local") == str(tokenizer_folder)
+    first = Tokenizer.from_pretrained(tokenizer_folder)
+    pushed = first.push_to_hub("ann/vqvae")
+    train(2, "ann/vqvae")
+    assert recorded() == pushed.origin
+    Tokenizer.from_pretrained(other_tokenizer_folder).push_to_hub("ann/vqvae")  # main moves
+    with pytest.raises(ShardError, match="encode the images with this tokenizer"):
+        train(4, "ann/vqvae", "fresh")
+    fresh_cache()
+    assert train(4, "ann/vqvae", resume=True) == expected
+    assert recorded() == pushed.origin
+    embedded = Tokenizer.from_pretrained(tmp_path / "run" / "prior" / "tokenizer")
+    assert embedded.fingerprint == first.fingerprint
+    hub.stop()
+    train(5, "ann/vqvae@main", resume=True)  # the recorded commit is in the cache
+    assert recorded() == pushed.origin
+    with pytest.raises(ResourceError, match="cache does not have"):
+        train(6, "ann/other", resume=True)
+    train(6, str(tokenizer_folder), resume=True)
+    assert recorded() == str(tokenizer_folder)

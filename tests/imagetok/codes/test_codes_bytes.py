@@ -43,6 +43,23 @@ def test_micro_batches_do_not_depend_on_what_else_is_encoded(encode):
         assert (few.folder / name).read_bytes() == (many.folder / name).read_bytes()
 
 
+def test_precision_is_planned_and_used(tokenizer, monkeypatch, encode):
+    seen, encode_images = [], tokenizer._encode
+
+    def spy(images, generator):
+        seen.append(tokenizer.encoder(images).dtype)
+        return encode_images(images, generator)
+
+    monkeypatch.setattr(tokenizer, "_encode", spy)
+    for precision in ("float32", "bfloat16"):
+        dataset = encode(13, precision, precision=precision)
+        assert dataset.plan.precision == precision
+        assert set(seen) == {getattr(torch, precision)}
+        seen.clear()
+    with pytest.raises(ConfigError, match="precision"):
+        encode(13, "float32", precision="bfloat16")
+
+
 def test_every_forward_pass_has_the_planned_size_and_one_thread(tokenizer, monkeypatch, encode):
     """What the last bit of a feature can depend on."""
     seen, encode_images = [], tokenizer.encode

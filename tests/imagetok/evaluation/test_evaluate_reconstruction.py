@@ -42,6 +42,10 @@ def test_equals_a_direct_computation(count: int) -> None:
         perplexities.append(perplexity(codes[-1]))
     assert x_hat.min() < 0 or x_hat.max() > 1
     every = torch.cat(codes)
+    with torch.no_grad():
+        logits = tokenizer.encoder(to_unit_range(dataset.images) - 0.5)
+    alpha = logits.double().exp() + 1
+    entropy = torch.distributions.Categorical(probs=alpha.movedim(1, -1)).entropy()
     assert result == {
         "num_images": count,
         "mse": pytest.approx(sum(squares) / count, rel=1e-12),
@@ -50,6 +54,10 @@ def test_equals_a_direct_computation(count: int) -> None:
         "perplexity_batch128": pytest.approx(sum(perplexities) / len(perplexities), rel=1e-12),
         "codes_used": len(every.unique()),
         "num_codes": 16,
+        "entropy": pytest.approx(entropy.mean().item(), rel=1e-5),
+        "top_logit": pytest.approx(logits.amax(dim=1).mean().item(), rel=1e-5),
+        "uncertainty": pytest.approx((16 / alpha.sum(dim=1)).mean().item(), rel=1e-5),
+        "max_logit": pytest.approx(logits.max().item(), rel=1e-5),
     }
     assert count == 1 or result["codes_used"] > 2
 

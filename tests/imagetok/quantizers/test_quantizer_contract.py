@@ -25,6 +25,8 @@ Config = EdVAEConfig | DVAEConfig | VQEMAConfig
 LOGIT_CONFIGS: list[Config] = [
     EdVAEConfig(),
     EdVAEConfig(probabilities="sample"),
+    EdVAEConfig(evidence="softplus"),
+    EdVAEConfig(kl="torch"),
     DVAEConfig(),
 ]
 CONFIGS: list[Config] = [*LOGIT_CONFIGS, VQEMAConfig()]
@@ -148,6 +150,34 @@ def test_equal_generators_give_equal_results(config: Config) -> None:
     assert torch.equal(first.z_q, other) == isinstance(config, VQEMAConfig)
 
 
+@every_rule
+def test_the_memory_format_changes_nothing(config: Config) -> None:
+    quantizer = build(config)
+    h = features(quantizer)
+    other = h.to(memory_format=torch.channels_last)
+    assert torch.equal(quantizer(h, generator=gen(5)).z_q, quantizer(other, generator=gen(5)).z_q)
+    (codes,), (found,) = (quantizer.encode(x, generator=gen(5)) for x in (h, other))
+    assert torch.equal(codes, found)
+
+
+@every_kind
+def test_the_diagnosis_is_that_of_the_probabilities(config: Config) -> None:
+    quantizer = build(config)
+    h = 3 * features(quantizer)
+    maps = quantizer.diagnose(h)
+    if isinstance(config, VQEMAConfig):
+        assert maps == {}
+        return
+    weights = h.exp()
+    if isinstance(config, EdVAEConfig):
+        weights = (h.exp() if config.evidence == "exp" else torch.nn.functional.softplus(h)) + 1
+        assert_close(maps.pop("uncertainty"), 12 / weights.sum(dim=1))
+    entropy = torch.distributions.Categorical(probs=weights.movedim(1, -1)).entropy()
+    assert_close(maps.pop("entropy"), entropy, rtol=1e-4, atol=1e-5)
+    assert torch.equal(maps.pop("top_logit"), h.max(dim=1).values)
+    assert maps == {}
+
+
 @every_kind
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_forward_is_float32_under_autocast(config: Config, dtype: torch.dtype) -> None:
@@ -181,7 +211,7 @@ def test_gradients_reach_logits_and_codebook(config: Config) -> None:
 @every_logit_kind
 def test_a_low_temperature_sends_hard_codes(config: Config) -> None:
     quantizer = build(config)
-    out = quantizer(features(quantizer), temperature=1e-4, generator=gen(0))
+    out = quantizer(features(quantizer), temperature=1e-6, generator=gen(0))
     assert_close(out.z_q, quantizer.decode(out.indices), rtol=1e-3, atol=1e-3)
 
 
@@ -228,6 +258,33 @@ def test_edvae_sampled_probabilities_have_the_gradient_of_the_mean() -> None:
     draws = _log_gamma_draw(alpha, gen(0)).softmax(dim=1)
     (found,) = torch.autograd.grad(draws[:, 0].mean(), logits)
     assert_close(found, exact, rtol=0, atol=0.01)  # 5 standard errors of 20,000 draws
+
+
+def test_edvae_softplus_evidence_is_not_clamped() -> None:
+    quantizer = build(EdVAEConfig(evidence="softplus", max_logit=1.0))
+    logits = 3 * torch.randn(6, 12, 1, 1, generator=gen(0))
+    alpha = torch.nn.functional.softplus(logits[:, :, 0, 0]) + 1
+    torch.manual_seed(3)
+    y = RelaxedOneHotCategorical(0.6, probs=alpha / alpha.sum(dim=1, keepdim=True)).rsample()
+    out = quantizer(logits, temperature=0.6, generator=gen(3))
+    assert_close(out.z_q[:, :, 0, 0], y @ quantizer.get_parameter("codebook"))
+    assert_close(out.losses["kl"], dirichlet_kl_to_uniform(alpha[:, :, None, None]).mean())
+
+
+def test_the_released_kl_agrees_for_small_logits_and_loses_its_gradient_for_large_ones() -> None:
+    exact, released = build(EdVAEConfig()), build(EdVAEConfig(kl="torch"))
+    for largest, agrees in ((3.0, True), (19.5, False)):
+        h = torch.randn(2, 12, 3, 4, generator=gen(0)) - 4
+        h[:, :4] = largest
+        kls, gradients = [], []
+        for quantizer in (exact, released):
+            leaf = h.clone().requires_grad_()
+            kl = quantizer(leaf, generator=gen(0)).losses["kl"]
+            kls.append(kl.detach())
+            gradients.append(torch.autograd.grad(kl, leaf)[0].flatten())
+        cosine = torch.cosine_similarity(gradients[0], gradients[1], dim=0)
+        assert (abs(kls[1] / kls[0] - 1) < 1e-4) == agrees
+        assert (cosine > 0.999) == agrees
 
 
 @pytest.mark.parametrize("max_logit", [10.0, 20.0])

@@ -54,11 +54,8 @@ def test_gumbel_noise_is_that_of_torch_distributions(seed: int) -> None:
     assert_close(cdf, uniform.double().clamp(eps, 1 - eps), rtol=1e-4, atol=1e-6)
 
 
-def test_gumbel_noise_is_finite_at_the_ends_and_follows_no_memory_format() -> None:
+def test_gumbel_noise_is_finite_at_the_ends() -> None:
     assert torch.isfinite(gumbel_from_uniform(torch.tensor([0.0, 1.0]))).all()
-    like = torch.empty(2, 3, 4, 5)
-    channels_last = like.to(memory_format=torch.channels_last)
-    assert torch.equal(gumbel_noise(like, gen(0)), gumbel_noise(channels_last, gen(0)))
 
 
 @given(seed=SEEDS, num_codes=st.integers(2, 32), temperature=st.floats(0.05, 5))
