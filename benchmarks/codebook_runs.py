@@ -2,7 +2,8 @@
 
 python benchmarks/codebook_runs.py OUT METHOD=RUN,RUN,... [METHOD=RUN,...]...
 Writes OUT.json, OUT.md (tables) and OUT-*.svg from the runs' config.yaml, metrics.jsonl and
-timing.jsonl: each value is of the last evaluation, mean and standard deviation over the runs.
+timing.jsonl: each value is of the last evaluation, mean and standard deviation over the runs. The
+rate is the median over a run, of whatever else the machine did then, too.
 """
 
 import json
@@ -36,8 +37,8 @@ def main(out: Path, methods: dict[str, list[Path]]) -> None:
     for measure in CURVES:
         series = {
             f"{name}, seed {run['seed']}" if len(group) > 1 else name: (
-                [point["step"] for point in run["test"]],
-                [point[measure] for point in run["test"]],
+                [point["step"] for point in run["test"] if measure in point],
+                [point[measure] for point in run["test"] if measure in point],
             )
             for name, group in runs.items()
             for run in group
@@ -50,10 +51,12 @@ def main(out: Path, methods: dict[str, list[Path]]) -> None:
 def _read(folder: Path) -> dict[str, Any]:
     config = read_yaml(folder / "config.yaml")
     tests = [r for r in read_json_lines(folder / "metrics.jsonl") if r["split"] == "test"]
+    if not tests or tests[-1]["step"] != config["train"]["steps"]:
+        sys.exit(f"{folder}: not finished: expected a test at step {config['train']['steps']}")
     rates = [r["images_per_second"] for r in read_json_lines(folder / "timing.jsonl")]
     return {
         "seed": config["seed"],
-        "steps": config["train"]["steps"],
+        "config": config,
         "images_per_second": statistics.median(rates),
         "test": [{k: v for k, v in test.items() if k != "split"} for test in tests],
     }

@@ -18,7 +18,7 @@ from prior import Prior
 
 
 def main() -> None:
-    """Print one row a prior."""
+    """Print one row a prior; all must know the ten classes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("priors", nargs="+")
     parser.add_argument("-n", type=int, default=1000)

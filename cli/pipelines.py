@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imagetok.config import apply_overrides, read_yaml, validate
 from imagetok.errors import ConfigError
-from imagetok.processes import process_state
+from imagetok.processes import keep_freed_memory, process_state
 from imagetok.report.pictures import save_grid
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
@@ -22,6 +22,7 @@ def train_from_config(
     device: str | None = None,
 ) -> tuple[str, dict[str, float | int]]:
     """Train what a config file says; returns (`tokenizer` or `prior`, last measures)."""
+    keep_freed_memory()
     tree = apply_overrides(read_yaml(path), overrides)
     kind = tree.get("kind")
     if kind == "tokenizer":

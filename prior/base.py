@@ -42,6 +42,7 @@ class Prior(nn.Module, ABC):
     tokenizer_folder: Path | None = None
     """Local folder of the tokenizer that is embedded in what was loaded or saved last."""
     _fingerprint: str | None = None
+    _loaded_architecture: dict[str, object] | None = None
 
     @abstractmethod
     def forward(
@@ -63,6 +64,7 @@ class Prior(nn.Module, ABC):
         self.check_codes(codes)
         if labels is None:
             labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
+        self.check_labels(labels)
         with torch.no_grad():
             return -negative_log_likelihood(self(codes, labels), codes).sum(dim=1)
 
@@ -139,6 +141,13 @@ class Prior(nn.Module, ABC):
         for level, k in zip(codes, self.config.num_codes, strict=True):
             if level.numel() and (int(level.min()) < 0 or int(level.max()) >= k):
                 raise InputError(f"expected codes in [0, {k}), found up to {int(level.max())}")
+
+    def check_labels(self, labels: Int[Tensor, " B"]) -> None:
+        """Refuse labels that are neither a class of this prior nor -1."""
+        classes = self.config.num_classes
+        if labels.numel() and not (int(labels.min()) >= NO_LABEL and int(labels.max()) < classes):
+            low, high = int(labels.min()), int(labels.max())
+            raise InputError(f"expected labels in [-1, {classes}), found [{low}, {high}]")
 
     @property
     def fingerprint(self) -> str:
@@ -232,7 +241,8 @@ class Prior(nn.Module, ABC):
         return pushed
 
     def _architecture(self) -> dict[str, object]:
-        return self.config.model_dump(mode="json")
+        """As it was loaded, so that keys added since change no fingerprint."""
+        return self._loaded_architecture or self.config.model_dump(mode="json")
 
 
 def negative_log_likelihood(

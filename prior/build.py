@@ -1,6 +1,7 @@
 """From a config, or from an artifact folder, to a prior."""
 
 from pathlib import Path
+from typing import assert_never
 
 import torch
 
@@ -8,18 +9,22 @@ from imagetok import artifacts
 from imagetok.config import validate
 from imagetok.errors import ArtifactError, ConfigError
 from prior.base import Prior
-from prior.config import PriorConfig
+from prior.config import GPTConfig, PixelSNAILConfig, PriorConfig
 
 
 def build_prior(config: PriorConfig) -> Prior:
     """A freshly initialised prior; seed torch's global generator first (`seeding`)."""
-    if config.model.kind == "pixelsnail":
-        from prior.pixelsnail import PixelSNAILPrior
+    match config.model:
+        case GPTConfig():
+            from prior.gpt import GPTPrior  # transformers takes seconds to import
 
-        return PixelSNAILPrior(config)
-    from prior.gpt import GPTPrior  # transformers takes seconds to import
+            return GPTPrior(config)
+        case PixelSNAILConfig():
+            from prior.pixelsnail import PixelSNAILPrior
 
-    return GPTPrior(config)
+            return PixelSNAILPrior(config)
+        case _:
+            assert_never(config.model)
 
 
 def load_prior(source: Path | str, revision: str | None = None) -> Prior:
@@ -37,5 +42,6 @@ def load_prior(source: Path | str, revision: str | None = None) -> Prior:
     prior = build_prior(config)  # on the CPU, because the body has buffers that are not saved
     prior.load_state_dict(tensors, strict=True)
     prior._fingerprint, prior.origin = artifact.fingerprint, artifact.origin
+    prior._loaded_architecture = artifact.architecture
     prior.tokenizer_folder = artifact.folder / "tokenizer"
     return prior.requires_grad_(False).eval()

@@ -10,6 +10,7 @@ from imagetok.training.config import TrainConfig
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MAX_LENGTH = 1 << 20
 MAX_TOKENS = 1 << 32
+MAX_UNITS = 1024
 
 
 class GPTConfig(Section):
@@ -29,7 +30,7 @@ class GPTConfig(Section):
 
 
 class PixelSNAILConfig(Section):
-    """Causal convolutions and attention; the paper's size is 256 channels, 12 blocks of 4 units."""
+    """Causal convolutions and attention; Chen et al. 2018 take 256 channels, 12 blocks of 4 units."""
 
     kind: Literal["pixelsnail"] = "pixelsnail"
     width: Annotated[int, Field(ge=2, le=65536, multiple_of=2)] = 128
@@ -45,6 +46,8 @@ class PixelSNAILConfig(Section):
     def _check(self) -> "PixelSNAILConfig":
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd (found {self.kernel_size})")
+        if self.blocks * self.units > MAX_UNITS:
+            raise ValueError(f"blocks x units ({self.blocks * self.units}) is above {MAX_UNITS}")
         if self.width // 2 % self.heads:
             raise ValueError(
                 f"half the width ({self.width // 2}) must be a multiple of heads ({self.heads})"
@@ -115,3 +118,12 @@ class PriorRun(Section):
     possible."""
     model: ModelConfig
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> "PriorRun":
+        if self.model.kind == "pixelsnail" and self.train.optimizer.weight_decay > 0:
+            raise ValueError(
+                "train.optimizer.weight_decay: pixelsnail's weights are normalised, which undoes "
+                "decay; set it to 0"
+            )
+        return self

@@ -1,7 +1,8 @@
 """PixelSNAIL (Chen et al. 2018): causal convolutions and attention over a grid of codes.
 
 The layout is that of the public VQ-VAE-2 priors: gated residual units, then attention, in every
-block. Three things differ. The stem sees strictly earlier codes only, so every later layer may look
+block, which ends in a gated unit also without attention. What differs: the class enters every gated
+unit. The stem sees strictly earlier codes only, so every later layer may look
 at its own position, too, and no attention row is empty. The stem also reads the code before in
 raster order, without which the end of a row stays hidden from the start of the next. Codes enter by
 an embedding instead of one-hot planes.
@@ -170,8 +171,8 @@ class GatedUnit(nn.Module):
             h = h + self.aux(elu(aux))
         h = self.second(self.dropout(elu(h)))
         if self.condition is not None:
-            # The null class is the last row, which -1 reaches from the end.
-            h = h + self.condition(labels % self.condition.num_embeddings)[:, :, None, None]
+            null = self.condition.num_embeddings - 1
+            h = h + self.condition(torch.where(labels < 0, null, labels))[:, :, None, None]
         return x + glu(h, dim=1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.errors import ConfigError
+from imagetok.processes import full_float32
 from prior.base import NO_LABEL, Prior
 from prior.sequence import Codes, unflatten_codes
 
@@ -40,6 +41,7 @@ class Settings:
             raise ConfigError(f"guidance: expected 0 or more, found {self.guidance}")
 
 
+@full_float32()
 def sample_codes(
     prior: Prior, n: int, labels: list[int], settings: Settings, seed: int, first: int = 0
 ) -> Codes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
-from imagetok.config import load_config
+from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
@@ -100,14 +100,18 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     training, held_out = _open_data(config, fingerprint)
     dataset = training.dataset
     classes = dataset.plan.class_names if config.conditional else ()
-    architecture = PriorConfig(
-        tokenizer_fingerprint=fingerprint,
-        num_codes=dataset.num_codes,
-        grids=dataset.grids,
-        num_classes=len(classes),
-        class_names=classes,
-        label_dropout=config.label_dropout,
-        model=config.model,
+    architecture = validate(
+        {
+            "tokenizer_fingerprint": fingerprint,
+            "num_codes": dataset.num_codes,
+            "grids": dataset.grids,
+            "num_classes": len(classes),
+            "class_names": classes,
+            "label_dropout": config.label_dropout,
+            "model": config.model.model_dump(),
+        },
+        PriorConfig,
+        f"a prior on {config.data.source}",
     )
     seeding.reseed_global(config.seed, "init")
     prior = build_prior(architecture)

@@ -36,7 +36,7 @@ from imagetok.durable import is_temporary, lock, remove_temporaries, sha256_file
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
 from imagetok.evaluation import codebook_use
 from imagetok.images import to_unit_range
-from imagetok.processes import process_state
+from imagetok.processes import full_float32, process_state
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
@@ -152,7 +152,11 @@ def encode_dataset(
     state = process_state()
     logger.info("processes: %d", state.num_processes)
     _check_space(folder, plan)
-    with lock(folder) if state.is_main_process else nullcontext(), StopRequest() as stop:
+    with (
+        lock(folder) if state.is_main_process else nullcontext(),
+        StopRequest() as stop,
+        full_float32(),
+    ):
         if state.is_main_process:
             _commit_plan(folder, plan)
         state.wait_for_everyone()

@@ -10,19 +10,20 @@ from imagetok import seeding
 from imagetok.data import ImageDataset
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.images import to_unit_range
-from imagetok.processes import process_state
+from imagetok.processes import full_float32, process_state
 from imagetok.tokenizers import Tokenizer
 
 BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
 MAPS = ("entropy", "top_logit", "uncertainty")
-"""What `Quantizer.diagnose` may tell of every position."""
+"""What `Quantizer.certainty` may tell of every position."""
 
 
 def _nothing() -> None:
     return
 
 
+@full_float32()
 def evaluate_reconstruction(
     tokenizer: Tokenizer,
     dataset: ImageDataset,
@@ -35,7 +36,7 @@ def evaluate_reconstruction(
     `perplexity`, `codes_used`: of hard codes over the split; with several levels the names carry
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
     paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`: means
-    over all positions of what the quantizer says of them (see `Quantizer.diagnose`), and
+    over all positions of what the quantizer says of them (see `Quantizer.certainty`), and
     `max_logit` the largest logit of the split; only where it gives probabilities.
 
     Work is shared over the processes of a distributed run, and every process gets the result.
@@ -90,7 +91,7 @@ def _measure(
     tokenizer: Tokenizer, images: Tensor, draw: torch.Generator
 ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     """[sum of per-image MSE, of PSNR, perplexity per level], counts per level, maps of a batch."""
-    codes, maps = tokenizer.diagnose(images, generator=draw)
+    codes, maps = tokenizer.encode_with_certainty(images, generator=draw)
     with torch.no_grad():
         x_hat = tokenizer._decode(codes)
     if images.device.type == "mps":  # it has no float64

@@ -101,7 +101,11 @@ class ConvEncoder(nn.Module):
         _initialise(self, config)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return self.layers(x)
+        *body, last = self.layers
+        for layer in body:
+            x = layer(x)
+        with torch.autocast(x.device.type, enabled=False):  # logits in half precision tie
+            return last(x.to(last.weight.dtype))
 
 
 class ConvDecoder(nn.Module):

@@ -16,7 +16,7 @@ def build_quantizer(config: EdVAEConfig | DVAEConfig | VQEMAConfig) -> Quantizer
     """The quantizer that a config section describes, freshly initialised."""
     match config:
         case EdVAEConfig():
-            return EdVAEQuantizer(config)
+            return EdVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case DVAEConfig():
             return DVAEQuantizer(config.num_codes, config.code_dim, config.test_rule)
         case VQEMAConfig():

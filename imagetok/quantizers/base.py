@@ -58,7 +58,7 @@ class Quantizer(nn.Module, ABC):
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         """Look the codes up in the codebook."""
 
-    def diagnose(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+    def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
         """How sure the encoder is at every position; empty where it gives no probabilities.
 
         `entropy`: of the code probabilities without noise and temperature, in nats.

@@ -63,7 +63,7 @@ class DVAEQuantizer(Quantizer):
         return (logits.argmax(dim=1),)
 
     @torch.no_grad()
-    def diagnose(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+    def certainty(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
         logits = h.float()
         return {"entropy": functional.entropy(logits), "top_logit": logits.amax(dim=1)}
 

@@ -1,10 +1,10 @@
 """EdVAE: logits as evidence of a Dirichlet over the code probabilities (EdVAE paper, section 4)."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Dirichlet, kl_divergence
 
@@ -14,13 +14,13 @@ from imagetok.quantizers.base import Codes, Quantized, Quantizer
 
 
 class EdVAEConfig(Section):
-    """Evidential quantizer; the defaults are those of the released code."""
+    """Evidential quantizer; the defaults are those of the released code, but for the exact KL."""
 
     kind: Literal["edvae"] = "edvae"
     num_codes: PositiveInt = 512
     code_dim: PositiveInt = 16
     evidence: Literal["exp", "softplus"] = "exp"
-    max_logit: PositiveFloat = 20.0
+    max_logit: Annotated[float, Field(gt=0, le=60)] = 20.0
     kl: Literal["exact", "torch"] = "exact"
     probabilities: Literal["mean", "sample"] = "mean"
     test_rule: Literal["argmax", "sample"] = "argmax"
@@ -30,7 +30,7 @@ class EdVAEConfig(Section):
 class EdVAEQuantizer(Quantizer):
     """Reads K logits per position as evidence: alpha = exp(min(logit, max_logit)) + 1 (eq. 6).
 
-    evidence: `exp`, or the released code's other map `softplus`, which is not clamped. kl: `exact`,
+    evidence: `exp`, or `softplus`, one of the released code's other maps, not clamped. kl: `exact`,
     or `torch`, the float32 form of torch.distributions that the released code trains with; its
     gradient is lost beyond logits of about 18.
     probabilities: of the categorical in training; `mean` is alpha / S (App. B and the released
@@ -38,13 +38,26 @@ class EdVAEQuantizer(Quantizer):
     code), or `sample`: pi ~ Dir(alpha), then a code from pi (Alg. 2).
     """
 
-    def __init__(self, config: EdVAEConfig):
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        evidence: Literal["exp", "softplus"],
+        max_logit: float,
+        kl: Literal["exact", "torch"],
+        probabilities: Literal["mean", "sample"],
+        test_rule: Literal["argmax", "sample"],
+    ):
         super().__init__()
-        self.config = config
-        self.num_codes = (config.num_codes,)
-        self.code_dim = config.code_dim
-        self.in_channels = config.num_codes
-        self.codebook = nn.Parameter(torch.randn(config.num_codes, config.code_dim))
+        self.num_codes = (num_codes,)
+        self.code_dim = code_dim
+        self.in_channels = num_codes
+        self.evidence = evidence
+        self.max_logit = max_logit
+        self.kl = kl
+        self.probabilities = probabilities
+        self.test_rule = test_rule
+        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
 
     def forward(
         self,
@@ -58,9 +71,7 @@ class EdVAEQuantizer(Quantizer):
             alpha = self._concentrations(functional.channels_last(h.float()))
             # softmax needs log pi only up to a constant, so alpha / S enters as log alpha.
             log_pi = (
-                _log_gamma_draw(alpha, generator)
-                if self.config.probabilities == "sample"
-                else alpha.log()
+                _log_gamma_draw(alpha, generator) if self.probabilities == "sample" else alpha.log()
             )
             gumbel = functional.gumbel_noise(log_pi, generator)
             y = functional.relaxed_one_hot(log_pi, gumbel, temperature)
@@ -75,13 +86,13 @@ class EdVAEQuantizer(Quantizer):
         self, h: Float[Tensor, "B K H W"], *, generator: torch.Generator | None = None
     ) -> Codes:
         logits = functional.channels_last(h.float())
-        if self.config.test_rule == "sample":
+        if self.test_rule == "sample":
             log_pi = _log_gamma_draw(self._concentrations(logits), generator)
             logits = log_pi + functional.gumbel_noise(log_pi, generator)
         return (logits.argmax(dim=1),)
 
     @torch.no_grad()
-    def diagnose(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+    def certainty(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
         logits = h.float()
         alpha = self._concentrations(logits)
         return {
@@ -94,12 +105,12 @@ class EdVAEQuantizer(Quantizer):
         return functional.look_up(indices[0], self.codebook)
 
     def _concentrations(self, logits: Tensor) -> Tensor:
-        if self.config.evidence == "softplus":
+        if self.evidence == "softplus":
             return nn.functional.softplus(logits) + 1
-        return logits.clamp(max=self.config.max_logit).exp() + 1
+        return logits.clamp(max=self.max_logit).exp() + 1
 
     def _kl(self, alpha: Tensor) -> Tensor:
-        if self.config.kl == "exact":
+        if self.kl == "exact":
             return functional.dirichlet_kl_to_uniform(alpha)
         last = alpha.movedim(1, -1)
         return kl_divergence(
@@ -115,4 +126,4 @@ def _log_gamma_draw(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
     generator.
     """
     draw = torch._standard_gamma(alpha, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
-    return draw.clamp_min(torch.finfo(draw.dtype).tiny).log()
+    return functional.channels_last(draw.clamp_min(torch.finfo(draw.dtype).tiny)).log()

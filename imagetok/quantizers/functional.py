@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_SERIES_FROM = 20.0  # from here on the Stirling series below is exact to float32
-# Chebyshev fits on (0, 1], lowest power first; largest errors 9e-10 and 3e-9.
+_SERIES_FROM = 20.0  # from here on the Stirling series below is good to 2e-9
+# Least squares at 400 Chebyshev nodes of (0, 1], lowest power first; both good to 4e-9.
 _CODE_TERM = (
     -1.41893853,
     0.333333146,
@@ -103,8 +103,8 @@ def entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
 
 def categorical_kl_to_uniform(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
     """KL(Cat(softmax(logits)) || uniform) in nats at every position, in [0, ln K]."""
-    log_q = logits.log_softmax(dim=1)
-    return (log_q.exp() * log_q).sum(dim=1) + math.log(logits.shape[1])
+    log_q = logits.movedim(1, -1).log_softmax(dim=-1)
+    return (log_q.exp() * log_q).sum(dim=-1) + math.log(logits.shape[1])
 
 
 def dirichlet_kl_to_uniform(alpha: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
@@ -128,7 +128,7 @@ class _CodeTerm(torch.autograd.Function):
     """F(a) = (a-1) psi(a) - lnG(a) - a, and F'(a) = (a-1) psi'(a) - 1.
 
     With r = 1/a in (0, 1], F(a) + ln(a)/2 and F'(a)/r are smooth and bounded. In float32 each is a
-    polynomial in r, exact to rounding and 20 times cheaper on a CPU than digamma and lgamma.
+    polynomial in r, good to rounding and far cheaper than digamma and lgamma.
     """
 
     @staticmethod

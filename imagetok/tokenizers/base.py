@@ -76,6 +76,7 @@ class Tokenizer(Autoencoder, ABC):
     origin: str | None = None
     """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
     _fingerprint: str | None = None
+    _loaded_architecture: dict[str, object] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -98,16 +99,16 @@ class Tokenizer(Autoencoder, ABC):
         with torch.no_grad():
             return self._encode(images, generator)
 
-    def diagnose(
+    def encode_with_certainty(
         self, images: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Codes, dict[str, Tensor]]:
         """Codes as from `encode`, and maps (B, h, w) of how sure the encoder was.
 
-        `entropy` in nats, `top_logit`, `uncertainty`: see `Quantizer.diagnose`.
+        `entropy` in nats, `top_logit`, `uncertainty`: see `Quantizer.certainty`.
         """
         check_images(images, self.image)
         with torch.no_grad():
-            return self._diagnose(images, generator)
+            return self._encode_with_certainty(images, generator)
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
         """Images in [0, 1] of codes (a tuple of integer (B, h, w) maps, coarse to fine).
@@ -129,7 +130,7 @@ class Tokenizer(Autoencoder, ABC):
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...
 
     @abstractmethod
-    def _diagnose(
+    def _encode_with_certainty(
         self, images: Tensor, generator: torch.Generator | None
     ) -> tuple[Codes, dict[str, Tensor]]: ...
 
@@ -205,7 +206,8 @@ class Tokenizer(Autoencoder, ABC):
         return pushed
 
     def _architecture(self) -> dict[str, object]:
-        return self.config.model_dump(mode="json")
+        """As it was loaded, so that keys added since change no fingerprint."""
+        return self._loaded_architecture or self.config.model_dump(mode="json")
 
     def _check_codes(self, codes: Codes) -> None:
         if not isinstance(codes, tuple) or len(codes) != len(self.num_codes):

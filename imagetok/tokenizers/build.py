@@ -35,4 +35,5 @@ def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer
     tensors = artifacts.load_weights(artifact, "tokenizer", skeleton)
     skeleton.load_state_dict(tensors, strict=True, assign=True)
     skeleton._fingerprint, skeleton.origin = artifact.fingerprint, artifact.origin
+    skeleton._loaded_architecture = artifact.architecture
     return skeleton.requires_grad_(False).eval()

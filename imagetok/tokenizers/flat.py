@@ -51,11 +51,11 @@ class FlatTokenizer(Tokenizer):
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
         return self.quantizer.encode(self.encoder(images - 0.5), generator=generator)
 
-    def _diagnose(
+    def _encode_with_certainty(
         self, images: Tensor, generator: torch.Generator | None
     ) -> tuple[Codes, dict[str, Tensor]]:
         h = self.encoder(images - 0.5)
-        return self.quantizer.encode(h, generator=generator), self.quantizer.diagnose(h)
+        return self.quantizer.encode(h, generator=generator), self.quantizer.certainty(h)
 
     def _decode(self, codes: Codes) -> Tensor:
         return self.likelihood.to_image(self.decoder(self.quantizer.decode(codes)))

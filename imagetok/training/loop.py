@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from imagetok import seeding
 from imagetok.durable import write_json
 from imagetok.errors import CheckpointError, ConfigError, InputError, StoppedError
-from imagetok.processes import keep_freed_memory, peak_memory_mb
+from imagetok.processes import peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
@@ -117,7 +117,6 @@ def train(
     StoppedError after a signal (a checkpoint is then on disk), DivergedError when the loss or a
     weight is not finite, ResourceError when a checkpoint cannot be written.
     """
-    keep_freed_memory()
     length = getattr(config.learning_rate, "steps", 0)
     if length > config.steps:
         logger.warning(

@@ -9,7 +9,7 @@ from imagetok.training.config import OptimizerConfig
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Fused AdamW; the loop sets the learning rate at every step."""
     decayed = {
-        id(module.weight)
+        id(module._parameters.get("weight"))  # a normalised weight is no parameter
         for module in model.modules()
         if isinstance(module, nn.Linear | nn.Conv2d) or type(module).__name__ == "Conv1D"
     }

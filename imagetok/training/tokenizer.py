@@ -78,7 +78,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=open_images(config.data, "train", config.tokenizer.image),
-        loss=_loss_function(config.objective, tokenizer.num_codes),
+        loss=loss_function(config.objective, tokenizer.num_codes),
         update=lambda model, sums, draw: cast(Tokenizer, model).update(
             {k.removeprefix("stats."): v for k, v in sums.items() if k.startswith("stats.")}, draw
         ),
@@ -89,7 +89,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
     )
 
 
-def _loss_function(
+def loss_function(
     objective: ObjectiveConfig, num_codes: tuple[int, ...]
 ) -> Callable[[nn.Module, ImageBatch, int, torch.Generator], StepOutput]:
     """Reconstruction loss plus the weighted named losses of the quantizer."""

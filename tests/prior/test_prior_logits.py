@@ -94,6 +94,13 @@ def test_the_probabilities_of_all_images_sum_to_one(prior):
     assert torch.equal(nll[:, :-2], nll[:1, :-2].expand(count, -1))
 
 
+def test_labels_that_do_not_exist_are_refused(flat, random_codes):
+    codes = random_codes(flat, 1)
+    for label in (3, -2):
+        with pytest.raises(InputError, match=r"labels in \[-1, 3\)"):
+            flat.log_prob(codes, torch.tensor([label]))
+
+
 def test_codes_that_do_not_fit_are_refused(flat, random_codes):
     flat.check_codes(random_codes(flat, 2))
     with pytest.raises(InputError, match="code maps"):

@@ -43,14 +43,10 @@ def test_micro_batches_do_not_depend_on_what_else_is_encoded(encode):
         assert (few.folder / name).read_bytes() == (many.folder / name).read_bytes()
 
 
-def test_precision_is_planned_and_used(tokenizer, monkeypatch, encode):
-    seen, encode_images = [], tokenizer._encode
-
-    def spy(images, generator):
-        seen.append(tokenizer.encoder(images).dtype)
-        return encode_images(images, generator)
-
-    monkeypatch.setattr(tokenizer, "_encode", spy)
+def test_precision_is_planned_and_used(tokenizer, encode):
+    seen = []
+    first = tokenizer.encoder.layers[0]
+    first.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
     for precision in ("float32", "bfloat16"):
         dataset = encode(13, precision, precision=precision)
         assert dataset.plan.precision == precision

@@ -12,7 +12,11 @@ from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 from torch.testing import assert_close
 
-from imagetok.quantizers.functional import dirichlet_kl_to_uniform
+from imagetok.quantizers.functional import (
+    _CODE_TERM,
+    _CODE_TERM_SLOPE,
+    dirichlet_kl_to_uniform,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 LARGE_K = st.sampled_from([128, 512, 1024, 8192])
@@ -65,6 +69,18 @@ def test_float64_form_equals_50_digits(num_codes: int, high: float) -> None:
     found = dirichlet_kl_to_uniform(alpha.view(1, -1, 1, 1)).item()
     # At 20 the first term left out of each series is below 2e-9.
     assert abs(found - exact_kl(alpha.tolist())) <= 2e-9 * (num_codes + 1)
+
+
+@pytest.mark.parametrize("r", [*(i / 64 for i in range(1, 65)), 1e-3, 1e-6, 1e-9])
+def test_the_polynomials_are_those_of_the_code_term(r: float) -> None:
+    """F(a) + ln(a)/2 and F'(a)/r of r = 1/a, against 50 digits."""
+    with mpmath.workdps(50):
+        a = 1 / mpmath.mpf(r)
+        term = (a - 1) * mpmath.digamma(a) - mpmath.loggamma(a) - a + mpmath.log(a) / 2
+        slope = ((a - 1) * mpmath.psi(1, a) - 1) * a
+    for coefficients, exact in ((_CODE_TERM, term), (_CODE_TERM_SLOPE, slope)):
+        found = sum(c * r**i for i, c in enumerate(coefficients))
+        assert abs(found - float(exact)) <= 4e-9
 
 
 @given(seed=SEEDS, num_codes=LARGE_K, high=st.floats(-20, 30), share=st.floats(0, 1))

@@ -161,10 +161,10 @@ def test_the_memory_format_changes_nothing(config: Config) -> None:
 
 
 @every_kind
-def test_the_diagnosis_is_that_of_the_probabilities(config: Config) -> None:
+def test_certainty_is_that_of_the_probabilities(config: Config) -> None:
     quantizer = build(config)
     h = 3 * features(quantizer)
-    maps = quantizer.diagnose(h)
+    maps = quantizer.certainty(h)
     if isinstance(config, VQEMAConfig):
         assert maps == {}
         return

@@ -54,6 +54,19 @@ def test_a_loaded_tokenizer_is_the_saved_one(tmp_path: Path, build: Build, kind:
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
+def test_a_key_added_since_changes_no_fingerprint(folder: Path, tmp_path: Path) -> None:
+    """An artifact of before `kl` and `evidence` were keys stays what its codes are bound to."""
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("kl", "evidence"):
+        del config["architecture"]["quantizer"][key]
+    fingerprint = artifacts.fingerprint_of(
+        "tokenizer", config["architecture"], load_file(folder / "model.safetensors")
+    )
+    change_config(folder, lambda c: c.update(config, fingerprint=fingerprint))
+    Tokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert Tokenizer.from_pretrained(tmp_path / "again").fingerprint == fingerprint
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path, build: Build) -> None:
     build().save_pretrained(tmp_path / "a")
     Tokenizer.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
