@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Convolutions on CUDA in float32 as it is stored, not in TF32 with its 10-bit mantissa."""
-    settings = torch.backends.cudnn.conv
+    settings = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before = settings.fp32_precision
     settings.fp32_precision = "ieee"
     try:

@@ -30,7 +30,7 @@ class GPTConfig(Section):
 
 
 class PixelSNAILConfig(Section):
-    """Causal convolutions and attention; Chen et al. 2018 take 256 channels, 12 blocks of 4 units."""
+    """Causal convolutions and attention; Chen et al. 2018: 256 channels, 12 blocks of 4 units."""
 
     kind: Literal["pixelsnail"] = "pixelsnail"
     width: Annotated[int, Field(ge=2, le=65536, multiple_of=2)] = 128

@@ -4,7 +4,7 @@ Where paper and released code differ the code is followed: a ReLU before the las
 encoder, no padding on 1x1 convolutions, residual branches scaled by 1 / (groups * blocks)^2.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -105,7 +105,7 @@ class ConvEncoder(nn.Module):
         for layer in body:
             x = layer(x)
         with torch.autocast(x.device.type, enabled=False):  # logits in half precision tie
-            return last(x.to(last.weight.dtype))
+            return last(x.to(cast(nn.Conv2d, last).weight.dtype))
 
 
 class ConvDecoder(nn.Module):
