@@ -154,7 +154,7 @@ def test_what_cannot_be_drawn_is_refused(flat):
 
 def test_drawn_images_have_the_frequencies_of_log_prob(flat):
     """First codes over many images, against the prior's own first distribution."""
-    n = 2000
+    n = 1000
     codes = flat.sample(n, label=1, seed=11)[0]
     counts = torch.bincount(codes[:, 0, 0], minlength=7) / n
     with torch.no_grad():

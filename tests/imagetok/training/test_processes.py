@@ -10,6 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from imagetok import seeding
+from imagetok.config import load_config
+from imagetok.tokenizers import build_tokenizer
+from imagetok.training.config import TokenizerRun
+
 VQEMA = [
     "tokenizer.network.width=8",
     "tokenizer.quantizer.num_codes=16",
@@ -22,15 +27,19 @@ VQEMA = [
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "vqvae-ema.yaml"
 
 
-def run(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+def launch(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*launcher, "--nproc_per_node", str(processes), "-m", "cli.main"]
-    sets = [word for override in VQEMA for word in ("--set", override)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, "train", str(CONFIG), "--out", str(out), *sets, *more],
+        [*command, *map(str, arguments)],
         env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
+
+
+def run(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+    sets = [word for override in VQEMA for word in ("--set", override)]
+    return launch(processes, "train", CONFIG, "--out", out, *sets, *more)
 
 
 @pytest.mark.slow
@@ -67,3 +76,24 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     done = run(tmp_path / "three", 2, "--set", "train.batch_size=33")
     assert done.returncode != 0
     assert "use a multiple of 2" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [100, 300])  # one batch: a process without any
+def test_two_processes_measure_what_one_measures(tmp_path, count):
+    seeding.reseed_global(0)
+    config = load_config(CONFIG.parents[1] / "shapes" / "edvae.yaml", TokenizerRun)
+    network = config.tokenizer.network.model_copy(update={"width": 8})
+    tokenizer = build_tokenizer(config.tokenizer.model_copy(update={"network": network}))
+    tokenizer.eval().save_pretrained(tmp_path / "tokenizer")
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.json"
+        spec = f"shapes:train,count={count}"
+        arguments = ["--tokenizer", tmp_path / "tokenizer", "--data", spec, "--out", out]
+        done = launch(processes, "evaluate", *arguments)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(out.read_text())["measures"])
+    one, two = found
+    assert one["num_images"] == count and "max_logit" in one and "uncertainty" in one
+    assert two == pytest.approx(one, rel=1e-6)
