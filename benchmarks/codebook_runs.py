@@ -56,7 +56,7 @@ def _read(folder: Path) -> dict[str, Any]:
     rates = [r["images_per_second"] for r in read_json_lines(folder / "timing.jsonl")]
     return {
         "seed": config["seed"],
-        "config": config,
+        "config": {key: config[key] for key in ("tokenizer", "objective", "train")},
         "images_per_second": statistics.median(rates),
         "test": [{k: v for k, v in test.items() if k != "split"} for test in tests],
     }
