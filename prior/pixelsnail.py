@@ -1,8 +1,8 @@
 """PixelSNAIL (Chen et al. 2018): causal convolutions and attention over a grid of codes.
 
 The layout is that of the public VQ-VAE-2 priors: gated residual units, then attention, in every
-block, which ends in a gated unit also without attention. What differs: the class enters every gated
-unit. The stem sees strictly earlier codes only, so every later layer may look
+block, which ends in a gated unit also without attention. What differs: the class enters the stem
+and every gated unit. The stem sees strictly earlier codes only, so every later layer may look
 at its own position, too, and no attention row is empty. The stem also reads the code before in
 raster order, without which the end of a row stays hidden from the start of the next. Codes enter by
 an embedding instead of one-hot planes.
@@ -36,6 +36,10 @@ class PixelSNAILPrior(Prior):
         self.above = weight_norm(nn.Conv2d(model.width, model.width, (2, 5)))
         self.left = weight_norm(nn.Conv2d(model.width, model.width, (3, 2)))
         self.before = weight_norm(nn.Conv2d(model.width, model.width, 1))
+        # Beside the gates, the class enters here: without it a small prior hardly heeds the class.
+        self.start = (
+            nn.Embedding(config.num_classes + 1, model.width) if config.num_classes else None
+        )
         self.blocks = nn.ModuleList(Block(model, config.num_classes) for _ in range(model.blocks))
         self.head = weight_norm(nn.Conv2d(model.width, config.num_codes[0], 1))
         self.register_buffer("background", _background(height, width), persistent=False)
@@ -54,6 +58,8 @@ class PixelSNAILPrior(Prior):
         left = self.left(pad(x, (2, 0, 2, 0)))[:, :, :, :-1]  # one column right
         before = pad(x.flatten(2), (1, 0))[:, :, :-1].unflatten(2, codes.shape[1:])
         x = above + left + self.before(before)
+        if self.start is not None:
+            x = x + embed_labels(self.start, labels)
         background = self.background[:, :, : codes.shape[1]].expand(len(x), -1, -1, -1)
         for block in self.blocks:
             x = block(x, background, labels)
@@ -171,8 +177,7 @@ class GatedUnit(nn.Module):
             h = h + self.aux(elu(aux))
         h = self.second(self.dropout(elu(h)))
         if self.condition is not None:
-            null = self.condition.num_embeddings - 1
-            h = h + self.condition(torch.where(labels < 0, null, labels))[:, :, None, None]
+            h = h + embed_labels(self.condition, labels)
         return x + glu(h, dim=1)
 
 
@@ -209,6 +214,12 @@ class _Zeroed(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.kept
+
+
+def embed_labels(table: nn.Embedding, labels: Int[Tensor, " B"]) -> Float[Tensor, "B C 1 1"]:
+    """The row of each label; -1, no class, has the last one."""
+    null = table.num_embeddings - 1
+    return table(torch.where(labels < 0, null, labels))[:, :, None, None]
 
 
 def _background(height: int, width: int) -> Float[Tensor, "1 2 H W"]:
