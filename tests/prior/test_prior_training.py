@@ -125,7 +125,7 @@ def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
         "batch_size": 8,
         "accumulation": 2,
         "learning_rate": {"kind": "constant", "value": 1.0e-2},
-        "optimizer": {"weight_decay": 0.1},
+        "optimizer": {"weight_decay": 0.1 if model["kind"] == "gpt" else 0.0},
         "clip_norm": 1.0,
         "ema_decay": 0.9,
         "trackers": [],
