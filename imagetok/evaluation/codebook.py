@@ -19,7 +19,9 @@ class CodebookUse(NamedTuple):
 
 def code_counts(indices: Int[Tensor, "..."], num_codes: int) -> Int[Tensor, " K"]:
     """How often each code occurs."""
-    return torch.bincount(indices.flatten(), minlength=num_codes)
+    flat = indices.flatten().long()
+    counts = flat.new_zeros(num_codes)
+    return counts.scatter_add_(0, flat, torch.ones_like(flat))  # bincount would wait for a GPU
 
 
 def codebook_use(counts: Int[Tensor, " K"] | Float[Tensor, " K"]) -> CodebookUse:

@@ -158,6 +158,8 @@ class _Training:
         self.timing = JsonLines(folder / "timing.jsonl")
         self.batches: Iterator[Any] = iter(())
         self.step = 0
+        self.diverged_at = torch.full((), -1, device=accelerator.device)
+        """The first step whose loss was not finite; on the device, so that no step waits for it."""
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
         self.saved: tuple[int, bool] | None = None
@@ -288,8 +290,8 @@ class _Training:
                 )
             )
         total = self._combine(outputs)
-        if not math.isfinite(total.loss.item()):
-            checkpoint.refuse(self.checkpoints, step, f"the loss is {total.loss.item()}")
+        is_first = ~total.loss.isfinite() & (self.diverged_at < 0)
+        self.diverged_at = torch.where(is_first, step, self.diverged_at)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             if norm is not None:
@@ -325,7 +327,13 @@ class _Training:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
+    def _refuse_divergence(self) -> None:
+        step = int(self.diverged_at)
+        if step >= 0:
+            checkpoint.refuse(self.checkpoints, step, "the loss is not a finite number")
+
     def _log(self, output: StepOutput) -> dict[str, float]:
+        self._refuse_divergence()
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
         values |= self.job.describe(output.sums)
@@ -343,6 +351,7 @@ class _Training:
         self.timing.append(record)
 
     def _evaluate(self) -> None:
+        self._refuse_divergence()
         self.pending_evaluation = True
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
         model = self._bare_model().eval()
@@ -365,6 +374,7 @@ class _Training:
         return self.accelerator.unwrap_model(self.model)
 
     def _save(self) -> None:
+        self._refuse_divergence()
         record = checkpoint.Record(
             step=self.step,
             metrics_bytes=self.metrics.durable_size(),
