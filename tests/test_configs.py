@@ -19,7 +19,8 @@ def test_config_loads_and_builds(path):
     if read_yaml(path)["kind"] == "tokenizer":
         config = load_config(path, TokenizerRun)
         tokenizer = build_tokenizer(config.tokenizer)
-        assert tokenizer.num_codes == (config.tokenizer.quantizer.num_codes,)
+        levels = config.tokenizer.levels
+        assert tokenizer.num_codes == tuple(level.num_codes for level in levels)
     else:
         run = load_config(path, PriorRun)
         architecture = PriorConfig(

@@ -39,7 +39,7 @@ from imagetok.images import to_unit_range
 from imagetok.processes import full_float32, process_state
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Tokenizer, at_test_time
 
 logger = logging.getLogger("imagetok")
 
@@ -222,7 +222,10 @@ def _encode_range(
         is_cpu = next(tokenizer.parameters()).device.type == "cpu"
         threads = torch.get_num_threads() if is_cpu else 1
     # One intra-op thread each: the split of a sum over threads would change its last bit.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with (
+        at_test_time(tokenizer),
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         waiting: deque[Future[EncodedPart]] = deque()
         try:
             for start in range(inputs.start, inputs.stop, plan.micro_batch):

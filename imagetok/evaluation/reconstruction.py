@@ -11,7 +11,8 @@ from imagetok.data import ImageDataset
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.images import to_unit_range
 from imagetok.processes import full_float32, process_state
-from imagetok.tokenizers import Tokenizer
+from imagetok.quantizers import level_name
+from imagetok.tokenizers import Tokenizer, at_test_time
 
 BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
@@ -37,7 +38,8 @@ def evaluate_reconstruction(
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
     paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`: means
     over all positions of what the quantizer says of them (see `Quantizer.certainty`), and
-    `max_logit` the largest logit of the split; only where it gives probabilities.
+    `max_logit` the largest logit of the split; only where it gives probabilities. They carry the
+    level, too, where each level has a quantizer.
 
     Work is shared over the processes of a distributed run, and every process gets the result.
     check: called before each batch; may raise to stop.
@@ -46,8 +48,9 @@ def evaluate_reconstruction(
     device = next(tokenizer.parameters()).device
     num_batches = -(-len(dataset) // BATCH)
     sums = torch.zeros(2 + len(tokenizer.num_codes), dtype=torch.float64)
-    maps = torch.zeros(len(MAPS), 2, dtype=torch.float64)
-    highest = -torch.inf
+    names = _map_names(len(tokenizer.num_codes))
+    maps = torch.zeros(len(names), 2, dtype=torch.float64)
+    highest = torch.full((len(names),), -torch.inf)
     counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
     for first in range(0, num_batches, state.num_processes):
         check()  # on every process, also on one that has no batch left in this round
@@ -58,12 +61,12 @@ def evaluate_reconstruction(
             draw = seeding.generator(0, "evaluate", batch, device=device)
             parts, batch_counts, batch_maps = _measure(tokenizer, images, draw)
             sums += parts
-            maps += _map_sums(batch_maps)
-            if "top_logit" in batch_maps:
-                highest = max(highest, float(batch_maps["top_logit"].max()))
+            maps += _map_sums(batch_maps, names)
+            highest = highest.maximum(_map_maxima(batch_maps, names))
             counts = [total + part for total, part in zip(counts, batch_counts, strict=True)]
     sums = _sum_over_processes(sums, device)
     maps = _sum_over_processes(maps, device)
+    highest = _largest_over_processes(highest, device)
     counts = [_sum_over_processes(level, device) for level in counts]
     result: dict[str, float | int] = {
         "num_images": len(dataset),
@@ -71,20 +74,21 @@ def evaluate_reconstruction(
         "psnr_db": float(sums[1] / len(dataset)),
     }
     for level, level_counts in enumerate(counts):
-        suffix = f"_level{level}" if len(counts) > 1 else ""
         use = codebook_use(level_counts)
-        result[f"perplexity{suffix}"] = use.perplexity
-        result[f"perplexity_batch128{suffix}"] = float(sums[2 + level] / num_batches)
-        result[f"codes_used{suffix}"] = use.codes_used
-        result[f"num_codes{suffix}"] = use.num_codes
-    result |= {
-        name: float(total / positions)
-        for name, (total, positions) in zip(MAPS, maps, strict=True)
-        if positions > 0
+        batch_mean = float(sums[2 + level] / num_batches)
+        result |= {
+            level_name("perplexity", level, len(counts)): use.perplexity,
+            level_name("perplexity_batch128", level, len(counts)): batch_mean,
+            level_name("codes_used", level, len(counts)): use.codes_used,
+            level_name("num_codes", level, len(counts)): use.num_codes,
+        }
+    measured = [row for row in zip(names, maps, highest, strict=True) if row[1][1] > 0]
+    result |= {name: float(total / positions) for name, (total, positions), _ in measured}
+    return result | {
+        name.replace("top", "max"): float(most)
+        for name, _, most in measured
+        if name.startswith("top_logit")
     }
-    if "top_logit" in result:
-        result["max_logit"] = _largest_over_processes(highest, device)
-    return result
 
 
 def _measure(
@@ -92,7 +96,7 @@ def _measure(
 ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     """[sum of per-image MSE, of PSNR, perplexity per level], counts per level, maps of a batch."""
     codes, maps = tokenizer.encode_with_certainty(images, generator=draw)
-    with torch.no_grad():
+    with at_test_time(tokenizer), torch.no_grad():
         x_hat = tokenizer._decode(codes)
     if images.device.type == "mps":  # it has no float64
         x_hat, images = x_hat.cpu(), images.cpu()
@@ -107,12 +111,23 @@ def _measure(
     return torch.tensor(sums, dtype=torch.float64), counts, maps
 
 
-def _map_sums(maps: dict[str, Tensor]) -> Tensor:
-    """(sum, number of positions) of every map of MAPS; zeros for those that are not there."""
+def _map_names(num_levels: int) -> list[str]:
+    """Every name that a map may have: with several levels, their quantizers are one or several."""
+    counts = {1, num_levels}
+    return [level_name(name, i, count) for count in counts for i in range(count) for name in MAPS]
+
+
+def _map_sums(maps: dict[str, Tensor], names: list[str]) -> Tensor:
+    """(sum, number of positions) of every named map; zeros for those that are not there."""
     rows = [
-        [float(maps[name].sum()), maps[name].numel()] if name in maps else [0, 0] for name in MAPS
+        [float(maps[name].sum()), maps[name].numel()] if name in maps else [0, 0] for name in names
     ]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def _map_maxima(maps: dict[str, Tensor], names: list[str]) -> Tensor:
+    """The largest value of every named map; -inf for those that are not there."""
+    return torch.tensor([float(maps[n].max()) if n in maps else -torch.inf for n in names])
 
 
 def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
@@ -123,9 +138,9 @@ def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
     return total.cpu()
 
 
-def _largest_over_processes(value: float, device: torch.device) -> float:
+def _largest_over_processes(values: Tensor, device: torch.device) -> Tensor:
     if process_state().num_processes == 1:
-        return value
-    every = gather(torch.tensor([value], device=device))
+        return values
+    every = gather(values[None].to(device))
     assert isinstance(every, Tensor)
-    return float(every.max())
+    return every.amax(dim=0).cpu()

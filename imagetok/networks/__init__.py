@@ -1,22 +1,56 @@
 """Networks: images to encoder outputs, and quantized vectors to images."""
 
+from typing import Annotated, assert_never
+
+from pydantic import Field
 from torch import nn
 
 from imagetok.networks.conv import ConvConfig, ConvDecoder, ConvEncoder
+from imagetok.networks.hierarchy import Hierarchy, VQVAE2Config
+from imagetok.networks.kaokore import KaokoreConfig, build_kaokore
+from imagetok.networks.pixels import PixelRange
+from imagetok.networks.sonnet import SonnetConfig, build_sonnet
+from imagetok.networks.sqvae import SQVAENetConfig, build_sqvae_net
 
-NetworkConfig = ConvConfig
+FlatNetworkConfig = ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreConfig
+"""One grid of codes."""
+NetworkConfig = Annotated[FlatNetworkConfig | VQVAE2Config, Field(discriminator="kind")]
 
 
 def build_network(
-    config: NetworkConfig, image_channels: int, encoder_channels: int, decoder_channels: int
+    config: FlatNetworkConfig, image_channels: int, encoder_channels: int, decoder_channels: int
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder, freshly initialised.
 
     The encoder maps image_channels to encoder_channels, the decoder decoder_channels to
-    image_channels.
+    image_channels; pixels are in the range `config.pixels` on both sides.
     """
-    encoder = ConvEncoder(config, image_channels, encoder_channels)
-    return encoder, ConvDecoder(config, decoder_channels, image_channels)
+    channels = image_channels, encoder_channels, decoder_channels
+    match config:
+        case ConvConfig():
+            encoder = ConvEncoder(config, image_channels, encoder_channels)
+            return encoder, ConvDecoder(config, decoder_channels, image_channels)
+        case SonnetConfig():
+            return build_sonnet(config, *channels)
+        case SQVAENetConfig():
+            return build_sqvae_net(config, *channels)
+        case KaokoreConfig():
+            return build_kaokore(config, *channels)
+        case _:
+            assert_never(config)
 
 
-__all__ = ["ConvConfig", "ConvDecoder", "ConvEncoder", "NetworkConfig", "build_network"]
+__all__ = [
+    "ConvConfig",
+    "ConvDecoder",
+    "ConvEncoder",
+    "FlatNetworkConfig",
+    "Hierarchy",
+    "KaokoreConfig",
+    "NetworkConfig",
+    "PixelRange",
+    "SQVAENetConfig",
+    "SonnetConfig",
+    "VQVAE2Config",
+    "build_network",
+]

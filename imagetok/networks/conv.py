@@ -4,7 +4,7 @@ Where paper and released code differ the code is followed: a ReLU before the las
 encoder, no padding on 1x1 convolutions, residual branches scaled by 1 / (groups * blocks)^2.
 """
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from imagetok.config import Section
+from imagetok.networks.pixels import CENTRED, PixelRange
 
 
 class ConvConfig(Section):
@@ -27,6 +28,7 @@ class ConvConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     init: Literal["normal", "torch"] = "normal"
     """`normal`: convolution weights N(0, 0.02^2), the paper's; `torch`: PyTorch's own."""
+    pixels: ClassVar[PixelRange] = CENTRED
 
     @model_validator(mode="after")
     def _check(self) -> "ConvConfig":

@@ -4,7 +4,7 @@ from typing import Annotated, assert_never
 
 from pydantic import Field
 
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import Codes, Quantized, Quantizer, level_name
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
 from imagetok.quantizers.vq import VQEMAConfig, VQEMAQuantizer
@@ -34,4 +34,5 @@ __all__ = [
     "QuantizerConfig",
     "VQEMAConfig",
     "build_quantizer",
+    "level_name",
 ]

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 Codes = tuple[Int[Tensor, "B _h _w"], ...]
 
 
+def level_name(name: str, level: int, num_levels: int) -> str:
+    """What a measure or loss of one level is called: `kl`, or `kl_level1` where there are more."""
+    return name if num_levels == 1 else f"{name}_level{level}"
+
+
 class Quantized(NamedTuple):
     """What a quantizer returns in training."""
 

@@ -1,7 +1,14 @@
 """Tokenizers: an autoencoder whose middle is a tuple of code maps."""
 
-from imagetok.tokenizers.base import Autoencoder, Reconstruction, Tokenizer
+from imagetok.tokenizers.base import Autoencoder, Reconstruction, Tokenizer, at_test_time
 from imagetok.tokenizers.build import build_tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
 
-__all__ = ["Autoencoder", "Reconstruction", "Tokenizer", "TokenizerConfig", "build_tokenizer"]
+__all__ = [
+    "Autoencoder",
+    "Reconstruction",
+    "Tokenizer",
+    "TokenizerConfig",
+    "at_test_time",
+    "build_tokenizer",
+]

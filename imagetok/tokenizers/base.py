@@ -2,6 +2,8 @@
 
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,19 @@ class Reconstruction(NamedTuple):
     """Hard codes per level; empty for a continuous autoencoder."""
     stats: dict[str, Tensor]
     """What `update` needs, additive over micro-batches and ranks."""
+
+
+@contextmanager
+def at_test_time(model: nn.Module) -> Iterator[None]:
+    """No dropout, and norms by their running statistics, also in the middle of training."""
+    was_training = model.training
+    if was_training:  # else other threads may be using it
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
 
 
 class Autoencoder(nn.Module, ABC):
@@ -96,7 +111,7 @@ class Tokenizer(Autoencoder, ABC):
         (B, h, w) int64 maps, coarse to fine. generator: only for a test rule that samples.
         """
         check_images(images, self.image)
-        with torch.no_grad():
+        with at_test_time(self), torch.no_grad():
             return self._encode(images, generator)
 
     def encode_with_certainty(
@@ -104,10 +119,11 @@ class Tokenizer(Autoencoder, ABC):
     ) -> tuple[Codes, dict[str, Tensor]]:
         """Codes as from `encode`, and maps (B, h, w) of how sure the encoder was.
 
-        `entropy` in nats, `top_logit`, `uncertainty`: see `Quantizer.certainty`.
+        `entropy` in nats, `top_logit`, `uncertainty`: see `Quantizer.certainty`. With a quantizer
+        per level the names carry the level, as in `entropy_level0`.
         """
         check_images(images, self.image)
-        with torch.no_grad():
+        with at_test_time(self), torch.no_grad():
             return self._encode_with_certainty(images, generator)
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
@@ -116,14 +132,14 @@ class Tokenizer(Autoencoder, ABC):
         Raises InputError when levels, shapes, dtype or range do not fit this tokenizer.
         """
         self._check_codes(codes)
-        with torch.no_grad():
+        with at_test_time(self), torch.no_grad():
             return self._decode(tuple(level.long() for level in codes)).clamp(0, 1)
 
     def reconstruct(
         self, images: Tensor, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "B C H W"]:
         codes = self.encode(images, generator=generator)
-        with torch.no_grad():
+        with at_test_time(self), torch.no_grad():
             return self._decode(codes)
 
     @abstractmethod
@@ -150,9 +166,9 @@ class Tokenizer(Autoencoder, ABC):
     def _write(self, folder: Path, metrics: dict[str, float | int] | None) -> str:
         with staged_folder(folder) as staged:
             fingerprint = artifacts.write_artifact(staged, "tokenizer", self._architecture(), self)
-            kind = self.config.quantizer.kind
+            method = self.config.method
             body = [
-                f"An image tokenizer ({kind}) made with imagetok: images of "
+                f"An image tokenizer ({', '.join(method)}) made with imagetok: images of "
                 f"{self.image.channels} x {self.image.height} x {self.image.width}, codes of "
                 f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with K = "
                 f"{', '.join(map(str, self.num_codes))}.",
@@ -167,7 +183,9 @@ class Tokenizer(Autoencoder, ABC):
             ]
             if metrics:
                 body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
-            artifacts.write_card(staged, f"{kind} tokenizer", ["image-tokenizer", kind], body)
+            artifacts.write_card(
+                staged, f"{' '.join(method)} tokenizer", ["image-tokenizer", *method], body
+            )
         return fingerprint
 
     @staticmethod

@@ -7,13 +7,17 @@ import torch
 from imagetok import artifacts
 from imagetok.config import validate
 from imagetok.errors import ArtifactError, ConfigError
+from imagetok.networks import VQVAE2Config
 from imagetok.tokenizers.base import Tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.flat import FlatTokenizer
+from imagetok.tokenizers.hierarchical import HierarchicalTokenizer
 
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """A freshly initialised tokenizer; seed torch's global generator first (`seeding`)."""
+    if isinstance(config.network, VQVAE2Config):
+        return HierarchicalTokenizer(config)
     return FlatTokenizer(config)
 
 

@@ -1,25 +1,45 @@
 """The architecture of a tokenizer: everything but its weights, and what codes are bound to."""
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from imagetok.config import Section
 from imagetok.images import ImageContract
-from imagetok.networks import NetworkConfig
-from imagetok.quantizers import QuantizerConfig
+from imagetok.networks import NetworkConfig, VQVAE2Config
+from imagetok.quantizers import QuantizerConfig, level_name
 from imagetok.tokenizers.likelihood import LikelihoodConfig, MSEConfig
 
 
 class TokenizerConfig(Section):
-    """Image contract, network, quantizer and likelihood of one tokenizer."""
+    """Image contract, network, quantizer or quantizers, and likelihood of one tokenizer.
+
+    Of `quantizer` and `quantizers` the network takes one; the other is no part of the config.
+    """
 
     image: ImageContract
     network: NetworkConfig
-    quantizer: QuantizerConfig
+    quantizer: QuantizerConfig | None = Field(None, exclude_if=lambda value: value is None)
+    """Of a network with one grid of codes."""
+    quantizers: tuple[QuantizerConfig, ...] = Field((), exclude_if=lambda value: not value)
+    """Of a network with several, one section a grid, coarse to fine."""
     likelihood: LikelihoodConfig = MSEConfig()
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerConfig":
-        factor = self.network.downsampling
+        kind = self.network.kind
+        if isinstance(self.network, VQVAE2Config):
+            if self.quantizer is not None or len(self.quantizers) < 2:
+                found = "`quantizer`" if self.quantizer is not None else len(self.quantizers)
+                raise ValueError(
+                    f"network {kind!r} has a grid of codes per level: give `quantizers`, a list of "
+                    f"two or more sections, coarse to fine, and no `quantizer` (found {found})"
+                )
+        elif self.quantizer is None or self.quantizers:
+            found = "`quantizers`" if self.quantizers else "none"
+            raise ValueError(
+                f"network {kind!r} has one grid of codes: give one section `quantizer` and no "
+                f"`quantizers` (found {found})"
+            )
+        factor = self._downsamplings[0]
         if self.image.height % factor or self.image.width % factor:
             raise ValueError(
                 f"image height and width must be multiples of {factor}, the downsampling of the "
@@ -28,7 +48,33 @@ class TokenizerConfig(Section):
         return self
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) of the code map."""
-        factor = self.network.downsampling
-        return self.image.height // factor, self.image.width // factor
+    def levels(self) -> tuple[QuantizerConfig, ...]:
+        """The quantizer of every grid, coarse to fine."""
+        return self.quantizers if self.quantizer is None else (self.quantizer,)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of the quantizers' losses: `kl`, or `kl_level0`, ... of several levels."""
+        count = len(self.levels)
+        return tuple(
+            level_name(loss, level, count)
+            for level, quantizer in enumerate(self.levels)
+            for loss in quantizer.losses
+        )
+
+    @property
+    def method(self) -> tuple[str, ...]:
+        """What it is called by: the kind of its quantizer, or of its network and quantizers."""
+        kinds = [quantizer.kind for quantizer in self.levels]
+        return tuple(dict.fromkeys([self.network.kind, *kinds] if self.quantizers else kinds))
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of every grid of codes, coarse to fine."""
+        return tuple((self.image.height // f, self.image.width // f) for f in self._downsamplings)
+
+    @property
+    def _downsamplings(self) -> tuple[int, ...]:
+        if isinstance(self.network, VQVAE2Config):
+            return self.network.downsamplings(len(self.quantizers))
+        return (self.network.downsampling,)

@@ -4,30 +4,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imagetok.networks import build_network
-from imagetok.quantizers import Codes, build_quantizer
+from imagetok.networks import VQVAE2Config, build_network
+from imagetok.quantizers import Codes, Quantized, build_quantizer
 from imagetok.tokenizers.base import Reconstruction, Tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.likelihood import MSELikelihood
 
 
 class FlatTokenizer(Tokenizer):
-    """encoder -> quantizer -> decoder; its image range inside is [-0.5, 0.5]."""
+    """encoder -> quantizer -> decoder."""
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
         self.image = config.image
-        self.quantizer = build_quantizer(config.quantizer)
+        (quantizer,) = config.levels
+        assert not isinstance(config.network, VQVAE2Config)
+        self.quantizer = build_quantizer(quantizer)
         self.encoder, self.decoder = build_network(
             config.network,
             config.image.channels,
             self.quantizer.in_channels,
             self.quantizer.code_dim,
         )
-        self.likelihood = MSELikelihood()
+        self.pixels = config.network.pixels
+        self.likelihood = MSELikelihood(self.pixels)
         self.num_codes = self.quantizer.num_codes
-        self.grids = (config.grid,) * len(self.num_codes)
+        self.grids = config.grids * len(self.num_codes)
 
     def forward(
         self,
@@ -36,9 +39,8 @@ class FlatTokenizer(Tokenizer):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
-        quantized = self.quantizer(
-            self.encoder(images - 0.5), temperature=temperature, generator=generator
-        )
+        h = self.encoder(self.pixels.to_network(images))
+        quantized: Quantized = self.quantizer(h, temperature=temperature, generator=generator)
         out = self.decoder(quantized.z_q)
         losses = {"reconstruction": self.likelihood.loss(out, images), **quantized.losses}
         return Reconstruction(
@@ -49,12 +51,13 @@ class FlatTokenizer(Tokenizer):
         self.quantizer.update(stats, generator)
 
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
-        return self.quantizer.encode(self.encoder(images - 0.5), generator=generator)
+        h = self.encoder(self.pixels.to_network(images))
+        return self.quantizer.encode(h, generator=generator)
 
     def _encode_with_certainty(
         self, images: Tensor, generator: torch.Generator | None
     ) -> tuple[Codes, dict[str, Tensor]]:
-        h = self.encoder(images - 0.5)
+        h = self.encoder(self.pixels.to_network(images))
         return self.quantizer.encode(h, generator=generator), self.quantizer.certainty(h)
 
     def _decode(self, codes: Codes) -> Tensor:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagetok.config import Section
+from imagetok.networks import PixelRange
 
 
 class MSEConfig(Section):
@@ -33,7 +34,14 @@ class Likelihood(nn.Module, ABC):
 
 
 class MSELikelihood(Likelihood):
-    """Mean over B, C, H, W of the squared error on a unit-wide range (EdVAE eq. 12)."""
+    """Mean over B, C, H, W of the squared error on a unit-wide range (EdVAE eq. 12).
+
+    pixels: the range of the network that is scored.
+    """
+
+    def __init__(self, pixels: PixelRange):
+        super().__init__()
+        self.pixels = pixels
 
     def loss(
         self, out: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"]
@@ -41,4 +49,4 @@ class MSELikelihood(Likelihood):
         return (self.to_image(out) - images.float()).square().mean()
 
     def to_image(self, out: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        return out.float() + 0.5  # the model's own range is [-0.5, 0.5]
+        return self.pixels.to_unit(out)

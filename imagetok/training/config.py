@@ -81,10 +81,10 @@ class TokenizerRun(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
-        quantizer = self.tokenizer.quantizer
-        if set(self.objective.weights) != set(quantizer.losses):
+        losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
+        if set(self.objective.weights) != set(losses):
             raise ValueError(
-                f"objective.weights must name the losses of quantizer {quantizer.kind!r}: expected "
-                f"{sorted(quantizer.losses)}, found {sorted(self.objective.weights)}"
+                f"objective.weights must name the losses of {method}: expected "
+                f"{sorted(losses)}, found {sorted(self.objective.weights)}"
             )
         return self

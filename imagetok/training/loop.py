@@ -37,6 +37,7 @@ from imagetok.training.batches import (
 from imagetok.training.config import TrainConfig
 from imagetok.training.metrics import JsonLines
 from imagetok.training.optim import build_optimizer
+from imagetok.training.running import average_running_statistics
 
 logger = logging.getLogger("imagetok")
 
@@ -85,7 +86,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
         mixed_precision=config.mixed_precision,
         log_with=list(config.trackers) or None,
         project_dir=str(run),
-        # Codebook buffers are updated alike on every rank and must not be overwritten by rank 0's.
+        # Buffers are kept alike on every rank by our own updates: codebooks, running statistics.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if device not in (None, "cpu", accelerator.device.type):
@@ -249,7 +250,7 @@ class _Training:
                     rate = (self.step - logged_step) * config.batch_size / (now - logged_at)
                     self._log_timing(rate)
                     logged_at, logged_step = now, self.step
-                    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if k in _SHOWN)
+                    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if _is_shown(k))
                     progress.update(self.step, f"{shown}  {rate:.0f} {self.unit}/s")
                 else:
                     progress.update(self.step)
@@ -299,6 +300,8 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         bare = accelerator.unwrap_model(self.model)
+        if accelerator.num_processes > 1:
+            average_running_statistics(bare, lambda v: self._reduced(v) / accelerator.num_processes)
         self.job.update(bare, total.sums, seeding.generator(self.seed, "update", step))
         if self.average is not None:
             self.average.update_parameters(bare)
@@ -424,6 +427,11 @@ class _Training:
     def _start_trackers(self) -> None:
         purge = {"purge_step": self.step + 1} if self.step else {}
         self.accelerator.init_trackers("logs", init_kwargs={"tensorboard": purge})
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a value, or that of one level, is shown beside the progress."""
+    return name.partition("_level")[0] in _SHOWN
 
 
 _SHOWN = ("loss", "mse", "batch_perplexity", "batch_usage", "bits_per_code")

@@ -11,7 +11,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     decayed = {
         id(module._parameters.get("weight"))  # a normalised weight is no parameter
         for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) or type(module).__name__ == "Conv1D"
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+        or type(module).__name__ == "Conv1D"
     }
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [

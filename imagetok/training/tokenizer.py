@@ -14,6 +14,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation import code_counts, codebook_use, evaluate_reconstruction
 from imagetok.images import to_unit_range
 from imagetok.processes import process_state
+from imagetok.quantizers import level_name
 from imagetok.report.pictures import save_grid, side_by_side
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
@@ -119,10 +120,9 @@ def _describe(sums: dict[str, Tensor]) -> dict[str, float]:
     counts = [value for name, value in sums.items() if name.startswith("counts.")]
     values: dict[str, float] = {}
     for level, level_counts in enumerate(counts):
-        suffix = f"_level{level}" if len(counts) > 1 else ""
         use = codebook_use(level_counts)
-        values[f"batch_perplexity{suffix}"] = use.perplexity
-        values[f"batch_usage{suffix}"] = use.codes_used / use.num_codes
+        values[level_name("batch_perplexity", level, len(counts))] = use.perplexity
+        values[level_name("batch_usage", level, len(counts))] = use.codes_used / use.num_codes
     return values
 
 

@@ -103,7 +103,7 @@ def make_tokenizer_folder(folder: Path, seed: int) -> Path:
     config = validate(
         {
             "image": {"mode": "grey", "height": 6, "width": 6},
-            "network": {"width": 16, "groups": 2, "blocks": 1},
+            "network": {"kind": "conv", "width": 16, "groups": 2, "blocks": 1},
             "quantizer": {"kind": "vqvae-ema", "num_codes": 7, "code_dim": 4},
         },
         TokenizerConfig,

@@ -35,7 +35,7 @@ def make_tokenizer(kind: str = "vqvae-ema", seed: int = 0) -> Tokenizer:
     config = validate(
         {
             "image": {"mode": "grey", "height": 8, "width": 8},
-            "network": {"width": 16, "groups": 2, "blocks": 1, "init": "torch"},
+            "network": {"kind": "conv", "width": 16, "groups": 2, "blocks": 1, "init": "torch"},
             "quantizer": {"kind": kind, "num_codes": NUM_CODES, "code_dim": 4},
         },
         TokenizerConfig,

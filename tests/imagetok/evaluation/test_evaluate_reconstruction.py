@@ -12,7 +12,8 @@ from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 
 TREE = {
     "image": {"mode": "grey", "height": 4, "width": 4},
-    "network": {"width": 8, "groups": 2, "blocks": 1, "residual_gain": 0.5, "init": "torch"},
+    "network": {"kind": "conv", "width": 8, "groups": 2, "blocks": 1, "init": "torch"}
+    | {"residual_gain": 0.5},
     "quantizer": {"kind": "edvae", "num_codes": 16, "code_dim": 4},
 }
 

@@ -8,7 +8,8 @@ from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 
 TREE = {
     "image": {"mode": "rgb", "height": 8, "width": 12},
-    "network": {"width": 8, "groups": 2, "blocks": 1, "residual_gain": 0.5, "init": "torch"},
+    "network": {"kind": "conv", "width": 8, "groups": 2, "blocks": 1, "init": "torch"}
+    | {"residual_gain": 0.5},
 }
 
 

@@ -72,6 +72,21 @@ def test_two_processes_train_what_one_trains(tmp_path):
 
 
 @pytest.mark.slow
+def test_batch_norms_of_two_processes_are_one_model(tmp_path):
+    """A resumed pair starts from one file: its two must have been alike when that was written."""
+    network = "tokenizer.network={kind: sqvae, form: net_28, width: 16, residual_layers: 1}"
+    for out, *more in [("whole",), ("pair", "--set", "train.steps=10"), ("pair", "--resume")]:
+        sets = [word for override in VQEMA[1:] for word in ("--set", override)]
+        done = launch(2, "train", CONFIG, "--out", tmp_path / out, "--set", network, *sets, *more)
+        assert done.returncode == 0, done.stderr
+    whole, pair = (
+        load_file(tmp_path / out / "tokenizer" / "model.safetensors") for out in ("whole", "pair")
+    )
+    assert any("running_mean" in name and tensor.any() for name, tensor in whole.items())
+    assert all(torch.equal(whole[name], pair[name]) for name in whole)
+
+
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     done = run(tmp_path / "three", 2, "--set", "train.batch_size=33")
     assert done.returncode != 0

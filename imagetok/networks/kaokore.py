@@ -1,0 +1,58 @@
+"""The VQ-VAE network of the Kaokore comparison: VQ_CVAE of nadavbh12/VQ-VAE."""
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from imagetok.config import Section
+from imagetok.networks.pixels import SYMMETRIC, PixelRange
+from imagetok.networks.residual import SkipBlock, Width, match_channels
+
+
+class KaokoreConfig(Section):
+    """Batch-normalised, four pixels per code along each side, with a tanh at its end.
+
+    In the original the width is D.
+    """
+
+    kind: Literal["kaokore"] = "kaokore"
+    width: Width = 128
+    pixels: ClassVar[PixelRange] = SYMMETRIC
+    downsampling: ClassVar[int] = 4
+
+
+def build_kaokore(
+    config: KaokoreConfig, image_channels: int, encoder_channels: int, decoder_channels: int
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder; see `networks.build_network`."""
+    width = config.width
+    last_norm = nn.BatchNorm2d(width)
+    encoder = nn.Sequential(
+        nn.Conv2d(image_channels, width, 4, stride=2, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 4, stride=2, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        SkipBlock(width, width, norms=(True, False)),
+        nn.BatchNorm2d(width),
+        SkipBlock(width, width, norms=(True, False)),
+        last_norm,
+        match_channels(width, encoder_channels),
+    )
+    decoder = nn.Sequential(
+        match_channels(decoder_channels, width),
+        SkipBlock(width, width),
+        nn.BatchNorm2d(width),
+        SkipBlock(width, width),
+        nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(width, image_channels, 4, stride=2, padding=1),
+        nn.Tanh(),
+    )
+    for module in [*encoder.modules(), *decoder.modules()]:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.02)  # biases keep PyTorch's default
+    nn.init.constant_(last_norm.weight, 1 / 40)  # features start at the scale of the codes
+    return encoder, decoder

@@ -1,0 +1,93 @@
+"""The VQ-VAE network in the form of DeepMind's Sonnet example (van den Oord et al. 2017, 4.1).
+
+Strided 4x4 convolutions, a 3x3, residual blocks; the decoder mirrors it and is linear at its end.
+The published VQ-VAE is twice as wide with residual blocks as wide as itself.
+"""
+
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from imagetok.config import Section
+from imagetok.networks.pixels import CENTRED, PixelRange
+from imagetok.networks.residual import ReadOut, SkipBlock, Width
+
+
+class SonnetConfig(Section):
+    """Each 4x4 convolution of stride 2 halves the resolution; the first has half the width."""
+
+    kind: Literal["sonnet"] = "sonnet"
+    width: Width = 128
+    residual_width: Annotated[int, Field(ge=1, le=8192)] = 32
+    residual_layers: Annotated[int, Field(ge=0, le=64)] = 2
+    halvings: Annotated[int, Field(ge=1, le=6)] = 2
+    """How many convolutions have stride 2."""
+    pixels: ClassVar[PixelRange] = CENTRED
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per code along each side."""
+        return 2**self.halvings
+
+
+class Contraction(nn.Module):
+    """(B, in_channels, H, W) -> (B, width, H / 2^halvings, W / 2^halvings), not negative."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        residual_width: int,
+        residual_layers: int,
+        halvings: int,
+    ):
+        super().__init__()
+        widths = [in_channels, width // 2, *(width for _ in range(halvings - 1))]
+        layers: list[nn.Module] = []
+        for into, out in pairwise(widths):
+            layers += [nn.Conv2d(into, out, 4, stride=2, padding=1), nn.ReLU()]
+        layers.append(nn.Conv2d(widths[-1], width, 3, padding=1))
+        layers += [SkipBlock(width, residual_width) for _ in range(residual_layers)]
+        self.layers = nn.Sequential(*layers, nn.ReLU())
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        return self.layers(x)
+
+
+class Expansion(nn.Module):
+    """(B, in_channels, h, w) -> (B, out_channels, h * 2^halvings, w * 2^halvings), linear."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        residual_width: int,
+        residual_layers: int,
+        halvings: int,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1)]
+        layers += [SkipBlock(width, residual_width) for _ in range(residual_layers)]
+        halves = [width // 2] if halvings > 1 else []
+        widths = [*(width for _ in range(max(halvings - 1, 1))), *halves, out_channels]
+        for into, out in pairwise(widths):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(into, out, 4, stride=2, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
+        return self.layers(z)
+
+
+def build_sonnet(
+    config: SonnetConfig, image_channels: int, encoder_channels: int, decoder_channels: int
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder; see `networks.build_network`."""
+    sizes = config.width, config.residual_width, config.residual_layers, config.halvings
+    encoder = nn.Sequential(
+        Contraction(image_channels, *sizes), ReadOut(config.width, encoder_channels)
+    )
+    return encoder, Expansion(decoder_channels, image_channels, *sizes)

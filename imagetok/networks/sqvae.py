@@ -1,0 +1,109 @@
+"""The networks of SQ-VAE's image experiments (Takida et al. 2022; forms of the released code)."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from imagetok.config import Section
+from imagetok.networks.pixels import UNIT, PixelRange
+from imagetok.networks.residual import SkipBlock, Width, match_channels
+
+
+class SQVAENetConfig(Section):
+    """Batch-normalised, four pixels per code along each side, with a sigmoid at its end.
+
+    form: `net_28` is two strided convolutions and residual blocks; `net_32` has a norm after the
+    second and a 3x3 convolution more; `net_64` has no norm after that 3x3, and one residual block
+    less in its decoder. In the paper the width is D, and forms are named by the image size.
+    """
+
+    kind: Literal["sqvae"] = "sqvae"
+    form: Literal["net_28", "net_32", "net_64"] = "net_32"
+    width: Width = 64
+    residual_layers: Annotated[int, Field(ge=1, le=64)] = 2
+    pixels: ClassVar[PixelRange] = UNIT
+    downsampling: ClassVar[int] = 4
+
+
+class SQVAEEncoder(nn.Module):
+    """(B, image_channels, H, W) -> (B, out_channels, H / 4, W / 4), in heads of equal channels.
+
+    Each head is a residual block of its own on the same trunk: means, and variances if there are
+    two.
+    """
+
+    def __init__(
+        self, config: SQVAENetConfig, image_channels: int, out_channels: int, num_heads: int
+    ):
+        super().__init__()
+        width = config.width
+        layers: list[nn.Module] = [
+            *_normed(nn.Conv2d(image_channels, width // 2, 4, stride=2, padding=1)),
+            nn.Conv2d(width // 2, width, 4, stride=2, padding=1),
+        ]
+        if config.form != "net_28":
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+        if config.form == "net_32":
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [_residual(width) for _ in range(config.residual_layers - 1)]
+        self.trunk = nn.Sequential(*layers)
+        self.heads = nn.ModuleList(
+            nn.Sequential(_residual(width), match_channels(width, out_channels // num_heads))
+            for _ in range(num_heads)
+        )
+        _initialise(self)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        h = self.trunk(x)
+        return torch.cat([head(h) for head in self.heads], dim=1)
+
+
+class SQVAEDecoder(nn.Module):
+    """(B, in_channels, h, w) -> (B, image_channels, 4 h, 4 w), in (0, 1)."""
+
+    def __init__(self, config: SQVAENetConfig, in_channels: int, image_channels: int):
+        super().__init__()
+        width = config.width
+        blocks = config.residual_layers - (config.form == "net_64")
+        layers = [match_channels(in_channels, width), *(_residual(width) for _ in range(blocks))]
+        if config.form != "net_28":
+            layers += _normed(nn.ConvTranspose2d(width, width, 3, padding=1))
+        layers += _normed(nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1))
+        layers.append(nn.ConvTranspose2d(width // 2, image_channels, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(*layers, nn.Sigmoid())
+        _initialise(self)
+
+    def forward(self, z: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
+        return self.layers(z)
+
+
+def build_sqvae_net(
+    config: SQVAENetConfig, image_channels: int, encoder_channels: int, decoder_channels: int
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder; see `networks.build_network`.
+
+    A quantizer that reads twice as many channels as it gives reads means and variances (SQ-VAE
+    II-IV), so the encoder has two heads.
+    """
+    num_heads = 2 if encoder_channels == 2 * decoder_channels else 1
+    encoder = SQVAEEncoder(config, image_channels, encoder_channels, num_heads)
+    return encoder, SQVAEDecoder(config, decoder_channels, image_channels)
+
+
+def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
+
+
+def _residual(width: int) -> nn.Module:
+    return SkipBlock(width, width, norms=(True, True))
+
+
+def _initialise(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.02)  # biases keep PyTorch's default
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, mean=1.0, std=0.02)

@@ -1,0 +1,116 @@
+"""A tokenizer with a quantizer per level, each conditioned on the coarser ones (VQ-VAE-2)."""
+
+from collections.abc import Callable
+from itertools import islice
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagetok.networks import Hierarchy, VQVAE2Config
+from imagetok.quantizers import Codes, Quantized, Quantizer, build_quantizer, level_name
+from imagetok.tokenizers.base import Reconstruction, Tokenizer
+from imagetok.tokenizers.config import TokenizerConfig
+from imagetok.tokenizers.likelihood import MSELikelihood
+
+
+class HierarchicalTokenizer(Tokenizer):
+    """Codes of two or more grids, coarse to fine; each level's losses and maps carry its number.
+
+    A level is read off from its features and from the quantized vectors of the levels above it, so
+    other codes at the top change what is encoded below.
+    """
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        assert isinstance(config.network, VQVAE2Config)
+        self.config = config
+        self.image = config.image
+        built = [build_quantizer(section) for section in config.levels]
+        self.quantizers = nn.ModuleList(built)
+        self.network = Hierarchy(
+            config.network,
+            config.image.channels,
+            tuple(quantizer.in_channels for quantizer in built),
+            tuple(quantizer.code_dim for quantizer in built),
+        )
+        self.pixels = config.network.pixels
+        self.likelihood = MSELikelihood(self.pixels)
+        self.num_codes = tuple(k for quantizer in built for k in quantizer.num_codes)
+        self.grids = tuple(
+            grid
+            for quantizer, grid in zip(built, config.grids, strict=True)
+            for _ in quantizer.num_codes
+        )
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        quantized: list[Quantized] = []
+
+        def quantize(quantizer: Quantizer, h: Tensor) -> Tensor:
+            quantized.append(quantizer(h, temperature=temperature, generator=generator))
+            return quantized[-1].z_q
+
+        out = self.network.decode(self._descend(images, quantize))
+        losses = {"reconstruction": self.likelihood.loss(out, images)}
+        stats: dict[str, Tensor] = {}
+        for level, part in enumerate(quantized):
+            losses |= {self._name(name, level): value for name, value in part.losses.items()}
+            stats |= {f"{level}.{name}": value for name, value in part.stats.items()}
+        indices = tuple(level for part in quantized for level in part.indices)
+        return Reconstruction(self.likelihood.to_image(out), losses, indices, stats)
+
+    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
+        for level, quantizer in enumerate(self._quantizers):
+            prefix = f"{level}."
+            own = {k.removeprefix(prefix): v for k, v in stats.items() if k.startswith(prefix)}
+            quantizer.update(own, generator)
+
+    def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
+        return self._encode_with_certainty(images, generator)[0]
+
+    def _encode_with_certainty(
+        self, images: Tensor, generator: torch.Generator | None
+    ) -> tuple[Codes, dict[str, Tensor]]:
+        codes: list[Codes] = []
+        maps: dict[str, Tensor] = {}
+
+        def quantize(quantizer: Quantizer, h: Tensor) -> Tensor:
+            named = quantizer.certainty(h)
+            maps.update({self._name(name, len(codes)): value for name, value in named.items()})
+            codes.append(quantizer.encode(h, generator=generator))
+            return quantizer.decode(codes[-1])
+
+        self._descend(images, quantize)
+        return tuple(level for part in codes for level in part), maps
+
+    def _decode(self, codes: Codes) -> Tensor:
+        context, remaining = None, iter(codes)
+        for level, quantizer in enumerate(self._quantizers):
+            z_q = quantizer.decode(tuple(islice(remaining, len(quantizer.num_codes))))
+            context = self.network.descend(level, context, z_q)
+        assert context is not None
+        return self.likelihood.to_image(self.network.decode(context))
+
+    def _descend(self, images: Tensor, quantize: Callable[[Quantizer, Tensor], Tensor]) -> Tensor:
+        """What the decoder reads, with `quantize(quantizer, h)` giving each level's vectors."""
+        features = self.network.features(self.pixels.to_network(images))
+        context = None
+        for level, quantizer in enumerate(self._quantizers):
+            h = self.network.read_out(level, features[level], context)
+            context = self.network.descend(level, context, quantize(quantizer, h))
+        assert context is not None
+        return context
+
+    @property
+    def _quantizers(self) -> list[Quantizer]:
+        return cast(list[Quantizer], list(self.quantizers))
+
+    def _name(self, name: str, level: int) -> str:
+        return level_name(name, level, len(self.quantizers))

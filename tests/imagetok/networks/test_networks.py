@@ -1,0 +1,158 @@
+"""The networks of VQ-VAE, SQ-VAE and Kaokore: sizes of the papers, shapes, ranges, refusals."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+from imagetok import seeding
+from imagetok.config import Section, validate
+from imagetok.errors import ConfigError
+from imagetok.networks import (
+    ConvConfig,
+    FlatNetworkConfig,
+    KaokoreConfig,
+    SonnetConfig,
+    SQVAENetConfig,
+    build_network,
+)
+from imagetok.networks.pixels import CENTRED, SYMMETRIC, UNIT, PixelRange
+from imagetok.networks.residual import SkipBlock
+
+SMALL: list[FlatNetworkConfig] = [
+    ConvConfig(width=8, groups=3, blocks=1),
+    SonnetConfig(width=8, residual_width=4),
+    SonnetConfig(width=8, residual_width=4, residual_layers=0, halvings=1),
+    SonnetConfig(width=8, residual_width=4, halvings=3),
+    SQVAENetConfig(form="net_28", width=8, residual_layers=1),
+    SQVAENetConfig(form="net_32", width=8),
+    SQVAENetConfig(form="net_64", width=8, residual_layers=3),
+    KaokoreConfig(width=8),
+]
+
+
+def sizes(config: FlatNetworkConfig, channels: int, reads: int, gives: int) -> tuple[int, int]:
+    """Parameters of encoder and decoder; nothing is allocated."""
+    with torch.device("meta"):
+        encoder, decoder = build_network(config, channels, reads, gives)
+    first, second = (sum(p.numel() for p in n.parameters()) for n in (encoder, decoder))
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("config", "channels", "expected"),
+    [
+        (SonnetConfig(), (3, 64, 64), (364_160 + 8_256, 290_307)),
+        (SonnetConfig(), (3, 16, 16), (364_160 + 2_064, 235_011)),
+        (SQVAENetConfig(form="net_28"), (1, 64, 64), (116_128, 116_065)),
+        (SQVAENetConfig(form="net_32"), (3, 64, 64), (154_336, 154_147)),
+        (SQVAENetConfig(form="net_64", residual_layers=6), (3, 64, 64), (319_584, 278_179)),
+        (SQVAENetConfig(form="net_64", residual_layers=6), (3, 128, 64), (360_928, 278_179)),
+    ],
+)
+def test_parameters_of_the_papers(
+    config: FlatNetworkConfig, channels: tuple[int, int, int], expected: tuple[int, int]
+) -> None:
+    assert sizes(config, *channels) == expected
+
+
+def test_parameters_of_the_kaokore_network() -> None:
+    assert sum(sizes(KaokoreConfig(), 3, 128, 128)) + 512 * 128 == 1_260_931
+
+
+@pytest.mark.parametrize("config", SMALL, ids=repr)
+@pytest.mark.parametrize("reads", [5, 8, 12])
+def test_shapes(config: FlatNetworkConfig, reads: int) -> None:
+    encoder, decoder = build_network(config, 3, reads, 6)
+    h, w = 16 // config.downsampling, 24 // config.downsampling
+    assert encoder(torch.rand(2, 3, 16, 24)).shape == (2, reads, h, w)
+    assert decoder(torch.rand(2, 6, h, w)).shape == (2, 3, 16, 24)
+
+
+@pytest.mark.parametrize("config", SMALL, ids=repr)
+def test_an_image_does_not_depend_on_its_batch_in_evaluation(config: FlatNetworkConfig) -> None:
+    seeding.reseed_global(0)
+    encoder, decoder = build_network(config, 3, 6, 6)
+    images = torch.rand(3, 3, 8, 16)
+    for network in (encoder, decoder):
+        network(images if network is encoder else encoder(images))  # moves running statistics
+        network.eval()
+    together = decoder(encoder(images))
+    alone = torch.cat([decoder(encoder(image[None])) for image in images])
+    assert_close(together, alone)
+
+
+@pytest.mark.parametrize("config", SMALL, ids=repr)
+def test_decoders_end_in_their_range(config: FlatNetworkConfig) -> None:
+    seeding.reseed_global(0)
+    _, decoder = build_network(config, 1, 6, 6)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(30)
+    out = decoder.eval()(torch.randn(2, 6, 4, 4))
+    inside = config.pixels.low <= out.min() and out.max() <= config.pixels.high
+    assert inside == (config.kind in ("sqvae", "kaokore"))
+    if inside:  # and it reaches both ends
+        assert_close(out.aminmax()[0].item(), config.pixels.low, atol=1e-3, rtol=0)
+        assert_close(out.aminmax()[1].item(), config.pixels.high, atol=1e-3, rtol=0)
+
+
+def test_two_heads_share_a_trunk_and_nothing_else() -> None:
+    seeding.reseed_global(0)
+    encoder, _ = build_network(SQVAENetConfig(width=8), 3, 8, 4)  # twice what the decoder reads
+    means, variances = encoder(torch.rand(2, 3, 8, 8)).chunk(2, dim=1)
+    gradients = torch.autograd.grad((means**3).sum(), list(encoder.parameters()))
+    reached = {
+        name
+        for (name, _), gradient in zip(encoder.named_parameters(), gradients, strict=True)
+        if gradient.any()
+    }
+    assert variances.shape == means.shape and any(n.startswith("heads.0") for n in reached)
+    assert not any(n.startswith("heads.1") for n in reached)
+    assert all(n in reached for n, _ in encoder.named_parameters() if n.startswith("trunk"))
+
+
+def test_a_skip_carries_what_came() -> None:
+    seeding.reseed_global(0)
+    block = SkipBlock(4, 2)
+    nn.init.zeros_(block.branch[-1].weight)
+    nn.init.zeros_(block.branch[-1].bias)
+    x = torch.randn(2, 4, 3, 3)
+    assert torch.equal(block(x), x)
+
+
+def test_features_of_the_kaokore_network_start_small() -> None:
+    seeding.reseed_global(0)
+    encoder, _ = build_network(KaokoreConfig(width=16), 3, 16, 16)
+    features = encoder(torch.randn(8, 3, 32, 32))
+    assert_close(features.std(dim=(0, 2, 3)), torch.full((16,), 1 / 40), rtol=0.01, atol=0)
+
+
+@given(image=st.floats(0, 1, width=32))
+def test_pixel_ranges_go_there_and_back(image: float) -> None:
+    pixel = torch.full((1, 1, 1, 1), image)
+    for pixels in (CENTRED, UNIT, SYMMETRIC, PixelRange(-2.0, 3.0)):
+        inside = pixels.to_network(pixel)
+        assert pixels.low <= inside.item() <= pixels.high
+        assert_close(pixels.to_unit(inside), pixel, atol=1e-6, rtol=0)
+    assert torch.equal(CENTRED.to_network(pixel), pixel - 0.5)
+    assert torch.equal(CENTRED.to_unit(pixel), pixel + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("cls", "tree", "says"),
+    [
+        (SonnetConfig, {"width": 9}, "width: Input should be a multiple of 2"),
+        (SonnetConfig, {"halvings": 0}, "halvings: Input should be greater than or equal to 1"),
+        (SQVAENetConfig, {"form": "net_16"}, "form: Input should be 'net_28', 'net_32' or"),
+        (SQVAENetConfig, {"residual_layers": 0}, "residual_layers: Input should be greater"),
+        (KaokoreConfig, {"widht": 64}, "widht: unknown key; did you mean 'width'"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(
+    cls: type[Section], tree: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        validate(tree, cls, "here")
