@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -23,7 +23,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
 from imagetok.durable import write_json
-from imagetok.errors import CheckpointError, ConfigError, InputError, StoppedError
+from imagetok.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    NotFiniteError,
+    StoppedError,
+)
 from imagetok.processes import peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
@@ -36,7 +42,7 @@ from imagetok.training.batches import (
 )
 from imagetok.training.config import TrainConfig
 from imagetok.training.metrics import JsonLines
-from imagetok.training.optim import build_optimizer
+from imagetok.training.optim import build_optimizer, forget_rows
 
 logger = logging.getLogger("imagetok")
 
@@ -49,6 +55,8 @@ class StepOutput(NamedTuple):
     """Scalars to log, averaged over micro-batches and processes."""
     sums: dict[str, Tensor]
     """Additive tensors, summed over micro-batches and processes: counts, codebook statistics."""
+    rows: dict[str, Tensor]
+    """Tensors (N, ...) concatenated over processes, then micro-batches; N is alike everywhere."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,9 @@ class Job:
     dataset: BatchedDataset
     loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
     """(model, batch, step, generator on the device) -> StepOutput."""
-    update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], None]
-    """(bare model, summed sums, rank-free CPU generator): after each optimizer step."""
+    update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
+    """(bare model, combined sums and rows, rank-free CPU generator), after each optimizer step ->
+    masks of the rows of parameters that were replaced, by name."""
     describe: Callable[[dict[str, Tensor]], dict[str, float]]
     """Summed sums -> more scalars to log."""
     evaluate: Callable[[nn.Module, int, Callable[[], None]], dict[str, float | int]]
@@ -285,11 +294,12 @@ class _Training:
                     output.loss.detach(),
                     {k: v.detach() for k, v in output.metrics.items()},
                     output.sums,
+                    output.rows,
                 )
             )
         total = self._combine(outputs)
         if not math.isfinite(total.loss.item()):
-            checkpoint.refuse(self.checkpoints, step, f"the loss is {total.loss.item()}")
+            self._refuse(total)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             if norm is not None:
@@ -297,13 +307,20 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         bare = accelerator.unwrap_model(self.model)
-        self.job.update(bare, total.sums, seeding.generator(self.seed, "update", step))
+        draw = seeding.generator(self.seed, "update", step)
+        replaced = self.job.update(bare, total.sums | total.rows, draw)
         if self.average is not None:
             self.average.update_parameters(bare)
+        forget_rows(self.optimizer, bare, self.average, replaced)
         return total
 
+    def _refuse(self, total: StepOutput) -> NoReturn:
+        bad = [name for name, value in total.metrics.items() if not math.isfinite(value.item())]
+        what = f"the loss is {total.loss.item()} (not finite: {', '.join(bad) or 'no term of it'})"
+        checkpoint.refuse(self.checkpoints, self.step, what)
+
     def _combine(self, outputs: list[StepOutput]) -> StepOutput:
-        """Means of losses and metrics, sums of sums, over micro-batches and processes."""
+        """Means of losses and metrics, sums of sums, all rows, of micro-batches and processes."""
         count = len(outputs) * self.accelerator.num_processes
         scalars = {"loss": [o.loss for o in outputs]}
         for name in outputs[0].metrics:
@@ -313,7 +330,8 @@ class _Training:
             k: self._reduced(torch.stack([o.sums[k] for o in outputs]).sum(dim=0))
             for k in outputs[0].sums
         }
-        return StepOutput(means.pop("loss"), means, sums)
+        rows = {k: self._gathered(torch.cat([o.rows[k] for o in outputs])) for k in outputs[0].rows}
+        return StepOutput(means.pop("loss"), means, sums, rows)
 
     def _reduced(self, value: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:
@@ -321,6 +339,13 @@ class _Training:
         total = self.accelerator.reduce(value, "sum")
         assert isinstance(total, Tensor)
         return total
+
+    def _gathered(self, value: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return value
+        every = self.accelerator.gather(value.contiguous())
+        assert isinstance(every, Tensor)
+        return every
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -346,7 +371,10 @@ class _Training:
         self.pending_evaluation = True
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
         model = self._bare_model().eval()
-        self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+        try:
+            self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+        except NotFiniteError as error:
+            checkpoint.refuse(self.checkpoints, self.step, f"on held-out images, {error}")
         for name, value in self.evaluation.items():
             if not math.isfinite(value):
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
