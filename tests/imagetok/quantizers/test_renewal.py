@@ -1,6 +1,7 @@
 """How codes start and when they are replaced."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_k_means_lowers_the_distortion_and_is_a_function_of_the_seed(seed: int) 
         return (vectors - centres[nearest_codes(vectors, centres)]).square().sum(dim=1).mean()
 
     found = [distortion(k_means(vectors, 6, gen(seed), steps)) for steps in (0, 1, 2, 10)]
-    assert all(b <= a + 1e-9 for a, b in zip(found, found[1:], strict=False))
+    assert all(b <= a + 1e-9 for a, b in itertools.pairwise(found))
     random = sum(distortion(draw_vectors(vectors, 6, gen(i))) for i in range(10)) / 10
     assert found[-1] < 0.8 * random
     assert torch.equal(k_means(vectors, 6, gen(seed)), k_means(vectors, 6, gen(seed)))
