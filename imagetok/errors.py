@@ -19,6 +19,10 @@ class InputError(ImagetokError):
     exit_code = 3
 
 
+class NotFiniteError(InputError):
+    """A tokenizer computes NaN or infinity from good images."""
+
+
 class ShardError(InputError):
     """A code dataset is damaged, unfinished, or made by another tokenizer."""
 

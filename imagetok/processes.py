@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -38,14 +39,21 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Convolutions on CUDA in float32 as it is stored, not in TF32 with its 10-bit mantissa."""
-    settings = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-    before = settings.fp32_precision
-    settings.fp32_precision = "ieee"
+    """Convolutions and matrix products in float32 as it is stored.
+
+    Not in TF32 (CUDA) or bfloat16 (CPU), which `torch.set_float32_matmul_precision` allows, with
+    mantissas of 10 and 7 bits.
+    """
+    backends: Any = torch.backends
+    settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
 
 
 def peak_memory_mb() -> float:

@@ -143,7 +143,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         model=prior,
         dataset=training,
         loss=_loss_function(config, architecture.num_classes),
-        update=lambda model, sums, draw: None,
+        update=lambda model, sums, draw: {},
         describe=lambda sums: {},
         evaluate=evaluate,
         export=export,
@@ -191,7 +191,7 @@ def _loss_function(
         hidden = torch.rand(labels.shape, generator=generator, device=labels.device)
         labels = torch.where(hidden < config.label_dropout, NO_LABEL, labels)
         nll = negative_log_likelihood(model(batch.codes, labels), batch.codes)
-        return StepOutput(nll.mean(), {"bits_per_code": bits_per_code(nll)}, {})
+        return StepOutput(nll.mean(), {"bits_per_code": bits_per_code(nll)}, {}, {})
 
     return loss
 

@@ -7,22 +7,44 @@ from pydantic import Field
 from imagetok.quantizers.base import Codes, Quantized, Quantizer, level_name
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
-from imagetok.quantizers.vq import VQEMAConfig, VQEMAQuantizer
+from imagetok.quantizers.renewal import Renewal, build_reset
+from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
+from imagetok.quantizers.vqste import Affine, Alternation, VQSTEConfig, VQSTEQuantizer
 
-QuantizerConfig = Annotated[EdVAEConfig | DVAEConfig | VQEMAConfig, Field(discriminator="kind")]
+AnyQuantizerConfig = EdVAEConfig | DVAEConfig | VQConfig | VQEMAConfig | VQSTEConfig
+QuantizerConfig = Annotated[AnyQuantizerConfig, Field(discriminator="kind")]
 
 
-def build_quantizer(config: EdVAEConfig | DVAEConfig | VQEMAConfig) -> Quantizer:
+def build_quantizer(config: AnyQuantizerConfig) -> Quantizer:
     """The quantizer that a config section describes, freshly initialised."""
     match config:
         case EdVAEConfig():
             return EdVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case DVAEConfig():
             return DVAEQuantizer(config.num_codes, config.code_dim, config.test_rule)
+        case VQConfig():
+            return VQQuantizer(config.num_codes, config.code_dim, _build_renewal(config))
         case VQEMAConfig():
-            return VQEMAQuantizer(config.num_codes, config.code_dim, config.decay)
+            return VQEMAQuantizer(
+                config.num_codes, config.code_dim, config.decay, _build_renewal(config)
+            )
+        case VQSTEConfig():
+            affine, alternation = config.affine, config.alternation
+            size = config.num_codes, config.code_dim
+            return VQSTEQuantizer(
+                *size,
+                config.beta,
+                affine and Affine(config.code_dim, affine.rate, affine.groups),
+                config.synchronisation,
+                alternation and Alternation(*size, **alternation.model_dump()),
+                _build_renewal(config),
+            )
         case _:
             assert_never(config)
+
+
+def _build_renewal(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Renewal:
+    return Renewal(config.num_codes, config.init, build_reset(config.reset, config.num_codes))
 
 
 __all__ = [
@@ -32,7 +54,9 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "VQConfig",
     "VQEMAConfig",
+    "VQSTEConfig",
     "build_quantizer",
     "level_name",
 ]

@@ -1,14 +1,18 @@
 """The contract of every quantizer: pure maths behind `forward`, `encode` and `decode`."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 # An underscore leaves an axis unchecked: each level has a grid of its own.
 Codes = tuple[Int[Tensor, "B _h _w"], ...]
+
+CodebookSize = Annotated[int, Field(ge=2, le=2**24)]
+"""K of a codebook in use: one code says nothing, and float32 counts end at 2^24."""
 
 
 def level_name(name: str, level: int, num_levels: int) -> str:
@@ -26,7 +30,9 @@ class Quantized(NamedTuple):
     losses: dict[str, Tensor]
     """Unweighted scalars by name: `kl`, `commitment`, ..."""
     stats: dict[str, Tensor]
-    """What `update` needs, additive over micro-batches and ranks: counts, sums. Often empty."""
+    """What `update` needs; often empty. Entries are added up over micro-batches and ranks (counts,
+    sums), but for `vectors` (N, D), a few encoder outputs, which are concatenated: by rank, then by
+    micro-batch."""
 
 
 class Quantizer(nn.Module, ABC):
@@ -73,10 +79,17 @@ class Quantizer(nn.Module, ABC):
         return {}
 
     @torch.no_grad()
-    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
-        """Change running state once per optimizer step, from stats summed over the whole batch.
+    def update(
+        self, stats: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Bool[Tensor, " K"]]:
+        """Change running state once per optimizer step, from the stats of the whole batch.
 
-        generator: a CPU generator that is the same on every rank. Most quantizers have no such
-        state; evaluation never calls this.
+        stats: combined over micro-batches and ranks as `Quantized.stats` says. generator: a CPU
+        generator that is the same on every rank. Most quantizers have no such state; evaluation
+        never calls this.
+
+        Returns which rows of which parameters, by name, were replaced: what the optimizer remembers
+        of them is then of no use.
         """
         del stats, generator
+        return {}

@@ -12,7 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from imagetok.processes import full_float32
+
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_CACHED = 1 << 22  # distances, 16 MiB in float32
 _SERIES_FROM = 20.0  # from here on the Stirling series below is good to 2e-9
 # Least squares at 400 Chebyshev nodes of (0, 1], lowest power first; both good to 4e-9.
 _CODE_TERM = (
@@ -176,18 +179,47 @@ def _concentration_term(total: Tensor, num_codes: int) -> Tensor:
 
 
 def nearest_codes(
-    vectors: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], chunk: int = 4096
+    vectors: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], chunk: int | None = None
 ) -> Int[Tensor, " N"]:
     """The index of the closest code in Euclidean distance; ties go to the lowest index.
 
-    Works on `chunk` vectors at a time, so that no (N, K) matrix of distances is kept.
+    Works on `chunk` vectors at a time (None: what fits into a cache), so that no (N, K) matrix of
+    distances is kept. TF32 would pick wrong codes.
     """
+    chunk = chunk or max(1, _CACHED // len(codebook))
     half_norms = 0.5 * codebook.square().sum(dim=1)
-    parts = [
-        torch.addmm(half_norms, part, codebook.T, alpha=-1).argmin(dim=1)
-        for part in vectors.split(chunk)
-    ]
+    with full_float32():
+        parts = [
+            torch.addmm(half_norms, part, codebook.T, alpha=-1).argmin(dim=1)
+            for part in vectors.split(chunk)
+        ]
     return torch.cat(parts)
+
+
+def nearest_map(
+    h: Float[Tensor, "B D H W"], codebook: Float[Tensor, "K D"]
+) -> Int[Tensor, "B H W"]:
+    """The nearest code of every position, in float32 or float64 whatever is asked outside."""
+    with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
+        indices = nearest_codes(as_vectors(at_least_float32(h)), codebook)
+        return indices.view(h.shape[0], *h.shape[2:])
+
+
+def at_least_float32(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same values, half precision made float32."""
+    return h if h.dtype == torch.float64 else h.float()
+
+
+def straight_through(
+    z_e: Float[Tensor, "B D H W"], z_q: Float[Tensor, "B D H W"]
+) -> Float[Tensor, "B D H W"]:
+    """The value of z_q with the gradient of z_e (van den Oord et al. 2017, section 3.2)."""
+    return z_e + (z_q - z_e).detach()
+
+
+def as_vectors(z_e: Float[Tensor, "B D H W"]) -> Float[Tensor, "N D"]:
+    """One row per position: N = B * H * W."""
+    return z_e.movedim(1, -1).flatten(0, 2)
 
 
 def code_sums(
@@ -216,3 +248,70 @@ def ema_codebook(
     size = decay * cluster_size + (1 - decay) * counts
     step = (1 - decay) * (sums - counts[:, None] * codebook) / size.clamp_min(1e-30)[:, None]
     return torch.where(counts[:, None] > 0, codebook + step, codebook), size
+
+
+def codebook_gradient(
+    codebook: Float[Tensor, "K D"], counts: Float[Tensor, " K"], sums: Float[Tensor, "K D"]
+) -> Float[Tensor, "K D"]:
+    """Gradient of the codebook loss, the mean over vectors and channels of (sg[z] - e)^2.
+
+    counts, sums: of the vectors that each code was given.
+    """
+    total = counts.sum().clamp_min(1) * codebook.shape[1]
+    return 2 * (counts[:, None] * codebook - sums) / total
+
+
+def draw_vectors(
+    vectors: Float[Tensor, "N D"], count: int, generator: torch.Generator
+) -> Float[Tensor, "count D"]:
+    """`count` of the vectors in random order, none twice.
+
+    If there are fewer they are repeated with noise N(0, (0.01 / sqrt(D))^2), as in Jukebox's code
+    (Dhariwal et al. 2020). generator: on the CPU, whatever the device of the vectors.
+    """
+    size, dim = vectors.shape
+    if size < count:
+        vectors = vectors.repeat(-(-count // size), 1)
+        noise = torch.randn(vectors.shape, generator=generator, dtype=vectors.dtype)
+        vectors = vectors + noise.to(vectors.device) * (0.01 / math.sqrt(dim))
+    order = torch.randperm(len(vectors), generator=generator)[:count]
+    return vectors[order.to(vectors.device)]
+
+
+def k_means(
+    vectors: Float[Tensor, "N D"], num_codes: int, generator: torch.Generator, steps: int = 10
+) -> Float[Tensor, "K D"]:
+    """K centres: k-means++ seeding (Arthur & Vassilvitskii 2007), then `steps` Lloyd steps.
+
+    A centre that loses all its vectors stays where it is. N must be at least K. generator: on the
+    CPU; the work is done there too, because sums in parallel on a GPU differ in their last bits
+    from process to process.
+    """
+    device = vectors.device
+    vectors = vectors.cpu()
+    centres = vectors[_seeds(vectors, num_codes, generator)]
+    for _ in range(steps):
+        counts, sums = code_sums(vectors, nearest_codes(vectors, centres), num_codes)
+        # with decay 0 this is a Lloyd step
+        centres, _ = ema_codebook(centres, torch.ones_like(counts), counts, sums, 0.0)
+    return centres.to(device)
+
+
+def _seeds(vectors: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
+    """Indices of K vectors, each drawn by its squared distance to the nearest of those before."""
+    centred = vectors - vectors.mean(dim=0)  # so that the distances below do not cancel
+    norms = centred.square().sum(dim=1)
+    chosen = torch.randint(len(vectors), (1,), generator=generator)
+    distances = torch.full_like(norms, torch.inf)
+    seeds = [chosen]
+    for _ in range(num_codes - 1):
+        seed = centred[chosen[0]]
+        to_seed = torch.addmv(norms + seed.square().sum(), centred, seed, alpha=-2)
+        # If all are zero, with fewer distinct vectors than codes, every vector is as likely.
+        distances = torch.minimum(distances, to_seed).clamp_min_(1e-30)
+        # The inverse of the cumulative sum; torch.multinomial would draw a number for each vector.
+        cumulative = distances.double().cumsum(dim=0)
+        at = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative[-1]
+        chosen = torch.searchsorted(cumulative, at, right=True).clamp_max_(len(vectors) - 1)
+        seeds.append(chosen)
+    return torch.cat(seeds)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
-from imagetok.errors import InputError
+from imagetok.errors import InputError, NotFiniteError
 from imagetok.images import ImageContract, check_images
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
@@ -29,7 +29,23 @@ class Reconstruction(NamedTuple):
     indices: Codes
     """Hard codes per level; empty for a continuous autoencoder."""
     stats: dict[str, Tensor]
-    """What `update` needs, additive over micro-batches and ranks."""
+    """What `update` needs, combined over micro-batches and ranks as `Quantized.stats` says."""
+
+
+def check_features(h: Float[Tensor, "B C H W"]) -> None:
+    """Refuse encoder outputs that are not finite: their codes would be arbitrary.
+
+    Raises NotFiniteError with the images that they belong to. It waits for the device, so it has
+    no place in a training step, where the loss tells.
+    """
+    if bool(h.isfinite().all()):
+        return
+    bad = (~h.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    raise NotFiniteError(
+        f"the encoder's output is NaN or infinite for {len(bad)} of the batch's {len(h)} images, "
+        f"first for image {bad[0]}; its weights have diverged, or overflow in {h.dtype}: encode in "
+        "float32, or train it again with a lower train.learning_rate or train.clip_norm=1.0"
+    )
 
 
 @contextmanager
@@ -70,9 +86,12 @@ class Autoencoder(nn.Module, ABC):
         a test rule that samples.
         """
 
-    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
+    def update(
+        self, stats: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Bool[Tensor, " K"]]:
         """Change running state once per optimizer step; see `Quantizer.update`."""
         del stats, generator
+        return {}
 
 
 class Tokenizer(Autoencoder, ABC):

@@ -1,12 +1,12 @@
 """A tokenizer with one encoder, one quantizer and one decoder."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imagetok.networks import VQVAE2Config, build_network
 from imagetok.quantizers import Codes, Quantized, build_quantizer
-from imagetok.tokenizers.base import Reconstruction, Tokenizer
+from imagetok.tokenizers.base import Reconstruction, Tokenizer, check_features
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.likelihood import MSELikelihood
 
@@ -47,18 +47,25 @@ class FlatTokenizer(Tokenizer):
             self.likelihood.to_image(out), losses, quantized.indices, quantized.stats
         )
 
-    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
-        self.quantizer.update(stats, generator)
+    def update(
+        self, stats: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Bool[Tensor, " K"]]:
+        replaced = self.quantizer.update(stats, generator)
+        return {f"quantizer.{name}": rows for name, rows in replaced.items()}
 
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
-        h = self.encoder(self.pixels.to_network(images))
-        return self.quantizer.encode(h, generator=generator)
+        return self.quantizer.encode(self._features(images), generator=generator)
 
     def _encode_with_certainty(
         self, images: Tensor, generator: torch.Generator | None
     ) -> tuple[Codes, dict[str, Tensor]]:
-        h = self.encoder(self.pixels.to_network(images))
+        h = self._features(images)
         return self.quantizer.encode(h, generator=generator), self.quantizer.certainty(h)
+
+    def _features(self, images: Tensor) -> Tensor:
+        h = self.encoder(self.pixels.to_network(images))
+        check_features(h)
+        return h
 
     def _decode(self, codes: Codes) -> Tensor:
         return self.likelihood.to_image(self.decoder(self.quantizer.decode(codes)))

@@ -5,12 +5,12 @@ from itertools import islice
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from imagetok.networks import Hierarchy, VQVAE2Config
 from imagetok.quantizers import Codes, Quantized, Quantizer, build_quantizer, level_name
-from imagetok.tokenizers.base import Reconstruction, Tokenizer
+from imagetok.tokenizers.base import Reconstruction, Tokenizer, check_features
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.likelihood import MSELikelihood
 
@@ -66,11 +66,16 @@ class HierarchicalTokenizer(Tokenizer):
         indices = tuple(level for part in quantized for level in part.indices)
         return Reconstruction(self.likelihood.to_image(out), losses, indices, stats)
 
-    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
+    def update(
+        self, stats: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Bool[Tensor, " K"]]:
+        replaced: dict[str, Tensor] = {}
         for level, quantizer in enumerate(self._quantizers):
             prefix = f"{level}."
             own = {k.removeprefix(prefix): v for k, v in stats.items() if k.startswith(prefix)}
-            quantizer.update(own, generator)
+            rows = quantizer.update(own, generator)
+            replaced |= {f"quantizers.{level}.{name}": mask for name, mask in rows.items()}
+        return replaced
 
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
         return self._encode_with_certainty(images, generator)[0]
@@ -82,6 +87,7 @@ class HierarchicalTokenizer(Tokenizer):
         maps: dict[str, Tensor] = {}
 
         def quantize(quantizer: Quantizer, h: Tensor) -> Tensor:
+            check_features(h)
             named = quantizer.certainty(h)
             maps.update({self._name(name, len(codes)): value for name, value in named.items()})
             codes.append(quantizer.encode(h, generator=generator))

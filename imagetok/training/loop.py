@@ -23,7 +23,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
 from imagetok.durable import write_json
-from imagetok.errors import CheckpointError, ConfigError, InputError, StoppedError
+from imagetok.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    NotFiniteError,
+    StoppedError,
+)
 from imagetok.processes import peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
@@ -36,7 +42,7 @@ from imagetok.training.batches import (
 )
 from imagetok.training.config import TrainConfig
 from imagetok.training.metrics import JsonLines
-from imagetok.training.optim import build_optimizer
+from imagetok.training.optim import build_optimizer, forget_rows
 from imagetok.training.running import average_running_statistics
 
 logger = logging.getLogger("imagetok")
@@ -50,6 +56,8 @@ class StepOutput(NamedTuple):
     """Scalars to log, averaged over micro-batches and processes."""
     sums: dict[str, Tensor]
     """Additive tensors, summed over micro-batches and processes: counts, codebook statistics."""
+    rows: dict[str, Tensor]
+    """Tensors (N, ...) concatenated over processes, then micro-batches; N is alike everywhere."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,9 @@ class Job:
     dataset: BatchedDataset
     loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
     """(model, batch, step, generator on the device) -> StepOutput."""
-    update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], None]
-    """(bare model, summed sums, rank-free CPU generator): after each optimizer step."""
+    update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
+    """(bare model, combined sums and rows, rank-free CPU generator), after each optimizer step ->
+    masks of the rows of parameters that were replaced, by name."""
     describe: Callable[[dict[str, Tensor]], dict[str, float]]
     """Summed sums -> more scalars to log."""
     evaluate: Callable[[nn.Module, int, Callable[[], None]], dict[str, float | int]]
@@ -160,7 +169,9 @@ class _Training:
         self.batches: Iterator[Any] = iter(())
         self.step = 0
         self.diverged_at = torch.full((), -1, device=accelerator.device)
-        """The first step whose loss was not finite; on the device, so that no step waits for it."""
+        """The first step whose loss was not finite, or -1; and which of its terms were not."""
+        self.diverged_terms = torch.zeros((), dtype=torch.bool, device=accelerator.device)
+        self.terms: tuple[str, ...] = ()
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
         self.saved: tuple[int, bool] | None = None
@@ -288,11 +299,11 @@ class _Training:
                     output.loss.detach(),
                     {k: v.detach() for k, v in output.metrics.items()},
                     output.sums,
+                    output.rows,
                 )
             )
         total = self._combine(outputs)
-        is_first = ~total.loss.isfinite() & (self.diverged_at < 0)
-        self.diverged_at = torch.where(is_first, step, self.diverged_at)
+        self._watch(total)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             if norm is not None:
@@ -302,13 +313,23 @@ class _Training:
         bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
             average_running_statistics(bare, lambda v: self._reduced(v) / accelerator.num_processes)
-        self.job.update(bare, total.sums, seeding.generator(self.seed, "update", step))
+        draw = seeding.generator(self.seed, "update", step)
+        replaced = self.job.update(bare, total.sums | total.rows, draw)
         if self.average is not None:
             self.average.update_parameters(bare)
+        forget_rows(self.optimizer, bare, self.average, replaced)
         return total
 
+    def _watch(self, total: StepOutput) -> None:
+        """Keep the first step whose loss is not finite, on the device: no step waits for it."""
+        self.terms = tuple(total.metrics)
+        finite = torch.stack([total.loss, *total.metrics.values()]).isfinite()
+        is_first = ~finite[0] & (self.diverged_at < 0)
+        self.diverged_at = torch.where(is_first, self.step, self.diverged_at)
+        self.diverged_terms = torch.where(is_first, ~finite[1:], self.diverged_terms)
+
     def _combine(self, outputs: list[StepOutput]) -> StepOutput:
-        """Means of losses and metrics, sums of sums, over micro-batches and processes."""
+        """Means of losses and metrics, sums of sums, all rows, of micro-batches and processes."""
         count = len(outputs) * self.accelerator.num_processes
         scalars = {"loss": [o.loss for o in outputs]}
         for name in outputs[0].metrics:
@@ -318,7 +339,8 @@ class _Training:
             k: self._reduced(torch.stack([o.sums[k] for o in outputs]).sum(dim=0))
             for k in outputs[0].sums
         }
-        return StepOutput(means.pop("loss"), means, sums)
+        rows = {k: self._gathered(torch.cat([o.rows[k] for o in outputs])) for k in outputs[0].rows}
+        return StepOutput(means.pop("loss"), means, sums, rows)
 
     def _reduced(self, value: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:
@@ -327,13 +349,22 @@ class _Training:
         assert isinstance(total, Tensor)
         return total
 
+    def _gathered(self, value: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return value
+        every = self.accelerator.gather(value.contiguous())
+        assert isinstance(every, Tensor)
+        return every
+
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
     def _refuse_divergence(self) -> None:
         step = int(self.diverged_at)
         if step >= 0:
-            checkpoint.refuse(self.checkpoints, step, "the loss is not a finite number")
+            bad = [k for k, is_bad in zip(self.terms, self.diverged_terms, strict=True) if is_bad]
+            what = f"the loss is not finite ({', '.join(bad) or 'each of its terms is'})"
+            checkpoint.refuse(self.checkpoints, step, what)
 
     def _log(self, output: StepOutput) -> dict[str, float]:
         self._refuse_divergence()
@@ -358,7 +389,10 @@ class _Training:
         self.pending_evaluation = True
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
         model = self._bare_model().eval()
-        self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+        try:
+            self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+        except NotFiniteError as error:
+            checkpoint.refuse(self.checkpoints, self.step, f"on held-out images, {error}")
         for name, value in self.evaluation.items():
             if not math.isfinite(value):
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")

@@ -1,7 +1,8 @@
-"""The optimizer."""
+"""The optimizer, and what it must forget."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from imagetok.training.config import OptimizerConfig
 
@@ -27,3 +28,25 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+@torch.no_grad()
+def forget_rows(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    average: AveragedModel | None,
+    replaced: dict[str, Tensor],
+) -> None:
+    """Let replaced rows of parameters start anew: without moments, and their average is themselves.
+
+    replaced: masks of rows by the name of the parameter of the (bare) model.
+    """
+    for name, rows in replaced.items():
+        parameter = model.get_parameter(name)
+        rows = rows.view(-1, *[1] * (parameter.ndim - 1))
+        for value in optimizer.state[parameter].values():
+            if value.shape == parameter.shape:
+                value.masked_fill_(rows, 0)
+        if isinstance(average, AveragedModel):
+            averaged = average.module.get_parameter(name)
+            averaged.copy_(torch.where(rows, parameter, averaged))

@@ -109,8 +109,10 @@ def loss_function(
             f"counts.{level}": code_counts(indices, k)
             for level, (indices, k) in enumerate(zip(out.indices, num_codes, strict=True))
         }
-        sums |= {f"stats.{name}": value for name, value in out.stats.items()}
-        return StepOutput(total, metrics, sums)
+        stats = {f"stats.{name}": value for name, value in out.stats.items()}
+        rows = {name: value for name, value in stats.items() if name.endswith(".vectors")}
+        sums |= {name: value for name, value in stats.items() if name not in rows}
+        return StepOutput(total, metrics, sums, rows)
 
     return loss
 

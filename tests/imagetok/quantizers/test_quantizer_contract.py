@@ -15,12 +15,15 @@ from imagetok.quantizers import (
     DVAEConfig,
     EdVAEConfig,
     Quantizer,
+    VQConfig,
     VQEMAConfig,
+    VQSTEConfig,
     build_quantizer,
 )
 from imagetok.quantizers.functional import dirichlet_kl_to_uniform
 
-Config = EdVAEConfig | DVAEConfig | VQEMAConfig
+Config = EdVAEConfig | DVAEConfig | VQConfig | VQEMAConfig | VQSTEConfig
+NEAREST = VQConfig | VQEMAConfig | VQSTEConfig
 
 LOGIT_CONFIGS: list[Config] = [
     EdVAEConfig(),
@@ -29,7 +32,7 @@ LOGIT_CONFIGS: list[Config] = [
     EdVAEConfig(kl="torch"),
     DVAEConfig(),
 ]
-CONFIGS: list[Config] = [*LOGIT_CONFIGS, VQEMAConfig()]
+CONFIGS: list[Config] = [*LOGIT_CONFIGS, VQConfig(), VQEMAConfig(), VQSTEConfig()]
 SAMPLING: list[Config] = [EdVAEConfig(test_rule="sample"), DVAEConfig(test_rule="sample")]
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -92,7 +95,7 @@ def test_what_was_decoded_is_encoded_again(
     z_q = quantizer.decode((indices,)).detach()
     assert z_q.shape == (2, code_dim, 3, 4)
     one_hot = torch.nn.functional.one_hot(indices, num_codes).movedim(-1, 1).float()
-    h = z_q if isinstance(config, VQEMAConfig) else one_hot
+    h = z_q if isinstance(config, NEAREST) else one_hot
     assert torch.equal(quantizer.encode(h)[0], indices)
 
 
@@ -104,7 +107,7 @@ def test_permuting_the_codebook_permutes_the_indices(config: Config, seed: int) 
     order = torch.randperm(12, generator=gen(seed))
     permuted.load_state_dict({**state(quantizer), "codebook": quantizer.codebook[order]})
     h = features(quantizer, seed)
-    moved = h if isinstance(config, VQEMAConfig) else h[:, order]
+    moved = h if isinstance(config, NEAREST) else h[:, order]
     (indices,), (found,) = quantizer.encode(h), permuted.encode(moved)
     assert torch.equal(order[found], indices)
     assert torch.equal(permuted.decode((found,)), quantizer.decode((indices,)))
@@ -123,7 +126,7 @@ def test_forward_and_encode_change_no_state(config: Config) -> None:
 
 
 @every_kind
-def test_update_moves_only_the_moving_average(config: Config) -> None:
+def test_update_moves_only_what_is_not_trained(config: Config) -> None:
     quantizer = build(config)
     before = state(quantizer)
     out = quantizer(features(quantizer), generator=gen(0))
@@ -131,6 +134,9 @@ def test_update_moves_only_the_moving_average(config: Config) -> None:
     if isinstance(config, VQEMAConfig):
         assert not torch.equal(quantizer.get_buffer("codebook"), before["codebook"])
         assert not torch.equal(quantizer.get_buffer("cluster_size"), before["cluster_size"])
+    elif isinstance(config, VQSTEConfig):  # its codes start
+        changed = {k for k, v in quantizer.state_dict().items() if not torch.equal(v, before[k])}
+        assert changed == {"codebook", "renewal.started"}
     else:
         assert out.stats == {} and same_state(quantizer, before)
 
@@ -147,7 +153,7 @@ def test_equal_generators_give_equal_results(config: Config) -> None:
     assert torch.equal(encoded[0], encoded[1])
     assert torch.equal(encoded[0], encoded[2]) == (config not in SAMPLING)
     other = quantizer(h, generator=gen(6)).z_q
-    assert torch.equal(first.z_q, other) == isinstance(config, VQEMAConfig)
+    assert torch.equal(first.z_q, other) == isinstance(config, NEAREST)
 
 
 @every_rule
@@ -165,7 +171,7 @@ def test_certainty_is_that_of_the_probabilities(config: Config) -> None:
     quantizer = build(config)
     h = 3 * features(quantizer)
     maps = quantizer.certainty(h)
-    if isinstance(config, VQEMAConfig):
+    if isinstance(config, NEAREST):
         assert maps == {}
         return
     weights = h.exp()

@@ -27,9 +27,30 @@ VQEMA = [
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "vqvae-ema.yaml"
 
 
-def launch(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+RANKS = """
+import sys
+from pathlib import Path
+from safetensors.torch import save_file
+from imagetok.config import load_config
+from imagetok.training.config import TokenizerRun
+from imagetok.training.loop import build_accelerator, train
+from imagetok.training.run import open_run
+from imagetok.training.tokenizer import _job
+
+config, run = load_config(sys.argv[1], TokenizerRun, sys.argv[3:]), Path(sys.argv[2])
+accelerator = build_accelerator(config.train, run, "cpu")
+job = _job(config, run, None)
+with open_run(run, config, resume=False, is_main=accelerator.is_main_process):
+    train(job, config.train, accelerator=accelerator, run=run, seed=0, unit="images")
+save_file(job.model.state_dict(), run / f"rank{accelerator.process_index}.safetensors")
+"""
+
+
+def launch(
+    processes: int, *arguments: object, program: tuple[str, ...] = ("-m", "cli.main")
+) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc_per_node", str(processes), "-m", "cli.main"]
+    command = [*launcher, "--nproc_per_node", str(processes), *program]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, *map(str, arguments)],
@@ -84,6 +105,28 @@ def test_batch_norms_of_two_processes_are_one_model(tmp_path):
     )
     assert any("running_mean" in name and tensor.any() for name, tensor in whole.items())
     assert all(torch.equal(whole[name], pair[name]) for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "init", "reset"),
+    [
+        ("vqvae-ema", "kmeans", "{kind: random}"),
+        ("vqvae", "kmeans", "{kind: least-recently-used, timeout: 2, noise: 0.01}"),
+        ("vqste", "data", "{kind: split, every: 2, threshold: 1.0, noise: 0.1}"),
+    ],
+)
+def test_every_process_has_the_same_codebook(tmp_path, config, init, reset):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    sets = [*VQEMA, "train.steps=6", "train.accumulation=2", f"tokenizer.quantizer.init={init}"]
+    sets += [f"tokenizer.quantizer.reset={reset}"]
+    arguments = (CONFIG.with_name(f"{config}.yaml"), tmp_path / "run", *sets)
+    done = launch(2, *arguments, program=(str(script),))
+    assert done.returncode == 0, done.stderr
+    ranks = [load_file(tmp_path / "run" / f"rank{rank}.safetensors") for rank in (0, 1)]
+    assert ranks[0]["quantizer.renewal.started"]
+    assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,219 @@
+"""VQ-STE++: affine codes, a synchronised and an alternated update of the codebook."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from imagetok.config import Section
+from imagetok.quantizers import functional
+from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
+from imagetok.quantizers.renewal import (
+    Init,
+    LeastRecentlyUsedReset,
+    Renewal,
+    ResetConfig,
+    initial_codebook,
+)
+
+
+class AffineConfig(Section):
+    """Codes (1 + rate s) e + rate b, with s and b of D channels shared by the codes of a group."""
+
+    rate: PositiveFloat = 10.0
+    groups: PositiveInt = 1
+
+
+class AlternationConfig(Section):
+    """The codebook takes gradient steps of its own after each step of the rest."""
+
+    steps: PositiveInt = 1
+    rate: PositiveFloat = 50.0
+    """The loss is a mean over all vectors and channels, so its gradient is small."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class VQSTEConfig(Section):
+    """VQ-STE++ (Huh et al. 2023); the defaults are those of its released code's example."""
+
+    kind: Literal["vq-ste++"] = "vq-ste++"
+    num_codes: CodebookSize = 512
+    code_dim: PositiveInt = 16
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.98
+    """Weight of the codebook term; that of the commitment is 1 - beta."""
+    affine: AffineConfig | None = AffineConfig()
+    synchronisation: NonNegativeFloat = 0.2
+    """nu: how much of the decoder's gradient reaches the codebook."""
+    alternation: AlternationConfig | None = None
+    init: Init = "kmeans"
+    reset: ResetConfig = LeastRecentlyUsedReset()
+    losses: ClassVar[tuple[str, ...]] = ("vq",)
+
+    @model_validator(mode="after")
+    def _check(self) -> "VQSTEConfig":
+        if self.affine is not None and self.num_codes % self.affine.groups:
+            raise ValueError(
+                f"num_codes ({self.num_codes}) must be a multiple of affine.groups "
+                f"({self.affine.groups})"
+            )
+        return self
+
+
+class Affine(nn.Module):
+    """Moves all codes of a group together, so that also those that are not used follow the encoder.
+
+    Code k belongs to group k // (K / groups).
+    """
+
+    def __init__(self, code_dim: int, rate: float, groups: int):
+        super().__init__()
+        self.rate = rate
+        self.scale = nn.Parameter(torch.zeros(groups, 1, code_dim))
+        self.bias = nn.Parameter(torch.zeros(groups, 1, code_dim))
+
+    def forward(self, codebook: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
+        """The codes that are compared with vectors and looked up."""
+        grouped = codebook.view(len(self.scale), -1, codebook.shape[1])
+        return (self._gain() * grouped + self.rate * self.bias).view_as(codebook)
+
+    def inverse(self, codes: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
+        """The codebook that is taken to these codes."""
+        grouped = codes.view(len(self.scale), -1, codes.shape[1])
+        return ((grouped - self.rate * self.bias) / self._gain()).view_as(codes)
+
+    def pull_back(self, gradient: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
+        """The gradient of the codebook from that of the codes."""
+        grouped = gradient.view(len(self.scale), -1, gradient.shape[1])
+        return (self._gain() * grouped).view_as(gradient)
+
+    def _gain(self) -> Tensor:
+        return 1 + self.rate * self.scale
+
+
+class Alternation(nn.Module):
+    """Gradient descent with momentum on the codebook loss, the assignment of vectors held fixed."""
+
+    velocity: Tensor
+
+    def __init__(self, num_codes: int, code_dim: int, steps: int, rate: float, momentum: float):
+        super().__init__()
+        self.steps = steps
+        self.rate = rate
+        self.momentum = momentum
+        self.register_buffer("velocity", torch.zeros(num_codes, code_dim))
+
+    def forward(
+        self, codebook: Float[Tensor, "K D"], affine: Affine | None, stats: dict[str, Tensor]
+    ) -> Float[Tensor, "K D"]:
+        """The codebook after the steps, from the `counts` and `sums` of its vectors."""
+        for _ in range(self.steps):
+            codes = codebook if affine is None else affine(codebook)
+            gradient = functional.codebook_gradient(codes, stats["counts"], stats["sums"])
+            if affine is not None:
+                gradient = affine.pull_back(gradient)
+            self.velocity.mul_(self.momentum).add_(gradient)
+            codebook = codebook - self.rate * self.velocity
+        return codebook
+
+
+class VQSTEQuantizer(Quantizer):
+    """Reads D features per position; nearest affine code, straight-through gradient.
+
+    The one loss `vq` is (1 - beta) mean (z - sg[z_q])^2 + beta mean (sg[z] - z_q)^2: beta weights
+    the codebook term, other than in VQ-VAE. With every part off, beta 0.8 and weight 1.25 this is
+    VQ-VAE with commitment 0.25. affine, alternation: None is off; so is synchronisation 0.
+
+    With alternation the codebook is a buffer that `update` moves, and beta reaches only the affine
+    parameters. The released code takes these steps inside the forward pass, by automatic
+    differentiation; here they are in closed form, from the sums of the whole batch.
+    """
+
+    codebook: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        beta: float,
+        affine: Affine | None,
+        synchronisation: float,
+        alternation: Alternation | None,
+        renewal: Renewal,
+    ):
+        super().__init__()
+        self.num_codes = (num_codes,)
+        self.code_dim = code_dim
+        self.in_channels = code_dim
+        self.beta = beta
+        self.affine = affine
+        self.synchronisation = synchronisation
+        self.alternation = alternation
+        self.renewal = renewal
+        codebook = initial_codebook(num_codes, code_dim, renewal.init)
+        if alternation is None:
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+
+    def forward(
+        self,
+        h: Float[Tensor, "B D H W"],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
+        del temperature  # nothing is relaxed
+        # Distances in half precision pick wrong codes.
+        with torch.autocast(h.device.type, enabled=False):
+            z_e = functional.at_least_float32(h)
+            codes = self._codes()
+            indices = functional.nearest_map(z_e, codes)
+            z_q = functional.look_up(indices, codes)
+            out = functional.straight_through(z_e, z_q)
+            if self.synchronisation:
+                out = out + self.synchronisation * (z_q - z_q.detach())  # adds a gradient only
+            commitment = (z_e - z_q.detach()).square().mean()
+            codebook = (z_e.detach() - z_q).square().mean()
+            stats = self.renewal.stats(z_e, indices, generator)
+            if self.alternation is not None:
+                counts, sums = functional.code_sums(
+                    functional.as_vectors(z_e.detach()), indices.flatten(), self.num_codes[0]
+                )
+                stats |= {"counts": counts, "sums": sums}
+            return Quantized(
+                z_q=out,
+                indices=(indices,),
+                losses={"vq": (1 - self.beta) * commitment + self.beta * codebook},
+                stats=stats,
+            )
+
+    def encode(
+        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
+    ) -> Codes:
+        del generator
+        return (functional.nearest_map(h, self._codes()),)
+
+    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
+        return functional.look_up(indices[0], self._codes())
+
+    @torch.no_grad()
+    def update(
+        self, stats: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Bool[Tensor, " K"]]:
+        if self.alternation is not None:
+            self.codebook.copy_(self.alternation(self.codebook, self.affine, stats))
+        renewed = self.renewal(self._codes(), stats, generator)
+        if renewed is None:
+            return {}
+        codes, rows = renewed.codebook, renewed.rows
+        raw = codes if self.affine is None else self.affine.inverse(codes)
+        self.codebook.copy_(torch.where(rows[:, None], raw, self.codebook))
+        if self.alternation is not None:
+            self.alternation.velocity.masked_fill_(rows[:, None], 0)
+            return {}
+        return {"codebook": rows}
+
+    def _codes(self) -> Tensor:
+        return self.codebook if self.affine is None else self.affine(self.codebook)

@@ -1,0 +1,210 @@
+"""VQ-VAE and VQ-STE++: what moves the codebook, what moves the encoder."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from imagetok import seeding
+from imagetok.config import validate
+from imagetok.errors import ConfigError
+from imagetok.quantizers import (
+    Quantizer,
+    VQConfig,
+    VQEMAConfig,
+    VQSTEConfig,
+    build_quantizer,
+)
+from imagetok.quantizers.functional import code_sums, codebook_gradient, nearest_codes
+from imagetok.quantizers.renewal import NoReset
+from imagetok.quantizers.vqste import AffineConfig, AlternationConfig
+
+FLOAT64 = torch.float64
+K, D = 12, 6
+PLAIN = {"init": "normal", "reset": NoReset(), "num_codes": K, "code_dim": D}
+BARE = {**PLAIN, "affine": None, "synchronisation": 0.0, "alternation": None}
+CONFIGS = [
+    VQConfig(**PLAIN),
+    VQEMAConfig(**PLAIN),
+    VQSTEConfig(**PLAIN),
+    VQSTEConfig(**BARE),
+    VQSTEConfig(**{**PLAIN, "affine": AffineConfig(groups=3), "alternation": AlternationConfig()}),
+]
+every_kind = pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+
+
+def gen(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(config: VQConfig | VQEMAConfig | VQSTEConfig, seed: int = 0) -> Quantizer:
+    """In float64, its affine parameters not 0."""
+    seeding.reseed_global(seed)
+    quantizer = build_quantizer(config).double()
+    for name, parameter in quantizer.named_parameters():
+        if name.startswith("affine"):
+            parameter.data.uniform_(-0.02, 0.05)
+    return quantizer
+
+
+def features(seed: int = 0, batch: int = 2) -> Tensor:
+    return torch.randn(batch, D, 3, 4, dtype=FLOAT64, generator=gen(seed))
+
+
+def gradients(value: Tensor, quantizer: Quantizer, *more: Tensor) -> dict[str, Tensor]:
+    """Of every parameter and of `more`, zero where there is none."""
+    names = [name for name, _ in quantizer.named_parameters()] + ["h"] * len(more)
+    tensors = [*quantizer.parameters(), *more]
+    found = torch.autograd.grad(value, tensors, allow_unused=True, retain_graph=True)
+    return {
+        name: torch.zeros_like(tensor) if grad is None else grad
+        for name, tensor, grad in zip(names, tensors, found, strict=True)
+    }
+
+
+@every_kind
+def test_the_straight_through_jacobian_is_the_identity(config):
+    quantizer = build(config)
+    h = features(batch=1)[:, :, :2, :2].clone()
+    jacobian = torch.autograd.functional.jacobian(lambda x: quantizer(x).z_q, h)
+    assert torch.equal(jacobian.view(h.numel(), -1), torch.eye(h.numel(), dtype=FLOAT64))
+    out = quantizer(h)
+    assert_close(out.z_q, quantizer.decode(out.indices))
+
+
+@every_kind
+def test_permuting_the_codebook_permutes_the_indices_only(config):
+    quantizer, permuted = build(config), build(config)
+    order = torch.randperm(K, generator=gen(1))
+    if isinstance(config, VQSTEConfig) and config.affine and config.affine.groups > 1:
+        size = K // config.affine.groups  # a code stays in its group
+        order = torch.cat([torch.arange(i, i + size).flip(0) for i in range(0, K, size)])
+    permuted.load_state_dict({**quantizer.state_dict(), "codebook": quantizer.codebook[order]})
+    a, b = quantizer(features()), permuted(features())
+    assert torch.equal(order[b.indices[0]], a.indices[0]) and torch.equal(a.z_q, b.z_q)
+    assert all(torch.equal(a.losses[name], b.losses[name]) for name in a.losses)
+
+
+def test_vqvae_losses_move_one_side_each():
+    quantizer = build(VQConfig(**PLAIN))
+    h = features().requires_grad_()
+    out = quantizer(h)
+    vectors = h.detach().movedim(1, -1).flatten(0, 2)
+    indices = nearest_codes(vectors, quantizer.codebook)
+    error = vectors - quantizer.codebook[indices]
+    assert_close(out.losses["codebook"], error.square().mean())
+    assert_close(out.losses["commitment"], error.square().mean())
+    of_codebook = gradients(out.losses["codebook"], quantizer, h)
+    counts, sums = code_sums(vectors, indices, K)
+    assert_close(of_codebook["codebook"], codebook_gradient(quantizer.codebook, counts, sums))
+    assert not of_codebook["h"].any() and not of_codebook["codebook"][counts == 0].any()
+    of_commitment = gradients(out.losses["commitment"], quantizer, h)
+    assert not of_commitment["codebook"].any()
+    moved = of_commitment["h"].movedim(1, -1).flatten(0, 2)
+    assert_close(moved, 2 * error / error.numel())
+    of_output = gradients(out.z_q.square().sum(), quantizer, h)
+    assert of_output["h"].any() and not of_output["codebook"].any()
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_vqste_without_its_parts_is_vqvae(seed):
+    plain, bare = build(VQConfig(**PLAIN), seed), build(VQSTEConfig(**BARE, beta=0.8), seed)
+    h = features(seed).requires_grad_()
+    a, b = plain(h), bare(h)
+    assert torch.equal(a.z_q, b.z_q) and torch.equal(a.indices[0], b.indices[0])
+    task = [(out.z_q**3).sum() for out in (a, b)]
+    left = task[0] + a.losses["codebook"] + 0.25 * a.losses["commitment"]
+    right = task[1] + 1.25 * b.losses["vq"]
+    assert_close(left, right)
+    left, right = gradients(left, plain, h), gradients(right, bare, h)
+    assert left.keys() == right.keys()
+    assert all(torch.allclose(left[name], right[name], rtol=1e-12) for name in left)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_beta_weights_the_codebook_term(beta):
+    quantizer = build(VQSTEConfig(**BARE, beta=beta))
+    h = features().requires_grad_()
+    found = gradients(quantizer(h).losses["vq"], quantizer, h)
+    assert bool(found["codebook"].any()) == (beta == 1)
+    assert bool(found["h"].any()) == (beta == 0)
+
+
+def test_affine_parameters_move_every_code_of_their_group_and_no_other():
+    affine = AffineConfig(rate=3.0, groups=3)
+    quantizer = build(VQSTEConfig(**{**BARE, "affine": affine}))
+    scale, bias = quantizer.affine.scale[:, 0], quantizer.affine.bias[:, 0]
+    group = torch.arange(K) // 4
+    expected = (1 + 3 * scale[group]) * quantizer.codebook + 3 * bias[group]
+    indices = torch.arange(K).view(1, 3, 4)
+    assert_close(quantizer.decode((indices,))[0].movedim(0, -1).reshape(K, D), expected)
+    assert torch.equal(quantizer.encode(quantizer.decode((indices,)))[0], indices)
+    codes = quantizer.affine(quantizer.codebook)
+    assert_close(quantizer.affine.inverse(codes), quantizer.codebook)
+    (jacobian,) = torch.autograd.grad(codes[0].sum(), [quantizer.affine.bias])
+    assert jacobian[0].any() and not jacobian[1:].any()
+
+
+def test_synchronisation_sends_the_task_gradient_to_the_codebook():
+    quantizer = build(VQSTEConfig(**{**BARE, "synchronisation": 0.3}))
+    h = features().requires_grad_()
+    out = quantizer(h)
+    upstream = torch.randn(out.z_q.shape, dtype=FLOAT64, generator=gen(1))
+    found = gradients((out.z_q * upstream).sum(), quantizer, h)
+    _, sums = code_sums(upstream.movedim(1, -1).flatten(0, 2), out.indices[0].flatten(), K)
+    assert_close(found["codebook"], 0.3 * sums)
+    assert torch.equal(found["h"], upstream)
+
+
+@pytest.mark.parametrize("affine", [None, AffineConfig(groups=2)])
+def test_alternation_is_gradient_descent_on_the_codebook_loss(affine):
+    alternation = AlternationConfig(steps=3, rate=5.0, momentum=0.9)
+    config = VQSTEConfig(**{**BARE, "affine": affine, "alternation": alternation})
+    quantizer = build(config)
+    assert "codebook" not in dict(quantizer.named_parameters())
+    codebook = quantizer.codebook.clone().requires_grad_()
+    optimizer = torch.optim.SGD([codebook], lr=5.0, momentum=0.9)
+    for step in range(2):
+        out = quantizer(features(step))
+        vectors = features(step).movedim(1, -1).flatten(0, 2)
+        indices = out.indices[0].flatten()
+        for _ in range(3):
+            codes = codebook if affine is None else quantizer.affine(codebook)
+            optimizer.zero_grad()
+            (vectors - codes[indices]).square().mean().backward()
+            optimizer.step()
+        assert quantizer.update(out.stats, gen()) == {}
+        assert_close(quantizer.codebook, codebook.detach())
+
+
+def test_half_precision_gradients_reach_the_encoder():
+    quantizer = build(VQConfig(**PLAIN)).float()
+    h = features().bfloat16().requires_grad_()
+    out = quantizer(h)
+    sum(out.losses.values()).backward()
+    assert out.z_q.dtype == torch.float32 and h.grad is not None and h.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["vqvae", "vqvae-ema", "vq-ste++"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_codes": 1}, r"num_codes: .* greater than or equal to 2 \(found 1\)"),
+        ({"num_codes": 2**24 + 1}, r"num_codes: .* less than or equal to 16777216"),
+        ({"code_dim": 0}, r"code_dim: .* greater than 0 \(found 0\)"),
+        ({"init": "zeros"}, r"init: .*'kmeans'.*\(found 'zeros'\)"),
+        ({"reset": {"kind": "often"}}, r"reset\.kind: expected one of .*'split'; found 'often'"),
+        ({"reset": {"kind": "random", "every": 3}}, r"reset\.every: unknown key"),
+    ],
+)
+def test_what_cannot_work_is_refused(kind, change, says):
+    cls = {"vqvae": VQConfig, "vqvae-ema": VQEMAConfig, "vq-ste++": VQSTEConfig}[kind]
+    with pytest.raises(ConfigError, match=f"here: {says}"):
+        validate({"kind": kind} | change, cls, "here")
+
+
+def test_groups_that_do_not_divide_the_codes_are_refused():
+    with pytest.raises(ConfigError, match=r"num_codes \(10\) must be a multiple of .*groups \(4\)"):
+        validate({"num_codes": 10, "affine": {"groups": 4}}, VQSTEConfig, "here")
