@@ -140,7 +140,7 @@ def test_a_tokenizer_that_computes_nan_is_refused(tmp_path):
 def test_training_says_which_terms_are_not_finite(tmp_path):
     rate = {"kind": "constant", "value": 1e25}
     config = run({"kind": "vqvae"}, learning_rate=rate, ema_decay=None)
-    with pytest.raises(DivergedError, match=r"the loss is .*not finite: .*commitment.*mse"):
+    with pytest.raises(DivergedError, match=r"the loss is not finite \(.*commitment.*mse"):
         train_tokenizer(config, tmp_path)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(records) <= 2
