@@ -15,7 +15,7 @@ from imagetok.tokenizers import Tokenizer
 
 BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
-MAPS = ("entropy", "top_logit", "uncertainty")
+MAPS = ("entropy", "top_logit", "uncertainty", "variance")
 """What `Quantizer.certainty` may tell of every position."""
 
 
@@ -35,9 +35,10 @@ def evaluate_reconstruction(
     `psnr_db`: mean over images of -10 log10 of the clamped image's squared error.
     `perplexity`, `codes_used`: of hard codes over the split; with several levels the names carry
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
-    paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`: means
-    over all positions of what the quantizer says of them (see `Quantizer.certainty`), and
-    `max_logit` the largest logit of the split; only where it gives probabilities.
+    paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`,
+    `variance`: means over all positions of what the quantizer says of them (see
+    `Quantizer.certainty`), and `max_logit` the largest logit of the split; only where it gives
+    probabilities.
 
     Work is shared over the processes of a distributed run, and every process gets the result.
     check: called before each batch; may raise to stop.

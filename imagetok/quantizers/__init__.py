@@ -7,12 +7,16 @@ from pydantic import Field
 from imagetok.quantizers.base import Codes, Quantized, Quantizer
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
+from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
+from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
 from imagetok.quantizers.vq import VQEMAConfig, VQEMAQuantizer
 
-QuantizerConfig = Annotated[EdVAEConfig | DVAEConfig | VQEMAConfig, Field(discriminator="kind")]
+QuantizerConfig = Annotated[
+    EdVAEConfig | DVAEConfig | VQEMAConfig | GSVQConfig | SQVAEConfig, Field(discriminator="kind")
+]
 
 
-def build_quantizer(config: EdVAEConfig | DVAEConfig | VQEMAConfig) -> Quantizer:
+def build_quantizer(config: QuantizerConfig) -> Quantizer:
     """The quantizer that a config section describes, freshly initialised."""
     match config:
         case EdVAEConfig():
@@ -21,6 +25,10 @@ def build_quantizer(config: EdVAEConfig | DVAEConfig | VQEMAConfig) -> Quantizer
             return DVAEQuantizer(config.num_codes, config.code_dim, config.test_rule)
         case VQEMAConfig():
             return VQEMAQuantizer(config.num_codes, config.code_dim, config.decay)
+        case GSVQConfig():
+            return GSVQQuantizer(config.num_codes, config.code_dim, config.test_rule)
+        case SQVAEConfig():
+            return SQVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case _:
             assert_never(config)
 
@@ -29,9 +37,11 @@ __all__ = [
     "Codes",
     "DVAEConfig",
     "EdVAEConfig",
+    "GSVQConfig",
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "SQVAEConfig",
     "VQEMAConfig",
     "build_quantizer",
 ]

@@ -8,24 +8,27 @@ from imagetok.networks import build_network
 from imagetok.quantizers import Codes, build_quantizer
 from imagetok.tokenizers.base import Reconstruction, Tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
-from imagetok.tokenizers.likelihood import MSELikelihood
+from imagetok.tokenizers.likelihood import build_likelihood
+
+_OFFSET = 0.5
+"""The middle of a pixel's range: networks work in [-0.5, 0.5]."""
 
 
 class FlatTokenizer(Tokenizer):
-    """encoder -> quantizer -> decoder; its image range inside is [-0.5, 0.5]."""
+    """encoder -> quantizer -> decoder; the likelihood stands between them and images."""
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
         self.image = config.image
         self.quantizer = build_quantizer(config.quantizer)
+        self.likelihood = build_likelihood(config.likelihood, config.image, _OFFSET)
         self.encoder, self.decoder = build_network(
             config.network,
-            config.image.channels,
+            self.likelihood.channels,
             self.quantizer.in_channels,
             self.quantizer.code_dim,
         )
-        self.likelihood = MSELikelihood()
         self.num_codes = self.quantizer.num_codes
         self.grids = (config.grid,) * len(self.num_codes)
 
@@ -37,7 +40,9 @@ class FlatTokenizer(Tokenizer):
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         quantized = self.quantizer(
-            self.encoder(images - 0.5), temperature=temperature, generator=generator
+            self._features(images),
+            temperature=temperature,
+            generator=generator,
         )
         out = self.decoder(quantized.z_q)
         losses = {"reconstruction": self.likelihood.loss(out, images), **quantized.losses}
@@ -48,13 +53,16 @@ class FlatTokenizer(Tokenizer):
     def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> None:
         self.quantizer.update(stats, generator)
 
+    def _features(self, images: Tensor) -> Tensor:
+        return self.encoder(self.likelihood.to_network(images))
+
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
-        return self.quantizer.encode(self.encoder(images - 0.5), generator=generator)
+        return self.quantizer.encode(self._features(images), generator=generator)
 
     def _encode_with_certainty(
         self, images: Tensor, generator: torch.Generator | None
     ) -> tuple[Codes, dict[str, Tensor]]:
-        h = self.encoder(images - 0.5)
+        h = self._features(images)
         return self.quantizer.encode(h, generator=generator), self.quantizer.certainty(h)
 
     def _decode(self, codes: Codes) -> Tensor:

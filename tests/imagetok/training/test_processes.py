@@ -43,9 +43,11 @@ def run(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path):
+@pytest.mark.parametrize("likelihood", ["mse", "arelbo"])
+def test_two_processes_train_what_one_trains(tmp_path, likelihood):
     # Nothing is drawn in VQ-VAE-EMA, so only the order of sums may differ.
-    two, one = run(tmp_path / "two", 2), run(tmp_path / "one", 1)
+    chosen = ("--set", f"tokenizer.likelihood={{kind: {likelihood}}}")
+    two, one = run(tmp_path / "two", 2, *chosen), run(tmp_path / "one", 1, *chosen)
     assert two.returncode == 0, two.stderr
     assert one.returncode == 0, one.stderr
     assert two.stderr.count("processes: 2") == 1

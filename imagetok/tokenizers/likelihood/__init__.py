@@ -1,0 +1,44 @@
+"""Likelihoods: how a decoder's output is scored against an image, and read as one."""
+
+from typing import Annotated, assert_never
+
+from pydantic import Field
+
+from imagetok.images import ImageContract
+from imagetok.tokenizers.likelihood.base import Likelihood
+from imagetok.tokenizers.likelihood.pixels import (
+    ARELBOConfig,
+    ARELBOLikelihood,
+    GaussianConfig,
+    GaussianLikelihood,
+    MSEConfig,
+    MSELikelihood,
+)
+
+LikelihoodConfig = Annotated[MSEConfig | ARELBOConfig | GaussianConfig, Field(discriminator="kind")]
+
+
+def build_likelihood(config: LikelihoodConfig, image: ImageContract, offset: float) -> Likelihood:
+    """The likelihood that a config section describes.
+
+    offset: the middle of the pixel range that the network works in, for pixels in [0, 1] outside.
+    """
+    match config:
+        case MSEConfig():
+            return MSELikelihood(image.channels, offset)
+        case ARELBOConfig():
+            return ARELBOLikelihood(image.channels, offset)
+        case GaussianConfig():
+            return GaussianLikelihood(image.channels, offset, config.log_variance)
+        case _:
+            assert_never(config)
+
+
+__all__ = [
+    "ARELBOConfig",
+    "GaussianConfig",
+    "Likelihood",
+    "LikelihoodConfig",
+    "MSEConfig",
+    "build_likelihood",
+]
