@@ -9,10 +9,12 @@ from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
 from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
 from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
+from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
 from imagetok.quantizers.vq import VQEMAConfig, VQEMAQuantizer
 
 QuantizerConfig = Annotated[
-    EdVAEConfig | DVAEConfig | VQEMAConfig | GSVQConfig | SQVAEConfig, Field(discriminator="kind")
+    EdVAEConfig | DVAEConfig | VQEMAConfig | GSVQConfig | SQVAEConfig | VMFSQVAEConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -29,6 +31,8 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
             return GSVQQuantizer(config.num_codes, config.code_dim, config.test_rule)
         case SQVAEConfig():
             return SQVAEQuantizer(**config.model_dump(exclude={"kind"}))
+        case VMFSQVAEConfig():
+            return VMFSQVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case _:
             assert_never(config)
 
@@ -42,6 +46,7 @@ __all__ = [
     "Quantizer",
     "QuantizerConfig",
     "SQVAEConfig",
+    "VMFSQVAEConfig",
     "VQEMAConfig",
     "build_quantizer",
 ]

@@ -1,9 +1,9 @@
 """A tokenizer with one encoder, one quantizer and one decoder."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from imagetok.images import Images
 from imagetok.networks import build_network
 from imagetok.quantizers import Codes, build_quantizer
 from imagetok.tokenizers.base import Reconstruction, Tokenizer
@@ -34,7 +34,7 @@ class FlatTokenizer(Tokenizer):
 
     def forward(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Images,
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,

@@ -416,4 +416,4 @@ class _Training:
         self.accelerator.init_trackers("logs", init_kwargs={"tensorboard": purge})
 
 
-_SHOWN = ("loss", "mse", "batch_perplexity", "batch_usage", "bits_per_code")
+_SHOWN = ("loss", "mse", "pixel_accuracy", "batch_perplexity", "batch_usage", "bits_per_code")

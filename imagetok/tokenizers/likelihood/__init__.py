@@ -14,8 +14,11 @@ from imagetok.tokenizers.likelihood.pixels import (
     MSEConfig,
     MSELikelihood,
 )
+from imagetok.tokenizers.likelihood.vmf import VMFConfig, VMFLikelihood
 
-LikelihoodConfig = Annotated[MSEConfig | ARELBOConfig | GaussianConfig, Field(discriminator="kind")]
+LikelihoodConfig = Annotated[
+    MSEConfig | ARELBOConfig | GaussianConfig | VMFConfig, Field(discriminator="kind")
+]
 
 
 def build_likelihood(config: LikelihoodConfig, image: ImageContract, offset: float) -> Likelihood:
@@ -30,6 +33,9 @@ def build_likelihood(config: LikelihoodConfig, image: ImageContract, offset: flo
             return ARELBOLikelihood(image.channels, offset)
         case GaussianConfig():
             return GaussianLikelihood(image.channels, offset, config.log_variance)
+        case VMFConfig():
+            assert image.num_classes is not None
+            return VMFLikelihood(image.num_classes, config.log_scale)
         case _:
             assert_never(config)
 
@@ -40,5 +46,6 @@ __all__ = [
     "Likelihood",
     "LikelihoodConfig",
     "MSEConfig",
+    "VMFConfig",
     "build_likelihood",
 ]

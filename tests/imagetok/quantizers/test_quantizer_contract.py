@@ -18,6 +18,7 @@ from imagetok.quantizers import (
     Quantizer,
     QuantizerConfig,
     SQVAEConfig,
+    VMFSQVAEConfig,
     VQEMAConfig,
     build_quantizer,
 )
@@ -40,6 +41,7 @@ RELAXED_CONFIGS: list[Config] = [
     SQVAEConfig(variance="II"),
     SQVAEConfig(variance="III"),
     SQVAEConfig(variance="IV"),
+    VMFSQVAEConfig(),
 ]
 CONFIGS: list[Config] = [*RELAXED_CONFIGS, VQEMAConfig()]
 SAMPLING: list[Config] = [
@@ -47,6 +49,7 @@ SAMPLING: list[Config] = [
     DVAEConfig(test_rule="sample"),
     GSVQConfig(test_rule="sample"),
     SQVAEConfig(test_rule="sample"),
+    VMFSQVAEConfig(test_rule="sample"),
 ]
 SEEDS = st.integers(0, 2**32 - 1)
 

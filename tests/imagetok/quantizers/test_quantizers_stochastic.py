@@ -1,4 +1,4 @@
-"""GS-VQ-VAE and Gaussian SQ-VAE: what makes them what their papers say."""
+"""GS-VQ-VAE, Gaussian and vMF SQ-VAE: what makes them what their papers say."""
 
 import math
 
@@ -19,6 +19,7 @@ from imagetok.quantizers import (
     Quantized,
     Quantizer,
     SQVAEConfig,
+    VMFSQVAEConfig,
     build_quantizer,
 )
 from imagetok.quantizers.functional import gaussian_logits, gumbel_noise, nearest_codes
@@ -282,3 +283,62 @@ def test_the_noise_of_a_draw_is_that_of_the_generator() -> None:
     )
     noise = gumbel_noise(logits, gen(3))
     assert torch.equal(quantizer(z, generator=gen(3)).indices[0], (logits + noise).argmax(dim=1))
+
+
+def vmf(s: float = 0.7) -> Quantizer:
+    seeding.reseed_global(0)
+    config = VMFSQVAEConfig(num_codes=K, code_dim=D, log_concentration=s)
+    quantizer = build_quantizer(config).double()
+    quantizer.get_parameter("log_concentration").data.fill_(s)  # in full precision
+    return quantizer
+
+
+def test_vmf_losses_equal_a_direct_computation() -> None:
+    quantizer, h = vmf(), normal(3, D, 2, 4)
+    out = quantizer(h, generator=gen(0))
+    codes = quantizer.get_parameter("codebook")
+    codes = codes / codes.norm(dim=1, keepdim=True)
+    z = h / h.norm(dim=1, keepdim=True)
+    kappa = 1 + math.exp(0.7)
+    logits = kappa * torch.einsum("bdhw,kd->bhwk", z, codes)
+    entropies = Categorical(logits=logits).entropy()
+    assert_close(out.losses["discrete"], -entropies.sum(dim=(1, 2)).mean())
+    misses = kappa * (1 - (z * out.z_q).sum(dim=1))
+    assert_close(out.losses["continuous"], misses.sum(dim=(1, 2)).mean())
+    maps = quantizer.certainty(h)
+    assert_close(maps["entropy"], entropies)
+    assert_close(maps["top_logit"], logits.amax(dim=-1))
+    assert_close(maps["variance"], torch.full((3, 2, 4), 1 / kappa, dtype=FLOAT64))
+
+
+def test_vmf_is_the_gaussian_of_unit_vectors() -> None:
+    quantizer, h = vmf(), normal(3, D, 2, 4)
+    gaussian = sqvae("I", s=-math.log(1 + math.exp(0.7)), floor=False)
+    normalize = torch.nn.functional.normalize
+    gaussian.codebook.data = normalize(quantizer.get_parameter("codebook").data, dim=1)
+    found, expected = quantizer(h, generator=gen(0)), gaussian(normalize(h), generator=gen(0))
+    assert_close(found.z_q, expected.z_q)
+    assert_close(found.losses["discrete"], expected.losses["discrete"])
+    assert torch.equal(quantizer.encode(h)[0], gaussian.encode(normalize(h))[0])
+
+
+def test_vmf_knows_directions_only() -> None:
+    quantizer, h = vmf(), normal(3, D, 2, 4)
+    out, scaled = quantizer(h, generator=gen(0)), quantizer(7 * h, generator=gen(0))
+    assert_close(scaled.z_q, out.z_q)
+    assert_close(scaled.losses, out.losses)
+    assert_close(quantizer.decode(out.indices).norm(dim=1), torch.ones(3, 2, 4, dtype=FLOAT64))
+
+
+def test_vmf_has_the_right_gradients() -> None:
+    quantizer = vmf()
+    h = normal(1, D, 1, 2).requires_grad_()
+    parameters = dict(quantizer.named_parameters())
+    assert set(parameters) == {"codebook", "log_concentration"}
+
+    def losses(h: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(parameters, values, strict=True))
+        out = torch.func.functional_call(quantizer, named, (h,), {"generator": gen(0)})
+        return out.z_q, *out.losses.values()
+
+    assert torch.autograd.gradcheck(losses, (h, *parameters.values()))

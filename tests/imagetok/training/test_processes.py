@@ -65,9 +65,9 @@ def test_two_processes_train_what_one_trains(tmp_path, likelihood):
         weights[0]["quantizer.codebook"], weights[1]["quantizer.codebook"], rtol=1e-2, atol=1e-4
     )
     # and a resumed pair is the same pair, bit for bit
-    first = run(tmp_path / "pair", 2, "--set", "train.steps=10")
+    first = run(tmp_path / "pair", 2, "--set", "train.steps=10", *chosen)
     assert first.returncode == 0, first.stderr
-    second = run(tmp_path / "pair", 2, "--resume")
+    second = run(tmp_path / "pair", 2, "--resume", *chosen)
     assert second.returncode == 0, second.stderr
     again = load_file(tmp_path / "pair" / "tokenizer" / "model.safetensors")
     assert all(torch.equal(again[name], weights[1][name]) for name in again)
