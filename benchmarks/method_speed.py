@@ -28,7 +28,7 @@ def training_step(config: TokenizerRun) -> Callable[[int], None]:
     seeding.reseed_global(0)
     model = build_tokenizer(config.tokenizer).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(model, config.train.optimizer)
-    loss = loss_function(config.objective, model.num_codes)
+    loss = loss_function(config.objective, model.image, model.num_codes)
     image = config.tokenizer.image
     size = (config.train.batch_size, image.channels, image.height, image.width)
     images = torch.randint(256, size, dtype=torch.uint8)

@@ -26,19 +26,26 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
     import torch
 
     from imagetok.data import open_image, prepare
-    from imagetok.images import to_unit_range
-    from imagetok.report.pictures import save_grid, side_by_side
+    from imagetok.evaluation.quality import quality, quality_sums
+    from imagetok.images import clamp_pixels, from_stored
+    from imagetok.report.pictures import coloured, save_grid, side_by_side
     from imagetok.tokenizers import Tokenizer
 
     model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
-    batch = to_unit_range(torch.stack([prepare(open_image(p), model.image) for p in images]))
-    x_hat = model.reconstruct(batch.to(choose_device(device))).clamp(0, 1).cpu()
+    as_labels = model.image.mode == "labels"
+    stored = [prepare(open_image(p, as_labels), model.image) for p in images]
+    batch = from_stored(torch.stack(stored), model.image)
+    x_hat = clamp_pixels(model.reconstruct(batch.to(choose_device(device)))).cpu()
     columns = min(8, len(images))
     scale = max(1, 128 // model.image.height)
-    save_grid(side_by_side(batch, x_hat, columns), out, columns=columns, scale=scale)
-    errors = (x_hat - batch).square().mean(dim=(1, 2, 3))
-    for path, error in zip(images, errors.tolist(), strict=True):
-        say(f"  {path}  mse {error:.5f}")
+    save_grid(
+        side_by_side(coloured(batch), coloured(x_hat), columns), out, columns=columns, scale=scale
+    )
+    for i, path in enumerate(images):
+        one = slice(i, i + 1)
+        measures = quality(quality_sums(x_hat[one], batch[one], model.image), 1, model.image)
+        name, value = next(iter(measures.items()))
+        say(f"  {path}  {name} {value:.5f}")
     say(f"{out}: originals above, reconstructions below")
 
 

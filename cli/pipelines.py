@@ -6,7 +6,6 @@ from pathlib import Path
 from imagetok.config import apply_overrides, read_yaml, validate
 from imagetok.errors import ConfigError
 from imagetok.processes import keep_freed_memory, process_state
-from imagetok.report.pictures import save_grid
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.tokenizer import train_tokenizer
@@ -62,6 +61,7 @@ def sample_images(
     import torch
 
     from imagetok.codes.decode import decode_in_batches, save_images
+    from imagetok.report.pictures import coloured, save_grid
     from prior import Prior
 
     if process_state().num_processes > 1:
@@ -88,7 +88,7 @@ def sample_images(
     drawn = [cycle[j % len(cycle)] for j in range(n)]
     save_images(images, out, range(n))
     columns = len(cycle) if 1 < len(cycle) <= 20 else max(1, round(min(n, 100) ** 0.5))
-    save_grid(images[:100], out / "grid.png", columns=columns, scale=2)
+    save_grid(coloured(images[:100]), out / "grid.png", columns=columns, scale=2)
     settings = {
         "prior": prior.fingerprint,
         "origin": prior.origin,

@@ -4,43 +4,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from imagetok.codes.reader import CodeDataset
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError, ShardError
+from imagetok.images import Images, to_stored
 from imagetok.quantizers import Codes
-from imagetok.report.pictures import as_pixels, grid, png_bytes
+from imagetok.report.pictures import grid, palette, png_bytes
 from imagetok.tokenizers import Tokenizer
 
 BATCH = 64
 
 
-def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Float[Tensor, "N C H W"]:
-    """Images in [0, 1] on the CPU; every forward pass has `BATCH` images, the last one padded.
+def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
+    """Images as from `Tokenizer.decode`, on the CPU.
 
-    So an image does not depend on how many are decoded with it.
+    Every forward pass has `BATCH` images, the last one padded, so an image does not depend on how
+    many are decoded with it.
     """
     device = next(tokenizer.parameters()).device
     count = len(codes[0])
     parts = []
-    for start in range(0, count, BATCH):
+    for start in range(0, max(count, 1), BATCH):
         part = tuple(level[start : start + BATCH].to(device) for level in codes)
         size = len(part[0])
         padded = tuple(
             torch.cat([level, level.new_zeros(BATCH - size, *level.shape[1:])]) for level in part
         )
         parts.append(tokenizer.decode(padded)[:size].cpu())
-    contract = tokenizer.image
-    empty = torch.zeros(0, contract.channels, contract.height, contract.width)
-    return torch.cat([empty, *parts])
+    return torch.cat(parts)
 
 
-def save_images(images: Float[Tensor, "N C H W"], folder: Path, names: Sequence[int]) -> None:
-    """Write `NNNNNN.png` for each image in [0, 1]."""
-    for name, image in zip(names, as_pixels(images), strict=True):
-        picture = grid(image[None], columns=1, padding=0)
+def save_images(images: Images, folder: Path, names: Sequence[int]) -> None:
+    """Write `NNNNNN.png` for each image; the classes of label maps become places in a palette."""
+    for name, pixels in zip(names, to_stored(images), strict=True):
+        picture = grid(pixels[None], columns=1, padding=0)
+        if not images.is_floating_point():
+            picture.putpalette(palette().tobytes())
         write_bytes(folder / f"{name:06d}.png", png_bytes(picture))
 
 

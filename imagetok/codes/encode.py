@@ -35,7 +35,7 @@ from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.durable import is_temporary, lock, remove_temporaries, sha256_file, write_json
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
 from imagetok.evaluation import codebook_use
-from imagetok.images import to_unit_range
+from imagetok.images import from_stored
 from imagetok.processes import full_float32, process_state
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
@@ -243,10 +243,10 @@ def _encode_range(
 def _encode_micro(
     tokenizer: Tokenizer, dataset: ImageDataset, plan: Plan, inputs: range
 ) -> EncodedPart:
-    """One forward pass of exactly `plan.micro_batch` images, padded with black ones."""
+    """One forward pass of exactly `plan.micro_batch` images, padded with zeros."""
     kept, skips = _read(dataset, inputs)
     device = next(tokenizer.parameters()).device
-    images = to_unit_range(kept.images)
+    images = from_stored(kept.images, tokenizer.image)
     padding = images.new_zeros(plan.micro_batch - len(images), *images.shape[1:])
     # Only a test rule that samples draws from it.
     draw = seeding.generator(0, "encode", inputs.start, device=device)

@@ -18,7 +18,7 @@ NO_LABEL = -1
 class ImageBatch(NamedTuple):
     """Images with where they come from; one image alone has no leading axis."""
 
-    images: UInt8[Tensor, "*B C H W"]  # 0..255, of the contract's form
+    images: UInt8[Tensor, "*B C H W"]  # of the contract's form: 0..255, or classes
     labels: Int64[Tensor, "*B"]  # class, -1 = none
     indices: Int64[Tensor, "*B"]  # position in the dataset that was read
 

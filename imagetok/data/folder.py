@@ -7,9 +7,11 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn, final
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
-from imagetok.data.open import open_image
+from imagetok.data.open import ImageError, open_image
 from imagetok.data.transforms import prepare
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError
@@ -59,9 +61,16 @@ class FolderImages(ImageDataset):
         shape = (len(indices), self.contract.channels, self.contract.height, self.contract.width)
         images = torch.empty(shape, dtype=torch.uint8)
         for position, index in enumerate(indices):
-            images[position] = prepare(open_image(self.root / self.files[index]), self.contract)
+            images[position] = self._open(self.root / self.files[index])
         labels = torch.tensor([self._labels[i] for i in indices], dtype=torch.int64)
         return ImageBatch(images, labels, torch.tensor(indices, dtype=torch.int64))
+
+    def _open(self, path: Path) -> UInt8[Tensor, "C H W"]:
+        pixels = open_image(path, as_labels=self.contract.mode == "labels")
+        try:
+            return prepare(pixels, self.contract)
+        except InputError as error:  # a class that the contract does not have
+            raise ImageError(f"{path}: {error}", str(path), "unknown_class") from None
 
     def path_of(self, index: int) -> str:
         """The path of one file, as it was found below the root."""

@@ -17,7 +17,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_SIDE = 1 << 16
 
-Reason = Literal["truncated", "not_image", "too_large", "unsupported_mode", "unreadable"]
+Reason = Literal[
+    "truncated", "not_image", "too_large", "unsupported_mode", "unknown_class", "unreadable"
+]
 
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
@@ -38,9 +40,10 @@ class ImageError(InputError):
         self.reason = reason
 
 
-def open_image(path: Path | str) -> UInt8[np.ndarray, "H W *C"]:
+def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
     """The pixels of an image file, upright and opaque: (H, W) if it is grey, else (H, W, 3).
 
+    as_labels: a label map's classes instead, (H, W), from grey levels or places in a palette.
     The first frame of an animation; transparency laid over white; 16-bit grey scaled to 8 bits.
     Colour profiles are not applied. Raises ImageError that names the path and the reason.
     """
@@ -55,10 +58,10 @@ def open_image(path: Path | str) -> UInt8[np.ndarray, "H W *C"]:
         os.close(descriptor)
         raise ImageError(f"{name}: expected a regular file, found something else", name)
     with os.fdopen(descriptor, "rb") as file:
-        return _decode(file, name)
+        return _decode(file, name, as_labels)
 
 
-def _decode(file: IO[bytes], name: str) -> np.ndarray:
+def _decode(file: IO[bytes], name: str, as_labels: bool) -> np.ndarray:
     try:
         with Image.open(file, formats=FORMATS) as image:
             _check_header(image, name)
@@ -71,7 +74,7 @@ def _decode(file: IO[bytes], name: str) -> np.ndarray:
         with Image.open(file, formats=FORMATS) as image:
             image.load()
             picture = image.convert("I;16") if is_png and image.mode == "I" else image
-            return to_array(_upright(picture))
+            return to_array(_upright(picture), as_labels)
     except (ImageError, MemoryError):
         raise
     except InputError as error:

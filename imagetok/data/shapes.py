@@ -11,6 +11,7 @@ from torch import Tensor
 
 from imagetok.data.base import ImageBatch, ImageDataset
 from imagetok.durable import canonical_json
+from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
 from imagetok.seeding import derive_seed
 
@@ -54,8 +55,12 @@ class Shapes(ImageDataset):
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
-        """The images at `indices`, drawn anew: the same pixels each time."""
+        """The images at `indices`, or their class maps, drawn anew: the same pixels each time."""
         drawing = self._draw(indices)
+        chosen = torch.tensor(indices, dtype=torch.int64)
+        if self.contract.mode == "labels":
+            classes = _classes(drawing).to(torch.uint8)[:, None]
+            return ImageBatch(classes, drawing.labels, chosen)
         # The share of a pixel that an edge at this distance from its centre leaves covered.
         coverage = (0.5 - drawing.distance).clamp(0, 1)[:, None]  # (B, 1, H, W)
         background = drawing.background[:, :, None, None]
@@ -64,7 +69,7 @@ class Shapes(ImageDataset):
             weights = colours.new_tensor(_LUMA)
             colours = (colours * weights[:, None, None]).sum(1, keepdim=True)
         images = (colours * 255).round().to(torch.uint8)
-        return ImageBatch(images, drawing.labels, torch.tensor(indices, dtype=torch.int64))
+        return ImageBatch(images, drawing.labels, chosen)
 
     def class_map(self, index: int) -> Int64[Tensor, "H W"]:
         """The class of every pixel of one image: 0 background, 1 + class inside the shape."""
@@ -72,9 +77,7 @@ class Shapes(ImageDataset):
 
     def class_maps(self, indices: Sequence[int]) -> Int64[Tensor, "B H W"]:
         """`class_map` of several images."""
-        drawing = self._draw(indices)
-        inside = 1 + drawing.labels[:, None, None]
-        return torch.where(drawing.distance < 0, inside, BACKGROUND)
+        return _classes(self._draw(indices))
 
     def _draw(self, indices: Sequence[int]) -> _Drawing:
         self.check_indices(indices)
@@ -110,6 +113,11 @@ class Shapes(ImageDataset):
             if chosen.any():
                 distance[chosen] = outline(u[chosen], v[chosen])
         return distance * radius[:, None, None]
+
+
+def _classes(drawing: _Drawing) -> Int64[Tensor, "B H W"]:
+    inside = 1 + drawing.labels[:, None, None]
+    return torch.where(drawing.distance < 0, inside, BACKGROUND)
 
 
 def _contrasting(
@@ -204,7 +212,16 @@ _OUTLINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def open_shapes(
     split: str, contract: ImageContract, *, count: int, test_count: int, seed: int
 ) -> Shapes:
-    """Shapes of split train (`count`), test (`test_count`), or all: train, then test."""
+    """Shapes of split train (`count`), test (`test_count`), or all: train, then test.
+
+    Raises ConfigError for label maps of fewer classes than there are.
+    """
+    wanted = 1 + len(_OUTLINES)
+    if contract.num_classes is not None and contract.num_classes < wanted:
+        raise ConfigError(
+            f"shapes: its class maps have {wanted} classes (a background and {wanted - 1} shapes); "
+            f"expected image.num_classes of at least {wanted}, found {contract.num_classes}"
+        )
     parts = {"train": count, "test": test_count}
     chosen = parts if split == "all" else {split: parts[split]}
     return Shapes(split, contract, parts=chosen, seed=seed)

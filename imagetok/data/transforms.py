@@ -23,15 +23,20 @@ def prepare(
 ) -> UInt8[Tensor, "C h w"]:
     """Bring one picture to the contract: mode, then centre crop, then antialiased resize.
 
-    image: a PIL image, or pixels 0..255 as (H, W), (H, W, 1) or (H, W, 3).
+    image: a PIL image, or pixels 0..255 as (H, W), (H, W, 1) or (H, W, 3). For label maps the
+    pixels are classes: grey levels, or places in a PIL image's palette.
     The numbers are those of torchvision's CenterCrop and Resize on PIL images, to one grey level.
-    Raises InputError for a mode whose pixels have no agreed meaning as a picture.
+    Raises InputError for a mode whose pixels have no agreed meaning as a picture, and for classes
+    that the contract does not have.
     """
-    pixels = to_array(image) if isinstance(image, Image.Image) else _checked(image)
+    as_labels = contract.mode == "labels"
+    pixels = to_array(image, as_labels) if isinstance(image, Image.Image) else _checked(image)
+    if as_labels:
+        _check_classes(pixels, 2, contract)
     picture = Image.fromarray(pixels).convert("RGB" if contract.mode == "rgb" else "L")
     fitted = np.array(_fit(picture, contract))  # a copy: torch wants to own writable memory
     tensor = torch.from_numpy(fitted)
-    return tensor[None] if contract.mode == "grey" else tensor.movedim(-1, 0).contiguous()
+    return tensor.movedim(-1, 0).contiguous() if contract.mode == "rgb" else tensor[None]
 
 
 def prepare_batch(
@@ -41,6 +46,8 @@ def prepare_batch(
 
     pixels: 0..255, (B, H, W), (B, H, W, 1) or (B, H, W, 3).
     """
+    if contract.mode == "labels":
+        _check_classes(pixels, 3, contract)
     height, width = pixels.shape[1:3]
     crop = contract.centre_crop or max(height, width)
     if (height, width) != (contract.height, contract.width) or crop < max(height, width):
@@ -55,12 +62,21 @@ def prepare_batch(
     return images.expand(-1, contract.channels, -1, -1).contiguous()
 
 
-def to_array(image: Image.Image) -> UInt8[np.ndarray, "H W *C"]:
+def to_array(image: Image.Image, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
     """The 8-bit pixels of a PIL image: (H, W) if it is grey, else (H, W, 3).
 
-    Transparency is laid over white, 16 bits are scaled to 8, CMYK becomes RGB.
-    Raises InputError for other modes (32-bit integers, floats, LAB): their range is not known.
+    Transparency is laid over white, 16 bits are scaled to 8, CMYK becomes RGB. as_labels: pixels
+    are classes, grey levels or places in a palette, and taken as they are.
+    Raises InputError for other modes (32-bit integers, floats, LAB): their range is not known; as
+    labels for all but L and P.
     """
+    if as_labels:
+        if image.mode not in ("L", "P"):
+            raise InputError(
+                "expected a label map of mode L (grey levels are classes) or P (palette), found "
+                f"mode {image.mode}; convert colours to classes first"
+            )
+        return np.array(image)
     if image.mode.startswith("I;16"):
         return _scaled_from_16_bits(image)
     if image.mode not in _GREY_MODES + _COLOUR_MODES:
@@ -83,6 +99,23 @@ def _scaled_from_16_bits(image: Image.Image) -> np.ndarray:
     if isinstance(transparent, int):  # PNG tRNS: one grey value means "see through"
         scaled[values == transparent] = 255
     return scaled
+
+
+def _check_classes(pixels: np.ndarray, num_axes: int, contract: ImageContract) -> None:
+    """Refuse what is no label map of the contract's classes; num_axes: 2 for one, 3 for several."""
+    if pixels.ndim > num_axes and pixels.shape[-1] > 1:
+        raise InputError(
+            f"expected a label map, one class a pixel, found colours of shape {pixels.shape}"
+        )
+    assert contract.num_classes is not None
+    outside = np.argwhere(pixels >= contract.num_classes)
+    if len(outside):
+        place = tuple(int(i) for i in outside[0])
+        row, column = place[num_axes - 2 : num_axes]
+        raise InputError(
+            f"expected classes in [0, {contract.num_classes}), found {pixels[place]} at row {row}, "
+            f"column {column}; raise image.num_classes, or map such pixels to a class"
+        )
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:

@@ -9,14 +9,15 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import ImageDataset
 from imagetok.evaluation.codebook import code_counts, codebook_use
-from imagetok.images import to_unit_range
+from imagetok.evaluation.quality import num_sums, quality, quality_sums
+from imagetok.images import from_stored
 from imagetok.processes import full_float32, process_state
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Tokenizer, at_test_time
 
 BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
-MAPS = ("entropy", "top_logit", "uncertainty")
+MAPS = ("entropy", "top_logit", "uncertainty", "variance")
 """What `Quantizer.certainty` may tell of every position."""
 
 
@@ -33,13 +34,14 @@ def evaluate_reconstruction(
     """Measures over every image of `dataset`, each counted once, by the test-time path.
 
     `mse`: mean squared error on [0, 1], of the unclamped reconstruction (the papers' convention).
-    `psnr_db`: mean over images of -10 log10 of the clamped image's squared error.
+    `psnr_db`: mean over images of -10 log10 of the clamped image's squared error. Of label maps
+    `pixel_accuracy` and `miou` instead (see `quality`).
     `perplexity`, `codes_used`: of hard codes over the split; with several levels the names carry
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
-    paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`: means
-    over all positions of what the quantizer says of them (see `Quantizer.certainty`), and
-    `max_logit` the largest logit of the split; only where it gives probabilities. They carry the
-    level, too, where each level has a quantizer.
+    paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`,
+    `variance`: means over all positions of what the quantizer says of them (see
+    `Quantizer.certainty`), and `max_logit` the largest logit of the split; only where it gives
+    probabilities. They carry the level, too, where each level has a quantizer.
 
     Work is shared over the processes of a distributed run, and every process gets the result.
     check: called before each batch; may raise to stop.
@@ -47,8 +49,9 @@ def evaluate_reconstruction(
     state = process_state()
     device = next(tokenizer.parameters()).device
     num_batches = -(-len(dataset) // BATCH)
-    sums = torch.zeros(2 + len(tokenizer.num_codes), dtype=torch.float64)
-    names = _map_names(len(tokenizer.num_codes))
+    levels = len(tokenizer.num_codes)
+    sums = torch.zeros(levels + num_sums(tokenizer.image), dtype=torch.float64)
+    names = _map_names(levels)
     maps = torch.zeros(len(names), 2, dtype=torch.float64)
     highest = torch.full((len(names),), -torch.inf)
     counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
@@ -57,7 +60,7 @@ def evaluate_reconstruction(
         batch = first + state.process_index
         if batch < num_batches:
             indices = range(batch * BATCH, min((batch + 1) * BATCH, len(dataset)))
-            images = to_unit_range(dataset.read(indices).images.to(device))
+            images = from_stored(dataset.read(indices).images.to(device), tokenizer.image)
             draw = seeding.generator(0, "evaluate", batch, device=device)
             parts, batch_counts, batch_maps = _measure(tokenizer, images, draw)
             sums += parts
@@ -70,12 +73,11 @@ def evaluate_reconstruction(
     counts = [_sum_over_processes(level, device) for level in counts]
     result: dict[str, float | int] = {
         "num_images": len(dataset),
-        "mse": float(sums[0] / len(dataset)),
-        "psnr_db": float(sums[1] / len(dataset)),
+        **quality(sums[levels:], len(dataset), tokenizer.image),
     }
     for level, level_counts in enumerate(counts):
         use = codebook_use(level_counts)
-        batch_mean = float(sums[2 + level] / num_batches)
+        batch_mean = float(sums[level] / num_batches)
         result |= {
             level_name("perplexity", level, len(counts)): use.perplexity,
             level_name("perplexity_batch128", level, len(counts)): batch_mean,
@@ -94,21 +96,17 @@ def evaluate_reconstruction(
 def _measure(
     tokenizer: Tokenizer, images: Tensor, draw: torch.Generator
 ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-    """[sum of per-image MSE, of PSNR, perplexity per level], counts per level, maps of a batch."""
+    """[perplexity per level, sums of quality], counts per level, maps of a batch."""
     codes, maps = tokenizer.encode_with_certainty(images, generator=draw)
     with at_test_time(tokenizer), torch.no_grad():
         x_hat = tokenizer._decode(codes)
-    if images.device.type == "mps":  # it has no float64
-        x_hat, images = x_hat.cpu(), images.cpu()
-    errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
-    clamped = (x_hat.clamp(0, 1) - images).double().square().mean(dim=(1, 2, 3))
-    psnr = -10 * clamped.clamp_min(1e-10).log10()
     counts = [
         code_counts(level, k).cpu() for level, k in zip(codes, tokenizer.num_codes, strict=True)
     ]
-    perplexities = [codebook_use(level).perplexity for level in counts]
-    sums = [float(errors.sum()), float(psnr.sum()), *perplexities]
-    return torch.tensor(sums, dtype=torch.float64), counts, maps
+    perplexities = torch.tensor(
+        [codebook_use(level).perplexity for level in counts], dtype=torch.float64
+    )
+    return torch.cat([perplexities, quality_sums(x_hat, images, tokenizer.image)]), counts, maps
 
 
 def _map_names(num_levels: int) -> list[str]:

@@ -17,8 +17,8 @@ class PixelRange(NamedTuple):
         return images * (self.high - self.low) + self.low
 
     def to_unit(self, out: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Back to the scale of [0, 1], in float32 or better; not clamped to it."""
-        return (out.float() - self.low) / (self.high - self.low)
+        """Back to the scale of [0, 1], not clamped to it."""
+        return (out - self.low) / (self.high - self.low)
 
 
 CENTRED = PixelRange(-0.5, 0.5)

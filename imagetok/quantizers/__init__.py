@@ -7,15 +7,27 @@ from pydantic import Field
 from imagetok.quantizers.base import Codes, Quantized, Quantizer, level_name
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
+from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
 from imagetok.quantizers.renewal import Renewal, build_reset
+from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
+from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
 from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
 from imagetok.quantizers.vqste import Affine, Alternation, VQSTEConfig, VQSTEQuantizer
 
-AnyQuantizerConfig = EdVAEConfig | DVAEConfig | VQConfig | VQEMAConfig | VQSTEConfig
-QuantizerConfig = Annotated[AnyQuantizerConfig, Field(discriminator="kind")]
+QuantizerConfig = Annotated[
+    EdVAEConfig
+    | DVAEConfig
+    | VQConfig
+    | VQEMAConfig
+    | VQSTEConfig
+    | GSVQConfig
+    | SQVAEConfig
+    | VMFSQVAEConfig,
+    Field(discriminator="kind"),
+]
 
 
-def build_quantizer(config: AnyQuantizerConfig) -> Quantizer:
+def build_quantizer(config: QuantizerConfig) -> Quantizer:
     """The quantizer that a config section describes, freshly initialised."""
     match config:
         case EdVAEConfig():
@@ -39,6 +51,12 @@ def build_quantizer(config: AnyQuantizerConfig) -> Quantizer:
                 alternation and Alternation(*size, **alternation.model_dump()),
                 _build_renewal(config),
             )
+        case GSVQConfig():
+            return GSVQQuantizer(config.num_codes, config.code_dim, config.test_rule)
+        case SQVAEConfig():
+            return SQVAEQuantizer(**config.model_dump(exclude={"kind"}))
+        case VMFSQVAEConfig():
+            return VMFSQVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case _:
             assert_never(config)
 
@@ -51,9 +69,12 @@ __all__ = [
     "Codes",
     "DVAEConfig",
     "EdVAEConfig",
+    "GSVQConfig",
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "SQVAEConfig",
+    "VMFSQVAEConfig",
     "VQConfig",
     "VQEMAConfig",
     "VQSTEConfig",

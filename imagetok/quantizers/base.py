@@ -74,6 +74,7 @@ class Quantizer(nn.Module, ABC):
 
         `entropy`: of the code probabilities without noise and temperature, in nats.
         `top_logit`: the largest logit. `uncertainty`: K / S of a Dirichlet, in (0, 1].
+        `variance`: of a stochastic quantizer's Gaussian, mean over dimensions.
         """
         del h
         return {}

@@ -178,6 +178,24 @@ def _concentration_term(total: Tensor, num_codes: int) -> Tensor:
     return torch.where(large, (k - 0.5) * b.log() + (0.5 + _HALF_LOG_2PI) + tail, direct)
 
 
+def gaussian_logits(
+    z: Float[Tensor, "B D H W"],
+    codebook: Float[Tensor, "K D"],
+    variance: Float[Tensor, "#B #D #H #W"],
+) -> Float[Tensor, "B K H W"]:
+    """ln N(z; e_k, variance) of every code at every position, up to what all codes share there.
+
+    variance: > 0, one for all or one along any of the axes. sum_d (e_kd z_d - e_kd^2 / 2) /
+    variance_d: the square is expanded, so that no (B, K, D, H, W) tensor is made, and its term
+    z_d^2, under which the differences between codes would drown, is left out.
+    """
+    vectors, precision = z.movedim(1, -1), variance.reciprocal().movedim(1, -1)
+    half_squares = 0.5 * codebook.square()
+    if precision.shape[-1] == 1:
+        return (precision * (vectors @ codebook.T - half_squares.sum(dim=1))).movedim(-1, 1)
+    return ((precision * vectors) @ codebook.T - precision @ half_squares.T).movedim(-1, 1)
+
+
 def nearest_codes(
     vectors: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], chunk: int | None = None
 ) -> Int[Tensor, " N"]:

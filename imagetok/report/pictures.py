@@ -1,5 +1,6 @@
 """Batches of images as one PNG: grids, and originals above their reconstructions."""
 
+import colorsys
 import io
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError, InputError
-from imagetok.images import to_uint8
+from imagetok.images import Images, to_uint8
 
 # Half precision and resampling overshoot [0, 1] by less than this; a wrong range by far more.
 _OVERSHOOT = 1e-2
@@ -52,6 +53,26 @@ def as_pixels(images: Tensor | np.ndarray) -> np.ndarray:
             "divide 0..255 by 255, and undo any other normalisation"
         )
     return to_uint8(pixels.float()).numpy()
+
+
+def coloured(images: Images) -> Tensor:
+    """Images as one can see them: pixels as they are, label maps as RGB by `palette`."""
+    if images.is_floating_point():
+        return images
+    return torch.from_numpy(palette())[images.cpu()].movedim(-1, 1)
+
+
+def palette() -> np.ndarray:
+    """(256, 3) uint8: a colour for each class, the same in every picture; class 0 is black.
+
+    Hues follow the golden angle, so that the colours of any first few classes lie far apart.
+    """
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for label in range(1, 256):
+        hue = label * 0.6180339887 % 1
+        value = (1.0, 0.75, 0.5)[label // 12 % 3]
+        colours[label] = [round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, value)]
+    return colours
 
 
 def grid(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
 from imagetok.errors import InputError, NotFiniteError
-from imagetok.images import ImageContract, check_images
+from imagetok.images import ImageContract, Images, check_images, clamp_pixels
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
 
@@ -22,8 +22,8 @@ from imagetok.tokenizers.config import TokenizerConfig
 class Reconstruction(NamedTuple):
     """What an autoencoder returns in training."""
 
-    x_hat: Float[Tensor, "B C H W"]
-    """On the scale of [0, 1], not clamped."""
+    x_hat: Images
+    """On the scale of [0, 1], not clamped; of label maps the most likely classes."""
     losses: dict[str, Tensor]
     """Unweighted scalars by name: `reconstruction` and the quantizer's."""
     indices: Codes
@@ -69,20 +69,19 @@ class Autoencoder(nn.Module, ABC):
     @abstractmethod
     def forward(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Images,
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
-        """The training path: images in [0, 1] (not checked), noise from `generator`."""
+        """The training path: pixels in [0, 1] or classes (not checked), noise from `generator`."""
 
     @abstractmethod
-    def reconstruct(
-        self, images: Tensor, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "B C H W"]:
-        """Images in [0, 1] and back by the test-time path, not clamped; no gradient.
+    def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
+        """Images and back by the test-time path, pixels not clamped; no gradient.
 
-        Raises InputError for anything but (B, C, H, W) images of `self.image`. generator: only for
+        Raises InputError for anything but images of `self.image`: (B, C, H, W) pixels in [0, 1], or
+        (B, H, W) classes. generator: only for
         a test rule that samples.
         """
 
@@ -125,8 +124,9 @@ class Tokenizer(Autoencoder, ABC):
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
         """Codes of images.
 
-        images: (B, C, H, W) floating point in [0, 1] of the size and channels of `self.image`,
-        on the tokenizer's device; anything else is refused with InputError. Returns a tuple of
+        images: (B, C, H, W) floating point in [0, 1] of the size and channels of `self.image`, or
+        label maps (B, H, W) int64 if it is for those, on the tokenizer's device; anything else is
+        refused with InputError. Returns a tuple of
         (B, h, w) int64 maps, coarse to fine. generator: only for a test rule that samples.
         """
         check_images(images, self.image)
@@ -145,18 +145,18 @@ class Tokenizer(Autoencoder, ABC):
         with at_test_time(self), torch.no_grad():
             return self._encode_with_certainty(images, generator)
 
-    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
-        """Images in [0, 1] of codes (a tuple of integer (B, h, w) maps, coarse to fine).
+    def decode(self, codes: Codes) -> Images:
+        """Images of codes (a tuple of integer (B, h, w) maps, coarse to fine).
+
+        (B, C, H, W) pixels in [0, 1], or (B, H, W) int64 classes of a tokenizer of label maps.
 
         Raises InputError when levels, shapes, dtype or range do not fit this tokenizer.
         """
         self._check_codes(codes)
         with at_test_time(self), torch.no_grad():
-            return self._decode(tuple(level.long() for level in codes)).clamp(0, 1)
+            return clamp_pixels(self._decode(tuple(level.long() for level in codes)))
 
-    def reconstruct(
-        self, images: Tensor, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "B C H W"]:
+    def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
         codes = self.encode(images, generator=generator)
         with at_test_time(self), torch.no_grad():
             return self._decode(codes)
@@ -186,16 +186,21 @@ class Tokenizer(Autoencoder, ABC):
         with staged_folder(folder) as staged:
             fingerprint = artifacts.write_artifact(staged, "tokenizer", self._architecture(), self)
             method = self.config.method
+            image = self.image
+            if image.mode == "labels":
+                made_for, takes = f"label maps of {image.num_classes} classes,", "int64 (B, H, W)"
+            else:
+                made_for, takes = f"images of {image.channels} x", "float (B, C, H, W) in [0, 1]"
             body = [
-                f"An image tokenizer ({', '.join(method)}) made with imagetok: images of "
-                f"{self.image.channels} x {self.image.height} x {self.image.width}, codes of "
+                f"An image tokenizer ({', '.join(method)}) made with imagetok: "
+                f"{made_for} {image.height} x {image.width}, codes of "
                 f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with K = "
                 f"{', '.join(map(str, self.num_codes))}.",
                 "",
                 "```python",
                 "from imagetok import Tokenizer",
                 f'tokenizer = Tokenizer.from_pretrained("{artifacts.HERE}")',
-                "codes = tokenizer.encode(images)  # float (B, C, H, W) in [0, 1]",
+                f"codes = tokenizer.encode(images)  # {takes}",
                 "```",
                 "",
                 f"Fingerprint: `{fingerprint}`",

@@ -45,6 +45,11 @@ class TokenizerConfig(Section):
                 f"image height and width must be multiples of {factor}, the downsampling of the "
                 f"network (found {self.image.height} x {self.image.width})"
             )
+        if (self.image.mode == "labels") != (self.likelihood.kind == "vmf"):
+            raise ValueError(
+                "likelihood: label maps (image.mode labels) need 'vmf', pixels another; found "
+                f"{self.likelihood.kind!r} with mode {self.image.mode}"
+            )
         return self
 
     @property

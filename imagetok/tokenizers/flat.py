@@ -1,18 +1,19 @@
 """A tokenizer with one encoder, one quantizer and one decoder."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from imagetok.images import Images
 from imagetok.networks import VQVAE2Config, build_network
 from imagetok.quantizers import Codes, Quantized, build_quantizer
 from imagetok.tokenizers.base import Reconstruction, Tokenizer, check_features
 from imagetok.tokenizers.config import TokenizerConfig
-from imagetok.tokenizers.likelihood import MSELikelihood
+from imagetok.tokenizers.likelihood import build_likelihood
 
 
 class FlatTokenizer(Tokenizer):
-    """encoder -> quantizer -> decoder."""
+    """encoder -> quantizer -> decoder; the likelihood stands between them and images."""
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -21,25 +22,24 @@ class FlatTokenizer(Tokenizer):
         (quantizer,) = config.levels
         assert not isinstance(config.network, VQVAE2Config)
         self.quantizer = build_quantizer(quantizer)
+        self.likelihood = build_likelihood(config.likelihood, config.image, config.network.pixels)
         self.encoder, self.decoder = build_network(
             config.network,
-            config.image.channels,
+            self.likelihood.channels,
             self.quantizer.in_channels,
             self.quantizer.code_dim,
         )
-        self.pixels = config.network.pixels
-        self.likelihood = MSELikelihood(self.pixels)
         self.num_codes = self.quantizer.num_codes
         self.grids = config.grids * len(self.num_codes)
 
     def forward(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Images,
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
-        h = self.encoder(self.pixels.to_network(images))
+        h = self.encoder(self.likelihood.to_network(images))
         quantized: Quantized = self.quantizer(h, temperature=temperature, generator=generator)
         out = self.decoder(quantized.z_q)
         losses = {"reconstruction": self.likelihood.loss(out, images), **quantized.losses}
@@ -63,7 +63,7 @@ class FlatTokenizer(Tokenizer):
         return self.quantizer.encode(h, generator=generator), self.quantizer.certainty(h)
 
     def _features(self, images: Tensor) -> Tensor:
-        h = self.encoder(self.pixels.to_network(images))
+        h = self.encoder(self.likelihood.to_network(images))
         check_features(h)
         return h
 

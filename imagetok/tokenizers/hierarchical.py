@@ -5,14 +5,15 @@ from itertools import islice
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
+from imagetok.images import Images
 from imagetok.networks import Hierarchy, VQVAE2Config
 from imagetok.quantizers import Codes, Quantized, Quantizer, build_quantizer, level_name
 from imagetok.tokenizers.base import Reconstruction, Tokenizer, check_features
 from imagetok.tokenizers.config import TokenizerConfig
-from imagetok.tokenizers.likelihood import MSELikelihood
+from imagetok.tokenizers.likelihood import build_likelihood
 
 
 class HierarchicalTokenizer(Tokenizer):
@@ -29,14 +30,13 @@ class HierarchicalTokenizer(Tokenizer):
         self.image = config.image
         built = [build_quantizer(section) for section in config.levels]
         self.quantizers = nn.ModuleList(built)
+        self.likelihood = build_likelihood(config.likelihood, config.image, config.network.pixels)
         self.network = Hierarchy(
             config.network,
-            config.image.channels,
+            self.likelihood.channels,
             tuple(quantizer.in_channels for quantizer in built),
             tuple(quantizer.code_dim for quantizer in built),
         )
-        self.pixels = config.network.pixels
-        self.likelihood = MSELikelihood(self.pixels)
         self.num_codes = tuple(k for quantizer in built for k in quantizer.num_codes)
         self.grids = tuple(
             grid
@@ -46,7 +46,7 @@ class HierarchicalTokenizer(Tokenizer):
 
     def forward(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Images,
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
@@ -106,7 +106,7 @@ class HierarchicalTokenizer(Tokenizer):
 
     def _descend(self, images: Tensor, quantize: Callable[[Quantizer, Tensor], Tensor]) -> Tensor:
         """What the decoder reads, with `quantize(quantizer, h)` giving each level's vectors."""
-        features = self.network.features(self.pixels.to_network(images))
+        features = self.network.features(self.likelihood.to_network(images))
         context = None
         for level, quantizer in enumerate(self._quantizers):
             h = self.network.read_out(level, features[level], context)

@@ -63,7 +63,12 @@ class TrainConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """Reconstruction loss + sum of weight(step) * named loss, at temperature(step)."""
+    """Reconstruction loss + sum of weight(step) * named loss, at temperature(step).
+
+    Reductions differ by family, and weights with them: the likelihood `mse` and the losses of the
+    VQ, GS, dVAE and EdVAE quantizers are means, the other likelihoods and the losses of SQ-VAE sums
+    over an image.
+    """
 
     weights: dict[str, Schedule]
     temperature: Schedule = Constant(value=1.0)
@@ -86,5 +91,12 @@ class TokenizerRun(Section):
             raise ValueError(
                 f"objective.weights must name the losses of {method}: expected "
                 f"{sorted(losses)}, found {sorted(self.objective.weights)}"
+            )
+        likelihood = self.tokenizer.likelihood
+        if self.train.accumulation > 1 and not likelihood.is_additive:
+            raise ValueError(
+                f"train.accumulation: likelihood {likelihood.kind!r} takes the logarithm of the "
+                "whole batch's error, which micro-batches do not add up to; expected 1, found "
+                f"{self.train.accumulation}; set it to 1, or use likelihood 'gaussian'"
             )
         return self

@@ -468,4 +468,4 @@ def _is_shown(name: str) -> bool:
     return name.partition("_level")[0] in _SHOWN
 
 
-_SHOWN = ("loss", "mse", "batch_perplexity", "batch_usage", "bits_per_code")
+_SHOWN = ("loss", "mse", "pixel_accuracy", "batch_perplexity", "batch_usage", "bits_per_code")

@@ -12,10 +12,10 @@ from imagetok import seeding
 from imagetok.data import ImageBatch, ImageDataset, open_images
 from imagetok.errors import ConfigError
 from imagetok.evaluation import code_counts, codebook_use, evaluate_reconstruction
-from imagetok.images import to_unit_range
+from imagetok.images import ImageContract, clamp_pixels, from_stored
 from imagetok.processes import process_state
 from imagetok.quantizers import level_name
-from imagetok.report.pictures import save_grid, side_by_side
+from imagetok.report.pictures import coloured, save_grid, side_by_side
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.loop import Job, StepOutput, build_accelerator, train
@@ -79,7 +79,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=open_images(config.data, "train", config.tokenizer.image),
-        loss=loss_function(config.objective, tokenizer.num_codes),
+        loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
         update=lambda model, sums, draw: cast(Tokenizer, model).update(
             {k.removeprefix("stats."): v for k, v in sums.items() if k.startswith("stats.")}, draw
         ),
@@ -91,20 +91,25 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
 
 
 def loss_function(
-    objective: ObjectiveConfig, num_codes: tuple[int, ...]
+    objective: ObjectiveConfig, image: ImageContract, num_codes: tuple[int, ...]
 ) -> Callable[[nn.Module, ImageBatch, int, torch.Generator], StepOutput]:
     """Reconstruction loss plus the weighted named losses of the quantizer."""
 
     def loss(
         model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> StepOutput:
-        images = to_unit_range(batch.images).contiguous(memory_format=torch.channels_last)
+        images = from_stored(batch.images, image)
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
         out = model(images, temperature=objective.temperature.at(step), generator=generator)
         total = out.losses["reconstruction"]
         for name, weight in objective.weights.items():
             total = total + weight.at(step) * out.losses[name]
         metrics = {k: v for k, v in out.losses.items() if k != "reconstruction"}
-        metrics["mse"] = (out.x_hat.detach() - images).square().mean()
+        if images.is_floating_point():
+            metrics["mse"] = (out.x_hat.detach() - images).square().mean()
+        else:
+            metrics["pixel_accuracy"] = (out.x_hat == images).float().mean()
         sums = {
             f"counts.{level}": code_counts(indices, k)
             for level, (indices, k) in enumerate(zip(out.indices, num_codes, strict=True))
@@ -141,7 +146,8 @@ def _start_from(tokenizer: Tokenizer, folder: Path | str) -> None:
 def _save_pictures(tokenizer: Tokenizer, dataset: ImageDataset, path: Path) -> None:
     device = next(tokenizer.parameters()).device
     spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
-    images = to_unit_range(dataset.read(spread).images)
+    images = from_stored(dataset.read(spread).images, tokenizer.image)
     draw = seeding.generator(0, "pictures", device=device)
-    x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().clamp(0, 1).cpu()
-    save_grid(side_by_side(images, x_hat, columns=8), path, columns=8, scale=2)
+    x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().cpu()
+    pairs = side_by_side(coloured(images), coloured(clamp_pixels(x_hat)), columns=8)
+    save_grid(pairs, path, columns=8, scale=2)

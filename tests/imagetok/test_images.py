@@ -1,11 +1,21 @@
 import pytest
 import torch
 
-from imagetok.errors import InputError
-from imagetok.images import ImageContract, check_images, to_uint8, to_unit_range
+from imagetok.config import validate
+from imagetok.errors import ConfigError, InputError
+from imagetok.images import (
+    ImageContract,
+    check_images,
+    clamp_pixels,
+    from_stored,
+    to_stored,
+    to_uint8,
+    to_unit_range,
+)
 
 RGB = ImageContract(mode="rgb", height=8, width=12)
 GREY = ImageContract(mode="grey", height=8, width=12)
+LABELS = ImageContract(mode="labels", height=8, width=12, interpolation="nearest", num_classes=11)
 NAN = torch.full((2, 3, 8, 12), 0.5).index_fill_(3, torch.tensor([4]), float("nan"))
 
 
@@ -43,3 +53,63 @@ def test_bytes_to_unit_range_and_back_is_the_identity() -> None:
     assert unit.dtype == torch.float32 and unit.aminmax() == (0, 1)
     assert torch.equal(to_uint8(unit), pixels)
     assert torch.equal(to_uint8(unit * 3 - 1), ((unit * 3 - 1).clamp(0, 1) * 255).round().byte())
+
+
+def labels(value: int = 10) -> torch.Tensor:
+    maps = torch.arange(11).repeat(2, 8, 2)[:, :, :12].clone()
+    maps[1, 2, 5] = value
+    return maps
+
+
+def test_label_maps_of_the_contract_pass() -> None:
+    check_images(labels(), LABELS)
+    check_images(labels()[:0], LABELS)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (labels(11), r"in \[0, 11\), found 11 at image 1, row 2, column 5; give `void`"),
+        (labels(-1), "found -1 at image 1, row 2, column 5"),
+        (labels()[:, None], r"shape \(B, 8, 12\), found shape \(2, 1, 8, 12\)"),
+        (torch.rand(2, 3, 8, 12), "the class of every pixel, without a channel axis"),
+        (labels().mT, "found 12 x 8 pixels; resize to the nearest pixel"),
+        (labels().to(torch.uint8), r"expected int64 classes, found torch\.uint8"),
+        (labels().float(), r"found torch\.float32; pass labels\.long\(\)"),
+    ],
+)
+def test_what_is_no_label_map_of_the_contract_is_refused(images: torch.Tensor, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        check_images(images, LABELS)
+
+
+def test_label_maps_and_pixels_are_stored_and_read_back() -> None:
+    assert torch.equal(from_stored(to_stored(labels()), LABELS), labels())
+    pixels = torch.arange(2 * 3 * 8 * 12).view(2, 3, 8, 12).remainder(256).to(torch.uint8)
+    assert torch.equal(to_stored(from_stored(pixels, RGB)), pixels)
+    assert torch.equal(from_stored(pixels, RGB), to_unit_range(pixels))
+    assert torch.equal(clamp_pixels(labels()), labels())
+    assert clamp_pixels(torch.full((1, 1, 2, 2), 1.5)).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({"mode": "labels", "interpolation": "nearest"}, r"mode labels needs it.* \(found none\)"),
+        ({"mode": "rgb", "num_classes": 3}, r"others have none \(found 3\)"),
+        ({"mode": "labels", "num_classes": 3}, r"needs nearest \(found bilinear\)"),
+        ({"mode": "labels", "num_classes": 257, "interpolation": "nearest"}, "num_classes: .*256"),
+        ({"mode": "labels", "num_classes": 1, "interpolation": "nearest"}, "num_classes: .*2"),
+    ],
+)
+def test_contracts_that_make_no_sense_are_refused(tree: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        validate({"height": 8, "width": 12, **tree}, ImageContract, "here")
+
+
+def test_contracts_of_pixels_are_written_as_before_label_maps() -> None:
+    keys = ["mode", "height", "width", "centre_crop", "resize", "interpolation"]
+    assert list(RGB.model_dump(mode="json")) == keys
+    stored = LABELS.model_dump(mode="json")
+    assert list(stored) == [*keys, "num_classes"]
+    assert validate(stored, ImageContract, "here") == LABELS

@@ -64,9 +64,11 @@ def run(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path):
+@pytest.mark.parametrize("likelihood", ["mse", "arelbo"])
+def test_two_processes_train_what_one_trains(tmp_path, likelihood):
     # Nothing is drawn in VQ-VAE-EMA, so only the order of sums may differ.
-    two, one = run(tmp_path / "two", 2), run(tmp_path / "one", 1)
+    chosen = ("--set", f"tokenizer.likelihood={{kind: {likelihood}}}")
+    two, one = run(tmp_path / "two", 2, *chosen), run(tmp_path / "one", 1, *chosen)
     assert two.returncode == 0, two.stderr
     assert one.returncode == 0, one.stderr
     assert two.stderr.count("processes: 2") == 1
@@ -84,9 +86,9 @@ def test_two_processes_train_what_one_trains(tmp_path):
         weights[0]["quantizer.codebook"], weights[1]["quantizer.codebook"], rtol=1e-2, atol=1e-4
     )
     # and a resumed pair is the same pair, bit for bit
-    first = run(tmp_path / "pair", 2, "--set", "train.steps=10")
+    first = run(tmp_path / "pair", 2, "--set", "train.steps=10", *chosen)
     assert first.returncode == 0, first.stderr
-    second = run(tmp_path / "pair", 2, "--resume")
+    second = run(tmp_path / "pair", 2, "--resume", *chosen)
     assert second.returncode == 0, second.stderr
     again = load_file(tmp_path / "pair" / "tokenizer" / "model.safetensors")
     assert all(torch.equal(again[name], weights[1][name]) for name in again)

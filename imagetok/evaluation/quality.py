@@ -1,0 +1,53 @@
+"""How near reconstructions are to their images: sums over batches, and the measures they make."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from imagetok.images import ImageContract, Images
+
+
+def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Float64[Tensor, " N"]:
+    """What `quality` needs of a batch, additive over batches and processes, on the CPU.
+
+    Of pixels: the sum over images of their squared error, and of their PSNR. Of label maps, for
+    each class: pixels that have it in both, in the image, in the reconstruction.
+    """
+    if contract.num_classes is not None:
+        both = images[x_hat == images]
+        counts = [
+            torch.bincount(x.flatten(), minlength=contract.num_classes)
+            for x in (both, images, x_hat)
+        ]
+        return torch.cat(counts).cpu().double()
+    if images.device.type == "mps":  # it has no float64
+        x_hat, images = x_hat.cpu(), images.cpu()
+    errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
+    clamped = (x_hat.clamp(0, 1) - images).double().square().mean(dim=(1, 2, 3))
+    psnr = -10 * clamped.clamp_min(1e-10).log10()
+    return torch.stack([errors.sum(), psnr.sum()]).cpu()
+
+
+def num_sums(contract: ImageContract) -> int:
+    """How many sums `quality_sums` gives."""
+    return 2 if contract.num_classes is None else 3 * contract.num_classes
+
+
+def quality(
+    sums: Float64[Tensor, " N"], num_images: int, contract: ImageContract
+) -> dict[str, float]:
+    """`mse` and `psnr_db` of pixels, `pixel_accuracy` and `miou` of label maps.
+
+    `miou`: mean over the classes that occur, in images or reconstructions, of the pixels that have
+    the class in both over those that have it in either, counted over all images.
+    """
+    if contract.num_classes is None:
+        mse, psnr = (sums / num_images).tolist()
+        return {"mse": mse, "psnr_db": psnr}
+    both, there, found = sums.view(3, contract.num_classes)
+    either = there + found - both
+    occurs = either > 0
+    return {
+        "pixel_accuracy": float(both.sum() / there.sum()),
+        "miou": float((both[occurs] / either[occurs]).mean()),
+    }

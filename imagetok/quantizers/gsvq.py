@@ -1,0 +1,83 @@
+"""GS-VQ-VAE: a categorical over the codes by distance, trained through the Gumbel-softmax."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from imagetok.config import Section
+from imagetok.quantizers import functional
+from imagetok.quantizers.base import Codes, Quantized, Quantizer
+
+
+class GSVQConfig(Section):
+    """VQ-VAE with Gumbel-softmax sampling, the GS-VQ-VAE of the EdVAE paper (App. C)."""
+
+    kind: Literal["gs-vqvae"] = "gs-vqvae"
+    num_codes: PositiveInt = 512
+    code_dim: PositiveInt = 16
+    test_rule: Literal["argmax", "sample"] = "argmax"
+    losses: ClassVar[tuple[str, ...]] = ("kl",)
+
+
+class GSVQQuantizer(Quantizer):
+    """Reads D features per position; the logit of a code is minus its squared distance.
+
+    Gradients reach encoder and codebook through the logits and the mixture; nothing is passed
+    straight through. test_rule: `argmax` of the logits, which is the nearest code, or `sample`.
+    Codes start uniform in (-1/K, 1/K), where all distances are alike: training starts slowly.
+    """
+
+    def __init__(self, num_codes: int, code_dim: int, test_rule: Literal["argmax", "sample"]):
+        super().__init__()
+        self.num_codes = (num_codes,)
+        self.code_dim = code_dim
+        self.in_channels = code_dim
+        self.test_rule = test_rule
+        codebook = torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
+        self.codebook = nn.Parameter(codebook)
+
+    def forward(
+        self,
+        h: Float[Tensor, "B D H W"],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
+        with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
+            logits = self._logits(h)
+            gumbel = functional.gumbel_noise(logits, generator)
+            y = functional.relaxed_one_hot(logits, gumbel, temperature)
+            return Quantized(
+                z_q=functional.mix_codes(y, self.codebook),
+                indices=(y.argmax(dim=1),),
+                losses={"kl": functional.categorical_kl_to_uniform(logits).mean()},
+                stats={},
+            )
+
+    def encode(
+        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
+    ) -> Codes:
+        with torch.autocast(h.device.type, enabled=False):
+            logits = self._logits(h)
+        if self.test_rule == "sample":
+            logits = logits + functional.gumbel_noise(logits, generator)
+        return (logits.argmax(dim=1),)
+
+    @torch.no_grad()
+    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        with torch.autocast(h.device.type, enabled=False):
+            logits = self._logits(h)
+            top = logits.amax(dim=1) - h.to(logits.dtype).square().sum(dim=1)
+        return {"entropy": functional.entropy(logits), "top_logit": top}
+
+    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
+        return functional.look_up(indices[0], self.codebook)
+
+    def _logits(self, h: Tensor) -> Tensor:
+        z = functional.channels_last(h.to(self.codebook.dtype))
+        # -||z - e||^2 is the Gaussian's exponent at variance 1/2; ||z||^2, which all codes share,
+        # is left out.
+        return functional.gaussian_logits(z, self.codebook, z.new_full((1, 1, 1, 1), 0.5))

@@ -1,0 +1,143 @@
+"""Gaussian SQ-VAE: stochastic quantization whose variance is learned (types I to IV, or fixed)."""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt, model_validator
+from torch import Tensor, nn
+
+from imagetok.config import Section
+from imagetok.quantizers import functional
+from imagetok.quantizers.base import Codes, Quantized, Quantizer
+
+Variance = Literal["fixed", "I", "II", "III", "IV"]
+_MIN_LOG_VARIANCE = math.log(1e-10)
+
+
+class SQVAEConfig(Section):
+    """Gaussian SQ-VAE (Takida et al. 2022); the defaults are those of the released vision code.
+
+    Both losses are sums over the latents, means over the batch, which fits the likelihoods
+    `arelbo` and `gaussian` with weights 1. With `mse`, a mean over pixels, give both the weight
+    2 v / (channels * height * width), where v stands for the decoder's variance.
+    """
+
+    kind: Literal["sqvae"] = "sqvae"
+    num_codes: PositiveInt = 512
+    code_dim: PositiveInt = 64
+    variance: Variance = "I"
+    log_variance: float = math.log(20)
+    floor: bool = True
+    test_rule: Literal["argmax", "sample"] = "argmax"
+    losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SQVAEConfig":
+        if not self.floor and self.variance not in ("fixed", "I"):
+            raise ValueError(
+                f"floor: variance {self.variance} has no floor to leave out; set floor=true"
+            )
+        return self
+
+
+class SQVAEQuantizer(Quantizer):
+    """Codes by their Gaussian density around the encoder's mean; the variance anneals by itself.
+
+    variance: sigma^2 is exp(v) + exp(s) with a scalar s that starts at `log_variance`. Type I: v is
+    0, so sigma^2 never falls below 1 as in the released code (floor=False: exp(s) alone, as in the
+    paper); `fixed`: that with s frozen. Types II, III and IV read v from the second half of the 2D
+    channels: its mean per image, its mean per position, or itself, one per dimension.
+    test_rule: `argmax` of the logits, or `sample`.
+    """
+
+    log_variance: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        variance: Variance,
+        log_variance: float,
+        floor: bool,
+        test_rule: Literal["argmax", "sample"],
+    ):
+        super().__init__()
+        self.num_codes = (num_codes,)
+        self.code_dim = code_dim
+        self.in_channels = code_dim if variance in ("fixed", "I") else 2 * code_dim
+        self.variance: Variance = variance
+        self.floor = floor
+        self.test_rule = test_rule
+        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
+        start = torch.tensor(log_variance)
+        if variance == "fixed":
+            self.register_buffer("log_variance", start)
+        else:
+            self.log_variance = nn.Parameter(start)
+
+    def forward(
+        self,
+        h: Float[Tensor, "B C H W"],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
+        with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
+            z, variance = self._posterior(h)
+            logits = functional.gaussian_logits(z, self.codebook, variance)
+            gumbel = functional.gumbel_noise(logits, generator)
+            y = functional.relaxed_one_hot(logits, gumbel, temperature)
+            z_q = functional.mix_codes(y, self.codebook)
+            continuous = ((z - z_q).square() / (2 * variance)).sum() / len(h)
+            # sum_k P ln P; the constant ln K of the uniform prior is left out.
+            discrete = -functional.entropy(logits).sum() / len(h)
+            return Quantized(
+                z_q=z_q,
+                indices=(y.argmax(dim=1),),
+                losses={"continuous": continuous, "discrete": discrete},
+                stats={},
+            )
+
+    def encode(
+        self, h: Float[Tensor, "B C H W"], *, generator: torch.Generator | None = None
+    ) -> Codes:
+        with torch.autocast(h.device.type, enabled=False):
+            z, variance = self._posterior(h)
+            logits = functional.gaussian_logits(z, self.codebook, variance)
+        if self.test_rule == "sample":
+            logits = logits + functional.gumbel_noise(logits, generator)
+        return (logits.argmax(dim=1),)
+
+    @torch.no_grad()
+    def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        with torch.autocast(h.device.type, enabled=False):
+            z, variance = self._posterior(h)
+            logits = functional.gaussian_logits(z, self.codebook, variance)
+            shared = (z.square() / (2 * variance)).sum(dim=1)  # by all codes, and left out above
+        return {
+            "entropy": functional.entropy(logits),
+            "top_logit": logits.amax(dim=1) - shared,
+            "variance": variance.mean(dim=1).expand(len(z), *z.shape[2:]),
+        }
+
+    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
+        return functional.look_up(indices[0], self.codebook)
+
+    def _posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean (B, D, H, W), and a variance that broadcasts to it."""
+        features = functional.channels_last(h.to(self.codebook.dtype))
+        z, v = features[:, : self.code_dim], features[:, self.code_dim :]
+        match self.variance:
+            case "fixed" | "I":
+                v = z.new_full((1, 1, 1, 1), 0.0 if self.floor else -math.inf)
+            case "II":
+                v = v.mean(dim=(1, 2, 3), keepdim=True)
+            case "III":
+                v = v.mean(dim=1, keepdim=True)
+            case "IV":
+                pass
+        # ln(exp(v) + exp(s)) without overflow.
+        log_variance = torch.logaddexp(v, self.log_variance.expand_as(v))
+        return z, log_variance.clamp_min(_MIN_LOG_VARIANCE).exp()

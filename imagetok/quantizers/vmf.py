@@ -1,0 +1,107 @@
+"""vMF SQ-VAE: stochastic quantization on the sphere, for label maps."""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from imagetok.config import Section
+from imagetok.quantizers import functional
+from imagetok.quantizers.base import Codes, Quantized, Quantizer
+
+
+class VMFSQVAEConfig(Section):
+    """SQ-VAE with von Mises-Fisher densities (Takida et al. 2022).
+
+    Both losses are sums over the latents, means over the batch, as the likelihood `vmf` is a sum
+    over pixels. `log_concentration` is the start of s in kappa = 1 + exp(s).
+    """
+
+    kind: Literal["vmf-sqvae"] = "vmf-sqvae"
+    num_codes: PositiveInt = 64
+    code_dim: PositiveInt = 64
+    log_concentration: float = math.log(0.05)
+    test_rule: Literal["argmax", "sample"] = "argmax"
+    losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
+
+
+class VMFSQVAEQuantizer(Quantizer):
+    """Unit codes by their vMF density around the encoder's direction; kappa is learned.
+
+    The density exp(kappa z . e) on the unit sphere is a Gaussian of variance 1 / kappa there. The
+    mixture of codes in training is not brought back to the sphere, as in the released code.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        log_concentration: float,
+        test_rule: Literal["argmax", "sample"],
+    ):
+        super().__init__()
+        self.num_codes = (num_codes,)
+        self.code_dim = code_dim
+        self.in_channels = code_dim
+        self.test_rule = test_rule
+        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
+        self.log_concentration = nn.Parameter(torch.tensor(log_concentration))
+
+    def forward(
+        self,
+        h: Float[Tensor, "B D H W"],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
+        with torch.autocast(h.device.type, enabled=False):  # logits in half precision tie
+            z, codes, kappa = self._on_sphere(h)
+            logits = kappa * functional.mix_codes(z, codes.T)  # kappa z . e
+            gumbel = functional.gumbel_noise(logits, generator)
+            y = functional.relaxed_one_hot(logits, gumbel, temperature)
+            z_q = functional.mix_codes(y, codes)
+            continuous = kappa * (z * (z - z_q)).sum() / len(h)
+            # sum_k P ln P; the constant ln K of the uniform prior is left out.
+            discrete = -functional.entropy(logits).sum() / len(h)
+            return Quantized(
+                z_q=z_q,
+                indices=(y.argmax(dim=1),),
+                losses={"continuous": continuous, "discrete": discrete},
+                stats={},
+            )
+
+    def encode(
+        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
+    ) -> Codes:
+        logits = self._logits(h)
+        if self.test_rule == "sample":
+            logits = logits + functional.gumbel_noise(logits, generator)
+        return (logits.argmax(dim=1),)
+
+    @torch.no_grad()
+    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        logits = self._logits(h)
+        variance = 1 / (1 + self.log_concentration.exp())
+        return {
+            "entropy": functional.entropy(logits),
+            "top_logit": logits.amax(dim=1),
+            "variance": variance.expand(len(h), *h.shape[2:]),
+        }
+
+    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
+        return functional.look_up(indices[0], nn.functional.normalize(self.codebook, dim=1))
+
+    def _on_sphere(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit directions (B, D, H, W), unit codes (K, D), and kappa."""
+        z = functional.channels_last(h.to(self.codebook.dtype))
+        kappa = 1 + self.log_concentration.exp()
+        normalize = nn.functional.normalize
+        return normalize(z, dim=1), normalize(self.codebook, dim=1), kappa
+
+    def _logits(self, h: Tensor) -> Tensor:
+        with torch.autocast(h.device.type, enabled=False):
+            z, codes, kappa = self._on_sphere(h)
+            return kappa * functional.mix_codes(z, codes.T)
