@@ -42,7 +42,8 @@ accelerator = build_accelerator(config.train, run, "cpu")
 job = _job(config, run, None)
 with open_run(run, config, resume=False, is_main=accelerator.is_main_process):
     train(job, config.train, accelerator=accelerator, run=run, seed=0, unit="images")
-save_file(job.model.state_dict(), run / f"rank{accelerator.process_index}.safetensors")
+tensors = {name: value.contiguous() for name, value in job.model.state_dict().items()}
+save_file(tensors, run / f"rank{accelerator.process_index}.safetensors")
 """
 
 
