@@ -16,7 +16,7 @@ def build_mixed(tree: dict[str, object], images: Tensor, seed: int = 0) -> Hiera
     assert isinstance(tokenizer, HierarchicalTokenizer)
     network, context = tokenizer.network, None
     with torch.no_grad():
-        features = network.features(tokenizer.pixels.to_network(images))
+        features = network.features(tokenizer.likelihood.to_network(images))
         for level, quantizer in enumerate(tokenizer.quantizers):
             nn.init.normal_(quantizer.codebook)
             last = network.read_outs[level]

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from imagetok.config import load_config
 from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
+from imagetok.networks import PixelRange
 from imagetok.tokenizers.likelihood import (
     ARELBOConfig,
     GaussianConfig,
@@ -26,11 +27,12 @@ CONFIGS: list[LikelihoodConfig] = [MSEConfig(), ARELBOConfig(), GaussianConfig()
 every_kind = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.kind)
 IMAGE = ImageContract(mode="rgb", height=4, width=6)
 PIXELS = 3 * 4 * 6
+CENTRED = PixelRange(-0.5, 0.5)
 DIGITS = Path(__file__).parents[3] / "configs" / "digits"
 
 
-def build(config: LikelihoodConfig, offset: float = 0.5) -> Likelihood:
-    return build_likelihood(config, IMAGE, offset).double()
+def build(config: LikelihoodConfig, pixels: PixelRange = CENTRED) -> Likelihood:
+    return build_likelihood(config, IMAGE, pixels).double()
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -45,15 +47,15 @@ def gradient(config: LikelihoodConfig, out: Tensor, images: Tensor) -> Tensor:
 
 
 @every_kind
-@pytest.mark.parametrize("offset", [0.0, 0.5])
+@pytest.mark.parametrize("pixels", [PixelRange(0, 1), CENTRED, PixelRange(-1, 1)])
 def test_images_pass_into_the_network_s_range_and_back(
-    config: LikelihoodConfig, offset: float
+    config: LikelihoodConfig, pixels: PixelRange
 ) -> None:
-    likelihood = build(config, offset)
+    likelihood = build(config, pixels)
     _, images = batch()
     inside = likelihood.to_network(images)
     assert likelihood.channels == 3
-    assert torch.equal(inside, images - offset)
+    assert_close(inside, images * (pixels.high - pixels.low) + pixels.low)
     assert_close(likelihood.to_image(inside), images)
     perfect, worse = (likelihood.loss(inside + shift, images) for shift in (0.0, 0.1))
     assert perfect < worse

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from imagetok.images import ImageContract
+from imagetok.networks import PixelRange
 from imagetok.tokenizers.likelihood import Likelihood, VMFConfig, build_likelihood
 from imagetok.tokenizers.likelihood.vmf import vmf_log_normaliser
 
@@ -57,7 +58,7 @@ def build(num_classes: int = 5) -> Likelihood:
     image = ImageContract(
         mode="labels", height=3, width=4, interpolation="nearest", num_classes=num_classes
     )
-    return build_likelihood(VMFConfig(log_scale=math.log(0.02)), image, 0.5).double()
+    return build_likelihood(VMFConfig(log_scale=math.log(0.02)), image, PixelRange(0, 1)).double()
 
 
 def batch(num_classes: int = 5) -> tuple[Tensor, Tensor]:
