@@ -33,9 +33,9 @@ def as_kernel(
     return Kernel(innermost[:, :rows].flatten(1), here.t(), bias)
 
 
-def kernel_of(layer: nn.Conv2d | nn.Linear, rows: int = 0, columns: int = 1) -> Kernel:
+def kernel_of(layer: nn.Module, rows: int = 0, columns: int = 1) -> Kernel:
     """`as_kernel` of a layer with a bias; without rows and columns given, of one that is 1 x 1."""
-    assert layer.bias is not None
+    assert isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None
     weight = layer.weight[:, :, None, None] if isinstance(layer, nn.Linear) else layer.weight
     return as_kernel(weight, layer.bias, rows, columns)
 

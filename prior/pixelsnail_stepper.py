@@ -55,14 +55,14 @@ class Weights:
         self.grid = prior.config.grids[0]
         self.codes = prior.embedding.weight
         self.start = prior.start
-        above, left = prior.above.weight, prior.left.weight
+        layers = (prior.above, prior.left, prior.before)
+        above, left, before = (layer for layer in layers if isinstance(layer, nn.Conv2d))
+        self.before = kernel_of(before).here
         # One 3 x 5 kernel: two rows above, and two codes on the left in all three rows.
-        stem = pad(above, (0, 0, 0, 1)) + pad(left, (0, 3))
-        before = prior.before.weight[:, :, 0, 0]
-        stem[:, :, 2, 1] += before
-        parts = [kernel_of(layer).bias for layer in (prior.above, prior.left, prior.before)]
-        self.stem = as_kernel(stem, torch.stack(parts).sum(dim=0), rows=2, columns=2)
-        self.before = before.t()
+        stem = pad(above.weight, (0, 0, 0, 1)) + pad(left.weight, (0, 3))
+        stem[:, :, 2, 1] += self.before.t()
+        biases = [kernel_of(layer).bias for layer in layers]
+        self.stem = as_kernel(stem, torch.stack(biases).sum(dim=0), rows=2, columns=2)
         self.blocks = [_block(block) for block in prior.blocks if isinstance(block, Block)]
         self.head = kernel_of(prior.head)
         self.background = prior.background.flatten(2)[0].t().contiguous()  # (H*W, 2)
