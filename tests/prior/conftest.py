@@ -29,7 +29,7 @@ SHAPES = {
     "pixelsnail-tall": (SNAIL.model_copy(update={"blocks": 1, "units": 1}), (4,), ((5, 2),), 2),
     "pixelsnail-column": (SNAIL, (3,), ((4, 1),), 2),
     "pixelsnail-no-attention": (SNAIL.model_copy(update={"attention": False}), (5,), ((3, 4),), 2),
-    "pixelsnail-row": (SNAIL, (3,), ((1, 5),), 2),
+    "pixelsnail-row": (SNAIL, (7,), ((1, 5),), 2),
     "pixelcnn": (CNN, (7,), ((3, 3),), 3),
     "pixelcnn-wide": (CNN, (5,), ((2, 6),), 0),
     "pixelcnn-tall": (CNN, (4,), ((6, 2),), 2),
