@@ -2,7 +2,7 @@
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -56,6 +56,13 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
         """Start sampling one image for each label (-1 = none)."""
+
+    def prepare(self) -> Callable[[Int[Tensor, " B"]], Stepper]:
+        """`stepper` for many micro-batches, while the weights stay as they are.
+
+        A prior that has to lay out its weights for sampling does it here, once for all of them.
+        """
+        return self.stepper
 
     def log_prob(
         self, codes: Codes, labels: Int[Tensor, " B"] | None = None

@@ -9,7 +9,7 @@ from imagetok import artifacts
 from imagetok.config import validate
 from imagetok.errors import ArtifactError, ConfigError
 from prior.base import Prior
-from prior.config import GPTConfig, PixelSNAILConfig, PriorConfig
+from prior.config import GPTConfig, PixelCNNConfig, PixelSNAILConfig, PriorConfig
 
 
 def build_prior(config: PriorConfig) -> Prior:
@@ -23,6 +23,10 @@ def build_prior(config: PriorConfig) -> Prior:
             from prior.pixelsnail import PixelSNAILPrior
 
             return PixelSNAILPrior(config)
+        case PixelCNNConfig():
+            from prior.pixelcnn import PixelCNNPrior
+
+            return PixelCNNPrior(config)
         case _:
             assert_never(config.model)
 

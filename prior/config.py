@@ -55,7 +55,19 @@ class PixelSNAILConfig(Section):
         return self
 
 
-ModelConfig = Annotated[GPTConfig | PixelSNAILConfig, Field(discriminator="kind")]
+class PixelCNNConfig(Section):
+    """A gated PixelCNN; as a prior of VQ-VAE and SQ-VAE: 64 channels, 15 layers."""
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    width: Annotated[int, Field(ge=1, le=65536)] = 64
+    layers: Annotated[int, Field(ge=1, le=1024)] = 15
+    head: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Channels of the layer before the logits."""
+    dropout: Fraction = 0.0
+    """Of each layer's output; the papers have none."""
+
+
+ModelConfig = Annotated[GPTConfig | PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
 
 
 class PriorConfig(Section):
@@ -80,10 +92,9 @@ class PriorConfig(Section):
             raise ValueError(f"{self.length} codes an image are more than {MAX_LENGTH}")
         if sum(self.num_codes) + self.num_classes > MAX_TOKENS:
             raise ValueError(f"codes and classes are more than {MAX_TOKENS} together")
-        if self.model.kind == "pixelsnail" and len(self.grids) != 1:
-            raise ValueError(
-                f"pixelsnail models codes of one level, and these have {len(self.grids)}; use gpt"
-            )
+        if self.model.kind != "gpt" and len(self.grids) != 1:
+            kind, levels = self.model.kind, len(self.grids)
+            raise ValueError(f"{kind} models codes of one level, and these have {levels}; use gpt")
         return self
 
     @property

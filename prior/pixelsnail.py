@@ -8,6 +8,9 @@ raster order, without which the end of a row stays hidden from the start of the 
 an embedding instead of one-hot planes.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -47,45 +50,26 @@ class PixelSNAILPrior(Prior):
     def forward(
         self, codes: Codes, labels: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
-        return (self.rows_of_logits(codes[0], labels),)
-
-    def rows_of_logits(
-        self, codes: Int[Tensor, "B R W"], labels: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B K R W"]:
-        """Logits of the first R rows, which the rows below them do not change."""
-        x = self.embedding(codes).movedim(-1, 1)
+        (indices,) = codes
+        x = self.embedding(indices).movedim(-1, 1)
         above = self.above(pad(x, (2, 2, 2, 0)))[:, :, :-1]  # one row down
         left = self.left(pad(x, (2, 0, 2, 0)))[:, :, :, :-1]  # one column right
-        before = pad(x.flatten(2), (1, 0))[:, :, :-1].unflatten(2, codes.shape[1:])
+        before = pad(x.flatten(2), (1, 0))[:, :, :-1].unflatten(2, indices.shape[1:])
         x = above + left + self.before(before)
         if self.start is not None:
             x = x + embed_labels(self.start, labels)
-        background = self.background[:, :, : codes.shape[1]].expand(len(x), -1, -1, -1)
+        background = self.background.expand(len(x), -1, -1, -1)
         for block in self.blocks:
             x = block(x, background, labels)
-        return self.head(elu(x))
+        return (self.head(elu(x)),)
 
-    def stepper(self, labels: Int[Tensor, " B"]) -> "PixelSNAILStepper":
-        return PixelSNAILStepper(self, labels)
+    def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
+        return self.prepare()(labels)
 
+    def prepare(self) -> Callable[[Int[Tensor, " B"]], Stepper]:
+        from prior.pixelsnail_stepper import PixelSNAILStepper, Weights  # it imports this file
 
-class PixelSNAILStepper(Stepper):
-    """Runs the network on all rows so far for every code."""
-
-    def __init__(self, prior: PixelSNAILPrior, labels: Int[Tensor, " B"]):
-        self.prior = prior
-        self.labels = labels
-        self.width = prior.config.grids[0][1]
-        self.drawn = labels.new_zeros(len(labels), prior.config.length)
-        self.position = 0
-
-    def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
-        if previous is not None:
-            self.drawn[:, self.position - 1] = previous
-        row, column = divmod(self.position, self.width)
-        rows = self.drawn[:, : (row + 1) * self.width].unflatten(1, (row + 1, self.width))
-        self.position += 1
-        return self.prior.rows_of_logits(rows, self.labels)[:, :, row, column]
+        return partial(PixelSNAILStepper, Weights(self))
 
 
 class Block(nn.Module):

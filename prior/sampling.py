@@ -5,6 +5,7 @@ always computed at place j % MICRO_BATCH of a micro-batch of that size, and its 
 one intra-op thread.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.errors import ConfigError
 from imagetok.processes import full_float32
-from prior.base import NO_LABEL, Prior
+from prior.base import NO_LABEL, Prior, Stepper
 from prior.sequence import Codes, unflatten_codes
 
 MICRO_BATCH = 16
@@ -53,10 +54,13 @@ def sample_codes(
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
     device = next(prior.parameters()).device
     starts = range(first - first % MICRO_BATCH, first + n, MICRO_BATCH)
+    stepper = prior.prepare()
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         parts = list(
-            pool.map(lambda start: _micro_batch(prior, start, labels, settings, seed), starts)
+            pool.map(
+                lambda start: _micro_batch(prior, stepper, start, labels, settings, seed), starts
+            )
         )
     length = prior.config.length
     drawn = torch.cat([torch.zeros(0, length, dtype=torch.int64, device=device), *parts])
@@ -65,7 +69,12 @@ def sample_codes(
 
 
 def _micro_batch(
-    prior: Prior, start: int, labels: list[int], settings: Settings, seed: int
+    prior: Prior,
+    stepper: Callable[[Tensor], Stepper],
+    start: int,
+    labels: list[int],
+    settings: Settings,
+    seed: int,
 ) -> Int[Tensor, "B T"]:
     device = next(prior.parameters()).device
     images = range(start, start + MICRO_BATCH)
@@ -79,9 +88,9 @@ def _micro_batch(
     wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
     drawn: list[Tensor] = []
     with torch.no_grad():
-        conditional = prior.stepper(wanted)
+        conditional = stepper(wanted)
         guided = settings.guidance != 1
-        null = prior.stepper(torch.full_like(wanted, NO_LABEL)) if guided else None
+        null = stepper(torch.full_like(wanted, NO_LABEL)) if guided else None
         previous = None
         for t in range(length):
             logits = conditional.next_logits(previous)

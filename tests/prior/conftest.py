@@ -12,11 +12,12 @@ from imagetok.config import validate
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 from prior.base import Prior
 from prior.build import build_prior
-from prior.config import GPTConfig, PixelSNAILConfig, PriorConfig
+from prior.config import GPTConfig, PixelCNNConfig, PixelSNAILConfig, PriorConfig
 from prior.sequence import Codes
 
 GPT = GPTConfig(layers=2, heads=2, width=16)
 SNAIL = PixelSNAILConfig(width=8, blocks=2, units=2, kernel_size=3, heads=2)
+CNN = PixelCNNConfig(width=8, layers=3, head=16)
 
 # name: model, codes per level, grids, classes
 SHAPES = {
@@ -26,8 +27,14 @@ SHAPES = {
     "pixelsnail": (SNAIL, (7,), ((3, 3),), 3),
     "pixelsnail-wide": (SNAIL.model_copy(update={"kernel_size": 5}), (5,), ((2, 6),), 0),
     "pixelsnail-tall": (SNAIL.model_copy(update={"blocks": 1, "units": 1}), (4,), ((5, 2),), 2),
-    "pixelsnail-column": (SNAIL, (3,), ((4, 1),), 0),
+    "pixelsnail-column": (SNAIL, (3,), ((4, 1),), 2),
     "pixelsnail-no-attention": (SNAIL.model_copy(update={"attention": False}), (5,), ((3, 4),), 2),
+    "pixelsnail-row": (SNAIL, (7,), ((1, 5),), 2),
+    "pixelcnn": (CNN, (7,), ((3, 3),), 3),
+    "pixelcnn-wide": (CNN, (5,), ((2, 6),), 0),
+    "pixelcnn-tall": (CNN, (4,), ((6, 2),), 2),
+    "pixelcnn-column": (CNN, (3,), ((4, 1),), 2),
+    "pixelcnn-row": (CNN, (3,), ((1, 5),), 2),
 }
 
 
@@ -62,7 +69,7 @@ def prior(request) -> Prior:
     return make_prior(request.param).double()
 
 
-@pytest.fixture(params=["gpt", "pixelsnail"])
+@pytest.fixture(params=["gpt", "pixelsnail", "pixelcnn"])
 def flat(request) -> Prior:
     """9 positions of 7 codes, 3 classes; float32."""
     return make_prior(request.param)
@@ -127,7 +134,7 @@ def other_tokenizer_folder(tmp_path_factory) -> Path:
     return make_tokenizer_folder(tmp_path_factory.mktemp("tokenizers") / "other", seed=1)
 
 
-@pytest.fixture(params=["gpt", "pixelsnail"])
+@pytest.fixture(params=["gpt", "pixelsnail", "pixelcnn"])
 def bound(request, tokenizer_folder) -> Prior:
     """The flat prior, bound to the tokenizer."""
     fingerprint = Tokenizer.from_pretrained(tokenizer_folder).fingerprint

@@ -47,13 +47,13 @@ def test_an_image_is_the_same_with_any_number_of_threads(flat, two_threads):
 
 def test_every_forward_pass_has_one_size_and_one_thread(flat, monkeypatch, two_threads):
     """What the last bit of a logit can depend on."""
-    seen, stepper = [], flat.stepper
+    seen, start = [], flat.prepare()
 
     def spy(labels):
         seen.append((len(labels), torch.get_num_threads()))
-        return stepper(labels)
+        return start(labels)
 
-    monkeypatch.setattr(flat, "stepper", spy)
+    monkeypatch.setattr(flat, "prepare", lambda: spy)
     flat.sample(3, first=15)
     assert seen == [(MICRO_BATCH, 1)] * 2
 

@@ -115,6 +115,7 @@ def test_a_test_set_of_its_own_is_measured_whole(codes_folder, tokenizer_folder,
     [
         {"kind": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.1},
         {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "heads": 2, "dropout": 0.1},
+        {"kind": "pixelcnn", "width": 8, "layers": 2, "head": 8, "dropout": 0.1},
     ],
     ids=lambda model: model["kind"],
 )

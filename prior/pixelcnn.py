@@ -1,0 +1,195 @@
+"""Gated PixelCNN (van den Oord et al. 2016, "Conditional image generation with PixelCNN decoders",
+fig. 2): the prior of VQ-VAE and SQ-VAE.
+
+A vertical stack sees all rows above, a horizontal stack the codes on the left in its own row and,
+through a link, the vertical one. Kernels hold only the taps that the paper's masks leave, and
+padding is on the side that is seen: nothing is masked or cropped, and any grid works. (The public
+code crops rows by the width and columns by the height.)
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import embedding, pad, relu
+
+from prior.base import Prior, Stepper
+from prior.config import PixelCNNConfig, PriorConfig
+from prior.incremental import Rows, kernel_of
+from prior.sequence import Codes
+
+FIRST_KERNEL, KERNEL = 7, 3
+
+
+class PixelCNNPrior(Prior):
+    """p(codes | class) of one level, in raster order."""
+
+    def __init__(self, config: PriorConfig):
+        super().__init__()
+        assert isinstance(config.model, PixelCNNConfig)
+        self.config = config
+        model = config.model
+        self.embedding = nn.Embedding(config.num_codes[0], model.width)
+        self.layers = nn.ModuleList(
+            Layer(model.width, model.dropout, config.num_classes, is_first=index == 0)
+            for index in range(model.layers)
+        )
+        self.hidden = nn.Conv2d(model.width, model.head, 1)
+        self.head = nn.Conv2d(model.head, config.num_codes[0], 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, codes: Codes, labels: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
+        vertical = horizontal = self.embedding(codes[0]).movedim(-1, 1)
+        for layer in self.layers:
+            vertical, horizontal = layer(vertical, horizontal, labels)
+        return (self.head(relu(self.hidden(horizontal))),)
+
+    def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
+        return self.prepare()(labels)
+
+    def prepare(self) -> Callable[[Int[Tensor, " B"]], Stepper]:
+        with torch.no_grad():
+            layers = [LayerWeights(layer) for layer in self.layers if isinstance(layer, Layer)]
+        return partial(PixelCNNStepper, self, layers)
+
+
+class Layer(nn.Module):
+    """Both stacks' gated convolutions. The first layer does not see its own position and has no
+    residual: mask A.
+    """
+
+    def __init__(self, width: int, dropout: float, num_classes: int, *, is_first: bool):
+        super().__init__()
+        self.is_first = is_first
+        size = FIRST_KERNEL if is_first else KERNEL
+        self.reach = size // 2
+        seen = self.reach if is_first else self.reach + 1  # rows, and columns of its own row
+        self.vertical = nn.Conv2d(width, 2 * width, (seen, size))
+        self.horizontal = nn.Conv2d(width, 2 * width, (1, seen))
+        self.link = nn.Conv2d(2 * width, 2 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+        self.dropout = nn.Dropout(dropout)
+        # The last row is for no class; an unconditional prior has none.
+        self.condition = nn.Embedding(num_classes + 1, 2 * width) if num_classes else None
+
+    def forward(
+        self,
+        vertical: Float[Tensor, "B C H W"],
+        horizontal: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
+        (height, width), reach = vertical.shape[2:], self.reach
+        # Of the first layer the last row and column would belong to the position after.
+        above = self.vertical(pad(vertical, (reach, reach, reach, 0)))[:, :, :height]
+        left = self.horizontal(pad(horizontal, (reach, 0)))[..., :width]
+        condition = self.of_class(labels)[:, :, None, None]
+        out = self.out(self.dropout(gate(self.link(above) + left + condition)))
+        return gate(above + condition), out if self.is_first else horizontal + out
+
+    def of_class(self, labels: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """What the class adds to both stacks before their gates."""
+        if self.condition is None:
+            return self.out.weight.new_zeros(len(labels), 2 * self.out.out_channels)
+        null = self.condition.num_embeddings - 1
+        return self.condition(torch.where(labels < 0, null, labels))
+
+
+def gate(x: Float[Tensor, "B D *space"]) -> Float[Tensor, "B C *space"]:
+    """tanh(a) * sigmoid(b) of the channels' halves."""
+    a, b = x.chunk(2, dim=1)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
+class LayerWeights:
+    """A layer's weights as steppers use them, to be made again when the layer's change."""
+
+    def __init__(self, layer: Layer):
+        self.layer = layer
+        seen = layer.vertical.kernel_size[0]
+        self.vertical = kernel_of(layer.vertical, rows=seen)
+        self.horizontal = kernel_of(layer.horizontal, columns=seen)
+        self.link, self.out = kernel_of(layer.link), kernel_of(layer.out)
+
+
+class PixelCNNStepper(Stepper):
+    """The vertical stack once a row, the horizontal one a position at a time."""
+
+    @torch.no_grad()
+    def __init__(self, prior: PixelCNNPrior, layers: list[LayerWeights], labels: Int[Tensor, " B"]):
+        self.prior, self.position = prior, 0
+        self.width = prior.config.grids[0][1]
+        like, size = prior.embedding.weight, (len(labels), self.width)
+        reach, channels = FIRST_KERNEL // 2, like.shape[1]
+        self.codes = Rows(
+            like, size, channels, depth=reach + 1, kernel_width=FIRST_KERNEL, taps=reach
+        )
+        vertical = horizontal = self.codes
+        self.steps: list[LayerStep] = []
+        for weights in layers:
+            self.steps.append(LayerStep(weights, vertical, horizontal, labels))
+            vertical, horizontal = (
+                Rows(like, size, channels, depth=depth, kernel_width=KERNEL, taps=KERNEL // 2 + 1)
+                for depth in (KERNEL // 2 + 1, 1)
+            )
+
+    @torch.no_grad()
+    def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
+        column = self.position % self.width
+        if previous is not None:
+            self.codes.slots[column - 1].copy_(embedding(previous, self.prior.embedding.weight))
+        if column == 0:
+            self._begin_row()
+        x = self.steps[0].horizontal.slots[column]
+        for step in self.steps:
+            if not step.weights.layer.is_first:
+                step.horizontal.slots[column].copy_(x)
+            x = step.step(column, x)
+        self.position += 1
+        x = relu(self.prior.hidden(x[:, :, None, None]))
+        return self.prior.head(x).flatten(1)
+
+    def _begin_row(self) -> None:
+        if self.position:
+            for step in self.steps:
+                step.vertical.advance()
+        for step, following in zip(self.steps, [*self.steps[1:], None], strict=True):
+            above = step.begin_row()
+            if following is not None:
+                following.vertical.current.copy_(above)
+
+
+class LayerStep:
+    """A layer on the rows that its two stacks have read."""
+
+    def __init__(
+        self, weights: LayerWeights, vertical: Rows, horizontal: Rows, labels: Int[Tensor, " B"]
+    ):
+        self.weights, self.vertical, self.horizontal = weights, vertical, horizontal
+        self.condition = weights.layer.of_class(labels)
+        self.bias = weights.vertical.bias.expand(len(labels), -1)
+        self.constant = weights.link.bias + weights.horizontal.bias + self.condition
+        self.bases: tuple[Tensor, ...] = ()
+
+    def begin_row(self) -> Float[Tensor, "B W C"]:
+        """Run the vertical stack on the row."""
+        weights = self.weights
+        own_row = not weights.layer.is_first
+        above = self.vertical.above(weights.vertical, self.bias, with_current=own_row)
+        self.bases = (above @ weights.link.here + self.constant).unbind(0)
+        return gate((above + self.condition).movedim(0, 2)).mT
+
+    def step(self, column: int, x: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        """Run the horizontal stack at a position, whose input x lies in its row."""
+        weights = self.weights
+        before = self.horizontal.windows[column]
+        gated = gate(torch.addmm(self.bases[column], before, weights.horizontal.here))
+        out = torch.addmm(weights.out.bias, gated, weights.out.here)
+        return out if weights.layer.is_first else out.add_(x)

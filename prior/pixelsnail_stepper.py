@@ -1,0 +1,313 @@
+"""Exact incremental sampling of PixelSNAIL: at each position only what is new is computed.
+
+Weight norm is folded and kernels are laid out once for all steppers; layers that read the same
+input are one matrix. What the 1 x 1 layers of a block read lies in two buffers: [block input,
+units' output, background], and its ELU beside that of what attention read.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import elu, elu_, embedding, glu, pad
+
+from prior.base import Stepper
+from prior.incremental import Kernel, Rows, as_kernel, kernel_of
+from prior.pixelsnail import Attention, Block, GatedUnit, PixelSNAILPrior, embed_labels
+
+
+class Unit(NamedTuple):
+    """Weights of a gated unit."""
+
+    first: Kernel
+    second: Kernel
+    condition: nn.Embedding | None
+
+
+class Reading(NamedTuple):
+    """Weights of an attention."""
+
+    first: Kernel
+    """Of both gated units, keys' then queries': the queries' does not see the block's input."""
+    key_unit: Unit
+    query_unit: Unit
+    key_value: Kernel
+    query: Kernel
+    """Divided by the square root of a head's size, as scores are."""
+    heads: int
+
+
+class BlockWeights(NamedTuple):
+    """Weights of a block."""
+
+    units: list[Unit]
+    reading: Reading | None
+    out: Unit
+
+
+class Weights:
+    """A PixelSNAIL's weights as steppers use them, to be made again when the prior's change."""
+
+    @torch.no_grad()
+    def __init__(self, prior: PixelSNAILPrior):
+        self.grid = prior.config.grids[0]
+        self.codes = prior.embedding.weight
+        self.start = prior.start
+        layers = (prior.above, prior.left, prior.before)
+        above, left, before = (layer for layer in layers if isinstance(layer, nn.Conv2d))
+        self.before = kernel_of(before).here
+        # One 3 x 5 kernel: two rows above, and two codes on the left in all three rows.
+        stem = pad(above.weight, (0, 0, 0, 1)) + pad(left.weight, (0, 3))
+        stem[:, :, 2, 1] += self.before.t()
+        biases = [kernel_of(layer).bias for layer in layers]
+        self.stem = as_kernel(stem, torch.stack(biases).sum(dim=0), rows=2, columns=2)
+        self.blocks = [_block(block) for block in prior.blocks if isinstance(block, Block)]
+        self.head = kernel_of(prior.head)
+        self.background = prior.background.flatten(2)[0].t().contiguous()  # (H*W, 2)
+
+
+def _block(block: Block) -> BlockWeights:
+    units = [_unit(unit) for unit in block.units if isinstance(unit, GatedUnit)]
+    assert block.out.aux is not None
+    out, joined = _unit(block.out), kernel_of(block.out.aux)
+    aux, first = joined.here, out.first.here
+    channels = len(first)
+    # It reads ELUs of [units' output, background] and, if there is attention, of what it read.
+    if block.attention is None:  # aux repeats the first two
+        here = aux.clone()
+        here[:channels] += first
+    else:
+        here = torch.cat([first, first.new_zeros(2, channels), aux])
+    both = Kernel(out.first.above, here, out.first.bias + joined.bias)
+    reading = _reading(block.attention) if block.attention is not None else None
+    return BlockWeights(units, reading, out._replace(first=both))
+
+
+def _reading(attention: Attention) -> Reading:
+    key_unit, query_unit = _unit(attention.key_unit), _unit(attention.query_unit)
+    missing = len(key_unit.first.here) - len(query_unit.first.here)
+    both = [key_unit.first.here, pad(query_unit.first.here, (0, 0, missing, 0))]
+    first = Kernel(
+        key_unit.first.above,
+        torch.cat(both, dim=1),
+        torch.cat([key_unit.first.bias, query_unit.first.bias]),
+    )
+    query, keys, values = (
+        kernel_of(layer) for layer in (attention.query, attention.key, attention.value)
+    )
+    scale = 1 / math.sqrt(len(query.bias) // attention.heads)
+    return Reading(
+        first,
+        key_unit,
+        query_unit,
+        Kernel(
+            keys.above,
+            torch.cat([keys.here, values.here], dim=1),
+            torch.cat([keys.bias, values.bias]),
+        ),
+        Kernel(query.above, query.here * scale, query.bias * scale),
+        attention.heads,
+    )
+
+
+def _unit(unit: GatedUnit) -> Unit:
+    size = unit.first.conv.kernel_size[0]
+    first, second = (
+        kernel_of(conv, rows=size - 1, columns=size // 2 + 1)
+        for conv in (unit.first.conv, unit.second.conv)
+    )
+    return Unit(first, second, unit.condition)
+
+
+def _constant(
+    bias: Float[Tensor, " D"], table: nn.Embedding | None, labels: Int[Tensor, " B"]
+) -> Float[Tensor, "B D"]:
+    """The bias and what the class adds."""
+    if table is None:
+        return bias.expand(len(labels), -1)
+    return bias + embed_labels(table, labels).flatten(1)
+
+
+class PixelSNAILStepper(Stepper):
+    """Computes a position's features from those of earlier ones."""
+
+    @torch.no_grad()
+    def __init__(self, weights: Weights, labels: Int[Tensor, " B"]):
+        self.weights, self.position = weights, 0
+        height, self.width = weights.grid
+        batch, channels = len(labels), len(weights.stem.bias)
+        like, size = weights.codes, (batch, self.width)
+        self.codes = Rows(like, size, channels, depth=3, kernel_width=5, taps=2)
+        self.constant = _constant(weights.stem.bias, weights.start, labels)
+        self.stem: tuple[Tensor, ...] = ()
+        inputs = like.new_zeros(len(weights.blocks), batch, 2 * channels + 2)
+        self.backgrounds = inputs[:, :, 2 * channels :]
+        self.result = like.new_zeros(batch, channels)
+        ends = [*(following[:, :channels] for following in inputs[1:]), self.result]
+        self.first_input = inputs[0][:, :channels]
+        self.blocks = [
+            BlockStep(block, labels, self.width, height * self.width, both, end)
+            for block, both, end in zip(weights.blocks, inputs, ends, strict=True)
+        ]
+
+    @torch.no_grad()
+    def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
+        weights, column = self.weights, self.position % self.width
+        if previous is not None:
+            self.codes.slots[column - 1].copy_(embedding(previous, weights.codes))
+        if column == 0:
+            self._begin_row()
+        torch.addmm(
+            self.stem[column], self.codes.windows[column], weights.stem.here, out=self.first_input
+        )
+        self.backgrounds.copy_(weights.background[self.position])
+        for block in self.blocks:
+            block.step(self.position, column)
+        self.position += 1
+        return torch.addmm(weights.head.bias, elu(self.result), weights.head.here)
+
+    def _begin_row(self) -> None:
+        before = self.codes.slots[-1]  # no code yet: zeros
+        is_first = self.position == 0
+        if not is_first:
+            self.codes.advance()
+        stem = self.codes.above(self.weights.stem, self.constant)
+        stem[0].addmm_(before, self.weights.before)
+        self.stem = stem.unbind(0)
+        for block in self.blocks:
+            block.begin_row(advance=not is_first)
+
+
+class BlockStep:
+    """A block at one position: `inputs` (B, 2 C + 2) holds its input on the left, the background
+    on the right; its result goes to `result`.
+    """
+
+    def __init__(
+        self,
+        weights: BlockWeights,
+        labels: Int[Tensor, " B"],
+        width: int,
+        length: int,
+        inputs: Float[Tensor, "B N"],
+        result: Float[Tensor, "B C"],
+    ):
+        channels = result.shape[1]
+        self.weights, self.inputs, self.result = weights, inputs, result
+        self.units = [UnitStep(unit, labels, width) for unit in weights.units]
+        self.end = inputs[:, channels : 2 * channels]
+        between = torch.empty_like(result)
+        self.sources = [inputs[:, :channels], *(between for _ in weights.units[1:])]
+        read = channels // 2 if weights.reading else 0
+        activated = inputs.new_zeros(len(labels), 2 * channels + 2 + read)
+        self.activated = activated[:, : 2 * channels + 2]
+        self.joined = activated[:, channels:]
+        self.constant = _constant(weights.out.second.bias, weights.out.condition, labels)
+        self.attention = (
+            AttentionStep(weights.reading, labels, length, inputs, activated)
+            if weights.reading
+            else None
+        )
+
+    def begin_row(self, *, advance: bool) -> None:
+        for unit in self.units:
+            unit.begin_row(advance=advance)
+
+    def step(self, position: int, column: int) -> None:
+        for unit, source, end in zip(
+            self.units, self.sources, [*self.sources[1:], self.end], strict=True
+        ):
+            unit.step(column, source, end)
+        elu_(self.activated.copy_(self.inputs))
+        if self.attention is not None:
+            self.attention.step(position)
+        out = self.weights.out
+        h = elu_(torch.addmm(out.first.bias, self.joined, out.first.here))
+        gate = torch.addmm(self.constant, h, out.second.here)
+        torch.add(self.end, glu(gate, dim=1), out=self.result)
+
+
+class UnitStep:
+    """A gated unit with causal convolutions at one position."""
+
+    def __init__(self, weights: Unit, labels: Int[Tensor, " B"], width: int):
+        self.weights = weights
+        inner, channels = len(weights.first.bias), len(weights.second.bias) // 2
+        taps = len(weights.first.here) // channels
+        self.input, self.inner = (
+            Rows(
+                weights.first.bias,
+                (len(labels), width),
+                count,
+                depth=2 * taps - 1,
+                kernel_width=2 * taps - 1,
+                taps=taps,
+            )
+            for count in (channels, inner)
+        )
+        self.first_constant = weights.first.bias.expand(len(labels), -1)
+        self.second_constant = _constant(weights.second.bias, weights.condition, labels)
+        self.first: tuple[Tensor, ...] = ()
+        self.second: tuple[Tensor, ...] = ()
+
+    def begin_row(self, *, advance: bool) -> None:
+        if advance:
+            self.input.advance()
+            self.inner.advance()
+        self.first = self.input.above(self.weights.first, self.first_constant).unbind(0)
+        self.second = self.inner.above(self.weights.second, self.second_constant).unbind(0)
+
+    def step(self, column: int, x: Tensor, out: Tensor) -> None:
+        first, second = self.weights.first.here, self.weights.second.here
+        elu_(self.input.slots[column].copy_(x))
+        h = self.inner.slots[column]
+        elu_(torch.addmm(self.first[column], self.input.windows[column], first, out=h))
+        gate = torch.addmm(self.second[column], self.inner.windows[column], second)
+        torch.add(x, glu(gate, dim=1), out=out)
+
+
+class AttentionStep:
+    """Attention of one position to itself and all before it; reads the block's `inputs` and their
+    ELU, the left part of `activated`, and writes the ELU of what it reads to its right part.
+    """
+
+    def __init__(
+        self,
+        weights: Reading,
+        labels: Int[Tensor, " B"],
+        length: int,
+        inputs: Tensor,
+        activated: Tensor,
+    ):
+        self.weights = weights
+        batch, size = inputs.shape
+        width, heads = len(weights.query.bias), weights.heads
+        self.inputs, self.query_inputs = inputs, inputs[:, size - len(weights.query.here) :]
+        self.activated, self.read = activated[:, :size], activated[:, size:]
+        key, query = weights.key_unit, weights.query_unit
+        self.key_constant = _constant(key.second.bias, key.condition, labels)
+        self.query_constant = _constant(query.second.bias, query.condition, labels)
+        self.key_value = inputs.new_zeros(batch, 2 * width)
+        self.by_head = self.key_value.view(batch, 2, heads, -1).transpose(0, 1)
+        # Positions innermost: the products below then run over long rows.
+        self.past = inputs.new_zeros(2, batch, heads, width // heads, length)
+        self.keys, self.values = self.past.flatten(1, 2)
+
+    def step(self, position: int) -> None:
+        weights = self.weights
+        h = elu_(torch.addmm(weights.first.bias, self.activated, weights.first.here))
+        h_key, h_query = h.chunk(2, dim=1)
+        gate = torch.addmm(self.key_constant, h_key, weights.key_unit.second.here)
+        keys = glu(gate, dim=1).add_(self.inputs)
+        gate = torch.addmm(self.query_constant, h_query, weights.query_unit.second.here)
+        queries = glu(gate, dim=1).add_(self.query_inputs)
+        torch.addmm(weights.key_value.bias, keys, weights.key_value.here, out=self.key_value)
+        query = torch.addmm(weights.query.bias, queries, weights.query.here)
+        self.past[..., position].copy_(self.by_head)
+        seen = position + 1
+        query = query.view(len(self.keys), 1, -1)  # (B * heads, 1, size of a head)
+        scores = torch.bmm(query, self.keys.narrow(2, 0, seen)).softmax(dim=2)
+        read = torch.bmm(scores, self.values.narrow(2, 0, seen).mT)
+        elu_(self.read.copy_(read.view(self.read.shape)))
