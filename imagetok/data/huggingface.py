@@ -46,7 +46,7 @@ class HuggingFaceImages(EncodedImages):
 
     def contents(self) -> list[tuple[str, int]]:
         """The file names and sizes in bytes."""
-        import pyarrow.compute
+        import pyarrow.compute  # pyright: ignore[reportMissingImports]
 
         found = []
         for table in self.rows.with_format("arrow").iter(_ROWS):
@@ -93,7 +93,7 @@ def open_huggingface(
 
 def _library() -> Any:
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ResourceError('huggingface: needs datasets; pip install "imagetok[data]"') from None
     return datasets
@@ -118,7 +118,7 @@ def _load(datasets: Any, config: HuggingFaceConfig) -> dict[str, Any]:
         ) from None
     if isinstance(loaded, datasets.Dataset):
         return {"train": loaded}
-    return {_NAMES.get(name, name): rows for name, rows in loaded.items()}
+    return {_NAMES.get(str(part), str(part)): rows for part, rows in loaded.items()}
 
 
 def _rows(datasets: Any, parts: dict[str, Any], split: str, config: HuggingFaceConfig) -> Any:

@@ -74,7 +74,7 @@ def open_lsun(config: LSUNConfig, split: str, contract: ImageContract) -> LSUNIm
 @cache  # LMDB allows one open environment a folder and process
 def _environment(folder: str) -> Any:
     try:
-        import lmdb
+        import lmdb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ResourceError('lsun: needs lmdb; pip install "imagetok[data]"') from None
     try:

@@ -2,6 +2,8 @@
 
 import glob
 import itertools
+import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -111,12 +113,13 @@ def expand_shards(pattern: str) -> list[str]:
 
     Raises ConfigError for what is no file and no URL of a known protocol, such as `pipe:`.
     """
-    try:
-        pieces = list(itertools.islice(braceexpand.braceexpand(pattern), _MAX_SHARDS + 1))
-    except braceexpand.UnbalancedBracesError as error:
-        raise ConfigError(f"{pattern}: {error}") from None
-    if len(pieces) > _MAX_SHARDS:
+    ranges = re.findall(r"\{(-?[0-9]+)\.\.(-?[0-9]+)", pattern)
+    if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > _MAX_SHARDS:
         raise ConfigError(f"{pattern}: stands for more than {_MAX_SHARDS:,} tars")
+    try:
+        pieces = list(braceexpand.braceexpand(pattern))
+    except ValueError as error:  # unbalanced braces
+        raise ConfigError(f"{pattern}: {error}") from None
     shards = []
     for piece in pieces:
         protocol, is_url, _ = piece.partition("://")

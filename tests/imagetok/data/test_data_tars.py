@@ -111,6 +111,14 @@ def test_commands_and_unknown_protocols_are_refused(pattern):
         expand_shards(pattern)
 
 
+def test_a_pattern_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="Unbalanced braces"):
+        expand_shards("photos-{000..099.tar")
+    for pattern in ("{0..9999999999}.tar", "{0..9999}-{0..999}.tar"):
+        with pytest.raises(ConfigError, match="stands for more than 1,000,000 tars"):
+            expand_shards(pattern)
+
+
 def test_several_images_a_sample_need_a_choice(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"1.left.png": picture(1), "1.right.png": picture(2)})
     with pytest.raises(ConfigError, match=r"several images \(left\.png, right\.png\); choose"):
