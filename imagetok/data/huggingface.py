@@ -51,7 +51,8 @@ class HuggingFaceImages(EncodedImages):
         found = []
         for table in self.rows.with_format("arrow").iter(_ROWS):
             images = table[self.column].combine_chunks()
-            sizes = pyarrow.compute.binary_length(images.field("bytes")).to_pylist()
+            lengths = pyarrow.compute.binary_length  # pyright: ignore[reportAttributeAccessIssue]
+            sizes = lengths(images.field("bytes")).to_pylist()
             paths = images.field("path").to_pylist()
             for path, size in zip(paths, sizes, strict=True):
                 there = Path(path).stat().st_size if size is None else size

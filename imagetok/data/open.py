@@ -8,7 +8,7 @@ from typing import IO, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -128,18 +128,17 @@ def _decode(file: IO[bytes] | io.BytesIO, name: str) -> np.ndarray:
 def _pixels(file: IO[bytes] | io.BytesIO, name: str) -> np.ndarray:
     with Image.open(file, formats=FORMATS) as image:
         _check_header(image, name)
-        if image.format == "PNG":  # checksums and an end: decoding alone looks at neither
-            image.verify()
-            if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
-                raise EOFError("truncated PNG file")
+        if not isinstance(image, PngImageFile):
+            image.load()
+            return to_array(_upright(image))
+        image.verify()  # checksums and an end: decoding alone looks at neither
+        if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
+            raise EOFError("truncated PNG file")
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
-        is_png = isinstance(image, PngImageFile)
-        if is_png:
-            _scale_transparent_value(image)
+    with PngImageFile(file) as image:
+        _scale_transparent_value(image)
         image.load()
-        picture = image.convert("I;16") if is_png and image.mode == "I" else image
-        return to_array(_upright(picture))
+        return to_array(_upright(image.convert("I;16") if image.mode == "I" else image))
 
 
 def _check_header(image: Image.Image, name: str) -> None:
@@ -204,7 +203,8 @@ def _too_large(name: str, found: str) -> ImageError:
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; as in any viewer, damaged EXIF data means none."""
     try:
-        return ImageOps.exif_transpose(image)
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
     except (SyntaxError, ValueError, KeyError, TypeError, OSError, EOFError, IndexError):
         return image
 
