@@ -1,5 +1,6 @@
 """`imagetok encode` and `imagetok decode`."""
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ from cli.options import batch_size_option, choose_device, device_option, say, to
 
 @click.command()
 @tokenizer_option()
-@click.option("--data", required=True, metavar="SPEC", help="cifar10:train, a folder, ...")
+@click.option("--data", required=True, metavar="SPEC", help="cifar10:train, a folder, a table, ...")
 @click.option(
     "--shards", required=True, type=click.Path(path_type=Path), help="Folder of the code dataset."
 )
@@ -45,7 +46,9 @@ def encode(
     """Encode images to a code dataset; running it again continues where it stopped.
 
     SPEC is SOURCE[:SPLIT][,key=value...]: digits, cifar10:train, mnist:test,root=data,
-    shapes:train,count=5000, folder:all,root=photos, or simply a folder of images.
+    shapes:train,count=5000, celeba, lsun, kaokore, table:all,file=labels.csv,
+    webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name, ...; or simply
+    a path: a folder of images, a .csv or .jsonl table, a .tar. See docs/data.md.
 
     Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
     --shards runs/digits-edvae/codes/train
@@ -92,6 +95,8 @@ def encode(
     )
     for skip in report.skips:
         say(f"skipped {skip.path}: {skip.reason}")
+    for reason, count in Counter(skip.reason for skip in report.skips).most_common():
+        say(f"skipped {count} of {report.inputs}: {reason}")
     for level, use in enumerate(report.usage):
         say(
             f"level {level}: {use.codes_used} of {use.num_codes} codes used, "

@@ -1,12 +1,14 @@
 """Images to a code dataset: any number of processes, killed and rerun or not, the same bytes."""
 
 import logging
+import re
 import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,14 +93,12 @@ class FirstImages(ImageDataset):
 
 def parse_allowance(text: str, inputs: int) -> int:
     """How many skips `N` or `P%` allows out of `inputs`; ConfigError for anything else."""
-    number = text.removesuffix("%")
-    try:
-        value = float(number) if text.endswith("%") else int(number)
-    except ValueError:
-        value = -1
-    if not value >= 0 or (text.endswith("%") and value > 100):  # also refuses NaN
+    is_share = text.endswith("%")
+    form = r"[0-9]+(\.[0-9]+)?%" if is_share else "[0-9]+"
+    if not re.fullmatch(form, text) or (is_share and Fraction(text[:-1]) > 100):
         raise ConfigError(f"--max-skip: expected a count or a percentage like 0.5%, found {text!r}")
-    return int(inputs * value / 100) if text.endswith("%") else int(value)
+    # In whole numbers: 0.57 % of 100,000 in floating point is 569.
+    return int(inputs * Fraction(text[:-1]) / 100) if is_share else int(text)
 
 
 def make_plan(

@@ -4,21 +4,33 @@ from typing import assert_never
 
 from imagetok.data.base import NO_LABEL, ArrayImages, ImageBatch, ImageDataset
 from imagetok.data.config import (
+    CelebAConfig,
     CIFAR10Config,
     DataConfig,
     DigitsConfig,
     FashionMNISTConfig,
     FolderConfig,
+    HuggingFaceConfig,
+    KaokoreConfig,
+    LSUNConfig,
     MNISTConfig,
     ShapesConfig,
+    TableConfig,
+    WebDatasetConfig,
     check_split,
     describe,
     parse_spec,
 )
 from imagetok.data.digits import open_digits
-from imagetok.data.folder import FolderImages, open_folder
+from imagetok.data.encoded import EncodedImages, FileImages
+from imagetok.data.faces import open_celeba, open_kaokore
+from imagetok.data.folder import open_folder
+from imagetok.data.huggingface import open_huggingface
+from imagetok.data.lsun import open_lsun
 from imagetok.data.open import ImageError, open_image
 from imagetok.data.shapes import Shapes, open_shapes
+from imagetok.data.table import open_table
+from imagetok.data.tars import open_tars
 from imagetok.data.transforms import prepare, prepare_batch
 from imagetok.images import ImageContract
 
@@ -26,17 +38,24 @@ __all__ = [
     "NO_LABEL",
     "ArrayImages",
     "CIFAR10Config",
+    "CelebAConfig",
     "DataConfig",
     "DigitsConfig",
+    "EncodedImages",
     "FashionMNISTConfig",
+    "FileImages",
     "FolderConfig",
-    "FolderImages",
+    "HuggingFaceConfig",
     "ImageBatch",
     "ImageDataset",
     "ImageError",
+    "KaokoreConfig",
+    "LSUNConfig",
     "MNISTConfig",
     "Shapes",
     "ShapesConfig",
+    "TableConfig",
+    "WebDatasetConfig",
     "describe",
     "open_image",
     "open_images",
@@ -46,7 +65,9 @@ __all__ = [
 ]
 
 
-def open_images(config: DataConfig, split: str, contract: ImageContract) -> ImageDataset:
+def open_images(  # noqa: C901 (one case a source)
+    config: DataConfig, split: str, contract: ImageContract
+) -> ImageDataset:
     """The images of one split, in the form that `contract` asks for.
 
     split: train, test or all; a folder laid out in splits may have val too.
@@ -71,5 +92,17 @@ def open_images(config: DataConfig, split: str, contract: ImageContract) -> Imag
             return open_torchvision(config, split, contract)
         case FolderConfig():
             return open_folder(config.root, split, contract, holdout=config.holdout)
+        case CelebAConfig():
+            return open_celeba(config, split, contract)
+        case LSUNConfig():
+            return open_lsun(config, split, contract)
+        case KaokoreConfig():
+            return open_kaokore(config, split, contract)
+        case TableConfig():
+            return open_table(config, split, contract)
+        case WebDatasetConfig():
+            return open_tars(config, split, contract)
+        case HuggingFaceConfig():
+            return open_huggingface(config, split, contract)
         case _:
             assert_never(config)

@@ -10,6 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from imagetok.config import Section, validate
 from imagetok.errors import ConfigError
 
+Holdout = Annotated[float, Field(gt=0, lt=1)]
+
 
 class DigitsConfig(Section):
     """1,797 handwritten digits of 8 x 8 pixels that come with the package."""
@@ -56,12 +58,77 @@ class FolderConfig(Section):
     source: Literal["folder"] = "folder"
     root: str
     # The share of split test, used if the folder has no test/ or val/.
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    holdout: Holdout = 0.1
+
+
+class TableConfig(Section):
+    """Image files that a CSV (with a header line) or JSONL file lists, with labels or without."""
+
+    source: Literal["table"] = "table"
+    file: str
+    root: str = ""  # the folder that paths are relative to; empty: the file's own
+    image: str = "image"  # the column of paths
+    label: str = "label"  # the column of labels; empty: none
+    splits: str = ""  # the column of splits; empty: `holdout` says
+    holdout: Holdout = 0.1
+
+
+class WebDatasetConfig(Section):
+    """Tars of images in WebDataset form: members of one name and several endings are a sample."""
+
+    source: Literal["webdataset"] = "webdataset"
+    shards: str  # tars: a file, glob, brace pattern or URL
+    test: str = ""  # those of split test; empty: `holdout` says
+    image: str = ""  # the ending of images; empty: any, one a sample
+    label: str = "cls"  # the ending of labels
+    holdout: Holdout = 0.1
+
+
+class HuggingFaceConfig(Section):
+    """A dataset of the Hugging Face `datasets` library, local or on the Hub."""
+
+    source: Literal["huggingface"] = "huggingface"
+    name: str  # a folder, or user/name[@revision]
+    subset: str = ""
+    image: str = "image"  # the column of images
+    label: str = "label"  # the column of labels; empty: none
+    holdout: Holdout = 0.1
+
+
+class CelebAConfig(Section):
+    """CelebA's aligned faces: 162,770 + 19,867 + 19,962 of 178 x 218 pixels, unlabelled."""
+
+    source: Literal["celeba"] = "celeba"
+    root: str = "data"  # the folder that holds celeba/
+
+
+class LSUNConfig(Section):
+    """One category of LSUN scenes: 126,227 + 300 of church_outdoor, short side 256, unlabelled."""
+
+    source: Literal["lsun"] = "lsun"
+    root: str = "data"  # the folder that holds church_outdoor_train_lmdb/ and ..._val_lmdb/
+    category: str = "church_outdoor"
+
+
+class KaokoreConfig(Section):
+    """Kaokore's faces of 256 x 256 pixels with their gender or status."""
+
+    source: Literal["kaokore"] = "kaokore"
+    root: str = "data/kaokore"  # the folder that holds labels.csv and images_256/
+    label: Literal["gender", "status"] = "gender"
 
 
 TorchvisionConfig = CIFAR10Config | MNISTConfig | FashionMNISTConfig
+OwnImagesConfig = FolderConfig | TableConfig | WebDatasetConfig | HuggingFaceConfig
 DataConfig = Annotated[
-    DigitsConfig | ShapesConfig | TorchvisionConfig | FolderConfig, Field(discriminator="source")
+    DigitsConfig
+    | ShapesConfig
+    | TorchvisionConfig
+    | CelebAConfig
+    | LSUNConfig
+    | KaokoreConfig
+    | OwnImagesConfig,
+    Field(discriminator="source"),
 ]
 
 _SOURCES: dict[str, type[Section]] = {
@@ -70,14 +137,22 @@ _SOURCES: dict[str, type[Section]] = {
     "cifar10": CIFAR10Config,
     "mnist": MNISTConfig,
     "fashion-mnist": FashionMNISTConfig,
+    "celeba": CelebAConfig,
+    "lsun": LSUNConfig,
+    "kaokore": KaokoreConfig,
     "folder": FolderConfig,
+    "table": TableConfig,
+    "webdataset": WebDatasetConfig,
+    "huggingface": HuggingFaceConfig,
 }
+_WITHOUT_VAL = ("digits", "shapes", "cifar10", "mnist", "fashion-mnist", "webdataset")
+_ALL_BY_DEFAULT = ("folder", "table", "webdataset")
 
 
 def splits_of(config: DataConfig) -> tuple[str, ...]:
     """The names of splits that a source can have."""
     known = ("train", "test", "all")
-    return ("train", "val", "test", "all") if isinstance(config, FolderConfig) else known
+    return known if config.source in _WITHOUT_VAL else ("train", "val", "test", "all")
 
 
 def check_split(config: DataConfig, split: str) -> None:
@@ -91,10 +166,11 @@ def check_split(config: DataConfig, split: str) -> None:
 
 
 def parse_spec(text: str) -> tuple[DataConfig, str]:
-    r"""Config and split of `SOURCE[:SPLIT][,key=value...]`, or of the path of a folder.
+    r"""Config and split of `SOURCE[:SPLIT][,key=value...]`, or of the path of images.
 
-    Without SPLIT it is `train`, of a folder `all`. In a value, `\,` is a comma and `\\` a
-    backslash; the path of a folder is taken as it is.
+    A path is a folder, a table (.csv, .jsonl) or tars (.tar); it is taken as it is. Without SPLIT
+    it is `all` of a folder, a table or tars, else `train`. In a value, `\,` is a comma and `\\` a
+    backslash.
 
     >>> parse_spec("shapes:test,seed=7")
     (ShapesConfig(source='shapes', count=10000, test_count=1000, seed=7), 'test')
@@ -103,16 +179,20 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
     """
     source = re.split("[:,]", text, maxsplit=1)[0]
     if source not in _SOURCES:
+        if text.endswith((".csv", ".jsonl")):
+            return TableConfig(file=text), "all"
+        if text.endswith(".tar"):
+            return WebDatasetConfig(shards=text), "all"
         if text and ("/" in source or Path(text).expanduser().is_dir()):
             return FolderConfig(root=text), "all"
         raise ConfigError(
-            f"data {text!r}: expected one of {', '.join(_SOURCES)}, or the path of a folder; "
+            f"data {text!r}: expected one of {', '.join(_SOURCES)}, or a path; "
             f"found {source!r}{_nearest(source, tuple(_SOURCES))}"
         )
     head, *options = _split_at_commas(text)
     split = head.partition(":")[2] if ":" in head else None
     config: Any = validate(_tree(options, text), _SOURCES[source], f"data {text!r}")
-    split = ("all" if source == "folder" else "train") if split is None else split
+    split = ("all" if source in _ALL_BY_DEFAULT else "train") if split is None else split
     check_split(config, split)
     return config, split
 

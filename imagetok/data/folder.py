@@ -1,83 +1,20 @@
 """Any folder of image files as a dataset: flat, or a subfolder a class, with or without splits."""
 
-import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NoReturn, final
+from typing import NoReturn
 
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
-
-from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
-from imagetok.data.open import ImageError, open_image
-from imagetok.data.transforms import prepare
-from imagetok.durable import canonical_json
+from imagetok.data.encoded import FileImages
+from imagetok.data.labels import held_out
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
-from imagetok.seeding import generator
 
 EXTENSIONS = frozenset(
     [".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
 )
 
 
-@final
-class FolderImages(ImageDataset):
-    """Image files, opened when they are read."""
-
-    def __init__(
-        self,
-        root: Path,
-        files: list[str],
-        *,
-        split: str,
-        contract: ImageContract,
-        labels: list[int] | None = None,
-        class_names: tuple[str, ...] = (),
-    ):
-        """files: paths below `root`; labels: one a file, none if unlabelled."""
-        self.name = "folder"
-        self.root = root
-        self.files = files
-        self.split = split
-        self.contract = contract
-        self.class_names = class_names
-        self._labels = [NO_LABEL] * len(files) if labels is None else labels
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def identity(self) -> str:
-        """Of the files' paths below the root, their sizes and labels."""
-        sizes = [(self.root / file).stat().st_size for file in self.files]
-        content = list(zip(self.files, sizes, self._labels, strict=True))
-        return hashlib.sha256(canonical_json(content)).hexdigest()
-
-    def read(self, indices: Sequence[int]) -> ImageBatch:
-        """The images at `indices`; raises ImageError at the first that cannot be read."""
-        self.check_indices(indices)
-        shape = (len(indices), self.contract.channels, self.contract.height, self.contract.width)
-        images = torch.empty(shape, dtype=torch.uint8)
-        for position, index in enumerate(indices):
-            images[position] = self._open(self.root / self.files[index])
-        labels = torch.tensor([self._labels[i] for i in indices], dtype=torch.int64)
-        return ImageBatch(images, labels, torch.tensor(indices, dtype=torch.int64))
-
-    def _open(self, path: Path) -> UInt8[Tensor, "C H W"]:
-        pixels = open_image(path, as_labels=self.contract.mode == "labels")
-        try:
-            return prepare(pixels, self.contract)
-        except InputError as error:  # a class that the contract does not have
-            raise ImageError(f"{path}: {error}", str(path), "unknown_class") from None
-
-    def path_of(self, index: int) -> str:
-        """The path of one file, as it was found below the root."""
-        return str(self.root / self.files[index])
-
-
-def open_folder(root: str, split: str, contract: ImageContract, *, holdout: float) -> FolderImages:
+def open_folder(root: str, split: str, contract: ImageContract, *, holdout: float) -> FileImages:
     """The images below `root`, sorted by path.
 
     If `root` has train/ and test/ or val/, these are the splits (test is val/ where there is no
@@ -106,12 +43,18 @@ def open_folder(root: str, split: str, contract: ImageContract, *, holdout: floa
             f"{', '.join(sorted(EXTENSIONS))}; check the path"
         )
     if not parts and split != "all":
-        files = _held_out(files, split, holdout, folder)
+        files = [files[i] for i in held_out(len(files), split, holdout, str(folder))]
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = [label_of[file.split("/")[0]] for _, file in files] if class_names else None
     paths = [str(PurePosixPath(part, file)) for part, file in files]
-    return FolderImages(
-        folder, paths, split=split, contract=contract, labels=labels, class_names=class_names
+    return FileImages(
+        folder,
+        paths,
+        name="folder",
+        split=split,
+        contract=contract,
+        labels=labels,
+        class_names=class_names,
     )
 
 
@@ -154,18 +97,3 @@ def _classes(files: list[str]) -> tuple[str, ...]:
     if any("/" not in file for file in files):
         return ()
     return tuple(sorted({file.split("/")[0] for file in files}))
-
-
-def _held_out(
-    files: list[tuple[str, str]], split: str, holdout: float, folder: Path
-) -> list[tuple[str, str]]:
-    """The files of split train or test, in order; each gets at least one."""
-    if len(files) < 2:
-        raise InputError(
-            f"{folder}: expected at least 2 images to hold some out for testing, "
-            f"found {len(files)}; use split all"
-        )
-    num_test = min(max(1, round(len(files) * holdout)), len(files) - 1)
-    order = torch.randperm(len(files), generator=generator(0, "folder split")).tolist()
-    chosen = order[:num_test] if split == "test" else order[num_test:]
-    return [files[i] for i in sorted(chosen)]

@@ -1,5 +1,6 @@
-"""Open one image file safely: only known formats, only whole files, only of a sane size."""
+"""Open one image safely: only known formats, only whole files, only of a sane size."""
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -7,24 +8,55 @@ from typing import IO, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from imagetok.data.transforms import to_array
-from imagetok.errors import InputError
+from imagetok.errors import ConfigError, InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_SIDE = 1 << 16
+MAX_BYTES = 1 << 29  # MAX_PIXELS, uncompressed, of 8 bytes each
 
 Reason = Literal[
-    "truncated", "not_image", "too_large", "unsupported_mode", "unknown_class", "unreadable"
+    "missing",
+    "truncated",
+    "not_image",
+    "unsupported_format",
+    "unsupported_mode",
+    "unknown_class",
+    "too_large",
+    "unreadable",
 ]
 
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _TIFF_BLACK_IS_ZERO = 1
 _CHECKSUM_BYTES = 4
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"%!PS", "EPS"),
+    (b"%PDF", "PDF"),
+    (b"8BPS", "PSD"),
+    (b"\0\0\1\0", "ICO"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"v/1\1", "OpenEXR"),
+    (b"DDS ", "DDS"),
+    (b"SIMPLE  =", "FITS"),
+    (b"<svg", "SVG"),
+    *((b"P%d" % i, "PNM") for i in range(1, 8)),
+)
+_FACTORS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8
 
 
 class ImageError(InputError):
@@ -44,15 +76,18 @@ def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "
     """The pixels of an image file, upright and opaque: (H, W) if it is grey, else (H, W, 3).
 
     as_labels: a label map's classes instead, (H, W), from grey levels or places in a palette.
-    The first frame of an animation; transparency laid over white; 16-bit grey scaled to 8 bits.
-    Colour profiles are not applied. Raises ImageError that names the path and the reason.
+    The first frame of an animation; transparency laid over white; 16 bits scaled to 8. Colour
+    profiles are not applied, as torchvision doesn't. Raises ImageError that names the path and
+    the reason.
     """
     name = str(path)
     try:
         # Non-blocking, so that a named pipe is refused below instead of waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise ImageError(f"{name}: cannot be opened: {error.strerror}", name) from None
+        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        message = f"{name}: cannot be opened: {error.strerror}"
+        raise ImageError(message, name, reason) from None
     is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
     if not is_regular:
         os.close(descriptor)
@@ -61,29 +96,28 @@ def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "
         return _decode(file, name, as_labels)
 
 
-def _decode(file: IO[bytes], name: str, as_labels: bool) -> np.ndarray:
+def decode_image(data: bytes, name: str, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
+    """The pixels of an encoded image as `open_image` gives them; `name` is for messages."""
+    return _decode(io.BytesIO(data), name, as_labels)
+
+
+def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ConfigError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so damaged files would pass as whole ones; "
+            "set it to False"
+        )
+    if file.seek(0, os.SEEK_END) > MAX_BYTES:
+        raise _too_large(name, "a larger file")
+    file.seek(0)
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            _check_header(image, name)
-            is_png = image.format == "PNG"
-            if is_png:  # checksums and an end: decoding alone looks at neither
-                image.verify()
-                if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
-                    raise EOFError("truncated PNG file")
-        file.seek(0)
-        with Image.open(file, formats=FORMATS) as image:
-            image.load()
-            picture = image.convert("I;16") if is_png and image.mode == "I" else image
-            return to_array(_upright(picture), as_labels)
+        return _pixels(file, name, as_labels)
     except (ImageError, MemoryError):
         raise
     except InputError as error:
         raise ImageError(f"{name}: {error}", name, "unsupported_mode") from None
     except UnidentifiedImageError:
-        found = "something else" if os.fstat(file.fileno()).st_size else "an empty file"
-        raise ImageError(
-            f"{name}: expected an image ({', '.join(FORMATS)}), found {found}", name, "not_image"
-        ) from None
+        raise _unidentified(file, name) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, "more") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
@@ -93,9 +127,28 @@ def _decode(file: IO[bytes], name: str, as_labels: bool) -> np.ndarray:
         ) from None
 
 
+def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
+    with Image.open(file, formats=FORMATS) as image:
+        _check_header(image, name)
+        if not isinstance(image, PngImageFile):
+            image.load()
+            return to_array(_upright(image), as_labels)
+        image.verify()  # checksums and an end: decoding alone looks at neither
+        if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
+            raise EOFError("truncated PNG file")
+    file.seek(0)
+    with PngImageFile(file) as image:
+        _scale_transparent_value(image)
+        image.load()
+        picture = image.convert("I;16") if image.mode == "I" else image
+        return to_array(_upright(picture), as_labels)
+
+
 def _check_header(image: Image.Image, name: str) -> None:
     """Refuse by what the header says, before a pixel is decoded."""
     width, height = image.size
+    if width * height == 0:
+        raise ImageError(f"{name}: expected an image with pixels, found {width} x {height}", name)
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise _too_large(name, f"{width} x {height}")
     if isinstance(image, TiffImageFile) and image.mode.startswith("I;16"):
@@ -110,10 +163,41 @@ def _check_header(image: Image.Image, name: str) -> None:
             )
 
 
+def _scale_transparent_value(image: PngImageFile) -> None:
+    """Bring a PNG's one transparent value to the scale of its pixels; PIL scales only these."""
+    value, raw_mode = image.info.get("transparency"), image.tile[0][3]
+    if value is None:
+        return
+    if raw_mode == "RGB;16B":
+        raise InputError(
+            "expected a PNG of 8 bits where one colour is transparent, found 16; convert it first"
+        )
+    factor = _FACTORS.get(str(raw_mode), 1)
+    if factor > 1 and value * factor <= 255:  # else a later PIL has scaled it already
+        image.info["transparency"] = value * factor
+
+
+def _unidentified(file: IO[bytes] | io.BytesIO, name: str) -> ImageError:
+    """Why PIL finds no image that it may open."""
+    file.seek(0)
+    head = file.read(16)
+    found = next((known for magic, known in _MAGIC if head.startswith(magic)), None)
+    found = "AVIF or HEIC" if head[4:8] == b"ftyp" else found
+    expected = f"{name}: expected an image ({', '.join(FORMATS)}), found"
+    if found in FORMATS:
+        message = f"{expected} a {found} file that is damaged or of a form that PIL cannot read"
+        return ImageError(message, name, "unreadable")
+    if found is not None:
+        message = f"{expected} {found}; convert it first"
+        return ImageError(message, name, "unsupported_format")
+    what = "something else" if head else "an empty file"
+    return ImageError(f"{expected} {what}", name, "not_image")
+
+
 def _too_large(name: str, found: str) -> ImageError:
     return ImageError(
-        f"{name}: expected at most {MAX_PIXELS >> 20} Mpx and {MAX_SIDE} pixels a side, "
-        f"found {found}; scale it down first",
+        f"{name}: expected at most {MAX_PIXELS >> 20} Mpx, {MAX_SIDE} pixels a side and "
+        f"{MAX_BYTES >> 20} MiB, found {found}; scale it down first",
         name,
         "too_large",
     )
@@ -122,17 +206,18 @@ def _too_large(name: str, found: str) -> ImageError:
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; as in any viewer, damaged EXIF data means none."""
     try:
-        return ImageOps.exif_transpose(image)
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
     except (SyntaxError, ValueError, KeyError, TypeError, OSError, EOFError, IndexError):
         return image
 
 
-def _is_cut_short(error: Exception, file: IO[bytes]) -> bool:
+def _is_cut_short(error: Exception, file: IO[bytes] | io.BytesIO) -> bool:
     message = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in message or "chunk b''" in message:
         return True
     file.seek(0)
     header = file.read(12)
     if header[:4] == b"RIFF" and header[8:] == b"WEBP":  # WebP's decoder doesn't say why
-        return int.from_bytes(header[4:8], "little") + 8 > os.fstat(file.fileno()).st_size
+        return int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END)
     return False

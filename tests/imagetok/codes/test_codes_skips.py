@@ -104,6 +104,7 @@ def test_a_share_is_rounded_down():
     assert parse_allowance("0.5%", 1000) == 5
     assert parse_allowance("0.5%", 1199) == 5
     assert parse_allowance("0.1%", 999) == 0
+    assert parse_allowance("0.57%", 100_000) == 570  # not exact in floating point
 
 
 @pytest.mark.parametrize(

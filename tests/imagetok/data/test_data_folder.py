@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imagetok.data import NO_LABEL, FolderConfig, FolderImages, ImageError, open_images
+from imagetok.data import NO_LABEL, FileImages, FolderConfig, ImageError, open_images
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
@@ -20,13 +20,13 @@ def put(root: Path, *names: str) -> None:
         Image.new("RGB", (9, 7), (number, 50, 100)).save(root / name)
 
 
-def opened(root: Path, split: str = "all", **options) -> FolderImages:
+def opened(root: Path, split: str = "all", **options) -> FileImages:
     dataset = open_images(FolderConfig(root=str(root), **options), split, CONTRACT)
-    assert isinstance(dataset, FolderImages)
+    assert isinstance(dataset, FileImages)
     return dataset
 
 
-def labels(dataset: FolderImages) -> list[int]:
+def labels(dataset: FileImages) -> list[int]:
     return dataset.read(range(len(dataset))).labels.tolist()
 
 

@@ -72,7 +72,7 @@ def test_a_flipped_bit_of_a_png_is_refused(tmp_path):
     assert refusal(path).reason == "unreadable"
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"GIF89", b"<svg/>", b"%!PS-Adobe-3.0 EPSF"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"GIF89", b"<html/>"])
 def test_what_is_no_known_image_is_refused(tmp_path, content):
     path = tmp_path / "image.png"
     path.write_bytes(content)
@@ -81,8 +81,9 @@ def test_what_is_no_known_image_is_refused(tmp_path, content):
 
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
-    for path in (tmp_path / "pipe.png", tmp_path, tmp_path / "missing.png"):
+    for path in (tmp_path / "pipe.png", tmp_path):
         assert refusal(path).reason == "unreadable"
+    assert refusal(tmp_path / "missing.png").reason == "missing"
 
 
 @pytest.mark.parametrize("size", [(MAX_PIXELS // 8192 + 1, 8192), (70_000, 1), (60_000, 60_000)])

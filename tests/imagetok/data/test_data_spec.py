@@ -6,12 +6,18 @@ from hypothesis.strategies import booleans, floats, integers, one_of, sampled_fr
 
 from imagetok.config import Section
 from imagetok.data import (
+    CelebAConfig,
     CIFAR10Config,
     DataConfig,
     DigitsConfig,
     FolderConfig,
+    HuggingFaceConfig,
+    KaokoreConfig,
+    LSUNConfig,
     MNISTConfig,
     ShapesConfig,
+    TableConfig,
+    WebDatasetConfig,
     describe,
     parse_spec,
 )
@@ -36,6 +42,17 @@ class Tree(Section):
         ("folder:all,root=photos", (FolderConfig(root="photos"), "all")),
         ("folder,root=photos", (FolderConfig(root="photos"), "all")),
         (r"folder:test,root=a\,b", (FolderConfig(root="a,b"), "test")),
+        ("table,file=x.csv,label=", (TableConfig(file="x.csv", label=""), "all")),
+        ("table:val,file=x,splits=set", (TableConfig(file="x", splits="set"), "val")),
+        ("some/x.csv", (TableConfig(file="some/x.csv"), "all")),
+        ("x, y.jsonl", (TableConfig(file="x, y.jsonl"), "all")),
+        (r"webdataset:test,shards={a\,b}.tar", (WebDatasetConfig(shards="{a,b}.tar"), "test")),
+        ("x-{00..09}.tar", (WebDatasetConfig(shards="x-{00..09}.tar"), "all")),
+        ("https://host/{a,b}.tar", (WebDatasetConfig(shards="https://host/{a,b}.tar"), "all")),
+        ("huggingface,name=user/x@v1", (HuggingFaceConfig(name="user/x@v1"), "train")),
+        ("celeba:val", (CelebAConfig(), "val")),
+        ("lsun:test,root=/data", (LSUNConfig(root="/data"), "test")),
+        ("kaokore,label=status", (KaokoreConfig(label="status"), "train")),
         ("some/photos", (FolderConfig(root="some/photos"), "all")),
         ("./digits", (FolderConfig(root="./digits"), "all")),
         ("/odd, name=x", (FolderConfig(root="/odd, name=x"), "all")),
@@ -67,6 +84,8 @@ def test_the_name_of_a_folder_that_exists_is_a_spec(tmp_path, monkeypatch):
         ("digits:tain", r"train, test, all; found 'tain'; did you mean 'train'\?"),
         ("digits:", r"found ''"),
         ("folder:all", r"root: missing"),
+        ("webdataset:val,shards=x.tar", "train, test, all; found 'val'"),
+        ("kaokore,label=age", "label: .*'gender' or 'status'"),
         ("folder,root=x,holdout=1", r"holdout: .*less than 1"),
     ],
 )
@@ -83,6 +102,8 @@ def test_a_wrong_spec_is_refused_with_the_nearest_name(spec, message):
         integers(1, 10**9).map(lambda n: ShapesConfig(count=n, test_count=n, seed=n)),
         WORDS.map(lambda root: MNISTConfig(root=root, download=True)),
         WORDS.map(lambda root: FolderConfig(root=root, holdout=0.25)),
+        WORDS.map(lambda word: TableConfig(file=word, label="", splits=word)),
+        WORDS.map(lambda word: WebDatasetConfig(shards=word, test=word)),
         floats(0, 1, exclude_min=True, exclude_max=True).map(
             lambda share: FolderConfig(root="x", holdout=share)
         ),

@@ -1,0 +1,111 @@
+"""Images that lie encoded somewhere and are decoded when they are read."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
+from imagetok.data.open import ImageError, open_image
+from imagetok.data.transforms import prepare
+from imagetok.durable import canonical_json
+from imagetok.errors import InputError
+from imagetok.images import ImageContract
+
+
+class EncodedImages(ImageDataset, ABC):
+    """Encoded images with labels; a leaf says where image `index` lies and how to open it."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        contract: ImageContract,
+        labels: list[int],
+        class_names: tuple[str, ...],
+    ):
+        """labels: one an image, NO_LABEL where there is none."""
+        self.name = name
+        self.split = split
+        self.contract = contract
+        self.class_names = class_names
+        self._labels = labels
+
+    @abstractmethod
+    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
+        """The pixels of one image as `open_image` gives them; ImageError if it is damaged."""
+
+    @abstractmethod
+    def contents(self) -> list[tuple[str, int]]:
+        """Of each image a name that does not depend on where the dataset lies, and its bytes."""
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def identity(self) -> str:
+        """Of the images' names, sizes in bytes and labels."""
+        content = [(*c, label) for c, label in zip(self.contents(), self._labels, strict=True)]
+        return hashlib.sha256(canonical_json(content)).hexdigest()
+
+    def read(self, indices: Sequence[int]) -> ImageBatch:
+        """The images at `indices`; raises ImageError at the first that cannot be read."""
+        self.check_indices(indices)
+        shape = (len(indices), self.contract.channels, self.contract.height, self.contract.width)
+        images = torch.empty(shape, dtype=torch.uint8)
+        for position, index in enumerate(indices):
+            images[position] = self._prepared(index)
+        labels = torch.tensor([self._labels[i] for i in indices], dtype=torch.int64)
+        return ImageBatch(images, labels, torch.tensor(indices, dtype=torch.int64))
+
+    @property
+    def as_labels(self) -> bool:
+        """Whether the images are label maps."""
+        return self.contract.mode == "labels"
+
+    def _prepared(self, index: int) -> UInt8[Tensor, "C H W"]:
+        pixels = self.decode(index)
+        try:
+            return prepare(pixels, self.contract)
+        except InputError as error:  # a class that the contract does not have
+            where = self.path_of(index)
+            raise ImageError(f"{where}: {error}", where, "unknown_class") from None
+
+
+@final
+class FileImages(EncodedImages):
+    """Image files, each on its own."""
+
+    def __init__(
+        self,
+        root: Path,
+        files: list[str],
+        *,
+        name: str,
+        split: str,
+        contract: ImageContract,
+        labels: list[int] | None = None,
+        class_names: tuple[str, ...] = (),
+    ):
+        """files: paths below `root`; labels: one a file, none if unlabelled."""
+        labels = [NO_LABEL] * len(files) if labels is None else labels
+        super().__init__(name, split, contract, labels, class_names)
+        self.root = root
+        self.files = files
+
+    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
+        """The pixels of one file."""
+        return open_image(self.root / self.files[index], self.as_labels)
+
+    def contents(self) -> list[tuple[str, int]]:
+        """The files' paths below the root, and their sizes."""
+        return [(file, (self.root / file).stat().st_size) for file in self.files]
+
+    def path_of(self, index: int) -> str:
+        """The path of one file, as it was found below the root."""
+        return str(self.root / self.files[index])

@@ -1,0 +1,153 @@
+"""Datasets of the Hugging Face `datasets` library; their images are decoded here, not there."""
+
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from imagetok.data.base import NO_LABEL
+from imagetok.data.config import HuggingFaceConfig
+from imagetok.data.encoded import EncodedImages
+from imagetok.data.labels import held_out, number_labels
+from imagetok.data.open import decode_image, open_image
+from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.images import ImageContract
+
+_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
+_ROWS = 4096
+
+
+@final
+class HuggingFaceImages(EncodedImages):
+    """The rows of one `datasets.Dataset`."""
+
+    def __init__(
+        self,
+        rows: Any,
+        column: str,
+        *,
+        split: str,
+        contract: ImageContract,
+        labels: list[int],
+        class_names: tuple[str, ...],
+    ):
+        """rows: whose `column` gives an encoded image's bytes or path."""
+        super().__init__("huggingface", split, contract, labels, class_names)
+        self.rows = rows
+        self.column = column
+
+    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
+        """The pixels of one row."""
+        image = self.rows[index][self.column]
+        if image["bytes"] is None:
+            return open_image(image["path"], self.as_labels)
+        return decode_image(image["bytes"], self.path_of(index), self.as_labels)
+
+    def contents(self) -> list[tuple[str, int]]:
+        """The file names and sizes in bytes."""
+        import pyarrow.compute  # pyright: ignore[reportMissingImports]
+
+        found = []
+        for table in self.rows.with_format("arrow").iter(_ROWS):
+            images = table[self.column].combine_chunks()
+            lengths = pyarrow.compute.binary_length  # pyright: ignore[reportAttributeAccessIssue]
+            sizes = lengths(images.field("bytes")).to_pylist()
+            paths = images.field("path").to_pylist()
+            for path, size in zip(paths, sizes, strict=True):
+                there = Path(path).stat().st_size if size is None else size
+                found.append((Path(path or "").name, there))
+        return found
+
+
+def open_huggingface(
+    config: HuggingFaceConfig, split: str, contract: ImageContract
+) -> HuggingFaceImages:
+    """The images of a dataset on the Hub or in a folder (parquet, image folders, saved to disk).
+
+    Split test is test, else validation, else held out of train. Raises ResourceError without the
+    package or the network, InputError for what is not there, ConfigError for an unknown column.
+    """
+    datasets = _library()
+    parts = _load(datasets, config)
+    chosen = _rows(datasets, parts, split, config)
+    features = chosen.features
+    for column in filter(None, (config.image, config.label)):
+        if column not in features:
+            raise ConfigError(
+                f"{config.name}: expected a column {column!r}, found {', '.join(features)}; "
+                "name yours with image=, label= (empty for none)"
+            )
+    if not isinstance(features[config.image], datasets.Image):
+        raise ConfigError(f"{config.name}: column {config.image!r} holds no images")
+    labels, class_names = _labels(datasets, parts, chosen, config)
+    images = chosen.select_columns([config.image])
+    return HuggingFaceImages(
+        images.cast_column(config.image, datasets.Image(decode=False)),
+        config.image,
+        split=split,
+        contract=contract,
+        labels=labels,
+        class_names=class_names,
+    )
+
+
+def _library() -> Any:
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ResourceError('huggingface: needs datasets; pip install "imagetok[data]"') from None
+    return datasets
+
+
+def _load(datasets: Any, config: HuggingFaceConfig) -> dict[str, Any]:
+    """Rows by split."""
+    folder = Path(config.name).expanduser()
+    try:
+        if any((folder / f"dataset_{kind}.json").is_file() for kind in ("info", "dict")):
+            loaded = datasets.load_from_disk(str(folder))
+        elif folder.is_dir():
+            loaded = datasets.load_dataset(str(folder), config.subset or None)
+        else:
+            name, _, revision = config.name.partition("@")
+            loaded = datasets.load_dataset(name, config.subset or None, revision=revision or None)
+    except Exception as error:  # of many kinds, from several libraries
+        kind = ResourceError if isinstance(error, ConnectionError | TimeoutError) else InputError
+        raise kind(
+            f"huggingface: {config.name}: cannot be opened ({error}); expected a folder, or "
+            "user/name[@revision] of a dataset on the Hub"
+        ) from None
+    if isinstance(loaded, datasets.Dataset):
+        return {"train": loaded}
+    return {_NAMES.get(str(part), str(part)): rows for part, rows in loaded.items()}
+
+
+def _rows(datasets: Any, parts: dict[str, Any], split: str, config: HuggingFaceConfig) -> Any:
+    if split == "all":
+        return datasets.concatenate_datasets(list(parts.values()))
+    if list(parts) == ["train"] and split != "val":
+        rows = parts["train"]
+        return rows.select(held_out(len(rows), split, config.holdout, config.name))
+    wanted = "val" if split == "test" and "test" not in parts else split
+    if wanted not in parts:
+        raise ConfigError(f"{config.name}: expected one of {', '.join(parts)}; found {split!r}")
+    return parts[wanted]
+
+
+def _labels(
+    datasets: Any, parts: dict[str, Any], chosen: Any, config: HuggingFaceConfig
+) -> tuple[list[int], tuple[str, ...]]:
+    """Labels of the chosen rows; the same numbers in every split."""
+    if not config.label:
+        return [NO_LABEL] * len(chosen), ()
+    feature, written = chosen.features[config.label], list(chosen[config.label])
+    if isinstance(feature, datasets.ClassLabel):
+        return [NO_LABEL if label is None else label for label in written], tuple(feature.names)
+    values = [_text(value) for rows in parts.values() for value in rows[config.label]]
+    labels, class_names = number_labels(values, lambda i: f"{config.name}: row {i}")
+    known = dict(zip(values, labels, strict=True))
+    return [known[_text(value)] for value in written], class_names
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,83 @@
+"""LSUN scenes from their LMDB files (Yu et al. 2015), without torchvision's pickled key cache."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from imagetok.data.base import NO_LABEL
+from imagetok.data.config import LSUNConfig
+from imagetok.data.encoded import EncodedImages
+from imagetok.data.open import decode_image
+from imagetok.errors import InputError, ResourceError
+from imagetok.images import ImageContract
+
+_PARTS = {"train": ("train",), "val": ("val",), "test": ("val",), "all": ("train", "val")}
+
+
+class Entry(NamedTuple):
+    """One image: its LMDB folder, its key, its size in bytes."""
+
+    folder: str
+    key: bytes
+    size: int
+
+
+@final
+class LSUNImages(EncodedImages):
+    """Encoded images in LMDB folders, in the order of their keys."""
+
+    def __init__(self, entries: list[Entry], *, split: str, contract: ImageContract):
+        super().__init__("lsun", split, contract, [NO_LABEL] * len(entries), ())
+        self.entries = entries
+
+    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
+        """The pixels of one entry."""
+        folder, key, _ = self.entries[index]
+        with _environment(folder).begin() as transaction:
+            return decode_image(transaction.get(key), self.path_of(index), self.as_labels)
+
+    def contents(self) -> list[tuple[str, int]]:
+        """The keys and sizes."""
+        return [(entry.key.hex(), entry.size) for entry in self.entries]
+
+    def path_of(self, index: int) -> str:
+        """The LMDB folder and the key."""
+        entry = self.entries[index]
+        return f"{entry.folder}/{entry.key.decode(errors='replace')}"
+
+
+def open_lsun(config: LSUNConfig, split: str, contract: ImageContract) -> LSUNImages:
+    """One category, by key; split test is val's 300 images, as in the papers.
+
+    Raises ResourceError without the package lmdb, InputError if the files are missing or damaged.
+    """
+    root = Path(config.root).expanduser()
+    entries = []
+    for part in _PARTS[split]:
+        folder = root / f"{config.category}_{part}_lmdb"
+        if not (folder / "data.mdb").is_file():
+            raise InputError(
+                f"lsun: expected {folder / 'data.mdb'}, found nothing; get it with "
+                f"`download.py -c {config.category}` of github.com/fyu/lsun, unzip it there"
+            )
+        with _environment(str(folder)).begin(buffers=True) as transaction:
+            for key, value in transaction.cursor():
+                entries.append(Entry(str(folder), bytes(key), len(value)))
+    if not entries:
+        raise InputError(f"lsun: expected images in {root}, found empty databases")
+    return LSUNImages(entries, split=split, contract=contract)
+
+
+@cache  # LMDB allows one open environment a folder and process
+def _environment(folder: str) -> Any:
+    try:
+        import lmdb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ResourceError('lsun: needs lmdb; pip install "imagetok[data]"') from None
+    try:
+        return lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise InputError(f"lsun: {folder}: damaged ({error}); unzip it again") from None

@@ -1,0 +1,223 @@
+"""Tars of images in WebDataset form, read in place: files, globs, brace patterns, URLs."""
+
+import glob
+import itertools
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import braceexpand
+import numpy as np
+from jaxtyping import UInt8
+
+from imagetok.data.config import WebDatasetConfig
+from imagetok.data.encoded import EncodedImages
+from imagetok.data.folder import EXTENSIONS
+from imagetok.data.labels import held_out, number_labels
+from imagetok.data.open import MAX_BYTES, ImageError, decode_image
+from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
+from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.images import ImageContract
+
+PROTOCOLS = ("http", "https", "s3", "gs", "az", "hf", "memory")
+_MAX_SHARDS = 1_000_000
+_MAX_LABEL_BYTES = 4096
+
+
+class Sample(NamedTuple):
+    """One image of a tar, and its label as it is written there."""
+
+    shard: str
+    image: TarMember
+    label: str
+
+
+@final
+class TarImages(EncodedImages):
+    """Images in tars; of each only its place is in memory."""
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        *,
+        split: str,
+        contract: ImageContract,
+        labels: list[int],
+        class_names: tuple[str, ...],
+    ):
+        super().__init__("webdataset", split, contract, labels, class_names)
+        self.samples = samples
+
+    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
+        """The pixels of one member, of which only its own bytes are read."""
+        shard, member, _ = self.samples[index]
+        name = self.path_of(index)
+        if member.size > MAX_BYTES:
+            raise ImageError(f"{name}: {member.size:,} bytes are too large", name, "too_large")
+        try:
+            return decode_image(_read(shard, member), name, self.as_labels)
+        except OSError as error:
+            raise ImageError(f"{name}: cannot be read: {error}", name) from None
+
+    def contents(self) -> list[tuple[str, int]]:
+        """The tars' and members' names, and the images' sizes."""
+        return [(f"{Path(s.shard).name}/{s.image.name}", s.image.size) for s in self.samples]
+
+    def path_of(self, index: int) -> str:
+        """The tar's path and the member's."""
+        return f"{self.samples[index].shard}/{self.samples[index].image.name}"
+
+
+def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> TarImages:
+    """The images of tars, in the order of the pattern and of the tars.
+
+    Raises ConfigError for a pattern that is refused, InputError for a damaged or empty tar.
+    """
+    parts = {"train": expand_shards(config.shards)}
+    if config.test:
+        parts["test"] = expand_shards(config.test)
+    shards = [shard for part in parts.values() for shard in part]
+    if len(set(shards)) < len(shards):
+        twice = next(shard for shard in shards if shards.count(shard) > 1)
+        raise ConfigError(f"{twice}: is given twice; each tar may be read once")
+    by_part = {
+        part: [sample for shard in names for sample in index_shard(shard, config)]
+        for part, names in parts.items()
+    }
+    samples = list(itertools.chain(*by_part.values()))
+    labels, class_names = number_labels(
+        [sample.label for sample in samples],
+        lambda i: f"{samples[i].shard}/{samples[i].image.name}",
+    )
+    num_train = len(by_part["train"])
+    if split == "all":
+        chosen = list(range(len(samples)))
+    elif config.test:
+        chosen = list(range(num_train) if split == "train" else range(num_train, len(samples)))
+    else:
+        chosen = held_out(len(samples), split, config.holdout, config.shards)
+    if not chosen:
+        raise InputError(f"{config.shards}: expected images in split {split!r}, found none")
+    return TarImages(
+        [samples[i] for i in chosen],
+        split=split,
+        contract=contract,
+        labels=[labels[i] for i in chosen],
+        class_names=class_names,
+    )
+
+
+def expand_shards(pattern: str) -> list[str]:
+    """The tars of a brace pattern, in its order; a glob in it gives its files, sorted.
+
+    Raises ConfigError for what is no file and no URL of a known protocol, such as `pipe:`.
+    """
+    ranges = re.findall(r"\{(-?[0-9]+)\.\.(-?[0-9]+)", pattern)
+    if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > _MAX_SHARDS:
+        raise ConfigError(f"{pattern}: stands for more than {_MAX_SHARDS:,} tars")
+    try:
+        pieces = list(braceexpand.braceexpand(pattern))
+    except ValueError as error:  # unbalanced braces
+        raise ConfigError(f"{pattern}: {error}") from None
+    shards = []
+    for piece in pieces:
+        protocol, is_url, _ = piece.partition("://")
+        if piece.startswith("pipe:") or (is_url and protocol not in PROTOCOLS):
+            raise ConfigError(
+                f"{piece}: expected a file or a URL of {', '.join(PROTOCOLS)}; commands are not run"
+            )
+        if is_url:
+            shards.append(piece)
+            continue
+        path = str(Path(piece).expanduser())
+        # Path.glob takes no absolute pattern.
+        found = sorted(glob.glob(path)) if glob.has_magic(path) else [path]  # noqa: PTH207
+        if not found:
+            raise InputError(f"{piece}: expected tars, found none; check the path")
+        shards += found
+    return shards
+
+
+def index_shard(shard: str, config: WebDatasetConfig) -> list[Sample]:
+    """The images of one tar in the order of their first members.
+
+    Members are of one sample if they are the same up to the first dot of the file name; hidden
+    ones, and those that start with `__`, are of none.
+    """
+    grouped: dict[str, dict[str, TarMember]] = {}
+    with _open(shard) as file:
+        for member in tar_members(file, shard):
+            folder, _, base = member.name.rpartition("/")
+            stem, _, ending = base.partition(".")
+            if not stem or not ending or base.startswith("__"):
+                continue
+            members = grouped.setdefault(f"{folder}/{stem}", {})
+            if ending.lower() in members:
+                raise InputError(f"{shard}: {member.name!r} is there twice; pack it again")
+            members[ending.lower()] = member
+        found = []
+        for key, members in grouped.items():
+            image, label = _image(shard, key, members, config), members.get(config.label)
+            if image is None and label is not None:
+                raise InputError(f"{shard}: {label.name!r} has no image beside it; is one missing?")
+            if image is not None:
+                found.append(Sample(shard, image, _label(file, shard, label) if label else ""))
+    return found
+
+
+def _image(
+    shard: str, key: str, members: dict[str, TarMember], config: WebDatasetConfig
+) -> TarMember | None:
+    if config.image:
+        return members.get(config.image.lower())
+    images = [end for end in members if f".{end.rpartition('.')[2]}" in EXTENSIONS]
+    if len(images) > 1:
+        raise ConfigError(
+            f"{shard}: {key!r} has several images ({', '.join(images)}); choose with image=ENDING"
+        )
+    return members[images[0]] if images else None
+
+
+def _label(file: SeekableFile, shard: str, member: TarMember) -> str:
+    file.seek(member.offset)
+    data = file.read(min(member.size, _MAX_LABEL_BYTES + 1))
+    try:
+        if len(data) > _MAX_LABEL_BYTES:
+            raise ValueError
+        return data.decode().strip()
+    except ValueError:
+        raise InputError(f"{shard}: {member.name!r}: expected a short UTF-8 label") from None
+
+
+def _open(shard: str) -> Any:
+    if "://" in shard:
+        system, path = _remote(shard)
+        try:
+            return system.open(path, "rb")
+        except OSError as error:
+            raise ResourceError(f"{shard}: cannot be fetched: {error}; try again") from None
+    try:
+        return Path(shard).open("rb")
+    except OSError as error:
+        raise InputError(f"{shard}: cannot be read: {error.strerror}; check the path") from None
+
+
+def _read(shard: str, member: TarMember) -> bytes:
+    """The bytes of one member: local ones need no open file, remote ones are one request."""
+    end = member.offset + member.size
+    if "://" in shard:
+        system, path = _remote(shard)
+        return system.cat_file(path, start=member.offset, end=end)
+    with Path(shard).open("rb") as file:
+        file.seek(member.offset)
+        return file.read(member.size)
+
+
+def _remote(shard: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(shard)
+    except ImportError as error:
+        raise ResourceError(f"{shard}: {error}") from None
