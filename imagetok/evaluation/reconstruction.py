@@ -9,6 +9,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import ImageDataset
 from imagetok.evaluation.codebook import code_counts, codebook_use
+from imagetok.evaluation.similarity import SSIM_WINDOW, ssim
 from imagetok.images import to_unit_range
 from imagetok.processes import full_float32, process_state
 from imagetok.tokenizers import Tokenizer
@@ -33,6 +34,7 @@ def evaluate_reconstruction(
 
     `mse`: mean squared error on [0, 1], of the unclamped reconstruction (the papers' convention).
     `psnr_db`: mean over images of -10 log10 of the clamped image's squared error.
+    `ssim`: mean over images of the clamped image's SSIM; not for images below 11 pixels.
     `perplexity`, `codes_used`: of hard codes over the split; with several levels the names carry
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
     paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`: means
@@ -45,7 +47,7 @@ def evaluate_reconstruction(
     state = process_state()
     device = next(tokenizer.parameters()).device
     num_batches = -(-len(dataset) // BATCH)
-    sums = torch.zeros(2 + len(tokenizer.num_codes), dtype=torch.float64)
+    sums = torch.zeros(3 + len(tokenizer.num_codes), dtype=torch.float64)
     maps = torch.zeros(len(MAPS), 2, dtype=torch.float64)
     highest = -torch.inf
     counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
@@ -70,11 +72,13 @@ def evaluate_reconstruction(
         "mse": float(sums[0] / len(dataset)),
         "psnr_db": float(sums[1] / len(dataset)),
     }
+    if _has_ssim(tokenizer):
+        result["ssim"] = float(sums[2] / len(dataset))
     for level, level_counts in enumerate(counts):
         suffix = f"_level{level}" if len(counts) > 1 else ""
         use = codebook_use(level_counts)
         result[f"perplexity{suffix}"] = use.perplexity
-        result[f"perplexity_batch128{suffix}"] = float(sums[2 + level] / num_batches)
+        result[f"perplexity_batch128{suffix}"] = float(sums[3 + level] / num_batches)
         result[f"codes_used{suffix}"] = use.codes_used
         result[f"num_codes{suffix}"] = use.num_codes
     result |= {
@@ -90,21 +94,29 @@ def evaluate_reconstruction(
 def _measure(
     tokenizer: Tokenizer, images: Tensor, draw: torch.Generator
 ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-    """[sum of per-image MSE, of PSNR, perplexity per level], counts per level, maps of a batch."""
+    """[sums of MSE, PSNR, SSIM; perplexity per level], counts per level, maps of a batch."""
     codes, maps = tokenizer.encode_with_certainty(images, generator=draw)
     with torch.no_grad():
         x_hat = tokenizer._decode(codes)
     if images.device.type == "mps":  # it has no float64
         x_hat, images = x_hat.cpu(), images.cpu()
     errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
-    clamped = (x_hat.clamp(0, 1) - images).double().square().mean(dim=(1, 2, 3))
-    psnr = -10 * clamped.clamp_min(1e-10).log10()
+    clamped = x_hat.clamp(0, 1)
+    squares = (clamped - images).double().square().mean(dim=(1, 2, 3))
+    psnr = -10 * squares.clamp_min(1e-10).log10()
+    similarity = torch.zeros_like(psnr)
+    if _has_ssim(tokenizer):
+        similarity = ssim(clamped.double(), images.double())
     counts = [
         code_counts(level, k).cpu() for level, k in zip(codes, tokenizer.num_codes, strict=True)
     ]
     perplexities = [codebook_use(level).perplexity for level in counts]
-    sums = [float(errors.sum()), float(psnr.sum()), *perplexities]
+    sums = [*(float(values.sum()) for values in (errors, psnr, similarity)), *perplexities]
     return torch.tensor(sums, dtype=torch.float64), counts, maps
+
+
+def _has_ssim(tokenizer: Tokenizer) -> bool:
+    return min(tokenizer.image.height, tokenizer.image.width) >= SSIM_WINDOW
 
 
 def _map_sums(maps: dict[str, Tensor]) -> Tensor:
