@@ -106,15 +106,16 @@ def _train(
         except ImagetokError as error:
             failures[cell] = Failure(error.exit_code, str(error))
     work = [Job(name, train(cell), cell.log) for name, cell in todo.items()]
-    total = sum(cell.steps for cell in cells)
-    with ProgressBar("comparing", total, sum(map(_steps_done, cells)), bool(work)) as bar:
+    total, begun = sum(cell.steps for cell in cells), sum(map(_steps_done, cells))
+    with ProgressBar("comparing", total, begun, bool(work)) as bar:
         looked, said = time.monotonic(), -1
 
         def watch(running: list[str]) -> None:
             nonlocal looked, said
             if time.monotonic() - looked < 1:  # seconds; looking reads files
                 return
-            looked, done = time.monotonic(), sum(map(_steps_done, cells))
+            # A cell that goes on from its checkpoint has lost the steps after it.
+            looked, done = time.monotonic(), max(begun, sum(map(_steps_done, cells)))
             if done != said:
                 bar.update(done, f"training {', '.join(running)}")
                 said = done

@@ -17,7 +17,7 @@ from imagetok.config import read_yaml
 from imagetok.training.metrics import read_json_lines
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits"
-STEPS = 24
+STEPS = 60
 TINY = {
     "image": {"mode": "grey", "height": 12, "width": 12},
     "network": {"kind": "conv", "width": 8, "groups": 2, "blocks": 1, "residual_gain": 0.5,
@@ -34,7 +34,7 @@ def words(tmp_path_factory) -> list[str]:
         tree["tokenizer"] |= TINY
         tree["train"] |= {
             "steps": STEPS, "learning_rate": {"kind": "constant", "value": rate}, "log_every": 1,
-            "evaluate_every": 10, "checkpoint_every": 7, "trackers": [],
+            "evaluate_every": 25, "checkpoint_every": 20, "trackers": [], "batch_size": 8,
         }  # fmt: skip
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     paths = [str(folder / f"{name}.yaml") for name in "abc"]
@@ -66,7 +66,7 @@ def test_the_values_are_those_that_the_runs_stored(whole):
         for cell, seed in zip(method["cells"], (5, 6), strict=True):
             run = whole / method["name"] / f"seed-{seed}"
             tests = [r for r in read_json_lines(run / "metrics.jsonl") if r["split"] == "test"]
-            assert [r["step"] for r in tests] == [10, 20, STEPS] and "ssim" in tests[-1]
+            assert [r["step"] for r in tests] == [25, 50, STEPS] and "ssim" in tests[-1]
             assert cell["status"] == "finished" and cell["seed"] == seed
             assert {**cell["measures"], **tests[-1]} == {
                 **cell["measures"], "step": STEPS, "split": "test"
@@ -97,7 +97,7 @@ def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_p
         process = subprocess.Popen([sys.executable, "-m", "cli.main", *command])
         wait_for_steps(out / run, 9, process)
         process.send_signal(number)
-        assert process.wait(timeout=60) == code
+        assert process.wait(timeout=300) == code
         assert not (out / run / "finished.json").exists()
     before = (out / "a" / "seed-5" / "tokenizer" / "model.safetensors").stat().st_mtime_ns
     assert _run(command) == 6
@@ -108,7 +108,8 @@ def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_p
 
 
 def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(40000):
+    begun = time.monotonic()
+    while time.monotonic() - begun < 600:  # seconds, on a machine that does much else
         path = run / "metrics.jsonl"
         if path.is_file() and path.read_text().count('"train"') >= steps:
             return
