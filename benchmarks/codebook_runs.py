@@ -1,9 +1,10 @@
-"""Compare finished tokenizer runs of several methods and seeds: a table and curves over the steps.
+"""What an encoder's certainty did in finished tokenizer runs: a table and curves over the steps.
 
 python benchmarks/codebook_runs.py OUT METHOD=RUN,RUN,... [METHOD=RUN,...]...
 Writes OUT.json, OUT.md (tables) and OUT-*.svg from the runs' config.yaml, metrics.jsonl and
 timing.jsonl: each value is of the last evaluation, mean and standard deviation over the runs. The
-rate is the median over a run, of whatever else the machine did then, too.
+rate is the median over a run, of whatever else the machine did then, too. To train and compare
+methods, use `imagetok compare`; this is for runs that are there, their logits and their entropy.
 """
 
 import json
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from imagetok.comparison.results import evaluations
+from imagetok.comparison.table import markdown_row, rule, spread
 from imagetok.config import read_yaml
 from imagetok.report.figures import curves
 from imagetok.training.metrics import read_json_lines
@@ -50,20 +53,17 @@ def main(out: Path, methods: dict[str, list[Path]]) -> None:
 
 def _read(folder: Path) -> dict[str, Any]:
     config = read_yaml(folder / "config.yaml")
-    tests = [r for r in read_json_lines(folder / "metrics.jsonl") if r["split"] == "test"]
-    if not tests or tests[-1]["step"] != config["train"]["steps"]:
-        sys.exit(f"{folder}: not finished: expected a test at step {config['train']['steps']}")
     rates = [r["images_per_second"] for r in read_json_lines(folder / "timing.jsonl")]
     return {
         "seed": config["seed"],
         "config": {key: config[key] for key in ("tokenizer", "objective", "train")},
         "images_per_second": statistics.median(rates),
-        "test": [{k: v for k, v in test.items() if k != "split"} for test in tests],
+        "test": evaluations(folder, config["train"]["steps"]),
     }
 
 
 def _final(runs: dict[str, list[dict[str, Any]]]) -> str:
-    rows = [f"| method | seeds | {' | '.join(COLUMNS)} | images/s |", _rule(len(COLUMNS) + 3)]
+    rows = [markdown_row(["method", "seeds", *COLUMNS, "images/s"]), rule(len(COLUMNS) + 3)]
     for name, group in runs.items():
         last = [run["test"][-1] for run in group]
         cells = [
@@ -72,13 +72,13 @@ def _final(runs: dict[str, list[dict[str, Any]]]) -> str:
         ]
         seeds = ", ".join(str(run["seed"]) for run in group)
         rate = _spread([run["images_per_second"] for run in group], ".0f")
-        rows.append(f"| {name} | {seeds} | {' | '.join(cells)} | {rate} |")
+        rows.append(markdown_row([name, seeds, *cells, rate]))
     return "\n".join(rows)
 
 
 def _over_steps(runs: dict[str, list[dict[str, Any]]]) -> str:
     """MSE x 10^3 / perplexity / codes used at every evaluation, means over the seeds."""
-    rows = [f"| steps | {' | '.join(runs)} |", _rule(len(runs) + 1)]
+    rows = [markdown_row(["steps", *runs]), rule(len(runs) + 1)]
     for step in [point["step"] for point in next(iter(runs.values()))[0]["test"]]:
         cells = []
         for group in runs.values():
@@ -88,19 +88,15 @@ def _over_steps(runs: dict[str, list[dict[str, Any]]]) -> str:
                 for key in ("mse", "perplexity", "codes_used")
             )
             cells.append(f"{mse * 1e3:.2f} / {perplexity:.0f} / {used:.0f}")
-        rows.append(f"| {step:,} | {' | '.join(cells)} |")
+        rows.append(markdown_row([f"{step:,}", *cells]))
     return "\n".join(rows)
 
 
 def _spread(values: list[float], form: str) -> str:
     if not values:
         return ""
-    mean = f"{statistics.mean(values):{form}}"
-    return f"{mean} ± {statistics.stdev(values):{form}}" if len(values) > 1 else mean
-
-
-def _rule(columns: int) -> str:
-    return "|" + "---|" * columns
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return spread(statistics.fmean(values), std, form)
 
 
 if __name__ == "__main__":

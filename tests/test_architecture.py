@@ -15,6 +15,7 @@ ROWS = [
     {"report", "evaluation"},
     {"codes"},
     {"training"},
+    {"comparison"},
 ]
 ALONE = {"quantizers", "networks", "data"}
 PRIOR_MAY_USE = {

@@ -3,6 +3,7 @@
 from imagetok.evaluation.codebook import CodebookUse, code_counts, codebook_use
 from imagetok.evaluation.neighbours import nearest_labels
 from imagetok.evaluation.reconstruction import evaluate_reconstruction
+from imagetok.evaluation.similarity import ssim
 
 __all__ = [
     "CodebookUse",
@@ -10,4 +11,5 @@ __all__ = [
     "codebook_use",
     "evaluate_reconstruction",
     "nearest_labels",
+    "ssim",
 ]

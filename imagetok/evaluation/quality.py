@@ -4,13 +4,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from imagetok.evaluation.similarity import SSIM_WINDOW, ssim
 from imagetok.images import ImageContract, Images
 
 
 def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Float64[Tensor, " N"]:
     """What `quality` needs of a batch, additive over batches and processes, on the CPU.
 
-    Of pixels: the sum over images of their squared error, and of their PSNR. Of label maps, for
+    Of pixels: the sum over images of their squared error, their PSNR and, where they are large
+    enough, their SSIM. Of label maps, for
     each class: pixels that have it in both, in the image, in the reconstruction.
     """
     if contract.num_classes is not None:
@@ -23,27 +25,32 @@ def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Floa
     if images.device.type == "mps":  # it has no float64
         x_hat, images = x_hat.cpu(), images.cpu()
     errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
-    clamped = (x_hat.clamp(0, 1) - images).double().square().mean(dim=(1, 2, 3))
-    psnr = -10 * clamped.clamp_min(1e-10).log10()
-    return torch.stack([errors.sum(), psnr.sum()]).cpu()
+    clamped = x_hat.clamp(0, 1)
+    squares = (clamped - images).double().square().mean(dim=(1, 2, 3))
+    psnr = -10 * squares.clamp_min(1e-10).log10()
+    sums = [errors.sum(), psnr.sum()]
+    if _has_ssim(contract):
+        sums.append(ssim(clamped.double(), images.double()).sum())
+    return torch.stack(sums).cpu()
 
 
 def num_sums(contract: ImageContract) -> int:
     """How many sums `quality_sums` gives."""
-    return 2 if contract.num_classes is None else 3 * contract.num_classes
+    if contract.num_classes is not None:
+        return 3 * contract.num_classes
+    return 3 if _has_ssim(contract) else 2
 
 
 def quality(
     sums: Float64[Tensor, " N"], num_images: int, contract: ImageContract
 ) -> dict[str, float]:
-    """`mse` and `psnr_db` of pixels, `pixel_accuracy` and `miou` of label maps.
+    """`mse`, `psnr_db` and `ssim` of pixels, `pixel_accuracy` and `miou` of label maps.
 
     `miou`: mean over the classes that occur, in images or reconstructions, of the pixels that have
     the class in both over those that have it in either, counted over all images.
     """
     if contract.num_classes is None:
-        mse, psnr = (sums / num_images).tolist()
-        return {"mse": mse, "psnr_db": psnr}
+        return dict(zip(("mse", "psnr_db", "ssim"), (sums / num_images).tolist(), strict=False))
     both, there, found = sums.view(3, contract.num_classes)
     either = there + found - both
     occurs = either > 0
@@ -51,3 +58,7 @@ def quality(
         "pixel_accuracy": float(both.sum() / there.sum()),
         "miou": float((both[occurs] / either[occurs]).mean()),
     }
+
+
+def _has_ssim(contract: ImageContract) -> bool:
+    return min(contract.height, contract.width) >= SSIM_WINDOW

@@ -34,7 +34,8 @@ def evaluate_reconstruction(
     """Measures over every image of `dataset`, each counted once, by the test-time path.
 
     `mse`: mean squared error on [0, 1], of the unclamped reconstruction (the papers' convention).
-    `psnr_db`: mean over images of -10 log10 of the clamped image's squared error. Of label maps
+    `psnr_db`: mean over images of -10 log10 of the clamped image's squared error. `ssim`: mean
+    over images of the clamped image's SSIM; not for images below 11 pixels. Of label maps
     `pixel_accuracy` and `miou` instead (see `quality`).
     `perplexity`, `codes_used`: of hard codes over the split; with several levels the names carry
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE

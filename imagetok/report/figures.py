@@ -1,16 +1,19 @@
-"""Numbers drawn as SVG: curves, code usage and bars, the same bytes for the same numbers.
+"""Numbers drawn as SVG: curves, code usage and bars, the same bytes for the same numbers; and the
+look of them all.
 
 Only matplotlib's object-oriented interface is used, so nothing is left open and no backend is
 chosen. Text stays text, and colours follow the reader's light or dark mode.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -24,8 +27,8 @@ _FAINT = "#d9dde3"
 _QUIET = "#6a7280"
 # Okabe & Ito (2008), told apart by colour-blind readers; black and yellow are left out because one
 # or the other vanishes on a light or a dark page.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_DASHES = ("-", "--", ":", "-.")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", "--", ":", "-.")
 _IN_THE_DARK = {
     _INK: "#dfe3e9",
     _FAINT: "#343a44",
@@ -82,8 +85,8 @@ def curves(
                 x,
                 np.where(shown, y, np.nan),
                 label=name,
-                color=_COLOURS[i % len(_COLOURS)],
-                linestyle=_DASHES[i // len(_COLOURS) % len(_DASHES)],
+                color=COLOURS[i % len(COLOURS)],
+                linestyle=DASHES[i // len(COLOURS) % len(DASHES)],
                 linewidth=1.8,
                 marker="o" if shown.sum() == 1 else None,  # a lone point makes no line
                 markersize=4,
@@ -91,7 +94,7 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if log:
-            _logarithmic(axes)
+            logarithmic(axes)
         if len(points) > 1:
             columns = min(len(points), 3)
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
@@ -110,14 +113,14 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
     equal = float(ordered.mean())
 
     def draw(axes: Axes) -> None:
-        axes.stairs(ordered, np.arange(num_codes + 1), fill=True, color=_COLOURS[0], linewidth=0)
-        axes.axhline(equal, color=_COLOURS[1], linewidth=1.4, linestyle="--")
+        axes.stairs(ordered, np.arange(num_codes + 1), fill=True, color=COLOURS[0], linewidth=0)
+        axes.axhline(equal, color=COLOURS[1], linewidth=1.4, linestyle="--")
         axes.set_xlim(0, num_codes)
         # Room above the bars, so that neither note lies on them.
         axes.set_ylim(0, max(float(ordered[0]), equal, 1.0) * 1.22)
         notes = {
             f"{unused:,} of {num_codes:,} codes unused": (0.97, _INK),
-            f"equal use: {equal:,.4g} each": (0.89, _COLOURS[1]),
+            f"equal use: {equal:,.4g} each": (0.89, COLOURS[1]),
         }
         for note, (height, colour) in notes.items():
             axes.text(
@@ -152,7 +155,7 @@ def bars(values: Mapping[str, float], xlabel: str) -> bytes:
         raise InputError(f"bars of {xlabel!r}: expected finite values, found {dict(values)}")
 
     def draw(axes: Axes) -> None:
-        drawn = axes.barh(np.arange(len(values)), lengths, height=0.62, color=_COLOURS[0])
+        drawn = axes.barh(np.arange(len(values)), lengths, height=0.62, color=COLOURS[0])
         axes.bar_label(drawn, [f"{v:,.4g}" for v in lengths], padding=4, color=_INK)
         axes.set_yticks(np.arange(len(values)), labels=list(values))
         axes.tick_params(axis="y", length=0, labelcolor=_INK)
@@ -176,7 +179,7 @@ def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
     return vector
 
 
-def _logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes) -> None:
     """Put y on a log axis whose ticks read 0.2, 0.5, 1 rather than as powers of ten."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -186,12 +189,30 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _svg(draw: Callable[[Axes], None], height: float = 3.2) -> bytes:
-    """Render one pair of axes with our look, whatever the user's matplotlibrc says."""
+def panels(draws: Sequence[Callable[[Axes], None]], width: float, height: float) -> bytes:
+    """What each function draws, side by side as one PNG on white; width and height in inches."""
     buffer = io.BytesIO()
+    with _look():
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+        for i, draw in enumerate(draws, start=1):
+            draw(figure.add_subplot(1, len(draws), i))
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@contextmanager
+def _look() -> Iterator[None]:
+    """Our look, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
+        yield
+
+
+def _svg(draw: Callable[[Axes], None], height: float = 3.2) -> bytes:
+    """Render one pair of axes."""
+    buffer = io.BytesIO()
+    with _look():
         figure = Figure(figsize=(6.0, height), layout="constrained")
         draw(figure.add_subplot())
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # None leaves each out

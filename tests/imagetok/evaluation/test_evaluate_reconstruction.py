@@ -6,7 +6,7 @@ import torch
 from imagetok import seeding
 from imagetok.config import validate
 from imagetok.data.base import ArrayImages
-from imagetok.evaluation import evaluate_reconstruction
+from imagetok.evaluation import evaluate_reconstruction, ssim
 from imagetok.images import to_unit_range
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 
@@ -66,6 +66,18 @@ def test_equals_a_direct_computation(count: int) -> None:
 def perplexity(codes: torch.Tensor) -> float:
     shares = [float((codes == k).sum()) / codes.numel() for k in codes.unique()]
     return math.exp(-sum(p * math.log(p) for p in shares))
+
+
+def test_ssim_is_that_of_the_clamped_images() -> None:
+    seeding.reseed_global(0)
+    tree = {**TREE, "image": {"mode": "grey", "height": 12, "width": 12}}
+    tokenizer = build_tokenizer(validate(tree, TokenizerConfig, "test")).eval()
+    pixels = torch.randint(256, (130, 1, 12, 12), dtype=torch.uint8)
+    dataset = ArrayImages(pixels, name="noise", split="test", contract=tokenizer.image)
+    images = to_unit_range(pixels)
+    x_hat = torch.cat([tokenizer.reconstruct(batch) for batch in images.split(128)]).clamp(0, 1)
+    expected = ssim(x_hat.double(), images.double()).mean().item()
+    assert evaluate_reconstruction(tokenizer, dataset)["ssim"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_it_changes_nothing_and_repeats() -> None:

@@ -1,0 +1,220 @@
+"""What is compared: one cell for each method and seed, alike in all that makes them comparable."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imagetok.config import (
+    Section,
+    apply_overrides,
+    differences,
+    dump_yaml,
+    read_yaml,
+    validate,
+)
+from imagetok.data import open_images
+from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
+from imagetok.errors import ConfigError
+from imagetok.training.config import TokenizerRun
+
+SEEDS = (42, 1773, 1)
+"""Those of the EdVAE paper."""
+MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
+"""Keys in which methods may differ where the user says so."""
+_MUST_AGREE = ("data", "tokenizer.image")
+_PLACES = ("data.root", "data.download", "train.workers", "train.trackers")
+"""Keys that change no value: where things lie, and how they are read and shown."""
+_PLAN = "plan.json"
+
+
+class Cell(NamedTuple):
+    """One method trained with one seed."""
+
+    method: str
+    seed: int
+    steps: int
+    config: Path
+    """The method's config, with the overrides applied."""
+    folder: Path
+    """The run folder."""
+    log: Path
+    """What training said."""
+
+
+class Plan(Section):
+    """The methods by name, each with its config (the seed in it does not count), and the seeds."""
+
+    seeds: tuple[int, ...]
+    methods: dict[str, TokenizerRun]
+    train_identity: str
+    """Hash of the training images."""
+    test_identity: str
+
+    def cells(self, out: Path) -> list[Cell]:
+        """All cells of a comparison in the folder `out`, method by method."""
+        return [
+            Cell(
+                name,
+                seed,
+                config.train.steps,
+                out / f"{name}.yaml",
+                out / name / f"seed-{seed}",
+                out / name / f"seed-{seed}.log",
+            )
+            for name, config in self.methods.items()
+            for seed in self.seeds
+        ]
+
+    def different(self) -> dict[str, list[Any]]:
+        """Keys of `MAY_DIFFER` (or below them) in which methods differ, and each method's value."""
+        trees = [config.model_dump(mode="json") for config in self.methods.values()]
+        keys = [
+            key
+            for part in MAY_DIFFER
+            for key in _shortest({k: None for t in trees for k in _differing(trees[0], t, part)})
+        ]
+        return {key: [_value(tree, key) for tree in trees] for key in dict.fromkeys(keys)}
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the values, as plain data."""
+        methods = {name: method_identity(config) for name, config in self.methods.items()}
+        return {**self.model_dump(mode="json"), "methods": methods}
+
+    def data_name(self) -> str:
+        """The split that is measured, as `--data` takes it, without where it lies."""
+        data = next(iter(self.methods.values())).data
+        options = data.model_dump(
+            mode="json", exclude_defaults=True, exclude={"source", "root", "download"}
+        )
+        return ",".join([f"{data.source}:test", *(f"{k}={v}" for k, v in options.items())])
+
+    @contextmanager
+    def hold(self, out: Path) -> Iterator[None]:
+        """Hold the folder of this comparison, new or begun; ConfigError for one of another."""
+        with lock(out):
+            if (out / _PLAN).is_file():
+                self._check_same(out / _PLAN)
+            elif any(out.iterdir()):
+                raise ConfigError(f"{out}: not empty and no comparison; choose another --out")
+            remove_temporaries(out)
+            for name, config in self.methods.items():
+                write_bytes(out / f"{name}.yaml", dump_yaml(config).encode())
+                (out / name).mkdir(exist_ok=True)
+            write_json(out / _PLAN, self.identity())
+            yield
+
+    def _check_same(self, path: Path) -> None:
+        try:
+            stored = json.loads(path.read_bytes())
+        except ValueError:
+            raise ConfigError(f"{path}: damaged; choose another --out") from None
+        changed = differences(stored, self.identity())
+        if changed:
+            raise ConfigError(
+                f"{path.parent}: holds another comparison:\n{_listed(changed, 'there', 'asked')}\n"
+                "give the same configs, seeds and settings, or choose another --out"
+            )
+
+
+def make_plan(
+    paths: Sequence[Path],
+    seeds: Sequence[int] = SEEDS,
+    overrides: Sequence[str] = (),
+    allow_different: Sequence[str] = (),
+) -> Plan:
+    """Read the configs to compare, each with the `a.b=value` overrides, named by their files.
+
+    allow_different: keys of `MAY_DIFFER` that need not agree. Raises ConfigError where the
+    methods are not comparable, with the keys that differ.
+    """
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise ConfigError(f"--seeds: expected different seeds, found {list(seeds)}")
+    if any(text.partition("=")[0].strip() == "seed" for text in overrides):
+        raise ConfigError("--set seed=...: every method is trained with the same --seeds instead")
+    methods: dict[str, TokenizerRun] = {}
+    for name, path in _names(paths).items():
+        tree = apply_overrides(read_yaml(path), list(overrides))
+        if tree.get("kind") != "tokenizer":
+            raise ConfigError(
+                f"{path}: kind: compare trains tokenizers, found {tree.get('kind')!r}"
+            )
+        config = validate(tree, TokenizerRun, str(path))
+        methods[name] = config.model_copy(update={"seed": seeds[0]})
+    train, test = _agreed(methods, allow_different)
+    return Plan(seeds=tuple(seeds), methods=methods, train_identity=train, test_identity=test)
+
+
+def method_identity(config: TokenizerRun) -> dict[str, Any]:
+    """A config without the seed and what changes no value, as plain data without paths."""
+    tree = config.model_dump(mode="json", exclude={"seed"})
+    for key in _PLACES:
+        section, _, name = key.partition(".")
+        tree[section].pop(name, None)
+    return tree
+
+
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    """A name for each config: of its file, and of its folder too where files have one name."""
+    stems = [path.stem for path in paths]
+    names = {}
+    for path in paths:
+        folder = path.resolve().parent.name
+        name = path.stem if stems.count(path.stem) == 1 else f"{folder}-{path.stem}"
+        if name in names:
+            raise ConfigError(
+                f"{path}: is named {name!r} as {names[name]} is; give each config once, "
+                "under different file names"
+            )
+        names[name] = path
+    return names
+
+
+def _agreed(methods: dict[str, TokenizerRun], allow_different: Sequence[str]) -> tuple[str, str]:
+    """Identities of the training and test images that all methods share."""
+    (first, reference), *others = methods.items()
+    checked = [*_MUST_AGREE, *(key for key in MAY_DIFFER if key not in allow_different)]
+    for name, config in others:
+        one, two = method_identity(reference), method_identity(config)
+        changed = {k: v for part in checked for k, v in _differing(one, two, part).items()}
+        if changed:
+            allowed = [key for key in MAY_DIFFER if any(k.startswith(key) for k in changed)]
+            hints = "".join(f"; or add --allow-different {key}" for key in allowed)
+            raise ConfigError(
+                f"{first} and {name} are not comparable:\n{_listed(changed, first, name)}\n"
+                f"make them agree, for example with --set{hints}"
+            )
+    identities = {
+        config.data: tuple(
+            open_images(config.data, split, config.tokenizer.image).identity()
+            for split in ("train", "test")
+        )
+        for config in {c.data: c for c in methods.values()}.values()
+    }
+    if len(set(identities.values())) > 1:
+        roots = ", ".join(str(getattr(data, "root", data.source)) for data in identities)
+        raise ConfigError(f"data.root: the images of {roots} differ; compare on the same ones")
+    train, test = next(iter(identities.values()))
+    return train, test
+
+
+def _differing(one: Any, other: Any, part: str) -> dict[str, tuple[Any, Any]]:
+    return differences(_value(one, part), _value(other, part), part)
+
+
+def _value(tree: Any, key: str) -> Any:
+    """What lies under a dotted key; None where nothing does."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def _shortest(keys: dict[str, None]) -> list[str]:
+    """The keys, or the `kind` of their section alone where that differs, too."""
+    kinds = [key for key in keys if key.endswith(".kind")]
+    return [k for k in keys if k in kinds or not any(k.startswith(kind[:-4]) for kind in kinds)]
+
+
+def _listed(changed: dict[str, tuple[Any, Any]], one: str, other: str) -> str:
+    return "\n".join(f"  {key}: {a!r} {one}, {b!r} {other}" for key, (a, b) in changed.items())

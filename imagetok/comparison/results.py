@@ -1,0 +1,168 @@
+"""The values of a comparison: as the runs stored them, and their mean and spread over seeds."""
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from imagetok.comparison.plan import Cell, method_identity
+from imagetok.config import Section, differences, load_config
+from imagetok.durable import canonical_json, verify_folder
+from imagetok.errors import ArtifactError, InputError
+from imagetok.tokenizers import Tokenizer
+from imagetok.training.config import TokenizerRun
+from imagetok.training.metrics import read_json_lines
+from imagetok.training.run import CONFIG
+
+DEFINITIONS = {
+    "mse": "mean squared error on [0, 1], reconstruction not clamped",
+    "psnr_db": "mean over images of the clamped reconstruction's PSNR, dB",
+    "ssim": "mean over images, 11 x 11 Gaussian windows of sigma 1.5 inside the image",
+    "perplexity_batch128": "of hard codes, mean over batches of 128 images in order",
+    "perplexity": "of hard codes, over the whole split",
+    "codes_used": "codes that occur in the split",
+    "dead_codes": "codes that never occur in the split",
+    "bits_per_image": "log2 K for each code",
+    "entropy_bits_per_image": "order-0 entropy of the split's codes, log2 of the perplexity a code",
+    "train_images_per_second": "median of whole optimizer steps after training, without reading",
+    "encode_images_per_second": "median of encoding batches of 64 after training",
+}
+
+
+class CellResult(Section):
+    """What one run gave."""
+
+    seed: int
+    status: Literal["finished", "failed"]
+    measures: dict[str, float | int]
+    """Of the last evaluation on the whole test split."""
+    curve: tuple[dict[str, float | int], ...]
+    """Every evaluation, with its `step`."""
+    fingerprint: str = ""
+    """Of the finished tokenizer."""
+    reason: str = ""
+    """Why it failed."""
+
+
+class MethodResult(Section):
+    """One method over all seeds; what no finished cell could tell is None or missing."""
+
+    name: str
+    cells: tuple[CellResult, ...]
+    config: dict[str, Any]
+    config_sha256: str
+    different: dict[str, Any]
+    """Settings in which the methods differ by the user's leave."""
+    mean: dict[str, float]
+    std: dict[str, float]
+    """Sample standard deviations, where two seeds or more finished."""
+    num_codes: tuple[int, ...] = ()
+    grids: tuple[tuple[int, int], ...] = ()
+    parameters: int | None = None
+    """Numbers that the finished model holds, codebooks and their statistics included."""
+    train_images_per_second: float | None = None
+    encode_images_per_second: float | None = None
+
+
+class Comparison(Section):
+    """All that comparison.json holds."""
+
+    format_version: Literal[1] = 1
+    command: str
+    data: str
+    """The split that was measured, as `--data` takes it, without its place."""
+    num_images: int
+    train_identity: str
+    test_identity: str
+    seeds: tuple[int, ...]
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+    definitions: dict[str, str] = DEFINITIONS
+    methods: tuple[MethodResult, ...]
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether a cell's run reached its end, after checking every byte of what it made.
+
+    Raises InputError for one that is damaged, or that another config made.
+    """
+    try:
+        done = json.loads((cell.folder / "finished.json").read_bytes())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if done != cell.steps:
+        return False
+    remedy = f"delete {cell.folder} and run the same command to train it again"
+    faults = verify_folder(cell.folder / "tokenizer")
+    if faults:
+        raise ArtifactError(f"{'; '.join(faults)}; {remedy}")
+    stored = load_config(cell.folder / CONFIG, TokenizerRun)
+    asked = load_config(cell.config, TokenizerRun, [f"seed={cell.seed}"])
+    if stored.seed != cell.seed or differences(method_identity(stored), method_identity(asked)):
+        raise InputError(f"{cell.folder}: was made with another config; {remedy}")
+    return True
+
+
+def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
+    """The held-out measures of a finished run, each with its step.
+
+    Raises InputError where there is none of the last of its `steps`.
+    """
+    records = [r for r in read_json_lines(run / "metrics.jsonl") if r.pop("split") == "test"]
+    if not records or records[-1]["step"] != steps:
+        raise InputError(f"{run}/metrics.jsonl: expected an evaluation at step {steps}")
+    return records
+
+
+def finished_cell(cell: Cell, tokenizer: Tokenizer) -> CellResult:
+    """The measures that a finished cell stored, and those that follow from them."""
+    curve = evaluations(cell.folder, cell.steps)
+    measures = {name: value for name, value in curve[-1].items() if name != "step"}
+    levels = [f"_level{i}" for i in range(len(tokenizer.grids))]
+    bits = {"bits_per_image": 0.0, "entropy_bits_per_image": 0.0}
+    for suffix, (h, w) in zip(levels if len(levels) > 1 else [""], tokenizer.grids, strict=True):
+        num_codes = measures[f"num_codes{suffix}"]
+        measures[f"dead_codes{suffix}"] = num_codes - measures[f"codes_used{suffix}"]
+        bits["bits_per_image"] += h * w * math.log2(num_codes)
+        bits["entropy_bits_per_image"] += h * w * math.log2(measures[f"perplexity{suffix}"])
+    return CellResult(
+        seed=cell.seed,
+        status="finished",
+        fingerprint=tokenizer.fingerprint,
+        measures=measures | bits,
+        curve=tuple(curve),
+    )
+
+
+def method_result(
+    name: str,
+    config: TokenizerRun,
+    cells: Sequence[CellResult],
+    tokenizer: Tokenizer | None,
+    rates: Mapping[str, float],
+    different: Mapping[str, Any],
+) -> MethodResult:
+    """Mean and spread over the finished cells; tokenizer: any of them, None if there is none."""
+    finished = [cell.measures for cell in cells if cell.status == "finished"]
+    values = {k: [m[k] for m in finished] for k in (finished[0] if finished else {})}
+    identity = method_identity(config)
+    known: dict[str, Any] = dict(rates)
+    if tokenizer is not None:
+        known |= {
+            "num_codes": tokenizer.num_codes,
+            "grids": tokenizer.grids,
+            "parameters": sum(tensor.numel() for tensor in tokenizer.state_dict().values()),
+        }
+    return MethodResult(
+        name=name,
+        config=identity,
+        config_sha256=hashlib.sha256(canonical_json(identity)).hexdigest(),
+        different=dict(different),
+        mean={k: statistics.fmean(v) for k, v in values.items()},
+        std={k: statistics.stdev(v) for k, v in values.items() if len(v) > 1},
+        cells=tuple(cells),
+        **known,
+    )

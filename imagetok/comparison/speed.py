@@ -1,0 +1,112 @@
+"""How fast methods train and encode: alone on the machine, in turns, one thread, medians."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.data import NO_LABEL, ImageBatch, ImageDataset
+from imagetok.images import to_unit_range
+from imagetok.tokenizers import Tokenizer
+from imagetok.training.config import TokenizerRun
+from imagetok.training.optim import build_optimizer
+from imagetok.training.tokenizer import loss_function
+
+ENCODE_BATCH = 64
+_WARM_UP, _ROUNDS, _SECONDS = 2, 20, 30.0
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def measure_speed(
+    methods: Mapping[str, tuple[TokenizerRun, Path]],
+    dataset: ImageDataset,
+    device: torch.device,
+    check: Callable[[], None],
+) -> dict[str, dict[str, float]]:
+    """`train_images_per_second` and `encode_images_per_second` of each method.
+
+    methods: name -> (config, finished tokenizer's folder). Each round takes one training step and
+    one encoding of every method, on the first images of `dataset`, so that whatever else the
+    machine does falls on all alike. check: called often; may raise to stop.
+    """
+    work: dict[tuple[str, str, int], Callable[[int], None]] = {}
+    for name, (config, folder) in methods.items():
+        size = config.train.batch_size // config.train.accumulation
+        batch = dataset.read([i % len(dataset) for i in range(max(size, ENCODE_BATCH))])
+        work[name, "train", size] = _training(config, folder, batch.images[:size], device)
+        work[name, "encode", ENCODE_BATCH] = _encoding(folder, batch.images[:ENCODE_BATCH], device)
+    seconds: dict[tuple[str, str, int], list[float]] = {key: [] for key in work}
+    begun = time.perf_counter()
+    with _one_thread():
+        for index in range(_WARM_UP + _ROUNDS):
+            for key, run in work.items():
+                check()
+                seconds[key].append(_timed(run, index, device))
+            if index > _WARM_UP + 1 and time.perf_counter() - begun > _SECONDS * len(methods):
+                break  # large models: three rounds have to do
+    rates: dict[str, dict[str, float]] = {name: {} for name in methods}
+    for (name, what, size), taken in seconds.items():
+        rates[name][f"{what}_images_per_second"] = size / statistics.median(taken[_WARM_UP:])
+    return rates
+
+
+def _training(
+    config: TokenizerRun, folder: Path, images: Tensor, device: torch.device
+) -> Callable[[int], None]:
+    """Forward, backward, optimizer and codebook update, as the loop does them for a micro-batch.
+
+    The learning rate stays 0, so that the same images again and again do not throw weights off.
+    """
+    model = Tokenizer.from_pretrained(folder).requires_grad_(True).train()
+    model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = build_optimizer(model, config.train.optimizer)
+    loss = loss_function(config.objective, model.num_codes)
+    none = torch.full((len(images),), NO_LABEL)
+    batch = ImageBatch(images.to(device), none, none)
+    precision = _DTYPES[config.train.mixed_precision]
+
+    def step(index: int) -> None:
+        noise = seeding.generator(0, "noise", index, device=device)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            out = loss(model, batch, index, noise)
+        out.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        stats = {k.removeprefix("stats."): v for k, v in out.sums.items() if "stats." in k}
+        model.update(stats, seeding.generator(0, "update", index))
+
+    return step
+
+
+def _encoding(folder: Path, images: Tensor, device: torch.device) -> Callable[[int], None]:
+    model = Tokenizer.from_pretrained(folder).to(device)
+    batch = to_unit_range(images.to(device))
+
+    def encode(index: int) -> None:
+        model.encode(batch, generator=seeding.generator(0, "encode", index, device=device))
+
+    return encode
+
+
+def _timed(run: Callable[[int], None], index: int, device: torch.device) -> float:
+    """Seconds until the device has done it."""
+    begun = time.perf_counter()
+    run(index)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

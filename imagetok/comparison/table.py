@@ -1,0 +1,123 @@
+"""A comparison as one table: the same cells in Markdown, in the report and on the terminal."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from imagetok.comparison.results import Comparison, MethodResult
+
+
+class _Column(NamedTuple):
+    title: str
+    key: str
+    scale: float
+    form: str
+
+
+_MEASURES = (
+    _Column("MSE x 10^3", "mse", 1e3, ".2f"),
+    _Column("PSNR, dB", "psnr_db", 1, ".2f"),
+    _Column("SSIM", "ssim", 1, ".3f"),
+    _Column("perplexity, batches of 128", "perplexity_batch128", 1, ".1f"),
+    _Column("perplexity, test set", "perplexity", 1, ".1f"),
+    _Column("codes used", "codes_used", 1, ".0f"),
+    _Column("dead codes", "dead_codes", 1, ".0f"),
+    _Column("bits per image, log2 K", "bits_per_image", 1, ".0f"),
+    _Column("bits per image, order-0", "entropy_bits_per_image", 1, ".1f"),
+)
+
+
+def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, one row a method; a dash where there is nothing to tell."""
+    different = list(result.methods[0].different)
+    header = ["method", "seeds", *different, *(column.title for column in _MEASURES)]
+    header += ["images/s, training", "images/s, encoding", "parameters"]
+    rows = []
+    for method in result.methods:
+        row = [method.name, _seeds(method), *(_plain(method.different[k]) for k in different)]
+        row += [_cell(method, column) for column in _MEASURES]
+        rates = (method.train_images_per_second, method.encode_images_per_second)
+        row += [_number(value) for value in (*rates, method.parameters)]
+        rows.append(row)
+    return header, rows
+
+
+def markdown(result: Comparison) -> str:
+    """The page of a comparison: one table, what was measured, and how."""
+    header, rows = table_of(result)
+    lines = [markdown_row(header), rule(len(header)), *(markdown_row(row) for row in rows), ""]
+    lines += [f"{sentence}  " for sentence in notes(result)]
+    return "\n".join([*lines, "", "```sh", result.command, "```", ""])
+
+
+def notes(result: Comparison) -> list[str]:
+    """What a reader of the table must know, one sentence or two each."""
+    seeds = ", ".join(map(str, result.seeds))
+    failed = [
+        f"{method.name}, seed {cell.seed}: {cell.reason}."
+        for method in result.methods
+        for cell in method.cells
+        if cell.status == "failed"
+    ]
+    machine = ", ".join(
+        f"{value} cores" if name == "cores" else str(value)
+        for name, value in result.machine.items()
+    )
+    versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
+    spread = " ± sample standard deviation" if len(result.seeds) > 1 else ""
+    has_ssim = any("ssim" in method.mean for method in result.methods)
+    return [
+        f"Measured on all {result.num_images:,} images of {result.data}; mean{spread} over the "
+        f"seeds {seeds}.",
+        *(f"Failed: {text}" for text in failed),
+        *([] if has_ssim else ["SSIM needs images of at least 11 x 11 pixels."]),
+        "Dead codes occur nowhere in that split. Bits per image are those of all its codes: log2 K "
+        "each, or their order-0 entropy over the split.",
+        "Images/s were measured after training, the methods in turns, on one thread: medians of "
+        "whole optimizer steps and of encoding batches of 64, without reading images.",
+        f"Machine: {machine}. Versions: {versions}.",
+    ]
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def rule(columns: int) -> str:
+    """The line under the header of a Markdown table."""
+    return "|" + "---|" * columns
+
+
+def spread(mean: float, std: float | None, form: str) -> str:
+    """`mean ± std`, or the mean alone."""
+    return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
+
+
+def _cell(method: MethodResult, column: _Column) -> str:
+    """The value, or one a level where there are several."""
+    values = {}
+    for level in ["", *(f"_level{i}" for i in range(len(method.num_codes)))]:
+        key = f"{column.key}{level}"
+        if key in method.mean:
+            std = None if column.key == "bits_per_image" else method.std.get(key)  # no measure
+            scaled = None if std is None else std * column.scale
+            values[level] = spread(method.mean[key] * column.scale, scaled, column.form)
+    if not values:
+        return _plain(None)
+    named = [f"level {i}: {value}" for i, value in enumerate(values.values())]
+    return values[""] if "" in values else "; ".join(named)
+
+
+def _seeds(method: MethodResult) -> str:
+    """The seeds that finished, and how many did not."""
+    finished = [str(cell.seed) for cell in method.cells if cell.status == "finished"]
+    failed = len(method.cells) - len(finished)
+    return ", ".join(finished + ([f"{failed} failed"] if failed else []))
+
+
+def _number(value: float | int | None) -> str:
+    return _plain(None) if value is None else f"{value:,.0f}"
+
+
+def _plain(value: object) -> str:
+    return "\N{EN DASH}" if value is None else str(value)

@@ -1,0 +1,137 @@
+"""`imagetok compare` on tiny runs: killed or not, alone or side by side, the same values."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.main import _run
+from imagetok.config import read_yaml
+from imagetok.training.metrics import read_json_lines
+
+DIGITS = Path(__file__).parents[2] / "configs" / "digits"
+STEPS = 60
+TINY = {
+    "image": {"mode": "grey", "height": 12, "width": 12},
+    "network": {"kind": "conv", "width": 8, "groups": 2, "blocks": 1, "residual_gain": 0.5,
+                "init": "torch"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> list[str]:
+    """The command without --out: two methods, and one whose rate is far too high, on two seeds."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name, kind, rate in [("a", "edvae", 1e-3), ("b", "vqvae-ema", 1e-3), ("c", "dvae", 1e30)]:
+        tree = read_yaml(DIGITS / f"{kind}.yaml")
+        tree["tokenizer"] |= TINY
+        tree["train"] |= {
+            "steps": STEPS, "learning_rate": {"kind": "constant", "value": rate}, "log_every": 1,
+            "evaluate_every": 25, "checkpoint_every": 20, "trackers": [], "batch_size": 8,
+        }  # fmt: skip
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+    paths = [str(folder / f"{name}.yaml") for name in "abc"]
+    return ["compare", *paths, "--seeds", "5,6", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory) -> Path:
+    """Uninterrupted, two cells at a time."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert _run([*words, "--out", str(out), "--jobs", "2"]) == 6
+    return out
+
+
+def values(out: Path) -> dict[str, Any]:
+    """comparison.json without what depends on the clock."""
+    result = json.loads((out / "comparison.json").read_bytes())
+    for method in result["methods"]:
+        for name in ("train_images_per_second", "encode_images_per_second"):
+            assert (method.pop(name) is None) == (method["name"] == "c")
+    return result
+
+
+def test_the_values_are_those_that_the_runs_stored(whole):
+    result = values(whole)
+    assert [m["name"] for m in result["methods"]] == ["a", "b", "c"]
+    for method in result["methods"][:2]:
+        stored = []
+        for cell, seed in zip(method["cells"], (5, 6), strict=True):
+            run = whole / method["name"] / f"seed-{seed}"
+            tests = [r for r in read_json_lines(run / "metrics.jsonl") if r["split"] == "test"]
+            assert [r["step"] for r in tests] == [25, 50, STEPS] and "ssim" in tests[-1]
+            assert cell["status"] == "finished" and cell["seed"] == seed
+            assert {**cell["measures"], **tests[-1]} == {
+                **cell["measures"], "step": STEPS, "split": "test"
+            }  # fmt: skip
+            assert cell["measures"]["dead_codes"] == 64 - tests[-1]["codes_used"]
+            assert cell["measures"]["bits_per_image"] == 36 * 6
+            stored.append(tests[-1]["mse"])
+        assert method["mean"]["mse"] == pytest.approx(sum(stored) / 2, rel=1e-12)
+        half = abs(stored[0] - stored[1]) / 2
+        assert method["std"]["mse"] == pytest.approx(half * 2**0.5, rel=1e-9)
+    assert result["methods"][2]["mean"] == {}
+    assert {c["reason"] for c in result["methods"][2]["cells"]} == {"training diverged"}
+
+
+def test_what_is_written_names_the_failure_and_no_path(whole):
+    page = (whole / "comparison.md").read_text()
+    assert page.count("Failed: c, seed") == 2 and "| a | 5, 6 |" in page
+    for name in ("comparison.json", "comparison.md", "report.html", "plan.json"):
+        assert str(whole.parent) not in (whole / name).read_text()
+    for name in ("comparison.png", "reconstructions.png"):
+        assert (whole / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [*words, "--out", str(out), "--jobs", "1"]
+    for run, number, code in [("a/seed-5", signal.SIGKILL, -9), ("b/seed-6", signal.SIGTERM, 143)]:
+        process = subprocess.Popen([sys.executable, "-m", "cli.main", *command])
+        wait_for_steps(out / run, 9, process)
+        process.send_signal(number)
+        assert process.wait(timeout=300) == code
+        assert not (out / run / "finished.json").exists()
+    before = (out / "a" / "seed-5" / "tokenizer" / "model.safetensors").stat().st_mtime_ns
+    assert _run(command) == 6
+    assert (out / "a" / "seed-5" / "tokenizer" / "model.safetensors").stat().st_mtime_ns == before
+    assert values(out) == values(whole)
+    shown = capsys.readouterr().out
+    assert "failed: c, seed 5: step" in shown and "written:" in shown
+
+
+def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[bytes]) -> None:
+    begun = time.monotonic()
+    while time.monotonic() - begun < 600:  # seconds, on a machine that does much else
+        path = run / "metrics.jsonl"
+        if path.is_file() and path.read_text().count('"train"') >= steps:
+            return
+        assert process.poll() is None, "ended early"
+        time.sleep(0.005)
+    pytest.fail("no progress")
+
+
+def test_other_seeds_or_settings_are_refused(words, whole, capsys):
+    for more, key in [(["--seeds", "5"], "seeds"), (["--set", "train.steps=30"], "train.steps")]:
+        assert _run([*words, *more, "--out", str(whole)]) == 2
+        assert key in capsys.readouterr().err
+
+
+def test_a_damaged_cell_is_told_and_the_others_are_kept(words, whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "copy")
+    weights = tmp_path / "copy" / "b" / "seed-6" / "tokenizer" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert _run([*words, "--out", str(tmp_path / "copy")]) == 3
+    out = capsys.readouterr().out
+    assert "failed: b, seed 6: " in out and "sha256" in out and "delete" in out
+    cells = values(tmp_path / "copy")["methods"][1]["cells"]
+    assert [c["status"] for c in cells] == ["finished", "failed"]

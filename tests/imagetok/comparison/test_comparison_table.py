@@ -1,0 +1,93 @@
+"""Tables, pictures and derived measures from stored values."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagetok.comparison.drawing import measures_figure, reconstruction_grid
+from imagetok.comparison.results import CellResult, Comparison, MethodResult
+from imagetok.comparison.table import markdown, table_of
+
+
+def cell(seed: int, **measures: float) -> CellResult:
+    return CellResult(
+        seed=seed, status="finished", measures=measures, curve=({"step": 4, **measures},)
+    )
+
+
+def method(name: str, cells: list[CellResult], levels: int = 1, **more: object) -> MethodResult:
+    measures = [c.measures for c in cells if c.status == "finished"]
+    keys = measures[0] if measures else {}
+    return MethodResult(
+        name=name,
+        cells=tuple(cells),
+        config={},
+        config_sha256="0" * 64,
+        different={"train.steps": 4},
+        mean={k: float(np.mean([m[k] for m in measures])) for k in keys},
+        std={k: float(np.std([m[k] for m in measures], ddof=1)) for k in keys if len(measures) > 1},
+        num_codes=(8,) * levels,
+        **more,
+    )
+
+
+@pytest.fixture
+def result() -> Comparison:
+    flat = [
+        cell(s, mse=s / 1e3, perplexity=2.0, codes_used=s, num_codes=8, bits_per_image=48)
+        for s in (1, 3)
+    ]
+    deep = cell(
+        1, mse=5e-3, perplexity_level0=3.0, perplexity_level1=4.0, codes_used_level0=5,
+        codes_used_level1=6, num_codes_level0=8, num_codes_level1=8,
+    )  # fmt: skip
+    broken = CellResult(seed=3, status="failed", reason="training diverged", measures={}, curve=())
+    return Comparison(
+        command="imagetok compare a.yaml", data="digits:test", num_images=180,
+        train_identity="t", test_identity="u", seeds=(1, 3), machine={"processor": "P", "cores": 2},
+        versions={"torch": "2"},
+        methods=(
+            method("flat", flat, parameters=12345),
+            method("deep", [deep, broken], levels=2),
+            method("lost", [broken, broken]),
+        ),
+    )  # fmt: skip
+
+
+def test_the_table_holds_mean_spread_levels_and_failures(result):
+    header, rows = table_of(result)
+    flat, deep, lost = (dict(zip(header, row, strict=True)) for row in rows)
+    assert flat["MSE x 10^3"] == f"2.00 ± {math.sqrt(2):.2f}"
+    assert flat["bits per image, log2 K"] == "48"
+    assert flat["parameters"] == "12,345" and flat["train.steps"] == "4"
+    assert deep["MSE x 10^3"] == "5.00"
+    assert deep["codes used"] == "level 0: 5; level 1: 6"
+    assert (deep["seeds"], lost["seeds"]) == ("1, 1 failed", "2 failed")
+    assert lost["MSE x 10^3"] == deep["SSIM"] == "\N{EN DASH}"
+    page = markdown(result)
+    assert "Failed: deep, seed 3: training diverged." in page
+    assert "SSIM needs images of at least 11 x 11 pixels." in page
+    widths = {line.count("|") for line in page.splitlines() if line.startswith("|")}
+    assert widths == {len(header) + 1}
+
+
+def test_the_figure_is_drawn_for_levels_failures_and_single_points(result):
+    drawn = measures_figure(result)
+    assert drawn == measures_figure(result)
+    pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).reshape(-1, 3)
+    colours = {tuple(int(v) for v in pixel) for pixel in np.unique(pixels, axis=0)}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # of flat and deep
+    assert (0x00, 0x9E, 0x73) not in colours  # nothing of lost
+
+
+def test_the_grid_names_its_rows():
+    rows = {"original": torch.zeros(3, 1, 8, 8), "a long method's name": torch.ones(3, 1, 8, 8)}
+    canvas = np.asarray(reconstruction_grid(rows).convert("L"))
+    margin = canvas.shape[1] - (3 * 10 + 2) * 8
+    assert (canvas[:, :margin] < 128).any(axis=1).reshape(2, -1).any(axis=1).all()  # two names
+    pictures = canvas[:, margin:]
+    assert (pictures[20:70, 20:70] == 0).all() and (pictures[100:150] == 255).all()
