@@ -11,9 +11,9 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.data import ImageDataset
-from imagetok.images import to_unit_range
+from imagetok.images import clamp_pixels, from_stored
 from imagetok.report.figures import COLOURS, DASHES, logarithmic, panels
-from imagetok.report.pictures import grid
+from imagetok.report.pictures import coloured, grid
 from imagetok.tokenizers import Tokenizer
 
 PICTURES = 12
@@ -21,23 +21,26 @@ _PADDING = 2
 
 
 def measures_figure(result: Comparison) -> bytes:
-    """Test MSE and perplexity over steps, means in the range over seeds, and bars of the codes
-    used with their standard deviation; as PNG.
+    """Test MSE (of label maps, accuracy) and perplexity over steps, means in the range over seeds,
+    and bars of the codes used with their standard deviation; as PNG.
     """
     methods = [method for method in result.methods if method.mean]
     columns = min(len(methods), 4)
     legend_rows = -(-len(methods) // columns)
     height = 3.6 + 0.2 * legend_rows
 
-    def mse(axes: Axes) -> None:
-        _curves(axes, methods, "mse", 1e3, "test MSE x 10^3")
-        logarithmic(axes)
+    def quality(axes: Axes) -> None:
+        if any("mse" in method.mean for method in methods):
+            _curves(axes, methods, "mse", 1e3, "test MSE x 10^3")
+            logarithmic(axes)
+        else:
+            _curves(axes, methods, "pixel_accuracy", 1.0, "test pixel accuracy")
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1.01)}
         axes.legend(ncols=columns, borderaxespad=0.0, **place)
 
     return panels(
         [
-            mse,
+            quality,
             lambda axes: _curves(axes, methods, "perplexity", 1.0, "test perplexity"),
             lambda axes: _codes_used(axes, methods),
         ],
@@ -108,15 +111,17 @@ def reconstructions(
 ) -> tuple[dict[str, Tensor], int]:
     """The same test images, spread over the split, as they are and as each method gives them back.
 
-    Returns rows by name, each (N, C, H, W) in [0, 1] and the originals first, and N.
+    Returns rows by name, each (N, C, H, W) in [0, 1], label maps in colour, and the originals
+    first; and N.
     """
     spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
-    originals = to_unit_range(dataset.read(spread).images)
-    rows = {"original": originals}
+    originals = from_stored(dataset.read(spread).images, dataset.contract)
+    rows = {"original": coloured(originals)}
     for name, tokenizer in tokenizers.items():
         device = next(tokenizer.parameters()).device
         draw = seeding.generator(0, "pictures", device=device)
-        rows[name] = tokenizer.reconstruct(originals.to(device), generator=draw).clamp(0, 1).cpu()
+        x_hat = tokenizer.reconstruct(originals.to(device), generator=draw).cpu()
+        rows[name] = coloured(clamp_pixels(x_hat))
     return rows, len(originals)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.data import NO_LABEL, ImageBatch, ImageDataset
-from imagetok.images import to_unit_range
+from imagetok.images import from_stored
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optim import build_optimizer
@@ -65,7 +65,7 @@ def _training(
     model = Tokenizer.from_pretrained(folder).requires_grad_(True).train()
     model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(model, config.train.optimizer)
-    loss = loss_function(config.objective, model.num_codes)
+    loss = loss_function(config.objective, model.image, model.num_codes)
     none = torch.full((len(images),), NO_LABEL)
     batch = ImageBatch(images.to(device), none, none)
     precision = _DTYPES[config.train.mixed_precision]
@@ -77,7 +77,8 @@ def _training(
         out.loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        stats = {k.removeprefix("stats."): v for k, v in out.sums.items() if "stats." in k}
+        combined = (out.sums | out.rows).items()
+        stats = {k.removeprefix("stats."): v for k, v in combined if k.startswith("stats.")}
         model.update(stats, seeding.generator(0, "update", index))
 
     return step
@@ -85,7 +86,7 @@ def _training(
 
 def _encoding(folder: Path, images: Tensor, device: torch.device) -> Callable[[int], None]:
     model = Tokenizer.from_pretrained(folder).to(device)
-    batch = to_unit_range(images.to(device))
+    batch = from_stored(images.to(device), model.image)
 
     def encode(index: int) -> None:
         model.encode(batch, generator=seeding.generator(0, "encode", index, device=device))

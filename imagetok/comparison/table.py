@@ -17,6 +17,8 @@ _MEASURES = (
     _Column("MSE x 10^3", "mse", 1e3, ".2f"),
     _Column("PSNR, dB", "psnr_db", 1, ".2f"),
     _Column("SSIM", "ssim", 1, ".3f"),
+    _Column("pixel accuracy", "pixel_accuracy", 1, ".4f"),
+    _Column("mIoU", "miou", 1, ".3f"),
     _Column("perplexity, batches of 128", "perplexity_batch128", 1, ".1f"),
     _Column("perplexity, test set", "perplexity", 1, ".1f"),
     _Column("codes used", "codes_used", 1, ".0f"),
@@ -29,12 +31,13 @@ _MEASURES = (
 def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows, one row a method; a dash where there is nothing to tell."""
     different = list(result.methods[0].different)
-    header = ["method", "seeds", *different, *(column.title for column in _MEASURES)]
+    columns = [column for column in _MEASURES if any(_values(m, column) for m in result.methods)]
+    header = ["method", "seeds", *different, *(column.title for column in columns)]
     header += ["images/s, training", "images/s, encoding", "parameters"]
     rows = []
     for method in result.methods:
         row = [method.name, _seeds(method), *(_plain(method.different[k]) for k in different)]
-        row += [_cell(method, column) for column in _MEASURES]
+        row += [_cell(method, column) for column in columns]
         rates = (method.train_images_per_second, method.encode_images_per_second)
         row += [_number(value) for value in (*rates, method.parameters)]
         rows.append(row)
@@ -95,17 +98,23 @@ def spread(mean: float, std: float | None, form: str) -> str:
 
 def _cell(method: MethodResult, column: _Column) -> str:
     """The value, or one a level where there are several."""
-    values = {}
+    values = _values(method, column)
+    if not values:
+        return _plain(None)
+    named = [f"level {i}: {value}" for i, value in enumerate(values.values())]
+    return values[""] if "" in values else "; ".join(named)
+
+
+def _values(method: MethodResult, column: _Column) -> dict[str, str]:
+    """By what the name of a level adds: its value with the spread over seeds."""
+    values: dict[str, str] = {}
     for level in ["", *(f"_level{i}" for i in range(len(method.num_codes)))]:
         key = f"{column.key}{level}"
         if key in method.mean:
             std = None if column.key == "bits_per_image" else method.std.get(key)  # no measure
             scaled = None if std is None else std * column.scale
             values[level] = spread(method.mean[key] * column.scale, scaled, column.form)
-    if not values:
-        return _plain(None)
-    named = [f"level {i}: {value}" for i, value in enumerate(values.values())]
-    return values[""] if "" in values else "; ".join(named)
+    return values
 
 
 def _seeds(method: MethodResult) -> str:
