@@ -90,6 +90,7 @@ def test_what_is_written_names_the_failure_and_no_path(whole):
         assert (whole / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow  # two comparisons, one of them killed
 def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_path, capsys):
     out = tmp_path / "out"
     command = [*words, "--out", str(out), "--jobs", "1"]

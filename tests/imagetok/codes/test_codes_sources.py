@@ -27,7 +27,7 @@ def colour_tokenizer() -> Tokenizer:
     config = validate(
         {
             "image": {"mode": "rgb", "height": 16, "width": 16},
-            "network": {"width": 16, "groups": 3, "blocks": 1, "init": "torch"},
+            "network": {"kind": "conv", "width": 16, "groups": 3, "blocks": 1, "init": "torch"},
             "quantizer": {"kind": "vqvae-ema", "num_codes": 32, "code_dim": 4},
         },
         TokenizerConfig,

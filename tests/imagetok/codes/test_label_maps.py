@@ -23,7 +23,14 @@ IMAGE = {"mode": "labels", "height": 16, "width": 16, "interpolation": "nearest"
 CONTRACT = ImageContract(**IMAGE)
 TREE = {
     "image": IMAGE,
-    "network": {"width": 8, "groups": 3, "blocks": 1, "residual_gain": 0.5, "init": "torch"},
+    "network": {
+        "kind": "conv",
+        "width": 8,
+        "groups": 3,
+        "blocks": 1,
+        "residual_gain": 0.5,
+        "init": "torch",
+    },
     "quantizer": {"kind": "vmf-sqvae", "num_codes": 16, "code_dim": 4},
     "likelihood": {"kind": "vmf"},
 }
