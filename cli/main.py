@@ -115,8 +115,9 @@ def _environment_message(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; {_ENVIRONMENT[error.errno]}"
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "out of memory; use a smaller train.batch_size or --batch-size"
+    no_memory = ("out of memory", "can't allocate memory")
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in no_memory):
+        return "out of memory; use a smaller train.batch_size or --batch-size, or a smaller model"
     if "DataLoader timed out" in str(error):
         return "a loader worker gave no batch for 300 s; try train.workers=0, then --resume"
     if any(text in str(error) for text in ("closed by peer", "reset by peer")):

@@ -131,7 +131,7 @@ def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any
             if not isinstance(child, dict):
                 raise ConfigError(
                     f"--set {override}: {'.'.join(keys[: depth + 1])} is a value "
-                    f"({child!r}), not a section"
+                    f"({child!r}), not a section; give the whole of it"
                 )
             section = child
         section[keys[-1]] = parse_yaml(text, f"--set {override}")

@@ -18,12 +18,20 @@ NetworkConfig = Annotated[FlatNetworkConfig | VQVAE2Config, Field(discriminator=
 
 
 def build_network(
-    config: FlatNetworkConfig, image_channels: int, encoder_channels: int, decoder_channels: int
+    config: FlatNetworkConfig,
+    image_channels: int,
+    encoder_channels: int,
+    decoder_channels: int,
+    *,
+    num_heads: int = 1,
+    is_bounded: bool = True,
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder, freshly initialised.
 
     The encoder maps image_channels to encoder_channels, the decoder decoder_channels to
-    image_channels; pixels are in the range `config.pixels` on both sides.
+    image_channels; pixels are in the range `config.pixels` on both sides. num_heads: of the encoder
+    where the network has heads. is_bounded: whether a network with a squashing function at its end
+    keeps it; a likelihood that has one of its own (vMF) does without.
     """
     channels = image_channels, encoder_channels, decoder_channels
     match config:
@@ -33,9 +41,9 @@ def build_network(
         case SonnetConfig():
             return build_sonnet(config, *channels)
         case SQVAENetConfig():
-            return build_sqvae_net(config, *channels)
+            return build_sqvae_net(config, *channels, num_heads=num_heads, is_bounded=is_bounded)
         case KaokoreConfig():
-            return build_kaokore(config, *channels)
+            return build_kaokore(config, *channels, is_bounded=is_bounded)
         case _:
             assert_never(config)
 

@@ -21,7 +21,11 @@ from imagetok.networks.sonnet import Contraction, Expansion
 
 
 class VQVAE2Config(Section):
-    """Four pixels per code of the finest level along each side, twice as many each level up."""
+    """Four pixels per code of the finest level along each side, twice as many each level up.
+
+    Its pixels are in [-1, 1] inside, but errors are taken on [0, 1]: loss weights that were
+    published beside a squared error on [-1, 1] are four times as strong here.
+    """
 
     kind: Literal["vqvae2"] = "vqvae2"
     width: Width = 128

@@ -12,7 +12,8 @@ from imagetok.networks.residual import SkipBlock, Width, match_channels
 class KaokoreConfig(Section):
     """Batch-normalised, four pixels per code along each side, with a tanh at its end.
 
-    In the original the width is D.
+    In the original the width is D, and the squared error is on [-1, 1]: here it is on [0, 1], so
+    that published loss weights are four times as strong.
     """
 
     kind: Literal["kaokore"] = "kaokore"
@@ -22,7 +23,12 @@ class KaokoreConfig(Section):
 
 
 def build_kaokore(
-    config: KaokoreConfig, image_channels: int, encoder_channels: int, decoder_channels: int
+    config: KaokoreConfig,
+    image_channels: int,
+    encoder_channels: int,
+    decoder_channels: int,
+    *,
+    is_bounded: bool,
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder; see `networks.build_network`."""
     width = config.width
@@ -49,7 +55,7 @@ def build_kaokore(
         nn.BatchNorm2d(width),
         nn.ReLU(),
         nn.ConvTranspose2d(width, image_channels, 4, stride=2, padding=1),
-        nn.Tanh(),
+        *([nn.Tanh()] if is_bounded else []),
     )
     for module in [*encoder.modules(), *decoder.modules()]:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

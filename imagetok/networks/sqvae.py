@@ -62,9 +62,11 @@ class SQVAEEncoder(nn.Module):
 
 
 class SQVAEDecoder(nn.Module):
-    """(B, in_channels, h, w) -> (B, image_channels, 4 h, 4 w), in (0, 1)."""
+    """(B, in_channels, h, w) -> (B, image_channels, 4 h, 4 w), in (0, 1) if it is bounded."""
 
-    def __init__(self, config: SQVAENetConfig, in_channels: int, image_channels: int):
+    def __init__(
+        self, config: SQVAENetConfig, in_channels: int, image_channels: int, is_bounded: bool
+    ):
         super().__init__()
         width = config.width
         blocks = config.residual_layers - (config.form == "net_64")
@@ -73,7 +75,7 @@ class SQVAEDecoder(nn.Module):
             layers += _normed(nn.ConvTranspose2d(width, width, 3, padding=1))
         layers += _normed(nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1))
         layers.append(nn.ConvTranspose2d(width // 2, image_channels, 4, stride=2, padding=1))
-        self.layers = nn.Sequential(*layers, nn.Sigmoid())
+        self.layers = nn.Sequential(*layers, *([nn.Sigmoid()] if is_bounded else []))
         _initialise(self)
 
     def forward(self, z: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
@@ -81,16 +83,17 @@ class SQVAEDecoder(nn.Module):
 
 
 def build_sqvae_net(
-    config: SQVAENetConfig, image_channels: int, encoder_channels: int, decoder_channels: int
+    config: SQVAENetConfig,
+    image_channels: int,
+    encoder_channels: int,
+    decoder_channels: int,
+    *,
+    num_heads: int,
+    is_bounded: bool,
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder; see `networks.build_network`.
-
-    A quantizer that reads twice as many channels as it gives reads means and variances (SQ-VAE
-    II-IV), so the encoder has two heads.
-    """
-    num_heads = 2 if encoder_channels == 2 * decoder_channels else 1
+    """Encoder and decoder; see `networks.build_network`."""
     encoder = SQVAEEncoder(config, image_channels, encoder_channels, num_heads)
-    return encoder, SQVAEDecoder(config, decoder_channels, image_channels)
+    return encoder, SQVAEDecoder(config, decoder_channels, image_channels, is_bounded)
 
 
 def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:

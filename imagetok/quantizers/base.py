@@ -44,6 +44,8 @@ class Quantizer(nn.Module, ABC):
     """D, the channels that the decoder is given."""
     in_channels: int
     """The channels that the encoder must give: K logits or D features."""
+    num_heads: int = 1
+    """How many equal parts, one after the other, these channels are: means and variances are 2."""
 
     @abstractmethod
     def forward(

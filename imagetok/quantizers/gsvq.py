@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
 
 
 class GSVQConfig(Section):
     """VQ-VAE with Gumbel-softmax sampling, the GS-VQ-VAE of the EdVAE paper (App. C)."""
 
     kind: Literal["gs-vqvae"] = "gs-vqvae"
-    num_codes: PositiveInt = 512
+    num_codes: CodebookSize = 512
     code_dim: PositiveInt = 16
     test_rule: Literal["argmax", "sample"] = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)

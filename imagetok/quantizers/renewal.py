@@ -105,7 +105,7 @@ class ReplaceRarelyUsed(Reset):
         super().__init__()
         self.threshold = threshold
         self.decay = decay
-        self.register_buffer("usage", torch.ones(num_codes))
+        self.register_buffer("usage", torch.full((num_codes,), float(threshold)))
 
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
 
 Variance = Literal["fixed", "I", "II", "III", "IV"]
 _MIN_LOG_VARIANCE = math.log(1e-10)
@@ -25,7 +25,7 @@ class SQVAEConfig(Section):
     """
 
     kind: Literal["sqvae"] = "sqvae"
-    num_codes: PositiveInt = 512
+    num_codes: CodebookSize = 512
     code_dim: PositiveInt = 64
     variance: Variance = "I"
     log_variance: float = math.log(20)
@@ -66,7 +66,8 @@ class SQVAEQuantizer(Quantizer):
         super().__init__()
         self.num_codes = (num_codes,)
         self.code_dim = code_dim
-        self.in_channels = code_dim if variance in ("fixed", "I") else 2 * code_dim
+        self.num_heads = 1 if variance in ("fixed", "I") else 2
+        self.in_channels = self.num_heads * code_dim
         self.variance: Variance = variance
         self.floor = floor
         self.test_rule = test_rule

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
 
 
 class VMFSQVAEConfig(Section):
@@ -21,7 +21,7 @@ class VMFSQVAEConfig(Section):
     """
 
     kind: Literal["vmf-sqvae"] = "vmf-sqvae"
-    num_codes: PositiveInt = 64
+    num_codes: CodebookSize = 64
     code_dim: PositiveInt = 64
     log_concentration: float = math.log(0.05)
     test_rule: Literal["argmax", "sample"] = "argmax"

@@ -18,6 +18,8 @@ from imagetok.quantizers.renewal import (
     initial_codebook,
 )
 
+_LEAST_GAIN = 0.1
+
 
 class AffineConfig(Section):
     """Codes (1 + rate s) e + rate b, with s and b of D channels shared by the codes of a group."""
@@ -81,7 +83,10 @@ class Affine(nn.Module):
     def inverse(self, codes: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
         """The codebook that is taken to these codes."""
         grouped = codes.view(len(self.scale), -1, codes.shape[1])
-        return ((grouped - self.rate * self.bias) / self._gain()).view_as(codes)
+        gain = self._gain()
+        # A gain near 0 takes no code there: what comes out is then short of it, and stays finite.
+        gain = torch.where(gain < 0, -1.0, 1.0) * gain.abs().clamp_min(_LEAST_GAIN)
+        return ((grouped - self.rate * self.bias) / gain).view_as(codes)
 
     def pull_back(self, gradient: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
         """The gradient of the codebook from that of the codes."""

@@ -28,6 +28,8 @@ class FlatTokenizer(Tokenizer):
             self.likelihood.channels,
             self.quantizer.in_channels,
             self.quantizer.code_dim,
+            num_heads=self.quantizer.num_heads,
+            is_bounded=self.likelihood.is_linear,
         )
         self.num_codes = self.quantizer.num_codes
         self.grids = config.grids * len(self.num_codes)

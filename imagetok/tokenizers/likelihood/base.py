@@ -13,6 +13,8 @@ class Likelihood(nn.Module, ABC):
 
     channels: int
     """C of what the encoder is given and the decoder gives."""
+    is_linear: bool = True
+    """Whether outputs are read as they are, as pixels, and not squashed first."""
 
     @abstractmethod
     def to_network(self, images: Images) -> Float[Tensor, "B C H W"]:

@@ -35,6 +35,8 @@ class VMFLikelihood(Likelihood):
     in C is an integer.
     """
 
+    is_linear = False  # softplus and normalisation, which a sigmoid before them would flatten
+
     def __init__(self, num_classes: int, log_scale: float):
         super().__init__()
         self.num_classes = num_classes

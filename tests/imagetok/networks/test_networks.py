@@ -36,7 +36,7 @@ SMALL: list[FlatNetworkConfig] = [
 def sizes(config: FlatNetworkConfig, channels: int, reads: int, gives: int) -> tuple[int, int]:
     """Parameters of encoder and decoder; nothing is allocated."""
     with torch.device("meta"):
-        encoder, decoder = build_network(config, channels, reads, gives)
+        encoder, decoder = build_network(config, channels, reads, gives, num_heads=reads // gives)
     first, second = (sum(p.numel() for p in n.parameters()) for n in (encoder, decoder))
     return first, second
 
@@ -99,9 +99,19 @@ def test_decoders_end_in_their_range(config: FlatNetworkConfig) -> None:
         assert_close(out.aminmax()[1].item(), config.pixels.high, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("config", [SQVAENetConfig(width=8), KaokoreConfig(width=8)], ids=repr)
+def test_a_decoder_may_end_unbounded(config: FlatNetworkConfig) -> None:
+    kinds = [
+        type(list(build_network(config, 1, 6, 6, is_bounded=is_bounded)[1].modules())[-1])
+        for is_bounded in (True, False)
+    ]
+    assert kinds[0] in (torch.nn.Sigmoid, torch.nn.Tanh)
+    assert kinds[1] is torch.nn.ConvTranspose2d
+
+
 def test_two_heads_share_a_trunk_and_nothing_else() -> None:
     seeding.reseed_global(0)
-    encoder, _ = build_network(SQVAENetConfig(width=8), 3, 8, 4)  # twice what the decoder reads
+    encoder, _ = build_network(SQVAENetConfig(width=8), 3, 8, 4, num_heads=2)
     means, variances = encoder(torch.rand(2, 3, 8, 8)).chunk(2, dim=1)
     gradients = torch.autograd.grad((means**3).sum(), list(encoder.parameters()))
     reached = {

@@ -169,6 +169,12 @@ def test_rarely_used_codes_are_replaced() -> None:
     assert reset(codebook, stats, gen()).rows.tolist() == [False, True, False, False]
 
 
+def test_a_fresh_codebook_is_not_thrown_away_whatever_the_threshold() -> None:
+    reset = build_reset(RandomReset(threshold=2.0), 4).double()
+    stats = {"counts": torch.full((4,), 50.0, dtype=FLOAT64), "vectors": randn(9, D)}
+    assert not reset(randn(4, D), stats, gen()).rows.any()
+
+
 def test_codes_not_used_for_long_are_replaced() -> None:
     reset = build_reset(LeastRecentlyUsedReset(timeout=3, noise=0.01), 3).double()
     codebook, vectors = randn(3, D), randn(9, D, seed=1)

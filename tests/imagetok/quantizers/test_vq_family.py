@@ -145,6 +145,9 @@ def test_affine_parameters_move_every_code_of_their_group_and_no_other():
     assert_close(quantizer.affine.inverse(codes), quantizer.codebook)
     (jacobian,) = torch.autograd.grad(codes[0].sum(), [quantizer.affine.bias])
     assert jacobian[0].any() and not jacobian[1:].any()
+    with torch.no_grad():  # a gain of 0 takes no code anywhere
+        quantizer.affine.scale.fill_(-1 / quantizer.affine.rate)
+    assert quantizer.affine.inverse(codes).isfinite().all()
 
 
 def test_synchronisation_sends_the_task_gradient_to_the_codebook():

@@ -66,3 +66,23 @@ def test_the_loss_and_the_image_are_on_the_public_range(network: str) -> None:
     torch.testing.assert_close(out.x_hat, (seen[1] - pixels.low) / (pixels.high - pixels.low))
     expected = (out.x_hat - IMAGES).square().mean()
     torch.testing.assert_close(out.losses["reconstruction"], expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_directions_of_label_maps_can_reach_their_class(network: str) -> None:
+    """A sigmoid or tanh before vMF's softplus would hold every direction near the middle."""
+    tree = {
+        "image": {"mode": "labels", "num_classes": 6, "height": 8, "width": 12}
+        | {"interpolation": "nearest"},
+        "network": {"kind": network, "width": 8} | NETWORKS[network],
+        "quantizer": {"kind": "vmf-sqvae", "num_codes": 16, "code_dim": 4},
+        "likelihood": {"kind": "vmf"},
+    }
+    seeding.reseed_global(0)
+    tokenizer = build_tokenizer(validate(tree, TokenizerConfig, "test"))
+    with torch.no_grad():
+        for parameter in tokenizer.decoder.parameters():
+            parameter.mul_(30)
+        codes = torch.arange(12).view(2, 2, 3)
+        out = tokenizer.decoder(tokenizer.quantizer.decode((codes,)))
+    assert out.abs().max() > 2
