@@ -14,7 +14,7 @@ from imagetok.config import (
     read_yaml,
     validate,
 )
-from imagetok.data import open_images
+from imagetok.data import DataConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError
 from imagetok.training.config import TokenizerRun
@@ -24,8 +24,10 @@ SEEDS = (42, 1773, 1)
 MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 """Keys in which methods may differ where the user says so."""
 _MUST_AGREE = ("data", "tokenizer.image")
-_PLACES = ("data.root", "data.download", "train.workers", "train.trackers")
-"""Keys that change no value: where things lie, and how they are read and shown."""
+_PLACES = ("root", "download", "file", "shards", "test")
+"""Keys of `data` that say where images lie; what they are, the hashes of the plan tell."""
+_WITHOUT_EFFECT = ("workers", "trackers")
+"""Keys of `train` that change no value: how things are read and shown."""
 _PLAN = "plan.json"
 
 
@@ -86,7 +88,7 @@ class Plan(Section):
         """The split that is measured, as `--data` takes it, without where it lies."""
         data = next(iter(self.methods.values())).data
         options = data.model_dump(
-            mode="json", exclude_defaults=True, exclude={"source", "root", "download"}
+            mode="json", exclude_defaults=True, exclude={"source", *_places(data)}
         )
         return ",".join([f"{data.source}:test", *(f"{k}={v}" for k, v in options.items())])
 
@@ -149,10 +151,16 @@ def make_plan(
 def method_identity(config: TokenizerRun) -> dict[str, Any]:
     """A config without the seed and what changes no value, as plain data without paths."""
     tree = config.model_dump(mode="json", exclude={"seed"})
-    for key in _PLACES:
-        section, _, name = key.partition(".")
-        tree[section].pop(name, None)
+    for section, keys in (("data", _places(config.data)), ("train", _WITHOUT_EFFECT)):
+        for key in keys:
+            tree[section].pop(key, None)
     return tree
+
+
+def _places(data: DataConfig) -> tuple[str, ...]:
+    """The keys of a source that say where it lies: of `datasets`, a folder and no name on a Hub."""
+    is_folder = data.source == "huggingface" and Path(data.name).expanduser().is_dir()
+    return (*_PLACES, "name") if is_folder else _PLACES
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
@@ -193,8 +201,8 @@ def _agreed(methods: dict[str, TokenizerRun], allow_different: Sequence[str]) ->
         for config in {c.data: c for c in methods.values()}.values()
     }
     if len(set(identities.values())) > 1:
-        roots = ", ".join(str(getattr(data, "root", data.source)) for data in identities)
-        raise ConfigError(f"data.root: the images of {roots} differ; compare on the same ones")
+        found = " and ".join(describe(data, "all") for data in identities)
+        raise ConfigError(f"data: the images of {found} differ; compare on the same ones")
     train, test = next(iter(identities.values()))
     return train, test
 

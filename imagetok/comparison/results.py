@@ -21,6 +21,8 @@ DEFINITIONS = {
     "mse": "mean squared error on [0, 1], reconstruction not clamped",
     "psnr_db": "mean over images of the clamped reconstruction's PSNR, dB",
     "ssim": "mean over images, 11 x 11 Gaussian windows of sigma 1.5 inside the image",
+    "pixel_accuracy": "of label maps: the share of all pixels whose class is reconstructed",
+    "miou": "of label maps: intersection over union over the split, mean over classes that occur",
     "perplexity_batch128": "of hard codes, mean over batches of 128 images in order",
     "perplexity": "of hard codes, over the whole split",
     "codes_used": "codes that occur in the split",

@@ -67,12 +67,13 @@ def notes(result: Comparison) -> list[str]:
     )
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
     spread = " ± sample standard deviation" if len(result.seeds) > 1 else ""
-    has_ssim = any("ssim" in method.mean for method in result.methods)
+    measured = {name for method in result.methods for name in method.mean}
+    is_small = "mse" in measured and "ssim" not in measured  # of label maps there is neither
     return [
         f"Measured on all {result.num_images:,} images of {result.data}; mean{spread} over the "
         f"seeds {seeds}.",
         *(f"Failed: {text}" for text in failed),
-        *([] if has_ssim else ["SSIM needs images of at least 11 x 11 pixels."]),
+        *(["SSIM needs images of at least 11 x 11 pixels."] if is_small else []),
         "Dead codes occur nowhere in that split. Bits per image are those of all its codes: log2 K "
         "each, or their order-0 entropy over the split.",
         "Images/s were measured after training, the methods in turns, on one thread: medians of "

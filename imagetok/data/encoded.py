@@ -49,9 +49,16 @@ class EncodedImages(ImageDataset, ABC):
         return len(self._labels)
 
     def identity(self) -> str:
-        """Of the images' names, sizes in bytes and labels."""
+        """Of the images' names, sizes in bytes and labels; InputError for a name not in UTF-8."""
         content = [(*c, label) for c, label in zip(self.contents(), self._labels, strict=True)]
-        return hashlib.sha256(canonical_json(content)).hexdigest()
+        try:
+            return hashlib.sha256(canonical_json(content)).hexdigest()
+        except UnicodeEncodeError:
+            # Bytes of a file name that are no UTF-8 are surrogates.
+            name = next(n for n, *_ in content if any("\ud800" <= c <= "\udfff" for c in n))
+            raise InputError(
+                f"{self.name}: {name!r}: expected a name in UTF-8, found another; rename it"
+            ) from None
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """The images at `indices`; raises ImageError at the first that cannot be read."""
@@ -104,8 +111,24 @@ class FileImages(EncodedImages):
 
     def contents(self) -> list[tuple[str, int]]:
         """The files' paths below the root, and their sizes."""
-        return [(file, (self.root / file).stat().st_size) for file in self.files]
+        return [(file, file_size(self.root / file)) for file in self.files]
 
     def path_of(self, index: int) -> str:
         """The path of one file, as it was found below the root."""
         return str(self.root / self.files[index])
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; of a name that no file can have, too."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def file_size(path: Path) -> int:
+    """The size of a file in bytes, -1 where it cannot be told, such as of a broken link."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from imagetok.data.config import CelebAConfig, KaokoreConfig
-from imagetok.data.encoded import FileImages
+from imagetok.data.encoded import FileImages, is_file
 from imagetok.data.table import SPLITS, check_columns, read_table, read_text, refuse_rows
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
@@ -39,7 +39,7 @@ def open_kaokore(config: KaokoreConfig, split: str, contract: ImageContract) -> 
             faults.append(f"line {line}: no {config.label} or set of Kaokore's")
     refuse_rows(path, faults, len(rows))
     values = [r.values for r in rows if split in ("all", SPLITS[r.values["set"]])]
-    there = [v for v in values if (root / "images_256" / v["image"]).is_file()]
+    there = [v for v in values if is_file(root / "images_256" / v["image"])]
     if not there:
         raise InputError(
             f"kaokore: expected the images of split {split} in {root / 'images_256'}, found none; "
@@ -78,7 +78,7 @@ def open_celeba(config: CelebAConfig, split: str, contract: ImageContract) -> Fi
         if part.strip() not in _CELEBA_SPLITS:
             faults.append(f"line {line}: expected an image and 0, 1 or 2, found {text[:80]!r}")
         elif split in ("all", _CELEBA_SPLITS[part.strip()]):
-            if (images / file).is_file():
+            if is_file(images / file):
                 files.append(file)
             else:
                 faults.append(f"line {line}: no such image: {images / file}")

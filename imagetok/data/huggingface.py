@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
 from imagetok.data.config import HuggingFaceConfig
-from imagetok.data.encoded import EncodedImages
+from imagetok.data.encoded import EncodedImages, file_size
 from imagetok.data.labels import held_out, number_labels
-from imagetok.data.open import decode_image, open_image
+from imagetok.data.open import ImageError, decode_image, open_image
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
 
@@ -39,13 +39,15 @@ class HuggingFaceImages(EncodedImages):
 
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
         """The pixels of one row."""
-        image = self.rows[index][self.column]
-        if image["bytes"] is None:
-            return open_image(image["path"], self.as_labels)
-        return decode_image(image["bytes"], self.path_of(index), self.as_labels)
+        image, where = self.rows[index][self.column] or {}, self.path_of(index)
+        if image.get("bytes") is not None:
+            return decode_image(image["bytes"], where, self.as_labels)
+        if image.get("path") is None:
+            raise ImageError(f"{where}: expected an image, found none", where, "missing")
+        return open_image(image["path"], self.as_labels)
 
     def contents(self) -> list[tuple[str, int]]:
-        """The file names and sizes in bytes."""
+        """The file names and sizes in bytes; no name and 0 where a row has no image."""
         import pyarrow.compute  # pyright: ignore[reportMissingImports]
 
         found = []
@@ -55,8 +57,9 @@ class HuggingFaceImages(EncodedImages):
             sizes = lengths(images.field("bytes")).to_pylist()
             paths = images.field("path").to_pylist()
             for path, size in zip(paths, sizes, strict=True):
-                there = Path(path).stat().st_size if size is None else size
-                found.append((Path(path or "").name, there))
+                if size is None:
+                    size = file_size(Path(path)) if path else 0
+                found.append((Path(path or "").name, size))
         return found
 
 

@@ -9,22 +9,25 @@ from imagetok.errors import InputError
 from imagetok.seeding import generator
 
 MAX_CLASSES = 1 << 16
+_NONE = ("", str(NO_LABEL))
 
 
 def number_labels(
     values: Sequence[str], where: Callable[[int], str]
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Labels and class names of written labels; an empty one is NO_LABEL.
+    """Labels and class names of written labels; an empty one and -1 are NO_LABEL.
 
     If all are whole numbers they are the labels, and the classes are 0 to the largest; otherwise
     each is the name of a class, and the classes are the sorted names. where: names value i in a
     message. Raises InputError for a number above 65,535.
     """
-    named = {value for value in values if value}
+    named = {value for value in values if value not in _NONE}
     if not all(value.isascii() and value.isdigit() for value in named):
         number = {name: label for label, name in enumerate(sorted(named))}
         return [number.get(value, NO_LABEL) for value in values], tuple(number)
-    labels = [int(value[:9]) if value else NO_LABEL for value in values]
+    labels = [
+        NO_LABEL if value in _NONE else int((value.lstrip("0") or "0")[:9]) for value in values
+    ]
     largest = max(labels, default=NO_LABEL)
     if largest >= MAX_CLASSES:
         raise InputError(

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from imagetok.data.base import NO_LABEL
 from imagetok.data.config import LSUNConfig
 from imagetok.data.encoded import EncodedImages
-from imagetok.data.open import decode_image
+from imagetok.data.open import ImageError, decode_image
 from imagetok.errors import InputError, ResourceError
 from imagetok.images import ImageContract
 
@@ -36,8 +36,13 @@ class LSUNImages(EncodedImages):
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
         """The pixels of one entry."""
         folder, key, _ = self.entries[index]
-        with _environment(folder).begin() as transaction:
-            return decode_image(transaction.get(key), self.path_of(index), self.as_labels)
+        name = self.path_of(index)
+        try:
+            with _environment(folder).begin() as transaction:
+                data = transaction.get(key)
+        except _library().Error as error:
+            raise ImageError(f"{name}: cannot be read: {error}", name) from None
+        return decode_image(data, name, self.as_labels)
 
     def contents(self) -> list[tuple[str, int]]:
         """The keys and sizes."""
@@ -63,21 +68,43 @@ def open_lsun(config: LSUNConfig, split: str, contract: ImageContract) -> LSUNIm
                 f"lsun: expected {folder / 'data.mdb'}, found nothing; get it with "
                 f"`download.py -c {config.category}` of github.com/fyu/lsun, unzip it there"
             )
-        with _environment(str(folder)).begin(buffers=True) as transaction:
-            for key, value in transaction.cursor():
-                entries.append(Entry(str(folder), bytes(key), len(value)))
+        entries += _entries(str(folder))
     if not entries:
         raise InputError(f"lsun: expected images in {root}, found empty databases")
     return LSUNImages(entries, split=split, contract=contract)
 
 
+def _entries(folder: str) -> list[Entry]:
+    try:
+        with _environment(folder).begin(buffers=True) as transaction:
+            return [Entry(folder, bytes(key), len(value)) for key, value in transaction.cursor()]
+    except _library().Error as error:
+        raise _damaged(folder, error) from None
+
+
 @cache  # LMDB allows one open environment a folder and process
 def _environment(folder: str) -> Any:
+    lmdb = _library()
+    try:
+        environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise _damaged(folder, error) from None
+    # Pages are mapped: to read one behind the end of the file would kill the process.
+    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    found = (Path(folder) / "data.mdb").stat().st_size
+    if found < expected:
+        environment.close()
+        raise _damaged(folder, f"expected {expected:,} bytes, found {found:,}")
+    return environment
+
+
+def _library() -> Any:
     try:
         import lmdb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ResourceError('lsun: needs lmdb; pip install "imagetok[data]"') from None
-    try:
-        return lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
-    except lmdb.Error as error:
-        raise InputError(f"lsun: {folder}: damaged ({error}); unzip it again") from None
+    return lmdb
+
+
+def _damaged(folder: str, found: object) -> InputError:
+    return InputError(f"lsun: {folder}: damaged ({found}); unzip it again")

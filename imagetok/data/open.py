@@ -139,9 +139,11 @@ def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
     file.seek(0)
     with PngImageFile(file) as image:
         _scale_transparent_value(image)
+        factor = _FACTORS.get(str(image.tile[0][3]), 1)
         image.load()
         picture = image.convert("I;16") if image.mode == "I" else image
-        return to_array(_upright(picture), as_labels)
+        pixels = to_array(_upright(picture), as_labels)
+        return pixels // np.uint8(factor) if as_labels else pixels  # classes as they are written
 
 
 def _check_header(image: Image.Image, name: str) -> None:

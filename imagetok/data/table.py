@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagetok.data.config import TableConfig
-from imagetok.data.encoded import FileImages
+from imagetok.data.encoded import FileImages, is_file
 from imagetok.data.labels import held_out, number_labels
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
@@ -54,7 +54,7 @@ def _wrong_rows(config: TableConfig, root: Path, rows: list[Row]) -> Iterator[st
     seen: set[str] = set()
     for line, values in rows:
         file = values[config.image]
-        if not file or not (root / file).is_file():
+        if not file or not is_file(root / file):
             yield f"line {line}: no such image: {root / file if file else 'no path'}"
         elif file in seen:
             yield f"line {line}: {file} is there twice"

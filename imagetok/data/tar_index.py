@@ -3,6 +3,7 @@
 Python's tarfile takes a damaged header for the end of the tar, so that images would be lost.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -89,12 +90,15 @@ def _pax(content: bytes, where: str) -> dict[str, str]:
     while content:
         digits, _, rest = content.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        key, equals, value = rest[: length - len(digits) - 1].partition(b"=")
-        if not equals or not value.endswith(b"\n") or length > len(content):
+        # A length that holds not even itself would read one record for ever.
+        has_length = len(digits) + 1 < length <= len(content)
+        record = rest[: length - len(digits) - 1] if has_length else b""
+        key, equals, value = record.partition(b"=")
+        if not equals or not value.endswith(b"\n"):
             raise InputError(f"{where}: damaged (an extended header has no form)")
         records[key.decode("utf-8", "surrogateescape")] = _name(value[:-1])
         content = content[length:]
-    if not records.get("size", "0").isdigit():
+    if not re.fullmatch("[0-9]{1,19}", records.get("size", "0")):
         raise InputError(f"{where}: damaged (a size is no number)")
     if any(key.startswith("GNU.sparse") for key in records):
         raise InputError(f"{where}: holds sparse files; pack it again without")

@@ -4,6 +4,8 @@ import glob
 import itertools
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -17,7 +19,7 @@ from imagetok.data.folder import EXTENSIONS
 from imagetok.data.labels import held_out, number_labels
 from imagetok.data.open import MAX_BYTES, ImageError, decode_image
 from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
-from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceError
 from imagetok.images import ImageContract
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "hf", "memory")
@@ -72,7 +74,8 @@ class TarImages(EncodedImages):
 def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> TarImages:
     """The images of tars, in the order of the pattern and of the tars.
 
-    Raises ConfigError for a pattern that is refused, InputError for a damaged or empty tar.
+    Raises ConfigError for a pattern that is refused or a label that no sample has, InputError for
+    a damaged or empty tar, ResourceError for one that cannot be fetched.
     """
     parts = {"train": expand_shards(config.shards)}
     if config.test:
@@ -86,6 +89,12 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
         for part, names in parts.items()
     }
     samples = list(itertools.chain(*by_part.values()))
+    is_asked = config.label not in ("", WebDatasetConfig.model_fields["label"].default)
+    if is_asked and samples and not any(sample.label for sample in samples):
+        raise ConfigError(
+            f"{config.shards}: expected labels in members that end in {config.label!r}, found "
+            "none; name yours with label=ENDING (empty for none)"
+        )
     labels, class_names = number_labels(
         [sample.label for sample in samples],
         lambda i: f"{samples[i].shard}/{samples[i].image.name}",
@@ -146,7 +155,7 @@ def index_shard(shard: str, config: WebDatasetConfig) -> list[Sample]:
     ones, and those that start with `__`, are of none.
     """
     grouped: dict[str, dict[str, TarMember]] = {}
-    with _open(shard) as file:
+    with _fetching(shard), _open(shard) as file:
         for member in tar_members(file, shard):
             folder, _, base = member.name.rpartition("/")
             stem, _, ending = base.partition(".")
@@ -158,7 +167,8 @@ def index_shard(shard: str, config: WebDatasetConfig) -> list[Sample]:
             members[ending.lower()] = member
         found = []
         for key, members in grouped.items():
-            image, label = _image(shard, key, members, config), members.get(config.label)
+            image = _image(shard, key, members, config)
+            label = members.get(config.label.lower())
             if image is None and label is not None:
                 raise InputError(f"{shard}: {label.name!r} has no image beside it; is one missing?")
             if image is not None:
@@ -190,13 +200,24 @@ def _label(file: SeekableFile, shard: str, member: TarMember) -> str:
         raise InputError(f"{shard}: {member.name!r}: expected a short UTF-8 label") from None
 
 
+@contextmanager
+def _fetching(shard: str) -> Iterator[None]:
+    """Refuse what goes wrong with a remote tar as the network's fault, never as an image's."""
+    try:
+        yield
+    except ImagetokError:
+        raise
+    except Exception as error:  # each protocol has its own
+        if "://" not in shard:
+            raise
+        found = str(error) or type(error).__name__
+        raise ResourceError(f"{shard}: cannot be fetched: {found}; try again") from None
+
+
 def _open(shard: str) -> Any:
     if "://" in shard:
         system, path = _remote(shard)
-        try:
-            return system.open(path, "rb")
-        except OSError as error:
-            raise ResourceError(f"{shard}: cannot be fetched: {error}; try again") from None
+        return system.open(path, "rb")
     try:
         return Path(shard).open("rb")
     except OSError as error:
@@ -208,7 +229,8 @@ def _read(shard: str, member: TarMember) -> bytes:
     end = member.offset + member.size
     if "://" in shard:
         system, path = _remote(shard)
-        return system.cat_file(path, start=member.offset, end=end)
+        with _fetching(shard):
+            return system.cat_file(path, start=member.offset, end=end)
     with Path(shard).open("rb") as file:
         file.seek(member.offset)
         return file.read(member.size)

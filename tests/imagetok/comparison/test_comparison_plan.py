@@ -5,12 +5,13 @@ import yaml
 
 from cli.compare import MAY_DIFFER as OFFERED
 from imagetok.comparison import make_plan
-from imagetok.comparison.plan import MAY_DIFFER, method_identity
-from imagetok.config import read_yaml
+from imagetok.comparison.plan import MAY_DIFFER, Plan, method_identity
+from imagetok.config import read_yaml, validate
 from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
 from imagetok.report.pictures import save_grid
+from imagetok.training.config import TokenizerRun
 
 DIGITS = Path(__file__).parents[3] / "configs" / "digits"
 EDVAE, DVAE = DIGITS / "edvae.yaml", DIGITS / "dvae.yaml"
@@ -129,3 +130,25 @@ def test_a_folder_belongs_to_one_comparison(tmp_path):
 
 def test_the_command_offers_the_keys_that_may_differ():
     assert OFFERED == MAY_DIFFER
+
+
+def test_no_path_of_images_is_told_apart_or_told(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    table, tars, saved = (
+        [str(tmp_path / n / kind) for n in "ab"] for kind in ("t.csv", "x.tar", "")
+    )
+    for sources, shown in [
+        ([{"source": "table", "file": f} for f in table], "table:test"),
+        ([{"source": "webdataset", "shards": f, "test": f} for f in tars], "webdataset:test"),
+        ([{"source": "huggingface", "name": f} for f in saved], "huggingface:test"),
+        ([{"source": "huggingface", "name": "user/set"}] * 2, "huggingface:test,name=user/set"),
+    ]:
+        configs = {
+            name: validate(read_yaml(DVAE) | {"data": data}, TokenizerRun, name)
+            for name, data in zip("ab", sources, strict=True)
+        }
+        plan = Plan(seeds=(1,), methods=configs, train_identity="", test_identity="")
+        assert str(tmp_path) not in str(plan.identity())
+        assert method_identity(configs["a"]) == method_identity(configs["b"])
+        assert plan.data_name() == shown

@@ -76,6 +76,13 @@ def test_the_table_holds_mean_spread_levels_and_failures(result):
     assert widths == {len(header) + 1}
 
 
+def test_label_maps_have_no_note_on_ssim_and_their_measures_are_defined(result):
+    maps = method("maps", [cell(1, pixel_accuracy=0.5, miou=0.25)])
+    result = result.model_copy(update={"methods": (maps,)})
+    assert "SSIM" not in markdown(result)
+    assert {"pixel_accuracy", "miou"} <= result.definitions.keys()
+
+
 def test_the_figure_is_drawn_for_levels_failures_and_single_points(result):
     drawn = measures_figure(result)
     assert drawn == measures_figure(result)

@@ -137,3 +137,14 @@ def test_real_tiny_imagenet(tmp_path, real_data):
     assert torch.bincount(torch.tensor(labels(test))).tolist() == [50] * 20
     assert len(train) == 200
     assert test.read(range(1000)).images.float().std() > 50
+
+
+def test_a_broken_link_is_a_missing_image(tmp_path):
+    put(tmp_path, "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nothing.png")
+    dataset = opened(tmp_path)
+    assert dataset.contents()[1] == ("b.png", -1)
+    assert len(dataset.identity()) == 64
+    with pytest.raises(ImageError) as caught:
+        dataset.read([1])
+    assert caught.value.reason == "missing"

@@ -18,6 +18,7 @@ from imagetok.data import (
     LSUNConfig,
     open_images,
 )
+from imagetok.data.huggingface import HuggingFaceImages
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
 from imagetok.seeding import generator
@@ -194,3 +195,46 @@ def test_what_is_wrong_with_a_dataset_is_said(tmp_path):
         opened(tmp_path / "saved", "val")
     with pytest.raises((InputError, ResourceError), match="cannot be opened"):
         opened(tmp_path / "nothing")
+
+
+def test_a_row_without_an_image_is_missing():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    images = [{"bytes": PNGS[0], "path": "0.png"}, None, {"bytes": None, "path": "gone.png"}]
+    dataset = HuggingFaceImages(
+        datasets.Dataset.from_dict({"image": images}, features=features),
+        "image",
+        split="all",
+        contract=CONTRACT,
+        labels=[NO_LABEL] * 3,
+        class_names=(),
+    )
+    assert dataset.contents()[1:] == [("", 0), ("gone.png", -1)]
+    for index in (1, 2):
+        with pytest.raises(ImageError) as caught:
+            dataset.read([index])
+        assert caught.value.reason == "missing"
+
+
+def test_damaged_pages_of_lsun_are_refused(tmp_path):
+    for name in ("cut", "index", "leaf"):
+        (tmp_path / name).mkdir()
+        write_lsun(tmp_path / name)
+    files = {n: tmp_path / n / "church_outdoor_train_lmdb" / "data.mdb" for n in ("cut", "index")}
+    data = files["cut"].read_bytes()
+    files["cut"].write_bytes(data[: len(data) // 8192 * 4096])
+    with pytest.raises(InputError, match=r"damaged .expected [0-9,]+ bytes, found"):
+        open_images(LSUNConfig(root=str(tmp_path / "cut")), "train", CONTRACT)
+    pages = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+    leaves = [i for i, page in enumerate(pages) if i > 1 and page[10:12] == b"\2\0"]
+    damaged = bytearray(data)
+    for leaf in leaves:
+        damaged[leaf * 4096 + 10] = 4  # says that it is no leaf
+    files["index"].write_bytes(damaged)
+    with pytest.raises(InputError, match="damaged"):
+        open_images(LSUNConfig(root=str(tmp_path / "index")), "train", CONTRACT)
+    dataset = open_images(LSUNConfig(root=str(tmp_path / "leaf")), "train", CONTRACT)
+    with (tmp_path / "leaf" / "church_outdoor_train_lmdb" / "data.mdb").open("r+b") as file:
+        file.write(damaged)  # the pages are mapped, so that it is seen
+    with pytest.raises(ImageError, match="cannot be read"):
+        dataset.read([0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import png
 from PIL import Image, ImageFile
 
 from imagetok.data import ImageError, open_image
@@ -204,3 +205,12 @@ def test_one_bit_images_are_black_and_white(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.array([[True, False]])).save(path)
     assert open_image(path).tolist() == [[255, 0]]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_grey_levels_of_any_depth_are_classes_as_they_are(tmp_path, bits):
+    classes = np.arange(64).reshape(8, 8) % (1 << bits)
+    path = tmp_path / "labels.png"
+    path.write_bytes(png(classes, bits, 0))
+    assert np.array_equal(open_image(path, as_labels=True), classes)
+    assert open_image(path).max() == classes.max() * 255 // ((1 << bits) - 1)

@@ -17,6 +17,7 @@ from imagetok.data import (
     TableConfig,
     open_images,
 )
+from imagetok.data.labels import number_labels
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.seeding import generator
@@ -237,3 +238,25 @@ def test_celeba_that_is_not_there_or_incomplete_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"line 3: no such image: .*000003\.jpg"):
         open_images(config, "train", CONTRACT)
     assert len(open_images(config, "test", CONTRACT)) == 2
+
+
+def test_written_numbers_may_have_leading_zeros_and_none():
+    values = ["0000000001", "0000000012", "0", "-1", ""]
+    labels, classes = number_labels(values, str)
+    assert labels == [1, 12, 0, NO_LABEL, NO_LABEL]
+    assert len(classes) == 13
+    assert number_labels(["b", "-1", "a"], str) == ([1, NO_LABEL, 0], ("a", "b"))
+
+
+def test_a_name_that_no_file_can_have_is_no_image(photos):
+    name = "x" * 300 + ".png"
+    with pytest.raises(InputError, match="line 2: no such image"):
+        table(photos, f"image,label\n{name},\n")
+    celeba = photos / "celeba"
+    (celeba / "img_align_celeba").mkdir(parents=True)
+    (celeba / "list_eval_partition.txt").write_text(f"{name} 0\n")
+    with pytest.raises(InputError, match="line 1: no such image"):
+        open_images(CelebAConfig(root=str(photos)), "train", CONTRACT)
+    put(photos / "images_256" / "a.png", 0)
+    (photos / "labels.csv").write_text(f"image,gender,set\n{name},0,train\na.png,0,train\n")
+    assert len(open_images(KaokoreConfig(root=str(photos)), "train", CONTRACT)) == 1

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from imagetok.data import NO_LABEL, ImageError, WebDatasetConfig, open_images
+from imagetok.data.tar_index import tar_members
 from imagetok.data.tars import TarImages, expand_shards
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
 
 CONTRACT = ImageContract(height=4, width=4)
@@ -209,3 +210,46 @@ def test_webdatasets_own_writer_is_read(tmp_path):
     dataset = opened(tmp_path / "a.tar")
     assert reds(dataset) == list(range(5))
     assert dataset.read(range(5)).labels.tolist() == [0, 1, 0, 1, 0]
+
+
+def test_extended_headers_without_form_are_refused():
+    nines, square = b"9" * 5000, "\u00b2".encode()
+    sizes = [b"%d size=%s\n" % (len(v) + 7 + len(str(len(v) + 8)), v) for v in (nines, square)]
+    forms = [b"0 a=b\nXX", b" a=b\nX", b"2 a=b\n", b"99 a=b\n"]
+    for content in forms + sizes:
+        info = tarfile.TarInfo("x")
+        info.type, info.size = tarfile.XHDTYPE, len(content)
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        data = header + content + bytes(-len(content) % 512 + 1024)
+        with pytest.raises(InputError, match=r"a\.tar: damaged \((an extended|a size)"):
+            list(tar_members(io.BytesIO(data), "a.tar"))
+
+
+def test_faults_of_a_server_are_not_the_images(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    with pytest.raises(ResourceError, match=r"gone\.tar: cannot be fetched"):
+        opened("memory://faults/gone.tar")
+    data = write_tar(tmp_path / "a.tar", SAMPLES).read_bytes()
+    memory.pipe("/faults/a.tar", data)
+    dataset = opened("memory://faults/a.tar")
+    memory.rm("/faults/a.tar")
+    with pytest.raises(ResourceError, match=r"a\.tar: cannot be fetched"):
+        dataset.read([0])
+    memory.pipe("/faults/a.tar", data[:1030])
+    with pytest.raises(InputError, match=r"a\.tar: .* cut"):
+        opened("memory://faults/a.tar")
+
+
+def test_the_ending_of_labels_has_no_case_and_must_occur(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"1.png": picture(1), "1.Class": b"2"})
+    assert opened(path, label="CLASS").read([0]).labels.tolist() == [2]
+    assert opened(path).num_classes is opened(path, label="").num_classes is None
+    with pytest.raises(ConfigError, match="labels in members that end in 'klass', found none"):
+        opened(path, label="klass")
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"1\udcff.png": picture(1)}, format=tarfile.GNU_FORMAT)
+    with pytest.raises(InputError, match=r"udcff\.png': expected a name in UTF-8"):
+        opened(path).identity()
