@@ -19,7 +19,8 @@ from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
 from imagetok.processes import process_state
-from imagetok.training.loop import Job, StepOutput, build_accelerator, train
+from imagetok.training.loop import Job, build_accelerator, train
+from imagetok.training.outputs import StepOutput
 from imagetok.training.run import CONFIG, open_run
 from prior.base import NO_LABEL, Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior

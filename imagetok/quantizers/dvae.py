@@ -45,11 +45,10 @@ class DVAEQuantizer(Quantizer):
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # log-sum-exp over K in half is noise
             logits = functional.channels_last(h.float())
-            gumbel = functional.gumbel_noise(logits, generator)
-            y = functional.relaxed_one_hot(logits, gumbel, temperature)
+            z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
             return Quantized(
-                z_q=functional.mix_codes(y, self.codebook),
-                indices=(y.argmax(dim=1),),
+                z_q=z_q,
+                indices=(indices,),
                 losses={"kl": functional.categorical_kl_to_uniform(logits).mean()},
                 stats={},
             )

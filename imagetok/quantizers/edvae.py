@@ -73,11 +73,10 @@ class EdVAEQuantizer(Quantizer):
             log_pi = (
                 _log_gamma_draw(alpha, generator) if self.probabilities == "sample" else alpha.log()
             )
-            gumbel = functional.gumbel_noise(log_pi, generator)
-            y = functional.relaxed_one_hot(log_pi, gumbel, temperature)
+            z_q, indices = functional.draw_relaxed(log_pi, self.codebook, temperature, generator)
             return Quantized(
-                z_q=functional.mix_codes(y, self.codebook),
-                indices=(y.argmax(dim=1),),
+                z_q=z_q,
+                indices=(indices,),
                 losses={"kl": self._kl(alpha).mean()},
                 stats={},
             )

@@ -92,6 +92,17 @@ def mix_codes(
     return (weights.movedim(1, -1) @ codebook).movedim(-1, 1)
 
 
+def draw_relaxed(
+    logits: Float[Tensor, "B K H W"],
+    codebook: Float[Tensor, "K D"],
+    temperature: float,
+    generator: torch.Generator | None,
+) -> tuple[Float[Tensor, "B D H W"], Int[Tensor, "B H W"]]:
+    """Vectors mixed by a Gumbel-softmax sample of every position, and its largest code."""
+    y = relaxed_one_hot(logits, gumbel_noise(logits, generator), temperature)
+    return mix_codes(y, codebook), y.argmax(dim=1)
+
+
 def look_up(
     indices: Int[Tensor, "B H W"], codebook: Float[Tensor, "K D"]
 ) -> Float[Tensor, "B D H W"]:

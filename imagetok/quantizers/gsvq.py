@@ -48,11 +48,10 @@ class GSVQQuantizer(Quantizer):
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
             logits = self._logits(h)
-            gumbel = functional.gumbel_noise(logits, generator)
-            y = functional.relaxed_one_hot(logits, gumbel, temperature)
+            z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
             return Quantized(
-                z_q=functional.mix_codes(y, self.codebook),
-                indices=(y.argmax(dim=1),),
+                z_q=z_q,
+                indices=(indices,),
                 losses={"kl": functional.categorical_kl_to_uniform(logits).mean()},
                 stats={},
             )

@@ -88,15 +88,13 @@ class SQVAEQuantizer(Quantizer):
         with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
             z, variance = self._posterior(h)
             logits = functional.gaussian_logits(z, self.codebook, variance)
-            gumbel = functional.gumbel_noise(logits, generator)
-            y = functional.relaxed_one_hot(logits, gumbel, temperature)
-            z_q = functional.mix_codes(y, self.codebook)
+            z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
             continuous = ((z - z_q).square() / (2 * variance)).sum() / len(h)
             # sum_k P ln P; the constant ln K of the uniform prior is left out.
             discrete = -functional.entropy(logits).sum() / len(h)
             return Quantized(
                 z_q=z_q,
-                indices=(y.argmax(dim=1),),
+                indices=(indices,),
                 losses={"continuous": continuous, "discrete": discrete},
                 stats={},
             )

@@ -60,15 +60,13 @@ class VMFSQVAEQuantizer(Quantizer):
         with torch.autocast(h.device.type, enabled=False):  # logits in half precision tie
             z, codes, kappa = self._on_sphere(h)
             logits = kappa * functional.mix_codes(z, codes.T)  # kappa z . e
-            gumbel = functional.gumbel_noise(logits, generator)
-            y = functional.relaxed_one_hot(logits, gumbel, temperature)
-            z_q = functional.mix_codes(y, codes)
+            z_q, indices = functional.draw_relaxed(logits, codes, temperature, generator)
             continuous = kappa * (z * (z - z_q)).sum() / len(h)
             # sum_k P ln P; the constant ln K of the uniform prior is left out.
             discrete = -functional.entropy(logits).sum() / len(h)
             return Quantized(
                 z_q=z_q,
-                indices=(y.argmax(dim=1),),
+                indices=(indices,),
                 losses={"continuous": continuous, "discrete": discrete},
                 stats={},
             )

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -41,23 +41,13 @@ from imagetok.training.batches import (
     check_batch_size,
 )
 from imagetok.training.config import TrainConfig
+from imagetok.training.divergence import Divergence
 from imagetok.training.metrics import JsonLines
 from imagetok.training.optim import build_optimizer, forget_rows
+from imagetok.training.outputs import StepOutput, combine, sum_over_processes
 from imagetok.training.running import average_running_statistics
 
 logger = logging.getLogger("imagetok")
-
-
-class StepOutput(NamedTuple):
-    """What a job's loss function returns for one micro-batch."""
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-    """Scalars to log, averaged over micro-batches and processes."""
-    sums: dict[str, Tensor]
-    """Additive tensors, summed over micro-batches and processes: counts, codebook statistics."""
-    rows: dict[str, Tensor]
-    """Tensors (N, ...) concatenated over processes, then micro-batches; N is alike everywhere."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +158,7 @@ class _Training:
         self.timing = JsonLines(folder / "timing.jsonl")
         self.batches: Iterator[Any] = iter(())
         self.step = 0
-        self.diverged_at = torch.full((), -1, device=accelerator.device)
-        """The first step whose loss was not finite, or -1; and which of its terms were not."""
-        self.diverged_terms = torch.zeros((), dtype=torch.bool, device=accelerator.device)
-        self.terms: tuple[str, ...] = ()
+        self.divergence = Divergence(accelerator.device)
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
         self.saved: tuple[int, bool] | None = None
@@ -294,16 +281,9 @@ class _Training:
             with nullcontext() if is_last else accelerator.no_sync(self.model):
                 output = self.job.loss(self.model, batch, step, noise)
                 accelerator.backward(output.loss / config.accumulation)
-            outputs.append(
-                StepOutput(
-                    output.loss.detach(),
-                    {k: v.detach() for k, v in output.metrics.items()},
-                    output.sums,
-                    output.rows,
-                )
-            )
-        total = self._combine(outputs)
-        self._watch(total)
+            outputs.append(output.detach())
+        total = combine(outputs, accelerator)
+        self.divergence.watch(step, total)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             if norm is not None:
@@ -312,7 +292,9 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
-            average_running_statistics(bare, lambda v: self._reduced(v) / accelerator.num_processes)
+            average_running_statistics(
+                bare, lambda v: sum_over_processes(v, accelerator) / accelerator.num_processes
+            )
         draw = seeding.generator(self.seed, "update", step)
         replaced = self.job.update(bare, total.sums | total.rows, draw)
         if self.average is not None:
@@ -320,54 +302,11 @@ class _Training:
         forget_rows(self.optimizer, bare, self.average, replaced)
         return total
 
-    def _watch(self, total: StepOutput) -> None:
-        """Keep the first step whose loss is not finite, on the device: no step waits for it."""
-        self.terms = tuple(total.metrics)
-        finite = torch.stack([total.loss, *total.metrics.values()]).isfinite()
-        is_first = ~finite[0] & (self.diverged_at < 0)
-        self.diverged_at = torch.where(is_first, self.step, self.diverged_at)
-        self.diverged_terms = torch.where(is_first, ~finite[1:], self.diverged_terms)
-
-    def _combine(self, outputs: list[StepOutput]) -> StepOutput:
-        """Means of losses and metrics, sums of sums, all rows, of micro-batches and processes."""
-        count = len(outputs) * self.accelerator.num_processes
-        scalars = {"loss": [o.loss for o in outputs]}
-        for name in outputs[0].metrics:
-            scalars[name] = [o.metrics[name] for o in outputs]
-        means = {k: self._reduced(torch.stack(v).float().sum()) / count for k, v in scalars.items()}
-        sums = {
-            k: self._reduced(torch.stack([o.sums[k] for o in outputs]).sum(dim=0))
-            for k in outputs[0].sums
-        }
-        rows = {k: self._gathered(torch.cat([o.rows[k] for o in outputs])) for k in outputs[0].rows}
-        return StepOutput(means.pop("loss"), means, sums, rows)
-
-    def _reduced(self, value: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return value
-        total = self.accelerator.reduce(value, "sum")
-        assert isinstance(total, Tensor)
-        return total
-
-    def _gathered(self, value: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return value
-        every = self.accelerator.gather(value.contiguous())
-        assert isinstance(every, Tensor)
-        return every
-
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
-    def _refuse_divergence(self) -> None:
-        step = int(self.diverged_at)
-        if step >= 0:
-            bad = [k for k, is_bad in zip(self.terms, self.diverged_terms, strict=True) if is_bad]
-            what = f"the loss is not finite ({', '.join(bad) or 'each of its terms is'})"
-            checkpoint.refuse(self.checkpoints, step, what)
-
     def _log(self, output: StepOutput) -> dict[str, float]:
-        self._refuse_divergence()
+        self.divergence.refuse(self.checkpoints)
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
         values |= self.job.describe(output.sums)
@@ -385,7 +324,7 @@ class _Training:
         self.timing.append(record)
 
     def _evaluate(self) -> None:
-        self._refuse_divergence()
+        self.divergence.refuse(self.checkpoints)
         self.pending_evaluation = True
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
         model = self._bare_model().eval()
@@ -411,7 +350,7 @@ class _Training:
         return self.accelerator.unwrap_model(self.model)
 
     def _save(self) -> None:
-        self._refuse_divergence()
+        self.divergence.refuse(self.checkpoints)
         record = checkpoint.Record(
             step=self.step,
             metrics_bytes=self.metrics.durable_size(),

@@ -18,7 +18,8 @@ from imagetok.quantizers import level_name
 from imagetok.report.pictures import coloured, save_grid, side_by_side
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
-from imagetok.training.loop import Job, StepOutput, build_accelerator, train
+from imagetok.training.loop import Job, build_accelerator, train
+from imagetok.training.outputs import StepOutput
 from imagetok.training.run import open_run
 
 logger = logging.getLogger("imagetok")
