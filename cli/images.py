@@ -29,9 +29,9 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
     from imagetok.evaluation.quality import quality, quality_sums
     from imagetok.images import clamp_pixels, from_stored
     from imagetok.report.pictures import coloured, save_grid, side_by_side
-    from imagetok.tokenizers import Tokenizer
+    from imagetok.tokenizers import Autoencoder
 
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
+    model = Autoencoder.from_pretrained(tokenizer).to(choose_device(device))
     as_labels = model.image.mode == "labels"
     stored = [prepare(open_image(p, as_labels), model.image) for p in images]
     batch = from_stored(torch.stack(stored), model.image)
@@ -62,9 +62,9 @@ def evaluate(tokenizer: str, data: str, out: Path | None, device: str | None) ->
     from imagetok.data import describe, open_images, parse_spec
     from imagetok.durable import write_json
     from imagetok.evaluation import evaluate_reconstruction
-    from imagetok.tokenizers import Tokenizer
+    from imagetok.tokenizers import Autoencoder
 
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
+    model = Autoencoder.from_pretrained(tokenizer).to(choose_device(device))
     config, split = parse_spec(data)
     measures = evaluate_reconstruction(model, open_images(config, split, model.image))
     source = describe(config, split)
