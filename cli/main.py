@@ -21,7 +21,7 @@ COMMANDS = {
     "decode": ("cli.codes", "Turn a code dataset back into images."),
     "reconstruct": ("cli.images", "Show images before and after a tokenizer, side by side."),
     "sample": ("cli.sample", "Draw new images from a prior."),
-    "evaluate": ("cli.images", "Measure a tokenizer's reconstructions on a data split."),
+    "evaluate": ("cli.evaluate", "Measure reconstructions, or drawn samples, on a data split."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),
     "push": ("cli.hub", "Share a tokenizer or prior on the Hugging Face Hub."),
     "verify": ("cli.inspect", "Check a tokenizer, prior, run or code dataset byte by byte."),

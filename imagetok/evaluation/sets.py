@@ -1,11 +1,11 @@
 """How far apart two sets of images are, in the features of a stated network."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import gather_object
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from imagetok.data import ImageDataset
@@ -16,7 +16,7 @@ from imagetok.evaluation.distances import (
     kernel_distance,
     precision_recall,
 )
-from imagetok.evaluation.features import FeatureNetwork, Features
+from imagetok.evaluation.features import FeatureNetwork
 from imagetok.images import from_stored, to_stored
 from imagetok.processes import full_float32, process_state
 from imagetok.tokenizers import Autoencoder
@@ -31,6 +31,7 @@ class FeatureSet(NamedTuple):
 
     vectors: Float[Tensor, "N F"]
     logits: Float[Tensor, "N C"] | None
+    labels: Int64[Tensor, " N"]
 
 
 @full_float32()
@@ -46,18 +47,22 @@ def features_of(
     state = process_state()
     device = next(network.parameters()).device
     starts = range(0, len(dataset), BATCH)
-    parts: list[tuple[int, Features]] = []
+    parts: list[tuple[int, FeatureSet]] = []
     for start in starts[state.process_index :: state.num_processes]:
-        images = dataset.read(range(start, min(start + BATCH, len(dataset)))).images.to(device)
+        batch = dataset.read(range(start, min(start + BATCH, len(dataset))))
+        images = batch.images.to(device)
         found = network(images if change is None else change(images))
         logits = None if found.logits is None else found.logits.cpu()
-        parts.append((start, Features(found.vectors.float().cpu(), logits)))
+        parts.append((start, FeatureSet(found.vectors.float().cpu(), logits, batch.labels)))
     if state.num_processes > 1:
         parts = gather_object(parts)
     ordered = [part for _, part in sorted(parts, key=lambda part: part[0])]
-    vectors = torch.cat([part.vectors for part in ordered])
     logits = [part.logits for part in ordered if part.logits is not None]
-    return FeatureSet(vectors, torch.cat(logits) if logits else None)
+    return FeatureSet(
+        torch.cat([part.vectors for part in ordered]),
+        torch.cat(logits) if logits else None,
+        torch.cat([part.labels for part in ordered]),
+    )
 
 
 def reconstruct_bytes(model: Autoencoder) -> Callable[[Tensor], Tensor]:
@@ -92,24 +97,16 @@ def class_agreement(real: FeatureSet, other: FeatureSet) -> float | None:
     return float((real.logits.argmax(1) == other.logits.argmax(1)).double().mean())
 
 
-def identity_of(network: FeatureNetwork, reference: ImageDataset, count: int) -> dict[str, Any]:
-    """What a number belongs to: network, reference images, counts, how images were brought to size.
+def class_accuracy(found: FeatureSet) -> float | None:
+    """The share of images whose most likely class is their label.
 
-    Numbers of different identity must not share a column.
+    None without a classifier, or where a label is none of its classes.
     """
-    contract = reference.contract
-    return network.identity() | {
-        "reference": f"{reference.name}:{reference.split}",
-        "reference_sha256": reference.identity(),
-        "reference_count": len(reference),
-        "count": count,
-        "size": [contract.height, contract.width],
-        "centre_crop": contract.centre_crop,
-        "resize": contract.resize,
-        "interpolation": contract.interpolation,
-        "pixels": "bytes 0..255",
-        "neighbours": NEIGHBOURS,
-    }
+    if found.logits is None or int(found.labels.min()) < 0:
+        return None
+    if int(found.labels.max()) >= found.logits.shape[1]:
+        return None
+    return float((found.logits.argmax(dim=1) == found.labels).double().mean())
 
 
 def _name(measure: str, network: str) -> str:

@@ -1,4 +1,4 @@
-"""Feature networks: what they compute, their identity, and refusals of files that are not theirs."""
+"""Feature networks: what they compute, their identity, and files that are refused."""
 
 import hashlib
 import sys
