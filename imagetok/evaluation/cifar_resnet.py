@@ -32,6 +32,9 @@ class CIFARResNet(nn.Module):
     Images (B, 3, H, W) in [0, 1]; they are normalised inside, as for the published weights.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, blocks: int):
         super().__init__()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], False)

@@ -1,13 +1,14 @@
 """The Frechet distance of two Gaussians fitted to features (Heusel et al. 2017, eq. 6)."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
 
-class FeatureMoments(NamedTuple):
+@dataclass(frozen=True)
+class FeatureMoments:
     """Count, sum and sum of outer products: of two sets together by `join`."""
 
     count: int
