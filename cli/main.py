@@ -22,6 +22,7 @@ COMMANDS = {
     "reconstruct": ("cli.images", "Show images before and after a tokenizer, side by side."),
     "sample": ("cli.sample", "Draw new images from a prior."),
     "evaluate": ("cli.evaluate", "Measure reconstructions, or drawn samples, on a data split."),
+    "diagnose": ("cli.diagnose", "Say how a codebook is used, and what to try if badly."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),
     "push": ("cli.hub", "Share a tokenizer or prior on the Hugging Face Hub."),
     "verify": ("cli.inspect", "Check a tokenizer, prior, run or code dataset byte by byte."),

@@ -236,6 +236,10 @@ class Tokenizer(Autoencoder, ABC):
             return self._decode(codes)
 
     @abstractmethod
+    def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
+        """What a decoder is given for each code of a level; None for one of residual levels."""
+
+    @abstractmethod
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...
 
     @abstractmethod
