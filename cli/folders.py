@@ -12,11 +12,11 @@ from imagetok.config import read_yaml
 from imagetok.durable import MANIFEST, verify_folder
 from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.hub import Pushed
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG as RUN_CONFIG
 
-Kind = Literal["codes", "tokenizer", "prior", "run"]
+Kind = artifacts.Kind | Literal["codes", "run"]
 
 
 def kind_of(path: Path) -> Kind:
@@ -30,7 +30,7 @@ def kind_of(path: Path) -> Kind:
             kind = json.loads((path / artifacts.CONFIG).read_bytes())["kind"]
         except (ValueError, KeyError, TypeError):
             raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind") from None
-        if kind in ("tokenizer", "prior"):
+        if kind in artifacts.FILES:
             return kind
     raise InputError(
         f"{path}: no tokenizer, prior, run or code dataset; expected a folder with "
@@ -136,8 +136,8 @@ def _log_faults(run: Path) -> list[str]:
 def _load_faults(path: Path, kind: str) -> list[str]:
     """What stops a tokenizer or prior from loading."""
     try:
-        if kind == "tokenizer":
-            Tokenizer.from_pretrained(path)
+        if kind != "prior":
+            Autoencoder.from_pretrained(path)
         else:
             from prior import Prior
 

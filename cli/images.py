@@ -1,10 +1,10 @@
-"""`imagetok reconstruct` and `imagetok evaluate`."""
+"""`imagetok reconstruct`."""
 
 from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option, say, show_table, tokenizer_option
+from cli.options import choose_device, device_option, say, tokenizer_option
 
 
 @click.command()
@@ -29,9 +29,9 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
     from imagetok.evaluation.quality import quality, quality_sums
     from imagetok.images import clamp_pixels, from_stored
     from imagetok.report.pictures import coloured, save_grid, side_by_side
-    from imagetok.tokenizers import Tokenizer
+    from imagetok.tokenizers import Autoencoder
 
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
+    model = Autoencoder.from_pretrained(tokenizer).to(choose_device(device))
     as_labels = model.image.mode == "labels"
     stored = [prepare(open_image(p, as_labels), model.image) for p in images]
     batch = from_stored(torch.stack(stored), model.image)
@@ -47,29 +47,3 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
         name, value = next(iter(measures.items()))
         say(f"  {path}  {name} {value:.5f}")
     say(f"{out}: originals above, reconstructions below")
-
-
-@click.command()
-@tokenizer_option()
-@click.option("--data", required=True, metavar="SPEC", help="cifar10:test, a folder, ...")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
-@device_option()
-def evaluate(tokenizer: str, data: str, out: Path | None, device: str | None) -> None:
-    """Measure reconstructions and codebook use over every image of a split.
-
-    Example: imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
-    """
-    from imagetok.data import describe, open_images, parse_spec
-    from imagetok.durable import write_json
-    from imagetok.evaluation import evaluate_reconstruction
-    from imagetok.tokenizers import Tokenizer
-
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
-    config, split = parse_spec(data)
-    measures = evaluate_reconstruction(model, open_images(config, split, model.image))
-    source = describe(config, split)
-    say(f"{tokenizer} on {source}")
-    show_table(measures)
-    if out is not None:
-        which = {"tokenizer": model.fingerprint, "origin": model.origin, "data": source}
-        write_json(out, {**which, "measures": measures})

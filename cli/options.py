@@ -65,5 +65,26 @@ def show_table(values: Mapping[str, object]) -> None:
     """Print names and values in two columns."""
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
-        text = f"{value:.6g}" if isinstance(value, float) else str(value)
-        say(f"  {name:<{width}}  {text}")
+        say(f"  {name:<{width}}  {_text(value)}")
+
+
+def show_columns(rows: Mapping[str, Mapping[str, object]]) -> None:
+    """Print names and the values of several columns, under their names if there are several."""
+    columns = list(dict.fromkeys(name for values in rows.values() for name in values))
+    if len(columns) == 1:
+        show_table({name: values[columns[0]] for name, values in rows.items()})
+        return
+    head = {"": {name: name for name in columns}}
+    texts = {
+        name: [_text(values.get(column, "")) for column in columns]
+        for name, values in (head | dict(rows)).items()
+    }
+    first = max(len(name) for name in texts)
+    widths = [max(len(line[i]) for line in texts.values()) for i in range(len(columns))]
+    for name, line in texts.items():
+        cells = "  ".join(f"{text:>{width}}" for text, width in zip(line, widths, strict=True))
+        say(f"  {name:<{first}}  {cells}")
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import safetensors
 import torch
@@ -32,9 +32,20 @@ from imagetok.errors import ArtifactError, ResourceError
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 NAMES = (CONFIG, MANIFEST, CARD, WEIGHTS)
-FILES = {"tokenizer": NAMES, "prior": (*NAMES, *(f"tokenizer/{name}" for name in NAMES))}
-"""Every file of an artifact, by kind, in the order in which they are fetched."""
+Kind = Literal["tokenizer", "autoencoder", "prior"]
+FILES: dict[Kind, tuple[str, ...]] = {
+    "tokenizer": NAMES,
+    "autoencoder": NAMES,
+    "prior": (*NAMES, *(f"tokenizer/{name}" for name in NAMES)),
+}
+"""Every file of an artifact, by kind, in the order in which they are fetched. An autoencoder is a
+tokenizer but for codes, of which it has none: a VAE."""
 MAX_CONFIG_BYTES = 16 << 20
+_NO_CODES = (
+    "a continuous autoencoder (a VAE), which has no codes; `imagetok reconstruct`, `evaluate` and "
+    "`compare` take it, but codes need a tokenizer: train a config with tokenizer.quantizer, such "
+    "as configs/digits/edvae.yaml"
+)
 HERE = "path/to/this/folder"
 """What a model card calls the folder that it lies in."""
 
@@ -56,7 +67,7 @@ class Artifact(NamedTuple):
     folder: Path
     origin: str
     """The folder as it was given, or user/name@commit."""
-    kind: str
+    kind: Kind
     architecture: dict[str, Any]
     fingerprint: str
 
@@ -101,7 +112,7 @@ def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model:
     return fingerprint
 
 
-def locate(source: Path | str, kind: str | None = None, revision: str | None = None) -> Place:
+def locate(source: Path | str, kind: Kind | None = None, revision: str | None = None) -> Place:
     """The folder that a path or a Hub id stands for; of a Hub id, the artifact's files are fetched.
 
     kind: of a repository of another kind, only the config is fetched. Raises ArtifactError for a
@@ -118,7 +129,7 @@ def locate(source: Path | str, kind: str | None = None, revision: str | None = N
         raise ArtifactError(
             f"{repository.origin}: is no tokenizer or prior of imagetok, by its {CONFIG}"
         )
-    if kind in (None, found):
+    if found in _accepted(kind):
         for name in FILES[found]:
             repository.fetch(name, optional=not is_needed(name))
     return Place(repository.folder, repository.origin, True)
@@ -130,12 +141,12 @@ def is_needed(name: str) -> bool:
 
 
 def read_artifact(
-    source: Path | str, kind: str | None = None, revision: str | None = None
+    source: Path | str, kind: Kind | None = None, revision: str | None = None
 ) -> Artifact:
     """Check an artifact's form and config; ArtifactError says what is wrong and where.
 
     source: a folder, or a Hub id user/name[@revision], whose files are then fetched and compared
-    with their manifest, if there is one. kind: None takes any.
+    with their manifest, if there is one. kind: None takes any, `autoencoder` a tokenizer too.
     """
     place = locate(source, kind, revision)
     config = _read_config(place, kind)
@@ -155,18 +166,26 @@ def read_artifact(
     return artifact
 
 
-def _read_config(place: Place, kind: str | None) -> dict[str, Any]:
+def _accepted(kind: Kind | None) -> tuple[Kind, ...]:
+    """The kinds that may stand where one is asked for; the most usual first."""
+    if kind is None:
+        return tuple(FILES)
+    return ("tokenizer", "autoencoder") if kind == "autoencoder" else (kind,)
+
+
+def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
     folder, path = place.folder, f"{place.origin}/{CONFIG}"
+    accepted = _accepted(kind)
     if not folder.is_dir():
         raise ArtifactError(
             f"{place.origin}: no such folder; expected a {kind or 'tokenizer or prior'} as "
-            f"`imagetok train` leaves it in RUN/{kind or 'tokenizer'}, with {CONFIG} and "
+            f"`imagetok train` leaves it in RUN/{accepted[0]}, with {CONFIG} and "
             f"{WEIGHTS}, or a Hub id like user/name"
         )
     try:
         config = _json_in(folder / CONFIG)
     except FileNotFoundError:
-        inner = folder / (kind or "tokenizer")
+        inner = folder / accepted[0]
         hint = f"; did you mean {inner}?" if (inner / CONFIG).is_file() else ""
         what = f"not a {kind}" if kind else "no tokenizer or prior"
         raise ArtifactError(f"{place.origin}: {what}: it has no {CONFIG}{hint}") from None
@@ -182,9 +201,12 @@ def _read_config(place: Place, kind: str | None) -> dict[str, Any]:
             f"{path}: format {config['format_version']!r}, made by imagetok "
             f"{config['imagetok_version']}; this imagetok reads format {FORMAT_VERSION}"
         )
-    if config["kind"] not in ([kind] if kind else FILES):
+    if config["kind"] not in accepted:
         expected = f"a {kind}" if kind else "a tokenizer or a prior"
-        raise ArtifactError(f"{place.origin}: expected {expected}, found a {config['kind']}")
+        raise ArtifactError(
+            f"{place.origin}: expected {expected}, found "
+            + (_NO_CODES if config["kind"] == "autoencoder" else f"a {config['kind']}")
+        )
     if not isinstance(config["architecture"], dict):
         raise ArtifactError(f"{path}: architecture must be a mapping")
     return config
@@ -196,13 +218,13 @@ def _json_in(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def _kind_in(config: Path) -> str | None:
+def _kind_in(config: Path) -> Kind | None:
     """The kind that a config names; None where it names none of ours."""
     try:
         kind = _json_in(config)["kind"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
-    return kind if isinstance(kind, str) and kind in FILES else None
+    return next((known for known in FILES if known == kind), None)
 
 
 def check_manifest(artifact: Artifact, advice: str = "fetch or export it again") -> None:

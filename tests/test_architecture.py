@@ -17,6 +17,7 @@ ROWS = [
     {"training"},
     {"comparison"},
 ]
+PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "features.py"
 ALONE = {"quantizers", "networks", "data"}
 PRIOR_MAY_USE = {
     "errors", "durable", "seeding", "config", "processes", "artifacts", "hub", "codes", "training"
@@ -83,6 +84,8 @@ def test_dangerous_calls_are_absent():
     attributes = {("torch", "load"), ("torch", "save"), ("yaml", "unsafe_load")}
     for package in ("imagetok", "prior", "cli"):
         for path in files(package):
+            if path == PUBLISHED_WEIGHTS:
+                continue
             assert not {n for n in imports(path) if n.split(".")[0] == "pickle"}, path
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
@@ -91,3 +94,15 @@ def test_dangerous_calls_are_absent():
                     assert (node.value.id, node.attr) not in attributes, path
                     if (node.value.id, node.attr) == ("torch", "manual_seed"):
                         assert path.name == "seeding.py", path
+
+
+def test_published_weights_are_read_as_tensors_only():
+    """Networks that others publish as .pth files: nothing but tensors is unpickled."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(PUBLISHED_WEIGHTS.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "pickle.load"}
+    ]
+    assert calls
+    for call in calls:
+        assert "weights_only=True" in ast.unparse(call)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagetok.config import differences, load_config, read_yaml
-from imagetok.tokenizers import build_tokenizer
+from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
@@ -18,7 +18,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*/*.yaml"))
 def test_config_loads_and_builds(path):
     if read_yaml(path)["kind"] == "tokenizer":
         config = load_config(path, TokenizerRun)
-        tokenizer = build_tokenizer(config.tokenizer)
+        tokenizer = build_autoencoder(config.tokenizer)
         levels = config.tokenizer.levels
         assert tokenizer.num_codes == tuple(level.num_codes for level in levels)
     else:

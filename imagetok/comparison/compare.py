@@ -32,7 +32,7 @@ from imagetok.progress import ProgressBar
 from imagetok.report import Commands, Figure, Pictures, Section, Table, Text, write_report
 from imagetok.report.pictures import png_bytes
 from imagetok.stopping import StopRequest
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Autoencoder
 from imagetok.training.metrics import read_json_lines
 
 logger = logging.getLogger("imagetok")
@@ -74,7 +74,7 @@ def compare(
         if len(failures) == len(cells):
             return None, failures
         tokenizers = {
-            cell: Tokenizer.from_pretrained(cell.folder / "tokenizer").to(device)
+            cell: Autoencoder.from_pretrained(cell.folder / "tokenizer").to(device)
             for cell in cells
             if cell not in failures
         }
@@ -175,7 +175,7 @@ def _rates(
 
 def _collect(
     plan: Plan,
-    tokenizers: Mapping[Cell, Tokenizer],
+    tokenizers: Mapping[Cell, Autoencoder],
     cells: Sequence[Cell],
     failures: Mapping[Cell, Failure],
     rates: Mapping[str, Mapping[str, float]],

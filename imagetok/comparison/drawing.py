@@ -14,7 +14,7 @@ from imagetok.data import ImageDataset
 from imagetok.images import clamp_pixels, from_stored
 from imagetok.report.figures import COLOURS, DASHES, logarithmic, panels
 from imagetok.report.pictures import coloured, grid
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Autoencoder
 
 PICTURES = 12
 _PADDING = 2
@@ -107,7 +107,7 @@ def _level_keys(method: MethodResult, measure: str) -> list[str]:
 
 
 def reconstructions(
-    tokenizers: Mapping[str, Tokenizer], dataset: ImageDataset
+    tokenizers: Mapping[str, Autoencoder], dataset: ImageDataset
 ) -> tuple[dict[str, Tensor], int]:
     """The same test images, spread over the split, as they are and as each method gives them back.
 

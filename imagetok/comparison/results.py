@@ -12,7 +12,7 @@ from imagetok.comparison.plan import Cell, method_identity
 from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG
@@ -119,31 +119,39 @@ def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
     return records
 
 
-def finished_cell(cell: Cell, tokenizer: Tokenizer) -> CellResult:
+def finished_cell(cell: Cell, tokenizer: Autoencoder) -> CellResult:
     """The measures that a finished cell stored, and those that follow from them."""
     curve = evaluations(cell.folder, cell.steps)
     measures = {name: value for name, value in curve[-1].items() if name != "step"}
-    levels = [f"_level{i}" for i in range(len(tokenizer.grids))]
-    bits = {"bits_per_image": 0.0, "entropy_bits_per_image": 0.0}
-    for suffix, (h, w) in zip(levels if len(levels) > 1 else [""], tokenizer.grids, strict=True):
-        num_codes = measures[f"num_codes{suffix}"]
-        measures[f"dead_codes{suffix}"] = num_codes - measures[f"codes_used{suffix}"]
-        bits["bits_per_image"] += h * w * math.log2(num_codes)
-        bits["entropy_bits_per_image"] += h * w * math.log2(measures[f"perplexity{suffix}"])
+    if isinstance(tokenizer, Tokenizer):
+        measures |= _of_codes(measures, tokenizer)
     return CellResult(
         seed=cell.seed,
         status="finished",
         fingerprint=tokenizer.fingerprint,
-        measures=measures | bits,
+        measures=measures,
         curve=tuple(curve),
     )
+
+
+def _of_codes(measures: Mapping[str, float | int], tokenizer: Tokenizer) -> dict[str, float | int]:
+    """Dead codes of every level, and bits an image."""
+    levels = [f"_level{i}" for i in range(len(tokenizer.grids))]
+    dead: dict[str, float | int] = {}
+    bits = {"bits_per_image": 0.0, "entropy_bits_per_image": 0.0}
+    for suffix, (h, w) in zip(levels if len(levels) > 1 else [""], tokenizer.grids, strict=True):
+        num_codes = measures[f"num_codes{suffix}"]
+        dead[f"dead_codes{suffix}"] = num_codes - measures[f"codes_used{suffix}"]
+        bits["bits_per_image"] += h * w * math.log2(num_codes)
+        bits["entropy_bits_per_image"] += h * w * math.log2(measures[f"perplexity{suffix}"])
+    return dead | bits
 
 
 def method_result(
     name: str,
     config: TokenizerRun,
     cells: Sequence[CellResult],
-    tokenizer: Tokenizer | None,
+    tokenizer: Autoencoder | None,
     rates: Mapping[str, float],
     different: Mapping[str, Any],
 ) -> MethodResult:
@@ -155,7 +163,7 @@ def method_result(
     if tokenizer is not None:
         known |= {
             "num_codes": tokenizer.num_codes,
-            "grids": tokenizer.grids,
+            "grids": tokenizer.grids if isinstance(tokenizer, Tokenizer) else (),
             "parameters": sum(tensor.numel() for tensor in tokenizer.state_dict().values()),
         }
     return MethodResult(

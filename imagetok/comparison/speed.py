@@ -12,7 +12,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import NO_LABEL, ImageBatch, ImageDataset
 from imagetok.images import from_stored
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optim import build_optimizer
 from imagetok.training.tokenizer import loss_function
@@ -28,7 +28,7 @@ def measure_speed(
     device: torch.device,
     check: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """`train_images_per_second` and `encode_images_per_second` of each method.
+    """`train_images_per_second` and `encode_images_per_second` of each method with codes.
 
     methods: name -> (config, finished tokenizer's folder). Each round takes one training step and
     one encoding of every method, on the first images of `dataset`, so that whatever else the
@@ -39,6 +39,8 @@ def measure_speed(
         size = config.train.batch_size // config.train.accumulation
         batch = dataset.read([i % len(dataset) for i in range(max(size, ENCODE_BATCH))])
         work[name, "train", size] = _training(config, folder, batch.images[:size], device)
+        if config.tokenizer.latent is not None:  # a VAE has no codes
+            continue
         work[name, "encode", ENCODE_BATCH] = _encoding(folder, batch.images[:ENCODE_BATCH], device)
     seconds: dict[tuple[str, str, int], list[float]] = {key: [] for key in work}
     begun = time.perf_counter()
@@ -62,7 +64,7 @@ def _training(
 
     The learning rate stays 0, so that the same images again and again do not throw weights off.
     """
-    model = Tokenizer.from_pretrained(folder).requires_grad_(True).train()
+    model = Autoencoder.from_pretrained(folder).requires_grad_(True).train()
     model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(model, config.train.optimizer)
     loss = loss_function(config.objective, model.image, model.num_codes)

@@ -1,4 +1,4 @@
-"""How well a tokenizer gives images back, and how it uses its codebook, over a whole split."""
+"""How well images come back, and how a tokenizer uses its codebook, over a whole split."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from imagetok.evaluation.quality import num_sums, quality, quality_sums
 from imagetok.images import from_stored
 from imagetok.processes import full_float32, process_state
 from imagetok.quantizers import level_name
-from imagetok.tokenizers import Tokenizer, at_test_time
+from imagetok.tokenizers import Autoencoder, Tokenizer, at_test_time
 
 BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
@@ -27,7 +27,7 @@ def _nothing() -> None:
 
 @full_float32()
 def evaluate_reconstruction(
-    tokenizer: Tokenizer,
+    model: Autoencoder,
     dataset: ImageDataset,
     check: Callable[[], None] = _nothing,
 ) -> dict[str, float | int]:
@@ -42,28 +42,29 @@ def evaluate_reconstruction(
     paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`,
     `variance`: means over all positions of what the quantizer says of them (see
     `Quantizer.certainty`), and `max_logit` the largest logit of the split; only where it gives
-    probabilities. They carry the level, too, where each level has a quantizer.
+    probabilities. They carry the level, too, where each level has a quantizer. A VAE has the first
+    measures alone.
 
     Work is shared over the processes of a distributed run, and every process gets the result.
     check: called before each batch; may raise to stop.
     """
     state = process_state()
-    device = next(tokenizer.parameters()).device
+    device = next(model.parameters()).device
     num_batches = -(-len(dataset) // BATCH)
-    levels = len(tokenizer.num_codes)
-    sums = torch.zeros(levels + num_sums(tokenizer.image), dtype=torch.float64)
+    levels = len(model.num_codes)
+    sums = torch.zeros(levels + num_sums(model.image), dtype=torch.float64)
     names = _map_names(levels)
     maps = torch.zeros(len(names), 2, dtype=torch.float64)
     highest = torch.full((len(names),), -torch.inf)
-    counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
+    counts = [torch.zeros(k, dtype=torch.int64) for k in model.num_codes]
     for first in range(0, num_batches, state.num_processes):
         check()  # on every process, also on one that has no batch left in this round
         batch = first + state.process_index
         if batch < num_batches:
             indices = range(batch * BATCH, min((batch + 1) * BATCH, len(dataset)))
-            images = from_stored(dataset.read(indices).images.to(device), tokenizer.image)
+            images = from_stored(dataset.read(indices).images.to(device), model.image)
             draw = seeding.generator(0, "evaluate", batch, device=device)
-            parts, batch_counts, batch_maps = _measure(tokenizer, images, draw)
+            parts, batch_counts, batch_maps = _measure(model, images, draw)
             sums += parts
             maps += _map_sums(batch_maps, names)
             highest = highest.maximum(_map_maxima(batch_maps, names))
@@ -74,7 +75,7 @@ def evaluate_reconstruction(
     counts = [_sum_over_processes(level, device) for level in counts]
     result: dict[str, float | int] = {
         "num_images": len(dataset),
-        **quality(sums[levels:], len(dataset), tokenizer.image),
+        **quality(sums[levels:], len(dataset), model.image),
     }
     for level, level_counts in enumerate(counts):
         use = codebook_use(level_counts)
@@ -95,19 +96,21 @@ def evaluate_reconstruction(
 
 
 def _measure(
-    tokenizer: Tokenizer, images: Tensor, draw: torch.Generator
+    model: Autoencoder, images: Tensor, draw: torch.Generator
 ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     """[perplexity per level, sums of quality], counts per level, maps of a batch."""
-    codes, maps = tokenizer.encode_with_certainty(images, generator=draw)
-    with at_test_time(tokenizer), torch.no_grad():
-        x_hat = tokenizer._decode(codes)
-    counts = [
-        code_counts(level, k).cpu() for level, k in zip(codes, tokenizer.num_codes, strict=True)
-    ]
+    codes, maps = (), {}
+    if isinstance(model, Tokenizer):
+        codes, maps = model.encode_with_certainty(images, generator=draw)
+        with at_test_time(model), torch.no_grad():
+            x_hat = model._decode(codes)
+    else:
+        x_hat = model.reconstruct(images, generator=draw)
+    counts = [code_counts(level, k).cpu() for level, k in zip(codes, model.num_codes, strict=True)]
     perplexities = torch.tensor(
         [codebook_use(level).perplexity for level in counts], dtype=torch.float64
     )
-    return torch.cat([perplexities, quality_sums(x_hat, images, tokenizer.image)]), counts, maps
+    return torch.cat([perplexities, quality_sums(x_hat, images, model.image)]), counts, maps
 
 
 def _map_names(num_levels: int) -> list[str]:

@@ -82,6 +82,15 @@ class Quantizer(nn.Module, ABC):
         return {}
 
     @torch.no_grad()
+    def vectors(self) -> Float[Tensor, "K D"] | None:
+        """What the decoder is given for each code; None where the vectors of levels add up."""
+        if len(self.num_codes) > 1:
+            return None
+        device = next(self.parameters(), next(self.buffers(), torch.empty(0))).device
+        every = torch.arange(self.num_codes[0], device=device).view(1, 1, -1)
+        return self.decode((every,))[0, :, 0].T
+
+    @torch.no_grad()
     def update(
         self, stats: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Bool[Tensor, " K"]]:

@@ -1,7 +1,7 @@
-"""Tokenizers: an autoencoder whose middle is a tuple of code maps."""
+"""Tokenizers: autoencoders whose middle is a tuple of code maps; and the VAE, which has none."""
 
 from imagetok.tokenizers.base import Autoencoder, Reconstruction, Tokenizer, at_test_time
-from imagetok.tokenizers.build import build_tokenizer
+from imagetok.tokenizers.build import build_autoencoder, build_tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
     "at_test_time",
+    "build_autoencoder",
     "build_tokenizer",
 ]

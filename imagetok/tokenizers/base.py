@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,9 +62,18 @@ def at_test_time(model: nn.Module) -> Iterator[None]:
 
 
 class Autoencoder(nn.Module, ABC):
-    """Takes images to images; trained by the loop, measured by the evaluation."""
+    """Takes images to images; trained by the loop, measured by the evaluation, kept in a folder."""
 
+    kind: ClassVar[artifacts.Kind]
+    """Of its artifact."""
+    config: TokenizerConfig
     image: ImageContract
+    num_codes: tuple[int, ...] = ()
+    """K of each level of codes."""
+    origin: str | None = None
+    """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
+    _fingerprint: str | None = None
+    _loaded_architecture: dict[str, object] | None = None
 
     @abstractmethod
     def forward(
@@ -92,6 +101,80 @@ class Autoencoder(nn.Module, ABC):
         del stats, generator
         return {}
 
+    @property
+    def fingerprint(self) -> str:
+        """What codes are bound to: sha256 of config and weights, as saved or loaded.
+
+        Of a model that was never saved it is computed from the weights of the moment.
+        """
+        if self._fingerprint is not None:
+            return self._fingerprint
+        return artifacts.fingerprint_of(self.kind, self._architecture(), self.state_dict())
+
+    def save_pretrained(
+        self, folder: Path | str, metrics: dict[str, float | int] | None = None
+    ) -> None:
+        """Write the artifact folder durably and remember its fingerprint.
+
+        metrics: measured values by name (with their split in the name) for the model card.
+        """
+        self._fingerprint = self._write(Path(folder), metrics)
+        self.origin = str(folder)
+
+    @staticmethod
+    def from_pretrained(source: Path | str, revision: str | None = None) -> "Autoencoder":
+        """Load a model on the CPU, in evaluation mode.
+
+        source: a folder, or a Hub id user/name[@revision]. revision: the Hub id's branch, tag or
+        commit. Raises ArtifactError if it is not there or not to be trusted, ResourceError if the
+        Hub cannot be reached and the cache does not have it.
+        """
+        from imagetok.tokenizers.build import load_autoencoder  # it knows the leaves of this class
+
+        return load_autoencoder(source, revision)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        metrics: dict[str, float | int] | None = None,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> hub.Pushed:
+        """Share it as user/name on the Hub, in one commit; returns the commit.
+
+        metrics: as for `save_pretrained`. private: of a new repository. revision: a branch, made
+        if need be. To share a folder with its card as it is, use `imagetok push`.
+        """
+        with tempfile.TemporaryDirectory(prefix="imagetok-") as temporary:
+            folder = Path(temporary) / self.kind
+            fingerprint = self._write(folder, metrics)
+            pushed = artifacts.push_artifact(
+                folder, repo, private=private, revision=revision, message=message
+            )
+        self._fingerprint, self.origin = fingerprint, pushed.origin
+        return pushed
+
+    @abstractmethod
+    def _usage(self) -> list[str]:
+        """What it is and how it is used, lines of its model card."""
+
+    def _write(self, folder: Path, metrics: dict[str, float | int] | None) -> str:
+        method = self.config.method
+        with staged_folder(folder) as staged:
+            fingerprint = artifacts.write_artifact(staged, self.kind, self._architecture(), self)
+            body = [*self._usage(), "", f"Fingerprint: `{fingerprint}`"]
+            if metrics:
+                body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
+            title = f"{' '.join(method)} {self.kind}"
+            artifacts.write_card(staged, title, [f"image-{self.kind}", *method], body)
+        return fingerprint
+
+    def _architecture(self) -> dict[str, object]:
+        """As it was loaded, so that keys added since change no fingerprint."""
+        return self._loaded_architecture or self.config.model_dump(mode="json")
+
 
 class Tokenizer(Autoencoder, ABC):
     """An autoencoder with codes in the middle: a tuple of index maps, coarse to fine.
@@ -101,25 +184,16 @@ class Tokenizer(Autoencoder, ABC):
     >>> x_hat = tokenizer.decode(codes)   # -> (B, C, H, W) in [0, 1]
     """
 
-    config: TokenizerConfig
-    num_codes: tuple[int, ...]
-    """K of each level."""
+    kind = "tokenizer"
     grids: tuple[tuple[int, int], ...]
     """(h, w) of each level."""
-    origin: str | None = None
-    """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
-    _fingerprint: str | None = None
-    _loaded_architecture: dict[str, object] | None = None
 
-    @property
-    def fingerprint(self) -> str:
-        """What codes are bound to: sha256 of config and weights, as saved or loaded.
+    @staticmethod
+    def from_pretrained(source: Path | str, revision: str | None = None) -> "Tokenizer":
+        """As `Autoencoder.from_pretrained`, for what has codes; a VAE is refused."""
+        from imagetok.tokenizers.build import load_tokenizer  # it knows the leaves of this class
 
-        Of a tokenizer that was never saved it is computed from the weights of the moment.
-        """
-        if self._fingerprint is not None:
-            return self._fingerprint
-        return artifacts.fingerprint_of("tokenizer", self._architecture(), self.state_dict())
+        return load_tokenizer(source, revision)
 
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
         """Codes of images.
@@ -162,6 +236,10 @@ class Tokenizer(Autoencoder, ABC):
             return self._decode(codes)
 
     @abstractmethod
+    def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
+        """What a decoder is given for each code of a level; None for one of residual levels."""
+
+    @abstractmethod
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...
 
     @abstractmethod
@@ -172,84 +250,24 @@ class Tokenizer(Autoencoder, ABC):
     @abstractmethod
     def _decode(self, codes: Codes) -> Tensor: ...
 
-    def save_pretrained(
-        self, folder: Path | str, metrics: dict[str, float | int] | None = None
-    ) -> None:
-        """Write the artifact folder durably and remember its fingerprint.
-
-        metrics: measured values by name (with their split in the name) for the model card.
-        """
-        self._fingerprint = self._write(Path(folder), metrics)
-        self.origin = str(folder)
-
-    def _write(self, folder: Path, metrics: dict[str, float | int] | None) -> str:
-        with staged_folder(folder) as staged:
-            fingerprint = artifacts.write_artifact(staged, "tokenizer", self._architecture(), self)
-            method = self.config.method
-            image = self.image
-            if image.mode == "labels":
-                made_for, takes = f"label maps of {image.num_classes} classes,", "int64 (B, H, W)"
-            else:
-                made_for, takes = f"images of {image.channels} x", "float (B, C, H, W) in [0, 1]"
-            body = [
-                f"An image tokenizer ({', '.join(method)}) made with imagetok: "
-                f"{made_for} {image.height} x {image.width}, codes of "
-                f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with K = "
-                f"{', '.join(map(str, self.num_codes))}.",
-                "",
-                "```python",
-                "from imagetok import Tokenizer",
-                f'tokenizer = Tokenizer.from_pretrained("{artifacts.HERE}")',
-                f"codes = tokenizer.encode(images)  # {takes}",
-                "```",
-                "",
-                f"Fingerprint: `{fingerprint}`",
-            ]
-            if metrics:
-                body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
-            artifacts.write_card(
-                staged, f"{' '.join(method)} tokenizer", ["image-tokenizer", *method], body
-            )
-        return fingerprint
-
-    @staticmethod
-    def from_pretrained(source: Path | str, revision: str | None = None) -> "Tokenizer":
-        """Load a tokenizer on the CPU, in evaluation mode.
-
-        source: a folder, or a Hub id user/name[@revision]. revision: the Hub id's branch, tag or
-        commit. Raises ArtifactError if it is not there or not to be trusted, ResourceError if the
-        Hub cannot be reached and the cache does not have it.
-        """
-        from imagetok.tokenizers.build import load_tokenizer  # it knows the leaves of this class
-
-        return load_tokenizer(source, revision)
-
-    def push_to_hub(
-        self,
-        repo: str,
-        metrics: dict[str, float | int] | None = None,
-        *,
-        private: bool = False,
-        revision: str | None = None,
-        message: str | None = None,
-    ) -> hub.Pushed:
-        """Share it as user/name on the Hub, in one commit; returns the commit.
-
-        metrics: as for `save_pretrained`. private: of a new repository. revision: a branch, made
-        if need be. To share a folder with its card as it is, use `imagetok push`.
-        """
-        with tempfile.TemporaryDirectory(prefix="imagetok-") as temporary:
-            folder = Path(temporary) / "tokenizer"
-            fingerprint = self._write(folder, metrics)
-            pushed = artifacts.push_artifact(
-                folder, repo, private=private, revision=revision, message=message
-            )
-        self._fingerprint, self.origin = fingerprint, pushed.origin
-        return pushed
-
-    def _architecture(self) -> dict[str, object]:
-        """As it was loaded, so that keys added since change no fingerprint."""
-        return self._loaded_architecture or self.config.model_dump(mode="json")
+    def _usage(self) -> list[str]:
+        image = self.image
+        if image.mode == "labels":
+            made_for, takes = f"label maps of {image.num_classes} classes,", "int64 (B, H, W)"
+        else:
+            made_for, takes = f"images of {image.channels} x", "float (B, C, H, W) in [0, 1]"
+        return [
+            f"An image tokenizer ({', '.join(self.config.method)}) made with imagetok: "
+            f"{made_for} {image.height} x {image.width}, codes of "
+            f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with K = "
+            f"{', '.join(map(str, self.num_codes))}.",
+            "",
+            "```python",
+            "from imagetok import Tokenizer",
+            f'tokenizer = Tokenizer.from_pretrained("{artifacts.HERE}")',
+            f"codes = tokenizer.encode(images)  # {takes}",
+            "```",
+        ]
 
     def _check_codes(self, codes: Codes) -> None:
         if not isinstance(codes, tuple) or len(codes) != len(self.num_codes):

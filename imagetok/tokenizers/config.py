@@ -1,4 +1,7 @@
-"""The architecture of a tokenizer: everything but its weights, and what codes are bound to."""
+"""The architecture of a tokenizer: everything but its weights, and what codes are bound to.
+
+A VAE has the same, with a continuous latent where a tokenizer has codes.
+"""
 
 from pydantic import Field, model_validator
 
@@ -6,13 +9,14 @@ from imagetok.config import Section
 from imagetok.images import ImageContract
 from imagetok.networks import NetworkConfig, VQVAE2Config
 from imagetok.quantizers import QuantizerConfig, level_name
+from imagetok.tokenizers.latent import LatentConfig
 from imagetok.tokenizers.likelihood import LikelihoodConfig, MSEConfig
 
 
 class TokenizerConfig(Section):
     """Image contract, network, quantizer or quantizers, and likelihood of one tokenizer.
 
-    Of `quantizer` and `quantizers` the network takes one; the other is no part of the config.
+    Of `quantizer`, `quantizers` and `latent` there is one; the others are no part of the config.
     """
 
     image: ImageContract
@@ -21,24 +25,13 @@ class TokenizerConfig(Section):
     """Of a network with one grid of codes."""
     quantizers: tuple[QuantizerConfig, ...] = Field((), exclude_if=lambda value: not value)
     """Of a network with several, one section a grid, coarse to fine."""
+    latent: LatentConfig | None = Field(None, exclude_if=lambda value: value is None)
+    """Of a VAE, which has no codes: in the place of a quantizer."""
     likelihood: LikelihoodConfig = MSEConfig()
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerConfig":
-        kind = self.network.kind
-        if isinstance(self.network, VQVAE2Config):
-            if self.quantizer is not None or len(self.quantizers) < 2:
-                found = "`quantizer`" if self.quantizer is not None else len(self.quantizers)
-                raise ValueError(
-                    f"network {kind!r} has a grid of codes per level: give `quantizers`, a list of "
-                    f"two or more sections, coarse to fine, and no `quantizer` (found {found})"
-                )
-        elif self.quantizer is None or self.quantizers:
-            found = "`quantizers`" if self.quantizers else "none"
-            raise ValueError(
-                f"network {kind!r} has one grid of codes: give one section `quantizer` and no "
-                f"`quantizers` (found {found})"
-            )
+        self._check_middle()
         factor = self._downsamplings[0]
         if self.image.height % factor or self.image.width % factor:
             raise ValueError(
@@ -52,6 +45,23 @@ class TokenizerConfig(Section):
             )
         return self
 
+    def _check_middle(self) -> None:
+        kind, is_hierarchy = self.network.kind, isinstance(self.network, VQVAE2Config)
+        given = [n for n in ("quantizer", "quantizers", "latent") if getattr(self, n)]
+        found = " and ".join(f"`{name}`" for name in given) or "none"
+        if is_hierarchy and (given != ["quantizers"] or len(self.quantizers) < 2):
+            found = found if {"quantizer", "latent"} & {*given} else len(self.quantizers)
+            raise ValueError(
+                f"network {kind!r} has a grid of codes per level: give `quantizers`, a list of "
+                f"two or more sections, coarse to fine, and no `quantizer` or `latent` (found "
+                f"{found})"
+            )
+        if not is_hierarchy and given not in (["quantizer"], ["latent"]):
+            raise ValueError(
+                f"network {kind!r} has one grid of codes: give one section `quantizer` and no "
+                f"`quantizers`, or, for a VAE, `latent` alone (found {found})"
+            )
+
     @property
     def levels(self) -> tuple[QuantizerConfig, ...]:
         """The quantizer of every grid, coarse to fine."""
@@ -59,7 +69,11 @@ class TokenizerConfig(Section):
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """The names of the quantizers' losses: `kl`, or `kl_level0`, ... of several levels."""
+        """The names of the losses beside the likelihood: `kl`, or `kl_level0`, ... of several
+        quantizers.
+        """
+        if self.latent is not None:
+            return self.latent.losses
         count = len(self.levels)
         return tuple(
             level_name(loss, level, count)
@@ -70,6 +84,8 @@ class TokenizerConfig(Section):
     @property
     def method(self) -> tuple[str, ...]:
         """What it is called by: the kind of its quantizer, or of its network and quantizers."""
+        if self.latent is not None:
+            return ("vae",)
         kinds = [quantizer.kind for quantizer in self.levels]
         return tuple(dict.fromkeys([self.network.kind, *kinds] if self.quantizers else kinds))
 

@@ -1,7 +1,7 @@
 """A tokenizer with one encoder, one quantizer and one decoder."""
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imagetok.images import Images
@@ -54,6 +54,10 @@ class FlatTokenizer(Tokenizer):
     ) -> dict[str, Bool[Tensor, " K"]]:
         replaced = self.quantizer.update(stats, generator)
         return {f"quantizer.{name}": rows for name, rows in replaced.items()}
+
+    def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
+        del level  # several are residual, and add up
+        return self.quantizer.vectors()
 
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
         return self.quantizer.encode(self._features(images), generator=generator)

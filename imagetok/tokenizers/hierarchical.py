@@ -5,7 +5,7 @@ from itertools import islice
 from typing import cast
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from imagetok.images import Images
@@ -76,6 +76,10 @@ class HierarchicalTokenizer(Tokenizer):
             rows = quantizer.update(own, generator)
             replaced |= {f"quantizers.{level}.{name}": mask for name, mask in rows.items()}
         return replaced
+
+    def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
+        owners = [quantizer for quantizer in self._quantizers for _ in quantizer.num_codes]
+        return owners[level].vectors()
 
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:
         return self._encode_with_certainty(images, generator)[0]

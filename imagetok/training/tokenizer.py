@@ -1,4 +1,4 @@
-"""Training a tokenizer: its config to the loop."""
+"""Training a tokenizer or a VAE: its config to the loop."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from imagetok.images import ImageContract, clamp_pixels, from_stored
 from imagetok.processes import process_state
 from imagetok.quantizers import level_name
 from imagetok.report.pictures import coloured, save_grid, side_by_side
-from imagetok.tokenizers import Tokenizer, build_tokenizer
+from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
@@ -62,26 +62,26 @@ def train_tokenizer(
 
 def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
     seeding.reseed_global(config.seed, "init")
-    tokenizer = build_tokenizer(config.tokenizer)
+    tokenizer = build_autoencoder(config.tokenizer)
     if init_from is not None:
         _start_from(tokenizer, init_from)
     held_out = open_images(config.data, "test", config.tokenizer.image)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
-        bare = cast(Tokenizer, model)
+        bare = cast(Autoencoder, model)
         if process_state().is_main_process:
             _save_pictures(bare, held_out, run / "pictures" / f"step-{step:08d}.png")
         return evaluate_reconstruction(bare, held_out, check)
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
         named = {f"{config.data.source} test {name}": value for name, value in measures.items()}
-        cast(Tokenizer, model).save_pretrained(run / "tokenizer", named)
+        cast(Autoencoder, model).save_pretrained(run / "tokenizer", named)
 
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=open_images(config.data, "train", config.tokenizer.image),
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
-        update=lambda model, sums, draw: cast(Tokenizer, model).update(
+        update=lambda model, sums, draw: cast(Autoencoder, model).update(
             {k.removeprefix("stats."): v for k, v in sums.items() if k.startswith("stats.")}, draw
         ),
         describe=_describe,
@@ -134,8 +134,8 @@ def _describe(sums: dict[str, Tensor]) -> dict[str, float]:
     return values
 
 
-def _start_from(tokenizer: Tokenizer, folder: Path | str) -> None:
-    source = Tokenizer.from_pretrained(folder)
+def _start_from(tokenizer: Autoencoder, folder: Path | str) -> None:
+    source = Autoencoder.from_pretrained(folder)
     if source.config != tokenizer.config:
         raise ConfigError(
             f"--init-from {folder}: its architecture differs from the config's tokenizer section; "
@@ -144,7 +144,7 @@ def _start_from(tokenizer: Tokenizer, folder: Path | str) -> None:
     tokenizer.load_state_dict(source.state_dict(), strict=True)
 
 
-def _save_pictures(tokenizer: Tokenizer, dataset: ImageDataset, path: Path) -> None:
+def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) -> None:
     device = next(tokenizer.parameters()).device
     spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
     images = from_stored(dataset.read(spread).images, tokenizer.image)

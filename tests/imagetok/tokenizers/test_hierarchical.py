@@ -166,7 +166,10 @@ def test_a_flat_config_is_dumped_as_ever() -> None:
     [
         ({"quantizers": [VQ]}, r"give `quantizers`, a list of two or more .*\(found 1\)"),
         ({"quantizers": []}, r"two or more sections, coarse to fine.*\(found 0\)"),
-        ({"quantizer": VQ}, r"'vqvae2' has a grid of codes per level.*\(found `quantizer`\)"),
+        (
+            {"quantizer": VQ},
+            r"'vqvae2' has a grid of codes per level.*\(found `quantizer` and `quantizers`\)",
+        ),
         ({"network": {"kind": "sonnet"}}, r"'sonnet' has one grid.*\(found `quantizers`\)"),
         ({"network": {"kind": "sonnet"}, "quantizers": []}, r"one section `quantizer`.*none"),
         ({"quantizers": [VQ, VQ, VQ, VQ]}, r"multiples of 32.*\(found 16 x 32\)"),

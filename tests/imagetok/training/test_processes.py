@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from imagetok import seeding
 from imagetok.config import load_config
+from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.tokenizers import build_tokenizer
 from imagetok.training.config import TokenizerRun
 
@@ -147,14 +148,18 @@ def test_two_processes_measure_what_one_measures(tmp_path, count):
     network = config.tokenizer.network.model_copy(update={"width": 8})
     tokenizer = build_tokenizer(config.tokenizer.model_copy(update={"network": network}))
     tokenizer.eval().save_pretrained(tmp_path / "tokenizer")
+    save_file(CIFARResNet(1).state_dict(), tmp_path / "features.safetensors")
+    features = f"cifar-resnet={tmp_path / 'features.safetensors'}"
     found = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.json"
         spec = f"shapes:train,count={count}"
         arguments = ["--tokenizer", tmp_path / "tokenizer", "--data", spec, "--out", out]
+        arguments += ["--features", features]
         done = launch(processes, "evaluate", *arguments)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(out.read_text())["measures"])
     one, two = found
     assert one["num_images"] == count and "max_logit" in one and "uncertainty" in one
+    assert one["rfrechet_cifar-resnet8"] > 0
     assert two == pytest.approx(one, rel=1e-6)

@@ -1,0 +1,80 @@
+"""`imagetok evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import choose_device, device_option, say, show_columns, tokenizer_option
+
+
+@click.command()
+@tokenizer_option()
+@click.option("--data", required=True, metavar="SPEC", help="cifar10:test, a folder, ...")
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Compare the images of this folder with --data, instead of reconstructions.",
+)
+@click.option(
+    "--features",
+    multiple=True,
+    metavar="NETWORK",
+    help="Also distances in the features of: inception, vgg16, torchvision:MODEL (each also with "
+    "=FILE), cifar-resnet=FILE, python:MODULE:FUNCTION. May be given several times.",
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Show the measures of an earlier --out in a column of their own.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
+@device_option()
+def evaluate(
+    tokenizer: str,
+    data: str,
+    samples: Path | None,
+    features: tuple[str, ...],
+    beside: tuple[Path, ...],
+    out: Path | None,
+    device: str | None,
+) -> None:
+    """Measure reconstructions and codebook use over every image of a split, or drawn samples.
+
+    Images are read as the tokenizer reads them. Samples are measured by features alone.
+
+    \b
+    Examples:
+      imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
+      imagetok evaluate --tokenizer user/t --data photos/ --samples new --features inception
+    """
+    from cli.evaluation_pipeline import (
+        measure_reconstructions,
+        measure_samples,
+        read_record,
+        side_by_side,
+    )
+    from imagetok.data import describe, open_images, parse_spec
+    from imagetok.durable import write_json
+    from imagetok.evaluation.features import open_features
+    from imagetok.processes import process_state
+    from imagetok.tokenizers import Autoencoder
+
+    where = choose_device(device)
+    earlier = {str(path): read_record(path) for path in beside}
+    networks = [open_features(spec).to(where) for spec in features]
+    model = Autoencoder.from_pretrained(tokenizer).to(where)
+    config, split = parse_spec(data)
+    dataset = open_images(config, split, model.image)
+    if samples is None:
+        record = measure_reconstructions(model, dataset, networks)
+    else:
+        record = measure_samples(samples, dataset, networks)
+    source = describe(config, split)
+    record["subject"]["data"] = source
+    if out is not None and process_state().is_main_process:
+        write_json(out, record)
+    say(f"{tokenizer if samples is None else samples} on {source}")
+    show_columns(side_by_side({"this": record, **earlier}))

@@ -1,0 +1,135 @@
+"""Measures of reconstructions and of samples, each with what it belongs to. No click here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from imagetok.config import differences
+from imagetok.data import ImageDataset
+from imagetok.data.samples import open_samples
+from imagetok.errors import ConfigError, InputError
+from imagetok.evaluation import evaluate_reconstruction
+from imagetok.evaluation.features import FeatureNetwork
+from imagetok.evaluation.sets import (
+    NEIGHBOURS,
+    class_accuracy,
+    class_agreement,
+    compare_sets,
+    features_of,
+    reconstruct_bytes,
+)
+from imagetok.tokenizers import Autoencoder
+
+
+class Record(TypedDict):
+    """What a JSON file of measures holds."""
+
+    subject: dict[str, Any]
+    """What was measured: fingerprints, folders, names. It may differ between columns."""
+    identity: dict[str, Any]
+    """What the numbers depend on beside it. Two that differ here cannot be compared."""
+    measures: dict[str, float | int]
+
+
+def measure_reconstructions(
+    model: Autoencoder, dataset: ImageDataset, networks: Sequence[FeatureNetwork]
+) -> Record:
+    """Errors, codebook use, and for every network how far reconstructions are from their images."""
+    measures = evaluate_reconstruction(model, dataset)
+    for network in networks:
+        real = features_of(network, dataset)
+        back = features_of(network, dataset, reconstruct_bytes(model))
+        distances = compare_sets(real, back, network.name)
+        measures |= {f"r{k}": v for k, v in distances.items() if not k.startswith("classifier")}
+        measures |= _present(
+            {
+                f"class_agreement_{network.name}": class_agreement(real, back),
+                f"class_accuracy_{network.name}": class_accuracy(back),
+                f"class_accuracy_of_images_{network.name}": class_accuracy(real),
+            }
+        )
+    return Record(
+        subject={"tokenizer": model.fingerprint, "origin": model.origin},
+        identity=_identity("reconstructions", dataset, len(dataset), networks),
+        measures=measures,
+    )
+
+
+def measure_samples(
+    folder: Path, reference: ImageDataset, networks: Sequence[FeatureNetwork]
+) -> Record:
+    """How far the images of a folder are from the reference images, for every network."""
+    if not networks:
+        raise ConfigError("--samples: choose a network to compare them in, with --features")
+    samples = open_samples(folder, reference.contract)
+    measures: dict[str, float | int] = {"num_samples": len(samples)}
+    for network in networks:
+        real, drawn = features_of(network, reference), features_of(network, samples)
+        measures |= compare_sets(real, drawn, network.name)
+        measures |= _present(
+            {
+                f"class_accuracy_{network.name}": class_accuracy(drawn),
+                f"class_accuracy_of_images_{network.name}": class_accuracy(real),
+            }
+        )
+    return Record(
+        subject={"samples": str(folder)},
+        identity=_identity("samples", reference, len(samples), networks),
+        measures=measures,
+    )
+
+
+def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | int]]:
+    """Rows of measures, a column a record.
+
+    Raises ConfigError when two were measured with different networks, images or counts.
+    """
+    (first, expected), *others = records.items()
+    for name, record in others:
+        different = differences(expected["identity"], record["identity"])
+        if different:
+            told = "; ".join(f"{key}: {a!r}, {b!r}" for key, (a, b) in sorted(different.items()))
+            raise ConfigError(
+                f"{name} and {first} cannot share a table, they were measured differently: {told}"
+            )
+    rows = dict.fromkeys(measure for record in records.values() for measure in record["measures"])
+    return {
+        row: {name: r["measures"][row] for name, r in records.items() if row in r["measures"]}
+        for row in rows
+    }
+
+
+def read_record(path: Path) -> Record:
+    """A file that `imagetok evaluate --out` wrote."""
+    try:
+        content = json.loads(path.read_bytes())
+        return Record(
+            subject=dict(content["subject"]),
+            identity=dict(content["identity"]),
+            measures=dict(content["measures"]),
+        )
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: expected measures that imagetok evaluate --out wrote") from None
+
+
+def _identity(
+    what: str, data: ImageDataset, count: int, networks: Sequence[FeatureNetwork]
+) -> dict[str, Any]:
+    return {
+        "what": what,
+        "count": count,
+        "data": f"{data.name}:{data.split}",
+        "data_count": len(data),
+        "data_identity": data.identity(),
+        "image": data.contract.model_dump(mode="json"),
+        "pixels": "bytes 0..255",
+        "neighbours": NEIGHBOURS,
+        "networks": {network.name: network.identity() for network in networks},
+    }
+
+
+def _present(measures: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in measures.items() if value is not None}

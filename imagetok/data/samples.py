@@ -1,0 +1,39 @@
+"""A folder of drawn images as a dataset: what `imagetok sample` writes, or any other."""
+
+import json
+import re
+from pathlib import Path
+
+from imagetok.data.encoded import FileImages
+from imagetok.data.folder import list_images, open_folder
+from imagetok.errors import InputError
+from imagetok.images import ImageContract
+
+RECORD = "samples.json"
+_NUMBERED = re.compile(r"\d{6,}\.png")
+
+
+def open_samples(folder: Path, contract: ImageContract) -> FileImages:
+    """The numbered images that `imagetok sample` wrote, with the classes asked for; else all.
+
+    Raises InputError when there are none, or fewer than `samples.json` says.
+    """
+    record = folder / RECORD
+    if not record.is_file():
+        return open_folder(str(folder), "all", contract, holdout=0.1)
+    files = sorted(
+        (name for name in list_images(folder) if _NUMBERED.fullmatch(name)),
+        key=lambda name: int(Path(name).stem),
+    )
+    try:
+        content = json.loads(record.read_bytes())
+        count, asked = int(content["num_images"]), [int(label) for label in content["labels"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{record}: not what imagetok sample writes: {error!r}") from None
+    if len(files) != count or not asked:
+        raise InputError(
+            f"{folder}: expected {count} numbered images, found {len(files)}; "
+            "run the same imagetok sample again to finish it"
+        )
+    labels = [asked[i % len(asked)] for i in range(count)]
+    return FileImages(folder, files, name="samples", split="all", contract=contract, labels=labels)

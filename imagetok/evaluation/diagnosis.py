@@ -1,0 +1,212 @@
+"""Why a codebook is used as it is: counts, vectors, certainty, and a verdict in words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.data import ImageDataset
+from imagetok.evaluation.codebook import code_counts, codebook_use
+from imagetok.evaluation.reconstruction import BATCH
+from imagetok.images import from_stored
+from imagetok.processes import full_float32
+from imagetok.quantizers import level_name
+from imagetok.tokenizers import Tokenizer
+
+RARE = 0.01
+"""A code used less than this share of equal use is nearly dead."""
+COLLAPSED, UNDERUSED = 0.05, 0.25
+"""Perplexities below these shares of K are called so."""
+LOGIT_MARKS = (15.0, 18.0, 20.0)
+"""The usual float32 form of the Dirichlet KL has lost its gradient at 18."""
+
+
+@dataclass(frozen=True)
+class LevelHealth:
+    """One level's codebook over a split."""
+
+    num_codes: int
+    codes_used: int
+    rare_codes: int
+    """Used, but less than RARE of equal use."""
+    top_share: float
+    """Of all positions, those with the most used code."""
+    perplexity: float
+    not_finite: tuple[int, ...]
+    """Codes whose vector holds NaN or infinity."""
+    copies: int
+    """Codes whose vector is that of a code before them."""
+    norms: tuple[float, float, float]
+    """Least, median and largest of the vectors, of those that are finite."""
+    counts: Int[Tensor, " K"] = field(repr=False)
+    entropy: float | None = None
+    """Of the code probabilities, mean over positions, in nats; None without probabilities."""
+    entropy_std: float | None = None
+    uncertainty: float | None = None
+    logits_above: tuple[float, ...] = ()
+    """The share of positions whose largest logit is above each of LOGIT_MARKS."""
+
+    @property
+    def dead_codes(self) -> int:
+        """Never used in the split."""
+        return self.num_codes - self.codes_used
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is the matter with one level, and what to try."""
+
+    state: str
+    """`healthy`, `underused`, `collapsed` or `broken`."""
+    sentences: tuple[str, ...]
+
+
+@full_float32()
+def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
+    """Every level's health over all images of `dataset`, each counted once."""
+    device = next(tokenizer.parameters()).device
+    counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
+    maps: dict[str, list[Tensor]] = {}
+    for batch, start in enumerate(range(0, len(dataset), BATCH)):
+        indices = range(start, min(start + BATCH, len(dataset)))
+        images = from_stored(dataset.read(indices).images.to(device), tokenizer.image)
+        draw = seeding.generator(0, "evaluate", batch, device=device)
+        codes, certainty = tokenizer.encode_with_certainty(images, generator=draw)
+        for level, found in enumerate(codes):
+            counts[level] += code_counts(found, tokenizer.num_codes[level]).cpu()
+        for name, values in certainty.items():
+            maps.setdefault(name, []).append(values.flatten().cpu())
+    joined = {name: torch.cat(parts) for name, parts in maps.items()}
+    return tuple(
+        _health(level_counts, tokenizer.codebook(level), _of_level(joined, level, len(counts)))
+        for level, level_counts in enumerate(counts)
+    )
+
+
+def began(
+    records: Sequence[Mapping[str, float]], level: int, num_levels: int, threshold: float
+) -> int | None:
+    """The training step from which the perplexity of batches stayed below `threshold`.
+
+    records: what metrics.jsonl holds. None when it ends above, or was not logged.
+    """
+    name = level_name("batch_perplexity", level, num_levels)
+    steps = [(int(r["step"]), float(r[name])) for r in records if name in r]
+    if not steps or steps[-1][1] >= threshold:
+        return None
+    last_above = max((i for i, (_, value) in enumerate(steps) if value >= threshold), default=-1)
+    return steps[last_above + 1][0]
+
+
+def judge(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
+    """A verdict: what is wrong first, what may have caused it, what to try.
+
+    Collapsed: a perplexity below COLLAPSED of K; underused: below UNDERUSED of it.
+    collapsed_at: the training step that `began` found, if the run is known.
+    """
+    faults = _faults(health)
+    if faults:
+        return Verdict("broken", tuple(faults))
+    share = health.perplexity / health.num_codes
+    told = [
+        f"{health.codes_used} of {health.num_codes} codes are used, as evenly as "
+        f"{health.perplexity:.0f} codes would be if each were used alike."
+    ]
+    if share >= UNDERUSED:
+        return Verdict("healthy", tuple(told))
+    if collapsed_at is not None:
+        told.append(f"In training this began at step {collapsed_at:,}.")
+    told += _causes(health)
+    return Verdict("collapsed" if share < COLLAPSED else "underused", tuple(told))
+
+
+def _health(
+    counts: Tensor, codebook: Float[Tensor, "K D"] | None, maps: Mapping[str, Tensor]
+) -> LevelHealth:
+    use, total = codebook_use(counts), int(counts.sum())
+    vectors = torch.zeros(0, 1) if codebook is None else codebook.detach().cpu().double()
+    finite = vectors.isfinite().all(dim=1)
+    norms = vectors[finite].norm(dim=1)
+    logits = maps.get("top_logit")
+    entropy = maps.get("entropy")
+    return LevelHealth(
+        num_codes=use.num_codes,
+        codes_used=use.codes_used,
+        rare_codes=int(((counts > 0) & (counts < RARE * total / use.num_codes)).sum()),
+        top_share=float(counts.max() / max(1, total)),
+        perplexity=use.perplexity,
+        not_finite=tuple((~finite).nonzero().flatten().tolist()),
+        copies=int(finite.sum()) - len(vectors[finite].unique(dim=0)),
+        norms=_spread(norms),
+        counts=counts,
+        entropy=None if entropy is None else float(entropy.double().mean()),
+        entropy_std=None if entropy is None else float(entropy.double().std()),
+        uncertainty=float(maps["uncertainty"].double().mean()) if "uncertainty" in maps else None,
+        logits_above=()
+        if logits is None
+        else tuple(float((logits > mark).double().mean()) for mark in LOGIT_MARKS),
+    )
+
+
+def _of_level(maps: Mapping[str, Tensor], level: int, num_levels: int) -> dict[str, Tensor]:
+    """The maps of one level, without the level in their names."""
+    names = ("entropy", "top_logit", "uncertainty")
+    found = {name: maps.get(level_name(name, level, num_levels)) for name in names}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def _spread(norms: Tensor) -> tuple[float, float, float]:
+    if len(norms) == 0:
+        return (math.nan, math.nan, math.nan)
+    return (float(norms.min()), float(norms.median()), float(norms.max()))
+
+
+def _faults(health: LevelHealth) -> list[str]:
+    told = []
+    if health.not_finite:
+        rows = ", ".join(map(str, health.not_finite[:5]))
+        more = "" if len(health.not_finite) <= 5 else ", ..."
+        told.append(
+            f"{len(health.not_finite)} codes hold NaN or infinity (row {rows}{more}): they can "
+            "poison every image they are chosen for. Go back to an earlier checkpoint, and lower "
+            "the learning rate or set train.clip_norm."
+        )
+    if health.copies:
+        told.append(
+            f"{health.copies} codes are exact copies of others and can never add information. "
+            "A start from too few encoder outputs makes them (init: data or kmeans on a small "
+            "first batch), or weights that were edited; train with a larger batch or a reset."
+        )
+    return told
+
+
+def _causes(health: LevelHealth) -> list[str]:
+    if health.entropy is None:
+        return [
+            f"{health.dead_codes} codes were never chosen. The encoder moves away from codes that "
+            "get no pull: start them where its outputs are (init: kmeans) and renew idle ones "
+            "(reset: least-recently-used); a smaller commitment weight lets it spread."
+        ]
+    share = health.entropy / math.log(health.num_codes)
+    if share > 0.8:
+        return [
+            f"The code probabilities are nearly uniform (entropy {health.entropy:.2f} of "
+            f"{math.log(health.num_codes):.2f} nats), so that the largest is chance. Lower the "
+            "weight of the KL, let the temperature fall further, or train longer."
+        ]
+    told = [
+        f"{health.dead_codes} codes were never the most likely (entropy {health.entropy:.2f} of "
+        f"{math.log(health.num_codes):.2f} nats). How many codes live is settled early: start the "
+        "temperature higher (objective.temperature.start: 2) and let it fall as far."
+    ]
+    if health.logits_above[1] > 0.05:
+        told.append(
+            f"{health.logits_above[1]:.0%} of the largest logits are above {LOGIT_MARKS[1]:.0f}: "
+            "the encoder has decided. EdVAE with kl: torch has no gradient there (use kl: exact); "
+            "dVAE needs a larger weight of the KL."
+        )
+    return told

@@ -1,0 +1,14 @@
+"""Distances between two sets of features, in float64: Frechet, kernel, and manifold measures."""
+
+from imagetok.evaluation.distances.frechet import FeatureMoments, frechet_distance
+from imagetok.evaluation.distances.inception_score import inception_score
+from imagetok.evaluation.distances.kernel import kernel_distance
+from imagetok.evaluation.distances.manifold import precision_recall
+
+__all__ = [
+    "FeatureMoments",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "precision_recall",
+]

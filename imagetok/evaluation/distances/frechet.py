@@ -1,0 +1,48 @@
+"""The Frechet distance of two Gaussians fitted to features (Heusel et al. 2017, eq. 6)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureMoments:
+    """Count, sum and sum of outer products: of two sets together by `join`."""
+
+    count: int
+    total: Float[Tensor, " F"]
+    outer: Float[Tensor, "F F"]
+
+    @classmethod
+    def of(cls, features: Num[Tensor, "N F"]) -> "FeatureMoments":
+        """Of a set, in float64."""
+        rows = features.double()
+        return cls(len(rows), rows.sum(dim=0), rows.T @ rows)
+
+    def join(self, other: "FeatureMoments") -> "FeatureMoments":
+        """Those of both sets together."""
+        return FeatureMoments(
+            self.count + other.count, self.total + other.total, self.outer + other.outer
+        )
+
+    def gaussian(self) -> tuple[Float[Tensor, " F"], Float[Tensor, "F F"]]:
+        """Mean and unbiased covariance. Two features or more."""
+        mean = self.total / self.count
+        return mean, (self.outer - self.count * mean.outer(mean)) / (self.count - 1)
+
+
+def frechet_distance(one: FeatureMoments, other: FeatureMoments) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0.
+
+    The trace of the root is the sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2), which
+    is symmetric: no general matrix root is needed, and singular covariances (fewer images than
+    features) need no regularisation.
+    """
+    (m1, c1), (m2, c2) = one.gaussian(), other.gaussian()
+    values, vectors = torch.linalg.eigh(c1)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    overlap = torch.linalg.eigvalsh(root @ c2 @ root).clamp_min(0).sqrt().sum()
+    distance = (m1 - m2).square().sum() + c1.trace() + c2.trace() - 2 * overlap
+    return max(0.0, float(distance))

@@ -1,0 +1,118 @@
+"""How far apart two sets of images are, in the features of a stated network."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from accelerate.utils import gather_object
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from imagetok.data import ImageDataset
+from imagetok.evaluation.distances import (
+    FeatureMoments,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from imagetok.evaluation.features import FeatureNetwork
+from imagetok.images import from_stored, to_stored
+from imagetok.processes import full_float32, process_state
+from imagetok.tokenizers import Autoencoder
+
+BATCH = 100
+"""Images that go through a network at once; fixed, so that nothing depends on a choice."""
+NEIGHBOURS = 3
+
+
+class FeatureSet(NamedTuple):
+    """The features of every image of a set, in order."""
+
+    vectors: Float[Tensor, "N F"]
+    logits: Float[Tensor, "N C"] | None
+    labels: Int64[Tensor, " N"]
+
+
+@full_float32()
+def features_of(
+    network: FeatureNetwork,
+    dataset: ImageDataset,
+    change: Callable[[UInt8[Tensor, "B C H W"]], UInt8[Tensor, "B C H W"]] | None = None,
+) -> FeatureSet:
+    """Of every image once, as stored bytes, after `change` if there is one.
+
+    Batches are shared over the processes of a distributed run; every process gets all features.
+    """
+    state = process_state()
+    device = next(network.parameters()).device
+    starts = range(0, len(dataset), BATCH)
+    parts: list[tuple[int, FeatureSet]] = []
+    for start in starts[state.process_index :: state.num_processes]:
+        batch = dataset.read(range(start, min(start + BATCH, len(dataset))))
+        images = batch.images.to(device)
+        found = network(images if change is None else change(images))
+        logits = None if found.logits is None else found.logits.cpu()
+        parts.append((start, FeatureSet(found.vectors.float().cpu(), logits, batch.labels)))
+    if state.num_processes > 1:
+        parts = gather_object(parts)
+    ordered = [part for _, part in sorted(parts, key=lambda part: part[0])]
+    logits = [part.logits for part in ordered if part.logits is not None]
+    return FeatureSet(
+        torch.cat([part.vectors for part in ordered]),
+        torch.cat(logits) if logits else None,
+        torch.cat([part.labels for part in ordered]),
+    )
+
+
+def reconstruct_bytes(model: Autoencoder) -> Callable[[Tensor], Tensor]:
+    """Images to their reconstructions, as bytes."""
+    return lambda stored: to_stored(model.reconstruct(from_stored(stored, model.image)))
+
+
+def compare_sets(real: FeatureSet, other: FeatureSet, network: str) -> dict[str, float]:
+    """Measures of `other` against `real`, each with the network in its name.
+
+    `frechet`, `kernel` (squared maximum mean discrepancy), `precision` and `recall` (k = 3); of a
+    classifier also `classifier_score`, the Inception score with that classifier. With the original
+    network the names are those of the papers: `fid`, `kid`, `inception_score`.
+    """
+    moments = [FeatureMoments.of(s.vectors) for s in (real, other)]
+    precision, recall = precision_recall(other.vectors, real.vectors, NEIGHBOURS)
+    measures = {
+        "frechet": frechet_distance(*moments),
+        "kernel": kernel_distance(real.vectors, other.vectors),
+        "precision": precision,
+        "recall": recall,
+    }
+    if other.logits is not None:
+        measures["classifier_score"] = inception_score(other.logits)[0]
+    return {_name(measure, network): value for measure, value in measures.items()}
+
+
+def class_agreement(real: FeatureSet, other: FeatureSet) -> float | None:
+    """The share of images whose most likely class stays what it was; None without a classifier."""
+    if real.logits is None or other.logits is None:
+        return None
+    return float((real.logits.argmax(1) == other.logits.argmax(1)).double().mean())
+
+
+def class_accuracy(found: FeatureSet) -> float | None:
+    """The share of images whose most likely class is their label.
+
+    None without a classifier, or where a label is none of its classes.
+    """
+    if found.logits is None or int(found.labels.min()) < 0:
+        return None
+    if int(found.labels.max()) >= found.logits.shape[1]:
+        return None
+    return float((found.logits.argmax(dim=1) == found.labels).double().mean())
+
+
+def _name(measure: str, network: str) -> str:
+    standard = {"frechet": "fid", "kernel": "kid", "classifier_score": "inception_score"}
+    if network == "inception" and measure in standard:
+        return standard[measure]
+    if network == "vgg16" and measure in ("precision", "recall"):
+        return measure
+    return f"{measure}_{network}"

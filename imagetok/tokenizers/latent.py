@@ -1,0 +1,97 @@
+"""A continuous latent in the place of codes: the diagonal Gaussian of a VAE."""
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from imagetok.config import Section
+
+_LOG_VARIANCES = -30.0, 20.0  # their exponentials and those of their halves are finite in float32
+
+
+class LatentConfig(Section):
+    """The latent of a VAE (Kingma & Welling 2014), which has no codes.
+
+    per: `image` is one vector of `dim` numbers an image, read from the encoder's features and
+    brought back to them by a linear layer; `position` is `dim` numbers at every place where a
+    tokenizer of the same network has a code. The loss `kl` is a sum over an image, which fits the
+    likelihoods `arelbo` and `gaussian` with weight 1. With `mse`, a mean over pixels, give it the
+    weight 2 v / (channels * height * width), where v stands for the decoder's variance.
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    dim: PositiveInt = 64
+    per: Literal["image", "position"] = "image"
+    losses: ClassVar[tuple[str, ...]] = ("kl",)
+
+
+class Posterior(NamedTuple):
+    """A Gaussian with independent dimensions."""
+
+    mean: Float[Tensor, "B D h w"]
+    log_variance: Float[Tensor, "B D h w"]
+
+
+def gaussian_kl(posterior: Posterior) -> Float[Tensor, ""]:
+    """KL(N(mean, variance) || N(0, 1)) in nats: sum over dimensions, mean over the batch.
+
+    Kingma & Welling 2014, App. B.
+    """
+    mean, log_variance = posterior
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum() / (2 * len(mean))
+
+
+def reparameterise(
+    posterior: Posterior, noise: Float[Tensor, "B D h w"]
+) -> Float[Tensor, "B D h w"]:
+    """A draw as a function of standard normal noise (Kingma & Welling 2014, 2.4)."""
+    mean, log_variance = posterior
+    return mean + (log_variance / 2).exp() * noise
+
+
+class GaussianLatent(nn.Module):
+    """Between an encoder that gives `in_channels` and a decoder that is given `dim` channels."""
+
+    def __init__(self, dim: int, per: Literal["image", "position"], grid: tuple[int, int]):
+        super().__init__()
+        self.num_heads = 2 if per == "position" else 1
+        self.in_channels = self.num_heads * dim
+        features = dim * grid[0] * grid[1]
+        is_vector = per == "image"
+        self.to_posterior = _Linear(features, (2 * dim, 1, 1)) if is_vector else nn.Identity()
+        self.to_features = _Linear(dim, (dim, *grid)) if is_vector else nn.Identity()
+
+    def posterior(self, h: Float[Tensor, "B C H W"]) -> Posterior:
+        """What the encoder's output says of the latent."""
+        with torch.autocast(h.device.type, enabled=False):  # half precision overflows in exp
+            wide = h.to(torch.promote_types(h.dtype, torch.float32))
+            mean, log_variance = self.to_posterior(wide).chunk(2, dim=1)
+            return Posterior(mean, log_variance.clamp(*_LOG_VARIANCES))
+
+    def draw(
+        self, posterior: Posterior, generator: torch.Generator | None
+    ) -> Float[Tensor, "B D h w"]:
+        """A random latent; differentiable."""
+        mean = posterior.mean
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return reparameterise(posterior, noise)
+
+    def forward(self, z: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D H W"]:
+        """What the decoder is given."""
+        return self.to_features(z)
+
+
+class _Linear(nn.Module):
+    """A linear layer from and to maps."""
+
+    def __init__(self, in_features: int, shape: tuple[int, int, int]):
+        super().__init__()
+        channels, height, width = shape
+        self.shape = shape
+        self.linear = nn.Linear(in_features, channels * height * width)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        return self.linear(x.flatten(1)).unflatten(1, self.shape)

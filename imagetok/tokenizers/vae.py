@@ -1,0 +1,91 @@
+"""A variational autoencoder: the continuous baseline, which has no codes."""
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from imagetok import artifacts
+from imagetok.errors import InputError
+from imagetok.images import Images, check_images
+from imagetok.networks import VQVAE2Config, build_network
+from imagetok.tokenizers.base import Autoencoder, Reconstruction, at_test_time, check_features
+from imagetok.tokenizers.config import TokenizerConfig
+from imagetok.tokenizers.latent import GaussianLatent, gaussian_kl
+from imagetok.tokenizers.likelihood import build_likelihood
+
+_NO_CODES = (
+    "a VAE is continuous and has no codes; use reconstruct(), or a tokenizer: train a config with "
+    "tokenizer.quantizer, such as configs/digits/edvae.yaml"
+)
+
+
+class VAE(Autoencoder):
+    """encoder -> Gaussian -> decoder; draws in training, and takes the mean at test time."""
+
+    kind = "autoencoder"
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.image = config.image
+        assert config.latent is not None and not isinstance(config.network, VQVAE2Config)
+        (grid,) = config.grids
+        self.latent = GaussianLatent(config.latent.dim, config.latent.per, grid)
+        self.likelihood = build_likelihood(config.likelihood, config.image, config.network.pixels)
+        self.encoder, self.decoder = build_network(
+            config.network,
+            self.likelihood.channels,
+            self.latent.in_channels,
+            config.latent.dim,
+            num_heads=self.latent.num_heads,
+            is_bounded=self.likelihood.is_linear,
+        )
+
+    def forward(
+        self,
+        images: Images,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        del temperature  # nothing is relaxed
+        posterior = self.latent.posterior(self.encoder(self.likelihood.to_network(images)))
+        out = self.decoder(self.latent(self.latent.draw(posterior, generator)))
+        losses = {
+            "reconstruction": self.likelihood.loss(out, images),
+            "kl": gaussian_kl(posterior),
+        }
+        return Reconstruction(self.likelihood.to_image(out), losses, (), {})
+
+    def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
+        del generator  # nothing is drawn
+        check_images(images, self.image)
+        with at_test_time(self), torch.no_grad():
+            h = self.encoder(self.likelihood.to_network(images))
+            check_features(h)
+            return self.likelihood.to_image(
+                self.decoder(self.latent(self.latent.posterior(h).mean))
+            )
+
+    def _usage(self) -> list[str]:
+        image = self.image
+        size = f"{image.height} x {image.width}"
+        return [
+            f"A variational autoencoder made with imagetok, for images ({image.mode}) of {size}. "
+            "It has no codes: it is what tokenizers are compared with.",
+            "",
+            "```python",
+            "from imagetok import Autoencoder",
+            f'autoencoder = Autoencoder.from_pretrained("{artifacts.HERE}")',
+            "x_hat = autoencoder.reconstruct(images)",
+            "```",
+        ]
+
+    def encode(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: there are no codes."""
+        raise InputError(_NO_CODES)
+
+    def decode(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: there are no codes."""
+        raise InputError(_NO_CODES)

@@ -1,0 +1,105 @@
+"""Measures on the command line: of reconstructions, of samples, side by side, and refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from cli.main import _run
+from imagetok import seeding
+from imagetok.config import load_config
+from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.tokenizers import build_tokenizer
+from imagetok.training.config import TokenizerRun
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A tokenizer, a feature network, twenty coloured pictures and the same pictures as samples."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    seeding.reseed_global(0)
+    config = load_config(CONFIGS / "shapes" / "edvae.yaml", TokenizerRun)
+    network = config.tokenizer.network.model_copy(update={"width": 8})
+    tokenizer = build_tokenizer(config.tokenizer.model_copy(update={"network": network}))
+    tokenizer.eval().save_pretrained(folder / "tokenizer")
+    save_file(CIFARResNet(1).state_dict(), folder / "features.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    for name in ("photos", "samples"):
+        (folder / name).mkdir()
+        for i, image in enumerate(pixels):
+            Image.fromarray(image).save(folder / name / f"{i:06d}.png")
+    record = {"num_images": 20, "labels": list(range(10))}
+    (folder / "samples" / "samples.json").write_text(json.dumps(record))
+    Image.fromarray(pixels[0]).save(folder / "samples" / "grid.png")
+    return folder
+
+
+def evaluate(place: Path, *words: str) -> int:
+    features = f"cifar-resnet={place / 'features.safetensors'}"
+    data = f"folder:all,root={place / 'photos'}"
+    tokenizer = str(place / "tokenizer")
+    given = ["--tokenizer", tokenizer, "--data", data, "--features", features, "--device", "cpu"]
+    return _run(["evaluate", *given, *words])
+
+
+def test_samples_that_are_the_images_are_at_no_distance(place, tmp_path):
+    out = tmp_path / "x.json"
+    assert evaluate(place, "--samples", str(place / "samples"), "--out", str(out)) == 0
+    record = json.loads(out.read_bytes())
+    measures = record["measures"]
+    assert measures["num_samples"] == 20, "the grid is no sample"
+    assert measures["frechet_cifar-resnet8"] == pytest.approx(0, abs=1e-6)
+    assert measures["precision_cifar-resnet8"] == measures["recall_cifar-resnet8"] == 1
+    assert 0 <= measures["class_accuracy_cifar-resnet8"] <= 1
+    assert not any("fid" in name for name in measures)
+    network = record["identity"]["networks"]["cifar-resnet8"]
+    assert len(network["network_sha256"]) == 64
+    assert record["identity"]["count"] == record["identity"]["data_count"] == 20
+
+
+def test_reconstructions_of_an_untrained_tokenizer_are_far_from_their_images(place, tmp_path):
+    out = tmp_path / "x.json"
+    assert evaluate(place, "--out", str(out)) == 0
+    measures = json.loads(out.read_bytes())["measures"]
+    assert measures["mse"] > 0 and measures["rfrechet_cifar-resnet8"] > 1e-3
+    assert 0 <= measures["class_agreement_cifar-resnet8"] <= 1
+
+
+def test_equal_identities_share_a_table_and_others_do_not(place, tmp_path, capsys):
+    one, other = str(tmp_path / "one.json"), str(tmp_path / "other.json")
+    assert evaluate(place, "--out", one) == 0
+    assert evaluate(place, "--beside", one) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if "this" in line)
+    assert header.split() == ["this", one]
+    content = json.loads(Path(one).read_bytes())
+    content["identity"]["networks"]["cifar-resnet8"]["network_sha256"] = "0" * 64
+    Path(other).write_text(json.dumps(content))
+    assert evaluate(place, "--beside", other) == 2
+    told = capsys.readouterr().err
+    assert "cannot share a table" in told and "cifar-resnet8.network_sha256" in told
+
+
+def test_an_unfinished_folder_of_samples_is_refused(place, tmp_path, capsys):
+    (tmp_path / "samples").mkdir()
+    record = {"num_images": 3, "labels": [-1]}
+    (tmp_path / "samples" / "samples.json").write_text(json.dumps(record))
+    assert evaluate(place, "--samples", str(tmp_path / "samples")) == 3
+    assert "expected 3 numbered images, found 0" in capsys.readouterr().err
+
+
+def test_what_is_no_record_is_refused(place, tmp_path, capsys):
+    (tmp_path / "x.json").write_text("[]")
+    assert evaluate(place, "--beside", str(tmp_path / "x.json")) == 3
+    assert "imagetok evaluate --out" in capsys.readouterr().err
+
+
+def test_samples_need_a_network(place, capsys):
+    words = ["evaluate", "--tokenizer", str(place / "tokenizer")]
+    words += ["--data", str(place / "photos"), "--samples", str(place / "samples")]
+    assert _run(words) == 2
+    assert "with --features" in capsys.readouterr().err

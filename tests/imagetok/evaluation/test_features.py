@@ -1,0 +1,140 @@
+"""Feature networks: what they compute, their identity, and files that are refused."""
+
+import hashlib
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.evaluation import features
+from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.evaluation.features import open_features
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (4, 3, 32, 32), generator=torch.manual_seed(0)).to(torch.uint8)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    model = CIFARResNet(3)
+    for part in model.modules():  # as trained: statistics that are not those of the start
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    path = tmp_path / "resnet.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_a_classifier_gives_logits_and_what_its_last_layer_reads(weights, images):
+    network = open_features(f"cifar-resnet={weights}")
+    found = network(images)
+    assert network.name == "cifar-resnet20"
+    assert found.vectors.shape == (4, 64)
+    linear = network.model.linear
+    torch.testing.assert_close(found.logits, found.vectors @ linear.weight.T + linear.bias)
+    torch.testing.assert_close(found.logits, network.model(images.float() / 255))
+
+
+def test_an_image_has_the_same_features_in_every_batch(weights, images):
+    network = open_features(f"cifar-resnet={weights}")
+    alone = torch.cat([network(image[None]).vectors for image in images])
+    torch.testing.assert_close(network(images).vectors, alone)
+
+
+def test_grey_images_are_three_equal_channels(weights, images):
+    network = open_features(f"cifar-resnet={weights}")
+    grey = images[:, :1]
+    assert torch.equal(network(grey).vectors, network(grey.repeat(1, 3, 1, 1)).vectors)
+
+
+def test_the_identity_holds_the_weights(weights, tmp_path):
+    one = open_features(f"cifar-resnet={weights}")
+    assert open_features(f"cifar-resnet={weights}").identity() == one.identity()
+    state = dict(one.model.state_dict())
+    state["linear.bias"] = state["linear.bias"] + 1e-6
+    save_file(state, tmp_path / "other.safetensors")
+    other = open_features(f"cifar-resnet={tmp_path / 'other.safetensors'}")
+    assert other.sha256 != one.sha256
+
+
+def test_a_torchvision_model_with_weights_from_a_file(tmp_path, images):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    save_file(resnet18().state_dict(), tmp_path / "resnet18.safetensors")
+    network = open_features(f"torchvision:resnet18={tmp_path / 'resnet18.safetensors'}")
+    found = network(images)
+    assert found.vectors.shape == (4, 512) and found.logits.shape == (4, 1000)
+    assert "224" in network.identity()["preprocessing"]
+
+
+def test_a_module_of_the_users(tmp_path, monkeypatch, images):
+    (tmp_path / "their_features.py").write_text("import torch\nflat = torch.nn.Flatten\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    network = open_features("python:their_features:flat")
+    sys.modules.pop("their_features")
+    found = network(images)
+    assert torch.equal(found.vectors, images.flatten(1).float() / 255) and found.logits is None
+
+
+@pytest.mark.parametrize(
+    "spec", ["fid", "cifar-resnet", "torchvision:resnet9000", "python:json", "python:json:dumps"]
+)
+def test_what_names_no_network_is_refused(spec):
+    with pytest.raises(ConfigError, match="--features"):
+        open_features(spec)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_file({"conv1.weight": torch.zeros(16, 3, 3, 3)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"x\.safetensors: weights of another network"):
+        open_features(f"cifar-resnet={tmp_path / 'x.safetensors'}")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04 a pickle?", b"PK\x03\x04"])
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_damaged_weights_are_refused(tmp_path, content, ending):
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.{ending}: not a file of weights"):
+        open_features(f"cifar-resnet={path}")
+
+
+def test_code_in_a_weights_file_is_not_run(tmp_path):
+    class Planted:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "planted"), "w"))
+
+    torch.save({"conv1.weight": Planted()}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="not a file of weights"):
+        open_features(f"cifar-resnet={tmp_path / 'x.pth'}")
+    assert not (tmp_path / "planted").exists()
+
+
+def test_other_bytes_than_the_published_ones_are_refused(tmp_path):
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    torch.save({}, tmp_path / "inception.pth")
+    with pytest.raises(InputError, match="sha256 starts with 6726825d"):
+        open_features(f"inception={tmp_path / 'inception.pth'}")
+
+
+def test_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    digest = hashlib.sha256(b"weights").hexdigest()[:8]
+    source = tmp_path / f"net-{digest}.pth"
+    source.write_bytes(b"weights")
+    path = features._fetch(source.as_uri())
+    source.unlink()
+    assert path.read_bytes() == b"weights" and features._fetch(source.as_uri()) == path
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_a_way_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    with pytest.raises(ResourceError, match=r"without a network, put that file at .*net-00000000"):
+        features._fetch((tmp_path / "net-00000000.pth").as_uri())
