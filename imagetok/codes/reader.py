@@ -35,6 +35,7 @@ from imagetok.codes.shard import (
 )
 from imagetok.codes.store import LocalStore, Store, open_store
 from imagetok.codes.stream import CodeStream
+from imagetok.durable import readable_json
 from imagetok.errors import ConfigError, ShardError
 
 __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
@@ -358,4 +359,8 @@ def _read_manifest(store: Store, plan: Plan) -> Manifest:
     except ShardError as error:
         hint = "; was it uploaded before it was finished?" if store.is_remote else ""
         raise ShardError(f"{error}{hint}") from None
-    return parse_json(data, Manifest, store.path(MANIFEST))
+    manifest = parse_json(data, Manifest, store.path(MANIFEST))
+    # Its hash is of its values; a digit beyond a float's precision is none of them.
+    if data != readable_json(manifest.model_dump(mode="json")):
+        raise ShardError(f"{store.path(MANIFEST)}: not in the form it is written in; damaged")
+    return manifest

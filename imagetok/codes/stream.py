@@ -68,32 +68,40 @@ class CodeStream(IterableDataset):
 
     def __len__(self) -> int:
         """Batches of this process that are left."""
-        whole = -(-(self._end - self._first) // self._batch_size)
-        return max(0, whole - self._start // self._batch_size)
+        samples = self._end - self._first
+        if self._start >= samples:
+            return 0
+        return -(-samples // self._batch_size) - self._start // self._batch_size
 
     def __iter__(self) -> Iterator[CodeBatch]:
         _, _, worker, num_workers = _who_is_this()
         order = self._order.reader()
+        # The worker that is asked first begins inside of a batch.
+        taken = self._start % self._batch_size if worker == 0 else 0
         for number in self._batch_numbers(worker, num_workers):
             first = self._first + number * self._batch_size
             end = min(first + self._batch_size, self._end)
-            first = max(first, self._first + self._start)
-            parts = [self._take(part) for part in order(first, end)]
-            yield parts[0] if len(parts) == 1 else _joined(parts)
+            parts = [self._take(part) for part in order(first + taken, end)]
+            taken = 0
+            if parts:
+                yield parts[0] if len(parts) == 1 else _joined(parts)
 
     def _batch_numbers(self, worker: int, num_workers: int) -> range:
         """Which batches of this process a worker gives.
 
         A DataLoader asks worker 0, 1, ... in turn, for as long as they last: batch j of the pass
-        is the (j // num_workers)-th of worker j % num_workers. Each has a run of neighbours.
+        is the (j // num_workers)-th of worker j % num_workers. Each has a run of neighbours, and
+        the one that is asked last the last run, which ends with the batch that may be short.
         """
         done = self._start // self._batch_size
-        logical = (worker + done) % num_workers  # who would be asked next
+        asked = (worker + done) % num_workers  # as which worker of the whole pass
         total = -(-(self._end - self._first) // self._batch_size)
-        each, more = divmod(total, num_workers)
-        begin = logical * each + min(logical, more)
-        count = each + (logical < more)
-        taken = max(0, -(-(done - logical) // num_workers))
+        each, more = divmod(total, num_workers)  # the first `more` are asked once more
+        if asked < more:
+            begin, count = (num_workers - more) * each + asked * (each + 1), each + 1
+        else:
+            begin, count = (asked - more) * each, each
+        taken = max(0, -(-(done - asked) // num_workers))
         return range(begin + min(taken, count), begin + count)
 
 
