@@ -54,7 +54,7 @@ def decode_dataset(
     """
     if dataset.fingerprint != tokenizer.fingerprint:
         raise ShardError(
-            f"{dataset.folder}: codes of tokenizer {dataset.fingerprint[:16]} "
+            f"{dataset.place}: codes of tokenizer {dataset.fingerprint[:16]} "
             f"({dataset.plan.tokenizer.name}), but --tokenizer is {tokenizer.fingerprint[:16]}; "
             "pass the tokenizer that made them"
         )

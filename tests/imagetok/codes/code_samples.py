@@ -1,15 +1,22 @@
 """A tiny tokenizer, images and plans for the tests here and for the processes that they start."""
 
+import errno
+import json
 import os
+import random
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from disk_faults import at_every_operation
 from torch import Tensor
 
-from imagetok import durable, seeding
+from cli.main import _explain
+from imagetok import seeding
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.codes.plan import Plan
 from imagetok.config import validate
@@ -104,29 +111,30 @@ def in_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed_at(point: int, tokenizer: Tokenizer, count: int, folder: Path) -> None:
-    """Encode, with SIGKILL before the point-th read, fsync or rename."""
-    points = iter(range(10**6))
+def failing_at(point: int, fail: Callable[[], None]) -> Callable[..., None]:
+    """A function that calls `fail` when it is called for the point-th time."""
+    calls = iter(range(10**6))
 
-    def tick() -> None:
-        if next(points) == point:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def tick(*_: object) -> None:
+        if next(calls) == point:
+            fail()
 
-    fsync, rename = os.fsync, Path.replace
-    durable.os.fsync = lambda descriptor: (tick(), fsync(descriptor))[1]
-    Path.replace = lambda path, target: (tick(), rename(path, target))[1]
-    images = make_images(count)
-    plan = small_plan(tokenizer, images)
-    encode_dataset(tokenizer, Watched(images, tick), folder, plan, threads=1)
+    return tick
 
 
 def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
-    """Kill an encoding at every point, rerun it each time; leaves one folder per point."""
+    """Kill an encoding at every read and disk operation, rerun it; leaves one folder per point."""
     images = make_images(count)
     plan = small_plan(tokenizer, images)
+
+    def killed(point: int, folder: Path) -> None:
+        tick = failing_at(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        with at_every_operation(tick):
+            encode_dataset(tokenizer, Watched(images, tick), folder, plan, threads=1)
+
     for point in range(10**6):
         folder = out / f"{point:03d}"
-        end = in_fork(lambda p=point, f=folder: killed_at(p, tokenizer, count, f))
+        end = in_fork(lambda p=point, f=folder: killed(p, f))
         if end == 0:
             return
         assert end == -signal.SIGKILL, f"point {point} ended with {end}"
@@ -134,14 +142,85 @@ def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
         assert rerun == 0, f"the rerun after point {point} ended with {rerun}"
 
 
+def fill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
+    """Let the disk be full at every operation once; prints what the folder holds then, reruns."""
+    images = make_images(count)
+    plan = small_plan(tokenizer, images)
+    for point in range(10**6):
+        folder = out / f"{point:03d}"
+
+        def fail(name: str = str(folder)) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+        try:
+            with at_every_operation(failing_at(point, fail)):
+                encode_dataset(tokenizer, images, folder, plan, threads=1)
+            return
+        except OSError as error:
+            text, code = _explain(error)
+            assert code == 5 and "free some space" in text, text
+        there = {p.name: p.read_bytes().hex() for p in folder.iterdir()} if folder.exists() else {}
+        print(json.dumps(there))
+        encode_dataset(tokenizer, images, folder, plan, threads=1)
+
+
+def encode_by_two(
+    tokenizer: Tokenizer, count: int, folder: Path, doomed: Sequence[int] = (), after: float = 0
+) -> float:
+    """Encode by two processes; SIGKILL the doomed ones after so many seconds; how long it took."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    images = make_images(count)
+    plan = small_plan(tokenizer, images)
+    begun = time.monotonic()
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            code = 1
+            try:
+                encode_dataset(tokenizer, images, folder, plan, threads=1)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    if doomed:
+        time.sleep(after)
+        for rank in doomed:
+            os.kill(children[rank], signal.SIGKILL)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert doomed or ends == [0, 0], ends
+    return time.monotonic() - begun
+
+
+def kill_one_of_two(tokenizer: Tokenizer, count: int, out: Path) -> None:
+    """Kill one of two processes, or both, at ten random times, and rerun by two."""
+    duration = encode_by_two(tokenizer, count, out / "whole")
+    draw = random.Random(0)
+    for trial in range(10):
+        folder = out / f"{trial}"
+        doomed = [(0,), (1,), (0, 1)][trial % 3]
+        encode_by_two(tokenizer, count, folder, doomed, draw.uniform(0.1, 1) * duration)
+        print(len(list(folder.glob("*.json"))) if folder.exists() else 0)
+        encode_by_two(tokenizer, count, folder)
+
+
 def main() -> None:
     mode, source, out, count = sys.argv[1:]
     tokenizer = Tokenizer.from_pretrained(source)
-    if mode == "kill":
-        kill_everywhere(tokenizer, int(count), Path(out))
-    else:
-        images = make_images(int(count))
-        encode_dataset(tokenizer, images, Path(out), small_plan(tokenizer, images))
+    match mode:
+        case "kill":
+            kill_everywhere(tokenizer, int(count), Path(out))
+        case "fill":
+            fill_everywhere(tokenizer, int(count), Path(out))
+        case "kill-one-of-two":
+            kill_one_of_two(tokenizer, int(count), Path(out))
+        case _:
+            images = make_images(int(count))
+            encode_dataset(tokenizer, images, Path(out), small_plan(tokenizer, images))
 
 
 if __name__ == "__main__":

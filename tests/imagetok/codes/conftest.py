@@ -48,10 +48,11 @@ def encode(tokenizer, tmp_path) -> Encode:
 def start_python() -> Callable[..., subprocess.Popen[str]]:
     """Start Python with arguments, able to import imagetok as this process does."""
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
+    def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         root = Path(imagetok.__file__).parent.parent
         env = {
             **os.environ,
+            **(env or {}),
             "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
             "ACCELERATE_USE_CPU": "true",
             "OMP_NUM_THREADS": "1",

@@ -73,20 +73,6 @@ def test_every_forward_pass_has_the_planned_size_and_one_thread(tokenizer, monke
     assert seen == [(MICRO_BATCH, 1)] * 5
 
 
-def test_a_kill_at_any_read_fsync_or_rename_is_made_good_by_a_rerun(
-    encode, tokenizer_folder, start_python, tmp_path
-):
-    whole = content(encode(13, "whole").folder)
-    process = start_python(SCRIPT, "kill", tokenizer_folder, tmp_path / "killed", 13)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    folders = sorted((tmp_path / "killed").iterdir())
-    # 5 reads, and fsync, rename, fsync of the folder for each file; the last one is not killed.
-    assert len(folders) == 5 + 3 * len(whole) + 1
-    for folder in folders:
-        assert content(folder) == whole, folder.name
-
-
 def test_two_processes_give_the_bytes_of_one(expected, tokenizer_folder, start_python, tmp_path):
     process = start_python(
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2),
