@@ -158,10 +158,10 @@ def encode_dataset(
         full_float32(),
     ):
         if state.is_main_process:
-            _commit_plan(folder, plan)
+            commit_plan(folder, plan)
         state.wait_for_everyone()
         mine = range(state.process_index, plan.num_shards, state.num_processes)
-        todo = [shard for shard in mine if not _is_complete(folder, plan, shard)]
+        todo = [shard for shard in mine if not is_complete(folder, plan, shard)]
         finished = [shard for shard in mine if shard not in todo]
         skipped = sum(len(_record(folder, shard).skipped) for shard in finished)
         total = sum(len(plan.input_range(shard)) for shard in mine)
@@ -169,12 +169,12 @@ def encode_dataset(
         with ProgressBar("encoding", total, done, state.is_main_process) as progress:
             for shard in todo:
                 inputs = plan.input_range(shard)
-                parts = _encode_range(tokenizer, dataset, plan, inputs, threads)
+                parts = encode_range(tokenizer, dataset, plan, inputs, threads)
                 watched = _watched(parts, progress, done, max_skips - skipped, stop)
                 skipped += len(write_shard(folder, plan, shard, watched).skipped)
                 done += len(inputs)
         state.wait_for_everyone()
-        report = _commit_manifest(folder, plan, max_skips) if state.is_main_process else None
+        report = commit_manifest(folder, plan, max_skips) if state.is_main_process else None
         state.wait_for_everyone()
     return report or _report(plan, _records(folder, plan))
 
@@ -183,7 +183,7 @@ def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Pl
     """Size and time of an encoding, from encoding the first images; writes nothing."""
     count = min(len(dataset), 4 * plan.micro_batch)
     begun = time.perf_counter()
-    for _ in _encode_range(tokenizer, dataset, plan, range(count), None):
+    for _ in encode_range(tokenizer, dataset, plan, range(count), None):
         pass
     seconds = (time.perf_counter() - begun) * len(dataset) / max(count, 1)
     return Estimate(
@@ -214,7 +214,7 @@ def _watched(
         progress.update(done)
 
 
-def _encode_range(
+def encode_range(
     tokenizer: Tokenizer, dataset: ImageDataset, plan: Plan, inputs: range, threads: int | None
 ) -> Iterator[EncodedPart]:
     """Micro-batches of a range of inputs, in order, several computed at once."""
@@ -280,7 +280,11 @@ def _read(dataset: ImageDataset, inputs: range) -> tuple[ImageBatch, list[Skip]]
     return ImageBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))), skips
 
 
-def _commit_plan(folder: Path, plan: Plan) -> None:
+def commit_plan(folder: Path, plan: Plan) -> None:
+    """Write the plan into an empty folder, or go on with the same; hold the folder's lock.
+
+    Raises ConfigError, with the differing fields, when the folder holds anything else.
+    """
     if (folder / PLAN).is_file():
         stored = open_plan(folder)
         old, new = stored.model_dump(mode="json"), plan.model_dump(mode="json")
@@ -289,7 +293,7 @@ def _commit_plan(folder: Path, plan: Plan) -> None:
         if changed:
             lines = "\n".join(f"  {k}: {a!r} there, {b!r} asked" for k, (a, b) in changed.items())
             raise ConfigError(
-                f"{folder}: holds another code dataset:\n{lines}\nchoose another --shards folder"
+                f"{folder}: holds another code dataset:\n{lines}\nchoose another folder"
             )
     else:
         # A writer that was killed at its first file leaves that one's temporary name.
@@ -297,13 +301,14 @@ def _commit_plan(folder: Path, plan: Plan) -> None:
         if foreign:
             raise ConfigError(
                 f"{folder}: not empty and no code dataset (found {foreign[0]}); "
-                "choose another --shards folder"
+                "choose another folder"
             )
         write_json(folder / PLAN, plan.model_dump(mode="json"))
     remove_temporaries(folder)
 
 
-def _is_complete(folder: Path, plan: Plan, shard: int) -> bool:
+def is_complete(folder: Path, plan: Plan, shard: int) -> bool:
+    """Whether a shard and its record are there, undamaged."""
     path = folder / f"{shard_name(shard)}.json"
     if not path.is_file():
         return False
@@ -325,7 +330,8 @@ def _record(folder: Path, shard: int) -> ShardRecord:
     return read_json(folder / f"{shard_name(shard)}.json", ShardRecord)
 
 
-def _commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
+def commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
+    """Finish a dataset whose shards are all there; InputError beyond max_skips."""
     records = _records(folder, plan)
     report = _report(plan, records)
     if report.skipped > max_skips:

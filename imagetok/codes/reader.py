@@ -156,7 +156,8 @@ class CodeDataset(Dataset):
         check_shard_file(self.folder, entry)
         with (self.folder / entry.file).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return [_map_block(mapped, self.plan, block) for block in record.blocks]
+        offset = self.plan.index_offset(shard)
+        return [_map_block(mapped, self.plan, block, offset) for block in record.blocks]
 
 
 class _Block(NamedTuple):
@@ -276,7 +277,7 @@ def _expected(plan: Plan, suffix: str, size: int) -> tuple[np.dtype[Any], tuple[
     return plan.code_dtype(level), (size, *plan.grids[level])
 
 
-def _map_block(mapped: mmap.mmap, plan: Plan, block: dict[str, Member]) -> _Block:
+def _map_block(mapped: mmap.mmap, plan: Plan, block: dict[str, Member], offset: int) -> _Block:
     arrays = {
         suffix: np.frombuffer(
             mapped, dtype=member.dtype, count=int(np.prod(member.shape)), offset=member.offset
@@ -288,4 +289,5 @@ def _map_block(mapped: mmap.mmap, plan: Plan, block: dict[str, Member]) -> _Bloc
         if arrays[suffix].max() >= k:
             raise ShardError(f"a block holds code {arrays[suffix].max()}, but num_codes is {k}")
     codes = tuple(arrays[suffix] for suffix in levels)
-    return _Block(codes, arrays.get("labels.npy"), arrays["index.npy"])
+    keys = arrays["index.npy"]
+    return _Block(codes, arrays.get("labels.npy"), keys + np.uint64(offset) if offset else keys)
