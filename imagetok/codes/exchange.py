@@ -14,6 +14,13 @@ ROWS = 16384
 """Images in memory at once, and in a row group of a parquet file."""
 
 
+EDITED = (
+    "it is damaged, or was edited. Rows changed on purpose are a source of their own: leave out "
+    "imagetok's metadata (imagetok.json), and source indices"
+)
+"""What to say of a file that is not what was exported."""
+
+
 class Rows(NamedTuple):
     """Consecutive images' codes, labels and source indices."""
 

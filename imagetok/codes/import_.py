@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from imagetok.codes.encode import EncodeReport, commit_manifest, commit_plan, is_complete
-from imagetok.codes.exchange import ROWS, Binding, ContentHash, Rows, StoredRows, code_names
+from imagetok.codes.exchange import EDITED, ROWS, Binding, ContentHash, Rows, StoredRows, code_names
 from imagetok.codes.npy import NpyRows
 from imagetok.codes.parquet import ParquetRows
 from imagetok.codes.plan import Plan, Skip, TokenizerId, smallest_dtype
@@ -95,11 +95,7 @@ def _own(stored: StoredRows, binding: Binding, tokenizer: Tokenizer) -> "_Checke
     for rows in checked if fits else ():
         content.update(rows)
     if not fits or content.hexdigest(plan, binding.skipped) != binding.sha256:
-        raise InputError(
-            f"{stored.where}: its content is not what was exported; it is damaged, or was edited. "
-            "Of rows changed on purpose leave imagetok's metadata out: they are a source of their "
-            "own"
-        )
+        raise InputError(f"{stored.where}: its content is not what was exported; {EDITED}")
     return checked
 
 
@@ -146,7 +142,7 @@ class _CheckedRows:
         if self.stored.binding and (found.keys is None or not np.array_equal(found.keys, index)):
             raise InputError(
                 f"{self.stored.where}: rows {start} to {stop}: expected the source indices of its "
-                "plan, found others; it is damaged, or was edited"
+                f"plan, found others; {EDITED}"
             )
         return Rows(codes, labels, index)
 

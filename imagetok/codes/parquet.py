@@ -9,17 +9,18 @@ from typing import Any, final
 
 import numpy as np
 
-from imagetok.codes.exchange import ROWS, Binding, Rows, StoredRows, code_names
+from imagetok.codes.exchange import EDITED, ROWS, Binding, Rows, StoredRows, code_names
 from imagetok.codes.plan import Plan
 from imagetok.config import validate
 from imagetok.durable import staged_file
 from imagetok.errors import ConfigError, InputError, ResourceError
 
 _KEY = b"imagetok"
+_INDEX = "source_index"
 
 
 def write_parquet(out: Path, plan: Plan, rows: Iterator[Rows], bind: Callable[[], Binding]) -> None:
-    """Write columns `codes` (h lists of w), `label` and `index`; the file appears when complete.
+    """Write columns `codes` (h lists of w), `label`, `source_index`; it appears when complete.
 
     bind: called after the last row. Pages carry checksums; row groups have `ROWS` rows.
     """
@@ -43,7 +44,7 @@ class ParquetRows(StoredRows):
     """A parquet file of codes: of imagetok, or with the columns that `write_parquet` names."""
 
     def __init__(self, path: Path, levels: int):
-        """levels: of the tokenizer. `label` and `index` may be missing."""
+        """levels: of the tokenizer. `label` and `source_index` may be missing."""
         self.where = str(path)
         self._pa, pq = _library()
         with self._refusing():
@@ -63,6 +64,12 @@ class ParquetRows(StoredRows):
         self.count = self._ends[-1] if self._ends else 0
         self.is_labelled = "label" in self._schema.names
         self.binding = _binding(str(path), metadata.get(_KEY))
+        if self.binding is None and _INDEX in self._schema.names:
+            # A flipped bit in the footer, which has no checksum, can hide all metadata.
+            raise InputError(
+                f"{path}: expected metadata that say what source its column {_INDEX!r} is of, "
+                f"found none; {EDITED}"
+            )
         self.class_names = _class_names(metadata.get(b"huggingface"))
         self._held: tuple[int, Any] = (-1, None)
 
@@ -81,12 +88,12 @@ class ParquetRows(StoredRows):
         return Rows(
             tuple(self._array(table, name) for name in self._names),
             self._array(table, "label") if "label" in has else None,
-            self._array(table, "index") if "index" in has else None,
+            self._array(table, _INDEX) if _INDEX in has else None,
         )
 
     def _group(self, group: int) -> Any:
         if self._held[0] != group:
-            wanted = [n for n in (*self._names, "label", "index") if n in self._schema.names]
+            wanted = [n for n in (*self._names, "label", _INDEX) if n in self._schema.names]
             with self._refusing():
                 self._held = (group, self._file.read_row_group(group, columns=wanted))
         return self._held[1]
@@ -142,8 +149,8 @@ def _schema(pa: Any, plan: Plan) -> Any:
     if plan.labelled:
         fields.append(("label", pa.int64()))
         features["label"] = {"_type": "ClassLabel", "names": list(plan.class_names)}
-    fields.append(("index", pa.uint64()))
-    features["index"] = {"_type": "Value", "dtype": "uint64"}
+    fields.append((_INDEX, pa.uint64()))
+    features[_INDEX] = {"_type": "Value", "dtype": "uint64"}
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -9,7 +10,6 @@ import numpy as np
 from pydantic import (
     NonNegativeInt,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
@@ -76,7 +76,7 @@ class Plan(Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Without `parts` where there are none, so that the bytes of a plan stay as they were."""
         tree = handler(self)
         return tree if self.parts else {key: tree[key] for key in tree if key != "parts"}

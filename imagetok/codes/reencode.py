@@ -87,7 +87,7 @@ def _micro_batches(plan: Plan, num_images: int, count: int) -> Iterator[range]:
     a_shard = -(-plan.samples_per_shard // plan.micro_batch)
     full, rest = divmod(num_images, plan.samples_per_shard)
     total = full * a_shard + -(-rest // plan.micro_batch)
-    wanted = min(total, -(-count // plan.micro_batch))
+    wanted = min(total, -(-count * total // max(1, num_images)))
     for i in range(wanted):
         shard, place = divmod(i * total // wanted, a_shard)
         first, end = (min(s * plan.samples_per_shard, num_images) for s in (shard, shard + 1))
