@@ -8,9 +8,10 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,9 @@ MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
 # Another file system, one without links, a foreign owner's file, too many links.
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+# A folder cannot be locked on NFS, nor anything on some cluster file systems.
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
+logger = logging.getLogger("imagetok")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -191,25 +195,35 @@ def remove_temporaries(folder: Path) -> None:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     """Hold a folder for one writer; the kernel frees it when the process ends, however it ends.
 
-    Raises ResourceError when another process holds it.
+    Yields a function that lets other processes hold it too from then on, those with `shared`.
+    Raises ResourceError when another process holds it. A file system without locks is a warning.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     _held.add(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        _flock(folder, descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield lambda: _flock(folder, descriptor, fcntl.LOCK_SH)
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _flock(folder: Path, descriptor: int, kind: int) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ResourceError(
             f"{folder}: another process is writing here; wait for it to end, "
             "or choose another folder"
         ) from None
-    finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        logger.warning("%s: no locks here (%s); let nobody else write there", folder, error)
 
 
 _held: set[int] = set()

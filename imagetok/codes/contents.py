@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imagetok.codes.decode import check_fingerprint, decode_in_batches
-from imagetok.codes.reader import CodeDataset, read_record
+from imagetok.codes.reader import CodeDataset
 from imagetok.errors import InputError
 from imagetok.report.pictures import coloured, save_grid
 from imagetok.tokenizers import Tokenizer
@@ -90,7 +90,7 @@ def save_contact_sheet(
     """
     check_fingerprint(dataset, tokenizer)
     if not len(dataset):
-        raise InputError(f"{dataset.folder}: no images to show, it is empty")
+        raise InputError(f"{dataset.place}: no images to show, it is empty")
     count = min(count, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
     images = coloured(decode_in_batches(tokenizer, dataset.__getitems__(chosen).codes))
@@ -102,9 +102,8 @@ def save_contact_sheet(
 def _skips(dataset: CodeDataset) -> dict[str, int]:
     reasons: Counter[str] = Counter()
     if dataset.manifest.skipped:
-        for shard, entry in enumerate(dataset.manifest.shards):
-            record = read_record(dataset.folder, dataset.plan, shard, entry)
-            reasons.update(skip.reason for skip in record.skipped)
+        for shard in range(dataset.plan.num_shards):
+            reasons.update(skip.reason for skip in dataset.record(shard).skipped)
     return dict(reasons.most_common())
 
 
@@ -115,7 +114,7 @@ def _labels(dataset: CodeDataset) -> dict[str, int]:
         labels = batch.labels.numpy()
         if labels.min() < -1 or labels.max() >= len(names):
             raise InputError(
-                f"{dataset.folder}: expected labels in [-1, {len(names)}), found "
+                f"{dataset.place}: expected labels in [-1, {len(names)}), found "
                 f"{labels.min()} to {labels.max()}"
             )
         counts += np.bincount(labels % len(counts), minlength=len(counts))

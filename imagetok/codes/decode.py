@@ -39,7 +39,7 @@ def check_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
     """Raise ShardError when the codes are another tokenizer's."""
     if dataset.fingerprint != tokenizer.fingerprint:
         raise ShardError(
-            f"{dataset.folder}: codes of tokenizer {dataset.fingerprint[:16]} "
+            f"{dataset.place}: codes of tokenizer {dataset.fingerprint[:16]} "
             f"({dataset.plan.tokenizer.name}), but --tokenizer is {tokenizer.fingerprint[:16]}; "
             "pass the tokenizer that made them"
         )

@@ -2,41 +2,34 @@
 
 import logging
 import re
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from imagetok import seeding
-from imagetok.codes.plan import (
-    MANIFEST,
-    PLAN,
-    LevelUse,
-    Manifest,
-    Plan,
-    Precision,
-    ShardEntry,
-    ShardRecord,
-    Skip,
-    TokenizerId,
-    read_json,
-    shard_name,
+from imagetok.codes.commit import (
+    EncodeReport,
+    check_space,
+    commit_manifest,
+    commit_plan,
+    expected_bytes,
+    free_bytes,
+    is_complete,
+    read_record,
+    stored_report,
 )
-from imagetok.codes.reader import check_record, check_shard_file, open_plan
+from imagetok.codes.plan import Plan, Precision, Skip, TokenizerId
 from imagetok.codes.writer import EncodedPart, write_shard
-from imagetok.config import differences
 from imagetok.data import ImageBatch, ImageDataset, ImageError
-from imagetok.durable import is_temporary, lock, remove_temporaries, sha256_file, write_json
-from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
-from imagetok.evaluation import codebook_use
+from imagetok.durable import lock
+from imagetok.errors import ConfigError, InputError
 from imagetok.images import from_stored
 from imagetok.processes import full_float32, process_state
 from imagetok.progress import ProgressBar
@@ -44,19 +37,6 @@ from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer, at_test_time
 
 logger = logging.getLogger("imagetok")
-
-
-class EncodeReport(NamedTuple):
-    """What an encoding made; `inputs == written + skipped` was checked."""
-
-    inputs: int
-    written: int
-    skipped: int
-    skips: list[Skip]
-    """Each skipped input with its path and reason."""
-    num_shards: int
-    num_bytes: int
-    usage: tuple[LevelUse, ...]
 
 
 class Estimate(NamedTuple):
@@ -151,21 +131,26 @@ def encode_dataset(
     """
     state = process_state()
     logger.info("processes: %d", state.num_processes)
-    _check_space(folder, plan)
-    with (
-        lock(folder) if state.is_main_process else nullcontext(),
-        StopRequest() as stop,
-        full_float32(),
-    ):
+    with ExitStack() as held, StopRequest() as stop, full_float32():
         if state.is_main_process:
+            check_space(folder, plan)
+            share = held.enter_context(lock(folder))
             commit_plan(folder, plan)
+            share()
         state.wait_for_everyone()
+        if not state.is_main_process:
+            # One that outlives the first process still keeps other writers away.
+            held.enter_context(lock(folder, shared=True))
         mine = range(state.process_index, plan.num_shards, state.num_processes)
-        todo = [shard for shard in mine if not is_complete(folder, plan, shard)]
-        finished = [shard for shard in mine if shard not in todo]
-        skipped = sum(len(_record(folder, shard).skipped) for shard in finished)
+        done = skipped = 0
+        todo = []
+        for shard in mine:
+            if is_complete(folder, plan, shard):
+                done += len(plan.input_range(shard))
+                skipped += len(read_record(folder, shard).skipped)
+            else:
+                todo.append(shard)
         total = sum(len(plan.input_range(shard)) for shard in mine)
-        done = total - sum(len(plan.input_range(shard)) for shard in todo)
         with ProgressBar("encoding", total, done, state.is_main_process) as progress:
             for shard in todo:
                 inputs = plan.input_range(shard)
@@ -176,7 +161,7 @@ def encode_dataset(
         state.wait_for_everyone()
         report = commit_manifest(folder, plan, max_skips) if state.is_main_process else None
         state.wait_for_everyone()
-    return report or _report(plan, _records(folder, plan))
+    return report or stored_report(folder)
 
 
 def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Plan) -> Estimate:
@@ -187,7 +172,11 @@ def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Pl
         pass
     seconds = (time.perf_counter() - begun) * len(dataset) / max(count, 1)
     return Estimate(
-        len(dataset), plan.num_shards, _expected_bytes(plan), seconds, _free_bytes(folder)
+        len(dataset),
+        plan.num_shards,
+        expected_bytes(plan),
+        seconds,
+        free_bytes(folder),
     )
 
 
@@ -278,122 +267,3 @@ def _read(dataset: ImageDataset, inputs: range) -> tuple[ImageBatch, list[Skip]]
         none = torch.zeros(0, dtype=torch.int64)
         return ImageBatch(empty.to(torch.uint8), none, none), skips
     return ImageBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))), skips
-
-
-def commit_plan(folder: Path, plan: Plan) -> None:
-    """Write the plan into an empty folder, or go on with the same; hold the folder's lock.
-
-    Raises ConfigError, with the differing fields, when the folder holds anything else.
-    """
-    if (folder / PLAN).is_file():
-        stored = open_plan(folder)
-        old, new = stored.model_dump(mode="json"), plan.model_dump(mode="json")
-        new["tokenizer"]["name"] = old["tokenizer"]["name"]  # only for people
-        changed = differences(old, new)
-        if changed:
-            lines = "\n".join(f"  {k}: {a!r} there, {b!r} asked" for k, (a, b) in changed.items())
-            raise ConfigError(
-                f"{folder}: holds another code dataset:\n{lines}\nchoose another folder"
-            )
-    else:
-        # A writer that was killed at its first file leaves that one's temporary name.
-        foreign = [p.name for p in folder.iterdir() if not is_temporary(p, PLAN)]
-        if foreign:
-            raise ConfigError(
-                f"{folder}: not empty and no code dataset (found {foreign[0]}); "
-                "choose another folder"
-            )
-        write_json(folder / PLAN, plan.model_dump(mode="json"))
-    remove_temporaries(folder)
-
-
-def is_complete(folder: Path, plan: Plan, shard: int) -> bool:
-    """Whether a shard and its record are there, undamaged."""
-    path = folder / f"{shard_name(shard)}.json"
-    if not path.is_file():
-        return False
-    try:
-        record = read_json(path, ShardRecord)
-        check_record(path, plan, shard, record)
-        check_shard_file(folder, record)
-    except ShardError as error:
-        logger.warning("making a damaged shard again: %s", error)
-        return False
-    return True
-
-
-def _records(folder: Path, plan: Plan) -> list[ShardRecord]:
-    return [_record(folder, shard) for shard in range(plan.num_shards)]
-
-
-def _record(folder: Path, shard: int) -> ShardRecord:
-    return read_json(folder / f"{shard_name(shard)}.json", ShardRecord)
-
-
-def commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
-    """Finish a dataset whose shards are all there; InputError beyond max_skips."""
-    records = _records(folder, plan)
-    report = _report(plan, records)
-    if report.skipped > max_skips:
-        raise InputError(
-            f"{report.skipped} of {report.inputs} images are unreadable, {max_skips} are allowed; "
-            f"the first is {report.skips[0].path} ({report.skips[0].reason}). "
-            "Remove them, or allow skips with --max-skip N or P%"
-        )
-    manifest = Manifest(
-        plan_sha256=sha256_file(folder / PLAN),
-        shards=tuple(
-            ShardEntry(
-                file=record.file,
-                sha256=record.sha256,
-                bytes=record.bytes,
-                samples=record.samples,
-                record_sha256=sha256_file(folder / f"{shard_name(record.shard)}.json"),
-            )
-            for record in records
-        ),
-        inputs=report.inputs,
-        written=report.written,
-        skipped=report.skipped,
-        usage=report.usage,
-    )
-    manifest = manifest.model_copy(update={"root": manifest.expected_root()})
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    return report
-
-
-def _report(plan: Plan, records: list[ShardRecord]) -> EncodeReport:
-    skips = [skip for record in records for skip in record.skipped]
-    written = sum(record.samples for record in records)
-    assert plan.num_inputs == written + len(skips), "inputs == written + skipped"
-    usage = []
-    for level, k in enumerate(plan.num_codes):
-        counts = np.sum([r.counts[level] for r in records], axis=0) if records else np.zeros(k)
-        use = codebook_use(torch.as_tensor(counts, dtype=torch.int64))
-        usage.append(LevelUse(num_codes=k, codes_used=use.codes_used, perplexity=use.perplexity))
-    num_bytes = sum(record.bytes for record in records)
-    return EncodeReport(
-        plan.num_inputs, written, len(skips), skips, len(records), num_bytes, tuple(usage)
-    )
-
-
-def _expected_bytes(plan: Plan) -> int:
-    codes = sum(plan.code_dtype(level).itemsize * h * w for level, (h, w) in enumerate(plan.grids))
-    per_sample = codes + 8 + (4 if plan.labelled else 0)
-    members = len(plan.member_suffixes()) * -(-plan.num_inputs // plan.samples_per_block)
-    return plan.num_inputs * per_sample + members * 1152 + plan.num_shards * 10240
-
-
-def _free_bytes(folder: Path) -> int:
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    return shutil.disk_usage(existing).free
-
-
-def _check_space(folder: Path, plan: Plan) -> None:
-    there = sum(shard.stat().st_size for shard in folder.glob("*.tar"))
-    needed, free = _expected_bytes(plan) - there, _free_bytes(folder)
-    if needed > free:
-        raise ResourceError(
-            f"{folder}: the codes need about {needed:,} bytes, the disk has {free:,} free; "
-            "free some, or choose another disk"
-        )

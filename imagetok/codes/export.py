@@ -9,7 +9,7 @@ import numpy as np
 from imagetok.codes.exchange import ROWS, Binding, ContentHash, Rows
 from imagetok.codes.npy import write_npy
 from imagetok.codes.parquet import write_parquet
-from imagetok.codes.reader import CodeDataset, read_record
+from imagetok.codes.reader import CodeDataset
 from imagetok.errors import ConfigError
 
 Form = Literal["parquet", "npy"]
@@ -27,9 +27,7 @@ def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
     content = ContentHash()
     plan = dataset.plan
     skipped = tuple(
-        skip
-        for shard, entry in enumerate(dataset.manifest.shards)
-        for skip in read_record(dataset.folder, plan, shard, entry).skipped
+        skip for shard in range(dataset.plan.num_shards) for skip in dataset.record(shard).skipped
     )
     rows = _rows(dataset, content)
 

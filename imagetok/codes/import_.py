@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from imagetok.codes.encode import EncodeReport, commit_manifest, commit_plan, is_complete
+from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
 from imagetok.codes.exchange import EDITED, ROWS, Binding, ContentHash, Rows, StoredRows, code_names
 from imagetok.codes.npy import NpyRows
 from imagetok.codes.parquet import ParquetRows

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagetok.codes.encode import EncodeReport, commit_manifest, commit_plan, is_complete
+from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
 from imagetok.codes.plan import Part, Plan, shard_name
-from imagetok.codes.reader import CodeDataset, check_shard_file, open_codes, read_record
+from imagetok.codes.reader import CodeDataset, check_shard_file, open_codes
 from imagetok.config import differences
 from imagetok.durable import link_or_copy, lock, write_json
 from imagetok.errors import ShardError
@@ -44,7 +44,7 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> Plan:
         if changed:
             lines = "\n".join(f"  {k}: {a!r} and {b!r}" for k, (a, b) in changed.items())
             raise ShardError(
-                f"{first.folder} and {other.folder}: expected codes of one tokenizer and one "
+                f"{first.place} and {other.place}: expected codes of one tokenizer and one "
                 f"layout, found\n{lines}\nencode one of them again to match"
             )
     owner: dict[str, Path] = {}
@@ -53,7 +53,7 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> Plan:
             whole = part.source_identity.split("[:")[0]  # of `--limit N` the first N are the same
             if whole in owner:
                 raise ShardError(
-                    f"{owner[whole]} and {dataset.folder}: both hold images of {part.source}; "
+                    f"{owner[whole]} and {dataset.place}: both hold images of {part.source}; "
                     "expected different images, or these would count twice"
                 )
             owner[whole] = dataset.folder
@@ -88,7 +88,7 @@ def _common(plan: Plan) -> dict[str, object]:
 def _place(dataset: CodeDataset, shard: int, out: Path, number: int, offset: int) -> None:
     """Shard `shard` of a dataset as shard `number` of the merged one, then its record."""
     entry = dataset.manifest.shards[shard]
-    record = read_record(dataset.folder, dataset.plan, shard, entry)
+    record = dataset.record(shard)
     check_shard_file(dataset.folder, entry)
     file = f"{shard_name(number)}.tar"
     (out / file).unlink(missing_ok=True)  # of a run that was stopped before the record

@@ -212,12 +212,19 @@ def read_json(path: Path, cls: type[M]) -> M:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ShardError(f"{path}: too large to be a {cls.__name__.lower()}")
-        tree = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ShardError(f"{path}: missing") from None
-    except (ValueError, RecursionError):
-        raise ShardError(f"{path}: damaged, it is not JSON; run `imagetok verify`") from None
+    return parse_json(data, cls, str(path))
+
+
+def parse_json(data: bytes, cls: type[M], where: str) -> M:
+    """JSON as a typed section; ShardError, which names `where`, when it is not of that form."""
     try:
-        return validate(tree, cls, str(path))
+        tree = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ShardError(f"{where}: damaged, it is not JSON; run `imagetok verify`") from None
+    try:
+        return validate(tree, cls, where)
     except ConfigError as error:
         raise ShardError(f"{error}; damaged, or made by another version of imagetok") from None

@@ -1,68 +1,84 @@
-"""Reading code datasets: memory-mapped, verified at first touch, random access."""
+"""Reading code datasets: verified at first touch, random access, from disk or behind a URL."""
 
-import mmap
+import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from imagetok import seeding
+from imagetok.codes.layout import shard_bytes, shard_places
 from imagetok.codes.plan import (
     MANIFEST,
+    MAX_JSON_BYTES,
     PLAN,
     Manifest,
-    Member,
     Plan,
     ShardEntry,
     ShardRecord,
-    read_json,
+    parse_json,
     shard_name,
 )
-from imagetok.durable import sha256_file
-from imagetok.errors import ShardError
+from imagetok.codes.shard import (
+    CodeBatch,
+    CodeSample,
+    Shard,
+    check_form,
+    check_hash,
+    check_range,
+    take,
+)
+from imagetok.codes.store import LocalStore, Store, open_store
+from imagetok.codes.stream import CodeStream
+from imagetok.errors import ConfigError, ShardError
 
+__all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
 
-class CodeSample(NamedTuple):
-    """One image's codes, as views of the file."""
-
-    codes: tuple[np.ndarray, ...]
-    """(h, w) unsigned integers per level, coarse to fine."""
-    label: int
-    """Class, or -1."""
-    key: int
-    """Index in the source."""
-
-
-class CodeBatch(NamedTuple):
-    """Codes of several images, ready for a model."""
-
-    codes: tuple[Int[Tensor, "B _h _w"], ...]
-    """int64 per level, coarse to fine."""
-    labels: Int[Tensor, " B"]
-    """int64, -1 = none."""
-    keys: Int[Tensor, " B"]
-    """int64 source indices."""
+Verification = Literal["full", "sampled", "size"]
+OPEN_SHARDS = 128
+"""Memory maps that a process holds; each keeps a file open."""
+REMOTE_SHARDS = 4
+"""Remote shards that a process holds, whole, in memory."""
+_SAMPLED = 16
 
 
 class CodeDataset(Dataset):
-    """A finished code dataset on local disk: len(), [i], batches.
+    """A finished code dataset: len(), [i], batches, streams; see `open_codes`.
 
-    The shards' bytes are compared with their recorded sha256 when a shard is first touched; a
-    damaged one raises ShardError with its name. Holds one memory map per touched shard.
+    A shard is checked when it is first touched, and one that is not as it was written raises
+    ShardError with its name. The verdicts are shared with the workers of a DataLoader. The shards
+    used last stay open: memory maps of local ones, the bytes of remote ones.
     """
 
-    def __init__(self, folder: Path, plan: Plan, manifest: Manifest):
-        self.folder = folder
+    def __init__(self, store: Store, plan: Plan, manifest: Manifest, verify: Verification):
         self.plan = plan
         self.manifest = manifest
-        ends = np.cumsum([entry.samples for entry in manifest.shards], dtype=np.int64)
-        self._ends = ends
-        self._shards: dict[int, list[_Block]] = {}
+        self.verify = verify
+        self._store = store
+        self._max_open = REMOTE_SHARDS if store.is_remote else OPEN_SHARDS
+        self._length = manifest.written
+        self._ends = np.cumsum([entry.samples for entry in manifest.shards], dtype=np.int64)
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._recent = 0, 0, Shard(plan, 0, b"")
+        # The stamp of each shard as it was when it was found good.
+        self._good = torch.zeros(len(manifest.shards), dtype=torch.int64).share_memory_()
+
+    @property
+    def place(self) -> str:
+        """The folder or URL, for messages."""
+        return self._store.place
+
+    @property
+    def folder(self) -> Path:
+        """The folder; ShardError when the dataset is behind a URL."""
+        if isinstance(self._store, LocalStore):
+            return self._store.folder
+        raise ShardError(f"{self.place}: is remote; copy it into a folder first, then name that")
 
     @property
     def num_codes(self) -> tuple[int, ...]:
@@ -85,31 +101,24 @@ class CodeDataset(Dataset):
         return len(self.plan.class_names) if self.plan.labelled else None
 
     def __len__(self) -> int:
-        return self.manifest.written
+        return self._length
 
     def __getitem__(self, index: int) -> CodeSample:
-        block, row = self._locate(index)
-        label = int(block.labels[row]) if block.labels is not None else -1
-        return CodeSample(tuple(c[row] for c in block.codes), label, int(block.keys[row]))
+        first, end, shard = self._recent
+        if not first <= index < end:
+            self._check_index(index)
+            index %= self._length
+            first, end, shard = self._recent = self._find(index)
+        return shard.sample(index - first)
 
-    def __getitems__(self, indices: Sequence[int]) -> CodeBatch:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> CodeBatch:
         """Several samples at once; torch's DataLoader calls this with a whole batch."""
-        n = len(indices)
-        codes = [np.empty((n, *grid), dtype=np.int64) for grid in self.grids]
-        labels = np.full(n, -1, dtype=np.int64)
-        keys = np.empty(n, dtype=np.int64)
-        for i, index in enumerate(indices):
-            block, row = self._locate(index)
-            for level, array in enumerate(block.codes):
-                codes[level][i] = array[row]
-            if block.labels is not None:
-                labels[i] = block.labels[row]
-            keys[i] = block.keys[row]
-        return CodeBatch(
-            tuple(torch.from_numpy(level) for level in codes),
-            torch.from_numpy(labels),
-            torch.from_numpy(keys),
-        )
+        wanted = np.asarray(indices, dtype=np.int64)
+        if len(wanted):
+            for index in (wanted.min(), wanted.max()):
+                self._check_index(int(index))
+            wanted = np.where(wanted < 0, wanted + self._length, wanted)
+        return take(self.plan, self._ends, self._shard, wanted)
 
     def batches(
         self,
@@ -118,176 +127,239 @@ class CodeDataset(Dataset):
         shuffle: bool = False,
         seed: int = 0,
         epoch: int = 0,
+        start: int = 0,
         drop_last: bool = False,
     ) -> Iterator[CodeBatch]:
-        """One pass over the dataset.
+        """One pass over the dataset, by one process.
 
-        shuffle: in an exact random order that depends on (seed, epoch) only. The last batch may be
-        smaller, unless drop_last.
+        shuffle: in an exact random order that depends on (seed, epoch) only; it takes 8 bytes a
+        sample. start: samples of this pass that were taken before; the rest comes as it would have
+        come. The last batch may be smaller, unless drop_last. Raises ConfigError for shuffling
+        more remote shards than fit in memory: `stream` does it in pieces.
         """
-        order = (
-            torch.randperm(len(self), generator=seeding.generator(seed, "batches", epoch)).tolist()
-            if shuffle
-            else range(len(self))
+        order: Sequence[int] | np.ndarray = range(len(self))
+        if shuffle:
+            if self._store.is_remote and len(self._ends) > self._max_open:
+                raise ConfigError(
+                    f"{self.place}: an exact shuffle of {len(self._ends)} remote shards would "
+                    "fetch one for every sample; use .stream(shuffle=True), or copy the folder"
+                )
+            draw = seeding.generator(seed, "batches", epoch)
+            order = torch.randperm(len(self), generator=draw).numpy()
+        for first in range(start - start % batch_size, len(self), batch_size):
+            if not drop_last or first + batch_size <= len(self):
+                yield self.__getitems__(order[max(first, start) : first + batch_size])
+
+    def stream(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        start: int = 0,
+        mix: int = REMOTE_SHARDS,
+        drop_last: bool = False,
+        rank: int | None = None,
+        num_ranks: int | None = None,
+    ) -> CodeStream:
+        """One pass over the dataset, shared by processes and loader workers, shard after shard.
+
+        For `DataLoader(stream, batch_size=None, num_workers=...)`; see `CodeStream`.
+        """
+        return CodeStream(
+            self._holding(mix).__getitems__,
+            self._ends,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            start=start,
+            mix=mix,
+            drop_last=drop_last,
+            rank=rank,
+            num_ranks=num_ranks,
         )
-        for start in range(0, len(self), batch_size):
-            indices = order[start : start + batch_size]
-            if len(indices) == batch_size or not drop_last:
-                yield self.__getitems__(indices)
+
+    def record(self, shard: int) -> ShardRecord:
+        """A shard's record, checked against the manifest and the plan."""
+        entry = self.manifest.shards[shard]
+        name = f"{shard_name(shard)}.json"
+        where = self._store.path(name)
+        data = self._store.read(name, MAX_JSON_BYTES)
+        if hashlib.sha256(data).hexdigest() != entry.record_sha256:
+            raise ShardError(f"{where}: its sha256 differs from the manifest's; damaged or swapped")
+        record = parse_json(data, ShardRecord, where)
+        check_record(where, self.plan, shard, record)
+        if (record.sha256, record.samples) != (entry.sha256, entry.samples):
+            raise ShardError(f"{where}: does not describe the shard that the manifest lists")
+        return record
+
+    def checked_shard(self, shard: int, is_hashed: bool = True) -> Shard:
+        """A shard, read and checked now.
+
+        is_hashed: the record, the sha256 and the range of the codes too, not only size and form.
+        """
+        entry = self.manifest.shards[shard]
+        return self._check(shard, self._store.load(entry.file, entry.bytes).data, is_hashed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shards": {}}  # memory maps do not travel to other processes
+        # Memory maps do not travel to other processes.
+        none = 0, 0, Shard(self.plan, 0, b"")
+        return {**self.__dict__, "_open": OrderedDict(), "_recent": none}
 
-    def _locate(self, index: int) -> tuple["_Block", int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of a dataset of {len(self)} samples")
-        index %= len(self)
+    def _holding(self, shards: int) -> "CodeDataset":
+        """The same dataset, with shards of its own, as many as may be open."""
+        other = copy(self)  # by __getstate__: no shard is open
+        other._max_open = shards
+        return other
+
+    def _check_index(self, index: int) -> None:
+        if not -self._length <= index < self._length:
+            raise IndexError(f"index {index} of a dataset of {self._length} samples")
+
+    def _find(self, index: int) -> tuple[int, int, Shard]:
+        """The shard of a sample, after the first index that it has and the end of these."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        row = index - (int(self._ends[shard - 1]) if shard else 0)
-        blocks = self._shards.get(shard)
-        if blocks is None:
-            blocks = self._shards[shard] = self._open_shard(shard)
-        size = self.plan.samples_per_block  # all blocks of a shard but the last are full
-        return blocks[row // size], row % size
+        first = int(self._ends[shard - 1]) if shard else 0
+        return first, int(self._ends[shard]), self._shard(shard)
 
-    def _open_shard(self, shard: int) -> list["_Block"]:
+    def _shard(self, shard: int) -> Shard:
+        found = self._open.pop(shard, None)
+        if found is None:
+            while len(self._open) >= self._max_open:
+                self._open.popitem(last=False)
+            found = self._first_touch(shard)
+        self._open[shard] = found  # as the one used last
+        return found
+
+    def _first_touch(self, shard: int) -> Shard:
         entry = self.manifest.shards[shard]
-        record = read_record(self.folder, self.plan, shard, entry)
-        check_shard_file(self.folder, entry)
-        with (self.folder / entry.file).open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        offset = self.plan.index_offset(shard)
-        return [_map_block(mapped, self.plan, block, offset) for block in record.blocks]
+        content = self._store.load(entry.file, entry.bytes)
+        if content.stamp and self._good[shard] == content.stamp:
+            return self._view(shard, content.data)
+        found = self._check(shard, content.data, self._is_hashed(shard))
+        self._good[shard] = content.stamp
+        return found
+
+    def _is_hashed(self, shard: int) -> bool:
+        if self.verify == "sampled":
+            return seeding.derive_seed(0, "verify", self.manifest.root, shard) % _SAMPLED == 0
+        return self.verify == "full"
+
+    def _check(self, shard: int, data: Any, is_hashed: bool) -> Shard:
+        entry = self.manifest.shards[shard]
+        where = self._store.path(entry.file)
+        if is_hashed:
+            self.record(shard)
+            check_hash(where, entry.sha256, data)
+        check_form(where, self.plan, entry.samples, data)
+        found = self._view(shard, data)
+        if is_hashed:
+            check_range(where, self.plan, found)
+        return found
+
+    def _view(self, shard: int, data: Any) -> Shard:
+        samples = self.manifest.shards[shard].samples
+        return Shard(self.plan, samples, data, self.plan.index_offset(shard))
 
 
-class _Block(NamedTuple):
-    codes: tuple[np.ndarray, ...]
-    labels: np.ndarray | None
-    keys: np.ndarray
+def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeDataset:
+    """Open a finished code dataset: a folder that `imagetok encode` wrote, or its URL.
 
-
-def open_codes(folder: Path | str) -> CodeDataset:
-    """Open a finished code dataset (a folder that `imagetok encode` wrote).
-
-    Raises ShardError when it is missing, unfinished, or its manifest was changed.
+    folder: a path, or a URL of http(s), or of s3, gs, az, hf, ... through fsspec.
+    verify: what is checked of a shard at its first touch. `full`: every byte of the shard, and its
+    record; `sampled`: so for one shard in 16, for the others size and form (headers and padding);
+    `size`: size and form only. A remote shard is checked whenever it is fetched.
+    Raises ShardError when the dataset is missing, unfinished, or its manifest was changed;
+    ResourceError when it cannot be fetched.
     """
-    folder = Path(folder)
-    plan = open_plan(folder)
-    if not (folder / MANIFEST).is_file():
-        done = sum((folder / f"{shard_name(s)}.json").is_file() for s in range(plan.num_shards))
-        raise ShardError(
-            f"{folder}: unfinished, {done} of {plan.num_shards} shards are there; "
-            "run the same `imagetok encode` again to continue"
-        )
-    manifest = read_json(folder / MANIFEST, Manifest)
+    if verify not in get_args(Verification):
+        raise ConfigError(f"verify: expected one of {get_args(Verification)}, found {verify!r}")
+    store = open_store(folder)
+    plan, plan_sha256 = _read_plan(store)
+    manifest = _read_manifest(store, plan)
+    where = store.path(MANIFEST)
     if manifest.root != manifest.expected_root():
-        raise ShardError(f"{folder / MANIFEST}: its root hash does not fit its content; damaged")
-    if manifest.plan_sha256 != sha256_file(folder / PLAN):
-        raise ShardError(f"{folder / PLAN}: not the plan that the manifest was made for")
+        raise ShardError(f"{where}: its root hash does not fit its content; damaged")
+    if manifest.plan_sha256 != plan_sha256:
+        raise ShardError(f"{store.path(PLAN)}: not the plan that the manifest was made for")
+    # Counted first: a plan may claim any number.
     listed = [entry.file for entry in manifest.shards]
-    if listed != [f"{shard_name(s)}.tar" for s in range(plan.num_shards)]:
-        raise ShardError(f"{folder / MANIFEST}: does not list the {plan.num_shards} planned shards")
-    return CodeDataset(folder, plan, manifest)
+    if len(listed) != plan.num_shards or any(
+        name != f"{shard_name(shard)}.tar" for shard, name in enumerate(listed)
+    ):
+        raise ShardError(f"{where}: does not list the {plan.num_shards} planned shards")
+    if not _adds_up(plan, manifest):
+        raise ShardError(f"{where}: its numbers of samples or bytes do not fit the plan; damaged")
+    return CodeDataset(store, plan, manifest, verify)
 
 
-def open_plan(folder: Path) -> Plan:
+def open_plan(folder: Path | str) -> Plan:
     """The plan of a code dataset, finished or not."""
-    if not (folder / PLAN).is_file():
-        found = f"it has no {PLAN}" if folder.is_dir() else "there is no such folder"
-        raise ShardError(
-            f"{folder}: not a code dataset, {found}; "
-            "make one with `imagetok encode --tokenizer T --data SPEC --shards DIR`"
-        )
-    return read_json(folder / PLAN, Plan)
+    return _read_plan(open_store(folder))[0]
 
 
-def read_record(folder: Path, plan: Plan, shard: int, entry: ShardEntry) -> ShardRecord:
-    """A shard's record, checked against the manifest and the plan."""
-    path = folder / f"{shard_name(shard)}.json"
-    if not path.is_file():
-        raise ShardError(f"{path}: missing, though the manifest lists its shard")
-    if sha256_file(path) != entry.record_sha256:
-        raise ShardError(f"{path}: its sha256 differs from the manifest's; damaged or swapped")
-    record = read_json(path, ShardRecord)
-    check_record(path, plan, shard, record)
-    if (record.sha256, record.bytes, record.samples) != (entry.sha256, entry.bytes, entry.samples):
-        raise ShardError(f"{path}: does not describe the shard that the manifest lists")
-    return record
-
-
-def check_record(path: Path, plan: Plan, shard: int, record: ShardRecord) -> None:
-    """Refuse a record whose blocks do not have the plan's members, dtypes, shapes and sizes."""
+def check_record(where: str, plan: Plan, shard: int, record: ShardRecord) -> None:
+    """Refuse a record that is not of this shard or whose blocks lie elsewhere than planned."""
     inputs = plan.input_range(shard)
     fits = (
         (record.shard, record.file) == (shard, f"{shard_name(shard)}.tar")
         and (record.first_input, record.end_input) == (inputs.start, inputs.stop)
         and record.samples + len(record.skipped) == len(inputs)
         and tuple(len(level) for level in record.counts) == plan.num_codes
+        and record.bytes == shard_bytes(plan, record.samples)
+        and len(record.blocks) == -(-record.samples // plan.samples_per_block)
     )
-    left = record.samples
-    for block in record.blocks:
-        size = min(left, plan.samples_per_block)
-        fits = fits and size > 0 and list(block) == _sorted_like(block, plan)
-        for suffix, member in block.items() if fits else ():
-            dtype, shape = _expected(plan, suffix, size)
-            nbytes = dtype.itemsize * int(np.prod(shape))
-            fits = (
-                fits
-                and (member.dtype, member.shape) == (dtype.str, shape)
-                and member.offset % 64 == 0
-                and member.offset + nbytes <= record.bytes
-            )
-        left -= size
-    if not fits or left:
-        raise ShardError(
-            f"{path}: does not fit {path.parent / PLAN}; damaged, or of another dataset"
-        )
+    if not fits or any(
+        block != {place.suffix: place.member for place in places}
+        for block, places in zip(record.blocks, shard_places(plan, record.samples), strict=True)
+    ):
+        plan_file = f"{where.rpartition('/')[0]}/{PLAN}"
+        raise ShardError(f"{where}: does not fit {plan_file}; damaged, or of another dataset")
 
 
 def check_shard_file(folder: Path, entry: ShardEntry | ShardRecord) -> None:
     """Refuse a tar whose size or sha256 is not the recorded one."""
-    path = folder / entry.file
-    if not path.is_file():
-        raise ShardError(f"{path}: missing, though its record is there; copy the dataset again")
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise ShardError(
-            f"{path}: expected {entry.bytes} bytes, found {size}; the shard was cut off. "
-            "Delete it with its .json and manifest.json, then run the same `imagetok encode` again"
+    store = LocalStore(folder)
+    check_hash(store.path(entry.file), entry.sha256, store.load(entry.file, entry.bytes).data)
+
+
+def _adds_up(plan: Plan, manifest: Manifest) -> bool:
+    """Whether the totals are those of the shards, and each shard as long as it must be."""
+    return (
+        manifest.inputs == plan.num_inputs == manifest.written + manifest.skipped
+        and manifest.written == sum(entry.samples for entry in manifest.shards)
+        and all(
+            entry.samples <= len(plan.input_range(shard))
+            and entry.bytes == shard_bytes(plan, entry.samples)
+            for shard, entry in enumerate(manifest.shards)
         )
-    if sha256_file(path) != entry.sha256:
+    )
+
+
+def _read_plan(store: Store) -> tuple[Plan, str]:
+    """The plan and the sha256 of its file."""
+    if isinstance(store, LocalStore) and not (store.folder / PLAN).is_file():
+        found = f"it has no {PLAN}" if store.folder.is_dir() else "there is no such folder"
         raise ShardError(
-            f"{path}: its sha256 differs from the recorded one; the shard is damaged. Delete it "
-            "with its .json and manifest.json, then run the same `imagetok encode` again"
+            f"{store.place}: not a code dataset, {found}; "
+            "make one with `imagetok encode --tokenizer T --data SPEC --shards DIR`"
         )
+    data = store.read(PLAN, MAX_JSON_BYTES)
+    return parse_json(data, Plan, store.path(PLAN)), hashlib.sha256(data).hexdigest()
 
 
-def _sorted_like(block: dict[str, Member], plan: Plan) -> list[str]:
-    """The plan's member names in the order of this block's JSON (keys are sorted in files)."""
-    expected = set(plan.member_suffixes())
-    return [name for name in block if name in expected] if set(block) == expected else []
-
-
-def _expected(plan: Plan, suffix: str, size: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    if suffix == "labels.npy":
-        return np.dtype("<i4"), (size,)
-    if suffix == "index.npy":
-        return np.dtype("<u8"), (size,)
-    level = plan.member_suffixes().index(suffix)
-    return plan.code_dtype(level), (size, *plan.grids[level])
-
-
-def _map_block(mapped: mmap.mmap, plan: Plan, block: dict[str, Member], offset: int) -> _Block:
-    arrays = {
-        suffix: np.frombuffer(
-            mapped, dtype=member.dtype, count=int(np.prod(member.shape)), offset=member.offset
-        ).reshape(member.shape)
-        for suffix, member in block.items()
-    }
-    levels = plan.member_suffixes()[: len(plan.num_codes)]
-    for suffix, k in zip(levels, plan.num_codes, strict=True):
-        if arrays[suffix].max() >= k:
-            raise ShardError(f"a block holds code {arrays[suffix].max()}, but num_codes is {k}")
-    codes = tuple(arrays[suffix] for suffix in levels)
-    keys = arrays["index.npy"]
-    return _Block(codes, arrays.get("labels.npy"), keys + np.uint64(offset) if offset else keys)
+def _read_manifest(store: Store, plan: Plan) -> Manifest:
+    if isinstance(store, LocalStore) and not (store.folder / MANIFEST).is_file():
+        done = sum(p.suffix == ".json" and p.stem.isdigit() for p in store.folder.iterdir())
+        raise ShardError(
+            f"{store.place}: unfinished, {done} of {plan.num_shards} shards are there; "
+            "run the same `imagetok encode` again to continue"
+        )
+    try:
+        data = store.read(MANIFEST, MAX_JSON_BYTES)
+    except ShardError as error:
+        hint = "; was it uploaded before it was finished?" if store.is_remote else ""
+        raise ShardError(f"{error}{hint}") from None
+    return parse_json(data, Manifest, store.path(MANIFEST))

@@ -76,7 +76,7 @@ def _part_of(dataset: CodeDataset, images: ImageDataset) -> tuple[int, ImageData
             return offset, images
         offset += size
     raise ShardError(
-        f"{dataset.folder}: expected --data to be {' or '.join(part.source for part in parts)}, "
+        f"{dataset.place}: expected --data to be {' or '.join(part.source for part in parts)}, "
         f"found others: {len(images)} images of {images.name}:{images.split}; if it is the same "
         "source, files were added, removed, replaced or relabelled since"
     )

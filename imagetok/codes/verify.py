@@ -16,7 +16,7 @@ def verify_codes(folder: Path) -> list[str]:
     faults: list[str] = []
     for shard in range(dataset.plan.num_shards):
         try:
-            dataset._open_shard(shard)
+            dataset.checked_shard(shard)
         except ShardError as error:
             faults.append(str(error))
     known = {PLAN, MANIFEST}

@@ -1,14 +1,13 @@
 """Writing one shard: a tar of blocks, durable, with its record after it."""
 
-import io
-import tarfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from imagetok.codes.plan import Member, Plan, ShardRecord, Skip, shard_name
+from imagetok.codes.layout import block_places, end_bytes, shard_bytes, shard_places
+from imagetok.codes.plan import Plan, ShardRecord, Skip, shard_name
 from imagetok.durable import sha256_file, staged_file, write_json
 
 
@@ -34,28 +33,28 @@ def write_shard(folder: Path, plan: Plan, shard: int, parts: Iterable[EncodedPar
     inputs = plan.input_range(shard)
     counts = [np.zeros(k, dtype=np.int64) for k in plan.num_codes]
     skipped: list[Skip] = []
-    blocks: list[dict[str, Member]] = []
     samples = 0
-    with (
-        staged_file(path) as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for block in _blocks(parts, plan.samples_per_block, skipped):
-            blocks.append(_write_block(tar, plan, len(blocks), block))
+    with staged_file(path) as file:
+        for number, block in enumerate(_blocks(parts, plan.samples_per_block, skipped)):
+            _write_block(file, plan, number, block)
             samples += len(block.keys)
             for level, codes in enumerate(block.codes):
                 counts[level] += np.bincount(codes.ravel(), minlength=plan.num_codes[level])
+        file.write(bytes(end_bytes(plan, samples)))
     record = ShardRecord(
         shard=shard,
         file=path.name,
         sha256=sha256_file(path),
-        bytes=path.stat().st_size,
+        bytes=shard_bytes(plan, samples),
         samples=samples,
         first_input=inputs.start,
         end_input=inputs.stop,
         skipped=tuple(skipped),
         counts=tuple(tuple(c.tolist()) for c in counts),
-        blocks=tuple(blocks),
+        blocks=tuple(
+            {place.suffix: place.member for place in places}
+            for places in shard_places(plan, samples)
+        ),
     )
     write_json(folder / f"{name}.json", record.model_dump(mode="json"))
     return record
@@ -90,31 +89,13 @@ def _slice(part: EncodedPart, start: int, stop: int) -> EncodedPart:
     return EncodedPart(codes, part.labels[start:stop], part.keys[start:stop], [])
 
 
-def _write_block(
-    tar: tarfile.TarFile, plan: Plan, number: int, block: EncodedPart
-) -> dict[str, Member]:
-    arrays: list[np.ndarray] = []
+def _write_block(file: IO[bytes], plan: Plan, number: int, block: EncodedPart) -> None:
+    arrays = dict(zip(plan.member_suffixes(), block.codes, strict=False))
     for level, codes in enumerate(block.codes):
         low, high = int(codes.min()), int(codes.max())
         assert low >= 0 and high < plan.num_codes[level], "a quantizer returned codes out of range"
-        arrays.append(codes.astype(plan.code_dtype(level)))
-    if plan.labelled:
-        arrays.append(block.labels.astype("<i4"))
-    arrays.append(block.keys.astype("<u8"))
-    return {
-        suffix: _write_member(tar, f"{number:06d}.{suffix}", array)
-        for suffix, array in zip(plan.member_suffixes(), arrays, strict=True)
-    }
-
-
-def _write_member(tar: tarfile.TarFile, name: str, array: np.ndarray) -> Member:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0))
-    data = buffer.getvalue()
-    info = tarfile.TarInfo(name)  # mtime, uid and gid are 0 by default
-    info.size = len(data)
-    info.mode = 0o644
-    header = tar.offset  # a USTAR header is one 512-byte record
-    tar.addfile(info, io.BytesIO(data))
-    offset = header + 512 + len(data) - array.nbytes
-    return Member(offset=offset, dtype=array.dtype.str, shape=array.shape)
+    arrays |= {"labels.npy": block.labels, "index.npy": block.keys}
+    for place in block_places(plan, len(block.keys)):
+        array = arrays[place.suffix].astype(place.dtype)
+        assert array.shape == place.shape, f"{place.suffix}: {array.shape}, not {place.shape}"
+        file.write(place.header(number) + array.tobytes() + bytes(place.padding))

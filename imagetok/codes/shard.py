@@ -1,0 +1,209 @@
+"""One shard in memory or memory-mapped: its checks, and its samples as views."""
+
+import hashlib
+import mmap
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+from imagetok.codes.layout import (
+    block_bytes,
+    block_places,
+    content_bytes,
+    end_bytes,
+    shard_places,
+)
+from imagetok.codes.plan import Plan
+from imagetok.codes.store import REMEDY
+from imagetok.errors import ShardError
+
+Bytes = mmap.mmap | bytes
+
+
+class CodeSample(NamedTuple):
+    """One image's codes, as views of the file."""
+
+    codes: tuple[np.ndarray, ...]
+    """(h, w) unsigned integers per level, coarse to fine."""
+    label: int
+    """Class, or -1."""
+    key: int
+    """Index in the source."""
+
+
+class CodeBatch(NamedTuple):
+    """Codes of several images, ready for a model."""
+
+    codes: tuple[Int[Tensor, "B _h _w"], ...]
+    """int64 per level, coarse to fine."""
+    labels: Int[Tensor, " B"]
+    """int64, -1 = none."""
+    keys: Int[Tensor, " B"]
+    """int64 source indices."""
+
+
+class _Blocks(NamedTuple):
+    """Consecutive blocks of one size: arrays (blocks, samples, ...), views of the shard."""
+
+    codes: tuple[np.ndarray, ...]
+    labels: np.ndarray | None
+    keys: np.ndarray
+
+
+class Shard:
+    """The samples of a shard whose bytes are in `data`; nothing is copied or checked here."""
+
+    def __init__(self, plan: Plan, samples: int, data: Bytes, index_offset: int = 0):
+        """index_offset: what to add to the source indices that are stored."""
+        self._index_offset = index_offset
+        self._block_size = plan.samples_per_block
+        self._num_full, rest = divmod(samples, self._block_size)
+        self._full = _view(plan, self._block_size, data, 0, self._num_full)
+        start = content_bytes(plan, samples - rest)
+        self._last = _view(plan, rest, data, start, 1 if rest else 0)
+
+    def sample(self, row: int) -> CodeSample:
+        """The row-th sample."""
+        block, row = divmod(row, self._block_size)
+        blocks = self._full
+        if block == self._num_full:
+            blocks, block = self._last, 0
+        labels = blocks.labels
+        return CodeSample(
+            tuple([level[block, row] for level in blocks.codes]),
+            -1 if labels is None else int(labels[block, row]),
+            int(blocks.keys[block, row]) + self._index_offset,
+        )
+
+    def copy_to(self, batch: "_Arrays", places: Any, rows: Int64[np.ndarray, " n"]) -> None:
+        """Copy samples into a batch. places: an index or slice of the batch, as long as rows."""
+        self._copy_to(batch, places, rows)
+        if self._index_offset:
+            batch.keys[places] += self._index_offset
+
+    def _copy_to(self, batch: "_Arrays", places: Any, rows: Int64[np.ndarray, " n"]) -> None:
+        block, row = np.divmod(rows, self._block_size)
+        if block[0] == block[-1]:  # of one block, as most sequential batches are
+            row = slice(row[0], row[-1] + 1) if bool((np.diff(row) == 1).all()) else row
+            blocks = self._last if block[0] == self._num_full else self._full
+            _copy(batch, places, blocks, 0 if blocks is self._last else int(block[0]), row)
+            return
+        num_full = int(np.searchsorted(block, self._num_full))
+        _copy(batch, _part(places, 0, num_full), self._full, block[:num_full], row[:num_full])
+        if num_full < len(rows):
+            last = _part(places, num_full, len(rows))
+            _copy(batch, last, self._last, 0, row[num_full:])
+
+    def largest_codes(self) -> list[int]:
+        """Per level, -1 without samples."""
+        parts = zip(self._full.codes, self._last.codes, strict=True)
+        return [max((int(part.max()) for part in pair if part.size), default=-1) for pair in parts]
+
+
+class _Arrays(NamedTuple):
+    codes: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    keys: np.ndarray
+
+
+def take(
+    plan: Plan,
+    ends: Int64[np.ndarray, " shards"],
+    open_shard: Callable[[int], Shard],
+    indices: Int64[np.ndarray, " B"],
+) -> CodeBatch:
+    """The samples at `indices`, each in [0, ends[-1]), in that order; a shard is opened once.
+
+    ends: of each shard, the number of samples up to its end.
+    """
+    n = len(indices)
+    batch = _Arrays(
+        tuple(np.empty((n, *grid), dtype=np.int64) for grid in plan.grids),
+        np.full(n, -1, dtype=np.int64),
+        np.empty(n, dtype=np.int64),
+    )
+    order = None if n and bool((indices[1:] >= indices[:-1]).all()) else np.argsort(indices)
+    ascending = indices if order is None else indices[order]
+    begin = 0
+    while begin < n:
+        shard = int(np.searchsorted(ends, ascending[begin], side="right"))
+        end = n if ascending[-1] < ends[shard] else int(np.searchsorted(ascending, ends[shard]))
+        rows = ascending[begin:end] - (ends[shard - 1] if shard else 0)
+        places = slice(begin, end) if order is None else order[begin:end]
+        open_shard(shard).copy_to(batch, places, rows)
+        begin = end
+    codes = tuple(torch.from_numpy(level) for level in batch.codes)
+    return CodeBatch(codes, torch.from_numpy(batch.labels), torch.from_numpy(batch.keys))
+
+
+def check_hash(where: str, sha256: str, data: Bytes) -> None:
+    """Refuse bytes whose sha256 is not the recorded one."""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ShardError(
+            f"{where}: its sha256 differs from the recorded one; the shard is damaged. {REMEDY}"
+        )
+
+
+def check_form(where: str, plan: Plan, samples: int, data: Bytes) -> None:
+    """Refuse a tar that holds anything but the planned members, one after the other."""
+    end = 0
+    for block, places in enumerate(shard_places(plan, samples)):
+        for place in places:
+            header = place.header(block)
+            start, stop = place.offset - len(header), place.offset + place.nbytes
+            end = stop + place.padding
+            if data[start : place.offset] != header or data[stop:end] != bytes(place.padding):
+                name = f"{block:06d}.{place.suffix}"
+                raise ShardError(
+                    f"{where}: at byte {start:,}: expected the member {name!r} of type "
+                    f"{place.dtype.str} and shape {place.shape}, found something else; "
+                    "a shard of another dataset, or one with planted or damaged members"
+                )
+    if data[end:] != bytes(end_bytes(plan, samples)):
+        raise ShardError(f"{where}: at byte {end:,}: expected the end of the tar, found more")
+
+
+def check_range(where: str, plan: Plan, shard: Shard) -> None:
+    """Refuse codes that the codebook does not have."""
+    for level, (k, largest) in enumerate(zip(plan.num_codes, shard.largest_codes(), strict=True)):
+        if largest >= k:
+            raise ShardError(
+                f"{where}: level {level} has code {largest}, but num_codes is {k}; "
+                "of another tokenizer? Encode the images again"
+            )
+
+
+def _view(plan: Plan, size: int, data: Bytes, start: int, count: int) -> _Blocks:
+    """`count` blocks of `size` samples from byte `start` on."""
+    stride = block_bytes(plan, size)
+    arrays = {}
+    for place in block_places(plan, size):
+        shape = (count, *place.shape)
+        if count:
+            one = np.ndarray(place.shape, place.dtype, data, start + place.offset)
+            strides = (stride, *one.strides)
+            arrays[place.suffix] = np.ndarray(
+                shape, place.dtype, data, start + place.offset, strides
+            )
+        else:
+            arrays[place.suffix] = np.empty(shape, place.dtype)
+    codes = tuple(arrays[suffix] for suffix in plan.member_suffixes()[: len(plan.num_codes)])
+    return _Blocks(codes, arrays.get("labels.npy"), arrays["index.npy"])
+
+
+def _copy(batch: _Arrays, places: Any, blocks: _Blocks, block: Any, row: Any) -> None:
+    for copied, level in zip(batch.codes, blocks.codes, strict=True):
+        copied[places] = level[block, row]
+    if blocks.labels is not None:
+        batch.labels[places] = blocks.labels[block, row]
+    batch.keys[places] = blocks.keys[block, row]
+
+
+def _part(places: Any, start: int, stop: int) -> Any:
+    if isinstance(places, slice):
+        return slice(places.start + start, places.start + stop)
+    return places[start:stop]

@@ -1,0 +1,161 @@
+"""One pass over a code dataset by many processes and loader workers, shard after shard.
+
+webdataset hands out whole shards: three on two processes are twice as many samples for one of
+them, and a worker without a shard is an error. Here everybody gets an equal run of the samples, so
+that nobody waits at the end; its way of telling which process and worker this is stays.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import IterableDataset
+
+from imagetok import seeding
+from imagetok.codes.shard import CodeBatch
+from imagetok.errors import ConfigError
+
+
+@final
+class CodeStream(IterableDataset):
+    """Batches of this process and worker, in an order of (seed, epoch, rank, worker) only.
+
+    The shards are taken in groups of `mix`; to shuffle, the shards are permuted, then the samples
+    of each group. A process takes an equal run of the samples, and its workers equal runs of its
+    batches, so that every sample is given once, and the processes' numbers differ by one at most.
+    A DataLoader takes the workers' batches in turn. `start` continues such a pass after so many
+    samples of this process, given the same batch size, workers and processes.
+
+    rank, num_ranks: of which process, if not this one by torch.distributed (or RANK, WORLD_SIZE).
+    drop_last: whole batches only, as many for every process. mix: also how many shards are open
+    at once, in each worker.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[Int64[np.ndarray, " n"]], CodeBatch],
+        ends: Int64[np.ndarray, " shards"],
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        epoch: int,
+        start: int,
+        mix: int,
+        drop_last: bool,
+        rank: int | None,
+        num_ranks: int | None,
+    ):
+        own_rank, own_num_ranks, _, _ = _who_is_this()
+        num_ranks = own_num_ranks if num_ranks is None else num_ranks
+        rank = own_rank if rank is None else rank
+        if not 0 <= rank < num_ranks or min(batch_size, mix) < 1 or start < 0:
+            raise ConfigError(
+                f"stream: expected 0 <= rank < num_ranks, batch_size >= 1, mix >= 1, start >= 0; "
+                f"found {rank=}, {num_ranks=}, {batch_size=}, {mix=}, {start=}"
+            )
+        self._take = take
+        self._batch_size = batch_size
+        self._start = start
+        self._order = _Order(ends, shuffle, seed, epoch, mix)
+        total = self._order.num_samples
+        self._first, end = rank * total // num_ranks, (rank + 1) * total // num_ranks
+        if drop_last:
+            end = self._first + total // num_ranks // batch_size * batch_size
+        self._end = end
+
+    def __len__(self) -> int:
+        """Batches of this process that are left."""
+        whole = -(-(self._end - self._first) // self._batch_size)
+        return max(0, whole - self._start // self._batch_size)
+
+    def __iter__(self) -> Iterator[CodeBatch]:
+        _, _, worker, num_workers = _who_is_this()
+        order = self._order.reader()
+        for number in self._batch_numbers(worker, num_workers):
+            first = self._first + number * self._batch_size
+            end = min(first + self._batch_size, self._end)
+            first = max(first, self._first + self._start)
+            parts = [self._take(part) for part in order(first, end)]
+            yield parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _batch_numbers(self, worker: int, num_workers: int) -> range:
+        """Which batches of this process a worker gives.
+
+        A DataLoader asks worker 0, 1, ... in turn, for as long as they last: batch j of the pass
+        is the (j // num_workers)-th of worker j % num_workers. Each has a run of neighbours.
+        """
+        done = self._start // self._batch_size
+        logical = (worker + done) % num_workers  # who would be asked next
+        total = -(-(self._end - self._first) // self._batch_size)
+        each, more = divmod(total, num_workers)
+        begin = logical * each + min(logical, more)
+        count = each + (logical < more)
+        taken = max(0, -(-(done - logical) // num_workers))
+        return range(begin + min(taken, count), begin + count)
+
+
+class _Order:
+    """The order of an epoch: positions to indices, a group of shards at a time."""
+
+    def __init__(
+        self, ends: Int64[np.ndarray, " shards"], shuffle: bool, seed: int, epoch: int, mix: int
+    ):
+        self._shuffle, self._seed, self._epoch, self._mix = shuffle, seed, epoch, mix
+        shards = np.arange(len(ends))
+        if shuffle:
+            draw = seeding.generator(seed, "stream", epoch)
+            shards = torch.randperm(len(ends), generator=draw).numpy()
+        self._first_of = np.concatenate([[0], ends[:-1]])[shards]
+        self._end_of = ends[shards]
+        last_of_groups = [min(g + mix, len(ends)) - 1 for g in range(0, len(ends), mix)]
+        sizes = np.cumsum(self._end_of - self._first_of, dtype=np.int64)
+        self._group_ends = sizes[last_of_groups]
+        self.num_samples = int(ends[-1]) if len(ends) else 0
+
+    def reader(self) -> Callable[[int, int], Iterator[np.ndarray]]:
+        """A function of (first, end): the indices at these positions, by group.
+
+        It keeps the order of one group.
+        """
+        current, start, order = -1, 0, np.empty(0, dtype=np.int64)
+
+        def read(first: int, end: int) -> Iterator[np.ndarray]:
+            nonlocal current, start, order
+            while first < end:
+                group = int(np.searchsorted(self._group_ends, first, side="right"))
+                if group != current:
+                    current, order = group, self._indices(group)
+                    start = int(self._group_ends[group - 1]) if group else 0
+                stop = min(end, int(self._group_ends[group]))
+                yield order[first - start : stop - start]
+                first = stop
+
+        return read
+
+    def _indices(self, group: int) -> Int64[np.ndarray, " n"]:
+        """The samples of one group in their order."""
+        part = slice(group * self._mix, (group + 1) * self._mix)
+        runs = zip(self._first_of[part], self._end_of[part], strict=True)
+        indices = np.concatenate([np.arange(first, end) for first, end in runs])
+        if self._shuffle:
+            draw = seeding.generator(self._seed, "stream", self._epoch, group)
+            indices = indices[torch.randperm(len(indices), generator=draw).numpy()]
+        return indices
+
+
+def _who_is_this() -> tuple[int, int, int, int]:
+    """Rank, number of processes, loader worker, number of workers."""
+    from webdataset.utils import pytorch_worker_info  # 0.1 s
+
+    return pytorch_worker_info()
+
+
+def _joined(parts: list[CodeBatch]) -> CodeBatch:
+    return CodeBatch(
+        tuple(torch.cat(levels) for levels in zip(*(p.codes for p in parts), strict=True)),
+        torch.cat([p.labels for p in parts]),
+        torch.cat([p.keys for p in parts]),
+    )
