@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imagetok import artifacts
+from imagetok.codes.contents import contents_of
 from imagetok.codes.plan import PLAN
 from imagetok.codes.reader import open_codes
 from imagetok.codes.verify import verify_codes
@@ -58,15 +59,25 @@ def verify_path(source: Path | str) -> list[str]:
 
 
 def describe_path(source: Path | str) -> dict[str, Any]:
-    """A folder of ours, or an artifact on the Hub, in plain data."""
+    """A folder of ours, or an artifact on the Hub, in plain data.
+
+    Raises ShardError for a damaged code dataset, InputError for other damage.
+    """
     place = artifacts.locate(source)
     path = place.folder
     match kind_of(path):
         case "codes":
             dataset = open_codes(path)
-            plan = dataset.plan.model_dump(mode="json")
-            totals = dataset.manifest.model_dump(mode="json", exclude={"shards"})
-            return {"kind": "codes", "plan": plan, "shards": len(dataset.manifest.shards), **totals}
+            found = contents_of(dataset)
+            return {
+                "kind": "codes",
+                "plan": dataset.plan.model_dump(mode="json"),
+                "root": dataset.manifest.root,
+                "inputs": dataset.manifest.inputs,
+                **found._asdict(),
+                "levels": [level._asdict() for level in found.levels],
+                "bits_per_image": found.bits_per_image._asdict(),
+            }
         case "run":
             try:
                 measured = read_json_lines(path / "metrics.jsonl")

@@ -4,6 +4,7 @@ Nothing heavy is imported here: a command's module is loaded when the command ru
 """
 
 import errno
+import keyword
 import logging
 import os
 import sys
@@ -19,6 +20,9 @@ COMMANDS = {
     "train": ("cli.train", "Train the tokenizer or prior that a config describes."),
     "encode": ("cli.codes", "Encode images to a code dataset (shards)."),
     "decode": ("cli.codes", "Turn a code dataset back into images."),
+    "merge": ("cli.exchange", "Join code datasets of one tokenizer."),
+    "export": ("cli.exchange", "Write a code dataset as parquet or .npy."),
+    "import": ("cli.exchange", "Make a code dataset of codes in parquet or .npy."),
     "reconstruct": ("cli.images", "Show images before and after a tokenizer, side by side."),
     "sample": ("cli.sample", "Draw new images from a prior."),
     "evaluate": ("cli.evaluate", "Measure reconstructions, or drawn samples, on a data split."),
@@ -51,7 +55,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # import
+        return getattr(import_module(COMMANDS[cmd_name][0]), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

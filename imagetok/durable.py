@@ -20,6 +20,8 @@ from imagetok.errors import ResourceError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
+# Another file system, one without links, a foreign owner's file, too many links.
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # A folder cannot be locked on NFS, nor anything on some cluster file systems.
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
 logger = logging.getLogger("imagetok")
@@ -70,6 +72,24 @@ def staged_file(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def link_or_copy(source: Path, path: Path) -> bool:
+    """Give a file that never changes a second name, durably; a copy where links are not possible.
+
+    `path` must not exist. Returns whether it is a link.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with source.open("rb") as original, staged_file(path) as file:
+            shutil.copyfileobj(original, file, 1 << 20)
+        return False
+    fsync_folder(path.parent)
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> None:

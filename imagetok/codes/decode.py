@@ -35,6 +35,16 @@ def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
     return torch.cat(parts)
 
 
+def check_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
+    """Raise ShardError when the codes are another tokenizer's."""
+    if dataset.fingerprint != tokenizer.fingerprint:
+        raise ShardError(
+            f"{dataset.place}: codes of tokenizer {dataset.fingerprint[:16]} "
+            f"({dataset.plan.tokenizer.name}), but --tokenizer is {tokenizer.fingerprint[:16]}; "
+            "pass the tokenizer that made them"
+        )
+
+
 def save_images(images: Images, folder: Path, names: Sequence[int]) -> None:
     """Write `NNNNNN.png` for each image; the classes of label maps become places in a palette."""
     for name, pixels in zip(names, to_stored(images), strict=True):
@@ -52,12 +62,7 @@ def decode_dataset(
     Raises ShardError when the codes are another tokenizer's, ConfigError when `folder` holds
     anything.
     """
-    if dataset.fingerprint != tokenizer.fingerprint:
-        raise ShardError(
-            f"{dataset.place}: codes of tokenizer {dataset.fingerprint[:16]} "
-            f"({dataset.plan.tokenizer.name}), but --tokenizer is {tokenizer.fingerprint[:16]}; "
-            "pass the tokenizer that made them"
-        )
+    check_fingerprint(dataset, tokenizer)
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: not empty; choose another --out")
     count = len(dataset) if limit is None else min(limit, len(dataset))

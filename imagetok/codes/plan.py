@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import (
+    NonNegativeInt,
+    PositiveInt,
+    model_serializer,
+    model_validator,
+)
 
 from imagetok.config import Section, validate
 from imagetok.durable import canonical_json
@@ -26,6 +32,14 @@ class TokenizerId(Section):
 
     fingerprint: str
     name: str
+
+
+class Part(Section):
+    """One of the datasets that a merged one joins."""
+
+    source: str
+    source_identity: str
+    num_inputs: NonNegativeInt
 
 
 class Plan(Section):
@@ -52,16 +66,48 @@ class Plan(Section):
     """Images per forward pass; in the plan, because it can change the last bit of a feature."""
     precision: Precision = "float32"
     """Of the encoder's arithmetic."""
+    parts: tuple[Part, ...] = ()
+    """Of a merged dataset: what it joins, in order. Its source indices count through them all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        if sum(self._part_sizes()) != self.num_inputs:
+            raise ValueError("parts: their inputs do not add up to num_inputs")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without `parts` where there are none, so that the bytes of a plan stay as they were."""
+        tree = handler(self)
+        return tree if self.parts else {key: tree[key] for key in tree if key != "parts"}
 
     @property
     def num_shards(self) -> int:
-        """How many shards the dataset has."""
-        return -(-self.num_inputs // self.samples_per_shard)
+        """How many shards the dataset has; each belongs to one part."""
+        return sum(-(-size // self.samples_per_shard) for size in self._part_sizes())
 
     def input_range(self, shard: int) -> range:
         """The source indices that a shard covers."""
-        start = shard * self.samples_per_shard
-        return range(start, min(start + self.samples_per_shard, self.num_inputs))
+        part, start = self._place(shard)
+        end = min(start + self.samples_per_shard, self._part_sizes()[part])
+        first = self.index_offset(shard)
+        return range(first + start, first + end)
+
+    def index_offset(self, shard: int) -> int:
+        """What to add to the indices that a shard holds: the inputs of all parts before its own."""
+        return sum(self._part_sizes()[: self._place(shard)[0]])
+
+    def _part_sizes(self) -> list[int]:
+        return [part.num_inputs for part in self.parts] or [self.num_inputs]
+
+    def _place(self, shard: int) -> tuple[int, int]:
+        """The part that a shard belongs to, and its first input within it."""
+        for part, size in enumerate(self._part_sizes()):
+            shards = -(-size // self.samples_per_shard)
+            if shard < shards:
+                return part, shard * self.samples_per_shard
+            shard -= shards
+        raise IndexError("a shard that the plan does not have")
 
     def code_dtype(self, level: int) -> np.dtype[Any]:
         """The smallest little-endian unsigned type that holds K - 1."""

@@ -238,7 +238,7 @@ class CodeDataset(Dataset):
         entry = self.manifest.shards[shard]
         content = self._store.load(entry.file, entry.bytes)
         if content.stamp and self._good[shard] == content.stamp:
-            return Shard(self.plan, entry.samples, content.data)
+            return self._view(shard, content.data)
         found = self._check(shard, content.data, self._is_hashed(shard))
         self._good[shard] = content.stamp
         return found
@@ -255,10 +255,14 @@ class CodeDataset(Dataset):
             self.record(shard)
             check_hash(where, entry.sha256, data)
         check_form(where, self.plan, entry.samples, data)
-        found = Shard(self.plan, entry.samples, data)
+        found = self._view(shard, data)
         if is_hashed:
             check_range(where, self.plan, found)
         return found
+
+    def _view(self, shard: int, data: Any) -> Shard:
+        samples = self.manifest.shards[shard].samples
+        return Shard(self.plan, samples, data, self.plan.index_offset(shard))
 
 
 def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeDataset:

@@ -57,7 +57,9 @@ class _Blocks(NamedTuple):
 class Shard:
     """The samples of a shard whose bytes are in `data`; nothing is copied or checked here."""
 
-    def __init__(self, plan: Plan, samples: int, data: Bytes):
+    def __init__(self, plan: Plan, samples: int, data: Bytes, index_offset: int = 0):
+        """index_offset: what to add to the source indices that are stored."""
+        self._index_offset = index_offset
         self._block_size = plan.samples_per_block
         self._num_full, rest = divmod(samples, self._block_size)
         self._full = _view(plan, self._block_size, data, 0, self._num_full)
@@ -74,11 +76,16 @@ class Shard:
         return CodeSample(
             tuple([level[block, row] for level in blocks.codes]),
             -1 if labels is None else int(labels[block, row]),
-            int(blocks.keys[block, row]),
+            int(blocks.keys[block, row]) + self._index_offset,
         )
 
     def copy_to(self, batch: "_Arrays", places: Any, rows: Int64[np.ndarray, " n"]) -> None:
         """Copy samples into a batch. places: an index or slice of the batch, as long as rows."""
+        self._copy_to(batch, places, rows)
+        if self._index_offset:
+            batch.keys[places] += self._index_offset
+
+    def _copy_to(self, batch: "_Arrays", places: Any, rows: Int64[np.ndarray, " n"]) -> None:
         block, row = np.divmod(rows, self._block_size)
         if block[0] == block[-1]:  # of one block, as most sequential batches are
             row = slice(row[0], row[-1] + 1) if bool((np.diff(row) == 1).all()) else row

@@ -24,7 +24,7 @@ SEEDS = (42, 1773, 1)
 MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 """Keys in which methods may differ where the user says so."""
 _MUST_AGREE = ("data", "tokenizer.image")
-_PLACES = ("root", "download", "file", "shards", "test")
+_PLACES = ("root", "download", "file", "images", "masks", "shards", "test")
 """Keys of `data` that say where images lie; what they are, the hashes of the plan tell."""
 _WITHOUT_EFFECT = ("workers", "trackers")
 """Keys of `train` that change no value: how things are read and shown."""

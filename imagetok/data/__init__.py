@@ -13,6 +13,7 @@ from imagetok.data.config import (
     HuggingFaceConfig,
     KaokoreConfig,
     LSUNConfig,
+    MasksConfig,
     MNISTConfig,
     ShapesConfig,
     TableConfig,
@@ -27,6 +28,7 @@ from imagetok.data.faces import open_celeba, open_kaokore
 from imagetok.data.folder import open_folder
 from imagetok.data.huggingface import open_huggingface
 from imagetok.data.lsun import open_lsun
+from imagetok.data.masks import open_masks
 from imagetok.data.open import ImageError, open_image
 from imagetok.data.shapes import Shapes, open_shapes
 from imagetok.data.table import open_table
@@ -52,6 +54,7 @@ __all__ = [
     "KaokoreConfig",
     "LSUNConfig",
     "MNISTConfig",
+    "MasksConfig",
     "Shapes",
     "ShapesConfig",
     "TableConfig",
@@ -92,6 +95,8 @@ def open_images(  # noqa: C901 (one case a source)
             return open_torchvision(config, split, contract)
         case FolderConfig():
             return open_folder(config.root, split, contract, holdout=config.holdout)
+        case MasksConfig():
+            return open_masks(config, split, contract)
         case CelebAConfig():
             return open_celeba(config, split, contract)
         case LSUNConfig():

@@ -61,6 +61,18 @@ class FolderConfig(Section):
     holdout: Holdout = 0.1
 
 
+class MasksConfig(Section):
+    """Images and their label maps in two folders, in pairs of one name.
+
+    A tokenizer of label maps reads the masks, any other the images, in the same order.
+    """
+
+    source: Literal["masks"] = "masks"
+    images: str
+    masks: str
+    holdout: Holdout = 0.1  # as of `folder`, whose layouts `images` may have
+
+
 class TableConfig(Section):
     """Image files that a CSV (with a header line) or JSONL file lists, with labels or without."""
 
@@ -119,7 +131,7 @@ class KaokoreConfig(Section):
 
 
 TorchvisionConfig = CIFAR10Config | MNISTConfig | FashionMNISTConfig
-OwnImagesConfig = FolderConfig | TableConfig | WebDatasetConfig | HuggingFaceConfig
+OwnImagesConfig = FolderConfig | MasksConfig | TableConfig | WebDatasetConfig | HuggingFaceConfig
 DataConfig = Annotated[
     DigitsConfig
     | ShapesConfig
@@ -141,12 +153,13 @@ _SOURCES: dict[str, type[Section]] = {
     "lsun": LSUNConfig,
     "kaokore": KaokoreConfig,
     "folder": FolderConfig,
+    "masks": MasksConfig,
     "table": TableConfig,
     "webdataset": WebDatasetConfig,
     "huggingface": HuggingFaceConfig,
 }
 _WITHOUT_VAL = ("digits", "shapes", "cifar10", "mnist", "fashion-mnist", "webdataset")
-_ALL_BY_DEFAULT = ("folder", "table", "webdataset")
+_ALL_BY_DEFAULT = ("folder", "masks", "table", "webdataset")
 
 
 def splits_of(config: DataConfig) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class EncodedImages(ImageDataset, ABC):
         self.split = split
         self.contract = contract
         self.class_names = class_names
-        self._labels = labels
+        self.labels = labels
 
     @abstractmethod
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
@@ -46,11 +46,11 @@ class EncodedImages(ImageDataset, ABC):
         """Of each image a name that does not depend on where the dataset lies, and its bytes."""
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def identity(self) -> str:
         """Of the images' names, sizes in bytes and labels; InputError for a name not in UTF-8."""
-        content = [(*c, label) for c, label in zip(self.contents(), self._labels, strict=True)]
+        content = [(*c, label) for c, label in zip(self.contents(), self.labels, strict=True)]
         try:
             return hashlib.sha256(canonical_json(content)).hexdigest()
         except UnicodeEncodeError:
@@ -67,7 +67,7 @@ class EncodedImages(ImageDataset, ABC):
         images = torch.empty(shape, dtype=torch.uint8)
         for position, index in enumerate(indices):
             images[position] = self._prepared(index)
-        labels = torch.tensor([self._labels[i] for i in indices], dtype=torch.int64)
+        labels = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
         return ImageBatch(images, labels, torch.tensor(indices, dtype=torch.int64))
 
     @property

@@ -81,7 +81,7 @@ def test_decode_verify_inspect_reconstruct_evaluate(chain, tmp_path, capsys):
     for path in (tokenizer, codes, str(chain / "gpt"), str(chain / "gpt" / "prior")):
         assert _run(["verify", path]) == 0
         capsys.readouterr()
-        assert _run(["inspect", path]) == 0
+        assert _run(["inspect", path, "--json"]) == 0
         json.loads(capsys.readouterr().out)
     picture = str(tmp_path / "both.png")
     images = [str(p) for p in sorted((tmp_path / "decoded").glob("*.png"))[:3]]

@@ -185,13 +185,13 @@ def test_inspect_and_verify_name_the_commit(
     hub: HubServer, shared, tmp_path: Path, made: Path, capsys
 ) -> None:
     for name, kind in [(TOKENIZER, "tokenizer"), (PRIOR, "prior")]:
-        assert _run(["inspect", name]) == 0
+        assert _run(["inspect", name, "--json"]) == 0
         described = json.loads(capsys.readouterr().out)
         assert (described["kind"], described["origin"]) == (kind, shared[name])
         hf_hub_download(name, ".gitattributes")  # as a program would that takes all there is
         assert _run(["verify", name]) == 0
         assert capsys.readouterr().out == f"{name}: good\n"
-    assert _run(["inspect", str(made / "gpt" / "prior")]) == 0
+    assert _run(["inspect", str(made / "gpt" / "prior"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["origin"] == str(made / "gpt" / "prior")
     changed = hub.repos[PRIOR].head() | {"tokenizer/README.md": b"# Edited"}
     hub.repos[PRIOR].commit(changed)

@@ -21,6 +21,7 @@ from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.codes.plan import Plan
 from imagetok.config import validate
 from imagetok.data.base import ArrayImages, ImageBatch, ImageDataset
+from imagetok.data.open import ImageError
 from imagetok.images import to_unit_range
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 
@@ -95,6 +96,27 @@ class Watched(ImageDataset):
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         self.before()
+        return self.images.read(indices)
+
+
+class Unreadable(ImageDataset):
+    """Images of which some cannot be read."""
+
+    def __init__(self, images: ImageDataset, bad: Sequence[int]):
+        self.images, self.bad = images, bad
+        self.name, self.split = images.name, images.split
+        self.contract, self.class_names = images.contract, images.class_names
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def identity(self) -> str:
+        return self.images.identity()
+
+    def read(self, indices: Sequence[int]) -> ImageBatch:
+        for index in indices:
+            if index in self.bad:
+                raise ImageError("damaged", f"image {index}", "truncated")
         return self.images.read(indices)
 
 

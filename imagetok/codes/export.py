@@ -1,0 +1,56 @@
+"""A code dataset in formats that others read, with what binds it to its tokenizer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, assert_never
+
+import numpy as np
+
+from imagetok.codes.exchange import ROWS, Binding, ContentHash, Rows
+from imagetok.codes.npy import write_npy
+from imagetok.codes.parquet import write_parquet
+from imagetok.codes.reader import CodeDataset
+from imagetok.errors import ConfigError
+
+Form = Literal["parquet", "npy"]
+
+
+def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
+    """Write a code dataset as one parquet file or as a folder of .npy files, durably.
+
+    `imagetok.codes.import_` makes the same code dataset of it again, byte for byte. Raises
+    ConfigError when `out` exists, ShardError for a damaged shard, ResourceError for parquet
+    without pyarrow.
+    """
+    if out.exists():
+        raise ConfigError(f"{out}: is there already; choose another --out")
+    content = ContentHash()
+    plan = dataset.plan
+    skipped = tuple(
+        skip for shard in range(dataset.plan.num_shards) for skip in dataset.record(shard).skipped
+    )
+    rows = _rows(dataset, content)
+
+    def bind() -> Binding:
+        return Binding(plan=plan, skipped=skipped, sha256=content.hexdigest(plan, skipped))
+
+    match form:
+        case "parquet":
+            write_parquet(out, plan, rows, bind)
+        case "npy":
+            write_npy(out, plan, len(dataset), rows, bind)
+        case _:
+            assert_never(form)
+
+
+def _rows(dataset: CodeDataset, content: ContentHash) -> Iterator[Rows]:
+    """The dataset in pieces, each added to the hash."""
+    plan = dataset.plan
+    for batch in dataset.batches(ROWS):
+        rows = Rows(
+            tuple(c.numpy().astype(plan.code_dtype(i)) for i, c in enumerate(batch.codes)),
+            batch.labels.numpy().astype("<i4") if plan.labelled else None,
+            batch.keys.numpy().astype(np.dtype("<u8")),
+        )
+        content.update(rows)
+        yield rows

@@ -1,0 +1,109 @@
+"""Several code datasets of one tokenizer as one, without encoding or moving a byte again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
+from imagetok.codes.plan import Part, Plan, shard_name
+from imagetok.codes.reader import CodeDataset, check_shard_file, open_codes
+from imagetok.config import differences
+from imagetok.durable import link_or_copy, lock, write_json
+from imagetok.errors import ShardError
+
+_OF_THE_SOURCE = {"source", "source_identity", "num_inputs", "parts"}
+
+
+def merge_codes(folders: Sequence[Path], out: Path) -> EncodeReport:
+    """Join finished code datasets, in the order given; a rerun continues.
+
+    Every shard is hashed and then hard-linked (copied to another file system). Source indices
+    count through the datasets, as if their sources had been encoded one after the other: those of
+    the second begin at the first's number of inputs, skipped ones included.
+    Raises ShardError for a damaged or unfinished dataset, for plans that differ in anything but
+    the source, and for a source that two of them share; ConfigError when `out` holds another.
+    """
+    datasets = [open_codes(folder) for folder in folders]
+    plan = merged_plan(datasets)
+    with lock(out):
+        commit_plan(out, plan)
+        number = offset = 0
+        for dataset in datasets:
+            for shard in range(dataset.plan.num_shards):
+                if not is_complete(out, plan, number):
+                    _place(dataset, shard, out, number, offset)
+                number += 1
+            offset += dataset.plan.num_inputs
+        return commit_manifest(out, plan, plan.num_inputs)
+
+
+def merged_plan(datasets: Sequence[CodeDataset]) -> Plan:
+    """The plan of datasets joined; see `merge_codes` for what is refused."""
+    first = datasets[0]
+    for other in datasets[1:]:
+        changed = differences(_common(first.plan), _common(other.plan))
+        if changed:
+            lines = "\n".join(f"  {k}: {a!r} and {b!r}" for k, (a, b) in changed.items())
+            raise ShardError(
+                f"{first.place} and {other.place}: expected codes of one tokenizer and one "
+                f"layout, found\n{lines}\nencode one of them again to match"
+            )
+    owner: dict[str, Path] = {}
+    for dataset in datasets:
+        for part in parts_of(dataset.plan):
+            whole = part.source_identity.split("[:")[0]  # of `--limit N` the first N are the same
+            if whole in owner:
+                raise ShardError(
+                    f"{owner[whole]} and {dataset.place}: both hold images of {part.source}; "
+                    "expected different images, or these would count twice"
+                )
+            owner[whole] = dataset.folder
+    parts = tuple(part for dataset in datasets for part in parts_of(dataset.plan))
+    joined = {
+        "source": " + ".join(part.source for part in parts),
+        "source_identity": " + ".join(part.source_identity for part in parts),
+        "num_inputs": sum(part.num_inputs for part in parts),
+        "parts": parts,
+    }
+    return first.plan.model_copy(update=joined)
+
+
+def parts_of(plan: Plan) -> tuple[Part, ...]:
+    """What a plan joins; of one that joins nothing, itself."""
+    return plan.parts or (
+        Part(
+            source=plan.source,
+            source_identity=plan.source_identity,
+            num_inputs=plan.num_inputs,
+        ),
+    )
+
+
+def _common(plan: Plan) -> dict[str, object]:
+    """What plans that are joined must share; the tokenizer's name is only for people."""
+    tree = plan.model_dump(mode="json", exclude=_OF_THE_SOURCE)
+    tree["tokenizer"] = {"fingerprint": plan.tokenizer.fingerprint}
+    return tree
+
+
+def _place(dataset: CodeDataset, shard: int, out: Path, number: int, offset: int) -> None:
+    """Shard `shard` of a dataset as shard `number` of the merged one, then its record."""
+    entry = dataset.manifest.shards[shard]
+    record = dataset.record(shard)
+    check_shard_file(dataset.folder, entry)
+    file = f"{shard_name(number)}.tar"
+    (out / file).unlink(missing_ok=True)  # of a run that was stopped before the record
+    is_copy = not link_or_copy(dataset.folder / entry.file, out / file)
+    placed = record.model_copy(
+        update={
+            "shard": number,
+            "file": file,
+            "first_input": record.first_input + offset,
+            "end_input": record.end_input + offset,
+            "skipped": tuple(
+                skip.model_copy(update={"index": skip.index + offset}) for skip in record.skipped
+            ),
+        }
+    )
+    if is_copy:
+        check_shard_file(out, placed)
+    write_json(out / f"{shard_name(number)}.json", placed.model_dump(mode="json"))

@@ -1,0 +1,103 @@
+"""Encoding some images of a code dataset again, to see whether the codes are still theirs."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from imagetok.codes.decode import check_fingerprint
+from imagetok.codes.encode import FirstImages, encode_range
+from imagetok.codes.merge import parts_of
+from imagetok.codes.plan import Plan
+from imagetok.codes.reader import CodeDataset
+from imagetok.data import ImageDataset
+from imagetok.errors import ShardError
+from imagetok.processes import full_float32
+from imagetok.tokenizers import Tokenizer
+
+
+class Difference(NamedTuple):
+    """An image whose codes are not those in the dataset."""
+
+    path: str
+    """Of the image; its place in the source where it has none."""
+    codes: int
+    """How many of its codes differ."""
+    of: int
+    """How many it has."""
+
+
+class Reencoding(NamedTuple):
+    """What encoding again gave."""
+
+    images: int
+    """Compared; one that is unreadable now is not, and one that was left out neither."""
+    differences: list[Difference]
+
+
+def reencode(
+    dataset: CodeDataset, tokenizer: Tokenizer, images: ImageDataset, count: int
+) -> Reencoding:
+    """Encode about `count` images, spread over the source, as the plan says, and compare.
+
+    Whole micro-batches are encoded, so the count is rounded up to them. On the machine, threads
+    or not, that made the codes all are equal; on another, near ties may fall otherwise.
+    Raises ShardError when tokenizer or images are not those of the dataset.
+    """
+    check_fingerprint(dataset, tokenizer)
+    offset, images = _part_of(dataset, images)
+    compared, differences = 0, []
+    with full_float32():
+        for inputs in _micro_batches(dataset.plan, len(images), count):
+            for part in encode_range(tokenizer, images, dataset.plan, inputs, 1):
+                for row, key in enumerate(part.keys.tolist()):
+                    stored = _stored(dataset, key + offset)
+                    if stored is None:
+                        continue
+                    compared += 1
+                    new = [torch.from_numpy(level[row]) for level in part.codes]
+                    wrong = sum(int((a != b).sum()) for a, b in zip(stored, new, strict=True))
+                    if wrong:
+                        size = sum(level.numel() for level in new)
+                        differences.append(Difference(images.path_of(key), wrong, size))
+    return Reencoding(compared, differences)
+
+
+def _part_of(dataset: CodeDataset, images: ImageDataset) -> tuple[int, ImageDataset]:
+    """Where the source indices of `images` begin in the dataset, and as many as were encoded."""
+    whole, offset = images.identity(), 0
+    parts = parts_of(dataset.plan)
+    for part in parts:
+        size = part.num_inputs
+        if part.source_identity == f"{whole}[:{size}]":  # of `--limit`
+            return offset, FirstImages(images, size)
+        if part.source_identity == whole:
+            return offset, images
+        offset += size
+    raise ShardError(
+        f"{dataset.place}: expected --data to be {' or '.join(part.source for part in parts)}, "
+        f"found others: {len(images)} images of {images.name}:{images.split}; if it is the same "
+        "source, files were added, removed, replaced or relabelled since"
+    )
+
+
+def _micro_batches(plan: Plan, num_images: int, count: int) -> Iterator[range]:
+    """The encoder's micro-batches, of which none crosses a shard; enough for `count`, spread."""
+    a_shard = -(-plan.samples_per_shard // plan.micro_batch)
+    full, rest = divmod(num_images, plan.samples_per_shard)
+    total = full * a_shard + -(-rest // plan.micro_batch)
+    wanted = min(total, -(-count * total // max(1, num_images)))
+    for i in range(wanted):
+        shard, place = divmod(i * total // wanted, a_shard)
+        first, end = (min(s * plan.samples_per_shard, num_images) for s in (shard, shard + 1))
+        start = first + place * plan.micro_batch
+        yield range(start, min(start + plan.micro_batch, end))
+
+
+def _stored(dataset: CodeDataset, key: int) -> list[torch.Tensor] | None:
+    """The codes of a source index; None where it has none."""
+    place = bisect_left(range(len(dataset)), key, key=lambda i: dataset[i].key)
+    if place == len(dataset) or dataset[place].key != key:
+        return None
+    return [level[0] for level in dataset.__getitems__([place]).codes]

@@ -1,0 +1,61 @@
+"""Images and their label maps in two folders, in pairs of one name."""
+
+from pathlib import Path, PurePosixPath
+
+from imagetok.data.config import MasksConfig
+from imagetok.data.encoded import FileImages
+from imagetok.data.folder import list_images, open_folder
+from imagetok.errors import InputError
+from imagetok.images import ImageContract
+
+_SHOWN = 10
+
+
+def open_masks(config: MasksConfig, split: str, contract: ImageContract) -> FileImages:
+    """What the contract asks for of each pair: the mask if it is of label maps, else the image.
+
+    Order, splits and labels are those of the folder of images in either case, so that codes of
+    images and codes of masks agree in their source indices. `a/12.jpg` and `a/12.png` are a pair.
+    Raises InputError that lists images without a mask, masks without an image, and names that one
+    folder has twice.
+    """
+    everything = open_folder(config.images, "all", contract, holdout=config.holdout)
+    chosen = open_folder(config.images, split, contract, holdout=config.holdout)
+    root = Path(config.masks).expanduser()
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder of masks, found none; check masks=")
+    images, masks = _by_stem(everything.root, everything.files), _by_stem(root, list_images(root))
+    lonely = [f"{everything.root / images[stem]} has no mask" for stem in images.keys() - masks]
+    lonely += [f"{root / masks[stem]} has no image" for stem in masks.keys() - images]
+    if lonely:
+        shown = "".join(f"\n  {line}" for line in sorted(lonely)[:_SHOWN])
+        more = f"\n  and {len(lonely) - _SHOWN} more" if len(lonely) > _SHOWN else ""
+        raise InputError(
+            f"{everything.root} and {root}: expected files in pairs of one name:{shown}{more}\n"
+            "move them away, or give `folder,root=` one of the two"
+        )
+    is_masks = contract.mode == "labels"
+    return FileImages(
+        root if is_masks else chosen.root,
+        [masks[_stem(file)] for file in chosen.files] if is_masks else chosen.files,
+        name="masks",
+        split=split,
+        contract=contract,
+        labels=chosen.labels,
+        class_names=chosen.class_names,
+    )
+
+
+def _stem(file: str) -> str:
+    return str(PurePosixPath(file).with_suffix(""))
+
+
+def _by_stem(root: Path, files: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in files:
+        other = found.setdefault(_stem(file), file)
+        if other != file:
+            raise InputError(
+                f"{root}: expected one file of a name, found {other} and {file}; move one away"
+            )
+    return found
