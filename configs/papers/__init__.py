@@ -1,0 +1,1 @@
+"""The cells of the papers' tables and figures, with the numbers that the papers report."""
