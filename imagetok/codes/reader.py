@@ -348,7 +348,10 @@ def _read_plan(store: Store) -> tuple[Plan, str]:
             "make one with `imagetok encode --tokenizer T --data SPEC --shards DIR`"
         )
     data = store.read(PLAN, MAX_JSON_BYTES)
-    return parse_json(data, Plan, store.path(PLAN)), hashlib.sha256(data).hexdigest()
+    plan = parse_json(data, Plan, store.path(PLAN))
+    if not 0 < len(plan.num_codes) == len(plan.grids) or max(plan.num_codes) > 2**32:
+        raise ShardError(f"{store.path(PLAN)}: its levels do not fit each other; damaged")
+    return plan, hashlib.sha256(data).hexdigest()
 
 
 def _read_manifest(store: Store, plan: Plan) -> Manifest:

@@ -165,7 +165,7 @@ def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
 
 
 def fill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
-    """Let the disk be full at every operation once; prints what the folder holds then, reruns."""
+    """Let the disk be full at every operation once; tells what the folder holds then, reruns."""
     images = make_images(count)
     plan = small_plan(tokenizer, images)
     for point in range(10**6):
@@ -182,7 +182,7 @@ def fill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
             text, code = _explain(error)
             assert code == 5 and "free some space" in text, text
         there = {p.name: p.read_bytes().hex() for p in folder.iterdir()} if folder.exists() else {}
-        print(json.dumps(there))
+        sys.stdout.write(json.dumps(there) + "\n")
         encode_dataset(tokenizer, images, folder, plan, threads=1)
 
 
@@ -226,7 +226,8 @@ def kill_one_of_two(tokenizer: Tokenizer, count: int, out: Path) -> None:
         folder = out / f"{trial}"
         doomed = [(0,), (1,), (0, 1)][trial % 3]
         encode_by_two(tokenizer, count, folder, doomed, draw.uniform(0.1, 1) * duration)
-        print(len(list(folder.glob("*.json"))) if folder.exists() else 0)
+        files = len(list(folder.glob("*.json"))) if folder.exists() else 0
+        sys.stdout.write(f"{files}\n")
         encode_by_two(tokenizer, count, folder)
 
 

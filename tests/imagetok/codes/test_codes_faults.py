@@ -1,4 +1,4 @@
-"""A writer that is killed, or whose disk is full, at every operation: nothing lost, nothing half."""
+"""A writer that is killed, or whose disk is full, at any operation: nothing lost or half made."""
 
 import hashlib
 import json
