@@ -59,7 +59,7 @@ class DVAEQuantizer(Quantizer):
         logits = functional.channels_last(h.float())
         if self.test_rule == "sample":
             logits = logits + functional.gumbel_noise(logits, generator)
-        return (logits.argmax(dim=1),)
+        return (functional.most_likely(logits),)
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:

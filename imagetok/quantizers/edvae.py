@@ -88,7 +88,7 @@ class EdVAEQuantizer(Quantizer):
         if self.test_rule == "sample":
             log_pi = _log_gamma_draw(self._concentrations(logits), generator)
             logits = log_pi + functional.gumbel_noise(log_pi, generator)
-        return (logits.argmax(dim=1),)
+        return (functional.most_likely(logits),)
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:

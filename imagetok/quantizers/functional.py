@@ -13,9 +13,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from imagetok.processes import full_float32
+from imagetok.quantizers.rows import (
+    NegativeEntropy,
+    RelaxedDraw,
+    first_largest,
+    pieces,
+    rows_at_once,
+)
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_CACHED = 1 << 22  # distances, 16 MiB in float32
 _SERIES_FROM = 20.0  # from here on the Stirling series below is good to 2e-9
 # Least squares at 400 Chebyshev nodes of (0, 1], lowest power first; both good to 4e-9.
 _CODE_TERM = (
@@ -74,17 +80,6 @@ def _gumbel_in_place(u: Tensor) -> Tensor:
     return u.clamp_(eps, 1 - eps).log_().neg_().log_().neg_()
 
 
-def relaxed_one_hot(
-    logits: Float[Tensor, "B K *S"], gumbel: Float[Tensor, "B K *S"], temperature: float
-) -> Float[Tensor, "B K *S"]:
-    """A sample of the Gumbel-softmax (concrete) distribution with the given noise; sums to 1 on K.
-
-    logits may be unnormalised. Jang et al. 2017 eq. 2; Maddison et al. 2017 eq. 10.
-    """
-    scaled = ((logits + gumbel) / temperature).movedim(1, -1)
-    return scaled.softmax(dim=-1).movedim(-1, 1)
-
-
 def mix_codes(
     weights: Float[Tensor, "B K H W"], codebook: Float[Tensor, "K D"]
 ) -> Float[Tensor, "B D H W"]:
@@ -98,9 +93,23 @@ def draw_relaxed(
     temperature: float,
     generator: torch.Generator | None,
 ) -> tuple[Float[Tensor, "B D H W"], Int[Tensor, "B H W"]]:
-    """Vectors mixed by a Gumbel-softmax sample of every position, and its largest code."""
-    y = relaxed_one_hot(logits, gumbel_noise(logits, generator), temperature)
-    return mix_codes(y, codebook), y.argmax(dim=1)
+    """Vectors mixed by a Gumbel-softmax sample of every position, and its largest code.
+
+    Equal draws of the generator give the samples of torch.distributions. logits may be
+    unnormalised. Jang et al. 2017 eq. 2; Maddison et al. 2017 eq. 10.
+    """
+    grid = logits[:, 0].shape
+    rows = as_vectors(logits)
+    uniforms = torch.empty_like(rows).uniform_(generator=generator)
+    drawn: Any = RelaxedDraw.apply(rows, uniforms, codebook, temperature)
+    mixed, largest = drawn
+    return mixed.view(*grid, -1).movedim(-1, 1), largest.view(grid)
+
+
+def most_likely(logits: Float[Tensor, "B K H W"]) -> Int[Tensor, "B H W"]:
+    """The code of the largest logit at every position; ties go to the lowest index."""
+    rows = as_vectors(logits)
+    return torch.cat([first_largest(part) for part, _ in pieces(rows)]).view(logits[:, 0].shape)
 
 
 def look_up(
@@ -117,8 +126,8 @@ def entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
 
 def categorical_kl_to_uniform(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
     """KL(Cat(softmax(logits)) || uniform) in nats at every position, in [0, ln K]."""
-    log_q = logits.movedim(1, -1).log_softmax(dim=-1)
-    return (log_q.exp() * log_q).sum(dim=-1) + math.log(logits.shape[1])
+    values: Any = NegativeEntropy.apply(as_vectors(logits))
+    return values.view(logits[:, 0].shape) + math.log(logits.shape[1])
 
 
 def dirichlet_kl_to_uniform(alpha: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
@@ -133,39 +142,51 @@ def dirichlet_kl_to_uniform(alpha: Float[Tensor, "B K H W"]) -> Float[Tensor, "B
     """
     num_codes = alpha.shape[1]
     total = alpha.sum(dim=1)
-    codes = _CodeTerm.apply(alpha)
-    assert isinstance(codes, Tensor)
-    return _concentration_term(total, num_codes) - math.lgamma(num_codes) + codes.sum(dim=1)
+    codes: Any = _CodeTerms.apply(as_vectors(alpha))
+    rest = _concentration_term(total, num_codes) - math.lgamma(num_codes)
+    return rest + codes.view_as(total)
 
 
-class _CodeTerm(torch.autograd.Function):
-    """F(a) = (a-1) psi(a) - lnG(a) - a, and F'(a) = (a-1) psi'(a) - 1.
-
-    With r = 1/a in (0, 1], F(a) + ln(a)/2 and F'(a)/r are smooth and bounded. In float32 each is a
-    polynomial in r, good to rounding and far cheaper than digamma and lgamma.
-    """
+class _CodeTerms(torch.autograd.Function):
+    """sum_k F(a_k) of every row of (N, K), with F(a) = (a-1) psi(a) - lnG(a) - a."""
 
     @staticmethod
     def forward(ctx: Any, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(alpha)
-        if alpha.dtype == torch.float32:
-            r = alpha.reciprocal()
-            return _polynomial(r, _CODE_TERM).sub_(alpha.log(), alpha=0.5)
-        direct = (alpha - 1).mul_(torch.digamma(alpha)).sub_(torch.lgamma(alpha)).sub_(alpha)
-        r = 1 / alpha
-        series = _polynomial(r, (-0.5 - _HALF_LOG_2PI, 1 / 3, 1 / 12, 1 / 90, -1 / 120))
-        return torch.where(alpha > _SERIES_FROM, series.sub_(alpha.log(), alpha=0.5), direct)
+        return torch.cat([_code_term(part).sum(dim=1) for part, _ in pieces(alpha)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (alpha,) = ctx.saved_tensors
-        r = alpha.reciprocal()
-        if alpha.dtype == torch.float32:
-            return _polynomial(r, _CODE_TERM_SLOPE).mul_(r).mul_(grad)
-        direct = (alpha - 1).mul_(torch.polygamma(1, alpha)).sub_(1)
-        series = _polynomial(r, (-1 / 2, -1 / 3, -1 / 6, -1 / 30, 1 / 30)).mul_(r)
-        return torch.where(alpha > _SERIES_FROM, series, direct).mul_(grad)
+        to_alpha = torch.empty_like(alpha)
+        for part, g, out, _ in pieces(alpha, grad[:, None], to_alpha):
+            torch.mul(_code_term_slope(part), g, out=out)
+        return to_alpha
+
+
+def _code_term(alpha: Tensor) -> Tensor:
+    """F(a) = (a-1) psi(a) - lnG(a) - a.
+
+    With r = 1/a in (0, 1], F(a) + ln(a)/2 and F'(a)/r are smooth and bounded. In float32 each is a
+    polynomial in r, good to rounding and far cheaper than digamma and lgamma.
+    """
+    r = alpha.reciprocal()
+    if alpha.dtype == torch.float32:
+        return _polynomial(r, _CODE_TERM).sub_(alpha.log(), alpha=0.5)
+    direct = (alpha - 1).mul_(torch.digamma(alpha)).sub_(torch.lgamma(alpha)).sub_(alpha)
+    series = _polynomial(r, (-0.5 - _HALF_LOG_2PI, 1 / 3, 1 / 12, 1 / 90, -1 / 120))
+    return torch.where(alpha > _SERIES_FROM, series.sub_(alpha.log(), alpha=0.5), direct)
+
+
+def _code_term_slope(alpha: Tensor) -> Tensor:
+    """F'(a) = (a-1) psi'(a) - 1."""
+    r = alpha.reciprocal()
+    if alpha.dtype == torch.float32:
+        return _polynomial(r, _CODE_TERM_SLOPE).mul_(r)
+    direct = (alpha - 1).mul_(torch.polygamma(1, alpha)).sub_(1)
+    series = _polynomial(r, (-1 / 2, -1 / 3, -1 / 6, -1 / 30, 1 / 30)).mul_(r)
+    return torch.where(alpha > _SERIES_FROM, series, direct)
 
 
 def _polynomial(r: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -203,8 +224,11 @@ def gaussian_logits(
     vectors, precision = z.movedim(1, -1), variance.reciprocal().movedim(1, -1)
     half_squares = 0.5 * codebook.square()
     if precision.shape[-1] == 1:
-        return (precision * (vectors @ codebook.T - half_squares.sum(dim=1))).movedim(-1, 1)
-    return ((precision * vectors) @ codebook.T - precision @ half_squares.T).movedim(-1, 1)
+        half_squares = half_squares.sum(dim=1, keepdim=True)
+    precision = precision.expand(*vectors.shape[:-1], -1)
+    # One product of matrices, so that nothing else of the size of the logits is made.
+    left = torch.cat([precision * vectors, -precision], dim=-1)
+    return (left @ torch.cat([codebook, half_squares], dim=1).T).movedim(-1, 1)
 
 
 def nearest_codes(
@@ -215,12 +239,12 @@ def nearest_codes(
     Works on `chunk` vectors at a time (None: what fits into a cache), so that no (N, K) matrix of
     distances is kept. TF32 would pick wrong codes.
     """
-    chunk = chunk or max(1, _CACHED // len(codebook))
-    half_norms = 0.5 * codebook.square().sum(dim=1)
+    chunk = chunk or rows_at_once(len(codebook), vectors.device)
+    offsets = -0.5 * codebook.square().sum(dim=1)
     with full_float32():
+        # z . e - e^2 / 2 is largest where (z - e)^2 is least.
         parts = [
-            torch.addmm(half_norms, part, codebook.T, alpha=-1).argmin(dim=1)
-            for part in vectors.split(chunk)
+            first_largest(torch.addmm(offsets, part, codebook.T)) for part in vectors.split(chunk)
         ]
     return torch.cat(parts)
 

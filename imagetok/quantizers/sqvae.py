@@ -107,7 +107,7 @@ class SQVAEQuantizer(Quantizer):
             logits = functional.gaussian_logits(z, self.codebook, variance)
         if self.test_rule == "sample":
             logits = logits + functional.gumbel_noise(logits, generator)
-        return (logits.argmax(dim=1),)
+        return (functional.most_likely(logits),)
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:

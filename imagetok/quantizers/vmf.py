@@ -77,7 +77,7 @@ class VMFSQVAEQuantizer(Quantizer):
         logits = self._logits(h)
         if self.test_rule == "sample":
             logits = logits + functional.gumbel_noise(logits, generator)
-        return (logits.argmax(dim=1),)
+        return (functional.most_likely(logits),)
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:

@@ -10,13 +10,13 @@ from torch.testing import assert_close
 from imagetok.quantizers.functional import (
     categorical_kl_to_uniform,
     code_sums,
+    draw_relaxed,
     ema_codebook,
     gumbel_from_uniform,
     gumbel_noise,
     look_up,
     mix_codes,
     nearest_codes,
-    relaxed_one_hot,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -27,6 +27,13 @@ def gen(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def relaxed(logits: torch.Tensor, temperature: float, seed: int) -> tuple[torch.Tensor, ...]:
+    """Samples on the simplex, which are what mixes unit vectors, and their largest code."""
+    return draw_relaxed(
+        logits, torch.eye(logits.shape[1], dtype=logits.dtype), temperature, gen(seed)
+    )
+
+
 @given(seed=SEEDS, num_codes=st.integers(2, 32), temperature=st.floats(0.1, 5))
 def test_relaxed_samples_equal_torch_distributions(
     seed: int, num_codes: int, temperature: float
@@ -34,10 +41,17 @@ def test_relaxed_samples_equal_torch_distributions(
     logits = torch.randn(2, 3, 4, num_codes, dtype=FLOAT64, generator=gen(seed))
     torch.manual_seed(seed)
     expected = RelaxedOneHotCategorical(temperature, logits=logits).rsample()
-    torch.manual_seed(seed)
-    gumbel = gumbel_from_uniform(torch.rand(2, 3, 4, num_codes, dtype=FLOAT64))
-    found = relaxed_one_hot(logits.movedim(-1, 1), gumbel.movedim(-1, 1), temperature)
+    found, indices = relaxed(logits.movedim(-1, 1), temperature, seed)
     assert_close(found.movedim(1, -1), expected, rtol=1e-12, atol=1e-15)
+    assert torch.equal(indices, expected.argmax(dim=-1))
+
+
+def test_relaxed_samples_gradcheck() -> None:
+    logits = torch.randn(2, 6, 2, 1, dtype=FLOAT64, generator=gen(0)).requires_grad_()
+    codebook = torch.randn(6, 3, dtype=FLOAT64, generator=gen(1)).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, e: draw_relaxed(a, e, 0.7, gen(2))[0], (logits, codebook)
+    )
 
 
 @given(seed=SEEDS)
@@ -60,11 +74,11 @@ def test_gumbel_noise_is_finite_at_the_ends() -> None:
 
 @given(seed=SEEDS, num_codes=st.integers(2, 32), temperature=st.floats(0.05, 5))
 def test_relaxed_samples_lie_on_the_simplex(seed: int, num_codes: int, temperature: float) -> None:
-    logits = 10 * torch.randn(2, num_codes, 3, generator=gen(seed))
-    y = relaxed_one_hot(logits, gumbel_noise(logits, gen(seed)), temperature)
+    logits = 10 * torch.randn(2, num_codes, 3, 1, generator=gen(seed))
+    y, _ = relaxed(logits, temperature, seed)
     assert (y >= 0).all()
-    assert_close(y.sum(dim=1), torch.ones(2, 3))
-    shifted = relaxed_one_hot(logits + 5, gumbel_noise(logits, gen(seed)), temperature)
+    assert_close(y.sum(dim=1), torch.ones(2, 3, 1))
+    shifted, _ = relaxed(logits + 5, temperature, seed)
     assert_close(shifted, y, rtol=1e-3, atol=1e-4)  # logits may be unnormalised
 
 
