@@ -116,9 +116,11 @@ class CodeDataset(Dataset):
         """Several samples at once; torch's DataLoader calls this with a whole batch."""
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted):
-            for index in (wanted.min(), wanted.max()):
-                self._check_index(int(index))
-            wanted = np.where(wanted < 0, wanted + self._length, wanted)
+            lowest = int(wanted.min())
+            self._check_index(lowest)
+            self._check_index(int(wanted.max()))
+            if lowest < 0:
+                wanted = np.where(wanted < 0, wanted + self._length, wanted)
         return take(self.plan, self._ends, self._shard, wanted)
 
     def batches(
@@ -138,7 +140,7 @@ class CodeDataset(Dataset):
         come. The last batch may be smaller, unless drop_last. Raises ConfigError for shuffling
         more remote shards than fit in memory: `stream` does it in pieces.
         """
-        order: Sequence[int] | np.ndarray = range(len(self))
+        order = None
         if shuffle:
             if self._store.is_remote and len(self._ends) > self._max_open:
                 raise ConfigError(
@@ -149,7 +151,9 @@ class CodeDataset(Dataset):
             order = torch.randperm(len(self), generator=draw).numpy()
         for first in range(start - start % batch_size, len(self), batch_size):
             if not drop_last or first + batch_size <= len(self):
-                yield self.__getitems__(order[max(first, start) : first + batch_size])
+                begin, end = max(first, start), min(first + batch_size, len(self))
+                places = np.arange(begin, end) if order is None else order[begin:end]
+                yield self.__getitems__(places)
 
     def stream(
         self,

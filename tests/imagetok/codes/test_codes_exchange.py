@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -292,3 +293,12 @@ def test_the_commands(encode, tokenizer_folder, tmp_path, capsys):
     assert tree(Path(back)) == tree(dataset.folder)
     assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 2
     assert exchange.ROWS > 5
+
+
+def test_without_pyarrow_parquet_says_how_to_get_it(encode, tmp_path, monkeypatch, capsys):
+    folder = str(encode(3).folder)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    out = str(tmp_path / "codes.parquet")
+    assert _run(["export", folder, "--to", "parquet", "--out", out]) == 5
+    assert 'needs pyarrow; pip install "imagetok[data]"' in capsys.readouterr().err
+    assert _run(["export", folder, "--to", "npy", "--out", out]) == 0
