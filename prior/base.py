@@ -4,6 +4,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,15 @@ class Stepper(ABC):
 
         previous: the codes just drawn; None at the first position.
         """
+
+
+@runtime_checkable
+class Start(Protocol):
+    """Starts drawing codes for labels and, where the prior reads one, a context."""
+
+    def __call__(
+        self, labels: Int[Tensor, " B"], context: Float[Tensor, "B C H W"] | None = None
+    ) -> Stepper: ...
 
 
 class Prior(nn.Module, ABC):

@@ -1,7 +1,7 @@
 """From a config, or from an artifact folder, to a prior."""
 
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import torch
 
@@ -9,7 +9,17 @@ from imagetok import artifacts
 from imagetok.config import validate
 from imagetok.errors import ArtifactError, ConfigError
 from prior.base import Prior
-from prior.config import GPTConfig, PixelCNNConfig, PixelSNAILConfig, PriorConfig
+from prior.config import (
+    GPTConfig,
+    HierarchyConfig,
+    PixelCNNConfig,
+    PixelSNAILConfig,
+    PriorConfig,
+)
+
+if TYPE_CHECKING:
+    from prior.pixelcnn import PixelCNNPrior
+    from prior.pixelsnail import PixelSNAILPrior
 
 
 def build_prior(config: PriorConfig) -> Prior:
@@ -19,16 +29,30 @@ def build_prior(config: PriorConfig) -> Prior:
             from prior.gpt import GPTPrior  # transformers takes seconds to import
 
             return GPTPrior(config)
-        case PixelSNAILConfig():
-            from prior.pixelsnail import PixelSNAILPrior
+        case PixelSNAILConfig() | PixelCNNConfig():
+            return _convolutional(config)
+        case HierarchyConfig(top=top, bottom=bottom, context=context):
+            from prior.hierarchy import HierarchicalPrior
 
-            return PixelSNAILPrior(config)
-        case PixelCNNConfig():
-            from prior.pixelcnn import PixelCNNPrior
-
-            return PixelCNNPrior(config)
+            return HierarchicalPrior(
+                config,
+                build_prior(config.of_level(0, top)),
+                _convolutional(config.of_level(1, bottom), context.width),
+            )
         case _:
             assert_never(config.model)
+
+
+def _convolutional(
+    config: PriorConfig, context_channels: int = 0
+) -> "PixelSNAILPrior | PixelCNNPrior":
+    """context_channels: of what every call gives it of another level, beside the class."""
+    from prior.pixelcnn import PixelCNNPrior
+    from prior.pixelsnail import PixelSNAILPrior
+
+    if isinstance(config.model, PixelSNAILConfig):
+        return PixelSNAILPrior(config, context_channels)
+    return PixelCNNPrior(config, context_channels)
 
 
 def load_prior(source: Path | str, revision: str | None = None) -> Prior:

@@ -67,7 +67,36 @@ class PixelCNNConfig(Section):
     """Of each layer's output; the papers have none."""
 
 
-ModelConfig = Annotated[GPTConfig | PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
+class ContextConfig(Section):
+    """What a level sees of the level above it: gated 3 x 3 units on that level's whole map."""
+
+    width: Annotated[int, Field(ge=1, le=65536)] = 128
+    units: Annotated[int, Field(ge=0, le=1024)] = 3
+    """The public VQ-VAE-2 priors have 3; Razavi et al. 2019: 20."""
+    dropout: Fraction = 0.1
+
+
+FlatConfig = Annotated[GPTConfig | PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
+ConditionedConfig = Annotated[PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
+
+
+class HierarchyConfig(Section):
+    """Two levels: p(top | class) p(bottom | top, class); Razavi et al. 2019."""
+
+    kind: Literal["hierarchy"] = "hierarchy"
+    top: FlatConfig
+    bottom: ConditionedConfig
+    context: ContextConfig = ContextConfig()
+
+    @property
+    def levels(self) -> tuple[FlatConfig, ConditionedConfig]:
+        """The model of each level, coarse to fine."""
+        return self.top, self.bottom
+
+
+ModelConfig = Annotated[
+    GPTConfig | PixelSNAILConfig | PixelCNNConfig | HierarchyConfig, Field(discriminator="kind")
+]
 
 
 class PriorConfig(Section):
@@ -92,10 +121,22 @@ class PriorConfig(Section):
             raise ValueError(f"{self.length} codes an image are more than {MAX_LENGTH}")
         if sum(self.num_codes) + self.num_classes > MAX_TOKENS:
             raise ValueError(f"codes and classes are more than {MAX_TOKENS} together")
-        if self.model.kind != "gpt" and len(self.grids) != 1:
-            kind, levels = self.model.kind, len(self.grids)
-            raise ValueError(f"{kind} models codes of one level, and these have {levels}; use gpt")
+        kind, levels = self.model.kind, len(self.grids)
+        if len(self.num_codes) != levels:
+            raise ValueError(f"{len(self.num_codes)} levels of codes, but {levels} grids")
+        if kind == "hierarchy" and levels != 2:
+            raise ValueError(f"hierarchy models codes of two levels, and these have {levels}")
+        if kind in ("pixelsnail", "pixelcnn") and levels != 1:
+            raise ValueError(
+                f"{kind} models codes of one level, and these have {levels}; use gpt, which takes "
+                "any number, or for two levels hierarchy"
+            )
         return self
+
+    def of_level(self, level: int, model: FlatConfig) -> "PriorConfig":
+        """The same for one level alone."""
+        alone = {"num_codes": (self.num_codes[level],), "grids": (self.grids[level],)}
+        return self.model_copy(update={**alone, "model": model})
 
     @property
     def length(self) -> int:
@@ -127,12 +168,19 @@ class PriorRun(Section):
     label_dropout: Fraction = 0.1
     """How often a label is hidden in training, which makes unconditional sampling and guidance
     possible."""
+    patience: PositiveInt | None = None
+    """Evaluations in a row without lower held-out bits per code after which training ends."""
+    export: Literal["best", "last"] = "last"
+    """Whether the prior is of the evaluation with the lowest held-out bits per code or of the last
+    step; the other weights stay in the newest checkpoint."""
     model: ModelConfig
     train: TrainConfig
 
     @model_validator(mode="after")
     def _check(self) -> "PriorRun":
-        if self.model.kind == "pixelsnail" and self.train.optimizer.weight_decay > 0:
+        models = self.model.levels if self.model.kind == "hierarchy" else (self.model,)
+        has_snail = any(model.kind == "pixelsnail" for model in models)
+        if has_snail and self.train.optimizer.weight_decay > 0:
             raise ValueError(
                 "train.optimizer.weight_decay: pixelsnail's weights are normalised, which undoes "
                 "decay; set it to 0"

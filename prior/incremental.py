@@ -40,6 +40,13 @@ def kernel_of(layer: nn.Module, rows: int = 0, columns: int = 1) -> Kernel:
     return as_kernel(weight, layer.bias, rows, columns)
 
 
+def context_rows(
+    context: Float[Tensor, "B C H W"] | None,
+) -> tuple[Float[Tensor, "W B C"], ...]:
+    """The context of each row of the grid; of none, nothing."""
+    return () if context is None else context.permute(2, 3, 0, 1).contiguous().unbind(0)
+
+
 class Rows:
     """The last rows of a feature map, for convolutions of one width; at the start all zeros.
 
@@ -77,13 +84,14 @@ class Rows:
         self.finished += 1
 
     def above(
-        self, kernel: Kernel, constant: Float[Tensor, "B D"], *, with_current: bool = False
+        self, kernel: Kernel, constant: Float[Tensor, "*W B D"], *, with_current: bool = False
     ) -> Float[Tensor, "W B D"]:
-        """The constant, and what the convolution's whole rows give at each column.
+        """The constant, one or each column's, and what the convolution's whole rows give there.
 
         with_current: they end with the current row instead of the one before it.
         """
-        total = constant.repeat(self.current.shape[1], 1, 1)
+        columns = constant if constant.ndim == 3 else constant[None]
+        total = columns.repeat(self.current.shape[1] // len(columns), 1, 1)
         taps = self.kernel_width * self.kept.shape[3]  # of one row
         count = min(self.finished + with_current, kernel.above.shape[1] // taps)
         if count:  # the rows over the grid are zeros

@@ -7,7 +7,6 @@ padding is on the side that is seen: nothing is masked or cropped, and any grid 
 code crops rows by the width and columns by the height.)
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,25 +14,33 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad, relu
 
-from prior.base import Prior, Stepper
+from prior.base import Prior, Start, Stepper
 from prior.config import PixelCNNConfig, PriorConfig
-from prior.incremental import Rows, kernel_of
+from prior.incremental import Rows, context_rows, kernel_of
 from prior.sequence import Codes
 
 FIRST_KERNEL, KERNEL = 7, 3
 
 
 class PixelCNNPrior(Prior):
-    """p(codes | class) of one level, in raster order."""
+    """p(codes | class) of one level, in raster order; given context_channels, p(codes | context,
+    class), with features of another level at every position.
+    """
 
-    def __init__(self, config: PriorConfig):
+    def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()
         assert isinstance(config.model, PixelCNNConfig)
         self.config = config
         model = config.model
         self.embedding = nn.Embedding(config.num_codes[0], model.width)
         self.layers = nn.ModuleList(
-            Layer(model.width, model.dropout, config.num_classes, is_first=index == 0)
+            Layer(
+                model.width,
+                model.dropout,
+                config.num_classes,
+                context_channels,
+                is_first=index == 0,
+            )
             for index in range(model.layers)
         )
         self.hidden = nn.Conv2d(model.width, model.head, 1)
@@ -45,17 +52,20 @@ class PixelCNNPrior(Prior):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, codes: Codes, labels: Int[Tensor, " B"]
+        self,
+        codes: Codes,
+        labels: Int[Tensor, " B"],
+        context: Float[Tensor, "B C H W"] | None = None,
     ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
         vertical = horizontal = self.embedding(codes[0]).movedim(-1, 1)
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, labels)
+            vertical, horizontal = layer(vertical, horizontal, labels, context)
         return (self.head(relu(self.hidden(horizontal))),)
 
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
         return self.prepare()(labels)
 
-    def prepare(self) -> Callable[[Int[Tensor, " B"]], Stepper]:
+    def prepare(self) -> Start:
         with torch.no_grad():
             layers = [LayerWeights(layer) for layer in self.layers if isinstance(layer, Layer)]
         return partial(PixelCNNStepper, self, layers)
@@ -66,7 +76,15 @@ class Layer(nn.Module):
     residual: mask A.
     """
 
-    def __init__(self, width: int, dropout: float, num_classes: int, *, is_first: bool):
+    def __init__(
+        self,
+        width: int,
+        dropout: float,
+        num_classes: int,
+        context_channels: int,
+        *,
+        is_first: bool,
+    ):
         super().__init__()
         self.is_first = is_first
         size = FIRST_KERNEL if is_first else KERNEL
@@ -79,18 +97,23 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         # The last row is for no class; an unconditional prior has none.
         self.condition = nn.Embedding(num_classes + 1, 2 * width) if num_classes else None
+        self.context = nn.Conv2d(context_channels, 2 * width, 1) if context_channels else None
 
     def forward(
         self,
         vertical: Float[Tensor, "B C H W"],
         horizontal: Float[Tensor, "B C H W"],
         labels: Int[Tensor, " B"],
+        context: Float[Tensor, "B D H W"] | None,
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
         (height, width), reach = vertical.shape[2:], self.reach
         # Of the first layer the last row and column would belong to the position after.
         above = self.vertical(pad(vertical, (reach, reach, reach, 0)))[:, :, :height]
         left = self.horizontal(pad(horizontal, (reach, 0)))[..., :width]
         condition = self.of_class(labels)[:, :, None, None]
+        if self.context is not None:
+            assert context is not None
+            condition = condition + self.context(context)
         out = self.out(self.dropout(gate(self.link(above) + left + condition)))
         return gate(above + condition), out if self.is_first else horizontal + out
 
@@ -117,14 +140,22 @@ class LayerWeights:
         self.vertical = kernel_of(layer.vertical, rows=seen)
         self.horizontal = kernel_of(layer.horizontal, columns=seen)
         self.link, self.out = kernel_of(layer.link), kernel_of(layer.out)
+        self.context = kernel_of(layer.context) if layer.context is not None else None
 
 
 class PixelCNNStepper(Stepper):
     """The vertical stack once a row, the horizontal one a position at a time."""
 
     @torch.no_grad()
-    def __init__(self, prior: PixelCNNPrior, layers: list[LayerWeights], labels: Int[Tensor, " B"]):
+    def __init__(
+        self,
+        prior: PixelCNNPrior,
+        layers: list[LayerWeights],
+        labels: Int[Tensor, " B"],
+        context: Float[Tensor, "B C H W"] | None = None,
+    ):
         self.prior, self.position = prior, 0
+        self.context = context_rows(context)
         self.width = prior.config.grids[0][1]
         like, size = prior.embedding.weight, (len(labels), self.width)
         reach, channels = FIRST_KERNEL // 2, like.shape[1]
@@ -160,8 +191,9 @@ class PixelCNNStepper(Stepper):
         if self.position:
             for step in self.steps:
                 step.vertical.advance()
+        context = self.context[self.position // self.width] if self.context else None
         for step, following in zip(self.steps, [*self.steps[1:], None], strict=True):
-            above = step.begin_row()
+            above = step.begin_row(context)
             if following is not None:
                 following.vertical.current.copy_(above)
 
@@ -175,16 +207,19 @@ class LayerStep:
         self.weights, self.vertical, self.horizontal = weights, vertical, horizontal
         self.condition = weights.layer.of_class(labels)
         self.bias = weights.vertical.bias.expand(len(labels), -1)
-        self.constant = weights.link.bias + weights.horizontal.bias + self.condition
+        self.constant = weights.link.bias + weights.horizontal.bias
         self.bases: tuple[Tensor, ...] = ()
 
-    def begin_row(self) -> Float[Tensor, "B W C"]:
+    def begin_row(self, context: Float[Tensor, "W B D"] | None) -> Float[Tensor, "B W C"]:
         """Run the vertical stack on the row."""
-        weights = self.weights
+        weights, condition = self.weights, self.condition
+        if weights.context is not None:
+            assert context is not None
+            condition = condition + weights.context.bias + context @ weights.context.here
         own_row = not weights.layer.is_first
         above = self.vertical.above(weights.vertical, self.bias, with_current=own_row)
-        self.bases = (above @ weights.link.here + self.constant).unbind(0)
-        return gate((above + self.condition).movedim(0, 2)).mT
+        self.bases = (above @ weights.link.here + (self.constant + condition)).unbind(0)
+        return gate((above + condition).movedim(0, 2)).mT
 
     def step(self, column: int, x: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """Run the horizontal stack at a position, whose input x lies in its row."""

@@ -8,7 +8,6 @@ raster order, without which the end of a row stays hidden from the start of the 
 an embedding instead of one-hot planes.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,17 +17,19 @@ from torch.nn.functional import elu, glu, pad, scaled_dot_product_attention
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import register_parametrization
 
-from prior.base import Prior, Stepper
+from prior.base import Prior, Start, Stepper
 from prior.config import PixelSNAILConfig, PriorConfig
 from prior.sequence import Codes
 
 
 class PixelSNAILPrior(Prior):
-    """p(codes | class) of one level, in raster order."""
+    """p(codes | class) of one level, in raster order; given context_channels, p(codes | context,
+    class), with features of another level at every position, which the causal gated units read.
+    """
 
     background: Tensor
 
-    def __init__(self, config: PriorConfig):
+    def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()
         assert isinstance(config.model, PixelSNAILConfig)
         self.config = config
@@ -43,12 +44,17 @@ class PixelSNAILPrior(Prior):
         self.start = (
             nn.Embedding(config.num_classes + 1, model.width) if config.num_classes else None
         )
-        self.blocks = nn.ModuleList(Block(model, config.num_classes) for _ in range(model.blocks))
+        self.blocks = nn.ModuleList(
+            Block(model, config.num_classes, context_channels) for _ in range(model.blocks)
+        )
         self.head = weight_norm(nn.Conv2d(model.width, config.num_codes[0], 1))
         self.register_buffer("background", _background(height, width), persistent=False)
 
     def forward(
-        self, codes: Codes, labels: Int[Tensor, " B"]
+        self,
+        codes: Codes,
+        labels: Int[Tensor, " B"],
+        context: Float[Tensor, "B C H W"] | None = None,
     ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
         (indices,) = codes
         x = self.embedding(indices).movedim(-1, 1)
@@ -60,13 +66,13 @@ class PixelSNAILPrior(Prior):
             x = x + embed_labels(self.start, labels)
         background = self.background.expand(len(x), -1, -1, -1)
         for block in self.blocks:
-            x = block(x, background, labels)
+            x = block(x, background, labels, context)
         return (self.head(elu(x)),)
 
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
         return self.prepare()(labels)
 
-    def prepare(self) -> Callable[[Int[Tensor, " B"]], Stepper]:
+    def prepare(self) -> Start:
         from prior.pixelsnail_stepper import PixelSNAILStepper, Weights  # it imports this file
 
         return partial(PixelSNAILStepper, Weights(self))
@@ -75,11 +81,18 @@ class PixelSNAILPrior(Prior):
 class Block(nn.Module):
     """Gated units with causal convolutions, then attention over all positions so far."""
 
-    def __init__(self, model: PixelSNAILConfig, num_classes: int):
+    def __init__(self, model: PixelSNAILConfig, num_classes: int, context_channels: int):
         super().__init__()
         width, dropout = model.width, model.dropout
         self.units = nn.ModuleList(
-            GatedUnit(width, width, model.kernel_size, dropout, num_classes)
+            GatedUnit(
+                width,
+                width,
+                model.kernel_size,
+                dropout,
+                num_classes,
+                context_channels=context_channels,
+            )
             for _ in range(model.units)
         )
         self.attention = Attention(model, num_classes) if model.attention else None
@@ -87,11 +100,15 @@ class Block(nn.Module):
         self.out = GatedUnit(width, width, 1, dropout, num_classes, aux_channels=joined)
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], background: Tensor, labels: Int[Tensor, " B"]
+        self,
+        x: Float[Tensor, "B C H W"],
+        background: Tensor,
+        labels: Int[Tensor, " B"],
+        context: Tensor | None,
     ) -> Float[Tensor, "B C H W"]:
         out = x
         for unit in self.units:
-            out = unit(out, labels)
+            out = unit(out, labels, context=context)
         if self.attention is None:
             return self.out(out, labels, torch.cat([out, background], dim=1))
         return self.out(out, labels, self.attention(x, out, background, labels))
@@ -131,7 +148,9 @@ class Attention(nn.Module):
 
 
 class GatedUnit(nn.Module):
-    """x + a * sigmoid(b), with a, b from two causal convolutions of x, the class, and aux."""
+    """x + a * sigmoid(b), with a, b from two causal convolutions of x; the first's output also gets
+    aux, the second's class and context.
+    """
 
     def __init__(
         self,
@@ -140,7 +159,9 @@ class GatedUnit(nn.Module):
         kernel_size: int,
         dropout: float,
         num_classes: int,
+        *,
         aux_channels: int = 0,
+        context_channels: int = 0,
     ):
         super().__init__()
         self.first = CausalConv2d(channels, inner, kernel_size)
@@ -151,9 +172,18 @@ class GatedUnit(nn.Module):
         self.condition = nn.Embedding(num_classes + 1, 2 * channels) if num_classes else None
         if self.condition is not None:
             nn.init.normal_(self.condition.weight, std=0.05)
+        self.context = (
+            weight_norm(nn.Conv2d(context_channels, 2 * channels, 1, bias=False))
+            if context_channels
+            else None
+        )
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int[Tensor, " B"], aux: Tensor | None = None
+        self,
+        x: Float[Tensor, "B C H W"],
+        labels: Int[Tensor, " B"],
+        aux: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Float[Tensor, "B C H W"]:
         h = self.first(elu(x))
         if self.aux is not None:
@@ -162,6 +192,9 @@ class GatedUnit(nn.Module):
         h = self.second(self.dropout(elu(h)))
         if self.condition is not None:
             h = h + embed_labels(self.condition, labels)
+        if self.context is not None:
+            assert context is not None
+            h = h + self.context(context)
         return x + glu(h, dim=1)
 
 

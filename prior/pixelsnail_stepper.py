@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, elu_, embedding, glu, pad
 
 from prior.base import Stepper
-from prior.incremental import Kernel, Rows, as_kernel, kernel_of
+from prior.incremental import Kernel, Rows, as_kernel, context_rows, kernel_of
 from prior.pixelsnail import Attention, Block, GatedUnit, PixelSNAILPrior, embed_labels
 
 
@@ -24,6 +24,7 @@ class Unit(NamedTuple):
     first: Kernel
     second: Kernel
     condition: nn.Embedding | None
+    context: Float[Tensor, "C D"] | None
 
 
 class Reading(NamedTuple):
@@ -118,7 +119,10 @@ def _unit(unit: GatedUnit) -> Unit:
         kernel_of(conv, rows=size - 1, columns=size // 2 + 1)
         for conv in (unit.first.conv, unit.second.conv)
     )
-    return Unit(first, second, unit.condition)
+    context = unit.context.weight if isinstance(unit.context, nn.Conv2d) else None
+    if context is not None:
+        context = context.flatten(1).t().contiguous()
+    return Unit(first, second, unit.condition, context)
 
 
 def _constant(
@@ -134,8 +138,14 @@ class PixelSNAILStepper(Stepper):
     """Computes a position's features from those of earlier ones."""
 
     @torch.no_grad()
-    def __init__(self, weights: Weights, labels: Int[Tensor, " B"]):
+    def __init__(
+        self,
+        weights: Weights,
+        labels: Int[Tensor, " B"],
+        context: Float[Tensor, "B C H W"] | None = None,
+    ):
         self.weights, self.position = weights, 0
+        self.context = context_rows(context)
         height, self.width = weights.grid
         batch, channels = len(labels), len(weights.stem.bias)
         like, size = weights.codes, (batch, self.width)
@@ -176,8 +186,9 @@ class PixelSNAILStepper(Stepper):
         stem = self.codes.above(self.weights.stem, self.constant)
         stem[0].addmm_(before, self.weights.before)
         self.stem = stem.unbind(0)
+        context = self.context[self.position // self.width] if self.context else None
         for block in self.blocks:
-            block.begin_row(advance=not is_first)
+            block.begin_row(context, advance=not is_first)
 
 
 class BlockStep:
@@ -211,9 +222,9 @@ class BlockStep:
             else None
         )
 
-    def begin_row(self, *, advance: bool) -> None:
+    def begin_row(self, context: Float[Tensor, "W B C"] | None, *, advance: bool) -> None:
         for unit in self.units:
-            unit.begin_row(advance=advance)
+            unit.begin_row(context, advance=advance)
 
     def step(self, position: int, column: int) -> None:
         for unit, source, end in zip(
@@ -252,12 +263,16 @@ class UnitStep:
         self.first: tuple[Tensor, ...] = ()
         self.second: tuple[Tensor, ...] = ()
 
-    def begin_row(self, *, advance: bool) -> None:
+    def begin_row(self, context: Float[Tensor, "W B C"] | None, *, advance: bool) -> None:
         if advance:
             self.input.advance()
             self.inner.advance()
         self.first = self.input.above(self.weights.first, self.first_constant).unbind(0)
-        self.second = self.inner.above(self.weights.second, self.second_constant).unbind(0)
+        constant = self.second_constant
+        if self.weights.context is not None:
+            assert context is not None
+            constant = constant + context @ self.weights.context
+        self.second = self.inner.above(self.weights.second, constant).unbind(0)
 
     def step(self, column: int, x: Tensor, out: Tensor) -> None:
         first, second = self.weights.first.here, self.weights.second.here

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,15 +19,19 @@ from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
 from imagetok.processes import process_state
+from imagetok.training.best import Selection
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.run import CONFIG, open_run
 from prior.base import NO_LABEL, Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
+from prior.sequence import Codes
+from prior.yardsticks import Level, collapse_in_words, measure, verdict_in_words
 
 logger = logging.getLogger("imagetok")
 EVALUATION_BATCH = 128
+COUNTED_BATCH = 8192
 
 
 class Part:
@@ -48,6 +52,11 @@ class Part:
     def __getitems__(self, indices: list[int]) -> CodeBatch:
         """The batch of these samples."""
         return self.dataset.__getitems__([self.indices[i] for i in indices])
+
+    def batches(self) -> Iterator[Codes]:
+        """The codes of all samples, in order."""
+        for start in range(0, len(self), COUNTED_BATCH):
+            yield self.__getitems__(list(range(start, min(start + COUNTED_BATCH, len(self))))).codes
 
 
 def train_prior(
@@ -124,17 +133,18 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
                 "config's; see config.json there"
             )
         prior.load_state_dict(source.state_dict(), strict=True)
-    order0 = _order0_bits(dataset)
+    yardsticks = measure(dataset.num_codes, training.batches(), held_out.batches())
+    for level, use in enumerate(dataset.manifest.usage):
+        if (words := collapse_in_words(use)) is not None:
+            logger.warning("%s%s", _of_level(level, yardsticks), words)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
-        del step
         bits = evaluate_bits(cast(Prior, model), held_out, check)
-        return {
-            "num_images": len(held_out),
-            "bits_per_code": bits,
-            "bits_per_image": bits * architecture.length,
-            "order0_bits_per_code": order0,
-        }
+        for level, (b, yardstick) in enumerate(zip(bits, yardsticks, strict=True)):
+            words = verdict_in_words(b, yardstick.order0, yardstick.order1)
+            if words is not None:
+                logger.warning("step %d: %s%s", step, _of_level(level, yardsticks), words)
+        return {"num_images": len(held_out), **_measures(bits, yardsticks, dataset)}
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
         named = {f"held-out {name}": value for name, value in measures.items()}
@@ -149,17 +159,21 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
+        selection=Selection("bits_per_code", config.patience, config.export),
     )
 
 
-def evaluate_bits(prior: Prior, data: Part, check: Callable[[], None] = lambda: None) -> float:
-    """Mean bits per code over every sample of `data`, each counted once, labels given.
+def evaluate_bits(
+    prior: Prior, data: Part, check: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Mean bits per code of each level over every sample of `data`, each once, labels given.
 
     Work is shared over processes; each gets the result. check: called before each batch.
     """
     state = process_state()
     device = next(prior.parameters()).device
-    total = torch.zeros((), dtype=torch.float64)
+    positions = [h * w for h, w in prior.config.grids]
+    total = torch.zeros(len(positions), dtype=torch.float64)
     num_batches = -(-len(data) // EVALUATION_BATCH)
     for first in range(0, num_batches, state.num_processes):
         check()
@@ -168,10 +182,48 @@ def evaluate_bits(prior: Prior, data: Part, check: Callable[[], None] = lambda: 
             batch = data.__getitems__(list(range(start, min(start + EVALUATION_BATCH, len(data)))))
             codes = tuple(level.to(device) for level in batch.codes)
             labels = visible_labels(prior.config.num_classes, batch.labels.to(device))
-            total -= prior.log_prob(codes, labels).cpu().double().sum()
+            with torch.no_grad():
+                nll = negative_log_likelihood(prior(codes, labels), codes).cpu().double()
+            total += torch.stack([level.sum() for level in nll.split(positions, dim=1)])
     if state.num_processes > 1:
         total = cast(Tensor, reduce(total.to(device), "sum")).cpu()
-    return float(total) / (len(data) * prior.config.length * math.log(2))
+    nats = total / (len(data) * torch.tensor(positions))
+    return (nats / math.log(2)).tolist()
+
+
+def _measures(
+    bits: list[float], yardsticks: list[Level], dataset: CodeDataset
+) -> dict[str, float | int]:
+    """The held-out measures; several levels also one by one."""
+    by_name = {
+        "bits_per_code": bits,
+        "order0_bits_per_code": [y.order0 for y in yardsticks],
+        "order1_bits_per_code": [y.order1 for y in yardsticks],
+    }
+    positions = [h * w for h, w in dataset.grids]
+    mean = {
+        name: sum(n * v for n, v in zip(positions, values, strict=True)) / sum(positions)
+        for name, values in by_name.items()
+    }
+    per_image = mean["bits_per_code"] * sum(positions)
+    image = dataset.plan.image
+    measures: dict[str, float | int] = {
+        "bits_per_code": mean.pop("bits_per_code"),
+        "bits_per_image": per_image,
+        "bits_per_pixel": per_image / (image.height * image.width),
+        **mean,
+    }
+    if len(positions) > 1:
+        measures |= {
+            f"{name}_level{level}": value
+            for name, values in by_name.items()
+            for level, value in enumerate(values)
+        }
+    return measures
+
+
+def _of_level(level: int, levels: Sequence[object]) -> str:
+    return f"level {level}: " if len(levels) > 1 else ""
 
 
 def visible_labels(num_classes: int, labels: Tensor) -> Tensor:
@@ -223,10 +275,3 @@ def _open(folder: str, fingerprint: str) -> CodeDataset:
             "encode the images with this tokenizer, or name the other one"
         )
     return dataset
-
-
-def _order0_bits(dataset: CodeDataset) -> float:
-    """Entropy of single codes over the training set, in bits: what knowing no context costs."""
-    positions = [h * w for h, w in dataset.grids]
-    bits = [math.log2(use.perplexity) for use in dataset.manifest.usage]
-    return sum(n * b for n, b in zip(positions, bits, strict=True)) / sum(positions)

@@ -23,10 +23,11 @@ def test_config_loads_and_builds(path):
         assert tokenizer.num_codes == tuple(level.num_codes for level in levels)
     else:
         run = load_config(path, PriorRun)
+        levels = 2 if run.model.kind == "hierarchy" else 1
         architecture = PriorConfig(
             tokenizer_fingerprint="0" * 64,
-            num_codes=(512,),
-            grids=((8, 8),),
+            num_codes=(512,) * levels,
+            grids=((4, 4), (8, 8))[-levels:],
             num_classes=10,
             model=run.model,
         )

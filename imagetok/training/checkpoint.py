@@ -14,10 +14,12 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from imagetok.durable import commit_folder, verify_folder, write_json
 from imagetok.errors import CheckpointError, DivergedError, ResourceError
+from imagetok.training.best import BEST
 
 logger = logging.getLogger("imagetok")
 KEEP = 2
@@ -40,15 +42,22 @@ class Record(NamedTuple):
     num_processes: int
     data: str
     """Identity of the training data."""
+    best: dict[str, Any]
+    """Of the best weights so far; empty where none are kept."""
 
 
 def save(
-    accelerator: Accelerator, folder: Path, record: Record, average: AveragedModel | None
+    accelerator: Accelerator,
+    folder: Path,
+    record: Record,
+    average: AveragedModel | None,
+    best: dict[str, Tensor],
 ) -> None:
     """Write `folder/step-NNNNNNNN`, then delete all but the newest `KEEP`.
 
-    Called on every process. Raises DivergedError rather than keep weights that are not finite, and
-    ResourceError where the disk does not take it; what was there before is then untouched.
+    best: weights to keep beside those of this step; none leaves no file. Called on every process.
+    Raises DivergedError rather than keep weights that are not finite, and ResourceError where the
+    disk does not take it; what was there before is then untouched.
     """
     check_finite(accelerator, folder, record.step)
     final = folder / f"step-{record.step:08d}"
@@ -61,7 +70,7 @@ def save(
         accelerator.save_state(str(staging))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _complete(staging, final, record, average)
+            _complete(staging, final, record, average, best)
     except (OSError, RuntimeError, SafetensorError) as error:  # each writer fails in its own way
         shutil.rmtree(staging, ignore_errors=True)
         free = shutil.disk_usage(folder).free
@@ -73,11 +82,19 @@ def save(
     accelerator.wait_for_everyone()
 
 
-def _complete(staging: Path, final: Path, record: Record, average: AveragedModel | None) -> None:
+def _complete(
+    staging: Path,
+    final: Path,
+    record: Record,
+    average: AveragedModel | None,
+    best: dict[str, Tensor],
+) -> None:
     """Add our own files, give the folder its name, and delete the oldest."""
     if average is not None:
         tensors = {k: v.contiguous() for k, v in average.state_dict().items()}
         save_file(tensors, staging / _AVERAGE)
+    if best:
+        save_file(best, staging / BEST)
     write_json(staging / _RECORD, record._asdict())
     commit_folder(staging, final)
     for old in _names(final.parent)[:-KEEP]:
@@ -120,7 +137,7 @@ def newest(folder: Path) -> Path | None:
 def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) -> Record:
     """Restore a verified checkpoint into the prepared model, optimizer and average."""
     raw: dict[str, Any] = json.loads((path / _RECORD).read_bytes())
-    record = Record(**raw)
+    record = Record(**{"best": {}, **raw})  # checkpoints from before had none
     if accelerator.is_main_process:
         for damaged in _names(path.parent)[_names(path.parent).index(path) + 1 :]:
             _delete(damaged)  # it was passed over, and must not count towards those kept

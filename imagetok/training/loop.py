@@ -40,6 +40,7 @@ from imagetok.training.batches import (
     batch_loader,
     check_batch_size,
 )
+from imagetok.training.best import Best, Selection
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
 from imagetok.training.metrics import JsonLines
@@ -69,6 +70,8 @@ class Job:
     """(bare model, last measures): write `artifact`; on the main process."""
     artifact: Path
     """The folder of the finished model."""
+    selection: Selection | None = None
+    """Keeps the best weights beside the last; None keeps the last only."""
 
 
 def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
@@ -113,7 +116,8 @@ def train(
 
     run: its folder; gets metrics.jsonl, timing.jsonl, checkpoints/. unit: what a batch counts, for
     the rate ("images"). save_first: take a checkpoint before the first step of a fresh run, because
-    its start is not a function of the config (`--init-from`). Returns the last evaluation. Raises
+    its start is not a function of the config (`--init-from`). Returns the evaluation of what was
+    exported: the last one, or where the job's selection says so the best. Raises
     StoppedError after a signal (a checkpoint is then on disk), DivergedError when the loss or a
     weight is not finite, ResourceError when a checkpoint cannot be written.
     """
@@ -159,6 +163,7 @@ class _Training:
         self.batches: Iterator[Any] = iter(())
         self.step = 0
         self.divergence = Divergence(accelerator.device)
+        self.best = Best(job.selection) if job.selection is not None else None
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
         self.saved: tuple[int, bool] | None = None
@@ -178,7 +183,7 @@ class _Training:
         self._restore()
         if self._is_finished():
             logger.info("already finished: %s", self.job.artifact)
-            return self.evaluation
+            return self._exported()[1]
         self._start_trackers()
         try:
             if save_first and self.saved is None:
@@ -202,21 +207,43 @@ class _Training:
             ):
                 self._save()
             raise
+        return self._finish()
+
+    def _finish(self) -> dict[str, float | int]:
+        """Export the weights that are asked for; returns their evaluation."""
+        if self.saved != (self.step, False):  # it ended early
+            self._save()
         self.accelerator.wait_for_everyone()
+        step, measures = self._exported()
         if self.accelerator.is_main_process:
-            self.job.export(self._bare_model(), self.evaluation)
-            write_json(self.finished, {"step": self.step})
+            model = self._bare_model()
+            if self.best is not None and step != self.step:
+                model.load_state_dict(self.best.tensors, strict=True)
+            self.job.export(model, measures)
+            write_json(self.finished, {"step": self.step, "exported": step})
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        return self.evaluation
+        return measures
+
+    def _exported(self) -> tuple[int, dict[str, float | int]]:
+        """The step whose weights become the artifact, and their evaluation."""
+        best = self.best
+        if best is not None and best.measures and best.selection.export == "best":
+            return best.step, best.measures
+        return self.step, self.evaluation
+
+    def _is_over(self) -> bool:
+        return self.step >= self.config.steps or (self.best is not None and self.best.is_over)
 
     def _is_finished(self) -> bool:
         """Whether the artifact on disk is that of the last step asked for."""
-        if self.step < self.config.steps or not self.job.artifact.is_dir():
+        if not self._is_over() or not self.job.artifact.is_dir():
             return False
         try:
-            return json.loads(self.finished.read_bytes()) == {"step": self.step}
-        except (OSError, ValueError):
+            found = json.loads(self.finished.read_bytes())
+            exported = found.get("exported", found["step"])  # older runs export the last
+            return (found["step"], exported) == (self.step, self._exported()[0])
+        except (OSError, ValueError, KeyError):
             return False
 
     def _steps(self) -> None:
@@ -233,12 +260,12 @@ class _Training:
         loader = batch_loader(
             self.job.dataset, micro_batches, config.workers, accelerator.device.type == "cuda"
         )
-        self.batches = iter(loader) if self.step < config.steps else iter(())
+        self.batches = iter(()) if self._is_over() else iter(loader)
         logged_at, logged_step = time.perf_counter(), self.step
         with ProgressBar(
             "training", config.steps, self.step, accelerator.is_main_process
         ) as progress:
-            while self.step < config.steps:
+            while not self._is_over():
                 self.stop.check()
                 output = self._optimize()
                 self.step += 1
@@ -336,6 +363,8 @@ class _Training:
             if not math.isfinite(value):
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
         self._record("test", self.evaluation)
+        if self.best is not None:
+            self.best.note(self.step, self.evaluation, model)
         self.pending_evaluation = False
 
     def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:
@@ -359,8 +388,10 @@ class _Training:
             evaluation=self.evaluation,
             num_processes=self.accelerator.num_processes,
             data=self.job.dataset.identity(),
+            best=self.best.record() if self.best is not None else {},
         )
-        checkpoint.save(self.accelerator, self.checkpoints, record, self.average)
+        tensors = self.best.tensors if self.best is not None else {}
+        checkpoint.save(self.accelerator, self.checkpoints, record, self.average, tensors)
         self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:
@@ -385,6 +416,8 @@ class _Training:
         self.step = record.step
         self.pending_evaluation = record.pending_evaluation
         self.evaluation = record.evaluation
+        if self.best is not None:
+            self.best.restore(record.best, path)
         if self.accelerator.is_main_process:
             self.metrics.cut(record.metrics_bytes)
             self.timing.cut(record.timing_bytes)

@@ -18,6 +18,8 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.workers",
     "train.trackers",
+    "patience",
+    "export",
     # Where things lie: what lies there is compared by hash.
     "data.root",
     "data.download",

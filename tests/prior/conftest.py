@@ -12,12 +12,22 @@ from imagetok.config import validate
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 from prior.base import Prior
 from prior.build import build_prior
-from prior.config import GPTConfig, PixelCNNConfig, PixelSNAILConfig, PriorConfig
+from prior.config import (
+    ContextConfig,
+    GPTConfig,
+    HierarchyConfig,
+    ModelConfig,
+    PixelCNNConfig,
+    PixelSNAILConfig,
+    PriorConfig,
+)
 from prior.sequence import Codes
 
 GPT = GPTConfig(layers=2, heads=2, width=16)
 SNAIL = PixelSNAILConfig(width=8, blocks=2, units=2, kernel_size=3, heads=2)
 CNN = PixelCNNConfig(width=8, layers=3, head=16)
+CONTEXT = ContextConfig(width=6, units=2)
+SNAILS = HierarchyConfig(top=SNAIL, bottom=SNAIL, context=CONTEXT)
 
 # name: model, codes per level, grids, classes
 SHAPES = {
@@ -35,7 +45,18 @@ SHAPES = {
     "pixelcnn-tall": (CNN, (4,), ((6, 2),), 2),
     "pixelcnn-column": (CNN, (3,), ((4, 1),), 2),
     "pixelcnn-row": (CNN, (3,), ((1, 5),), 2),
+    "hierarchy": (SNAILS, (4, 6), ((2, 1), (4, 2)), 2),
+    "hierarchy-uneven": (SNAILS.model_copy(update={"top": CNN}), (5, 3), ((1, 2), (3, 5)), 0),
+    "hierarchy-pixelcnn": (HierarchyConfig(top=GPT, bottom=CNN), (3, 5), ((2, 2), (4, 4)), 2),
 }
+
+
+def with_dropout(model: ModelConfig, dropout: float) -> ModelConfig:
+    if not isinstance(model, HierarchyConfig):
+        return model.model_copy(update={"dropout": dropout})
+    parts = ("top", "bottom", "context")
+    changed = {p: getattr(model, p).model_copy(update={"dropout": dropout}) for p in parts}
+    return model.model_copy(update=changed)
 
 
 def make_prior(shape: str, dropout: float = 0.1, fingerprint: str = "f" * 64) -> Prior:
@@ -46,7 +67,7 @@ def make_prior(shape: str, dropout: float = 0.1, fingerprint: str = "f" * 64) ->
         grids=grids,
         num_classes=num_classes,
         class_names=tuple("abc"[:num_classes]),
-        model=model.model_copy(update={"dropout": dropout}),
+        model=with_dropout(model, dropout),
     )
     with torch.random.fork_rng(devices=[]):
         seeding.reseed_global(0, "test")
@@ -58,8 +79,10 @@ def make_prior(shape: str, dropout: float = 0.1, fingerprint: str = "f" * 64) ->
                 parameter.mul_(2)
             elif name.endswith(("bias", "condition.weight")):
                 parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.3)
-            elif config.model.kind == "gpt" and parameter.ndim == 2:
-                parameter.mul_(15 if name == "head.weight" else 8)
+            elif parameter.ndim == 2 and (name.startswith("body.") or "top.body." in name):
+                parameter.mul_(8)  # GPT's
+            elif name.endswith("head.weight") and parameter.ndim == 2:
+                parameter.mul_(15)
     return prior.requires_grad_(False).eval()
 
 
@@ -118,7 +141,11 @@ def make_tokenizer_folder(folder: Path, seed: int) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         seeding.reseed_global(seed, "test")
-        build_tokenizer(config).eval().save_pretrained(folder)
+        tokenizer = build_tokenizer(config).eval()
+        with torch.no_grad():  # as initialised, every position of every image has the same code
+            features = tokenizer.encoder(torch.rand(7, 1, 6, 6) - 0.5)
+            tokenizer.quantizer.codebook.copy_(features[:, :, 1, 1])
+        tokenizer.save_pretrained(folder)
     return folder
 
 

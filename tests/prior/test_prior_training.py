@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from hub_server import HubServer
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from imagetok.codes.encode import encode_dataset, make_plan
@@ -17,7 +18,7 @@ from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.base import NO_LABEL
 from prior.config import PriorRun
-from prior.training import Part, evaluate_bits, train_prior, visible_labels
+from prior.training import Part, _open_data, evaluate_bits, train_prior, visible_labels
 
 COUNT = 40
 
@@ -92,7 +93,92 @@ def test_the_measured_bits_are_those_of_log_prob(codes_folder, flat):
     chosen = [3, 39, 17, 0]
     batch = dataset.__getitems__(chosen)
     bits = -float(flat.log_prob(batch.codes, batch.labels).sum()) / (4 * 9 * math.log(2))
-    assert_close(evaluate_bits(flat, Part(dataset, chosen)), bits)
+    assert_close(evaluate_bits(flat, Part(dataset, chosen)), [bits])
+
+
+def test_bits_stand_beside_yardsticks_and_a_verdict(
+    codes_folder, tokenizer_folder, tmp_path, caplog
+):
+    """Random images: at the start nothing is learned."""
+    rate = {"kind": "constant", "value": 0.0}
+    train = {"steps": 1, "batch_size": 8, "learning_rate": rate, "trackers": []}
+    with caplog.at_level("WARNING", logger="imagetok"):
+        measures = train_prior(
+            make_run(codes_folder, tokenizer_folder, train=train), tmp_path / "run", device="cpu"
+        )
+    assert_close(measures["bits_per_pixel"], measures["bits_per_image"] / 36)
+    assert measures["order1_bits_per_code"] > 0
+    learned = measures["bits_per_code"] < measures["order0_bits_per_code"]
+    assert ("nothing is learned" in caplog.text) != learned
+
+
+STEP_TRAIN = {
+    "steps": 12, "batch_size": 8, "learning_rate": {"kind": "constant", "value": 0.1},
+    "evaluate_every": 2, "checkpoint_every": 5, "trackers": [],
+}  # fmt: skip
+
+
+def evaluations(run) -> list[tuple[int, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(r["step"], r["bits_per_code"]) for r in lines if r["split"] == "test"]
+
+
+def test_the_best_weights_are_kept_beside_the_last(codes_folder, tokenizer_folder, tmp_path):
+    """At a rate that soon makes it worse: either may become the artifact."""
+    runs = {
+        export: make_run(
+            codes_folder, tokenizer_folder, train=STEP_TRAIN | {"steps": 8}, export=export
+        )
+        for export in ("best", "last")
+    }
+    measures = {e: train_prior(run, tmp_path / e, device="cpu") for e, run in runs.items()}
+    assert evaluations(tmp_path / "best") == evaluations(tmp_path / "last")
+    bits = dict(evaluations(tmp_path / "best"))
+    step = min(bits, key=bits.__getitem__)
+    assert step < 8
+    assert measures["best"]["bits_per_code"] == bits[step]
+    assert measures["last"]["bits_per_code"] == bits[8]
+    _, held_out = _open_data(runs["best"], open_codes(codes_folder).fingerprint)
+    for export, expected in (("best", bits[step]), ("last", bits[8])):
+        prior = Prior.from_pretrained(tmp_path / export / "prior")
+        assert_close(evaluate_bits(prior, held_out), [expected])
+        finished = json.loads((tmp_path / export / "finished.json").read_bytes())
+        assert finished == {"step": 8, "exported": step if export == "best" else 8}
+    newest = tmp_path / "last" / "checkpoints" / "step-00000008" / "best.safetensors"
+    best = load_file(tmp_path / "best" / "prior" / "model.safetensors")
+    assert all(torch.equal(best[k], v) for k, v in load_file(newest).items())
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_run_ends_early_and_the_same_when_resumed(
+    ema_decay, codes_folder, tokenizer_folder, tmp_path
+):
+    def train(name: str, steps: int = 12, patience: int | None = 2, resume: bool = False):
+        changes = {"ema_decay": ema_decay, "steps": steps}
+        run = make_run(
+            codes_folder, tokenizer_folder, train=STEP_TRAIN | changes, export="best",
+            patience=patience,
+        )  # fmt: skip
+        return train_prior(run, tmp_path / name, resume=resume, device="cpu")
+
+    whole = train("whole")
+    ended = evaluations(tmp_path / "whole")
+    values = [bits for _, bits in ended]
+    assert len(ended) < 6 and values.index(min(values)) == len(values) - 3
+    weights = (tmp_path / "whole" / "prior" / "model.safetensors").read_bytes()
+    for stop in range(1, ended[-1][0]):  # evaluations and checkpoints fall on other steps
+        name = f"stop{stop}"
+        train(name, steps=stop)
+        assert train(name, resume=True) == whole
+        # a run that was ended by its steps has measured itself there, too
+        if stop % 2 == 0:
+            assert evaluations(tmp_path / name) == ended
+            assert (tmp_path / name / "prior" / "model.safetensors").read_bytes() == weights
+    before = (tmp_path / "whole" / "prior" / "model.safetensors").stat().st_mtime_ns
+    assert train("whole", resume=True) == whole  # already finished
+    assert (tmp_path / "whole" / "prior" / "model.safetensors").stat().st_mtime_ns == before
+    train("whole", patience=None, resume=True)  # more patience: it goes on
+    assert evaluations(tmp_path / "whole")[-1][0] == 12
 
 
 def test_an_unconditional_prior_sees_no_label():

@@ -1,0 +1,105 @@
+"""A prior of two levels of codes (Razavi et al. 2019, "Generating diverse high-fidelity images with
+VQ-VAE-2"): the top's, then the bottom's given the top's, both given the class.
+
+The bottom reads the whole top map through a stack of gated residual units (van den Oord et al.'s
+conditioning on a map, as in the public code of the VQ-VAE-2 priors). No weight is shared, so
+training both on the sum of their losses is training each on its own.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import elu, glu, interpolate
+from torch.nn.utils.parametrizations import weight_norm
+
+from prior.base import Prior, Start, Stepper
+from prior.config import ContextConfig, HierarchyConfig, PriorConfig
+from prior.pixelcnn import PixelCNNPrior
+from prior.pixelsnail import PixelSNAILPrior
+from prior.sequence import Codes
+
+
+class HierarchicalPrior(Prior):
+    """p(top | class) p(bottom | top, class): two priors, and the context that links them."""
+
+    def __init__(self, config: PriorConfig, top: Prior, bottom: PixelSNAILPrior | PixelCNNPrior):
+        super().__init__()
+        assert isinstance(config.model, HierarchyConfig)
+        self.config = config
+        self.top, self.bottom = top, bottom
+        self.context = ContextStack(config.model.context, config.num_codes[0])
+
+    def forward(
+        self, codes: Codes, labels: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
+        top, bottom = codes
+        return *self.top((top,), labels), *self.bottom((bottom,), labels, self.context_of(top))
+
+    def context_of(self, top: Int[Tensor, "B _h _w"]) -> Float[Tensor, "B C H W"]:
+        """The top's features at each position of the bottom: those of the nearest one."""
+        return interpolate(self.context(top), size=self.config.grids[1], mode="nearest-exact")
+
+    def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
+        return self.prepare()(labels)
+
+    def prepare(self) -> Start:
+        top, bottom = self.top.prepare(), self.bottom.prepare()
+
+        def start(labels: Int[Tensor, " B"], context: Tensor | None = None) -> Stepper:
+            assert context is None
+            return HierarchicalStepper(self, top(labels), bottom, labels)
+
+        return start
+
+
+class HierarchicalStepper(Stepper):
+    """The top's stepper, then the bottom's on what it drew."""
+
+    def __init__(
+        self, prior: HierarchicalPrior, top: Stepper, bottom: Start, labels: Int[Tensor, " B"]
+    ):
+        self.prior, self.current, self.bottom, self.labels = prior, top, bottom, labels
+        self.drawn: list[Tensor] = []
+
+    @torch.no_grad()
+    def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
+        height, width = self.prior.config.grids[0]
+        if previous is not None:
+            self.drawn.append(previous)
+        if len(self.drawn) == height * width:
+            top = torch.stack(self.drawn, dim=1).unflatten(1, (height, width))
+            self.current = self.bottom(self.labels, self.prior.context_of(top))
+            previous = None
+        return self.current.next_logits(previous)
+
+
+class ContextStack(nn.Module):
+    """Features of a whole map of codes: nothing is masked, since all of it is known."""
+
+    def __init__(self, config: ContextConfig, num_codes: int):
+        super().__init__()
+        self.embedding = nn.Embedding(num_codes, config.width)
+        self.first = weight_norm(nn.Conv2d(config.width, config.width, 3, padding=1))
+        self.units = nn.ModuleList(
+            ContextUnit(config.width, config.dropout) for _ in range(config.units)
+        )
+
+    def forward(self, indices: Int[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
+        x = self.first(self.embedding(indices).movedim(-1, 1))
+        for unit in self.units:
+            x = unit(x)
+        return x
+
+
+class ContextUnit(nn.Module):
+    """x + a * sigmoid(b), with a, b from two convolutions of x."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.first = weight_norm(nn.Conv2d(width, width, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+        self.second = weight_norm(nn.Conv2d(width, 2 * width, 3, padding=1))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        h = self.second(self.dropout(elu(self.first(elu(x)))))
+        return x + glu(h, dim=1)
