@@ -4,11 +4,12 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
@@ -32,7 +33,7 @@ class Stepper(ABC):
 
 @runtime_checkable
 class Start(Protocol):
-    """Starts drawing codes for labels and, where the prior reads one, a context."""
+    """Starts drawing codes for labels and, of a prior that reads one, a context."""
 
     def __call__(
         self, labels: Int[Tensor, " B"], context: Float[Tensor, "B C H W"] | None = None
@@ -51,6 +52,7 @@ class Prior(nn.Module, ABC):
     """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
     tokenizer_folder: Path | None = None
     """Local folder of the tokenizer that is embedded in what was loaded or saved last."""
+    _recomputes: bool = False
     _fingerprint: str | None = None
     _loaded_architecture: dict[str, object] | None = None
 
@@ -73,6 +75,15 @@ class Prior(nn.Module, ABC):
         A prior that has to lay out its weights for sampling does it here, once for all of them.
         """
         return self.stepper
+
+    def recompute_activations(self) -> None:
+        """From now on training keeps what lies between blocks only, and computes the rest again."""
+        self._recomputes = True
+
+    def _through(self, block: nn.Module, *inputs: Tensor | None) -> Any:
+        if self._recomputes and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def log_prob(
         self, codes: Codes, labels: Int[Tensor, " B"] | None = None

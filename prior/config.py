@@ -14,18 +14,25 @@ MAX_UNITS = 1024
 
 
 class GPTConfig(Section):
-    """A GPT-2 body (transformers) over [class, code, code, ...]."""
+    """A GPT (transformers) over [class, code, code, ...]."""
 
     kind: Literal["gpt"] = "gpt"
     layers: Annotated[int, Field(ge=1, le=1024)] = 8
     heads: PositiveInt = 8
     width: Annotated[int, Field(ge=1, le=65536)] = 256
+    positions: Literal["learned", "rotary"] = "learned"
+    """Vectors added to the tokens, or rotations of queries and keys (Su et al. 2021)."""
     dropout: Fraction = 0.1
 
     @model_validator(mode="after")
     def _check(self) -> "GPTConfig":
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            raise ValueError(
+                f"rotary positions turn pairs: width / heads ({self.width // self.heads}) must be "
+                "even"
+            )
         return self
 
 
@@ -173,6 +180,8 @@ class PriorRun(Section):
     export: Literal["best", "last"] = "last"
     """Whether the prior is of the evaluation with the lowest held-out bits per code or of the last
     step; the other weights stay in the newest checkpoint."""
+    gradient_checkpointing: bool = False
+    """Save memory: compute activations inside blocks again in the backward pass."""
     model: ModelConfig
     train: TrainConfig
 

@@ -1,12 +1,17 @@
-"""A GPT prior: transformers' GPT-2 body on the sequence [class, code, code, ...]."""
+"""A GPT prior on the sequence [class, code, code, ...].
+
+The body is transformers': GPT-2, whose positions are learned, or GPT-NeoX with sequential
+residuals, which is the same with rotary positions.
+"""
 
 from itertools import accumulate
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2Model
-from transformers.cache_utils import Cache, DynamicCache
+from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
+from transformers.cache_utils import Cache, DynamicLayer
 
 from prior.base import Prior, Stepper
 from prior.config import GPTConfig, PriorConfig
@@ -28,22 +33,9 @@ class GPTPrior(Prior):
         ends = list(accumulate(config.num_codes))
         self.slices = [slice(e - k, e) for e, k in zip(ends, config.num_codes, strict=True)]
         self.num_tokens = ends[-1]
-        gpt = config.model
-        self.body = GPT2Model(
-            GPT2Config(
-                vocab_size=self.num_tokens + config.num_classes + 1,
-                n_positions=config.length,
-                n_embd=gpt.width,
-                n_layer=gpt.layers,
-                n_head=gpt.heads,
-                resid_pdrop=gpt.dropout,
-                embd_pdrop=gpt.dropout,
-                attn_pdrop=gpt.dropout,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
-        self.head = nn.Linear(gpt.width, self.num_tokens, bias=False)
+        num_tokens = self.num_tokens + config.num_classes + 1
+        self.body = _body(config.model, num_tokens, config.length)
+        self.head = nn.Linear(config.model.width, self.num_tokens, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(
@@ -63,6 +55,9 @@ class GPTPrior(Prior):
             for part, s, grid in zip(parts, self.slices, self.config.grids, strict=True)
         )
 
+    def recompute_activations(self) -> None:
+        self.body.activation_checkpointing_enable({"use_reentrant": False})
+
     def stepper(self, labels: Int[Tensor, " B"]) -> "GPTStepper":
         return GPTStepper(self, self.class_tokens(labels))
 
@@ -72,15 +67,87 @@ class GPTPrior(Prior):
         return torch.where(labels < 0, null, self.num_tokens + labels)
 
 
+def _body(gpt: GPTConfig, num_tokens: int, length: int) -> GPT2Model | GPTNeoXModel:
+    if gpt.positions == "rotary":
+        return GPTNeoXModel(
+            GPTNeoXConfig(
+                vocab_size=num_tokens,
+                max_position_embeddings=length,
+                hidden_size=gpt.width,
+                intermediate_size=4 * gpt.width,
+                num_hidden_layers=gpt.layers,
+                num_attention_heads=gpt.heads,
+                hidden_dropout=gpt.dropout,
+                attention_dropout=gpt.dropout,
+                use_parallel_residual=False,
+                rope_parameters={
+                    "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0,
+                },
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )  # fmt: skip
+    return GPT2Model(
+        GPT2Config(
+            vocab_size=num_tokens,
+            n_positions=length,
+            n_embd=gpt.width,
+            n_layer=gpt.layers,
+            n_head=gpt.heads,
+            resid_pdrop=gpt.dropout,
+            embd_pdrop=gpt.dropout,
+            attn_pdrop=gpt.dropout,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+
+
+class Past(DynamicLayer):
+    """A layer's keys and values, in memory that is taken once.
+
+    Attention sees the part that is filled. (transformers' StaticCache reads all of it at every
+    step, and its own dynamic layer copies all of it.)
+    """
+
+    memory: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        batch, heads, _, size = key_states.shape
+        self.memory = key_states.new_empty(2, batch, heads, self.length, size)
+        self.keys, self.values = self.memory[:, :, :, :0]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin = self.keys.shape[2]
+        end = begin + key_states.shape[2]
+        self.memory[0, :, :, begin:end] = key_states
+        self.memory[1, :, :, begin:end] = value_states
+        self.keys, self.values = self.memory[:, :, :, :end]
+        return self.keys, self.values
+
+
 class GPTStepper(Stepper):
     """Runs one token at a time with cached keys and values."""
 
     def __init__(self, prior: GPTPrior, first: Int[Tensor, " B"]):
         self.prior = prior
         self.tokens = first
-        self.cache: Cache = DynamicCache()
+        layers, length = prior.body.config.num_hidden_layers, prior.config.length
+        self.cache = Cache(layers=[Past(length) for _ in range(layers)])
         self.position = 0
 
+    @torch.no_grad()
     def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
         prior = self.prior
         if previous is not None:

@@ -6,6 +6,8 @@ conditioning on a map, as in the public code of the VQ-VAE-2 priors). No weight 
 training both on the sum of their losses is training each on its own.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -39,17 +41,16 @@ class HierarchicalPrior(Prior):
         """The top's features at each position of the bottom: those of the nearest one."""
         return interpolate(self.context(top), size=self.config.grids[1], mode="nearest-exact")
 
+    def recompute_activations(self) -> None:
+        self.top.recompute_activations()
+        self.bottom.recompute_activations()
+
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
         return self.prepare()(labels)
 
-    def prepare(self) -> Start:
+    def prepare(self) -> Callable[[Int[Tensor, " B"]], Stepper]:
         top, bottom = self.top.prepare(), self.bottom.prepare()
-
-        def start(labels: Int[Tensor, " B"], context: Tensor | None = None) -> Stepper:
-            assert context is None
-            return HierarchicalStepper(self, top(labels), bottom, labels)
-
-        return start
+        return lambda labels: HierarchicalStepper(self, top(labels), bottom, labels)
 
 
 class HierarchicalStepper(Stepper):

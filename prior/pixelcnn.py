@@ -59,7 +59,7 @@ class PixelCNNPrior(Prior):
     ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
         vertical = horizontal = self.embedding(codes[0]).movedim(-1, 1)
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, labels, context)
+            vertical, horizontal = self._through(layer, vertical, horizontal, labels, context)
         return (self.head(relu(self.hidden(horizontal))),)
 
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:

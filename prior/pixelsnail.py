@@ -66,7 +66,7 @@ class PixelSNAILPrior(Prior):
             x = x + embed_labels(self.start, labels)
         background = self.background.expand(len(x), -1, -1, -1)
         for block in self.blocks:
-            x = block(x, background, labels, context)
+            x = self._through(block, x, background, labels, context)
         return (self.head(elu(x)),)
 
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:

@@ -16,7 +16,8 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.errors import ConfigError
 from imagetok.processes import full_float32
-from prior.base import NO_LABEL, Prior, Stepper
+from prior.base import Prior, Stepper
+from prior.guidance import GuidedStepper
 from prior.sequence import Codes, unflatten_codes
 
 MICRO_BATCH = 16
@@ -88,16 +89,10 @@ def _micro_batch(
     wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
     drawn: list[Tensor] = []
     with torch.no_grad():
-        conditional = stepper(wanted)
-        guided = settings.guidance != 1
-        null = stepper(torch.full_like(wanted, NO_LABEL)) if guided else None
-        previous = None
+        guidance, previous = settings.guidance, None
+        steps = stepper(wanted) if guidance == 1 else GuidedStepper(stepper, wanted, guidance)
         for t in range(length):
-            logits = conditional.next_logits(previous)
-            if null is not None:
-                base = null.next_logits(previous)
-                logits = base + settings.guidance * (logits - base)
-            previous = draw_codes(logits, uniforms[:, t], settings)
+            previous = draw_codes(steps.next_logits(previous), uniforms[:, t], settings)
             drawn.append(previous)
     return torch.stack(drawn, dim=1)
 

@@ -125,6 +125,8 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     )
     seeding.reseed_global(config.seed, "init")
     prior = build_prior(architecture)
+    if config.gradient_checkpointing:
+        prior.recompute_activations()
     if init_from is not None:
         source = Prior.from_pretrained(init_from)
         if source.config != architecture:

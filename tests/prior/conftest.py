@@ -24,6 +24,7 @@ from prior.config import (
 from prior.sequence import Codes
 
 GPT = GPTConfig(layers=2, heads=2, width=16)
+ROTARY = GPT.model_copy(update={"positions": "rotary"})
 SNAIL = PixelSNAILConfig(width=8, blocks=2, units=2, kernel_size=3, heads=2)
 CNN = PixelCNNConfig(width=8, layers=3, head=16)
 CONTEXT = ContextConfig(width=6, units=2)
@@ -34,6 +35,8 @@ SHAPES = {
     "gpt": (GPT, (7,), ((3, 3),), 3),
     "gpt-rectangular": (GPT, (5,), ((2, 4),), 0),
     "gpt-two-level": (GPT, (4, 9), ((1, 2), (3, 2)), 2),
+    "gpt-rotary": (ROTARY, (7,), ((3, 3),), 3),
+    "gpt-rotary-two-level": (ROTARY, (4, 9), ((1, 2), (3, 2)), 0),
     "pixelsnail": (SNAIL, (7,), ((3, 3),), 3),
     "pixelsnail-wide": (SNAIL.model_copy(update={"kernel_size": 5}), (5,), ((2, 6),), 0),
     "pixelsnail-tall": (SNAIL.model_copy(update={"blocks": 1, "units": 1}), (4,), ((5, 2),), 2),
@@ -86,13 +89,19 @@ def make_prior(shape: str, dropout: float = 0.1, fingerprint: str = "f" * 64) ->
     return prior.requires_grad_(False).eval()
 
 
+@pytest.fixture
+def named() -> Callable[[str], Prior]:
+    """named(shape): the prior of that name, in float32."""
+    return make_prior
+
+
 @pytest.fixture(params=list(SHAPES))
 def prior(request) -> Prior:
     """Each shape in turn, in float64."""
     return make_prior(request.param).double()
 
 
-@pytest.fixture(params=["gpt", "pixelsnail", "pixelcnn"])
+@pytest.fixture(params=["gpt", "gpt-rotary", "pixelsnail", "pixelcnn"])
 def flat(request) -> Prior:
     """9 positions of 7 codes, 3 classes; float32."""
     return make_prior(request.param)

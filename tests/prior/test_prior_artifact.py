@@ -56,6 +56,17 @@ def test_codes_of_another_tokenizer_are_refused(bound):
         bound.check_tokenizer("0" * 64, "elsewhere")
 
 
+@pytest.mark.parametrize("bound", ["gpt"], indirect=True)
+def test_a_gpt_from_before_its_positions_were_a_choice(bound, tokenizer_folder, tmp_path):
+    older = bound.config.model_dump(mode="json")
+    del older["model"]["positions"]
+    bound._loaded_architecture = older
+    bound.save_pretrained(tmp_path / "prior", tokenizer_folder)
+    loaded = Prior.from_pretrained(tmp_path / "prior")
+    assert loaded.config == bound.config
+    assert loaded.fingerprint == bound.fingerprint
+
+
 def edit(folder, change) -> None:
     config = json.loads((folder / CONFIG).read_text())
     change(config)

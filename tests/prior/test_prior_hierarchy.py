@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-from conftest import make_prior
 from torch.testing import assert_close
 
 from imagetok import seeding
@@ -72,8 +71,8 @@ def test_each_bottom_position_sees_the_tops_features_where_it_lies(prior, random
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_levels_share_no_weight(name, random_codes):
-    prior = make_prior(name).requires_grad_(True)
+def test_the_levels_share_no_weight(name, random_codes, named):
+    prior = named(name).requires_grad_(True)
     codes, labels = random_codes(prior, 2), torch.full((2,), NO_LABEL)
     touched = []
     for level, logits in enumerate(prior(codes, labels)):
@@ -85,9 +84,9 @@ def test_the_levels_share_no_weight(name, random_codes):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_drawn_bottoms_have_the_frequencies_of_their_top(name):
+def test_drawn_bottoms_have_the_frequencies_of_their_top(name, named):
     """First codes of the bottom over many images of one top, against the bottom's own."""
-    prior = make_prior(name)
+    prior = named(name)
     top, bottom = prior.sample(600, label=NO_LABEL, seed=2)
     maps, counts = top.flatten(1).unique(dim=0, return_counts=True)
     most = maps[counts.argmax()]

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from imagetok import seeding
 from imagetok.errors import ConfigError
 from prior.base import NO_LABEL
+from prior.guidance import GuidedStepper
 from prior.sampling import MICRO_BATCH, Settings, draw_codes
 from prior.sequence import Codes, flatten_codes, unflatten_codes
 
@@ -123,6 +124,24 @@ def test_guidance_1_is_off_and_0_forgets_the_label(flat):
     assert rows(flat.sample(6, label=1, guidance=1.0)) == rows(flat.sample(6, label=1))
     assert rows(flat.sample(6, label=1, guidance=0.0)) == rows(flat.sample(6, label=NO_LABEL))
     assert rows(flat.sample(6, label=1, guidance=3.0)) != rows(flat.sample(6, label=1))
+
+
+def test_guidance_runs_both_halves_as_one_batch(flat):
+    """u + g (c - u), from one stepper of twice the images."""
+    labels, sizes = torch.tensor([0, 2, 1]), []
+
+    def start(both: torch.Tensor):
+        sizes.append(len(both))
+        return flat.stepper(both)
+
+    guided = GuidedStepper(start, labels, 2.5)
+    steppers = [flat.stepper(labels), flat.stepper(torch.full_like(labels, NO_LABEL))]
+    previous = None
+    for code in (3, 0, 6):
+        given, null = (stepper.next_logits(previous) for stepper in steppers)
+        assert_close(guided.next_logits(previous), -1.5 * null + 2.5 * given, atol=1e-4, rtol=0)
+        previous = torch.full((3,), code)
+    assert sizes == [6]
 
 
 def test_labels_repeat_over_the_images(flat):

@@ -232,6 +232,29 @@ def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
         assert run(7, f"stopped{stop}", resume=True) == whole
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_gradient_checkpointing_and_bf16(positions, codes_folder, tokenizer_folder, tmp_path):
+    """The first changes nothing, the second little; both leave a float32 prior."""
+
+    def run(name: str, precision: str = "no", checkpointing: bool = False):
+        model = {"kind": "gpt", "layers": 2, "heads": 2, "width": 16, "positions": positions}
+        train = {**STEP_TRAIN, "steps": 3, "mixed_precision": precision}
+        train["learning_rate"] = {"kind": "constant", "value": 1.0e-3}
+        config = make_run(
+            codes_folder, tokenizer_folder, model=model, train=train,
+            gradient_checkpointing=checkpointing,
+        )  # fmt: skip
+        measures = train_prior(config, tmp_path / name, device="cpu")
+        return measures["bits_per_code"], load_file(tmp_path / name / "prior" / "model.safetensors")
+
+    plain, weights = run("plain")
+    again, same = run("checkpointing", checkpointing=True)
+    near, others = run("bf16", precision="bf16")
+    assert again == plain and all(torch.equal(weights[k], same[k]) for k in weights)
+    assert 0 < abs(near - plain) < 0.02 * plain
+    assert all(v.dtype == torch.float32 for v in others.values())
+
+
 def test_a_run_records_the_commit_of_a_tokenizer_on_the_hub(
     hub: HubServer, codes_folder, tokenizer_folder, other_tokenizer_folder, tmp_path, fresh_cache
 ):
