@@ -21,6 +21,7 @@ COMMANDS = {
     "decode": ("cli.codes", "Turn a code dataset back into images."),
     "reconstruct": ("cli.images", "Show images before and after a tokenizer, side by side."),
     "sample": ("cli.sample", "Draw new images from a prior."),
+    "complete": ("cli.sample", "Finish images from their upper rows with a prior."),
     "evaluate": ("cli.images", "Measure a tokenizer's reconstructions on a data split."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),
     "push": ("cli.hub", "Share a tokenizer or prior on the Hugging Face Hub."),

@@ -158,10 +158,10 @@ def encode_dataset(
         full_float32(),
     ):
         if state.is_main_process:
-            _commit_plan(folder, plan)
+            commit_plan(folder, plan)
         state.wait_for_everyone()
         mine = range(state.process_index, plan.num_shards, state.num_processes)
-        todo = [shard for shard in mine if not _is_complete(folder, plan, shard)]
+        todo = [shard for shard in mine if not is_complete(folder, plan, shard)]
         finished = [shard for shard in mine if shard not in todo]
         skipped = sum(len(_record(folder, shard).skipped) for shard in finished)
         total = sum(len(plan.input_range(shard)) for shard in mine)
@@ -174,7 +174,7 @@ def encode_dataset(
                 skipped += len(write_shard(folder, plan, shard, watched).skipped)
                 done += len(inputs)
         state.wait_for_everyone()
-        report = _commit_manifest(folder, plan, max_skips) if state.is_main_process else None
+        report = commit_manifest(folder, plan, max_skips) if state.is_main_process else None
         state.wait_for_everyone()
     return report or _report(plan, _records(folder, plan))
 
@@ -280,7 +280,11 @@ def _read(dataset: ImageDataset, inputs: range) -> tuple[ImageBatch, list[Skip]]
     return ImageBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))), skips
 
 
-def _commit_plan(folder: Path, plan: Plan) -> None:
+def commit_plan(folder: Path, plan: Plan) -> None:
+    """Write the plan into an empty folder, or go on with the same; hold the folder's lock.
+
+    Raises ConfigError, with the differing fields, when the folder holds anything else.
+    """
     if (folder / PLAN).is_file():
         stored = open_plan(folder)
         old, new = stored.model_dump(mode="json"), plan.model_dump(mode="json")
@@ -303,7 +307,8 @@ def _commit_plan(folder: Path, plan: Plan) -> None:
     remove_temporaries(folder)
 
 
-def _is_complete(folder: Path, plan: Plan, shard: int) -> bool:
+def is_complete(folder: Path, plan: Plan, shard: int) -> bool:
+    """Whether a shard and its record are there, undamaged."""
     path = folder / f"{shard_name(shard)}.json"
     if not path.is_file():
         return False
@@ -325,7 +330,8 @@ def _record(folder: Path, shard: int) -> ShardRecord:
     return read_json(folder / f"{shard_name(shard)}.json", ShardRecord)
 
 
-def _commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
+def commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
+    """Finish a dataset whose shards are all there; InputError beyond max_skips."""
     records = _records(folder, plan)
     report = _report(plan, records)
     if report.skipped > max_skips:
