@@ -25,6 +25,7 @@ COMMANDS = {
     "import": ("cli.exchange", "Make a code dataset of codes in parquet or .npy."),
     "reconstruct": ("cli.images", "Show images before and after a tokenizer, side by side."),
     "sample": ("cli.sample", "Draw new images from a prior."),
+    "complete": ("cli.sample", "Finish images from their upper rows with a prior."),
     "evaluate": ("cli.evaluate", "Measure reconstructions, or drawn samples, on a data split."),
     "diagnose": ("cli.diagnose", "Say how a codebook is used, and what to try if badly."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),

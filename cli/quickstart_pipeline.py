@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.pipelines import sample_images, train_from_config
+from cli.pipelines import train_from_config
+from cli.sampling_pipeline import load_pair, sample_images
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.config import load_config
@@ -128,19 +129,8 @@ def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     folder = out / "samples"
     for old in folder.glob("*"):  # of an interrupted run; they are drawn again, the same
         old.unlink()
-    labels = sample_images(
-        out / "gpt" / "prior",
-        None,
-        folder,
-        NUM_SAMPLES,
-        labels=None,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        guidance=1.0,
-        seed=0,
-        device="cpu",
-    )
+    prior, own = load_pair(out / "gpt" / "prior", None, torch.device("cpu"))
+    labels = sample_images(prior, own, folder, NUM_SAMPLES, {"seed": 0}).labels
     files = [folder / f"{j:06d}.png" for j in range(NUM_SAMPLES)]
     images = torch.stack([prepare(open_image(file), tokenizer.image) for file in files])
     return to_unit_range(images), torch.tensor(labels)

@@ -1,67 +1,147 @@
-"""`imagetok sample`."""
+"""`imagetok sample` and `imagetok complete`."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.options import choose_device, device_option, say
 
+_DRAWING = (
+    click.option(
+        "--label", help="A class by number or name, several (0,3 or cat,dog), all, or none."
+    ),
+    click.option("--temperature", type=float, default=1.0, show_default=True, help="Above 0."),
+    click.option("--greedy", is_flag=True, help="Always the most likely code."),
+    click.option("--top-k", type=int, help="Only the k most likely codes."),
+    click.option("--top-p", type=float, help="Only the likeliest codes of this total probability."),
+    click.option("--guidance", type=float, default=1.0, show_default=True, help="1 is off."),
+    click.option("--seed", type=int, default=0, show_default=True),
+    device_option(),
+)
+
+
+def _prior_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--prior`, `--tokenizer`."""
+    tokenizer = click.option(
+        "--tokenizer", metavar="PATH|ID", help="Default: the one embedded in the prior."
+    )
+    help_text = "Prior folder, or Hub id user/name[@revision]."
+    prior = click.option("--prior", required=True, metavar="PATH|ID", help=help_text)
+    return prior(tokenizer(command))
+
+
+def _drawing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How codes are drawn."""
+    for option in reversed(_DRAWING):
+        command = option(command)
+    return command
+
 
 @click.command()
-@click.option(
-    "--prior",
-    required=True,
-    metavar="PATH|ID",
-    help="Prior folder, or Hub id user/name[@revision].",
-)
-@click.option("--tokenizer", metavar="PATH|ID", help="Default: the one embedded in the prior.")
+@_prior_options
 @click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
-@click.option("--label", help="A class, several (0,3 or cat,dog), or none [each in turn].")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="0 is greedy.")
-@click.option("--top-k", type=int, help="Only the k most likely codes.")
-@click.option("--top-p", type=float, help="Only the most likely codes of this total probability.")
-@click.option("--guidance", type=float, default=1.0, show_default=True, help="1 is off.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@device_option()
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for PNGs.")
+@click.option("--shards", type=click.Path(path_type=Path), help="Or: folder of a code dataset.")
+@click.option(
+    "--samples-per-shard",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Images a shard (with --shards).",
+)
+@_drawing_options
 def sample(
     prior: str,
     tokenizer: str | None,
     count: int,
-    out: Path,
+    out: Path | None,
+    shards: Path | None,
+    samples_per_shard: int,
     label: str | None,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    guidance: float,
-    seed: int,
     device: str | None,
+    **drawing: Any,
 ) -> None:
-    """Draw new images: PNG files, one grid, and samples.json with what made them.
+    """Draw new images; running it again continues where it stopped, also with a larger -n.
 
-    Image j of a seed is always the same, however many are drawn.
+    --out: PNG files, one grid, and samples.json with what made them. --shards: their codes only.
+    Image j of a seed is always the same, however many are drawn and by how many processes.
+    Without --label, the classes take turns.
 
     Example: imagetok sample --prior runs/digits-gpt/prior -n 20 --label 3 --out threes
     """
-    from cli.pipelines import sample_images
+    if (out is None) == (shards is None):
+        raise click.UsageError("pass either --out DIR, for images, or --shards DIR, for codes")
+    from cli.sampling_pipeline import Drawing, load_pair, sample_images, sample_shards
 
-    sample_images(
-        prior,
-        tokenizer,
-        out,
-        count,
-        labels=_parse_label(label),
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
-        seed=seed,
-        device=choose_device(device),
-    )
-    say(f"{count} images in {out}; all together in {out / 'grid.png'}")
+    how = Drawing(label=_parse_label(label), **drawing)
+    model, own = load_pair(prior, tokenizer, choose_device(device))
+    if out is not None:
+        drawn = sample_images(model, own, out, count, how)
+        say(f"{count} images in {out} ({drawn.num_new} new); the first in {out / 'grid.png'}")
+    elif shards is not None:
+        report = sample_shards(model, own, shards, count, how, samples_per_shard)
+        for level, use in enumerate(report.usage):
+            say(
+                f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
+                f"perplexity {use.perplexity:.1f}"
+            )
+        say(f"codes of {count} images in {shards}")
 
 
-def _parse_label(text: str | None) -> list[int | str] | None:
-    if text is None:
-        return None
-    return [-1] if text == "none" else [part.strip() for part in text.split(",")]
+@click.command()
+@_prior_options
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="An image file; may be given several times.",
+)
+@click.option(
+    "--keep-rows", type=int, required=True, help="Upper rows of codes to keep, of the coarsest map."
+)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Completions of each image.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
+@_drawing_options
+def complete(
+    prior: str,
+    tokenizer: str | None,
+    images: tuple[Path, ...],
+    keep_rows: int,
+    count: int,
+    out: Path,
+    label: str | None,
+    device: str | None,
+    **drawing: Any,
+) -> None:
+    """Finish images from their upper code rows, which are kept exactly.
+
+    Writes the completions, completions.png with them in a row after the image and what is kept of
+    it, and likelihood.png, where every code is the brighter the less the prior expected it (pale
+    yellow: a uniform guess would have done as well). Without --label, no class is given.
+
+    Example: imagetok complete --prior runs/digits-gpt/prior --image four.png --keep-rows 2
+    --out completed
+    """
+    from cli.completion_pipeline import PICTURE, complete_images
+    from cli.sampling_pipeline import Drawing, load_pair
+
+    how = Drawing(label=_parse_label(label), **drawing)
+    model, own = load_pair(prior, tokenizer, choose_device(device))
+    complete_images(model, own, list(images), out, count, keep_rows, how)
+    say(f"{count} completions of {len(images)} image(s) in {out}; side by side in {out / PICTURE}")
+
+
+def _parse_label(text: str | None) -> list[int | str] | str | None:
+    """`all` and `none` are words that a prior knows."""
+    return text if text in (None, "all", "none") else [part.strip() for part in text.split(",")]

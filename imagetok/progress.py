@@ -16,16 +16,25 @@ _SECONDS_BETWEEN_LINES = 10.0
 class ProgressBar:
     """Shows how far a piece of work is, its values of the moment, and the time left.
 
-    Use as a context manager. enabled: False on all but one process.
+    Use as a context manager. enabled: False on all but one process. rate_unit: say how many a
+    second, in this unit.
     """
 
-    def __init__(self, description: str, total: int, start: int = 0, enabled: bool = True):
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        start: int = 0,
+        enabled: bool = True,
+        rate_unit: str = "",
+    ):
         self.description = description
         self.total = total
         self._start = start
         self._begun = time.monotonic()
         self._said = self._begun
         self._enabled = enabled
+        self._rate_unit = rate_unit
         self._values = ""
         self._bar: Progress | None = None
         if enabled and sys.stderr.isatty():
@@ -60,15 +69,17 @@ class ProgressBar:
 
     def update(self, done: int, values: str = "") -> None:
         """`done` of `total` are finished; `values` is a short text beside the bar (kept if "")."""
+        now = time.monotonic()
+        rate = (done - self._start) / max(now - self._begun, 1e-9)
         self._values = values or self._values
+        if self._rate_unit:
+            self._values = f"{rate:.3g} {self._rate_unit}"
         if self._bar:
             self._bar.update(self._task, completed=done, values=self._values)  # pyright: ignore[reportArgumentType]
             return
-        now = time.monotonic()
         if not self._enabled or (now - self._said < _SECONDS_BETWEEN_LINES and done < self.total):
             return
         self._said = now
-        rate = (done - self._start) / max(now - self._begun, 1e-9)
         left = f", {(self.total - done) / rate:.0f} s left" if done < self.total and rate else ""
         logger.info(
             "%s: %d/%d%s%s",

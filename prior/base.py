@@ -15,7 +15,7 @@ from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
 from imagetok.errors import ConfigError, InputError, ShardError
 from prior.config import PriorConfig
-from prior.sequence import Codes
+from prior.sequence import Codes, unflatten_codes
 
 NO_LABEL = -1
 
@@ -89,12 +89,24 @@ class Prior(nn.Module, ABC):
         self, codes: Codes, labels: Int[Tensor, " B"] | None = None
     ) -> Float[Tensor, " B"]:
         """Natural-log probability of each image's codes, summed over all positions and levels."""
+        levels = self.log_prob_map(codes, labels)
+        return torch.cat([level.flatten(1) for level in levels], dim=1).sum(dim=1)
+
+    def log_prob_map(
+        self, codes: Codes, labels: Int[Tensor, " B"] | None = None
+    ) -> tuple[Float[Tensor, "B _h _w"], ...]:
+        """Natural-log probability of every code given all before it, per level.
+
+        labels: a class for each image, or -1 for none; None stands for -1 everywhere. Raises
+        InputError for codes of other grids or out of range, and for classes that it does not know.
+        """
         self.check_codes(codes)
         if labels is None:
             labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
         self.check_labels(labels)
         with torch.no_grad():
-            return -negative_log_likelihood(self(codes, labels), codes).sum(dim=1)
+            nll = negative_log_likelihood(self(codes, labels), codes)
+        return unflatten_codes(-nll, self.config.grids)
 
     def sample(
         self,
@@ -105,37 +117,56 @@ class Prior(nn.Module, ABC):
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float = 1.0,
+        greedy: bool = False,
         seed: int = 0,
         first: int = 0,
+        given: tuple[Int[Tensor, "N _h _w"], ...] | None = None,
+        keep_rows: int | None = None,
     ) -> Codes:
         """Draw the codes of images first .. first + n - 1 of a seed.
 
-        Image j depends on (seed, j, its label and the settings) only: not on n, nor on what is
-        drawn beside it. label: one class by number or name, or a sequence that is repeated over
-        the images (image j gets label[j % len]); None draws without a class where the prior knows
-        no classes, and goes through the classes in turn where it does; -1 draws without a class.
-        temperature: 0 takes the most likely code. top_k: keep only the k most likely codes; top_p:
-        keep the most likely codes that together reach this probability. guidance: 1 is off; larger
-        follows the label more (logits = u + guidance * (c - u)). Returns a tuple of (n, h, w)
-        int64 on the prior's device. Raises ConfigError for settings out of range.
-        """
-        from prior.sampling import Settings, sample_codes
+        Image j depends on (seed, j, its label, the given codes and the settings) only: not on n,
+        nor on what is drawn beside it. label: one class by number or name; a sequence, repeated
+        over the images (image j gets label[j % len]); "all" for every class in turn; "none" or -1
+        for no class. None is "all" where the prior knows classes and no codes are given, else
+        "none". temperature: above 0. top_k: keep only the k most likely codes; top_p: keep the
+        most likely codes that together reach this probability; greedy: take the most likely code.
+        guidance: 1 is off; larger follows the label more (logits = u + guidance * (c - u)).
 
-        settings = Settings(temperature, top_k, top_p, guidance)
+        given, keep_rows: complete images from their upper code rows. Image j keeps these of
+        given[j % len] exactly and draws the rest, in sampling order; `kept_positions` says what
+        keep_rows counts. With one level that is p(rest | given rows, label); with several, later
+        rows of a coarse level are drawn without heed of what is given of finer ones.
+
+        Returns a tuple of (n, h, w) int64 on the prior's device. Raises ConfigError for settings
+        out of range, InputError for given codes that do not fit.
+        """
+        from prior.sampling import Recipe, Settings, given_rows, sample_codes
+
+        settings = Settings(temperature, top_k, top_p, guidance, greedy)
+        if top_k is not None and top_k > max(self.config.num_codes):
+            raise ConfigError(
+                f"top_k: found {top_k}, but the codes are {max(self.config.num_codes)}; "
+                "choose fewer, or leave it out"
+            )
+        if label is None and given is not None:
+            label = NO_LABEL
         labels = self.labels_for(label)
         unlabelled = guidance != 1 or NO_LABEL in labels
         if unlabelled and self.config.num_classes and self.config.label_dropout == 0:
             raise ConfigError(
                 "this prior was trained with label_dropout 0 and knows no images without a class: "
-                "guidance and label -1 (none) need one trained with label_dropout > 0"
+                "guidance and no label (none, -1) need one trained with label_dropout > 0; give a "
+                "class"
             )
-        return sample_codes(self, n, labels, settings, seed, first)
+        recipe = Recipe(seed, labels, settings, given_rows(self, given, keep_rows))
+        return sample_codes(self, n, recipe, first)
 
     def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:
         """The labels that sampling repeats over the images; ConfigError for an unknown one."""
-        classes = self.config.num_classes
-        if label is None:
-            return list(range(classes)) or [NO_LABEL]
+        classes = list(range(self.config.num_classes))
+        if label is None or (label == "all" and classes):
+            return classes or [NO_LABEL]
         asked = [label] if isinstance(label, int | str) else list(label)
         return [self._label(one) for one in asked] or [NO_LABEL]
 
@@ -144,12 +175,18 @@ class Prior(nn.Module, ABC):
         classes, names = self.config.num_classes, self.config.class_names
         if label in names:
             return names.index(str(label))
-        number = int(label) if str(label).lstrip("-").isdigit() else None
+        text = NO_LABEL if label == "none" else label
+        number = int(text) if str(text).lstrip("-").isdigit() else None
         if number is not None and (number == NO_LABEL or 0 <= number < classes):
             return number
-        known = f"0..{classes - 1} or -1 (none)" if classes else "none: it has no classes"
+        if not classes:
+            raise ConfigError(
+                f"label: found {label!r}, but this prior was trained without classes; leave it out"
+            )
         some = f", or a name like {', '.join(names[:3])}" if names else ""
-        raise ConfigError(f"label: expected {known}{some}; found {label!r}")
+        raise ConfigError(
+            f"label: expected 0..{classes - 1}, all or none (-1){some}; found {label!r}"
+        )
 
     def check_tokenizer(self, fingerprint: str, what: str) -> None:
         """Refuse codes, or a decoder, of another tokenizer."""
@@ -167,6 +204,8 @@ class Prior(nn.Module, ABC):
         if found != self.config.grids:
             raise InputError(f"expected code maps of {self.config.grids}, found {found}")
         for level, k in zip(codes, self.config.num_codes, strict=True):
+            if level.is_floating_point():
+                raise InputError(f"expected integer codes, found {level.dtype}")
             if level.numel() and (int(level.min()) < 0 or int(level.max()) >= k):
                 raise InputError(f"expected codes in [0, {k}), found up to {int(level.max())}")
 
@@ -175,7 +214,8 @@ class Prior(nn.Module, ABC):
         classes = self.config.num_classes
         if labels.numel() and not (int(labels.min()) >= NO_LABEL and int(labels.max()) < classes):
             low, high = int(labels.min()), int(labels.max())
-            raise InputError(f"expected labels in [-1, {classes}), found [{low}, {high}]")
+            why = "" if classes else "; this prior was trained without classes"
+            raise InputError(f"expected labels in [-1, {classes}), found [{low}, {high}]{why}")
 
     @property
     def fingerprint(self) -> str:

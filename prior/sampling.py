@@ -8,17 +8,18 @@ one intra-op thread.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from imagetok import seeding
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError
 from imagetok.processes import full_float32
 from prior.base import Prior, Stepper
 from prior.guidance import GuidedStepper
-from prior.sequence import Codes, unflatten_codes
+from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
 
 MICRO_BATCH = 16
 
@@ -31,26 +32,62 @@ class Settings:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float = 1.0
+    greedy: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature: expected 0 or more, found {self.temperature}")
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(
+                f"temperature: expected a number above 0, found {self.temperature}; "
+                "the most likely code at each step is what greedy takes"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top_k: expected 1 or more, found {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p: expected a probability in (0, 1], found {self.top_p}")
         if not 0 <= self.guidance < float("inf"):
             raise ConfigError(f"guidance: expected 0 or more, found {self.guidance}")
+        if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, None, None):
+            raise ConfigError(
+                "greedy: takes the most likely code, which temperature, top_k and top_p do not "
+                "change; leave them out"
+            )
+
+
+class Given(NamedTuple):
+    """Codes that images begin with: image j continues row j % N."""
+
+    sequence: Int[Tensor, "N T"]
+    kept: list[bool]
+    """Of each position: whether its code is given."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What image j is made by, together with j."""
+
+    seed: int
+    labels: list[int]
+    """Image j has labels[j % len(labels)]."""
+    settings: Settings
+    given: Given | None = None
+
+
+def given_rows(prior: Prior, codes: Codes | None, keep_rows: int | None) -> Given | None:
+    """The upper code rows of images, to be completed; see `Prior.sample`."""
+    if codes is None or keep_rows is None:
+        if codes is not None or keep_rows is not None:
+            raise ConfigError("given and keep_rows go together: pass both, or neither")
+        return None
+    prior.check_codes(codes)
+    if len(codes[0]) == 0:
+        raise InputError("given: expected the codes of at least one image, found none")
+    sequence = flatten_codes(codes).long().to(next(prior.parameters()).device)
+    return Given(sequence, kept_positions(prior.config.grids, keep_rows))
 
 
 @full_float32()
-def sample_codes(
-    prior: Prior, n: int, labels: list[int], settings: Settings, seed: int, first: int = 0
-) -> Codes:
-    """Codes of images first .. first + n - 1; image j has labels[j % len(labels)].
-
-    See `Prior.sample`.
-    """
+def sample_codes(prior: Prior, n: int, recipe: Recipe, first: int = 0) -> Codes:
+    """Codes of images first .. first + n - 1; see `Prior.sample`."""
     if n < 0 or first < 0:
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
     device = next(prior.parameters()).device
@@ -58,11 +95,7 @@ def sample_codes(
     stepper = prior.prepare()
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = list(
-            pool.map(
-                lambda start: _micro_batch(prior, stepper, start, labels, settings, seed), starts
-            )
-        )
+        parts = list(pool.map(lambda start: _micro_batch(prior, stepper, start, recipe), starts))
     length = prior.config.length
     drawn = torch.cat([torch.zeros(0, length, dtype=torch.int64, device=device), *parts])
     offset = first % MICRO_BATCH
@@ -70,31 +103,36 @@ def sample_codes(
 
 
 def _micro_batch(
-    prior: Prior,
-    stepper: Callable[[Tensor], Stepper],
-    start: int,
-    labels: list[int],
-    settings: Settings,
-    seed: int,
+    prior: Prior, stepper: Callable[[Tensor], Stepper], start: int, recipe: Recipe
 ) -> Int[Tensor, "B T"]:
-    device = next(prior.parameters()).device
-    images = range(start, start + MICRO_BATCH)
-    length = prior.config.length
-    uniforms = torch.stack(
-        [
-            torch.rand(length, generator=seeding.generator(seed, "sample", j), dtype=torch.float64)
-            for j in images
-        ]
-    ).to(device if device.type != "mps" else "cpu")
+    device, labels, given = next(prior.parameters()).device, recipe.labels, recipe.given
+    images, settings = range(start, start + MICRO_BATCH), recipe.settings
+    uniforms = _uniforms(images, recipe.seed, prior.config.length).to(
+        device if device.type != "mps" else "cpu"
+    )
     wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
+    rows = [j % len(given.sequence) for j in images] if given else []
     drawn: list[Tensor] = []
     with torch.no_grad():
         guidance, previous = settings.guidance, None
         steps = stepper(wanted) if guidance == 1 else GuidedStepper(stepper, wanted, guidance)
-        for t in range(length):
-            previous = draw_codes(steps.next_logits(previous), uniforms[:, t], settings)
+        for t in range(prior.config.length):
+            logits = steps.next_logits(previous)  # also of a given code: it fills the caches
+            if given is not None and given.kept[t]:
+                previous = given.sequence[rows, t]
+            else:
+                previous = draw_codes(logits, uniforms[:, t], settings)
             drawn.append(previous)
     return torch.stack(drawn, dim=1)
+
+
+def _uniforms(images: range, seed: int, length: int) -> Float[Tensor, "B T"]:
+    """In [0, 1): what each image is drawn by."""
+    draws = [
+        torch.rand(length, generator=seeding.generator(seed, "sample", j), dtype=torch.float64)
+        for j in images
+    ]
+    return torch.stack(draws)
 
 
 def draw_codes(
@@ -108,7 +146,7 @@ def draw_codes(
     if device.type == "mps":  # it has no float64
         logits, uniforms = logits.cpu(), uniforms.cpu()
     logits = logits.double()
-    if settings.temperature == 0:
+    if settings.greedy:
         return logits.argmax(dim=1).to(device)
     probabilities = (logits / settings.temperature).softmax(dim=1)
     if settings.top_k is not None and settings.top_k < logits.shape[1]:

@@ -4,9 +4,8 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -14,26 +13,13 @@ from typing import NamedTuple
 import torch
 
 from imagetok import seeding
-from imagetok.codes.commit import (
-    EncodeReport,
-    check_space,
-    commit_manifest,
-    commit_plan,
-    expected_bytes,
-    free_bytes,
-    is_complete,
-    read_record,
-    stored_report,
-)
+from imagetok.codes.commit import EncodeReport, expected_bytes, free_bytes
 from imagetok.codes.plan import Plan, Precision, Skip, TokenizerId
-from imagetok.codes.writer import EncodedPart, write_shard
+from imagetok.codes.production import write_dataset
+from imagetok.codes.writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
-from imagetok.durable import lock
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import ConfigError
 from imagetok.images import from_stored
-from imagetok.processes import full_float32, process_state
-from imagetok.progress import ProgressBar
-from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer, at_test_time
 
 logger = logging.getLogger("imagetok")
@@ -129,39 +115,13 @@ def encode_dataset(
     holds another plan, InputError beyond max_skips, ResourceError on too little disk, StoppedError
     after a signal (rerun to continue).
     """
-    state = process_state()
-    logger.info("processes: %d", state.num_processes)
-    with ExitStack() as held, StopRequest() as stop, full_float32():
-        if state.is_main_process:
-            check_space(folder, plan)
-            share = held.enter_context(lock(folder))
-            commit_plan(folder, plan)
-            share()
-        state.wait_for_everyone()
-        if not state.is_main_process:
-            # One that outlives the first process still keeps other writers away.
-            held.enter_context(lock(folder, shared=True))
-        mine = range(state.process_index, plan.num_shards, state.num_processes)
-        done = skipped = 0
-        todo = []
-        for shard in mine:
-            if is_complete(folder, plan, shard):
-                done += len(plan.input_range(shard))
-                skipped += len(read_record(folder, shard).skipped)
-            else:
-                todo.append(shard)
-        total = sum(len(plan.input_range(shard)) for shard in mine)
-        with ProgressBar("encoding", total, done, state.is_main_process) as progress:
-            for shard in todo:
-                inputs = plan.input_range(shard)
-                parts = encode_range(tokenizer, dataset, plan, inputs, threads)
-                watched = _watched(parts, progress, done, max_skips - skipped, stop)
-                skipped += len(write_shard(folder, plan, shard, watched).skipped)
-                done += len(inputs)
-        state.wait_for_everyone()
-        report = commit_manifest(folder, plan, max_skips) if state.is_main_process else None
-        state.wait_for_everyone()
-    return report or stored_report(folder)
+    return write_dataset(
+        folder,
+        plan,
+        lambda inputs: encode_range(tokenizer, dataset, plan, inputs, threads),
+        "encoding",
+        max_skips=max_skips,
+    )
 
 
 def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Plan) -> Estimate:
@@ -178,29 +138,6 @@ def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Pl
         seconds,
         free_bytes(folder),
     )
-
-
-def _watched(
-    parts: Iterable[EncodedPart],
-    progress: ProgressBar,
-    done: int,
-    max_skips: int,
-    stop: StopRequest,
-) -> Iterator[EncodedPart]:
-    """The same parts, with progress, the stop request and the allowance of skips looked at."""
-    skipped = 0
-    for part in parts:
-        stop.check_here()
-        skipped += len(part.skipped)
-        if skipped > max_skips:
-            worst = part.skipped[-1]
-            raise InputError(
-                f"{worst.path}: {worst.reason}; more images are unreadable than --max-skip allows. "
-                "Remove the file, or allow more with --max-skip N or P%"
-            )
-        yield part
-        done += len(part.keys) + len(part.skipped)
-        progress.update(done)
 
 
 def encode_range(

@@ -16,6 +16,7 @@ from imagetok.images import Images, to_uint8
 # Half precision and resampling overshoot [0, 1] by less than this; a wrong range by far more.
 _OVERSHOOT = 1e-2
 _WHITE = 255
+_HEAT = ((0, 0, 0), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
 
 
 def as_pixels(images: Tensor | np.ndarray) -> np.ndarray:
@@ -73,6 +74,20 @@ def palette() -> np.ndarray:
         value = (1.0, 0.75, 0.5)[label // 12 % 3]
         colours[label] = [round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, value)]
     return colours
+
+
+def heat(values: Tensor | np.ndarray) -> np.ndarray:
+    """Maps as colours, from black over purple and orange to pale yellow.
+
+    values: (N, H, W) in [0, 1]. Returns uint8 images (N, 3, H, W) for a grid. Lightness grows with
+    the value, so that it also reads in grey.
+    """
+    if values.ndim != 3:
+        raise InputError(f"expected maps of shape (N, H, W), found {tuple(values.shape)}")
+    levels = as_pixels(values[:, None])[:, 0]
+    places = np.linspace(0, 255, len(_HEAT))
+    table = np.stack([np.interp(np.arange(256), places, c) for c in zip(*_HEAT, strict=True)])
+    return table.round().astype(np.uint8)[:, levels].swapaxes(0, 1)
 
 
 def grid(

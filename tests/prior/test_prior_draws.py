@@ -36,8 +36,6 @@ def kept_codes(p: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndar
 
 def reference(row: np.ndarray, u: float, settings: Settings) -> int:
     """The first code whose cumulative probability exceeds u, one row in numpy."""
-    if settings.temperature == 0:
-        return int(row.argmax())
     scaled = row / settings.temperature
     p = np.exp(scaled - scaled.max())
     p = kept_codes(p / p.sum(), settings.top_k, settings.top_p)
@@ -55,7 +53,7 @@ def support(row: np.ndarray, settings: Settings) -> list[int]:
 
 @given(
     logits=logits_of,
-    temperature=temperatures | st.just(0.0),
+    temperature=temperatures,
     top_k=st.none() | st.integers(1, 14),
     top_p=st.none() | st.sampled_from([0.05, 0.37, 0.81, 0.999, 1.0]),
     seed=st.integers(0, 999),
@@ -68,6 +66,8 @@ def test_it_equals_the_inverse_cdf_in_numpy(logits, temperature, top_k, top_p, s
     assert drawn.dtype == torch.int64
     expected = [reference(row, u, settings) for row, u in zip(logits, uniforms, strict=True)]
     assert drawn.tolist() == expected
+    greedy = draw_codes(torch.from_numpy(logits), torch.from_numpy(uniforms), Settings(greedy=True))
+    assert greedy.tolist() == logits.argmax(1).tolist()
 
 
 @given(k=st.integers(2, 12), top_k=st.integers(1, 14), seed=st.integers(0, 999))
@@ -145,7 +145,7 @@ def test_more_uniform_never_means_an_earlier_code():
 @pytest.mark.parametrize(
     ("field", "values"),
     [
-        ("temperature", [-0.1, float("nan"), float("inf")]),
+        ("temperature", [0.0, -0.1, float("nan"), float("inf")]),
         ("top_k", [0, -1]),
         ("top_p", [0.0, -0.5, 1.01, float("nan")]),
         ("guidance", [-1.0, float("nan"), float("inf")]),

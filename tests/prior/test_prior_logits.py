@@ -75,6 +75,20 @@ def test_log_prob_is_the_sum_of_the_log_softmax_at_the_codes(prior, random_codes
     )
 
 
+def test_the_map_of_log_prob_is_of_each_code_at_its_place(prior, random_codes, position_logits):
+    codes, labels = random_codes(prior, 3), some_labels(prior, 3)
+    maps = prior.log_prob_map(codes, labels)
+    assert [tuple(level.shape) for level in maps] == [tuple(level.shape) for level in codes]
+    logits = position_logits(prior, codes, labels)
+    values = torch.cat([level.flatten(1) for level in maps], dim=1)
+    for at, drawn, found in zip(
+        logits, flatten_codes(codes).unbind(1), values.unbind(1), strict=True
+    ):
+        expected = at.log_softmax(1).gather(1, drawn[:, None])[:, 0]
+        assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    assert_close(prior.log_prob(codes, labels), values.sum(1))
+
+
 def test_log_prob_without_labels_is_that_of_no_class(prior, random_codes):
     codes = random_codes(prior, 2)
     assert torch.equal(prior.log_prob(codes), prior.log_prob(codes, torch.full((2,), NO_LABEL)))
@@ -102,6 +116,11 @@ def test_labels_that_do_not_exist_are_refused(flat, random_codes):
             flat.log_prob(codes, torch.tensor([label]))
 
 
+def test_a_class_asked_of_a_prior_without_classes_is_refused(unconditional, random_codes):
+    with pytest.raises(InputError, match="trained without classes"):
+        unconditional.log_prob(random_codes(unconditional, 1), torch.tensor([0]))
+
+
 def test_codes_that_do_not_fit_are_refused(flat, random_codes):
     flat.check_codes(random_codes(flat, 2))
     with pytest.raises(InputError, match="code maps"):
@@ -109,3 +128,8 @@ def test_codes_that_do_not_fit_are_refused(flat, random_codes):
     for wrong in (-1, 7):
         with pytest.raises(InputError, match=r"codes in \[0, 7\)"):
             flat.check_codes((torch.full((2, 3, 3), wrong),))
+
+
+def test_codes_that_are_no_integers_are_refused(flat, untyped):
+    with pytest.raises(InputError, match=r"integer codes, found torch\.float32"):
+        flat.log_prob((torch.zeros(2, 3, 3),))

@@ -10,7 +10,7 @@ from hypothesis.strategies import integers
 from PIL import Image
 
 from imagetok.errors import ConfigError, InputError
-from imagetok.report.pictures import as_pixels, grid, png_bytes, save_grid, side_by_side
+from imagetok.report.pictures import as_pixels, grid, heat, png_bytes, save_grid, side_by_side
 
 
 def numbered(count: int, channels: int = 1, height: int = 2, width: int = 3) -> np.ndarray:
@@ -85,6 +85,20 @@ def test_side_by_side_puts_each_row_above_its_reconstructions():
     assert both[:, 0, 0, 0].tolist() == [1, 2, 101, 102, 3, 255, 103, 255]
     with pytest.raises(InputError, match="as many reconstructions"):
         side_by_side(originals, rebuilt[:2], columns=2)
+
+
+def test_heat_grows_lighter_with_the_value():
+    values = torch.arange(256).view(1, 16, 16) / 255
+    colours = heat(torch.cat([values, values.flip(1)]))
+    assert (colours.shape, colours.dtype) == ((2, 3, 16, 16), np.uint8)
+    assert colours[0, :, 0, 0].tolist() == [0, 0, 0]
+    assert colours[0, :, -1, -1].tolist() == [252, 253, 191]
+    assert np.array_equal(colours[1], colours[0][:, ::-1])
+    lightness = np.tensordot([0.2126, 0.7152, 0.0722], colours[0].reshape(3, 256), 1)  # Rec. 709
+    assert (np.diff(lightness) > -0.5).all() and (np.diff(lightness[::16]) > 0).all()
+    for wrong in (values[0], values * 2):
+        with pytest.raises(InputError):
+            heat(wrong)
 
 
 def test_save_grid_scales_without_smoothing_and_repeats_its_bytes(tmp_path):

@@ -1,0 +1,111 @@
+"""A tiny prior with its tokenizer, and samplings killed at every point."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cli import sampling_pipeline
+from cli.sampling_pipeline import load_pair, sample_images, sample_shards
+from imagetok import durable, seeding
+from imagetok.config import validate
+from imagetok.tokenizers import TokenizerConfig, build_tokenizer
+from prior.build import build_prior
+from prior.config import PixelCNNConfig, PriorConfig
+
+
+def make_prior_folder(folder: Path, num_classes: int = 3, seed: int = 0) -> Path:
+    """A prior of 3 x 3 codes out of 7 and its tokenizer of grey 6 x 6 images."""
+    tree = {
+        "image": {"mode": "grey", "height": 6, "width": 6},
+        "network": {"kind": "conv", "width": 16, "groups": 2, "blocks": 1, "init": "torch"},
+        "quantizer": {"kind": "vqvae-ema", "num_codes": 7, "code_dim": 4},
+    }
+    with torch.random.fork_rng(devices=[]):
+        seeding.reseed_global(seed, "test")
+        tokenizer = build_tokenizer(validate(tree, TokenizerConfig, "test")).eval()
+        tokenizer.save_pretrained(folder / "own")
+        config = PriorConfig(
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            num_codes=(7,),
+            grids=((3, 3),),
+            num_classes=num_classes,
+            class_names=tuple("abc"[:num_classes]),
+            model=PixelCNNConfig(width=8, layers=2, head=16),
+        )
+        prior = build_prior(config).requires_grad_(False).eval()
+        prior.embedding.weight.mul_(2)  # as initialised, every logit is almost 0
+        prior.save_pretrained(folder / "prior", folder / "own")
+    return folder / "prior"
+
+
+class Sampling:
+    """Draws images in chunks of 2, or shards of 2 codes."""
+
+    def __init__(self, source: Path):
+        self.pair = load_pair(source, None, torch.device("cpu"))
+
+    def draw(self, out: Path, form: str, n: int) -> None:
+        """n images or codes of a seed."""
+        sampling_pipeline.CHUNK = 2
+        if form == "images":
+            sample_images(*self.pair, out, n, {"seed": 1})
+        else:
+            sample_shards(*self.pair, out, n, {"seed": 1}, samples_per_shard=2)
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Run work in a forked process; how it ended: 0, or minus the signal that killed it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at(point: int, work: Callable[[], None]) -> None:
+    """Work, with SIGKILL before the point-th fsync or rename."""
+    points = iter(range(10**6))
+
+    def tick() -> None:
+        if next(points) == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fsync, rename = os.fsync, Path.replace
+    durable.os.fsync = lambda descriptor: (tick(), fsync(descriptor))[1]
+    Path.replace = lambda path, target: (tick(), rename(path, target))[1]
+    work()
+
+
+def kill_everywhere(sampling: Sampling, out: Path, form: str, n: int) -> None:
+    """Kill a sampling at every point and rerun it; leaves one folder per point."""
+    for point in range(10**6):
+        folder = out / f"{point:03d}"
+
+        def work(folder: Path = folder) -> None:
+            sampling.draw(folder, form, n)
+
+        end = in_fork(lambda p=point, w=work: kill_at(p, w))
+        if end == 0:
+            return
+        assert end == -signal.SIGKILL, f"point {point} ended with {end}"
+        assert in_fork(work) == 0, f"the rerun after point {point} failed"
+
+
+if __name__ == "__main__":
+    mode, source, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    sampling = Sampling(source)
+    if mode == "kill":
+        for form in ("images", "shards"):
+            sampling.draw(out / "warm" / form, form, 3)  # what is imported late, once
+            kill_everywhere(sampling, out / form, form, 3)
+    else:
+        for form in ("images", "shards"):
+            sampling.draw(out / form, form, 7)
