@@ -19,8 +19,12 @@ def test_config_loads_and_builds(path):
     if read_yaml(path)["kind"] == "tokenizer":
         config = load_config(path, TokenizerRun)
         tokenizer = build_autoencoder(config.tokenizer)
-        levels = config.tokenizer.levels
-        assert tokenizer.num_codes == tuple(level.num_codes for level in levels)
+        expected = [
+            level.num_codes
+            for level in config.tokenizer.levels
+            for _ in range(getattr(level, "num_levels", 1))
+        ]
+        assert list(tokenizer.num_codes) == expected
     else:
         run = load_config(path, PriorRun)
         architecture = PriorConfig(
