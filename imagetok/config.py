@@ -118,28 +118,56 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The tree with each `a.b=value` put in; values are YAML: `x={kind: dvae}` sets a section."""
+    """The tree with each `a.b=value` put in; values are YAML: `x={kind: dvae}` sets a section.
+
+    A number in the key is a place in a list that is there: `a.0.b=value`.
+    """
     result = _copied(tree)
     for override in overrides:
         path, separator, text = override.partition("=")
         keys = path.strip().split(".")
         if not separator or not all(keys):
             raise ConfigError(f"--set {override}: expected section.key=value")
-        section = result
+        section: Any = result
         for depth, key in enumerate(keys[:-1]):
-            child = section.setdefault(key, {})
-            if not isinstance(child, dict):
+            if isinstance(section, list):
+                section = section[_place(section, keys, depth, override)]
+            else:
+                section = section.setdefault(key, {})
+            if not isinstance(section, dict | list):
                 raise ConfigError(
                     f"--set {override}: {'.'.join(keys[: depth + 1])} is a value "
-                    f"({child!r}), not a section; give the whole of it"
+                    f"({section!r}), not a section; give the whole of it"
                 )
-            section = child
-        section[keys[-1]] = parse_yaml(text, f"--set {override}")
+        value = parse_yaml(text, f"--set {override}")
+        if isinstance(section, list):
+            section[_place(section, keys, len(keys) - 1, override)] = value
+        else:
+            section[keys[-1]] = value
     return result
 
 
-def _copied(tree: dict[str, Any]) -> dict[str, Any]:
-    return {k: _copied(v) if isinstance(v, dict) else v for k, v in tree.items()}
+def _place(items: list[Any], keys: list[str], depth: int, override: str) -> int:
+    """The place in a list that one of an override's keys names."""
+    key, name = keys[depth], ".".join(keys[:depth])
+    if key in map(str, range(len(items))):
+        return int(key)
+    count = f"a list of {len(items)}"
+    places = f"a place from 0 to {len(items) - 1}" if items else "nothing, it is empty"
+    raise ConfigError(
+        f"--set {override}: {name} is {count}: expected {places}, found {key!r}; "
+        f"or give the whole list: {name}=[...]"
+    )
+
+
+def _copied(tree: Any) -> Any:
+    match tree:
+        case dict():
+            return {key: _copied(value) for key, value in tree.items()}
+        case list():
+            return [_copied(value) for value in tree]
+        case _:
+            return tree
 
 
 def load_config(path: Path | str, cls: type[S], overrides: list[str] | None = None) -> S:

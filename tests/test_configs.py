@@ -48,8 +48,12 @@ def built(config: TokenizerConfig) -> Autoencoder:
 def test_config_loads_and_builds(name):
     run = run_of(name)
     if isinstance(run, TokenizerRun):
-        levels = run.tokenizer.levels
-        assert built(run.tokenizer).num_codes == tuple(level.num_codes for level in levels)
+        expected = [
+            level.num_codes
+            for level in run.tokenizer.levels
+            for _ in range(getattr(level, "num_levels", 1))
+        ]
+        assert list(built(run.tokenizer).num_codes) == expected
     else:
         levels = 2 if run.model.kind == "hierarchy" else 1
         architecture = PriorConfig(

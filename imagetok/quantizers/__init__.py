@@ -13,6 +13,14 @@ from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
 from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
 from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
 from imagetok.quantizers.vqste import Affine, Alternation, VQSTEConfig, VQSTEQuantizer
+from imagetok.quantizers.zoo import (
+    FSQConfig,
+    LFQConfig,
+    ResidualVQConfig,
+    RotationVQConfig,
+    SimVQConfig,
+    build_zoo,
+)
 
 QuantizerConfig = Annotated[
     EdVAEConfig
@@ -22,7 +30,12 @@ QuantizerConfig = Annotated[
     | VQSTEConfig
     | GSVQConfig
     | SQVAEConfig
-    | VMFSQVAEConfig,
+    | VMFSQVAEConfig
+    | FSQConfig
+    | LFQConfig
+    | ResidualVQConfig
+    | SimVQConfig
+    | RotationVQConfig,
     Field(discriminator="kind"),
 ]
 
@@ -34,46 +47,56 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
             return EdVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case DVAEConfig():
             return DVAEQuantizer(config.num_codes, config.code_dim, config.test_rule)
-        case VQConfig():
-            return VQQuantizer(config.num_codes, config.code_dim, _build_renewal(config))
-        case VQEMAConfig():
-            return VQEMAQuantizer(
-                config.num_codes, config.code_dim, config.decay, _build_renewal(config)
-            )
-        case VQSTEConfig():
-            affine, alternation = config.affine, config.alternation
-            size = config.num_codes, config.code_dim
-            return VQSTEQuantizer(
-                *size,
-                config.beta,
-                affine and Affine(config.code_dim, affine.rate, affine.groups),
-                config.synchronisation,
-                alternation and Alternation(*size, **alternation.model_dump()),
-                _build_renewal(config),
-            )
+        case VQConfig() | VQEMAConfig() | VQSTEConfig():
+            return _build_nearest(config)
         case GSVQConfig():
             return GSVQQuantizer(config.num_codes, config.code_dim, config.test_rule)
         case SQVAEConfig():
             return SQVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case VMFSQVAEConfig():
             return VMFSQVAEQuantizer(**config.model_dump(exclude={"kind"}))
+        case FSQConfig() | LFQConfig() | ResidualVQConfig() | SimVQConfig() | RotationVQConfig():
+            return build_zoo(config)
         case _:
             assert_never(config)
 
 
-def _build_renewal(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Renewal:
-    return Renewal(config.num_codes, config.init, build_reset(config.reset, config.num_codes))
+def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
+    size = config.num_codes, config.code_dim
+    renewal = Renewal(config.num_codes, config.init, build_reset(config.reset, config.num_codes))
+    match config:
+        case VQConfig():
+            return VQQuantizer(*size, renewal)
+        case VQEMAConfig():
+            return VQEMAQuantizer(*size, config.decay, renewal)
+        case VQSTEConfig():
+            affine, alternation = config.affine, config.alternation
+            return VQSTEQuantizer(
+                *size,
+                config.beta,
+                affine and Affine(config.code_dim, affine.rate, affine.groups),
+                config.synchronisation,
+                alternation and Alternation(*size, **alternation.model_dump()),
+                renewal,
+            )
+        case _:
+            assert_never(config)
 
 
 __all__ = [
     "Codes",
     "DVAEConfig",
     "EdVAEConfig",
+    "FSQConfig",
     "GSVQConfig",
+    "LFQConfig",
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "ResidualVQConfig",
+    "RotationVQConfig",
     "SQVAEConfig",
+    "SimVQConfig",
     "VMFSQVAEConfig",
     "VQConfig",
     "VQEMAConfig",

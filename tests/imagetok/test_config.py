@@ -205,6 +205,37 @@ def test_the_last_override_wins_and_the_tree_is_not_touched() -> None:
     assert tree == {"a": {"b": 1}}
 
 
+def test_a_number_in_the_key_is_a_place_in_a_list() -> None:
+    tree: dict[str, Any] = {"a": {"b": [{"c": 1}, {"c": 2}], "d": [1, [2, 3]]}}
+    changed = apply_overrides(tree, ["a.b.1.c=5", "a.b.0={e: 6}", "a.d.1.0=7"])
+    assert changed == {"a": {"b": [{"e": 6}, {"c": 5}], "d": [1, [7, 3]]}}
+    assert tree == {"a": {"b": [{"c": 1}, {"c": 2}], "d": [1, [2, 3]]}}
+    shipped = Path(__file__).parents[2] / "configs" / "shapes" / "vqvae2.yaml"
+    plain, smaller = (
+        load_config(shipped, TokenizerRun, sets)
+        for sets in ([], ["tokenizer.quantizers.0.num_codes=64"])
+    )
+    found = [level.num_codes for level in smaller.tokenizer.quantizers]
+    assert found == [64, plain.tokenizer.quantizers[1].num_codes] and found[1] != 64
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("2.c=1", r"items is a list of 2: expected a place from 0 to 1, found '2'; or give the wh"),
+        ("-1.c=1", "expected a place from 0 to 1, found '-1'"),
+        ("00=1", "expected a place from 0 to 1, found '00'"),
+        ("one.c=1", r"found 'one'; or give the whole list: items=\[\.\.\.\]"),
+        (f"{'9' * 5000}=1", "expected a place from 0 to 1"),
+        ("1.c.d=1", r"items.1.c is a value \(2\), not a section"),
+        ("0.e.0=1", "items.0.e is a list of 0: expected nothing, it is empty"),
+    ],
+)
+def test_places_that_a_list_does_not_have_are_refused(override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        apply_overrides({"items": [{"c": 1, "e": []}, {"c": 2}]}, [f"items.{override}"])
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
