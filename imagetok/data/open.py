@@ -137,7 +137,8 @@ def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
             raise EOFError("truncated PNG file")
     file.seek(0)
-    with PngImageFile(file) as image:
+    image = PngImageFile(file)
+    with image:
         _scale_transparent_value(image)
         factor = _FACTORS.get(str(image.tile[0][3]), 1)
         image.load()
