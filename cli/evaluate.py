@@ -45,10 +45,7 @@ def evaluate(
 
     Images are read as the tokenizer reads them. Samples are measured by features alone.
 
-    \b
-    Examples:
-      imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
-      imagetok evaluate --tokenizer user/t --data photos/ --samples new --features inception
+    Example: imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
     """
     from cli.evaluation_pipeline import (
         measure_reconstructions,

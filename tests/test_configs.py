@@ -132,7 +132,8 @@ def families() -> dict[str, TokenizerRun]:
 @pytest.mark.parametrize("run", families().values(), ids=families().keys())
 def test_a_step_of_a_small_version_moves_encoder_and_decoder(run):
     small = ["tokenizer.image.height=16", "tokenizer.image.width=16", "tokenizer.network.width=32"]
-    small += [] if run.tokenizer.quantizers else ["tokenizer.quantizer.num_codes=16"]
+    if "num_codes" in getattr(type(run.tokenizer.quantizer), "model_fields", {}):
+        small.append("tokenizer.quantizer.num_codes=16")
     tree = apply_overrides(run.model_dump(mode="json"), small)
     config = validate(tree, TokenizerRun, "small").tokenizer
     seeding.reseed_global(0, "init")
@@ -141,10 +142,10 @@ def test_a_step_of_a_small_version_moves_encoder_and_decoder(run):
     stored = torch.randint(0, config.image.num_classes or 256, (4, config.image.channels, 16, 16))
     batch = ImageBatch(stored.byte(), None, None)
     loss = loss_function(run.objective, config.image, model.num_codes)
-    output = loss(model, batch, 1, seeding.generator(0, "noise"))
-    output.loss.backward()
     optimizer = build_optimizer(model, run.train.optimizer)
     optimizer.param_groups[0]["lr"] = run.train.learning_rate.at(1)
+    output = loss(model, batch, 1, seeding.generator(0, "noise"))
+    output.loss.backward()
     optimizer.step()
     assert output.loss.isfinite()
     still = [
@@ -152,4 +153,6 @@ def test_a_step_of_a_small_version_moves_encoder_and_decoder(run):
         for name, p in model.named_parameters()
         if name.endswith("weight") and p.ndim == 4 and torch.equal(p, before[name])
     ]
+    if run.tokenizer.method[-1] == "fsq":  # it starts at the code of zeros: no first weight acts
+        still = [name for name in still if not name.startswith("decoder.layers.0.")]
     assert still == []

@@ -55,7 +55,7 @@ def test_its_row_has_a_dash_for_every_measure_of_codes(compared):
 def test_it_is_measured_verified_and_shown(vae, tmp_path, capsys):
     assert _run(["evaluate", "--tokenizer", vae, "--data", "digits:test"]) == 0
     assert "psnr_db" in (told := capsys.readouterr().out) and "perplexity" not in told
-    assert _run(["verify", vae]) == 0 and _run(["inspect", vae]) == 0
+    assert _run(["verify", vae]) == 0 and _run(["inspect", vae, "--json"]) == 0
     assert '"kind": "autoencoder"' in capsys.readouterr().out
     picture = str(Path(vae).parents[2] / "reconstructions.png")
     assert _run(["reconstruct", picture, "--tokenizer", vae, "--out", str(tmp_path / "a.png")]) == 0

@@ -44,7 +44,7 @@ def test_what_each_stack_of_a_layer_sees(is_first):
     the horizontal one also the left of its own row.
     """
     torch.manual_seed(0)
-    layer = Layer(2, 0.0, 0, is_first=is_first).double()
+    layer = Layer(2, 0.0, 0, 0, is_first=is_first).double()
     reach = FIRST_KERNEL // 2 if is_first else 1
     rows, columns = range(6 - reach, 6), range(6 - reach, 7 + reach)
     own = {(6, j) for j in columns}
@@ -54,7 +54,7 @@ def test_what_each_stack_of_a_layer_sees(is_first):
     def seen(by: int, of: int) -> set[tuple[int, int]]:
         stacks = [torch.randn(1, 2, 10, 13, dtype=torch.float64) for _ in range(2)]
         stacks[of].requires_grad_()
-        layer(*stacks, torch.tensor([NO_LABEL]))[by][0, :, 6, 6].sum().backward()
+        layer(*stacks, torch.tensor([NO_LABEL]), None)[by][0, :, 6, 6].sum().backward()
         found = stacks[of].grad
         return set() if found is None else set(map(tuple, found[0].abs().sum(0).nonzero().tolist()))
 
@@ -85,7 +85,7 @@ def test_both_stacks_of_every_layer_are_conditioned_on_the_class():
         assert not torch.allclose(before[2], after[2])
         vertical = layer.of_class(labels)[:, :, None, None]
         x = torch.zeros(3, 8, 2, 2, dtype=torch.float64)
-        found = layer(x, x, labels)[0]
+        found = layer(x, x, labels, None)[0]
         assert layer.vertical.bias is not None
         expected = gate(vertical + layer.vertical.bias[:, None, None])
         assert_close(found, expected.expand_as(found))

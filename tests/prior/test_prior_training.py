@@ -84,7 +84,7 @@ def test_a_finished_run_leaves_a_prior_that_samples(
     assert measures["num_images"] == COUNT * 0.2
     assert_close(measures["bits_per_image"], 9 * measures["bits_per_code"])
     if not conditional:
-        with pytest.raises(ConfigError, match="no classes"):
+        with pytest.raises(ConfigError, match="without classes"):
             prior.sample(1, label=0)
 
 
