@@ -35,9 +35,9 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
     dataset = open_images(config, split, model.image)
     found = run_diagnosis(model, dataset, Path(tokenizer).absolute().parent)
     source = describe(config, split)
-    for level, (health, verdict) in enumerate(zip(found.levels, found.verdicts, strict=True)):
+    for level, verdict in enumerate(found.verdicts):
         say(f"{tokenizer} on {source}" + (f", level {level}" if len(found.levels) > 1 else ""))
-        show_table(told(health))
+        show_table(told(found, level))
         say(f"verdict: {verdict.state}")
         for sentence in verdict.sentences:
             say(f"  {sentence}")

@@ -1,10 +1,17 @@
 """A tokenizer's codebook diagnosed: measures, a verdict in words, and a page. No click here."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.evaluation.diagnosis import (
     COLLAPSED,
@@ -13,9 +20,12 @@ from imagetok.evaluation.diagnosis import (
     LevelHealth,
     Verdict,
     began,
+    drift,
     examine,
     judge,
+    together,
 )
+from imagetok.images import Images, from_stored
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.metrics import read_json_lines
@@ -32,6 +42,11 @@ CURVES = {
 }
 
 
+SAMPLE = 1000
+"""Images whose codes are compared with those of earlier checkpoints."""
+SHOWN = 8
+
+
 class Diagnosis(NamedTuple):
     """What `diagnose` found, per level."""
 
@@ -39,19 +54,54 @@ class Diagnosis(NamedTuple):
     verdicts: tuple[Verdict, ...]
     records: list[dict[str, Any]]
     """What training logged, if the run is at hand."""
+    drifts: dict[int, tuple[float, ...]]
+    """By step of an earlier checkpoint: the share of codes, per level, chosen anew since then."""
+    images: Images
+    """A few, at most SHOWN."""
+    entropies: dict[str, Tensor]
+    """Entropy maps of these images by checkpoint, of the coarsest level; empty without any."""
 
 
-def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, run: Path | None) -> Diagnosis:
-    """Every level's health and verdict; `run` is its run folder, which tells since when."""
+def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, run: Path) -> Diagnosis:
+    """Every level's health and verdict; `run` is its run folder, which tells since when.
+
+    A tokenizer without one, as from the Hub, has no history.
+    """
     levels = examine(tokenizer, dataset)
-    log = run / "metrics.jsonl" if run is not None else None
-    records = read_json_lines(log) if log is not None and log.is_file() else []
+    log = run / "metrics.jsonl"
+    records = read_json_lines(log) if log.is_file() else []
     verdicts = []
     for level, health in enumerate(levels):
         share = COLLAPSED if health.perplexity < COLLAPSED * health.num_codes else UNDERUSED
         since = began(records, level, len(levels), share * health.num_codes)
         verdicts.append(judge(health, since))
-    return Diagnosis(levels, tuple(verdicts), records)
+    before = _earlier(tokenizer, run)
+    sample = FirstImages(dataset, SAMPLE)
+    drifts = {step: drift(model, tokenizer, sample) for step, model in before.items()}
+    few = range(min(SHOWN, len(dataset)))
+    device = next(tokenizer.parameters()).device
+    images = from_stored(dataset.read(few).images.to(device), tokenizer.image)
+    models = {f"step {step:,}": model for step, model in before.items()} | {"now": tokenizer}
+    entropies = {}
+    for name, model in models.items():
+        maps = model.encode_with_certainty(images)[1]
+        found = maps.get("entropy", maps.get("entropy_level0"))
+        if found is not None:
+            entropies[name] = found.cpu()
+    return Diagnosis(levels, tuple(verdicts), records, drifts, images.cpu(), entropies)
+
+
+def _earlier(tokenizer: Tokenizer, run: Path) -> dict[int, Tokenizer]:
+    """The tokenizer as it was at the checkpoints that the run has kept, but the last."""
+    found = {}
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    for folder in folders[:-1]:
+        average = folder / "average.safetensors"
+        model = copy.deepcopy(tokenizer)
+        weights = load_file(average if average.is_file() else folder / "model.safetensors")
+        model.load_state_dict(weights)
+        found[int(folder.name.removeprefix("step-"))] = model
+    return found
 
 
 def as_json(diagnosis: Diagnosis) -> list[dict[str, Any]]:
@@ -59,13 +109,18 @@ def as_json(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     return [
         asdict(health)
         | {"counts": health.counts.tolist(), "dead_codes": health.dead_codes}
+        | {"codes_changed_since": {step: d[level] for step, d in diagnosis.drifts.items()}}
+        | {"uncertainty_with_perplexity": _together(diagnosis, level)}
         | asdict(verdict)
-        for health, verdict in zip(diagnosis.levels, diagnosis.verdicts, strict=True)
+        for level, (health, verdict) in enumerate(
+            zip(diagnosis.levels, diagnosis.verdicts, strict=True)
+        )
     ]
 
 
-def told(health: LevelHealth) -> dict[str, object]:
-    """Names and values for people."""
+def told(diagnosis: Diagnosis, level: int) -> dict[str, object]:
+    """Names and values for people, of one level."""
+    health = diagnosis.levels[level]
     rows: dict[str, object] = {
         "codes used": f"{health.codes_used} of {health.num_codes}",
         "dead codes": health.dead_codes,
@@ -82,7 +137,16 @@ def told(health: LevelHealth) -> dict[str, object]:
         rows["uncertainty K / S"] = health.uncertainty
     for mark, share in zip(LOGIT_MARKS, health.logits_above, strict=False):
         rows[f"largest logit above {mark:.0f}"] = f"{share:.1%}"
+    for step, shares in diagnosis.drifts.items():
+        rows[f"codes chosen anew since step {step:,}"] = f"{shares[level]:.1%}"
+    correlation = _together(diagnosis, level)
+    if correlation is not None:
+        rows["correlation of uncertainty and perplexity in training"] = correlation
     return rows
+
+
+def _together(diagnosis: Diagnosis, level: int) -> float | None:
+    return together(diagnosis.records, level, len(diagnosis.levels))
 
 
 def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
@@ -93,15 +157,36 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     for level, health in enumerate(diagnosis.levels):
         verdict = diagnosis.verdicts[level]
         blocks: list[Block] = [Text(sentence) for sentence in verdict.sentences]
-        blocks.append(Table(("measure", "value"), list(told(health).items())))
+        blocks.append(Table(("measure", "value"), list(told(diagnosis, level).items())))
         figure = usage_histogram(health.counts)
         blocks.append(Figure(figure, "uses of each code", "How often each code is used."))
         name = level_name("Codebook", level, len(diagnosis.levels)).replace("_level", ", level ")
         sections.append(Section(f"{name}: {verdict.state}", blocks))
+    if diagnosis.entropies:
+        sections.append(Section("Where it is sure", [_entropy_maps(diagnosis)]))
     figures = _curves(diagnosis.records, len(diagnosis.levels))
     if figures:
         sections.append(Section("Over training", figures))
     write_report(path, title, sections)
+
+
+def _entropy_maps(diagnosis: Diagnosis) -> Any:
+    """Images over their entropy maps, all maps on one scale (EdVAE, Fig. 2b)."""
+    from imagetok.report import Pictures
+    from imagetok.report.pictures import as_pixels, coloured, heat
+
+    images = coloured(diagnosis.images)
+    most = max(float(maps.max()) for maps in diagnosis.entropies.values())
+    rows = {"image": as_pixels(images.expand(-1, 3, -1, -1))}
+    for name, maps in diagnosis.entropies.items():
+        grown = interpolate(maps[:, None] / max(most, 1e-9), size=images.shape[-2:])[:, 0]
+        rows[name] = heat(grown)
+    return Pictures(
+        np.concatenate(list(rows.values())),
+        len(images),
+        row_labels=list(rows),
+        caption=f"Entropy of the code probabilities, black 0, palest {most:.2f} nats.",
+    )
 
 
 def _curves(records: Sequence[dict[str, Any]], num_levels: int) -> list[Any]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "sample": ("cli.sample", "Draw new images from a prior."),
     "complete": ("cli.sample", "Finish images from their upper rows with a prior."),
     "evaluate": ("cli.evaluate", "Measure reconstructions, or drawn samples, on a data split."),
+    "uncertainty": ("cli.uncertainty", "Ask whether a tokenizer knows where it errs."),
     "diagnose": ("cli.diagnose", "Say how a codebook is used, and what to try if badly."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),
     "push": ("cli.hub", "Share a tokenizer or prior on the Hugging Face Hub."),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -87,8 +88,39 @@ def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, .
     )
 
 
+@full_float32()
+def drift(earlier: Tokenizer, later: Tokenizer, dataset: ImageDataset) -> tuple[float, ...]:
+    """The share of positions of each level whose code the later tokenizer chose differently."""
+    device = next(later.parameters()).device
+    changed, positions = [0] * len(later.num_codes), [0] * len(later.num_codes)
+    for batch, start in enumerate(range(0, len(dataset), BATCH)):
+        indices = range(start, min(start + BATCH, len(dataset)))
+        images = from_stored(dataset.read(indices).images.to(device), later.image)
+        before, after = (
+            model.encode(images, generator=seeding.generator(0, "evaluate", batch, device=device))
+            for model in (earlier, later)
+        )
+        for level, (one, other) in enumerate(zip(before, after, strict=True)):
+            changed[level] += int((one != other).sum())
+            positions[level] += other.numel()
+    return tuple(c / max(1, n) for c, n in zip(changed, positions, strict=True))
+
+
+def together(records: Sequence[Mapping[str, Any]], level: int, num_levels: int) -> float | None:
+    """Pearson's correlation of uncertainty and held-out perplexity over training (EdVAE, Fig. 3).
+
+    None when fewer than three evaluations have both, or either does not vary.
+    """
+    names = [level_name(name, level, num_levels) for name in ("uncertainty", "perplexity_batch128")]
+    points = [[float(r[name]) for name in names] for r in records if all(n in r for n in names)]
+    if len(points) < 3:
+        return None
+    found = float(torch.corrcoef(torch.tensor(points, dtype=torch.float64).T)[0, 1])
+    return found if math.isfinite(found) else None
+
+
 def began(
-    records: Sequence[Mapping[str, float]], level: int, num_levels: int, threshold: float
+    records: Sequence[Mapping[str, Any]], level: int, num_levels: int, threshold: float
 ) -> int | None:
     """The training step from which the perplexity of batches stayed below `threshold`.
 
@@ -204,9 +236,13 @@ def _causes(health: LevelHealth) -> list[str]:
         "temperature higher (objective.temperature.start: 2) and let it fall as far."
     ]
     if health.logits_above[1] > 0.05:
+        advice = (
+            "kl: torch has no gradient there (use kl: exact)"
+            if health.uncertainty is not None
+            else "a larger weight of the KL keeps it open"
+        )
         told.append(
             f"{health.logits_above[1]:.0%} of the largest logits are above {LOGIT_MARKS[1]:.0f}: "
-            "the encoder has decided. EdVAE with kl: torch has no gradient there (use kl: exact); "
-            "dVAE needs a larger weight of the KL."
+            f"the encoder has decided, and {advice}."
         )
     return told

@@ -17,7 +17,7 @@ from imagetok.tokenizers import Autoencoder, Tokenizer, at_test_time
 
 BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
-MAPS = ("entropy", "top_logit", "uncertainty", "variance")
+MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
 """What `Quantizer.certainty` may tell of every position."""
 
 

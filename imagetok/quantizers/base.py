@@ -72,11 +72,13 @@ class Quantizer(nn.Module, ABC):
         """Look the codes up in the codebook."""
 
     def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        """How sure the encoder is at every position; empty where it gives no probabilities.
+        """How sure the encoder is at every position; empty where nothing tells.
 
         `entropy`: of the code probabilities without noise and temperature, in nats.
         `top_logit`: the largest logit. `uncertainty`: K / S of a Dirichlet, in (0, 1].
         `variance`: of a stochastic quantizer's Gaussian, mean over dimensions.
+        `margin`: how much closer, in squared distance, the nearest code is than the next one.
+        `encoder_norm`: the length of the vector that a nearest code is looked up for.
         """
         del h
         return {}
@@ -84,7 +86,7 @@ class Quantizer(nn.Module, ABC):
     @torch.no_grad()
     def vectors(self) -> Float[Tensor, "K D"] | None:
         """What the decoder is given for each code; None where the vectors of levels add up."""
-        if len(self.num_codes) > 1:
+        if len(self.num_codes) != 1:
             return None
         (num_codes,) = self.num_codes
         device = next(self.parameters(), next(self.buffers(), torch.empty(0))).device

@@ -258,6 +258,21 @@ def nearest_map(
         return indices.view(h.shape[0], *h.shape[2:])
 
 
+@torch.no_grad()
+def nearest_certainty(
+    h: Float[Tensor, "B D H W"], codebook: Float[Tensor, "K D"]
+) -> dict[str, Float[Tensor, "B H W"]]:
+    """`margin` and `encoder_norm` of every position; see `Quantizer.certainty`."""
+    with torch.autocast(h.device.type, enabled=False), full_float32():
+        vectors, shape = as_vectors(at_least_float32(h)), (h.shape[0], *h.shape[2:])
+        offsets, margins = -0.5 * codebook.square().sum(dim=1), []
+        for part in vectors.split(rows_at_once(len(codebook), h.device)):
+            two = torch.addmm(offsets, part, codebook.T).topk(min(2, len(codebook)), dim=1).values
+            margins.append(2 * (two[:, 0] - two[:, -1]))
+        margin = torch.cat(margins) if margins else vectors.new_zeros(0)
+        return {"margin": margin.view(shape), "encoder_norm": vectors.norm(dim=1).view(shape)}
+
+
 def at_least_float32(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The same values, half precision made float32."""
     return h if h.dtype == torch.float64 else h.float()

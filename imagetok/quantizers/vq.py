@@ -80,6 +80,9 @@ class VQQuantizer(Quantizer):
         del generator
         return (functional.nearest_map(h, self.codebook),)
 
+    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        return functional.nearest_certainty(h, self.codebook)
+
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         return functional.look_up(indices[0], self.codebook)
 
@@ -144,6 +147,9 @@ class VQEMAQuantizer(Quantizer):
     ) -> Codes:
         del generator
         return (functional.nearest_map(h, self.codebook),)
+
+    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        return functional.nearest_certainty(h, self.codebook)
 
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         return functional.look_up(indices[0], self.codebook)

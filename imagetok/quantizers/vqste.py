@@ -200,6 +200,9 @@ class VQSTEQuantizer(Quantizer):
         del generator
         return (functional.nearest_map(h, self._codes()),)
 
+    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        return functional.nearest_certainty(h, self._codes())
+
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         return functional.look_up(indices[0], self._codes())
 

@@ -103,3 +103,30 @@ def test_samples_need_a_network(place, capsys):
     words += ["--data", str(place / "photos"), "--samples", str(place / "samples")]
     assert _run(words) == 2
     assert "with --features" in capsys.readouterr().err
+
+
+def test_a_codebook_is_diagnosed(place, tmp_path, capsys):
+    data = f"folder:all,root={place / 'photos'}"
+    words = ["--tokenizer", str(place / "tokenizer"), "--data", data, "--device", "cpu"]
+    assert _run(["diagnose", *words, "--out", str(tmp_path)]) == 0
+    assert "verdict: " in (told := capsys.readouterr().out) and "codes used" in told
+    (level,) = json.loads((tmp_path / "diagnosis.json").read_bytes())["levels"]
+    assert sum(level["counts"]) == 20 * 64 and level["state"] in told
+    assert all(sentence in told for sentence in level["sentences"])
+    assert level["sentences"][0] in (tmp_path / "report.html").read_text()
+
+
+def test_doubt_is_measured(place, tmp_path, capsys):
+    data = f"folder:all,root={place / 'photos'}"
+    tokenizer = ["--tokenizer", str(place / "tokenizer")]
+    words = [*tokenizer, *tokenizer, "--data", data, "--shifted", "shapes:test"]
+    out = ["--limit", "12", "--out", str(tmp_path), "--device", "cpu"]
+    assert _run(["uncertainty", *words, "--shifted", "noise", *out]) == 0
+    told = capsys.readouterr().out
+    one, other = json.loads((tmp_path / "uncertainty.json").read_bytes())["tokenizers"]
+    assert one == other and "spearman, positions" in told
+    assert one["num_images"] == {data: 12, "shapes:test": 12, "noise": 12}
+    assert one["auroc"].keys() == {"uncertainty", "entropy", "top_logit", "error"}
+    assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
+    assert len(one["calibration"]["entropy"]["doubt"]) == 10
+    assert "entropy" in (tmp_path / "report.html").read_text()

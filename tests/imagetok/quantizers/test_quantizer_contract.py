@@ -190,9 +190,11 @@ def test_the_memory_format_changes_nothing(config: Config) -> None:
     assert torch.equal(codes, found)
 
 
-def test_a_nearest_code_has_no_certainty() -> None:
+def test_a_nearest_code_tells_its_margin() -> None:
     quantizer = build(VQEMAConfig())
-    assert quantizer.certainty(features(quantizer)) == {}
+    found = quantizer.certainty(h := features(quantizer))
+    assert found.keys() == {"margin", "encoder_norm"}
+    assert all(values.shape == h[:, 0].shape and (values >= 0).all() for values in found.values())
 
 
 @every_logit_kind
