@@ -151,7 +151,7 @@ def judge(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
     if share >= UNDERUSED:
         return Verdict("healthy", tuple(told))
     if collapsed_at is not None:
-        told.append(f"In training this began at step {collapsed_at:,}.")
+        told.append(f"It has been so since step {collapsed_at:,} of the training.")
     told += _causes(health)
     return Verdict("collapsed" if share < COLLAPSED else "underused", tuple(told))
 
