@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -237,7 +238,7 @@ def test_the_losses_are_those_of_vq_vae(config: QuantizerConfig) -> None:
 def test_lfq_losses_are_those_of_the_library() -> None:
     quantizer = build(LFQ)
     h = features(quantizer)
-    library = quantizer.get_submodule("library")
+    library: Any = copy.deepcopy(quantizer.get_submodule("library")).train()
     library.commitment_loss_weight = 1.0
     _, expected = library(as_vectors(h)[None], inv_temperature=100.0, return_loss_breakdown=True)
     found = quantizer(h).losses
@@ -254,6 +255,28 @@ def test_lfq_entropies_fall_apart_into_bits() -> None:
     assert_close(quantizer(h).losses["sample_entropy"], bits.sum(dim=1).mean())
     assert torch.equal(quantizer.encode(h.abs())[0], torch.full((2, 3, 4), 31))
     assert torch.equal(quantizer.encode(-h.abs())[0], torch.zeros(2, 3, 4, dtype=torch.int64))
+
+
+def test_lfq_diversity_is_minus_the_entropy_of_the_mean_over_all_codes() -> None:
+    # MAGVIT-v2 eq. 4, with the matrix of all vectors and codes
+    quantizer = build(LFQConfig(code_dim=5, temperature=2.0)).double()
+    h = features(quantizer).double().requires_grad_()
+    every = quantizer.vectors()
+    assert every is not None
+    p = (-torch.cdist(as_vectors(h), every).square() / 2.0).softmax(dim=1).mean(dim=0)
+    expected = (p * p.log()).sum()
+    found = quantizer(h).losses["diversity"]
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(loss, h)[0] for loss in (found, expected)))
+
+
+@settings(max_examples=10)
+@given(seed=SEEDS, scale=st.sampled_from([0.0, 1.0, 1e3, 1e20]))
+def test_lfq_gradients_are_finite_where_codes_have_probability_0(seed: int, scale: float) -> None:
+    quantizer = build(LFQConfig())
+    h = (features(quantizer, seed) * scale).requires_grad_()
+    sum(quantizer(h).losses[k] for k in ("sample_entropy", "diversity")).backward()
+    assert h.grad is not None and h.grad.isfinite().all()
 
 
 @every_nearest
