@@ -85,7 +85,8 @@ def mix_codes(
     weights: Float[Tensor, "B K H W"], codebook: Float[Tensor, "K D"]
 ) -> Float[Tensor, "B D H W"]:
     """Average the codebook with the weights of every position."""
-    return (weights.movedim(1, -1) @ codebook).movedim(-1, 1)
+    with full_float32():  # these are vMF's similarities, too: TF32 would pick wrong codes
+        return (weights.movedim(1, -1) @ codebook).movedim(-1, 1)
 
 
 def draw_relaxed(
