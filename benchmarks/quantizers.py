@@ -4,11 +4,12 @@ python benchmarks/quantizers.py [--threads N] [--repeats N] [--only NAME] [--out
 
 Each job is forward, backward and the codebook's update on the 8,192 vectors of 128 grids of 8 x 8.
 `plain` is the textbook form with matrices of all vectors and codes (plain_quantizers.py), `library`
-is vector-quantize-pytorch where it has the method, `ours` is imagetok. The forms of
-a job are interleaved in one process after a warm-up; times are medians of CPU seconds with one
-thread, else of wall seconds. Memory is what one step adds at its peak, in a process of its own; in ratios at least 1 MiB.
-Every form gets the layout that it is used with: `ours` channels_last, the others contiguous. The
-allocator is as it comes; training and encoding in imagetok set it to keep freed memory.
+is vector-quantize-pytorch where it has the method, `ours` is imagetok. The forms of a job are
+interleaved in one process after a warm-up; times are medians of CPU seconds with one thread, else
+of wall seconds. Memory is what one step adds at its peak, in a process of its own; a ratio takes
+less than 1 MiB as 1. Every form gets the layout that it is used with: `ours` channels_last, the
+others contiguous. The allocator is as it comes; training and encoding in imagetok set it to keep
+freed memory.
 """
 
 import argparse

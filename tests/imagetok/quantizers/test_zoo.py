@@ -289,6 +289,26 @@ def test_ties_go_to_the_lowest_index(config: QuantizerConfig) -> None:
     assert all((level == 0).all() for level in quantizer.encode(features(quantizer)))
 
 
+@every_nearest
+@settings(max_examples=10)
+@given(seed=SEEDS)
+def test_permuting_the_codebook_permutes_the_indices_only(
+    config: QuantizerConfig, seed: int
+) -> None:
+    quantizer = build(config, seed)
+    permuted, order = copy.deepcopy(quantizer), torch.randperm(12, generator=gen(seed))
+    with torch.no_grad():
+        for tensor in (*permuted.parameters(), *permuted.buffers()):
+            if tensor.shape[-2:] == (12, 5):
+                tensor.copy_(tensor[..., order, :].clone())
+    h = features(quantizer, seed)
+    before, after = quantizer(h), permuted(h)
+    for old, new in zip(before.indices, after.indices, strict=True):
+        assert torch.equal(order[new], old)
+    assert_close(after.z_q, before.z_q)
+    assert_close(after.losses, before.losses)
+
+
 @every_kind
 def test_a_skeleton_takes_stored_tensors(config: QuantizerConfig) -> None:
     quantizer = build(config)
