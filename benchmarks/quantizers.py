@@ -3,13 +3,13 @@
 python benchmarks/quantizers.py [--threads N] [--repeats N] [--only NAME] [--out FILE.json]
 
 Each job is forward, backward and the codebook's update on the 8,192 vectors of 128 grids of 8 x 8.
-`plain` is the textbook form with matrices of all vectors and codes: for VQ-VAE-EMA that of
-rosinality/vq-vae-2-pytorch, for SQ-VAE that of sony/sqvae, for dVAE and EdVAE torch's own
-functions and distributions. `library` is vector-quantize-pytorch, `ours` is imagetok. The forms of
-a job are interleaved in one process after a warm-up; times are medians of CPU seconds with one
-thread, else of wall seconds. Memory is what one step adds at its peak, in a process of its own.
-Every form gets the layout that it is used with: `ours` channels_last, the others contiguous. The
-allocator is as it comes; training and encoding in imagetok set it to keep freed memory.
+`plain` is the textbook form with matrices of all vectors and codes (plain_quantizers.py), `library`
+is vector-quantize-pytorch where it has the method, `ours` is imagetok. The forms of a job are
+interleaved in one process after a warm-up; times are medians of CPU seconds with one thread, else
+of wall seconds. Memory is what one step adds at its peak, in a process of its own; a ratio takes
+less than 1 MiB as 1. Every form gets the layout that it is used with: `ours` channels_last, the
+others contiguous. The allocator is as it comes; training and encoding in imagetok set it to keep
+freed memory.
 """
 
 import argparse
@@ -17,27 +17,36 @@ import json
 import multiprocessing
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import plain_quantizers as plain
 import torch
-import torch.nn.functional as F
+from plain_quantizers import DEVICE, TEMPERATURE, Step
 from torch import Tensor
-from torch.distributions import Dirichlet, RelaxedOneHotCategorical, kl_divergence
 
 from imagetok.config import Section
-from imagetok.quantizers import build_quantizer
-from imagetok.quantizers.dvae import DVAEConfig
-from imagetok.quantizers.edvae import EdVAEConfig
-from imagetok.quantizers.sqvae import SQVAEConfig
-from imagetok.quantizers.vq import VQEMAConfig
-
-Step = Callable[[Tensor], Tensor]
-"""Encoder output to something whose gradient flows everywhere."""
-TEMPERATURE = 0.9
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from imagetok.quantizers import (
+    DVAEConfig,
+    EdVAEConfig,
+    FSQConfig,
+    GSVQConfig,
+    LFQConfig,
+    ResidualVQConfig,
+    RotationVQConfig,
+    SimVQConfig,
+    SQVAEConfig,
+    VMFSQVAEConfig,
+    VQConfig,
+    VQEMAConfig,
+    VQSTEConfig,
+    build_quantizer,
+)
+from imagetok.quantizers.renewal import NoReset
 
 
 class Job(NamedTuple):
@@ -54,132 +63,117 @@ class Job(NamedTuple):
         return self.num_codes if self.name in ("dVAE", "EdVAE") else self.code_dim
 
 
-def plain_vq(num_codes: int, code_dim: int) -> Step:
-    """Distances and one-hot rows of all vectors and codes; sums by a matrix product."""
-    codes = torch.randn(code_dim, num_codes, device=DEVICE)
-    sizes, sums = torch.ones(num_codes, device=DEVICE), codes.clone()
-
-    def step(h: Tensor) -> Tensor:
-        vectors = h.permute(0, 2, 3, 1)
-        flat = vectors.detach().reshape(-1, code_dim)
-        distances = (
-            flat.pow(2).sum(1, keepdim=True) - 2 * flat @ codes + codes.pow(2).sum(0, keepdim=True)
-        )
-        indices = (-distances).max(dim=1).indices
-        one_hot = F.one_hot(indices, num_codes).type(flat.dtype)
-        z_q = F.embedding(indices.view(vectors.shape[:-1]), codes.T)
-        sizes.mul_(0.99).add_(one_hot.sum(0), alpha=0.01)
-        sums.mul_(0.99).add_(flat.T @ one_hot, alpha=0.01)
-        total = sizes.sum()
-        smoothed = (sizes + 1e-5) / (total + num_codes * 1e-5) * total
-        commitment = (z_q.detach() - vectors).pow(2).mean()
-        out = vectors + (z_q - vectors).detach()
-        codes.copy_(sums / smoothed)
-        return out.permute(0, 3, 1, 2).sum() + commitment
-
-    return step
-
-
-def library_vq(num_codes: int, code_dim: int) -> Step:
-    """vector-quantize-pytorch's layer with the same decay and commitment."""
-    from vector_quantize_pytorch import VectorQuantize
-
-    layer = VectorQuantize(
-        dim=code_dim,
-        codebook_size=num_codes,
-        decay=0.99,
-        commitment_weight=1.0,
-        accept_image_fmap=True,
-    ).to(DEVICE)
-
-    def step(h: Tensor) -> Tensor:
-        z_q, _, commitment = layer(h)
-        return z_q.sum() + commitment.sum()
-
-    return step
-
-
-def plain_sqvae(num_codes: int, code_dim: int) -> Step:
-    """Distances, softmax, its logarithm and the Gumbel sample, each a matrix of its own."""
-    codes = torch.randn(num_codes, code_dim, device=DEVICE, requires_grad=True)
-    log_variance = torch.tensor(3.0, device=DEVICE, requires_grad=True)
-
-    def step(h: Tensor) -> Tensor:
-        vectors = h.permute(0, 2, 3, 1).contiguous()
-        flat = vectors.view(-1, code_dim)
-        precision = 0.5 / (1 + log_variance.exp()).clamp(min=1e-10)
-        distances = (
-            flat.pow(2).sum(1, keepdim=True) + codes.pow(2).sum(1) - 2 * torch.matmul(flat, codes.T)
-        )
-        logits = -precision * distances
-        probabilities, log_probabilities = logits.softmax(-1), logits.log_softmax(-1)
-        u = torch.rand_like(logits)
-        gumbel = -torch.log(-torch.log(u + 1e-10) + 1e-10)
-        weights = ((logits + gumbel) / TEMPERATURE).softmax(-1)
-        z_q = torch.mm(weights, codes).view(vectors.shape)
-        discrete = (probabilities * log_probabilities).sum() / len(h)
-        continuous = ((vectors - z_q).pow(2) * precision).sum() / len(h)
-        return z_q.permute(0, 3, 1, 2).sum() + discrete + continuous
-
-    return step
-
-
-def plain_dvae(num_codes: int, code_dim: int) -> Step:
-    """F.gumbel_softmax and einsum."""
-    codes = torch.randn(num_codes, code_dim, device=DEVICE, requires_grad=True)
-
-    def step(h: Tensor) -> Tensor:
-        weights = F.gumbel_softmax(h, tau=TEMPERATURE, dim=1)
-        z_q = torch.einsum("bkhw,kd->bdhw", weights, codes)
-        q = h.softmax(dim=1)
-        kl = (q * torch.log(q * num_codes + 1e-10)).sum(dim=1).mean()
-        return z_q.sum() + kl
-
-    return step
-
-
-def plain_edvae(num_codes: int, code_dim: int) -> Step:
-    """torch.distributions."""
-    codes = torch.randn(num_codes, code_dim, device=DEVICE, requires_grad=True)
-    temperature = torch.tensor(TEMPERATURE, device=DEVICE)
-
-    def step(h: Tensor) -> Tensor:
-        alpha = (h.clamp(max=20).exp() + 1).permute(0, 2, 3, 1)
-        kl = kl_divergence(Dirichlet(alpha), Dirichlet(torch.ones_like(alpha))).mean()
-        pi = alpha / alpha.sum(dim=-1, keepdim=True)
-        weights = RelaxedOneHotCategorical(temperature, probs=pi).rsample()
-        return torch.einsum("bhwk,kd->bdhw", weights, codes).sum() + kl
-
-    return step
-
-
 def ours(config: type[Section], **settings: object) -> Callable[[int, int], Step]:
     """The quantizer of a config section, with its update."""
 
     def build(num_codes: int, code_dim: int) -> Step:
-        section = config.model_validate({"num_codes": num_codes, "code_dim": code_dim, **settings})
+        sizes = {"num_codes": num_codes, "code_dim": code_dim}
+        known = {key: value for key, value in sizes.items() if key in config.model_fields}
+        section = config.model_validate({**known, **settings})
         quantizer = build_quantizer(section).to(DEVICE)  # pyright: ignore[reportArgumentType]
         generator = torch.Generator().manual_seed(0)
 
         def step(h: Tensor) -> Tensor:
             out = quantizer(h, temperature=TEMPERATURE)
             quantizer.update(out.stats, generator)
-            return out.z_q.sum() + torch.stack([*out.losses.values()]).sum()
+            return out.z_q.sum() + sum(out.losses.values(), h.new_zeros(()))
 
         return step
 
     return build
 
 
-VQ = {"plain": plain_vq, "library": library_vq, "ours": ours(VQEMAConfig, init="normal")}
-SQVAE = {"plain": plain_sqvae, "ours": ours(SQVAEConfig)}
+VQ = {
+    "plain": plain.ema,
+    "library": plain.library("VectorQuantize", decay=0.99, commitment_weight=1.0),
+    "ours": ours(VQEMAConfig, init="normal"),
+}
+SQVAE = {"plain": plain.sqvae, "ours": ours(SQVAEConfig)}
+LEARNED = {"learnable_codebook": True, "ema_update": False}
+FREE = {"init": "normal", "reset": NoReset()}
 JOBS = [
     Job("VQ-VAE-EMA", 512, 16, VQ),
     Job("VQ-VAE-EMA", 8192, 64, VQ),
+    Job(
+        "VQ-VAE",
+        512,
+        16,
+        {
+            "plain": plain.nearest(),
+            "library": plain.library("VectorQuantize", **LEARNED, rotation_trick=False),
+            "ours": ours(VQConfig, **FREE),
+        },
+    ),
+    Job(
+        "VQ-STE++",
+        512,
+        16,
+        {
+            "plain": plain.nearest(through="affine"),
+            "library": plain.library(
+                "VectorQuantize", **LEARNED, rotation_trick=False, affine_param=True
+            ),
+            "ours": ours(VQSTEConfig, **FREE),
+        },
+    ),
     Job("SQ-VAE I", 512, 16, SQVAE),
     Job("SQ-VAE I", 8192, 64, SQVAE),
-    Job("dVAE", 512, 16, {"plain": plain_dvae, "ours": ours(DVAEConfig)}),
-    Job("EdVAE", 512, 16, {"plain": plain_edvae, "ours": ours(EdVAEConfig)}),
+    Job("vMF SQ-VAE", 512, 16, {"plain": plain.vmf, "ours": ours(VMFSQVAEConfig)}),
+    Job("GS-VQ-VAE", 512, 16, {"plain": plain.gs_vq, "ours": ours(GSVQConfig)}),
+    Job("dVAE", 512, 16, {"plain": plain.dvae, "ours": ours(DVAEConfig)}),
+    Job("EdVAE", 512, 16, {"plain": plain.edvae, "ours": ours(EdVAEConfig)}),
+    Job(
+        "FSQ",
+        512,
+        3,
+        {
+            "plain": plain.fsq,
+            "library": plain.library("FSQ", levels=[8, 8, 8]),
+            "ours": ours(FSQConfig, levels=(8, 8, 8)),
+        },
+    ),
+    Job(
+        "LFQ",
+        512,
+        9,
+        {
+            "plain": plain.lfq,
+            "library": plain.library("LFQ"),
+            "ours": ours(LFQConfig, temperature=1.0),
+        },
+    ),
+    Job(
+        "residual VQ",
+        512,
+        16,
+        {
+            "plain": plain.nearest(levels=2),
+            "library": plain.library(
+                "ResidualVQ", num_quantizers=2, rotation_trick=False, **LEARNED
+            ),
+            "ours": ours(ResidualVQConfig, num_levels=2),
+        },
+    ),
+    Job(
+        "SimVQ",
+        512,
+        16,
+        {
+            "plain": plain.nearest(through="linear"),
+            "library": plain.library("SimVQ", rotation_trick=False),
+            "ours": ours(SimVQConfig),
+        },
+    ),
+    Job(
+        "rotation trick",
+        512,
+        16,
+        {
+            "plain": plain.nearest(turns=True),
+            "library": plain.library("VectorQuantize", **LEARNED, rotation_trick=True),
+            "ours": ours(RotationVQConfig),
+        },
+    ),
 ]
 
 
@@ -264,7 +258,7 @@ def main() -> None:
                 "milliseconds": 1e3 * seconds[form],
                 "speed_up": seconds["plain"] / seconds[form],
                 "added_mb": memory[form],
-                "memory_ratio": memory["plain"] / memory[form],
+                "memory_ratio": max(memory["plain"], 1.0) / max(memory[form], 1.0),
             }
             rows.append(row)
             print(
@@ -273,9 +267,14 @@ def main() -> None:
                 f"| {row['added_mb']:.0f} | {row['memory_ratio']:.1f}x |"
             )
     result = {
+        "command": " ".join(["python", *sys.argv]),
         "threads": arguments.threads,
+        "repeats": arguments.repeats,
         "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
         "torch": torch.__version__,
+        "vector-quantize-pytorch": version("vector-quantize-pytorch"),
         "rows": rows,
     }
     if arguments.out:

@@ -1,4 +1,5 @@
-"""Writes the configs of the papers' tables (papers/), and docs/configs.md, which lists them.
+"""Writes the configs of the papers' tables (papers/), docs/configs.md, which lists them, and the
+configs that compare methods (cifar10_methods.py).
 
 python configs/make.py [--check]
 
@@ -13,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 import yaml
+from cifar10_methods import methods
 from papers.cell import DATASETS, Cell
 from papers.edvae import edvae_paper
 from papers.kaokore import kaokore_report
@@ -56,9 +58,9 @@ GPU:
 imagetok train configs/cifar10/edvae.yaml --set data.download=true --out runs/cifar10-edvae
 ```
 
-What has been run is in [results](results/). The other files in `configs/` are written by hand and
-take minutes on a CPU. MSE is on [0, 1]. Perplexity is what the EdVAE paper's code prints, a mean
-over batches of 128 images. [data.md](data.md) says where CelebA, LSUN and Kaokore must lie.
+What has been run is in [results](results/). The other files in `configs/` take minutes on a CPU.
+MSE is on [0, 1]. Perplexity is what the EdVAE paper's code prints, a mean over batches of 128
+images. [data.md](data.md) says where CelebA, LSUN and Kaokore must lie.
 """
 
 
@@ -116,7 +118,8 @@ def page_rows(paper: str) -> Iterator[str]:
 
 def files() -> dict[Path, str]:
     """The text of every file that is written here."""
-    wanted, page = {}, PAGE
+    wanted = {ROOT / "configs" / path: text for path, text in methods(MARK).items()}
+    page = PAGE
     for paper, (_, about) in PAPERS.items():
         for cell, config in cells_of(paper):
             path = ROOT / "configs" / f"{cell.path}.yaml"

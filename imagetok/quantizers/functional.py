@@ -22,6 +22,7 @@ from imagetok.quantizers.rows import (
 )
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_COLUMNS = 16  # numbers in the widest register
 _SERIES_FROM = 20.0  # from here on the Stirling series below is good to 2e-9
 # Least squares at 400 Chebyshev nodes of (0, 1], lowest power first; both good to 4e-9.
 _CODE_TERM = (
@@ -84,7 +85,8 @@ def mix_codes(
     weights: Float[Tensor, "B K H W"], codebook: Float[Tensor, "K D"]
 ) -> Float[Tensor, "B D H W"]:
     """Average the codebook with the weights of every position."""
-    return (weights.movedim(1, -1) @ codebook).movedim(-1, 1)
+    with full_float32():  # these are vMF's similarities, too: TF32 would pick wrong codes
+        return (weights.movedim(1, -1) @ codebook).movedim(-1, 1)
 
 
 def draw_relaxed(
@@ -228,7 +230,8 @@ def gaussian_logits(
     precision = precision.expand(*vectors.shape[:-1], -1)
     # One product of matrices, so that nothing else of the size of the logits is made.
     left = torch.cat([precision * vectors, -precision], dim=-1)
-    return (left @ torch.cat([codebook, half_squares], dim=1).T).movedim(-1, 1)
+    with full_float32():  # TF32 would pick wrong codes
+        return (left @ torch.cat([codebook, half_squares], dim=1).T).movedim(-1, 1)
 
 
 def nearest_codes(
@@ -241,6 +244,10 @@ def nearest_codes(
     """
     chunk = chunk or rows_at_once(len(codebook), vectors.device)
     offsets = -0.5 * codebook.square().sum(dim=1)
+    # Matrix products round the columns that are over differently: equal codes would not tie.
+    over = -len(codebook) % _COLUMNS
+    codebook = torch.nn.functional.pad(codebook, (0, 0, 0, over))
+    offsets = torch.nn.functional.pad(offsets, (0, over), value=-math.inf)
     with full_float32():
         # z . e - e^2 / 2 is largest where (z - e)^2 is least.
         parts = [

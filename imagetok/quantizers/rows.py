@@ -41,9 +41,9 @@ def first_largest(matrix: Float[Tensor, "N K"]) -> Int[Tensor, " N"]:
     size, num_codes = matrix.shape
     blocks = math.gcd(num_codes, _BLOCKS)
     width = num_codes // blocks
-    block = matrix.view(size, blocks, width).amax(dim=2).argmax(dim=1)
+    block = matrix.reshape(size, blocks, width).amax(dim=2).argmax(dim=1)
     which = torch.arange(size, device=matrix.device) * blocks + block
-    inside = matrix.view(size * blocks, width).index_select(0, which).argmax(dim=1)
+    inside = matrix.reshape(size * blocks, width).index_select(0, which).argmax(dim=1)
     return block * width + inside
 
 

@@ -59,7 +59,7 @@ class VMFSQVAEQuantizer(Quantizer):
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # logits in half precision tie
             z, codes, kappa = self._on_sphere(h)
-            logits = kappa * functional.mix_codes(z, codes.T)  # kappa z . e
+            logits = functional.mix_codes(kappa * z, codes.T)  # kappa z . e
             z_q, indices = functional.draw_relaxed(logits, codes, temperature, generator)
             continuous = kappa * (z * (z - z_q)).sum() / len(h)
             # sum_k P ln P; the constant ln K of the uniform prior is left out.
@@ -102,4 +102,4 @@ class VMFSQVAEQuantizer(Quantizer):
     def _logits(self, h: Tensor) -> Tensor:
         with torch.autocast(h.device.type, enabled=False):
             z, codes, kappa = self._on_sphere(h)
-            return kappa * functional.mix_codes(z, codes.T)
+            return functional.mix_codes(kappa * z, codes.T)

@@ -12,12 +12,14 @@ from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, assert_never
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.errors import ConfigError
+from imagetok.processes import full_float32
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Codes, Quantized, Quantizer
 
@@ -180,11 +182,19 @@ class ZooQuantizer(Quantizer):
         self.library = library
         self.losses = losses
         self.temperature = temperature
+        self.train()
+
+    @property
+    def _is_lfq(self) -> bool:
+        return self.temperature is not None
 
     def train(self, mode: bool = True) -> "ZooQuantizer":
-        """The library gives no gradient in evaluation mode; here the two paths are two methods."""
+        """The library gives no gradient in evaluation mode; here the two paths are two methods.
+
+        LFQ's is not missed, and its training mode makes entropies of all vectors and codes.
+        """
         super().train(mode)
-        self.library.train()
+        self.library.train(not self._is_lfq)
         return self
 
     def forward(
@@ -195,8 +205,8 @@ class ZooQuantizer(Quantizer):
         generator: torch.Generator | None = None,
     ) -> Quantized:
         del temperature, generator  # nothing is relaxed, nothing is drawn
-        # Distances in half precision pick wrong codes.
-        with torch.autocast(h.device.type, enabled=False):
+        # Distances in half precision pick wrong codes, and so do those in TF32.
+        with torch.autocast(h.device.type, enabled=False), full_float32():
             vectors = functional.as_vectors(functional.at_least_float32(h))
             z_q, indices = self._quantize(vectors)
             return Quantized(
@@ -214,13 +224,14 @@ class ZooQuantizer(Quantizer):
 
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         flat = torch.stack([level.flatten() for level in indices], dim=1)
-        with torch.autocast(flat.device.type, enabled=False):
+        with torch.autocast(flat.device.type, enabled=False), full_float32():
             z_q = self._look_up(flat).sum(dim=0)
         return z_q.unflatten(0, indices[0].shape).movedim(-1, 1)
 
     def _quantize(self, vectors: Float[Tensor, "N D"]) -> tuple[Tensor, Int[Tensor, "N L"]]:
-        z_q, indices, *_ = self.library(vectors.contiguous()[None])
-        return z_q[0], indices[0].long().view(len(vectors), -1)
+        found, indices, *_ = self.library(vectors.contiguous()[None])
+        z_q = vectors + (found[0] - vectors).detach() if self._is_lfq else found[0]
+        return z_q, indices[0].long().view(len(vectors), -1)
 
     def _look_up(self, indices: Int[Tensor, "N L"]) -> Float[Tensor, "L N D"]:
         """What each level adds to the vectors."""
@@ -242,15 +253,29 @@ class ZooQuantizer(Quantizer):
             values["codebook"] = (left.detach() - codes).square().mean(dim=(1, 2)).sum()
             values["commitment"] = (left - codes.detach()).square().mean(dim=(1, 2)).sum()
         if self.temperature is not None:
-            # MAGVIT-v2 eq. 4: p is a softmax of minus the squared distances to all codes; their
-            # norms are alike. Not the library's, which divides by the number of processes.
-            every = torch.arange(self.num_codes[0], device=vectors.device)
-            logits = 2 * vectors @ self._look_up(every[:, None])[0].T / self.temperature
-            log_p = logits.log_softmax(dim=1)
-            mean = log_p.exp().mean(dim=0)
-            values["sample_entropy"] = -(log_p.exp() * log_p).sum(dim=1).mean()
-            values["diversity"] = torch.special.xlogy(mean, mean).sum()
+            # MAGVIT-v2 eq. 4: p is a softmax of minus the squared distances to all codes. These
+            # are all patterns of signs, so p is a product over bits with log-odds 4 z / T, and no
+            # matrix of all vectors and codes is made.
+            log_odds = 4 * vectors / self.temperature
+            bits = F.binary_cross_entropy_with_logits(
+                log_odds, log_odds.sigmoid(), reduction="none"
+            )
+            values["sample_entropy"] = bits.sum(dim=1).mean()
+            first, second = log_odds.tensor_split(2, dim=1)
+            mean = _patterns(first).T @ _patterns(second) / len(vectors)
+            # Where a code has probability 0, the gradient of its logarithm is none.
+            log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+            values["diversity"] = (mean * log_mean).sum()
         return {name: values[name] for name in self.losses}
+
+
+def _patterns(log_odds: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
+    """The probabilities of all K = 2^D patterns of D bits."""
+    p = log_odds.new_ones(len(log_odds), 1)
+    for odds in log_odds.unbind(dim=1):
+        on, off = odds[:, None].sigmoid(), (-odds)[:, None].sigmoid()
+        p = torch.cat([p * off, p * on], dim=1)
+    return p
 
 
 def _as_map(rows: Tensor, like: Tensor) -> Tensor:

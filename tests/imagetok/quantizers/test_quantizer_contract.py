@@ -24,7 +24,7 @@ from imagetok.quantizers import (
     VQSTEConfig,
     build_quantizer,
 )
-from imagetok.quantizers.functional import dirichlet_kl_to_uniform
+from imagetok.quantizers.functional import dirichlet_kl_to_uniform, draw_relaxed
 
 Config = QuantizerConfig
 NEAREST = VQConfig | VQEMAConfig | VQSTEConfig
@@ -135,6 +135,10 @@ def test_permuting_the_codebook_permutes_the_indices(config: Config, seed: int) 
     (indices,), (found,) = quantizer.encode(h), permuted.encode(moved)
     assert torch.equal(order[found], indices)
     assert torch.equal(permuted.decode((found,)), quantizer.decode((indices,)))
+    # Nothing else changes: neither do the losses that no noise enters.
+    before, after = quantizer(h, generator=gen(0)).losses, permuted(moved, generator=gen(0)).losses
+    for term in before.keys() - {"continuous"}:
+        assert_close(after[term], before[term], rtol=1e-4, atol=1e-5)
 
 
 @every_rule
@@ -269,6 +273,28 @@ def test_edvae_mean_probabilities_are_alpha_over_s() -> None:
     out = quantizer(logits, temperature=0.6, generator=gen(3))
     assert_close(out.z_q[:, :, 0, 0], y @ quantizer.get_parameter("codebook"))
     assert_close(out.losses["kl"], dirichlet_kl_to_uniform(logits.exp() + 1).mean())
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_edvae_of_evidence_without_the_one_is_the_gumbel_softmax_of_the_logits(
+    temperature: float,
+) -> None:
+    z = 3 * torch.randn(6, 12, 1, 1, dtype=torch.float64, generator=gen(0))
+    codes = torch.randn(12, 5, dtype=torch.float64, generator=gen(1))
+    evidence = z.exp()[:, :, 0, 0]
+    torch.manual_seed(3)
+    probabilities = evidence / evidence.sum(dim=1, keepdim=True)
+    y = RelaxedOneHotCategorical(temperature, probs=probabilities).rsample()
+    z_q, indices = draw_relaxed(z, codes, temperature, gen(3))
+    assert_close(z_q[:, :, 0, 0], y @ codes)
+    assert torch.equal(indices[:, 0, 0], y.argmax(dim=1))
+    # At evidence of e^40, which has no room for the one, EdVAE is the dVAE.
+    edvae, dvae = build(EdVAEConfig(max_logit=60.0)), build(DVAEConfig())
+    dvae.load_state_dict(edvae.state_dict())
+    large = z.float() + 40
+    found, expected = (q(large, temperature=temperature, generator=gen(4)) for q in (edvae, dvae))
+    assert_close(found.z_q, expected.z_q, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found.indices[0], expected.indices[0])
 
 
 def test_edvae_sampled_probabilities_are_dirichlet_draws() -> None:

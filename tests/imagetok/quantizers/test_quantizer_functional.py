@@ -142,6 +142,16 @@ def test_ties_go_to_the_lowest_code(seed: int, num_codes: int, chunk: int) -> No
     assert nearest_codes(vectors, codebook, chunk).tolist() == expected
 
 
+@pytest.mark.parametrize("dim", [15, 16, 33])
+@given(seed=SEEDS, num_codes=st.integers(3, 9))
+def test_equal_codes_tie_wherever_they_are(dim: int, seed: int, num_codes: int) -> None:
+    # A matrix product that rounds some columns otherwise would prefer one of the two.
+    generator = gen(seed)
+    codes = torch.randn(num_codes, dim, generator=generator)
+    found = nearest_codes(torch.randn(64, dim, generator=generator), codes.repeat(2, 1)[:-1])
+    assert found.max() < num_codes
+
+
 @given(seed=SEEDS, num_codes=st.integers(1, 9))
 def test_code_sums_are_those_of_each_code(seed: int, num_codes: int) -> None:
     generator = gen(seed)

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -237,7 +238,7 @@ def test_the_losses_are_those_of_vq_vae(config: QuantizerConfig) -> None:
 def test_lfq_losses_are_those_of_the_library() -> None:
     quantizer = build(LFQ)
     h = features(quantizer)
-    library = quantizer.get_submodule("library")
+    library: Any = copy.deepcopy(quantizer.get_submodule("library")).train()
     library.commitment_loss_weight = 1.0
     _, expected = library(as_vectors(h)[None], inv_temperature=100.0, return_loss_breakdown=True)
     found = quantizer(h).losses
@@ -256,6 +257,28 @@ def test_lfq_entropies_fall_apart_into_bits() -> None:
     assert torch.equal(quantizer.encode(-h.abs())[0], torch.zeros(2, 3, 4, dtype=torch.int64))
 
 
+def test_lfq_diversity_is_minus_the_entropy_of_the_mean_over_all_codes() -> None:
+    # MAGVIT-v2 eq. 4, with the matrix of all vectors and codes
+    quantizer = build(LFQConfig(code_dim=5, temperature=2.0)).double()
+    h = features(quantizer).double().requires_grad_()
+    every = quantizer.vectors()
+    assert every is not None
+    p = (-torch.cdist(as_vectors(h), every).square() / 2.0).softmax(dim=1).mean(dim=0)
+    expected = (p * p.log()).sum()
+    found = quantizer(h).losses["diversity"]
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(loss, h)[0] for loss in (found, expected)))
+
+
+@settings(max_examples=10)
+@given(seed=SEEDS, scale=st.sampled_from([0.0, 1.0, 1e3, 1e20]))
+def test_lfq_gradients_are_finite_where_codes_have_probability_0(seed: int, scale: float) -> None:
+    quantizer = build(LFQConfig())
+    h = (features(quantizer, seed) * scale).requires_grad_()
+    sum(quantizer(h).losses[k] for k in ("sample_entropy", "diversity")).backward()
+    assert h.grad is not None and h.grad.isfinite().all()
+
+
 @every_nearest
 def test_ties_go_to_the_lowest_index(config: QuantizerConfig) -> None:
     quantizer = build(config)
@@ -264,6 +287,26 @@ def test_ties_go_to_the_lowest_index(config: QuantizerConfig) -> None:
             if table.is_floating_point():
                 table.fill_(0.5)
     assert all((level == 0).all() for level in quantizer.encode(features(quantizer)))
+
+
+@every_nearest
+@settings(max_examples=10)
+@given(seed=SEEDS)
+def test_permuting_the_codebook_permutes_the_indices_only(
+    config: QuantizerConfig, seed: int
+) -> None:
+    quantizer = build(config, seed)
+    permuted, order = copy.deepcopy(quantizer), torch.randperm(12, generator=gen(seed))
+    with torch.no_grad():
+        for tensor in (*permuted.parameters(), *permuted.buffers()):
+            if tensor.shape[-2:] == (12, 5):
+                tensor.copy_(tensor[..., order, :].clone())
+    h = features(quantizer, seed)
+    before, after = quantizer(h), permuted(h)
+    for old, new in zip(before.indices, after.indices, strict=True):
+        assert torch.equal(order[new], old)
+    assert_close(after.z_q, before.z_q)
+    assert_close(after.losses, before.losses)
 
 
 @every_kind

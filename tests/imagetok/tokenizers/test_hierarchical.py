@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imagetok.config import validate
 from imagetok.data.base import ArrayImages
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.tokenizers import Tokenizer, TokenizerConfig
 from imagetok.tokenizers.hierarchical import HierarchicalTokenizer
@@ -192,3 +192,12 @@ def test_codes_of_other_levels_are_refused() -> None:
         tokenizer.decode((bottom, top))
     with pytest.raises(InputError, match=r"level 1: expected codes in \[0, 12\)"):
         tokenizer.decode((top, torch.full_like(bottom, 12)))
+
+
+def test_an_encoder_that_computes_nan_is_refused() -> None:
+    tokenizer = build(VQ, EDVAE)
+    with torch.no_grad():
+        next(tokenizer.network.parameters()).fill_(torch.nan)
+    for compute in (tokenizer.encode, tokenizer.reconstruct):
+        with pytest.raises(NotFiniteError, match="NaN or infinite for 3 of the batch's 3 images"):
+            compute(IMAGES)
