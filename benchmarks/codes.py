@@ -17,7 +17,6 @@ configs/cifar10/edvae.yaml.
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ import numpy as np
 import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 import torch
 import webdataset as wds
+from machine import describe_machine
 from torch.utils.data import DataLoader
 
 from imagetok import durable
@@ -329,7 +329,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, object] = {
-        "machine": platform.machine(),
+        "machine": describe_machine("torch", "numpy", "webdataset", "pyarrow"),
         "clock": "wall" if arguments.wall else "process CPU time",
         "images": arguments.images,
     }

@@ -171,8 +171,8 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_space(folder: Path, plan: Plan) -> None:
-    """Refuse when what is missing does not fit the disk."""
-    done = (int(p.stem) for p in folder.glob("*.json") if p.stem.isdigit())
+    """Refuse when what is missing does not fit the disk; call it with the folder's lock held."""
+    done = (int(p.stem) for p in folder.glob("*.json") if p.stem.isdecimal())
     there = sum(_shard_bytes(plan, len(plan.input_range(s))) for s in done if s < plan.num_shards)
     needed = expected_bytes(plan) - there
     # What killed writers left behind will be removed.

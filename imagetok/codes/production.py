@@ -45,8 +45,8 @@ def write_dataset(
     logger.info("processes: %d", state.num_processes)
     with ExitStack() as held, StopRequest() as stop, full_float32():
         if state.is_main_process:
-            check_space(folder, plan)
             share = held.enter_context(lock(folder))
+            check_space(folder, plan)
             commit_plan(folder, plan)
             share()
         state.wait_for_everyone()

@@ -41,7 +41,7 @@ from imagetok.errors import ConfigError, ShardError
 __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
 
 Verification = Literal["full", "sampled", "size"]
-OPEN_SHARDS = 128
+OPEN_SHARDS = 256
 """Memory maps that a process holds; each keeps a file open."""
 REMOTE_SHARDS = 4
 """Remote shards that a process holds, whole, in memory."""

@@ -11,9 +11,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from imagetok.codes.layout import (
-    block_bytes,
     block_places,
-    content_bytes,
     end_bytes,
     shard_places,
 )
@@ -62,9 +60,8 @@ class Shard:
         self._index_offset = index_offset
         self._block_size = plan.samples_per_block
         self._num_full, rest = divmod(samples, self._block_size)
-        self._full = _view(plan, self._block_size, data, 0, self._num_full)
-        start = content_bytes(plan, samples - rest)
-        self._last = _view(plan, rest, data, start, 1 if rest else 0)
+        self._full, end = _view(plan, self._block_size, data, 0, self._num_full)
+        self._last, _ = _view(plan, rest, data, end, 1 if rest else 0)
 
     def sample(self, row: int) -> CodeSample:
         """The row-th sample."""
@@ -177,11 +174,12 @@ def check_range(where: str, plan: Plan, shard: Shard) -> None:
             )
 
 
-def _view(plan: Plan, size: int, data: Bytes, start: int, count: int) -> _Blocks:
-    """`count` blocks of `size` samples from byte `start` on."""
-    stride = block_bytes(plan, size)
+def _view(plan: Plan, size: int, data: Bytes, start: int, count: int) -> tuple[_Blocks, int]:
+    """`count` blocks of `size` samples from byte `start` on, and where they end."""
+    places = block_places(plan, size)
+    stride = sum(place.stored_bytes for place in places)
     arrays = {}
-    for place in block_places(plan, size):
+    for place in places:
         shape = (count, *place.shape)
         if count:
             one = np.ndarray(place.shape, place.dtype, data, start + place.offset)
@@ -192,7 +190,8 @@ def _view(plan: Plan, size: int, data: Bytes, start: int, count: int) -> _Blocks
         else:
             arrays[place.suffix] = np.empty(shape, place.dtype)
     codes = tuple(arrays[suffix] for suffix in plan.member_suffixes()[: len(plan.num_codes)])
-    return _Blocks(codes, arrays.get("labels.npy"), arrays["index.npy"])
+    blocks = _Blocks(codes, arrays.get("labels.npy"), arrays["index.npy"])
+    return blocks, start + count * stride
 
 
 def _copy(batch: _Arrays, places: Any, blocks: _Blocks, block: Any, row: Any) -> None:

@@ -2,10 +2,11 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer
 
 from imagetok.config import Section, validate
 from imagetok.errors import ConfigError
@@ -28,7 +29,20 @@ class ShapesConfig(Section):
     seed: NonNegativeInt = 0
 
 
-class CIFAR10Config(Section):
+class TorchvisionSection(Section):
+    """What the sources that torchvision reads have in common."""
+
+    validation: NonNegativeInt = 0
+    """The last so many images of train stand for split test, and the others are train."""
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without `validation` where there is none: most configs never heard of it."""
+        tree = handler(self)
+        return tree if self.validation else {k: v for k, v in tree.items() if k != "validation"}
+
+
+class CIFAR10Config(TorchvisionSection):
     """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32 pixels."""
 
     source: Literal["cifar10"] = "cifar10"
@@ -36,7 +50,7 @@ class CIFAR10Config(Section):
     download: bool = False
 
 
-class MNISTConfig(Section):
+class MNISTConfig(TorchvisionSection):
     """MNIST: 60,000 + 10,000 grey images of 28 x 28 pixels."""
 
     source: Literal["mnist"] = "mnist"
@@ -44,7 +58,7 @@ class MNISTConfig(Section):
     download: bool = False
 
 
-class FashionMNISTConfig(Section):
+class FashionMNISTConfig(TorchvisionSection):
     """Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28 pixels."""
 
     source: Literal["fashion-mnist"] = "fashion-mnist"

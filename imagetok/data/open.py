@@ -4,7 +4,7 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -33,7 +33,7 @@ Reason = Literal[
 
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
-_TIFF_BLACK_IS_ZERO = 1
+_TIFF_WHITE_IS_ZERO, _TIFF_BLACK_IS_ZERO = 0, 1
 _CHECKSUM_BYTES = 4
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -130,9 +130,12 @@ def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
 def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
     with Image.open(file, formats=FORMATS) as image:
         _check_header(image, name)
+        if as_labels and isinstance(image, TiffImageFile):
+            _check_black_is_zero(image, name)
         if not isinstance(image, PngImageFile):
+            factor = _factor(image)
             image.load()
-            return to_array(_upright(image), as_labels)
+            return _upright_pixels(image, as_labels, factor)
         image.verify()  # checksums and an end: decoding alone looks at neither
         if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
             raise EOFError("truncated PNG file")
@@ -140,11 +143,23 @@ def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
     image = PngImageFile(file)
     with image:
         _scale_transparent_value(image)
-        factor = _FACTORS.get(str(image.tile[0][3]), 1)
+        factor = _factor(image)
         image.load()
         picture = image.convert("I;16") if image.mode == "I" else image
-        pixels = to_array(_upright(picture), as_labels)
-        return pixels // np.uint8(factor) if as_labels else pixels  # classes as they are written
+        return _upright_pixels(picture, as_labels, factor)
+
+
+def _factor(image: ImageFile.ImageFile) -> int:
+    """What PIL multiplies grey levels of 2 and 4 bits by, before it has loaded them."""
+    if not isinstance(image, PngImageFile | TiffImageFile):
+        return 1
+    arguments: Any = image.tile[0][3]
+    return _FACTORS.get(arguments if isinstance(arguments, str) else arguments[0], 1)
+
+
+def _upright_pixels(image: Image.Image, as_labels: bool, factor: int) -> np.ndarray:
+    pixels = to_array(_upright(image), as_labels)
+    return pixels // np.uint8(factor) if as_labels else pixels  # classes as they are written
 
 
 def _check_header(image: Image.Image, name: str) -> None:
@@ -164,6 +179,17 @@ def _check_header(image: Image.Image, name: str) -> None:
                 name,
                 "unsupported_mode",
             )
+
+
+def _check_black_is_zero(image: TiffImageFile, name: str) -> None:
+    """Refuse a label map whose classes PIL would turn around."""
+    if image.tag_v2.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+        raise ImageError(
+            f"{name}: expected a label map with black as zero, found white as zero; convert it "
+            "first",
+            name,
+            "unsupported_mode",
+        )
 
 
 def _scale_transparent_value(image: PngImageFile) -> None:

@@ -22,14 +22,25 @@ from imagetok.images import ImageContract
 def open_torchvision(config: TorchvisionConfig, split: str, contract: ImageContract) -> ArrayImages:
     """The images of split train, test, or all: train, then test.
 
-    Raises InputError if the files are missing or damaged, ResourceError if a download fails.
+    With `config.validation` all three are of torchvision's train: test is its end, all is all of
+    it. Raises InputError if the files are missing or damaged or if nothing is left to train on,
+    ResourceError if a download fails.
     """
-    parts = [_load(config, part) for part in _parts(split)]
+    parts = [_load(config, part) for part in _parts(config, split)]
     pixels = np.concatenate([np.asarray(part.data) for part in parts])
     labels = np.concatenate([np.asarray(part.targets) for part in parts])
+    chosen = slice(None)
+    if config.validation:
+        first = len(pixels) - config.validation
+        if first < 1:
+            raise InputError(
+                f"{config.source}: validation: expected less than the {len(pixels):,} images of "
+                f"train, found {config.validation:,}"
+            )
+        chosen = {"train": slice(first), "test": slice(first, None), "all": slice(None)}[split]
     return ArrayImages(
-        prepare_batch(pixels, contract),
-        torch.from_numpy(labels.astype(np.int64)),
+        prepare_batch(pixels[chosen], contract),
+        torch.from_numpy(labels[chosen].astype(np.int64)),
         name=config.source,
         split=split,
         contract=contract,
@@ -37,7 +48,9 @@ def open_torchvision(config: TorchvisionConfig, split: str, contract: ImageContr
     )
 
 
-def _parts(split: str) -> tuple[str, ...]:
+def _parts(config: TorchvisionConfig, split: str) -> tuple[str, ...]:
+    if config.validation:
+        return ("train",)
     return ("train", "test") if split == "all" else (split,)
 
 

@@ -68,15 +68,15 @@ def to_array(image: Image.Image, as_labels: bool = False) -> UInt8[np.ndarray, "
     Transparency is laid over white, 16 bits are scaled to 8, CMYK becomes RGB. as_labels: pixels
     are classes, grey levels or places in a palette, and taken as they are.
     Raises InputError for other modes (32-bit integers, floats, LAB): their range is not known; as
-    labels for all but L and P.
+    labels for all but 1, L and P.
     """
     if as_labels:
-        if image.mode not in ("L", "P"):
+        if image.mode not in ("1", "L", "P"):
             raise InputError(
-                "expected a label map of mode L (grey levels are classes) or P (palette), found "
+                "expected a label map of mode L (grey levels are classes), 1 or P (palette), found "
                 f"mode {image.mode}; convert colours to classes first"
             )
-        return np.array(image)
+        return np.array(image, dtype=np.uint8)
     if image.mode.startswith("I;16"):
         return _scaled_from_16_bits(image)
     if image.mode not in _GREY_MODES + _COLOUR_MODES:

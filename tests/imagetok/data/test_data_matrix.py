@@ -343,6 +343,26 @@ def test_every_file_gives_its_pixels_or_its_refusal(name, tmp_path):
     assert np.array_equal(decode_image(data, "in memory"), open_image(path))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_classes_of_a_label_map_are_the_numbers_in_the_file(bits):
+    classes = drawn(bits)
+    rows = b"".join(packed(classes, bits))
+    ramp = tuple(range(3 * 2**bits))
+    for data in (
+        png(classes, bits, 0),
+        png(classes, bits, 3, chunk(b"PLTE", bytes(i % 256 for i in ramp))),
+        tiff(rows, (W, H), (bits,), 1),
+        tiff(rows, (W, H), (bits,), 1, ">"),
+        tiff(rows, (W, H), (bits,), 3, t320=("H", ramp)),
+    ):
+        found = decode_image(data, "map", as_labels=True)
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, classes)
+    with pytest.raises(ImageError, match="expected a label map with black as zero") as caught:
+        decode_image(tiff(rows, (W, H), (bits,), 0), "map", as_labels=True)
+    assert caught.value.reason == "unsupported_mode"
+
+
 def test_a_file_that_is_too_long_is_refused_unread(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(png(drawn(8), 8, 0))

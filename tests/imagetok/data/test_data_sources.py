@@ -215,6 +215,25 @@ def test_mnist_files_are_read_as_they_are(tmp_path, kind, folder):
     assert both.num_classes == 10
 
 
+def test_the_end_of_train_stands_for_test(tmp_path):
+    """As the SQ-VAE papers part CIFAR-10 and MNIST."""
+    none = idx(np.zeros((0, 28, 28), np.uint8)), idx(np.zeros(0, np.uint8))
+    write_mnist(tmp_path / "MNIST" / "raw", 7, *none)
+    contract = ImageContract(mode="grey", height=28, width=28)
+    parts = {
+        split: open_images(MNISTConfig(root=str(tmp_path), validation=2), split, contract)
+        for split in ("train", "test", "all")
+    }
+    whole = everything(open_images(MNISTConfig(root=str(tmp_path)), "train", contract))
+    for split, labels in {"train": [0, 1, 2, 3, 4], "test": [5, 6], "all": [*range(7)]}.items():
+        found = everything(parts[split])
+        assert found.labels.tolist() == labels
+        assert torch.equal(found.images, whole.images[labels])
+    assert len({part.identity() for part in parts.values()}) == 3
+    with pytest.raises(InputError, match="less than the 7 images of train, found 7"):
+        open_images(MNISTConfig(root=str(tmp_path), validation=7), "train", contract)
+
+
 def test_real_mnist_test_images(tmp_path, real_data):
     source = real_data / "mnist-test"
     if not source.is_dir():

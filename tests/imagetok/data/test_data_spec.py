@@ -101,6 +101,7 @@ def test_a_wrong_spec_is_refused_with_the_nearest_name(spec, message):
         sampled_from([DigitsConfig(), CIFAR10Config()]),
         integers(1, 10**9).map(lambda n: ShapesConfig(count=n, test_count=n, seed=n)),
         WORDS.map(lambda root: MNISTConfig(root=root, download=True)),
+        integers(0, 10**9).map(lambda n: CIFAR10Config(validation=n)),
         WORDS.map(lambda root: FolderConfig(root=root, holdout=0.25)),
         WORDS.map(lambda word: TableConfig(file=word, label="", splits=word)),
         WORDS.map(lambda word: WebDatasetConfig(shards=word, test=word)),
@@ -118,6 +119,8 @@ def test_describe_is_read_back_to_the_same(config, is_test):
 def test_describe_leaves_defaults_out():
     assert describe(DigitsConfig(), "train") == "digits:train"
     assert describe(CIFAR10Config(root="data"), "test") == "cifar10:test"
+    assert "validation" not in CIFAR10Config().model_dump()
+    assert CIFAR10Config(validation=5).model_dump()["validation"] == 5
     assert describe(*parse_spec("shapes:train,seed=0,count=7")) == "shapes:train,count=7"
     assert describe(*parse_spec("a/b")) == "folder:all,root=a/b"
 
