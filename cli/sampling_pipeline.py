@@ -27,7 +27,7 @@ from imagetok.report.pictures import save_grid
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
-from prior.sampling import MICRO_BATCH
+from prior.sampling import micro_batch_on
 
 RECORD, GRID = "samples.json", "grid.png"
 CHUNK = 64
@@ -179,7 +179,7 @@ def _plan(record: Samples, prior: Prior, tokenizer: Tokenizer, samples_per_shard
         class_names=prior.config.class_names or tuple(map(str, range(classes))),
         samples_per_block=min(1024, samples_per_shard),
         samples_per_shard=samples_per_shard,
-        micro_batch=MICRO_BATCH,
+        micro_batch=micro_batch_on(next(prior.parameters()).device),
     )
 
 

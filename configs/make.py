@@ -22,6 +22,7 @@ from papers.sqvae import sqvae_paper
 
 from imagetok.config import apply_overrides, validate
 from imagetok.training.config import TokenizerRun
+from prior.config import PriorRun
 
 ROOT = Path(__file__).parent.parent
 MARK = "Written by configs/make.py: change it there."
@@ -58,14 +59,21 @@ GPU:
 imagetok train configs/cifar10/edvae.yaml --set data.download=true --out runs/cifar10-edvae
 ```
 
-What has been run is in [results](results/). The other files in `configs/` take minutes on a CPU.
-MSE is on [0, 1]. Perplexity is what the EdVAE paper's code prints, a mean over batches of 128
+Priors are trained on codes that are encoded first, as their headers say. The papers say little
+about them: size, rate and keeping the best weights are our choice.
+
+What has been run is in [results](results/). The other files in `configs/` take minutes on a
+CPU. MSE is on [0, 1]. Perplexity is what the EdVAE paper's code prints, a mean over batches of 128
 images. [data.md](data.md) says where CelebA, LSUN and Kaokore must lie.
 """
 
 
-def config_of(cell: Cell) -> TokenizerRun:
+def config_of(cell: Cell) -> TokenizerRun | PriorRun:
     """The run of a cell, checked."""
+    if cell.tokenizer:
+        run = run_folder(cell.tokenizer)
+        settings = (f"tokenizer={run}/tokenizer", f"data.source={run}/codes", *cell.settings)
+        return validate(apply_overrides({"kind": "prior"}, [*settings]), PriorRun, cell.path)
     dataset = DATASETS[cell.dataset]
     settings = (
         f"data={{source: {dataset.source}}}",
@@ -76,9 +84,14 @@ def config_of(cell: Cell) -> TokenizerRun:
     return validate(apply_overrides({"kind": "tokenizer"}, [*settings]), TokenizerRun, cell.path)
 
 
-def cells_of(paper: str) -> Iterator[tuple[Cell, TokenizerRun]]:
+def run_folder(path: str) -> str:
+    """Where the run of a config goes."""
+    return f"runs/{path.replace('/', '-')}"
+
+
+def cells_of(paper: str) -> Iterator[tuple[Cell, TokenizerRun | PriorRun]]:
     """Cells that differ from all before them, with their runs."""
-    seen: list[TokenizerRun] = []
+    seen: list[TokenizerRun | PriorRun] = []
     for cell in PAPERS[paper][0]():
         config = config_of(cell)
         if config not in seen:
@@ -86,19 +99,24 @@ def cells_of(paper: str) -> Iterator[tuple[Cell, TokenizerRun]]:
             yield cell, config
 
 
-def config_text(paper: str, cell: Cell, config: TokenizerRun) -> str:
+def commands_of(cell: Cell) -> Iterator[str]:
+    """How it is run."""
+    download = "--set data.download=true " if cell.dataset in DOWNLOADED else ""
+    if cell.tokenizer:  # its images are there: the tokenizer was trained on them
+        run, download = run_folder(cell.tokenizer), ""
+        data = f"{DATASETS[cell.dataset].source}:train"
+        yield f"imagetok encode --tokenizer {run}/tokenizer --data {data} --shards {run}/codes"
+    yield f"imagetok train configs/{cell.path}.yaml {download}--out {run_folder(cell.path)}"
+
+
+def config_text(paper: str, cell: Cell, config: TokenizerRun | PriorRun) -> str:
     """The YAML file of a cell."""
     what = f"{cell.method} on {DATASETS[cell.dataset].name}"
     what += f", {cell.variant}" if cell.variant else ""
     expected = f"expected {cell.expected}" if cell.expected else "drawn without numbers"
     about = f"{what} ({paper}, {cell.source}): {expected}. {cell.choices}"
-    download = "--set data.download=true " if cell.dataset in DOWNLOADED else ""
-    header = [
-        *textwrap.wrap(about, 116, break_on_hyphens=False),
-        MARK,
-        f"  imagetok train configs/{cell.path}.yaml {download}"
-        f"--out runs/{cell.path.replace('/', '-')}",
-    ]
+    wrapped = textwrap.wrap(about, 116, break_on_hyphens=False)
+    header = [*wrapped, MARK, *(f"  {command}" for command in commands_of(cell))]
     tree = config.model_dump(mode="json")
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=118)
     return "".join(f"# {line}\n" for line in header) + body

@@ -1,5 +1,6 @@
 """What a prior is: an autoregressive distribution over the codes of one tokenizer."""
 
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
 from imagetok.errors import ConfigError, InputError, ShardError
+from imagetok.modes import at_test_time
 from prior.config import PriorConfig
 from prior.sequence import Codes, unflatten_codes
 
@@ -104,7 +106,7 @@ class Prior(nn.Module, ABC):
         if labels is None:
             labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
         self.check_labels(labels)
-        with torch.no_grad():
+        with at_test_time(self), torch.no_grad():
             nll = negative_log_likelihood(self(codes, labels), codes)
         return unflatten_codes(-nll, self.config.grids)
 
@@ -131,7 +133,8 @@ class Prior(nn.Module, ABC):
         for no class. None is "all" where the prior knows classes and no codes are given, else
         "none". temperature: above 0. top_k: keep only the k most likely codes; top_p: keep the
         most likely codes that together reach this probability; greedy: take the most likely code.
-        guidance: 1 is off; larger follows the label more (logits = u + guidance * (c - u)).
+        guidance: 1 is off; larger follows the label more (logits = u + guidance * (c - u)), which
+        needs one.
 
         given, keep_rows: complete images from their upper code rows. Image j keeps these of
         given[j % len] exactly and draws the rest, in sampling order; `kept_positions` says what
@@ -152,6 +155,11 @@ class Prior(nn.Module, ABC):
         if label is None and given is not None:
             label = NO_LABEL
         labels = self.labels_for(label)
+        if guidance != 1 and set(labels) == {NO_LABEL}:
+            raise ConfigError(
+                f"guidance: found {guidance}, which follows a class more, but none is given; give "
+                "a label, or leave guidance out"
+            )
         unlabelled = guidance != 1 or NO_LABEL in labels
         if unlabelled and self.config.num_classes and self.config.label_dropout == 0:
             raise ConfigError(
@@ -160,7 +168,8 @@ class Prior(nn.Module, ABC):
                 "class"
             )
         recipe = Recipe(seed, labels, settings, given_rows(self, given, keep_rows))
-        return sample_codes(self, n, recipe, first)
+        with at_test_time(self):
+            return sample_codes(self, n, recipe, first)
 
     def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:
         """The labels that sampling repeats over the images; ConfigError for an unknown one."""
@@ -176,7 +185,7 @@ class Prior(nn.Module, ABC):
         if label in names:
             return names.index(str(label))
         text = NO_LABEL if label == "none" else label
-        number = int(text) if str(text).lstrip("-").isdigit() else None
+        number = int(text) if re.fullmatch(r"-?[0-9]{1,9}", str(text)) else None
         if number is not None and (number == NO_LABEL or 0 <= number < classes):
             return number
         if not classes:

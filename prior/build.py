@@ -10,6 +10,7 @@ from imagetok.config import validate
 from imagetok.errors import ArtifactError, ConfigError
 from prior.base import Prior
 from prior.config import (
+    FlatConfig,
     GPTConfig,
     HierarchyConfig,
     PixelCNNConfig,
@@ -18,41 +19,44 @@ from prior.config import (
 )
 
 if TYPE_CHECKING:
+    from prior.gpt import GPTPrior
     from prior.pixelcnn import PixelCNNPrior
     from prior.pixelsnail import PixelSNAILPrior
 
 
 def build_prior(config: PriorConfig) -> Prior:
     """A freshly initialised prior; seed torch's global generator first (`seeding`)."""
-    match config.model:
+    if not isinstance(config.model, HierarchyConfig):
+        return _flat(config, config.model)
+    from prior.hierarchy import HierarchicalPrior
+
+    top, bottom = config.model.levels
+    return HierarchicalPrior(
+        config,
+        _flat(config.of_level(0, top), top),
+        _flat(config.of_level(1, bottom), bottom, config.model.context.width),
+    )
+
+
+def _flat(
+    config: PriorConfig, model: FlatConfig, context_channels: int = 0
+) -> "GPTPrior | PixelSNAILPrior | PixelCNNPrior":
+    """context_channels: of what every call gives it of another level, beside the class."""
+    match model:
         case GPTConfig():
             from prior.gpt import GPTPrior  # transformers takes seconds to import
 
-            return GPTPrior(config)
-        case PixelSNAILConfig() | PixelCNNConfig():
-            return _convolutional(config)
-        case HierarchyConfig(top=top, bottom=bottom, context=context):
-            from prior.hierarchy import HierarchicalPrior
+            return GPTPrior(config, context_channels)
+        case PixelSNAILConfig():
+            from prior.pixelsnail import PixelSNAILPrior
 
-            return HierarchicalPrior(
-                config,
-                build_prior(config.of_level(0, top)),
-                _convolutional(config.of_level(1, bottom), context.width),
-            )
+            return PixelSNAILPrior(config, context_channels)
+        case PixelCNNConfig():
+            from prior.pixelcnn import PixelCNNPrior
+
+            return PixelCNNPrior(config, context_channels)
         case _:
-            assert_never(config.model)
-
-
-def _convolutional(
-    config: PriorConfig, context_channels: int = 0
-) -> "PixelSNAILPrior | PixelCNNPrior":
-    """context_channels: of what every call gives it of another level, beside the class."""
-    from prior.pixelcnn import PixelCNNPrior
-    from prior.pixelsnail import PixelSNAILPrior
-
-    if isinstance(config.model, PixelSNAILConfig):
-        return PixelSNAILPrior(config, context_channels)
-    return PixelCNNPrior(config, context_channels)
+            assert_never(model)
 
 
 def load_prior(source: Path | str, revision: str | None = None) -> Prior:

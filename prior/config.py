@@ -84,7 +84,6 @@ class ContextConfig(Section):
 
 
 FlatConfig = Annotated[GPTConfig | PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
-ConditionedConfig = Annotated[PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
 
 
 class HierarchyConfig(Section):
@@ -92,11 +91,11 @@ class HierarchyConfig(Section):
 
     kind: Literal["hierarchy"] = "hierarchy"
     top: FlatConfig
-    bottom: ConditionedConfig
+    bottom: FlatConfig
     context: ContextConfig = ContextConfig()
 
     @property
-    def levels(self) -> tuple[FlatConfig, ConditionedConfig]:
+    def levels(self) -> tuple[FlatConfig, FlatConfig]:
         """The model of each level, coarse to fine."""
         return self.top, self.bottom
 
@@ -182,6 +181,8 @@ class PriorRun(Section):
     step; the other weights stay in the newest checkpoint."""
     gradient_checkpointing: bool = False
     """Save memory: compute activations inside blocks again in the backward pass."""
+    compile: bool = False
+    """Let torch.compile fuse the training step; worth its minutes at the start on a GPU."""
     model: ModelConfig
     train: TrainConfig
 

@@ -4,6 +4,7 @@ The body is transformers': GPT-2, whose positions are learned, or GPT-NeoX with 
 residuals, which is the same with rotary positions.
 """
 
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from prior.base import Prior, Stepper
+from prior.base import Prior, Start, Stepper
 from prior.config import GPTConfig, PriorConfig
 from prior.sequence import Codes, level_of_positions
 
@@ -22,10 +23,11 @@ class GPTPrior(Prior):
     """One embedding table [level 0 codes | level 1 codes | ... | classes | null].
 
     The output is sliced to the level of the position that is predicted, so that probabilities sum
-    to one over its codes. Position t reads the class and codes 0..t-1.
+    to one over its codes. Position t reads the class and codes 0..t-1. Given context_channels, each
+    token also carries the features of another level at the position that it predicts.
     """
 
-    def __init__(self, config: PriorConfig):
+    def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()
         assert isinstance(config.model, GPTConfig)
         self.config = config
@@ -37,9 +39,19 @@ class GPTPrior(Prior):
         self.body = _body(config.model, num_tokens, config.length)
         self.head = nn.Linear(config.model.width, self.num_tokens, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
+        self.context = (
+            nn.Linear(context_channels, config.model.width, bias=False)
+            if context_channels
+            else None
+        )
+        if self.context is not None:
+            nn.init.normal_(self.context.weight, std=0.02)
 
     def forward(
-        self, codes: Codes, labels: Int[Tensor, " B"]
+        self,
+        codes: Codes,
+        labels: Int[Tensor, " B"],
+        context: Float[Tensor, "B C H W"] | None = None,
     ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
         tokens = torch.cat(
             [
@@ -48,7 +60,11 @@ class GPTPrior(Prior):
             ],
             dim=1,
         )[:, :-1]  # the last code predicts nothing
-        hidden = self.body(input_ids=tokens, use_cache=False).last_hidden_state
+        x = self.body.get_input_embeddings()(tokens)
+        if self.context is not None:
+            assert context is not None
+            x = x + self.context(context.flatten(2).mT)
+        hidden = self.body(inputs_embeds=x, use_cache=False).last_hidden_state
         parts = hidden.split([h * w for h, w in self.config.grids], dim=1)
         return tuple(
             nn.functional.linear(part, self.head.weight[s]).mT.unflatten(2, grid)
@@ -56,10 +72,15 @@ class GPTPrior(Prior):
         )
 
     def recompute_activations(self) -> None:
-        self.body.activation_checkpointing_enable({"use_reentrant": False})
+        body: Any = self.body  # renamed after transformers 5.17
+        enable = getattr(body, "activation_checkpointing_enable", None)
+        (enable or body.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def stepper(self, labels: Int[Tensor, " B"]) -> "GPTStepper":
-        return GPTStepper(self, self.class_tokens(labels))
+        return GPTStepper(self, labels)
+
+    def prepare(self) -> Start:
+        return partial(GPTStepper, self)
 
     def class_tokens(self, labels: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """The first token of every sequence; -1 is the null class."""
@@ -140,9 +161,19 @@ class Past(DynamicLayer):
 class GPTStepper(Stepper):
     """Runs one token at a time with cached keys and values."""
 
-    def __init__(self, prior: GPTPrior, first: Int[Tensor, " B"]):
-        self.prior = prior
-        self.tokens = first
+    @torch.no_grad()
+    def __init__(
+        self,
+        prior: GPTPrior,
+        labels: Int[Tensor, " B"],
+        context: Float[Tensor, "B C H W"] | None = None,
+    ):
+        self.prior, self.embedding = prior, prior.body.get_input_embeddings()
+        self.tokens = prior.class_tokens(labels)
+        self.context = None
+        if prior.context is not None:
+            assert context is not None
+            self.context = prior.context(context.flatten(2).mT)  # (B, H*W, width)
         layers, length = prior.body.config.num_hidden_layers, prior.config.length
         self.cache = Cache(layers=[Past(length) for _ in range(layers)])
         self.position = 0
@@ -152,7 +183,10 @@ class GPTStepper(Stepper):
         prior = self.prior
         if previous is not None:
             self.tokens = previous + prior.slices[prior.levels[self.position - 1]].start
-        out = prior.body(input_ids=self.tokens[:, None], past_key_values=self.cache, use_cache=True)
+        x = self.embedding(self.tokens)
+        if self.context is not None:
+            x = x + self.context[:, self.position]
+        out = prior.body(inputs_embeds=x[:, None], past_key_values=self.cache, use_cache=True)
         weight = prior.head.weight[prior.slices[prior.levels[self.position]]]
         self.position += 1
         return nn.functional.linear(out.last_hidden_state[:, -1], weight)

@@ -7,6 +7,7 @@ training both on the sum of their losses is training each on its own.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -16,15 +17,23 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from prior.base import Prior, Start, Stepper
 from prior.config import ContextConfig, HierarchyConfig, PriorConfig
-from prior.pixelcnn import PixelCNNPrior
-from prior.pixelsnail import PixelSNAILPrior
 from prior.sequence import Codes
+
+if TYPE_CHECKING:
+    from prior.gpt import GPTPrior  # transformers takes seconds to import
+    from prior.pixelcnn import PixelCNNPrior
+    from prior.pixelsnail import PixelSNAILPrior
 
 
 class HierarchicalPrior(Prior):
     """p(top | class) p(bottom | top, class): two priors, and the context that links them."""
 
-    def __init__(self, config: PriorConfig, top: Prior, bottom: PixelSNAILPrior | PixelCNNPrior):
+    def __init__(
+        self,
+        config: PriorConfig,
+        top: Prior,
+        bottom: "GPTPrior | PixelSNAILPrior | PixelCNNPrior",
+    ):
         super().__init__()
         assert isinstance(config.model, HierarchyConfig)
         self.config = config

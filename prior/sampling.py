@@ -1,8 +1,8 @@
 """Sampling codes from any prior: per-image seeds, fixed padded micro-batches, inverse CDF.
 
 Image j of a seed is the same whatever is drawn beside it: its uniforms come from (seed, j), it is
-always computed at place j % MICRO_BATCH of a micro-batch of that size, and its micro-batch runs on
-one intra-op thread.
+always computed at one place of a micro-batch of one size, MICRO_BATCH (on a GPU larger), and its
+micro-batch runs on one intra-op thread.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,8 @@ from prior.base import Prior, Stepper
 from prior.guidance import GuidedStepper
 from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
 
-MICRO_BATCH = 16
+MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
+"""Images drawn at once. What a GPU takes for a step hardly depends on it."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +92,30 @@ def sample_codes(prior: Prior, n: int, recipe: Recipe, first: int = 0) -> Codes:
     if n < 0 or first < 0:
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
     device = next(prior.parameters()).device
-    starts = range(first - first % MICRO_BATCH, first + n, MICRO_BATCH)
+    size = micro_batch_on(device)
+    micro_batches = [
+        range(start, start + size) for start in range(first - first % size, first + n, size)
+    ]
     stepper = prior.prepare()
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = list(pool.map(lambda start: _micro_batch(prior, stepper, start, recipe), starts))
+        parts = list(pool.map(lambda images: _draw(prior, stepper, images, recipe), micro_batches))
     length = prior.config.length
     drawn = torch.cat([torch.zeros(0, length, dtype=torch.int64, device=device), *parts])
-    offset = first % MICRO_BATCH
+    offset = first % size
     return unflatten_codes(drawn[offset : offset + n], prior.config.grids)
 
 
-def _micro_batch(
-    prior: Prior, stepper: Callable[[Tensor], Stepper], start: int, recipe: Recipe
+def micro_batch_on(device: torch.device) -> int:
+    """Images that are drawn at once on a device."""
+    return MICRO_BATCH if device.type == "cpu" else GPU_MICRO_BATCH
+
+
+def _draw(
+    prior: Prior, stepper: Callable[[Tensor], Stepper], images: range, recipe: Recipe
 ) -> Int[Tensor, "B T"]:
     device, labels, given = next(prior.parameters()).device, recipe.labels, recipe.given
-    images, settings = range(start, start + MICRO_BATCH), recipe.settings
+    settings = recipe.settings
     uniforms = _uniforms(images, recipe.seed, prior.config.length).to(
         device if device.type != "mps" else "cpu"
     )
@@ -148,7 +157,9 @@ def draw_codes(
     logits = logits.double()
     if settings.greedy:
         return logits.argmax(dim=1).to(device)
-    probabilities = (logits / settings.temperature).softmax(dim=1)
+    # From the largest: divided by a tiny temperature, logits themselves would overflow.
+    below = logits - logits.amax(dim=1, keepdim=True)
+    probabilities = (below / settings.temperature).softmax(dim=1)
     if settings.top_k is not None and settings.top_k < logits.shape[1]:
         kept = probabilities.topk(settings.top_k, dim=1).indices
         probabilities = torch.zeros_like(probabilities).scatter(

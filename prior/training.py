@@ -123,18 +123,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         PriorConfig,
         f"a prior on {config.data.source}",
     )
-    seeding.reseed_global(config.seed, "init")
-    prior = build_prior(architecture)
-    if config.gradient_checkpointing:
-        prior.recompute_activations()
-    if init_from is not None:
-        source = Prior.from_pretrained(init_from)
-        if source.config != architecture:
-            raise ConfigError(
-                f"--init-from {init_from}: its architecture, codes or classes differ from the "
-                "config's; see config.json there"
-            )
-        prior.load_state_dict(source.state_dict(), strict=True)
+    prior = _initial(config, architecture, init_from)
     yardsticks = measure(dataset.num_codes, training.batches(), held_out.batches())
     for level, use in enumerate(dataset.manifest.usage):
         if (words := collapse_in_words(use)) is not None:
@@ -163,6 +152,25 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         artifact=run / "prior",
         selection=Selection("bits_per_code", config.patience, config.export),
     )
+
+
+def _initial(config: PriorRun, architecture: PriorConfig, init_from: Path | str | None) -> Prior:
+    """The prior that training begins with."""
+    seeding.reseed_global(config.seed, "init")
+    prior = build_prior(architecture)
+    if config.gradient_checkpointing:
+        prior.recompute_activations()
+    if config.compile:
+        prior.compile()
+    if init_from is not None:
+        source = Prior.from_pretrained(init_from)
+        if source.config != architecture:
+            raise ConfigError(
+                f"--init-from {init_from}: its architecture, codes or classes differ from the "
+                "config's; see config.json there"
+            )
+        prior.load_state_dict(source.state_dict(), strict=True)
+    return prior
 
 
 def evaluate_bits(

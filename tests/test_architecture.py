@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors"},
-    {"durable", "seeding", "config", "processes"},
+    {"durable", "seeding", "config", "processes", "modes"},
     {"images", "artifacts", "hub", "progress", "stopping"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
@@ -20,7 +20,8 @@ ROWS = [
 PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "features.py"
 ALONE = {"quantizers", "networks", "data"}
 PRIOR_MAY_USE = {
-    "errors", "durable", "seeding", "config", "processes", "artifacts", "hub", "codes", "training"
+    "errors", "durable", "seeding", "config", "processes", "modes", "artifacts", "hub", "codes",
+    "training",
 }  # fmt: skip
 
 

@@ -36,6 +36,8 @@ class Cell(NamedTuple):
     """Empty: the paper draws it and gives no number."""
     choices: str
     settings: tuple[str, ...]
+    tokenizer: str = ""
+    """Of a prior: the path of the cell whose codes it models."""
 
     def changed(self, name: str, variant: str, source: str, *settings: str) -> "Cell":
         """The same but for some settings: a point of a sweep, beside the file of its method."""
@@ -46,6 +48,18 @@ class Cell(NamedTuple):
             expected="",
             choices="The paper gives the ends of the sweep; what lies between is chosen.",
             settings=(*self.settings, *settings),
+        )
+
+    def with_prior(self, prior: Method, expected: str) -> "Cell":
+        """A prior on its codes, which are those of the training images, in a file beside it."""
+        folder, _, name = self.path.rpartition("/")
+        return self._replace(
+            path=f"{folder}/{prior.name.lower()}-{name}",
+            method=f"{prior.name} prior of {self.method}",
+            expected=expected,
+            choices=prior.choices,
+            settings=prior.settings,
+            tokenizer=self.path,
         )
 
 
@@ -73,6 +87,17 @@ def run_of(seed: int, steps: int, batch_size: int, learning_rate: str) -> tuple[
         f"seed={seed}",
         f"train={{steps: {steps}, batch_size: {batch_size}, learning_rate: {learning_rate}, "
         f"log_every: 100, evaluate_every: {steps // 30}, checkpoint_every: {steps // 60}}}",
+    )
+
+
+def prior_run_of(steps: int, batch_size: int, model: str) -> tuple[str, ...]:
+    """A prior without classes, as in the papers, at a constant rate; the best weights are kept."""
+    return (
+        *run_of(0, steps, batch_size, "{kind: constant, value: 3e-4}"),
+        "conditional=false",
+        "export=best",
+        "patience=5",
+        f"model={model}",
     )
 
 

@@ -20,7 +20,8 @@ from imagetok.codes.writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.errors import ConfigError
 from imagetok.images import from_stored
-from imagetok.tokenizers import Tokenizer, at_test_time
+from imagetok.modes import at_test_time
+from imagetok.tokenizers import Tokenizer
 
 logger = logging.getLogger("imagetok")
 

@@ -11,9 +11,10 @@ from imagetok.data import ImageDataset
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.evaluation.quality import num_sums, quality, quality_sums
 from imagetok.images import from_stored
+from imagetok.modes import at_test_time
 from imagetok.processes import full_float32, process_state
 from imagetok.quantizers import level_name
-from imagetok.tokenizers import Autoencoder, Tokenizer, at_test_time
+from imagetok.tokenizers import Autoencoder, Tokenizer
 
 BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""

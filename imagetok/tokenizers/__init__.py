@@ -1,6 +1,6 @@
 """Tokenizers: autoencoders whose middle is a tuple of code maps; and the VAE, which has none."""
 
-from imagetok.tokenizers.base import Autoencoder, Reconstruction, Tokenizer, at_test_time
+from imagetok.tokenizers.base import Autoencoder, Reconstruction, Tokenizer
 from imagetok.tokenizers.build import build_autoencoder, build_tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
 
@@ -9,7 +9,6 @@ __all__ = [
     "Reconstruction",
     "Tokenizer",
     "TokenizerConfig",
-    "at_test_time",
     "build_autoencoder",
     "build_tokenizer",
 ]

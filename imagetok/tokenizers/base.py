@@ -2,8 +2,6 @@
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -15,6 +13,7 @@ from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
 from imagetok.errors import InputError, NotFiniteError
 from imagetok.images import ImageContract, Images, check_images, clamp_pixels
+from imagetok.modes import at_test_time
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
 
@@ -46,19 +45,6 @@ def check_features(h: Float[Tensor, "B C H W"]) -> None:
         f"first for image {bad[0]}; its weights have diverged, or overflow in {h.dtype}: encode in "
         "float32, or train it again with a lower train.learning_rate or train.clip_norm=1.0"
     )
-
-
-@contextmanager
-def at_test_time(model: nn.Module) -> Iterator[None]:
-    """No dropout, and norms by their running statistics, also in the middle of training."""
-    was_training = model.training
-    if was_training:  # else other threads may be using it
-        model.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            model.train()
 
 
 class Autoencoder(nn.Module, ABC):

@@ -8,8 +8,9 @@ from torch import Tensor
 from imagetok import artifacts
 from imagetok.errors import InputError
 from imagetok.images import Images, check_images
+from imagetok.modes import at_test_time
 from imagetok.networks import VQVAE2Config, build_network
-from imagetok.tokenizers.base import Autoencoder, Reconstruction, at_test_time, check_features
+from imagetok.tokenizers.base import Autoencoder, Reconstruction, check_features
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.latent import GaussianLatent, gaussian_kl
 from imagetok.tokenizers.likelihood import build_likelihood

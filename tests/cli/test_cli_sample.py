@@ -195,6 +195,8 @@ REFUSALS = {
     "probability": (["--top-p", "1.5"], "(0, 1]"),
     "label": (["--label", "3"], "expected 0..2, all or none (-1), or a name like a, b, c"),
     "name": (["--label", "a,zebra"], "found 'zebra'"),
+    "no number": (["--label=--1"], "found '--1'"),
+    "guidance": (["--label", "none", "--guidance", "2"], "none is given"),
     "greedy and more": (["--greedy", "--top-k", "2"], "leave them out"),
     "both": (["--shards", "shards"], "either --out"),
 }

@@ -28,6 +28,7 @@ ROTARY = GPT.model_copy(update={"positions": "rotary"})
 SNAIL = PixelSNAILConfig(width=8, blocks=2, units=2, kernel_size=3, heads=2)
 CNN = PixelCNNConfig(width=8, layers=3, head=16)
 CONTEXT = ContextConfig(width=6, units=2)
+GPTS = HierarchyConfig(top=GPT, bottom=ROTARY, context=CONTEXT)
 SNAILS = HierarchyConfig(top=SNAIL, bottom=SNAIL, context=CONTEXT)
 
 # name: model, codes per level, grids, classes
@@ -51,6 +52,7 @@ SHAPES = {
     "hierarchy": (SNAILS, (4, 6), ((2, 1), (4, 2)), 2),
     "hierarchy-uneven": (SNAILS.model_copy(update={"top": CNN}), (5, 3), ((1, 2), (3, 5)), 0),
     "hierarchy-pixelcnn": (HierarchyConfig(top=GPT, bottom=CNN), (3, 5), ((2, 2), (4, 4)), 2),
+    "hierarchy-gpt": (GPTS, (4, 6), ((2, 1), (3, 2)), 2),
 }
 
 
@@ -82,7 +84,7 @@ def make_prior(shape: str, dropout: float = 0.1, fingerprint: str = "f" * 64) ->
                 parameter.mul_(2)
             elif name.endswith(("bias", "condition.weight")):
                 parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.3)
-            elif parameter.ndim == 2 and (name.startswith("body.") or "top.body." in name):
+            elif parameter.ndim == 2 and "body." in name:
                 parameter.mul_(8)  # GPT's
             elif name.endswith("head.weight") and parameter.ndim == 2:
                 parameter.mul_(15)

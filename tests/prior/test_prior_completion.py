@@ -49,6 +49,8 @@ def test_no_rows_kept_is_sampling(prior, random_codes):
 @pytest.mark.parametrize("settings", [{}, {"guidance": 2.0}, {"temperature": 0.8, "top_k": 3}])
 def test_a_drawn_image_is_completed_to_itself_by_its_own_seed(settings, prior):
     """So nothing but the given codes decides what follows, whether drawn or given."""
+    if "guidance" in settings and not prior.config.num_classes:
+        pytest.skip("there is no class to follow")
     label = list(range(prior.config.num_classes)) or "none"
     drawn = prior.sample(5, seed=4, label=label, **settings)
     for keep_rows in possible(prior):

@@ -155,3 +155,10 @@ def test_settings_out_of_range_are_refused(field, values):
     for value in values:
         with pytest.raises(ConfigError, match=field):
             Settings(**{field: value})
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 5e-324])
+def test_a_tiny_temperature_draws_the_most_likely_code(temperature):
+    logits = torch.tensor([[1.0, 700.0, -3.0], [-2.0, -9.0, -1.0]])
+    uniforms = torch.tensor([0.999, 0.001], dtype=torch.float64)
+    assert draw_codes(logits, uniforms, Settings(temperature=temperature)).tolist() == [1, 2]

@@ -22,7 +22,7 @@ from prior.training import train_prior
 SNAIL = {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "kernel_size": 3, "heads": 2}
 CNN = {"kind": "pixelcnn", "width": 8, "layers": 2, "head": 8}
 GPT = {"kind": "gpt", "layers": 1, "heads": 2, "width": 16}
-NAMES = ["hierarchy", "hierarchy-uneven", "hierarchy-pixelcnn"]
+NAMES = ["hierarchy", "hierarchy-uneven", "hierarchy-pixelcnn", "hierarchy-gpt"]
 
 
 def config(grids=((1, 1), (2, 2)), num_codes=(3, 2), num_classes=0, **model) -> PriorConfig:
@@ -38,7 +38,7 @@ def config(grids=((1, 1), (2, 2)), num_codes=(3, 2), num_classes=0, **model) -> 
     return validate(tree, PriorConfig, "test")
 
 
-@pytest.mark.parametrize("bottom", [SNAIL, CNN], ids=lambda model: model["kind"])
+@pytest.mark.parametrize("bottom", [SNAIL, CNN, GPT], ids=lambda model: model["kind"])
 def test_the_probabilities_of_every_image_sum_to_one(bottom):
     torch.manual_seed(0)
     prior = build_prior(config(bottom=bottom, num_classes=2)).double().eval()
@@ -107,7 +107,7 @@ def test_drawn_bottoms_have_the_frequencies_of_their_top(name, named):
         ({"grids": ((2, 2),), "num_codes": (3,)}, "two levels, and these have 1"),
         ({"grids": ((1, 1), (2, 2), (4, 4)), "num_codes": (3, 3, 3)}, "two levels.* have 3"),
         ({"num_codes": (3,)}, "1 levels of codes, but 2 grids"),
-        ({"bottom": GPT}, "bottom"),
+        ({"bottom": {"kind": "hierarchy"}}, "bottom"),
         ({"top": {"kind": "hierarchy"}}, "top"),
     ],
 )
@@ -145,10 +145,10 @@ def two_level_codes(tmp_path_factory):
     "model",
     [
         {"kind": "hierarchy", "top": SNAIL, "bottom": SNAIL},
-        {"kind": "hierarchy", "top": GPT, "bottom": CNN},
+        {"kind": "hierarchy", "top": CNN, "bottom": GPT},
         GPT,
     ],
-    ids=["pixelsnail", "gpt-pixelcnn", "gpt"],
+    ids=["pixelsnail", "pixelcnn-gpt", "gpt"],
 )
 def test_from_codes_of_two_levels_to_images(model, two_level_codes, tmp_path):
     """One run, one artifact; resumed, the same."""

@@ -59,6 +59,15 @@ def test_every_forward_pass_has_one_size_and_one_thread(flat, monkeypatch, two_t
     assert seen == [(MICRO_BATCH, 1)] * 2
 
 
+def test_a_prior_in_training_mode_draws_and_judges_without_dropout(flat, random_codes):
+    codes = random_codes(flat, 2)
+    drawn, judged = rows(flat.sample(3)), flat.log_prob(codes)
+    flat.train()
+    assert rows(flat.sample(3)) == drawn
+    assert torch.equal(flat.log_prob(codes), judged)
+    assert flat.training
+
+
 def test_sampling_neither_reads_nor_moves_the_global_generator(flat):
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -86,6 +95,8 @@ def test_another_seed_gives_other_images(flat):
 )
 def test_each_code_is_drawn_from_the_logits_of_all_before_it(settings, prior, position_logits):
     """Teacher forcing on what was drawn, with the images' own uniforms, draws it again."""
+    if settings.guidance != 1 and not prior.config.num_classes:
+        pytest.skip("there is no class to follow")
     n, seed, length = 4, 5, prior.config.length
     cycle = prior.labels_for(None)
     labels = torch.tensor([cycle[j % len(cycle)] for j in range(n)])
@@ -158,6 +169,8 @@ def test_a_prior_without_classes_draws_without_a_label(unconditional):
     drawn = rows(unconditional.sample(3))
     assert rows(unconditional.sample(3, label=NO_LABEL)) == drawn
     assert rows(unconditional.sample(3, label="none")) == drawn
+    with pytest.raises(ConfigError, match="guidance: found 2"):
+        unconditional.sample(1, guidance=2.0)
     for label in (0, "0", "all", "cat"):
         with pytest.raises(ConfigError, match="trained without classes"):
             unconditional.sample(1, label=label)
@@ -177,6 +190,12 @@ def test_what_cannot_be_drawn_is_refused(flat):
     for settings in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.5}):
         with pytest.raises(ConfigError, match="greedy: takes the most likely code"):
             flat.sample(1, greedy=True, **settings)
+    for label in ("--1", "²", "9" * 5000, "1.0", ""):
+        with pytest.raises(ConfigError, match=r"0\.\.2, all or none"):
+            flat.sample(1, label=label)
+    for label in ("none", [-1, -1]):
+        with pytest.raises(ConfigError, match="guidance: found 2"):
+            flat.sample(1, label=label, guidance=2.0)
     for n, first in ((-1, 0), (1, -1)):
         with pytest.raises(ConfigError, match=f"n={n}, first={first}"):
             flat.sample(n, first=first)
