@@ -2,21 +2,18 @@
 
 import json
 import logging
-import os
-import platform
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cli.pipelines import train_from_config
+from cli.report_pipeline import sections_of
+from cli.report_runs import open_sources
 from cli.sampling_pipeline import load_pair, sample_images
 from imagetok.codes.encode import encode_dataset, make_plan
-from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.config import load_config
 from imagetok.data import ImageDataset, open_image, open_images, prepare
 from imagetok.durable import write_json
@@ -24,22 +21,9 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
 from imagetok.processes import peak_memory_mb
-from imagetok.report import (
-    Commands,
-    Figure,
-    Numbers,
-    Pictures,
-    Section,
-    Table,
-    Text,
-    curves,
-    side_by_side,
-    usage_histogram,
-    write_report,
-)
+from imagetok.report import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
-from imagetok.training.metrics import read_json_lines
 
 logger = logging.getLogger("imagetok")
 NUM_SAMPLES = 200
@@ -70,16 +54,15 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     _say(2, "encode the digits to code shards (seconds)")
     tokenizer = Tokenizer.from_pretrained(out / "edvae" / "tokenizer")
     datasets = {split: open_images(config.data, split, tokenizer.image) for split in SPLITS}
-    codes = {split: _encode(tokenizer, datasets[split], out, split) for split in SPLITS}
+    for split in SPLITS:
+        _encode(tokenizer, datasets[split], out, split)
     _say(3, "train a GPT prior on the codes (about 1 minute)")
     overrides = [
         f"data.source={json.dumps(str(out / 'codes' / 'train'))}",
         f"data.test={json.dumps(str(out / 'codes' / 'test'))}",
         f"tokenizer={json.dumps(str(out / 'edvae' / 'tokenizer'))}",
     ]
-    _, likelihood = train_from_config(
-        recipe / "gpt.yaml", overrides, out / "gpt", resume=True, device="cpu"
-    )
+    train_from_config(recipe / "gpt.yaml", overrides, out / "gpt", resume=True, device="cpu")
     _say(4, f"draw {NUM_SAMPLES} new digits (seconds)")
     samples, labels = _sample(out, tokenizer)
     _say(5, "let a classifier fitted on real digits judge them, and write the report (seconds)")
@@ -95,15 +78,8 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         "num_samples": NUM_SAMPLES,
     }
     write_json(out / "summary.json", summary)
-    sections = [
-        _numbers_section(summary),
-        _samples_section(samples, labels),
-        _reconstruction_section(tokenizer, datasets["test"]),
-        _curves_section(out),
-        _codes_section(codes["train"]),
-        _measures_section(reconstruction, likelihood),
-        _commands_section(recipe),
-    ]
+    made = open_sources([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
+    sections = [_numbers_section(summary), *sections_of(made, 0), _commands_section(recipe)]
     write_report(
         out / "report.html",
         "imagetok quickstart",
@@ -117,11 +93,9 @@ def _say(stage: int, what: str) -> None:
     logger.info("[%d/5] %s", stage, what)
 
 
-def _encode(tokenizer: Tokenizer, dataset: ImageDataset, out: Path, split: str) -> CodeDataset:
-    folder = out / "codes" / split
+def _encode(tokenizer: Tokenizer, dataset: ImageDataset, out: Path, split: str) -> None:
     plan = make_plan(tokenizer, dataset, source=f"digits:{split}", name="edvae/tokenizer")
-    encode_dataset(tokenizer, dataset, folder, plan)
-    return open_codes(folder)
+    encode_dataset(tokenizer, dataset, out / "codes" / split, plan)
 
 
 def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
@@ -179,122 +153,6 @@ def _numbers_section(summary: dict[str, float | int]) -> Section:
                     ("memory", f"{summary['peak_memory_mb']} MB", "at the peak"),
                 ]
             )
-        ],
-    )
-
-
-def _samples_section(samples: Tensor, labels: Tensor) -> Section:
-    rows = [samples[labels == label][:12] for label in range(10)]
-    return Section(
-        "New digits",
-        [
-            Text(
-                "Drawn by the GPT prior as grids of codes, one row a class, and turned into images "
-                "by the tokenizer's decoder."
-            ),
-            Pictures(torch.cat(rows), columns=12, row_labels=[str(label) for label in range(10)]),
-        ],
-    )
-
-
-def _reconstruction_section(tokenizer: Tokenizer, dataset: ImageDataset) -> Section:
-    images = to_unit_range(dataset.read(range(32)).images)
-    x_hat = tokenizer.reconstruct(images).clamp(0, 1)
-    h, w = tokenizer.grids[0]
-    return Section(
-        "Before and after the tokenizer",
-        [
-            Text(
-                f"Held-out digits above, and below each what is left after {h * w} codes "
-                f"of {tokenizer.num_codes[0]}."
-            ),
-            Pictures(
-                side_by_side(images, x_hat, columns=16),
-                columns=16,
-                row_labels=["original", "after"] * 2,
-            ),
-        ],
-    )
-
-
-def _series(run: Path, split: str, name: str) -> tuple[list[float], list[float]]:
-    records = [r for r in read_json_lines(run / "metrics.jsonl") if r["split"] == split]
-    return [r["step"] for r in records], [r[name] for r in records]
-
-
-def _curves_section(out: Path) -> Section:
-    edvae, gpt = out / "edvae", out / "gpt"
-    mse = {
-        "training batches": _series(edvae, "train", "mse"),
-        "held out": _series(edvae, "test", "mse"),
-    }
-    bits = {
-        "training batches": _series(gpt, "train", "bits_per_code"),
-        "held out": _series(gpt, "test", "bits_per_code"),
-        "order-0 entropy": _series(gpt, "test", "order0_bits_per_code"),
-    }
-    perplexity = {
-        "training batches": _series(edvae, "train", "batch_perplexity"),
-        "held out": _series(edvae, "test", "perplexity"),
-    }
-    return Section(
-        "Training",
-        [
-            Figure(
-                curves(mse, "step", "mean squared error", log=True),
-                "Mean squared error over steps",
-                "Tokenizer: the held-out error is that of hard codes; in training they are mixed.",
-            ),
-            Figure(
-                curves(perplexity, "step", "perplexity"),
-                "Perplexity over steps",
-                "Tokenizer: how evenly codes are used. The codes of training batches are drawn "
-                "with noise, those of the held-out split are not, so the levels differ.",
-            ),
-            Figure(
-                curves(bits, "step", "bits per code"),
-                "Bits per code over steps",
-                "Prior: below the order-0 entropy it has learned how codes depend on each other.",
-            ),
-        ],
-    )
-
-
-def _codes_section(dataset: CodeDataset) -> Section:
-    counts = np.zeros(dataset.num_codes[0], dtype=np.int64)
-    for batch in dataset.batches(256):
-        counts += np.bincount(batch.codes[0].numpy().ravel(), minlength=len(counts))
-    return Section(
-        "Code usage",
-        [
-            Figure(
-                usage_histogram(counts),
-                "Sorted usage of the codes",
-                f"How often each code occurs in the {len(dataset):,} training digits.",
-            )
-        ],
-    )
-
-
-def _measures_section(
-    reconstruction: dict[str, float | int], likelihood: dict[str, float | int]
-) -> Section:
-    rows = [("tokenizer, held-out digits", name, value) for name, value in reconstruction.items()]
-    rows += [("prior, held-out codes", name, value) for name, value in likelihood.items()]
-    versions = [
-        (name, version(name)) for name in ("imagetok", "torch", "transformers", "accelerate")
-    ]
-    machine = [
-        ("python", platform.python_version()),
-        ("machine", f"{platform.system()} {platform.machine()}"),
-        ("processors", os.cpu_count()),
-        ("threads", torch.get_num_threads()),
-    ]
-    return Section(
-        "Measures and environment",
-        [
-            Table(["what", "measure", "value"], rows),
-            Table(["environment", "version"], versions + machine),
         ],
     )
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from imagetok.codes.commit import EncodeReport
 from imagetok.codes.decode import decode_in_batches, save_images
@@ -20,7 +21,7 @@ from imagetok.codes.production import write_dataset
 from imagetok.codes.writer import EncodedPart
 from imagetok.config import Section, differences
 from imagetok.durable import canonical_json, is_temporary, lock, remove_temporaries, write_json
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
 from imagetok.report.pictures import save_grid
@@ -112,7 +113,7 @@ def sample_images(prior: Prior, tokenizer: Tokenizer, out: Path, n: int, drawing
                 progress.update(done)
         state.wait_for_everyone()
         if state.is_main_process:
-            _save_grid(out, tokenizer, record)
+            _save_grid(out, record)
         state.wait_for_everyone()
     labels = [record.labels[j % len(record.labels)] for j in range(n)]
     return Drawn(labels, sum(map(len, missing)))
@@ -211,11 +212,26 @@ def _picture(out: Path, image: int) -> Path:
     return out / f"{image:06d}.png"
 
 
-def _save_grid(out: Path, tokenizer: Tokenizer, record: Samples) -> None:
+def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
+    """Images of a folder of samples as one sees them: (N, C, H, W) uint8, grey or RGB.
+
+    Raises InputError for one that is not there, or damaged.
+    """
+    pictures = []
+    for j in images:
+        try:
+            with Image.open(_picture(out, j)) as picture:
+                opened = picture.convert("L" if picture.mode == "L" else "RGB")
+        except OSError as error:
+            raise InputError(
+                f"{_picture(out, j)}: cannot be read ({error}); run the same imagetok sample again"
+            ) from None
+        pictures.append(torch.from_numpy(np.atleast_3d(np.array(opened))))
+    return torch.stack(pictures).movedim(-1, 1)
+
+
+def _save_grid(out: Path, record: Samples) -> None:
     """The first images in one picture; a column for each class where a few are drawn in turn."""
     count, classes = min(record.num_images, MOST_IN_GRID), len(record.labels)
-    mode = "L" if tokenizer.image.mode == "grey" else "RGB"
-    pictures = [Image.open(_picture(out, j)).convert(mode) for j in range(count)]
-    pixels = torch.stack([torch.from_numpy(np.atleast_3d(np.array(p))) for p in pictures])
     columns = classes if 1 < classes <= 20 else max(1, round(count**0.5))
-    save_grid(pixels.movedim(-1, 1), out / GRID, columns=columns, scale=2)
+    save_grid(read_drawn(out, range(count)), out / GRID, columns=columns, scale=2)

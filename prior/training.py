@@ -107,7 +107,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     tokenizer = read_artifact(config.tokenizer, "tokenizer")
     check_manifest(tokenizer)  # it is embedded at the end: better refused now
     fingerprint = tokenizer.fingerprint
-    training, held_out = _open_data(config, fingerprint)
+    training, held_out = open_data(config, fingerprint)
     dataset = training.dataset
     classes = dataset.plan.class_names if config.conditional else ()
     architecture = validate(
@@ -259,7 +259,7 @@ def _loss_function(
     return loss
 
 
-def _open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
+def open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
     """Training and held-out samples, all of one tokenizer."""
     source = _open(config.data.source, fingerprint)
     if config.data.test is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagetok.report.figures import bars, curves, usage_histogram
     from imagetok.report.page import render, write_report
-    from imagetok.report.pictures import grid, heat, save_grid, side_by_side
+    from imagetok.report.pictures import grid, heat, overlay, save_grid, side_by_side
     from imagetok.report.sections import (
         Block,
         Commands,
@@ -34,6 +34,7 @@ __all__ = [
     "curves",
     "grid",
     "heat",
+    "overlay",
     "render",
     "save_grid",
     "side_by_side",
@@ -44,7 +45,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("bars", "curves", "usage_histogram"), "figures"),
     **dict.fromkeys(("render", "write_report"), "page"),
-    **dict.fromkeys(("grid", "heat", "save_grid", "side_by_side"), "pictures"),
+    **dict.fromkeys(("grid", "heat", "overlay", "save_grid", "side_by_side"), "pictures"),
 }
 
 

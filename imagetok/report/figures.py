@@ -37,6 +37,7 @@ _IN_THE_DARK = {
     "#d55e00": "#f08a43",
     "#009e73": "#2cc79a",
 }
+_LEGEND_WIDTH = 84  # letters beside each other over a figure; a line's sample takes six
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imagetok",
@@ -96,7 +97,7 @@ def curves(
         if log:
             logarithmic(axes)
         if len(points) > 1:
-            columns = min(len(points), 3)
+            columns = min(len(points), 3, max(1, _LEGEND_WIDTH // (max(map(len, points)) + 6)))
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
 
     return _svg(draw)

@@ -16,6 +16,7 @@ from imagetok.images import Images, to_uint8
 # Half precision and resampling overshoot [0, 1] by less than this; a wrong range by far more.
 _OVERSHOOT = 1e-2
 _WHITE = 255
+_PICTURE_SHARE = 0.4  # of what lies under a map
 _HEAT = ((0, 0, 0), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
 
 
@@ -88,6 +89,23 @@ def heat(values: Tensor | np.ndarray) -> np.ndarray:
     places = np.linspace(0, 255, len(_HEAT))
     table = np.stack([np.interp(np.arange(256), places, c) for c in zip(*_HEAT, strict=True)])
     return table.round().astype(np.uint8)[:, levels].swapaxes(0, 1)
+
+
+def overlay(images: Tensor | np.ndarray, maps: Tensor | np.ndarray) -> np.ndarray:
+    """Maps as colours of `heat` over images that have lost theirs.
+
+    images: (N, C, H, W) as for a grid. maps: (N, h, w) in [0, 1], each value for an equal part of
+    the image. Returns uint8 images (N, 3, H, W).
+    """
+    pixels = as_pixels(images)
+    count, _, height, width = pixels.shape
+    if maps.ndim != 3 or len(maps) != count:
+        raise InputError(f"expected a map for each of {count} images, found {tuple(maps.shape)}")
+    h, w = maps.shape[1:]
+    rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
+    colours = heat(maps)[:, :, rows][..., columns]
+    grey = pixels.mean(axis=1, keepdims=True)
+    return (_PICTURE_SHARE * grey + (1 - _PICTURE_SHARE) * colours).round().astype(np.uint8)
 
 
 def grid(

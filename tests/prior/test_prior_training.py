@@ -19,7 +19,7 @@ from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.base import NO_LABEL
 from prior.config import PriorRun
-from prior.training import Part, _open_data, evaluate_bits, train_prior, visible_labels
+from prior.training import Part, evaluate_bits, open_data, train_prior, visible_labels
 
 COUNT = 40
 
@@ -139,7 +139,7 @@ def test_the_best_weights_are_kept_beside_the_last(codes_folder, tokenizer_folde
     assert step < 8
     assert measures["best"]["bits_per_code"] == bits[step]
     assert measures["last"]["bits_per_code"] == bits[8]
-    _, held_out = _open_data(runs["best"], open_codes(codes_folder).fingerprint)
+    _, held_out = open_data(runs["best"], open_codes(codes_folder).fingerprint)
     for export, expected in (("best", bits[step]), ("last", bits[8])):
         prior = Prior.from_pretrained(tmp_path / export / "prior")
         assert_close(evaluate_bits(prior, held_out), [expected])

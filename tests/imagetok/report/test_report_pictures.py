@@ -10,7 +10,15 @@ from hypothesis.strategies import integers
 from PIL import Image
 
 from imagetok.errors import ConfigError, InputError
-from imagetok.report.pictures import as_pixels, grid, heat, png_bytes, save_grid, side_by_side
+from imagetok.report.pictures import (
+    as_pixels,
+    grid,
+    heat,
+    overlay,
+    png_bytes,
+    save_grid,
+    side_by_side,
+)
 
 
 def numbered(count: int, channels: int = 1, height: int = 2, width: int = 3) -> np.ndarray:
@@ -124,3 +132,15 @@ def test_pictures_need_neither_matplotlib_nor_jinja2():
         "sys.exit(bool({'matplotlib', 'jinja2'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_overlay_is_dark_where_the_map_is_and_keeps_the_picture():
+    images = np.zeros((2, 3, 4, 6), dtype=np.uint8)
+    images[:, 0, :, 3:] = 120  # red, of brightness 40
+    maps = np.array([[[0.0, 0.0]], [[1.0, 0.0]]])  # one value for each half
+    shown = overlay(images, maps)
+    assert shown.shape == images.shape
+    assert (shown[0, :, :, :3] == 0).all() and (shown[:, :, :, 3:] == round(0.4 * 40)).all()
+    assert np.array_equal(shown[1, :, 0, 0], (0.6 * heat(np.ones((1, 1, 1)))[0, :, 0, 0]).round())
+    with pytest.raises(InputError, match="a map for each of 2 images"):
+        overlay(images, maps[:1])

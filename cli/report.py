@@ -1,0 +1,42 @@
+"""`imagetok report`."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import choose_device, device_option, say
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report.html"),
+    show_default=True,
+    metavar="FILE.html",
+    help="The file to write.",
+)
+@click.option(
+    "--samples",
+    "num_samples",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="Images drawn of each class from a prior; 0: draw and complete none.",
+)
+@device_option()
+def report(runs: tuple[Path, ...], out: Path, num_samples: int, device: str | None) -> None:
+    """Write one self-contained HTML file about a run, or about several side by side.
+
+    RUN is a run folder of a tokenizer or prior, a folder that `imagetok sample` wrote, or a JSON
+    file of `imagetok evaluate --out`. Curves, images before and after, codes, uncertainty, samples,
+    completions, measures: as far as the runs have them. It opens from disk, without a network.
+
+    Example: imagetok report runs/digits-edvae runs/digits-gpt --out report.html
+    """
+    from cli.report_pipeline import make_report
+
+    contents = make_report(runs, out, num_samples=num_samples, device=choose_device(device))
+    say(f"{', '.join(contents)}")
+    say(f"open {out.resolve()} in a browser")

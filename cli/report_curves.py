@@ -1,0 +1,124 @@
+"""What training logged, as curves of one run or of several. No click here."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cli.report_runs import RunFolder
+from imagetok.report import Figure, Section, curves
+from imagetok.training.config import TokenizerRun
+
+
+class _Curve(NamedTuple):
+    """One figure: what it shows of each split, by the measure's name without its level."""
+
+    label: str
+    names: dict[tuple[str, str], str]
+    """(split, measure) -> what the line is called."""
+    caption: str
+    is_log: bool = False
+
+
+_TRAIN, _TEST = "training batches", "held out"
+_CURVES = (
+    _Curve(
+        "mean squared error",
+        {("train", "mse"): _TRAIN, ("test", "mse"): _TEST},
+        "On pixels in [0, 1]. The held-out error is that of hard codes; some methods mix codes in "
+        "training.",
+        True,
+    ),
+    _Curve(
+        "pixel accuracy",
+        {("train", "pixel_accuracy"): _TRAIN, ("test", "pixel_accuracy"): _TEST},
+        "The share of pixels whose class comes back.",
+    ),
+    _Curve(
+        "perplexity",
+        {("train", "batch_perplexity"): _TRAIN, ("test", "perplexity"): _TEST},
+        "How evenly codes are used: K if all are used alike, 1 if one is used alone. A batch holds "
+        "few codes and is often drawn with noise, so the two levels differ.",
+    ),
+    _Curve("codes used, held out", {("test", "codes_used"): _TEST}, "That occur at least once."),
+    _Curve(
+        "entropy of the code probabilities, nats",
+        {("test", "entropy"): _TEST},
+        "Mean over positions; how undecided the encoder is.",
+    ),
+    _Curve(
+        "uncertainty K / S",
+        {("test", "uncertainty"): _TEST},
+        "Of the encoder's Dirichlet: 1 without any evidence, towards 0 with much.",
+        True,
+    ),
+    _Curve(
+        "logits",
+        {("test", "max_logit"): "largest", ("test", "top_logit"): "mean of the largest"},
+        "On the held-out split. Above 18 the usual float32 form of the Dirichlet KL has no "
+        "gradient.",
+    ),
+    _Curve(
+        "variance of the quantizer",
+        {("test", "variance"): _TEST},
+        "How sharply codes are chosen; it falls as training goes on.",
+        True,
+    ),
+    _Curve(
+        "bits per code",
+        {
+            ("train", "bits_per_code"): _TRAIN,
+            ("test", "bits_per_code"): _TEST,
+            ("test", "order0_bits_per_code"): "order-0 entropy",
+        },
+        "Of the prior. Below the order-0 entropy it has learned how codes depend on each other.",
+    ),
+    _Curve("training loss", {("train", "loss"): _TRAIN}, "The sum of all weighted terms."),
+)
+
+
+def training_section(runs: Sequence[RunFolder]) -> Section:
+    """All curves that the runs have points for, those of one measure in one figure."""
+    terms = {
+        name: None
+        for run in runs
+        if isinstance(run.config, TokenizerRun)
+        for name in run.config.objective.weights
+    }
+    wanted = list(_CURVES)
+    for term in terms:
+        what = f"Loss term {term!r}, before its weight, on training batches."
+        wanted.append(_Curve(term, {("train", term): _TRAIN}, what, True))
+    figures = []
+    for curve in wanted:
+        series = dict(_series(runs, curve))
+        if series:
+            drawn = curves(series, "step", curve.label, log=curve.is_log)
+            figures.append(Figure(drawn, f"{curve.label} over the steps", curve.caption))
+    return Section("Training", figures)
+
+
+def _series(
+    runs: Sequence[RunFolder], curve: _Curve
+) -> Iterator[tuple[str, tuple[list[int], list[float]]]]:
+    """Name and points of every line of a figure."""
+    having = [r for r in runs if any(_levels(r.records, name) for _, name in curve.names)]
+    for run in having:
+        for (split, measure), told in curve.names.items():
+            for name in _levels(run.records, measure):
+                points = [
+                    (r["step"], r[name])
+                    for r in run.records
+                    if r.get("split") == split and r.get(name) is not None
+                ]
+                if points and (not curve.is_log or any(value > 0 for _, value in points)):
+                    level = re.search(r"_level(\d+)$", name) if name != measure else None
+                    words = [run.name] if len(having) > 1 else []
+                    words += [told] + ([f"level {level.group(1)}"] if level else [])
+                    steps, values = zip(*points, strict=True)
+                    yield ", ".join(words), (list(steps), list(values))
+
+
+def _levels(records: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
+    """The measure's name, or those of its levels, as far as they were logged."""
+    pattern = re.compile(rf"{re.escape(measure)}(_level\d+)?")
+    return list(dict.fromkeys(n for record in records for n in record if pattern.fullmatch(n)))

@@ -1,0 +1,133 @@
+"""What a prior draws and completes, and folders of samples. No click here."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cli.report_runs import RunFolder, SampleFolder
+from cli.sampling_pipeline import load_pair, read_drawn
+from imagetok.codes.decode import decode_in_batches
+from imagetok.errors import ImagetokError
+from imagetok.report import Block, Pictures, Section, Text
+from imagetok.report.pictures import as_pixels, coloured
+from imagetok.tokenizers import Tokenizer
+from prior import Prior
+from prior.config import PriorRun
+from prior.training import open_data
+
+CLASSES = 20
+"""Shown at most."""
+COMPLETED, COMPLETIONS = 5, 6
+_SEED = 0
+_GREY = 127
+_COLUMNS = 10
+
+
+def prior_sections(
+    run: RunFolder, folders: Sequence[SampleFolder], num_samples: int, name: str
+) -> list[Section]:
+    """New images of every class, and held-out ones completed from their upper half.
+
+    folders: what was drawn from it already, shown in the place of new draws. num_samples: of each
+    class, or four times as many without classes; at 0, and without folders, there is neither.
+    """
+    assert isinstance(run.config, PriorRun)
+    if run.artifact is None:
+        told = f"The run has not finished; it stands at step {run.step:,}."
+        return [Section(f"New images{name}", [Text(told)])]
+    if num_samples == 0 and not folders:
+        return []
+    prior, tokenizer = load_pair(run.artifact, None, run.device)
+    sections = [samples_section(folder, name, prior.config.class_names) for folder in folders]
+    if not folders:
+        sections.append(Section(f"New images{name}", _drawn(prior, tokenizer, num_samples)))
+    done = _completed(run.config, prior, tokenizer)
+    return [*sections, Section(f"Completed images{name}", done)]
+
+
+def samples_section(folder: SampleFolder, name: str, class_names: Sequence[str] = ()) -> Section:
+    """The first images of a folder of samples, a row a class.
+
+    class_names: of the prior that drew them, if it is at hand.
+    """
+    record = folder.record
+    period = len(record.labels)
+    by_class = {
+        label: [j for j in range(record.num_images) if record.labels[j % period] == label]
+        for label in sorted(set(record.labels))[:CLASSES]
+    }
+    settings = record.model_dump(exclude={"origin", "labels", "num_images", "prior", "tokenizer"})
+    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    blocks: list[Block] = [
+        Text(f"{record.num_images:,} images drawn by the prior {record.prior[:16]} ({told}).")
+    ]
+    if len(by_class) == 1:
+        blocks.append(Pictures(read_drawn(folder.path, range(min(record.num_images, 40))), 10))
+    else:
+        count = min(_COLUMNS, *map(len, by_class.values()))
+        chosen = [j for places in by_class.values() for j in places[:count]]
+        named = dict(enumerate(class_names)) | {-1: "none"}
+        labels = [named.get(label, str(label)) for label in by_class]
+        blocks.append(Pictures(read_drawn(folder.path, chosen), count, labels))
+    return Section(f"New images{name}", blocks)
+
+
+def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
+    classes = list(range(min(prior.config.num_classes, CLASSES)))
+    columns = min(_COLUMNS, num_samples if classes else 4 * num_samples)
+    count = num_samples * len(classes) if classes else 4 * num_samples
+    codes = prior.sample(count, label=classes or "none", seed=_SEED)
+    images = coloured(decode_in_batches(tokenizer, codes))
+    if not classes:
+        told = f"Drawn as grids of codes (seed {_SEED}), and turned into images by the tokenizer."
+        return [Text(told), Pictures(images, columns)]
+    by_class = images.view(num_samples, len(classes), *images.shape[1:]).transpose(0, 1)
+    names = prior.config.class_names or tuple(map(str, classes))
+    shown = by_class[:, :columns].flatten(0, 1)
+    told = (
+        f"Drawn as grids of codes, one row a class (seed {_SEED}), and turned into images by the "
+        "tokenizer."
+    )
+    return [Text(told), Pictures(shown, columns, [names[i] for i in classes])]
+
+
+def _completed(config: PriorRun, prior: Prior, tokenizer: Tokenizer) -> list[Block]:
+    """Rows of: what held-out codes give back, their upper half, completions of it."""
+    try:
+        _, held_out = open_data(config, tokenizer.fingerprint)
+    except ImagetokError as error:
+        return [Text(f"The held-out codes cannot be opened here: {error}")]
+    count = min(COMPLETED, len(held_out))
+    codes = held_out.__getitems__([i * len(held_out) // count for i in range(count)]).codes
+    keep_rows = max(1, min(h for h, _ in prior.config.grids) // 2)
+    rows = [
+        _completions(prior, tokenizer, tuple(level[i : i + 1] for level in codes), keep_rows)
+        for i in range(count)
+    ]
+    height = prior.config.grids[0][0]
+    told = (
+        f"Held-out images as their codes give them back, what is kept of them ({keep_rows} of "
+        f"{height} rows of codes), and what the prior makes of that, without being told a class."
+    )
+    headers = ["image", "kept", "drawn", *[""] * (COMPLETIONS - 1)]
+    return [Text(told), Pictures(np.concatenate(rows), COMPLETIONS + 2, (), headers)]
+
+
+def _completions(
+    prior: Prior, tokenizer: Tokenizer, codes: tuple[Tensor, ...], keep_rows: int
+) -> np.ndarray:
+    device = next(tokenizer.parameters()).device
+    given = tuple(level.to(device) for level in codes)
+    drawn = prior.sample(COMPLETIONS, given=given, keep_rows=keep_rows, label="none", seed=_SEED)
+    both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
+    pixels = as_pixels(coloured(decode_in_batches(tokenizer, both)))
+    return with_kept(pixels, keep_rows / min(h for h, _ in prior.config.grids))
+
+
+def with_kept(pixels: np.ndarray, share: float) -> np.ndarray:
+    """An image and its completions, with what is kept of the image's height after the first."""
+    kept = pixels[:1].copy()
+    kept[:, :, round(pixels.shape[2] * share) :] = _GREY
+    return np.concatenate([pixels[:1], kept, pixels[1:]])

@@ -1,0 +1,173 @@
+"""A headless Chromium driven over its debugging pipe: what a page logs, loads and looks like."""
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_PATIENCE = 60.0
+_SWITCHES = (
+    "--headless=new",
+    "--no-sandbox",  # it refuses to start without when the tests run as root, as in a container
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+
+
+class Browser:
+    """One page of a running browser. Requests by URL and errors of the console are collected."""
+
+    def __init__(self, requests: int, answers: int):
+        self._to, self._from = requests, answers
+        self._buffer, self._number = b"", 0
+        self._session: str | None = None
+        self._loaded = False
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log", "DOM"):
+            self._call(f"{domain}.enable")
+
+    def look(self, width: int, height: int, dark: bool = False) -> None:
+        """The size of the window in css pixels, and the reader's taste."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def open(self, url: str) -> None:
+        """Load a page to its end."""
+        self._loaded = False
+        self._call("Page.navigate", url=url)
+        self._until(lambda: self._loaded, f"{url} to load")
+
+    def run(self, expression: str) -> Any:
+        """The value of JavaScript in the page."""
+        answer = self._call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Until JavaScript in the page is true."""
+        self._until(lambda: bool(self.run(expression)), expression)
+
+    def upload(self, selector: str, file: Path) -> None:
+        """Choose a file in the first file input that fits a CSS selector."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def screenshot(self) -> bytes:
+        """The whole page as a PNG."""
+        return base64.b64decode(
+            self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        )
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        number = self._number
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        end = time.monotonic() + _PATIENCE
+        while True:
+            answer = self._receive(end - time.monotonic())
+            if answer is not None and answer.get("id") == number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+            assert time.monotonic() < end, f"no answer to {method}"
+
+    def _receive(self, timeout: float) -> dict[str, Any] | None:
+        """The next message, of which events are noted."""
+        while b"\0" not in self._buffer:
+            if not select.select([self._from], [], [], max(0, timeout))[0]:
+                return None
+            part = os.read(self._from, 1 << 20)
+            assert part, "the browser has ended"
+            self._buffer += part
+        text, self._buffer = self._buffer.split(b"\0", 1)
+        message = json.loads(text)
+        self._note(message.get("method", ""), message.get("params", {}))
+        return message
+
+    def _note(self, event: str, values: dict[str, Any]) -> None:
+        match event:
+            case "Page.loadEventFired":
+                self._loaded = True
+            case "Network.requestWillBeSent":
+                self.requests.append(values["request"]["url"])
+            case "Runtime.exceptionThrown":
+                self.errors.append(str(values["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if values["type"] in ("error", "assert"):
+                self.errors.append(str([a.get("value", a) for a in values["args"]]))
+            case "Log.entryAdded" if values["entry"]["level"] == "error":
+                self.errors.append(f"{values['entry']['text']} {values['entry'].get('url', '')}")
+
+    def _until(self, is_true: Any, what: str) -> None:
+        end = time.monotonic() + _PATIENCE
+        while not is_true():
+            assert time.monotonic() < end, f"waited in vain for {what}"
+            self._receive(0.1)
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """A browser with one empty page; skips the test where there is no Chromium."""
+    program = next((found for name in _NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium here; Debian's is `apt-get install chromium`")
+    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
+        to_read, to_write = os.pipe()
+        from_read, from_write = os.pipe()
+
+        def place() -> None:
+            """The pipes where Chromium looks for them; first out of each other's way."""
+            kept = [os.dup(to_read), os.dup(from_write)]
+            kept = [os.dup(end) if end in (3, 4) else end for end in kept]
+            os.dup2(kept[0], 3)
+            os.dup2(kept[1], 4)
+
+        process = subprocess.Popen(
+            [program, *_SWITCHES, f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=place,
+            close_fds=False,
+        )
+        os.close(to_read)
+        os.close(from_write)
+        try:
+            yield Browser(to_write, from_read)
+        finally:
+            os.close(to_write)  # it ends when nobody can speak to it
+            os.close(from_read)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

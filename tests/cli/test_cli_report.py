@@ -1,0 +1,296 @@
+"""`imagetok report`: self-contained files whose numbers are the runs'."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from browser import open_browser
+from PIL import Image
+from torch.testing import assert_close
+
+from cli.main import _run
+from cli.report_curves import training_section
+from cli.report_prior import with_kept
+from cli.report_runs import open_sources
+from cli.report_tokenizer import painted_alone
+from imagetok import Tokenizer
+from imagetok.report import Figure, curves
+from imagetok.report.page import show
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs" / "digits"
+TINY = ["tokenizer.network.width=8", "tokenizer.quantizer.num_codes=16", "train.steps=20"]
+TINY_GPT = ["model.layers=1", "model.width=16", "model.heads=2", "train.steps=10"]
+OFTEN = ["train.evaluate_every=10", "train.log_every=5", "train.trackers=[]"]
+
+
+def train(name: str, out: Path, overrides: list[str]) -> None:
+    words = ["train", str(CONFIGS / f"{name}.yaml"), "--out", str(out), "--device", "cpu"]
+    assert _run(words + [w for one in [*overrides, *OFTEN] for w in ("--set", one)]) == 0
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Runs of an EdVAE, a VQ-VAE and a GPT, samples and measures, by the commands."""
+    root = tmp_path_factory.mktemp("report")
+    tokenizer = str(root / "edvae" / "tokenizer")
+    train("edvae", root / "edvae", TINY)
+    train("vqvae-ema", root / "vqvae", TINY)
+    encode = ["encode", "--tokenizer", tokenizer, "--data", "digits:test"]
+    assert _run([*encode, "--shards", str(root / "codes")]) == 0
+    where = [f"data.source={root / 'codes'}", f"tokenizer={tokenizer}"]
+    train("gpt", root / "gpt", [*where, "data.test=null", *TINY_GPT])
+    draw = ["sample", "--prior", str(root / "gpt" / "prior"), "-n", "30", "--label", "3,5"]
+    assert _run([*draw, "--out", str(root / "new")]) == 0
+    measure = ["evaluate", "--tokenizer", tokenizer, "--data", "digits:test"]
+    assert _run([*measure, "--out", str(root / "measures.json")]) == 0
+    return root
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, cells of tables, titles of sections."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.rows: list[list[str]] = []
+        self.titles: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "h2":
+            self.titles.append("")
+        if tag in ("td", "th", "h2"):
+            self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "h2":
+            self.titles[-1] += data
+        elif self._inside:
+            self.rows[-1][-1] += data
+
+    def images(self) -> list[dict[str, str]]:
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+    def tables(self, corner: str) -> list[list[list[str]]]:
+        """Tables whose first header is `corner`, header first."""
+        starts = [i for i, (row) in enumerate(self.rows) if row[0] == corner]
+        heads = {i for i, row in enumerate(self.rows) if row[0] in ("measure", "", "report")}
+        ends = [min([j for j in heads if j > i] + [len(self.rows)]) for i in starts]
+        return [self.rows[i:j] for i, j in zip(starts, ends, strict=True)]
+
+
+def report(out: Path, *paths: Path, extra: tuple[str, ...] = ()) -> Page:
+    assert _run(["report", *map(str, paths), "--out", str(out), "--device", "cpu", *extra]) == 0
+    html = out.read_text()
+    page = Page(html)
+    check_alone(html, page)
+    return page
+
+
+def check_alone(html: str, page: Page) -> None:
+    """Nothing is fetched, every picture is there, described and whole."""
+    assert not re.search(r"@import|url\(|https?://(?!www\.w3\.org/)", html)
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+        for name in ("src", "href", "srcset", "poster", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/"))
+    assert page.images()
+    for image in page.images():
+        kind, _, content = image["src"].partition(";base64,")
+        data = base64.b64decode(content, validate=True)
+        if kind == "data:image/png":
+            Image.open(io.BytesIO(data)).load()
+        else:
+            assert kind == "data:image/svg+xml" and data.startswith(b"<svg")
+        assert image["alt"].strip()
+    assert any(a.get("name") == "viewport" for t, a in page.tags if t == "meta")
+
+
+def last_test(run: Path) -> dict[str, float]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [r for r in records if r["split"] == "test"][-1]
+
+
+def test_one_tokenizer(made, tmp_path):
+    page = report(tmp_path / "a.html", made / "edvae")
+    assert page.titles == [
+        "In numbers",
+        "What it is",
+        "Before and after",
+        "Where it is unsure",
+        "The codes",
+        "Training",
+        "Measures",
+        "Environment",
+        "Commands",
+    ]
+    expected = last_test(made / "edvae")
+    [table] = page.tables("measure")
+    shown = dict(table[1:])
+    for name in set(expected) - {"step", "split", "num_images"}:
+        assert shown[name] == show(expected[name])
+    alts = [image["alt"] for image in page.images()]
+    for curve in ("mean squared error", "perplexity", "kl", "uncertainty K / S", "logits"):
+        assert f"{curve} over the steps" in alts
+    html = (tmp_path / "a.html").read_text()
+    assert "data: digits:test" in html and "count: 180" in html
+    assert f"imagetok train {made / 'edvae' / 'config.yaml'}" in html
+
+
+def test_curves_are_what_was_logged(made):
+    section = training_section(open_sources([made / "edvae"], torch.device("cpu")).runs)
+    lines = (made / "edvae" / "metrics.jsonl").read_text().splitlines()
+    series = {}
+    for name, split in (("training batches", "train"), ("held out", "test")):
+        points = [(r["step"], r["mse"]) for r in map(json.loads, lines) if r["split"] == split]
+        series[name] = tuple(map(list, zip(*points, strict=True)))
+    assert series["held out"][0] == [10, 20] and series["training batches"][0] == [5, 10, 15, 20]
+    drawn = curves(series, "step", "mean squared error", log=True)
+    assert drawn in [block.image for block in section.blocks if isinstance(block, Figure)]
+
+
+def test_several_runs_stand_side_by_side(made, tmp_path):
+    page = report(tmp_path / "b.html", made / "edvae", made / "vqvae")
+    labels = re.findall(r'class="label first">(\w+)<', (tmp_path / "b.html").read_text())
+    assert labels[:6] == ["original", "edvae", "vqvae"] * 2
+    [table] = page.tables("measure")
+    assert table[0] == ["measure", "edvae", "vqvae"]
+    shown = {row[0]: row[1:] for row in table[1:]}
+    both = [last_test(made / name) for name in ("edvae", "vqvae")]
+    assert shown["mse"] == [show(one["mse"]) for one in both]
+    assert shown["uncertainty"] == [show(both[0]["uncertainty"]), show(None)]
+    assert "Where it is unsure of edvae" in page.titles
+    assert "Where it is unsure of vqvae" not in page.titles  # it gives no probabilities
+
+
+def test_a_prior_draws_and_completes(made, tmp_path):
+    page = report(tmp_path / "c.html", made / "gpt", extra=("--samples", "2"))
+    assert page.titles[2:4] == ["New images", "Completed images"]
+    rows = re.findall(r'class="label first">(\w)<', (tmp_path / "c.html").read_text())
+    assert rows == list("0123456789")
+    assert sum(image["alt"] == "7" for image in page.images()) == 2
+    none = report(tmp_path / "d.html", made / "gpt", extra=("--samples", "0"))
+    assert not {"New images", "Completed images"} & set(none.titles)
+
+
+def test_a_folder_of_samples_is_shown_as_it_is(made, tmp_path):
+    page = report(tmp_path / "e.html", made / "gpt", made / "new")
+    threes = [image for image in page.images() if image["alt"] == "3"]
+    assert len(threes) == 10
+    for j, image in enumerate(threes):  # classes take turns: 3, 5, 3, ...
+        shown = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+        with Image.open(made / "new" / f"{2 * j:06d}.png") as stored:
+            assert shown.tobytes() == stored.convert("L").tobytes()
+    alone = report(tmp_path / "f.html", made / "new")
+    assert alone.titles[0] == "New images, new"
+
+
+def test_measures_of_another_identity_have_a_table_of_their_own(made, tmp_path):
+    record = json.loads((made / "measures.json").read_text())
+    record["measures"]["mse"] *= 2
+    (tmp_path / "same.json").write_text(json.dumps(record))
+    record["identity"]["count"] = 7
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    paths = [made / "measures.json", tmp_path / "same.json", tmp_path / "other.json"]
+    out = tmp_path / "g.html"
+    assert _run(["report", *map(str, paths), "--out", str(out)]) == 0
+    first, second = Page(out.read_text()).tables("measure")
+    assert first[0] == ["measure", "measures.json", "same.json"]
+    assert second[0] == ["measure", "other.json"]
+    assert "count: 7" in out.read_text()
+
+
+def test_a_run_that_goes_on_and_one_without_its_images(made, tmp_path):
+    for name in ("unfinished", "moved"):
+        shutil.copytree(made / "edvae", tmp_path / name)
+    shutil.rmtree(tmp_path / "unfinished" / "tokenizer")
+    config = tmp_path / "moved" / "config.yaml"
+    moved = "source: folder\n  root: /nowhere/at/all\n  holdout: 0.1\n"
+    text = re.sub(r"source: digits\n", moved, config.read_text())
+    assert text != config.read_text()
+    config.write_text(text)
+    report(tmp_path / "h.html", tmp_path / "unfinished")
+    assert "has not finished; it stands at step 20" in (tmp_path / "h.html").read_text()
+    report(tmp_path / "i.html", tmp_path / "moved")
+    assert "cannot be opened here: /nowhere/at/all" in (tmp_path / "i.html").read_text()
+
+
+def test_refusals(made, tmp_path, capsys):
+    out = tmp_path / "x.html"
+    (tmp_path / "empty").mkdir()
+    cases = {
+        (tmp_path / "nothing",): (3, "there is nothing there"),
+        (tmp_path / "empty",): (3, "no run; expected a run folder"),
+        (made / "edvae" / "tokenizer",): (3, f"its run folder may be {made / 'edvae'}"),
+        (made / "codes",): (3, "no run; expected a run folder"),
+        (made / "edvae" / "metrics.jsonl",): (3, "expected measures"),
+        (made / "edvae", made / "gpt" / ".." / "edvae"): (2, "found one twice"),
+    }
+    for paths, (code, message) in cases.items():
+        assert _run(["report", *map(str, paths), "--out", str(out)]) == code
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error
+        assert not out.exists()
+
+
+def test_a_run_that_logged_nothing_is_refused(made, tmp_path, capsys):
+    shutil.copytree(made / "vqvae", tmp_path / "new")
+    (tmp_path / "new" / "metrics.jsonl").write_text("")
+    assert _run(["report", str(tmp_path / "new"), "--out", str(tmp_path / "x.html")]) == 3
+    assert "has logged nothing yet" in capsys.readouterr().err
+
+
+def test_what_a_code_paints_is_the_middle_of_a_full_grid(made):
+    tokenizer = Tokenizer.from_pretrained(made / "edvae" / "tokenizer")
+    painted = painted_alone(tokenizer, [5, 9])
+    whole = tokenizer.decode((torch.full((1, 4, 4), 9),))
+    assert_close(painted[1], whole[0, :, 6:14, 6:14])  # cell (2, 2), and half a cell around
+    assert not torch.allclose(painted[0], painted[1])
+
+
+def test_kept_rows_are_kept():
+    pixels = torch.arange(2 * 8 * 3, dtype=torch.uint8).view(2, 1, 8, 3).numpy()
+    shown = with_kept(pixels, 0.5)
+    assert (shown[1, :, :4] == pixels[0, :, :4]).all() and (shown[1, :, 4:] == 127).all()
+    assert (shown[[0, 2]] == pixels).all()
+
+
+@pytest.fixture(scope="module")
+def everything(made, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("browser") / "all.html"
+    report(out, made / "edvae", made / "vqvae", made / "gpt", made / "measures.json")
+    return out
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False)])
+def test_in_a_browser(everything, width, dark):
+    with open_browser() as browser:
+        browser.look(width, 800, dark)
+        browser.open(everything.as_uri())
+        assert browser.errors == []
+        assert browser.requests[0] == everything.as_uri()
+        assert all(url.startswith("data:") for url in browser.requests[1:])
+        # Nothing sticks out, and every picture is drawn.
+        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+        drawn = "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.width > 8)"
+        assert browser.run(drawn)
+        picture = Image.open(io.BytesIO(browser.screenshot())).convert("L")
+        assert picture.width == width and picture.height > 2000
+        corner = picture.getpixel((2, 2))
+        assert isinstance(corner, int) and (corner < 60) == dark
