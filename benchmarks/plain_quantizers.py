@@ -2,7 +2,8 @@
 
 Matrices of all vectors and codes, each step a tensor of its own. VQ-VAE-EMA is computed as in
 rosinality/vq-vae-2-pytorch, SQ-VAE as in sony/sqvae, dVAE and EdVAE with torch's own functions and
-distributions, the others from their papers' equations. None draws or learns less than ours.
+distributions, the others from their papers' equations. The VQ-STE++ here leaves the
+synchronised update out.
 """
 
 from collections.abc import Callable

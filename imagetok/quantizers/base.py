@@ -88,7 +88,7 @@ class Quantizer(nn.Module, ABC):
         """What the decoder is given for each code; None where the vectors of levels add up."""
         if len(self.num_codes) != 1:
             return None
-        (num_codes,) = self.num_codes
+        num_codes = self.num_codes[0]
         device = next(self.parameters(), next(self.buffers(), torch.empty(0))).device
         every = torch.arange(num_codes, device=device).view(1, 1, -1)
         return self.decode((every,))[0, :, 0].T
