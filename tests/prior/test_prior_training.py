@@ -256,13 +256,17 @@ def test_gradient_checkpointing_and_bf16(positions, codes_folder, tokenizer_fold
     assert all(v.dtype == torch.float32 for v in others.values())
 
 
+def test_a_compiled_pixelsnail_is_refused():
+    with pytest.raises(ConfigError, match="compile"):
+        make_run("codes", "tokenizer", model={"kind": "pixelsnail"}, compile=True)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(
     "model",
     [
         {"kind": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.0},
-        {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "heads": 2, "dropout": 0.0},
         {"kind": "pixelcnn", "width": 8, "layers": 2, "head": 8, "dropout": 0.0},
     ],
     ids=lambda model: model["kind"],
