@@ -182,7 +182,7 @@ class PriorRun(Section):
     gradient_checkpointing: bool = False
     """Save memory: compute activations inside blocks again in the backward pass."""
     compile: bool = False
-    """Let torch.compile fuse the training step; worth its minutes at the start on a GPU."""
+    """Let torch.compile fuse the training step of a gpt or pixelcnn, for a GPU."""
     model: ModelConfig
     train: TrainConfig
 
@@ -194,5 +194,9 @@ class PriorRun(Section):
             raise ValueError(
                 "train.optimizer.weight_decay: pixelsnail's weights are normalised, which undoes "
                 "decay; set it to 0"
+            )
+        if has_snail and self.compile:
+            raise ValueError(
+                "compile: a compiled pixelsnail was not shown to learn the same; set it to false"
             )
         return self
