@@ -30,6 +30,7 @@ COMMANDS = {
     "uncertainty": ("cli.uncertainty", "Ask whether a tokenizer knows where it errs."),
     "diagnose": ("cli.diagnose", "Say how a codebook is used, and what to try if badly."),
     "report": ("cli.report", "One HTML file about a run, or about several side by side."),
+    "demo": ("cli.demo", "A web page: reconstruct, edit codes, sample, complete."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),
     "push": ("cli.hub", "Share a tokenizer or prior on the Hugging Face Hub."),
     "verify": ("cli.inspect", "Check a tokenizer, prior, run or code dataset byte by byte."),

@@ -74,6 +74,15 @@ class Browser:
         """Until JavaScript in the page is true."""
         self._until(lambda: bool(self.run(expression)), expression)
 
+    def click(self, element: str) -> None:
+        """Move to where an element (of a JavaScript expression) is, press and release."""
+        place = f"(e => {{e.scrollIntoView({{block: 'center'}}); return e}})({element})"
+        box = f"(b => [b.x + b.width / 2, b.y + b.height / 2])({place}.getBoundingClientRect())"
+        x, y = self.run(box)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            at = {"x": x, "y": y, "button": "left", "clickCount": 1}
+            self._call("Input.dispatchMouseEvent", type=kind, **at)
+
     def upload(self, selector: str, file: Path) -> None:
         """Choose a file in the first file input that fits a CSS selector."""
         root = self._call("DOM.getDocument")["root"]["nodeId"]

@@ -1,0 +1,249 @@
+"""The demo's web page, of Gradio; what it does is in `demo_pipeline`. No click here."""
+
+import os
+import threading
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cli.demo_pipeline import MOST, Workbench
+from cli.sampling_pipeline import Drawing, load_pair
+from imagetok.errors import ConfigError, ImagetokError, ResourceError
+from imagetok.tokenizers import Tokenizer
+
+# Read when gradio is imported: it is to report to nobody, also not for its own version.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+try:
+    import gradio as gr
+    from gradio.themes import Default
+except ImportError:
+    raise ResourceError(
+        'imagetok demo needs gradio, which is not installed; pip install "imagetok[demo]"'
+    ) from None
+
+_UPLOAD = "32mb"
+_FONTS = ("system-ui", "sans-serif")
+_MONO = ("ui-monospace", "monospace")
+
+
+def open_workbench(
+    tokenizer: Path | str | None, prior: Path | str | None, device: torch.device
+) -> Workbench:
+    """Load what the demo works with: a prior brings its tokenizer along."""
+    if prior is not None:
+        loaded, own = load_pair(prior, tokenizer, device)
+        return Workbench(own, loaded)
+    assert tokenizer is not None
+    return Workbench(Tokenizer.from_pretrained(tokenizer).to(device), None)
+
+
+def build_page(bench: Workbench) -> gr.Blocks:
+    """The page, with an endpoint of the same name for everything it does."""
+    with gr.Blocks(title="imagetok", analytics_enabled=False) as page:
+        gr.Markdown(f"# imagetok\n{_described(bench)}")
+        with gr.Tab("Look and edit"):
+            _look_tab(bench)
+        if bench.prior is not None:
+            with gr.Tab("Sample"):
+                _sample_tab(bench)
+            with gr.Tab("Complete"):
+                _complete_tab(bench)
+    return page
+
+
+def serve(
+    page: gr.Blocks, host: str, port: int, *, announce: Callable[[str], None], wait: bool = True
+) -> None:
+    """Listen, and with `wait` only return when interrupted.
+
+    port: 0 is the first free one from 7860 on. announce: is given the address.
+    Raises ResourceError when the port is taken.
+    """
+    theme = Default(font=_FONTS, font_mono=_MONO)  # none that is fetched
+    try:
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port or None,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            inbrowser=False,
+            theme=theme,
+            footer_links=[],
+            max_file_size=_UPLOAD,
+            ssr_mode=False,
+            enable_monitoring=False,
+        )
+    except OSError as error:
+        raise ResourceError(
+            f"--host {host} --port {port}: cannot listen there ({error}); choose another --port, "
+            "or --port 0 for one that is free"
+        ) from None
+    announce(url)
+    if wait:
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+
+
+def _described(bench: Workbench) -> str:
+    tokenizer = bench.tokenizer
+    levels = zip(tokenizer.grids, tokenizer.num_codes, strict=True)
+    codes = " and ".join(f"{h} x {w} codes of {k}" for (h, w), k in levels)
+    image = tokenizer.image
+    return (
+        f"{', '.join(tokenizer.config.method)}: {image.mode} images of {image.height} x "
+        f"{image.width} become {codes}."
+    )
+
+
+def _told(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Refusals as messages of the page."""
+
+    @wraps(work)
+    def run(*values: Any) -> Any:
+        try:
+            return work(*values)
+        except ImagetokError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return run
+
+
+def _image_input() -> gr.Image:
+    # The file itself, so that it is opened as all others are.
+    return gr.Image(
+        label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"]
+    )
+
+
+def _picture(label: str) -> gr.Image:
+    return gr.Image(label=label, interactive=False, format="png", buttons=[])
+
+
+def _look_tab(bench: Workbench) -> None:
+    levels = range(len(bench.tokenizer.num_codes))
+    file = _image_input()
+    with gr.Row():
+        original, back, unsure = (
+            _picture(label) for label in ("as it is read", "after the codes", "where it is unsure")
+        )
+    told = gr.Markdown()
+    maps, tables = [], []
+    for level in levels:
+        named = f", level {level}" if len(levels) > 1 else ""
+        with gr.Row():
+            maps.append(_picture(f"codes{named}, a colour each"))
+            h, w = bench.tokenizer.grids[level]
+            tables.append(
+                gr.Dataframe(
+                    label=f"codes{named}; click to edit",
+                    headers=[str(column) for column in range(w)],
+                    row_count=h,
+                    column_count=w,
+                    datatype="number",
+                    type="array",
+                    interactive=True,
+                )
+            )
+    with gr.Row():
+        level = gr.Number(0, label="level", precision=0, visible=len(levels) > 1)
+        old, new = (gr.Number(0, label=label, precision=0) for label in ("swap code", "with"))
+        swap = gr.Button("Swap")
+    edited = _picture("edited codes, decoded")
+    decode = gr.Button("Decode", variant="primary")
+
+    def look(path: str | None) -> list[Any]:
+        if path is None:
+            return [None] * 3 + [""] + [None] * (2 * len(levels))
+        seen = bench.look(path)
+        shown = [seen.original, seen.reconstruction, seen.unsure, seen.told]
+        return [*shown, *seen.code_maps, *seen.tables]
+
+    def redraw(*values: Any) -> list[Any]:
+        return [bench.decode(values), *bench.colours(values)]
+
+    def exchange(at: int, one: int, other: int, *values: Any) -> list[Any]:
+        if at not in levels:
+            raise ConfigError(f"level: expected 0 to {len(levels) - 1}, found {at}")
+        changed = [
+            bench.swap(table, i, one, other) if i == at else table for i, table in enumerate(values)
+        ]
+        return [*changed, *redraw(*changed)]
+
+    outputs = [original, back, unsure, told, *maps, *tables]
+    file.change(_told(look), file, outputs, api_name="look")
+    decode.click(_told(redraw), tables, [edited, *maps], api_name="decode")
+    inputs = [level, old, new, *tables]
+    swap.click(_told(exchange), inputs, [*tables, edited, *maps], api_name="swap")
+
+
+def _drawing_controls(bench: Workbench, without: str) -> list[Any]:
+    """Class, temperature, top-k, top-p, guidance, seed; `without` stands for no class chosen."""
+    assert bench.prior is not None
+    config = bench.prior.config
+    names = config.class_names or tuple(map(str, range(config.num_classes)))
+    with gr.Row():
+        label = gr.Dropdown([without, *names], value=without, label="class", visible=bool(names))
+        temperature = gr.Slider(0.1, 2.0, 1.0, step=0.05, label="temperature")
+        top_k = gr.Number(0, label="top-k (0: all)", precision=0)
+        top_p = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="top-p (1: all)")
+        guidance = gr.Slider(0.0, 5.0, 1.0, step=0.1, label="guidance", visible=bool(names))
+        seed = gr.Number(0, label="seed", precision=0)
+    return [label, temperature, top_k, top_p, guidance, seed]
+
+
+def _drawing(
+    label: str, temperature: float, top_k: int, top_p: float, guidance: float, seed: int
+) -> Drawing:
+    is_class = label not in ("all", "none")
+    return Drawing(
+        label=[label] if is_class else label,
+        temperature=float(temperature),
+        top_k=int(top_k) or None,
+        top_p=float(top_p) if top_p < 1 else None,
+        guidance=float(guidance),
+        seed=int(seed),
+    )
+
+
+def _sample_tab(bench: Workbench) -> None:
+    assert bench.prior is not None
+    count = gr.Slider(1, MOST, 10, step=1, label="images")
+    controls = _drawing_controls(bench, "all" if bench.prior.config.num_classes else "none")
+    button = gr.Button("Draw", variant="primary")
+    gallery = gr.Gallery(label="new images", columns=5, format="png", interactive=False)
+
+    def draw(number: int, *values: Any) -> list[Any]:
+        return bench.sample(int(number), _drawing(*values))
+
+    button.click(_told(draw), [count, *controls], gallery, api_name="sample")
+
+
+def _complete_tab(bench: Workbench) -> None:
+    assert bench.prior is not None
+    rows = min(h for h, _ in bench.prior.config.grids)
+    file = _image_input()
+    with gr.Row():
+        keep = gr.Slider(0, rows, rows // 2, step=1, label="rows of codes to keep")
+        count = gr.Slider(1, MOST, 4, step=1, label="completions")
+    controls = _drawing_controls(bench, "none")
+    button = gr.Button("Complete", variant="primary")
+    gallery = gr.Gallery(
+        label="from its codes, what is kept, completions",
+        columns=6,
+        format="png",
+        interactive=False,
+    )
+
+    def complete(path: str | None, keep_rows: int, number: int, *values: Any) -> list[Any]:
+        if path is None:
+            raise ConfigError("drop an image first")
+        return bench.complete(path, int(keep_rows), int(number), _drawing(*values))
+
+    button.click(_told(complete), [file, keep, count, *controls], gallery, api_name="complete")

@@ -1,0 +1,256 @@
+"""`imagetok demo`: what its page can do, and the page itself, served on loopback."""
+
+import http.client
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import open_browser
+from PIL import Image
+from sampling_parts import make_prior_folder
+
+from cli.demo_pipeline import Workbench
+from cli.main import _run
+from cli.sampling_pipeline import load_pair
+from imagetok.errors import ConfigError, InputError
+from imagetok.images import to_uint8
+from imagetok.tokenizers import Tokenizer
+from prior import Prior
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A tiny prior of 3 x 3 codes out of 7, with its tokenizer of grey 6 x 6 images."""
+    return make_prior_folder(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def bench(source) -> Workbench:
+    prior, tokenizer = load_pair(source, None, torch.device("cpu"))
+    return Workbench(tokenizer, prior)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """A picture of noise in the tokenizer's size."""
+    noise = torch.randint(0, 256, (6, 6), generator=torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("picture") / "noise.png"
+    Image.fromarray(noise.numpy().astype(np.uint8)).save(path)
+    return path
+
+
+def shown(images: torch.Tensor) -> np.ndarray:
+    """One grey image (1, 1, 6, 6) as the page shows it: squares of 64 x 64, in three channels."""
+    pixels = to_uint8(images)[0, 0].repeat_interleave(64, 0).repeat_interleave(64, 1)
+    return pixels[:, :, None].expand(-1, -1, 3).numpy()
+
+
+def test_a_picture_is_read_encoded_and_decoded(bench, file):
+    seen = bench.look(str(file))
+    pixels = torch.from_numpy(np.array(Image.open(file)))[None, None] / 255
+    assert np.array_equal(seen.original, shown(pixels))
+    codes = bench.tokenizer.encode(pixels)
+    assert seen.tables == [codes[0][0].tolist()]
+    assert np.array_equal(seen.reconstruction, shown(bench.tokenizer.decode(codes)))
+    assert np.array_equal(seen.reconstruction, bench.decode(seen.tables))
+    assert seen.unsure is None and "gives no probabilities" in seen.told
+    colours = seen.code_maps[0][::128, ::128].reshape(9, 3).tolist()
+    flat = codes[0].flatten().tolist()
+    assert all(
+        (flat[i] == flat[j]) == (colours[i] == colours[j]) for i in range(9) for j in range(9)
+    )
+
+
+def test_edited_codes_are_decoded(bench):
+    table = [[0, 1, 2], [3, 4, 5], [6, 0, 1]]
+    expected = shown(bench.tokenizer.decode((torch.tensor([table]),)))
+    assert np.array_equal(bench.decode([table]), expected)
+    as_a_page_sends_it = [["0", "1", "2"], [3.0, 4.0, 5.0], [6, "0", 1]]
+    assert np.array_equal(bench.decode([as_a_page_sends_it]), expected)
+    swapped = bench.swap(table, 0, 0, 6)
+    assert swapped == [[6, 1, 2], [3, 4, 5], [0, 6, 1]]
+    assert bench.swap(swapped, 0, 6, 0) == table
+    assert not np.array_equal(bench.decode([swapped]), expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([[0, 1, 7], [0, 0, 0], [0, 0, 0]], r"expected codes in \[0, 7\), found \[0, 7\]"),
+        ([[0, 1, -1], [0, 0, 0], [0, 0, 0]], r"found \[-1, 1\]"),
+        ([[0, 1, 0.5], [0, 0, 0], [0, 0, 0]], "whole numbers as codes, found 0.5"),
+        ([[0, 1, ""], [0, 0, 0], [0, 0, 0]], "whole numbers as codes, found ''"),
+        ([[0, 1, "nan"], [0, 0, 0], [0, 0, 0]], "found 'nan'"),
+        ([[0, 1, "1e30"], [0, 0, 0], [0, 0, 0]], "found '1e30'"),
+        ([[0, 1], [0, 0], [0, 0]], "expected 3 rows of 3 codes"),
+        ([], "expected 3 rows of 3 codes"),
+    ],
+)
+def test_what_are_no_codes_is_refused(bench, table, message):
+    with pytest.raises(InputError, match=message):
+        bench.decode([table])
+    with pytest.raises(InputError, match="expected 1 tables of codes, found 2"):
+        bench.decode([table, table])
+
+
+def test_draws_are_those_of_the_prior(bench):
+    drawn = bench.sample(3, {"label": ["b"], "seed": 4, "temperature": 0.5})
+    codes = bench.prior.sample(3, label="b", seed=4, temperature=0.5)
+    for j, picture in enumerate(drawn):
+        whole = bench.tokenizer.decode((codes[0][j : j + 1],))
+        assert np.abs(picture.astype(int) - shown(whole)).max() <= 1  # another batch
+    with pytest.raises(InputError, match="1 to 64 images at once, found 65"):
+        bench.sample(65, {})
+    with pytest.raises(ConfigError, match="temperature"):
+        bench.sample(1, {"temperature": 0.0})
+
+
+def test_completions_keep_what_they_are_given(bench, file):
+    back, kept, *completed = bench.complete(str(file), 2, 3, {"seed": 1})
+    assert np.array_equal(back, bench.look(str(file)).reconstruction)
+    assert np.array_equal(kept[:256], back[:256]) and (kept[256:] == 127).all()
+    assert len(completed) == 3
+    whole = bench.complete(str(file), 3, 1, {})[2]
+    assert np.array_equal(whole, back)  # all rows are kept
+
+
+def test_refusals_name_no_place_of_the_server(bench, tmp_path):
+    bad = tmp_path / "note.png"
+    bad.write_text("no picture")
+    with pytest.raises(InputError, match=r"^note\.png: expected an image"):
+        bench.look(str(bad))
+
+
+def test_without_a_prior_there_is_nothing_to_draw(bench):
+    with pytest.raises(InputError, match="--prior DIR"):
+        Workbench(bench.tokenizer, None).sample(1, {})
+
+
+def test_a_prior_of_another_tokenizer_is_refused(source, tmp_path):
+    other = Tokenizer.from_pretrained(make_prior_folder(tmp_path, seed=1).parent / "own")
+    with pytest.raises(InputError, match="tokenizer"):
+        Workbench(other, Prior.from_pretrained(source))
+
+
+def test_no_model_is_a_usage_error(capsys):
+    assert _run(["demo"]) == 2
+    assert "pass --tokenizer DIR, --prior DIR, or both" in capsys.readouterr().err
+
+
+def test_without_gradio_one_message_says_so():
+    code = (
+        "import sys\nsys.modules['gradio'] = None\nfrom cli.main import _run\n"
+        "sys.exit(_run(['demo', '--tokenizer', 'nowhere']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 5
+    assert done.stderr == (
+        'error: imagetok demo needs gradio, which is not installed; pip install "imagetok[demo]"\n'
+    )
+
+
+@pytest.fixture(scope="module")
+def served(bench) -> Iterator[str]:
+    """The page's address; without a proxy, which could not find it."""
+    pytest.importorskip("gradio")
+    from cli.demo_page import build_page, serve
+
+    urls: list[str] = []
+    page = build_page(bench)
+    serve(page, "127.0.0.1", 0, announce=urls.append, wait=False)
+    yield urls[0]
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def call(served) -> Callable[..., tuple]:
+    """call(endpoint, *values): what gradio's own client gets."""
+    from gradio_client import Client
+
+    client = Client(served, verbose=False)
+    return lambda name, *values: client.predict(*values, api_name=f"/{name}")
+
+
+def opened(answer: str) -> np.ndarray:
+    return np.array(Image.open(answer).convert("RGB"))
+
+
+def test_the_server_looks_edits_and_swaps(call, bench, file):
+    from gradio_client import handle_file
+
+    expected = bench.look(str(file))
+    original, back, unsure, told, colours, table = call("look", handle_file(str(file)))
+    assert np.array_equal(opened(original), expected.original)
+    assert np.array_equal(opened(back), expected.reconstruction)
+    assert np.array_equal(opened(colours), expected.code_maps[0])
+    assert unsure is None and told == expected.told
+    assert table["data"] == expected.tables[0]
+    edited = [list(row) for row in table["data"]]
+    edited[1][1] = (edited[1][1] + 1) % 7
+    picture, _ = call("decode", {"headers": table["headers"], "data": edited})
+    assert np.array_equal(opened(picture), bench.decode([edited]))
+    assert not np.array_equal(opened(picture), expected.reconstruction)
+    swapped, picture, _ = call("swap", 0, edited[1][1], 0, table)
+    assert swapped["data"] == bench.swap(table["data"], 0, edited[1][1], 0)
+    assert np.array_equal(opened(picture), bench.decode([swapped["data"]]))
+
+
+def test_the_server_draws_and_completes(call, bench, file):
+    from gradio_client import handle_file
+
+    settings = ("c", 1.0, 0, 1.0, 1.0, 3)
+    drawn = call("sample", 4, *settings)
+    for answer, picture in zip(drawn, bench.sample(4, {"label": "c", "seed": 3}), strict=True):
+        assert np.array_equal(opened(answer["image"]), picture)
+    none = ("none", 1.0, 0, 1.0, 1.0, 0)
+    done = call("complete", handle_file(str(file)), 1, 2, *none)
+    for answer, picture in zip(done, bench.complete(str(file), 1, 2, {}), strict=True):
+        assert np.array_equal(opened(answer["image"]), picture)
+
+
+def test_the_server_tells_what_it_refuses(call):
+    from gradio_client.exceptions import AppError
+
+    table = {"headers": ["0", "1", "2"], "data": [[9, 0, 0]] * 3}
+    with pytest.raises(AppError, match=r"expected codes in \[0, 7\), found \[0, 9\]"):
+        call("decode", table)
+
+
+def test_the_server_gives_no_files(served, file):
+    """Neither of where it was started, nor what nobody uploaded; it listens on loopback."""
+    host, port = served.removeprefix("http://").rstrip("/").split(":")
+    assert host == "127.0.0.1"
+    for path in (Path("pyproject.toml").resolve(), Path("/etc/hostname"), file):
+        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        connection.request("GET", f"/gradio_api/file={path}")
+        assert connection.getresponse().status in (403, 404), path
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(served, file, width):
+    picture = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file='))"
+    button = (
+        "[...document.querySelectorAll('button')].findLast(b => b.innerText.trim() == '{}' "
+        "&& b.checkVisibility({{visibilityProperty: true}}))"  # hidden copies measure the tabs
+    )
+    with open_browser() as browser:
+        browser.look(width, 900)
+        browser.open(served)
+        browser.wait(f"!!{button.format('Decode')}")
+        browser.upload("input[type=file]", file)
+        browser.wait(f"{picture}.length >= 3")
+        before = browser.run(f"{picture}.length")
+        browser.click(button.format("Decode"))
+        browser.wait(f"{picture}.length > {before}")
+        browser.click(button.format("Sample"))
+        browser.wait(f"!!{button.format('Draw')}")
+        browser.click(button.format("Draw"))
+        browser.wait(f"{picture}.filter(i => i.offsetParent).length >= 10")
+        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.errors == []
+        outside = [u for u in browser.requests if not u.startswith((served, "data:", "blob:"))]
+        assert outside == []
