@@ -172,7 +172,7 @@ METHODS = {
     "lfq": Method(
         "LFQ",
         "quantizer: {kind: lfq, code_dim: 9, temperature: 1.0}",
-        constants(sample_entropy=0.001, diversity=0.001, commitment=0.1),
+        constants(sample_entropy=0.001, diversity=0.03, commitment=0.02),
         remark="Its 512 codes are the signs of 9 dimensions.",
     ),
     "residual-vq": Method(

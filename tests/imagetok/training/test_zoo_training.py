@@ -22,7 +22,7 @@ KINDS = {
     "fsq": ({"levels": [4, 4, 4]}, {}),
     "lfq": (
         {"code_dim": 6, "temperature": 1.0},
-        {"sample_entropy": 1e-3, "diversity": 1e-3, "commitment": 0.1},
+        {"sample_entropy": 1e-3, "diversity": 0.03, "commitment": 0.02},
     ),
     "residual-vq": ({"num_codes": 16, "code_dim": 6, "num_levels": 3}, PULL),
     "simvq": ({"num_codes": 64, "code_dim": 6}, PULL),
