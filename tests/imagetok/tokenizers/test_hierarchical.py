@@ -54,10 +54,10 @@ def test_decoding_codes_is_reconstructing(quantizers: tuple[dict[str, object], .
     assert torch.equal(tokenizer.decode(codes), tokenizer.reconstruct(IMAGES).clamp(0, 1))
     again, maps = tokenizer.encode_with_certainty(IMAGES)
     assert all(torch.equal(a, b) for a, b in zip(codes, again, strict=True))
-    with_maps = {i for i, q in enumerate(quantizers) if q["kind"] != "vqvae-ema"}
-    assert {int(name[-1]) for name in maps} == with_maps
-    for level in with_maps:
-        assert maps[f"entropy_level{level}"].shape == (3, *tokenizer.grids[level])
+    assert {int(name[-1]) for name in maps} == set(range(len(quantizers)))
+    for level, quantizer in enumerate(quantizers):
+        told = "margin" if quantizer["kind"] == "vqvae-ema" else "entropy"
+        assert maps[f"{told}_level{level}"].shape == (3, *tokenizer.grids[level])
 
 
 def test_without_noise_training_reconstructs_as_testing_does() -> None:
