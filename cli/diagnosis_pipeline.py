@@ -127,10 +127,10 @@ def told(diagnosis: Diagnosis, level: int) -> dict[str, object]:
         "nearly dead codes": health.rare_codes,
         "perplexity": health.perplexity,
         "share of the most used": health.top_share,
-        "norms, least": health.norms[0],
-        "norms, median": health.norms[1],
-        "norms, largest": health.norms[2],
     }
+    if health.norms is not None:
+        names = ("norms, least", "norms, median", "norms, largest")
+        rows |= dict(zip(names, health.norms, strict=True))
     if health.entropy is not None:
         rows["entropy, nats"] = f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
     if health.uncertainty is not None:

@@ -39,14 +39,15 @@ def measure_reconstructions(
     measures = evaluate_reconstruction(model, dataset)
     for network in networks:
         real = features_of(network, dataset)
+        classes = len(dataset.class_names)
         back = features_of(network, dataset, reconstruct_bytes(model))
         distances = compare_sets(real, back, network.name)
         measures |= {f"r{k}": v for k, v in distances.items() if not k.startswith("classifier")}
         measures |= _present(
             {
                 f"class_agreement_{network.name}": class_agreement(real, back),
-                f"class_accuracy_{network.name}": class_accuracy(back),
-                f"class_accuracy_of_images_{network.name}": class_accuracy(real),
+                f"class_accuracy_{network.name}": class_accuracy(back, classes),
+                f"class_accuracy_of_images_{network.name}": class_accuracy(real, classes),
             }
         )
     return Record(
@@ -67,10 +68,11 @@ def measure_samples(
     for network in networks:
         real, drawn = features_of(network, reference), features_of(network, samples)
         measures |= compare_sets(real, drawn, network.name)
+        classes = len(reference.class_names)
         measures |= _present(
             {
-                f"class_accuracy_{network.name}": class_accuracy(drawn),
-                f"class_accuracy_of_images_{network.name}": class_accuracy(real),
+                f"class_accuracy_{network.name}": class_accuracy(drawn, classes),
+                f"class_accuracy_of_images_{network.name}": class_accuracy(real, classes),
             }
         )
     return Record(

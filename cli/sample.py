@@ -63,7 +63,7 @@ def sample(
     device: str | None,
     **drawing: Any,
 ) -> None:
-    """Draw new images; running it again continues where it stopped, also with a larger -n.
+    """Draw new images; running it again continues where it stopped, with --out also with more.
 
     --out: PNG files, one grid, and samples.json with what made them. --shards: their codes only.
     Image j of a seed is always the same, however many are drawn and by how many processes.

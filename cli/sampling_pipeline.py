@@ -224,7 +224,8 @@ def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
                 opened = picture.convert("L" if picture.mode == "L" else "RGB")
         except OSError as error:
             raise InputError(
-                f"{_picture(out, j)}: cannot be read ({error}); run the same imagetok sample again"
+                f"{_picture(out, j)}: cannot be read ({error}); delete it and run the same "
+                "imagetok sample again"
             ) from None
         pictures.append(torch.from_numpy(np.atleast_3d(np.array(opened))))
     return torch.stack(pictures).movedim(-1, 1)

@@ -35,13 +35,13 @@ class Study:
     data: str
     num_images: dict[str, int]
     """Of the data, and of each shifted set."""
-    correlations: dict[str, dict[str, float]]
+    correlations: dict[str, dict[str, float | None]]
     """By measure: Spearman's with the error, of positions and of images."""
     aurocs: dict[str, dict[str, float]]
     """By measure (and `error` itself, for comparison): of each shifted set."""
     calibrations: dict[str, Calibration]
     pictures: dict[str, np.ndarray]
-    """Rows of NUM_SHOWN images: images, reconstructions, error, and each measure."""
+    """Rows of at most NUM_SHOWN images: images, reconstructions, error, and each measure."""
 
     def rows(self) -> dict[str, dict[str, object]]:
         """For a table: a row a measure."""
@@ -106,8 +106,15 @@ def write_page(path: Path, studies: Sequence[Study]) -> None:
     """The studies as one self-contained HTML file."""
     from imagetok.report import Block, Figure, Pictures, Section, Table, Text, curves, write_report
 
+    methods = [study.method for study in studies]
+    titles = {
+        study.tokenizer: study.method
+        if methods.count(study.method) == 1
+        else f"{study.method} {study.fingerprint[:6]}"
+        for study in studies
+    }
     lines = {
-        f"{study.method}: {name}": (np.arange(1, len(found.error) + 1), found.error)
+        f"{titles[study.tokenizer]}: {name}": (np.arange(1, len(found.error) + 1), found.error)
         for study in studies
         for name, found in study.calibrations.items()
     }
@@ -132,13 +139,13 @@ def write_page(path: Path, studies: Sequence[Study]) -> None:
             Table(("measure", *columns), cells),
             Pictures(
                 np.concatenate(list(study.pictures.values())),
-                NUM_SHOWN,
+                len(next(iter(study.pictures.values()))),
                 row_labels=list(study.pictures),
                 caption="The images with the most doubt on average among the first; each map from "
                 "its least to its largest value.",
             ),
         ]
-        sections.append(Section(study.method, blocks))
+        sections.append(Section(titles[study.tokenizer], blocks))
     write_report(path, "Uncertainty beside error", sections)
 
 
@@ -151,7 +158,7 @@ def _open(spec: str, model: Tokenizer, limit: int | None, count: int) -> tuple[s
     return describe(config, split), dataset if limit is None else FirstImages(dataset, limit)
 
 
-def _correlations(doubts: Doubts, name: str) -> dict[str, float]:
+def _correlations(doubts: Doubts, name: str) -> dict[str, float | None]:
     return {
         "positions": spearman(doubts.maps[name].reshape(-1), doubts.errors[name].reshape(-1)),
         "images": spearman(*doubts.of_images(name)),

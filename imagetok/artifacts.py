@@ -178,7 +178,7 @@ def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
     accepted = _accepted(kind)
     if not folder.is_dir():
         raise ArtifactError(
-            f"{place.origin}: no such folder; expected a {kind or 'tokenizer or prior'} as "
+            f"{place.origin}: no such folder; expected a {kind or 'tokenizer or prior'}, as "
             f"`imagetok train` leaves it in RUN/{accepted[0]}, with {CONFIG} and "
             f"{WEIGHTS}, or a Hub id like user/name"
         )

@@ -80,7 +80,8 @@ def is_complete(folder: Path, plan: Plan, shard: int) -> bool:
         check_record(str(path), plan, shard, record)
         check_shard_file(folder, record)
     except ShardError as error:
-        logger.warning("making a damaged shard again: %s", error)
+        reason = str(error).partition("; ")[0]
+        logger.warning("making a damaged shard again: %s", reason)
         return False
     return True
 

@@ -18,6 +18,8 @@ def open_samples(folder: Path, contract: ImageContract) -> FileImages:
 
     Raises InputError when there are none, or fewer than `samples.json` says.
     """
+    if (folder / "completions.json").is_file():
+        raise InputError(f"{folder}: completions keep parts of images, and are no samples")
     record = folder / RECORD
     if not record.is_file():
         return open_folder(str(folder), "all", contract, holdout=0.1)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,9 +41,11 @@ class LevelHealth:
     """Codes whose vector holds NaN or infinity."""
     copies: int
     """Codes whose vector is that of a code before them."""
-    norms: tuple[float, float, float]
-    """Least, median and largest of the vectors, of those that are finite."""
+    norms: tuple[float, float, float] | None
+    """Least, median and largest of the vectors, of those that are finite; None without any."""
     counts: Int[Tensor, " K"] = field(repr=False)
+    can_start_and_reset: bool = True
+    """Whether its config has the keys `init` and `reset`."""
     entropy: float | None = None
     """Of the code probabilities, mean over positions, in nats; None without probabilities."""
     entropy_std: float | None = None
@@ -82,8 +84,12 @@ def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, .
         for name, values in certainty.items():
             maps.setdefault(name, []).append(values.flatten().cpu())
     joined = {name: torch.cat(parts) for name, parts in maps.items()}
+    keys = set(type(tokenizer.config.levels[0]).model_fields)
     return tuple(
-        _health(level_counts, tokenizer.codebook(level), _of_level(joined, level, len(counts)))
+        replace(
+            _health(level_counts, tokenizer.codebook(level), _of_level(joined, level, len(counts))),
+            can_start_and_reset={"init", "reset"} <= keys,
+        )
         for level, level_counts in enumerate(counts)
     )
 
@@ -191,9 +197,9 @@ def _of_level(maps: Mapping[str, Tensor], level: int, num_levels: int) -> dict[s
     return {name: values for name, values in found.items() if values is not None}
 
 
-def _spread(norms: Tensor) -> tuple[float, float, float]:
+def _spread(norms: Tensor) -> tuple[float, float, float] | None:
     if len(norms) == 0:
-        return (math.nan, math.nan, math.nan)
+        return None
     return (float(norms.min()), float(norms.median()), float(norms.max()))
 
 
@@ -217,6 +223,11 @@ def _faults(health: LevelHealth) -> list[str]:
 
 
 def _causes(health: LevelHealth) -> list[str]:
+    if health.entropy is None and not health.can_start_and_reset:
+        return [
+            f"{health.dead_codes} codes were never chosen. Fewer codes, or another quantizer, fit "
+            "better: this one has no start from data and no reset of idle codes."
+        ]
     if health.entropy is None:
         return [
             f"{health.dead_codes} codes were never chosen. The encoder moves away from codes that "

@@ -96,7 +96,7 @@ def _inception(path: Path | None) -> FeatureNetwork:
         raise ConfigError(
             'the Inception network needs torch-fidelity: pip install "imagetok[eval]"'
         ) from None
-    state = _read_weights(path or _fetch(_INCEPTION), "6726825d")
+    state = _read_weights(path or _fetch(_INCEPTION), "6726825d", standard=True)
     with tempfile.NamedTemporaryFile(suffix=".pth") as safe:
         torch.save(state, safe)  # the class unpickles its file: it gets one that was written here
         safe.flush()
@@ -125,7 +125,8 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
         raise ConfigError(f"--features: torchvision has no classifier {name!r}")
     weights: Any = models.get_model_weights(name)
     weights = weights.IMAGENET1K_V1
-    state = _read_weights(path or _fetch(weights.url), weights.url.rsplit("-", 1)[1][:8])
+    prefix, standard = weights.url.rsplit("-", 1)[1][:8], name == "vgg16"
+    state = _read_weights(path or _fetch(weights.url), prefix, standard)
     model = models.get_model(name)
     _load(model, state, path or Path(weights.url).name)
     prepare = weights.transforms()
@@ -176,14 +177,18 @@ def _fetch(url: str) -> Path:
     return path
 
 
-def _read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file whose sha256 starts with `prefix`."""
+def _read_weights(path: Path, prefix: str = "", standard: bool = False) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .pth file; a .pth's sha256 starts with `prefix`.
+
+    standard: so does that of any file, because measures get the papers' plain names.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read weights: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()
-    if not digest.startswith(prefix) and path.suffix != ".safetensors":
+    is_other = path.suffix == ".safetensors" and not standard  # weights of the user's own
+    if not digest.startswith(prefix) and not is_other:
         raise InputError(
             f"{path}: expected the published file, whose sha256 starts with {prefix}, "
             f"found {digest[:8]}"
@@ -191,9 +196,14 @@ def _read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load(content)
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a file of weights: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]  # a checkpoint, as training scripts write them
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: expected names and tensors, found something else")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:

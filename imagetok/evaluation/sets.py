@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from imagetok.data import ImageDataset
+from imagetok.errors import InputError
 from imagetok.evaluation.distances import (
     FeatureMoments,
     frechet_distance,
@@ -52,6 +53,7 @@ def features_of(
         batch = dataset.read(range(start, min(start + BATCH, len(dataset))))
         images = batch.images.to(device)
         found = network(images if change is None else change(images))
+        check_features(network.name, found.vectors)
         logits = None if found.logits is None else found.logits.cpu()
         parts.append((start, FeatureSet(found.vectors.float().cpu(), logits, batch.labels)))
     if state.num_processes > 1:
@@ -63,6 +65,17 @@ def features_of(
         torch.cat(logits) if logits else None,
         torch.cat([part.labels for part in ordered]),
     )
+
+
+def check_features(network: str, vectors: Tensor) -> None:
+    """Refuse features that no distance can be taken of."""
+    if vectors.ndim != 2:
+        raise InputError(
+            f"--features {network}: expected features (B, F), one vector an image, "
+            f"found {tuple(vectors.shape)}; pool or flatten them"
+        )
+    if not bool(vectors.isfinite().all()):
+        raise InputError(f"--features {network}: the network gives NaN or infinity")
 
 
 def reconstruct_bytes(model: Autoencoder) -> Callable[[Tensor], Tensor]:
@@ -97,14 +110,14 @@ def class_agreement(real: FeatureSet, other: FeatureSet) -> float | None:
     return float((real.logits.argmax(1) == other.logits.argmax(1)).double().mean())
 
 
-def class_accuracy(found: FeatureSet) -> float | None:
+def class_accuracy(found: FeatureSet, num_classes: int) -> float | None:
     """The share of images whose most likely class is their label.
 
-    None without a classifier, or where a label is none of its classes.
+    None without a classifier, or where its classes cannot be the `num_classes` of the labels.
     """
-    if found.logits is None or int(found.labels.min()) < 0:
+    if found.logits is None or found.logits.shape[1] != num_classes:
         return None
-    if int(found.labels.max()) >= found.logits.shape[1]:
+    if not 0 <= int(found.labels.min()) <= int(found.labels.max()) < num_classes:
         return None
     return float((found.logits.argmax(dim=1) == found.labels).double().mean())
 

@@ -95,11 +95,11 @@ def ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     return (last - (counts - 1) / 2)[inverse.reshape(-1)]
 
 
-def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
-    """Spearman's rank correlation; NaN where either does not vary."""
+def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float | None:
+    """Spearman's rank correlation; None where either does not vary."""
     a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
     scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale else float("nan")
+    return float(a @ b) / scale if scale else None
 
 
 def auroc(inside: Float[np.ndarray, " N"], outside: Float[np.ndarray, " M"]) -> float:

@@ -55,7 +55,7 @@ def test_samples_that_are_the_images_are_at_no_distance(place, tmp_path):
     assert measures["num_samples"] == 20, "the grid is no sample"
     assert measures["frechet_cifar-resnet8"] == pytest.approx(0, abs=1e-6)
     assert measures["precision_cifar-resnet8"] == measures["recall_cifar-resnet8"] == 1
-    assert 0 <= measures["class_accuracy_cifar-resnet8"] <= 1
+    assert "class_accuracy_cifar-resnet8" not in measures, "the photos have no classes"
     assert not any("fid" in name for name in measures)
     network = record["identity"]["networks"]["cifar-resnet8"]
     assert len(network["network_sha256"]) == 64

@@ -147,3 +147,14 @@ def test_uncertainty_with_perplexity():
     assert together(records, 0, 1) == pytest.approx(expected, rel=1e-5) and expected < -0.8
     assert together(records[:2], 0, 1) is None
     assert together([records[0]] * 5, 0, 1) is None
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("fsq", {"levels": [4, 4]}), ("residual-vq", {})])
+def test_what_has_no_codebook_is_examined_too(kind, sizes):
+    tokenizer, dataset = setting("vqvae")
+    tree = tokenizer.config.model_dump(mode="json") | {"quantizer": {"kind": kind, **sizes}}
+    tokenizer = build_tokenizer(validate(tree, TokenizerConfig, "test")).eval()
+    for health in examine(tokenizer, dataset):
+        said = " ".join(judge(health).sentences)
+        assert "kmeans" not in said and "commitment" not in said
+        assert (health.norms is None) == (kind == "residual-vq")

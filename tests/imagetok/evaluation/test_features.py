@@ -1,6 +1,7 @@
 """Feature networks: what they compute, their identity, and files that are refused."""
 
 import hashlib
+import math
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import features
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.evaluation.features import open_features
+from imagetok.evaluation.sets import FeatureSet, check_features, class_accuracy
 
 
 @pytest.fixture
@@ -138,3 +140,37 @@ def test_weights_that_cannot_be_fetched_are_told_with_a_way_out(tmp_path, monkey
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     with pytest.raises(ResourceError, match=r"without a network, put that file at .*net-00000000"):
         features._fetch((tmp_path / "net-00000000.pth").as_uri())
+
+
+def test_classes_are_compared_only_where_they_can_be_the_same():
+    logits = torch.eye(10).repeat(2, 1)
+    labels = torch.arange(20) % 10
+    labels[:5] = 9  # five of the twenty are seen as another
+    found = FeatureSet(torch.zeros(20, 3), logits, labels)
+    assert class_accuracy(found, 10) == 15 / 20
+    assert class_accuracy(found, 11) is None and class_accuracy(found, 0) is None
+    assert class_accuracy(found._replace(labels=labels - 1), 10) is None
+    assert class_accuracy(found._replace(logits=None), 10) is None
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(2, 3, 4), torch.tensor([[1.0, math.nan]])])
+def test_features_that_cannot_be_compared_are_refused(bad):
+    with pytest.raises(InputError, match=r"--features mine: .*(one vector an image|NaN)"):
+        check_features("mine", bad)
+
+
+def test_a_checkpoint_around_the_weights_is_opened(tmp_path):
+    model = CIFARResNet(1)
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoint.pth")
+    found = open_features(f"cifar-resnet={tmp_path / 'checkpoint.pth'}")
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert found.name == "cifar-resnet8"
+    with pytest.raises(InputError, match="names and tensors"):
+        open_features(f"cifar-resnet={tmp_path / 'list.pth'}")
+
+
+def test_other_weights_do_not_get_the_names_of_the_papers(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "vgg16.safetensors")
+    with pytest.raises(InputError, match="expected the published file"):
+        open_features(f"vgg16={tmp_path / 'vgg16.safetensors'}")

@@ -48,7 +48,7 @@ def test_ranks_and_their_correlation(values):
     y = y + x
     assert np.array_equal(ranks(x), stats.rankdata(x))
     assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, rel=1e-12)
-    assert spearman(x, -x) == pytest.approx(-1) and np.isnan(spearman(x, np.zeros(300)))
+    assert spearman(x, -x) == pytest.approx(-1) and spearman(x, np.zeros(300)) is None
     with pytest.raises(InputError, match="NaN"):
         ranks(np.array([1.0, np.nan]))
 
