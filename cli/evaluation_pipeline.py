@@ -11,6 +11,7 @@ from imagetok.data.samples import open_samples
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.features import FeatureNetwork
+from imagetok.evaluation.perceptual import PerceptualDistance, mean_distance
 from imagetok.evaluation.sets import (
     NEIGHBOURS,
     class_accuracy,
@@ -33,10 +34,16 @@ class Record(TypedDict):
 
 
 def measure_reconstructions(
-    model: Autoencoder, dataset: ImageDataset, networks: Sequence[FeatureNetwork]
+    model: Autoencoder,
+    dataset: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    looks: Sequence[PerceptualDistance] = (),
 ) -> Record:
-    """Errors, codebook use, and for every network how far reconstructions are from their images."""
+    """Errors, codebook use, how different each reconstruction looks from its image, and for every
+    network how far all of them are from all images.
+    """
     measures = evaluate_reconstruction(model, dataset)
+    measures |= {distance.name: mean_distance(distance, model, dataset) for distance in looks}
     for network in networks:
         real = features_of(network, dataset)
         back = features_of(network, dataset, reconstruct_bytes(model))
@@ -51,7 +58,7 @@ def measure_reconstructions(
         )
     return Record(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
-        identity=_identity("reconstructions", dataset, len(dataset), networks),
+        identity=_identity("reconstructions", dataset, len(dataset), [*networks, *looks]),
         measures=measures,
     )
 
@@ -116,7 +123,10 @@ def read_record(path: Path) -> Record:
 
 
 def _identity(
-    what: str, data: ImageDataset, count: int, networks: Sequence[FeatureNetwork]
+    what: str,
+    data: ImageDataset,
+    count: int,
+    networks: Sequence[FeatureNetwork | PerceptualDistance],
 ) -> dict[str, Any]:
     return {
         "what": what,

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -68,6 +70,21 @@ def test_reconstructions_of_an_untrained_tokenizer_are_far_from_their_images(pla
     measures = json.loads(out.read_bytes())["measures"]
     assert measures["mse"] > 0 and measures["rfrechet_cifar-resnet8"] > 1e-3
     assert 0 <= measures["class_agreement_cifar-resnet8"] <= 1
+
+
+def test_lpips_is_measured_of_reconstructions_alone(place, tmp_path, capsys):
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = torchvision.models.alexnet().features.state_dict()
+    state = {f"features.{k}": torch.randn(v.shape) / 30 for k, v in shapes.items()}
+    save_file(state, tmp_path / "alex.safetensors")
+    lpips, out = f"alex={tmp_path / 'alex.safetensors'}", tmp_path / "x.json"
+    assert evaluate(place, "--lpips", lpips, "--out", str(out)) == 0
+    record = json.loads(out.read_bytes())
+    assert record["measures"]["lpips_alex"] > 0
+    assert len(record["identity"]["networks"]["lpips_alex"]["network_sha256"]) == 64
+    assert evaluate(place, "--samples", str(place / "samples"), "--lpips", lpips) == 2
+    assert "--lpips: compares images with their reconstructions" in capsys.readouterr().err
 
 
 def test_equal_identities_share_a_table_and_others_do_not(place, tmp_path, capsys):
