@@ -23,6 +23,7 @@ from imagetok.comparison.results import (
     method_result,
 )
 from imagetok.comparison.speed import measure_speed
+from imagetok.comparison.sweep import sweep_figure
 from imagetok.comparison.table import markdown, notes, table_of
 from imagetok.data import ImageDataset, open_images
 from imagetok.durable import lock, write_bytes, write_json
@@ -36,6 +37,7 @@ from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics import read_json_lines
 
 logger = logging.getLogger("imagetok")
+_SWEEP = "Perplexity and error against the size of the codebook"
 _REASONS = {
     3: "its input was refused",
     5: "the machine could not do it (disk, memory)",
@@ -242,6 +244,9 @@ def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Pa
     write_json(out / "comparison.json", result.model_dump(mode="json"))
     write_bytes(out / "comparison.md", markdown(result).encode())
     write_bytes(out / "comparison.png", figure)
+    sweep = sweep_figure(result)
+    if sweep is not None:
+        write_bytes(out / "sweep.png", sweep)
     write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(rows)))
     header, cells = table_of(result)
     # Methods as columns: a page is not as wide as the table.
@@ -254,6 +259,7 @@ def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Pa
     sections = [
         Section("Measures", [table, *(Text(note) for note in notes(result))]),
         Section("Over the steps", [Figure(figure, "Measures over steps and codes used", caption)]),
+        *([] if sweep is None else [Section("Over codebook sizes", [Figure(sweep, _SWEEP)])]),
         Section("Reconstructions", [Text("Test images; the first finished seed."), pictures]),
         Section("Command", [Commands([result.command])]),
     ]
