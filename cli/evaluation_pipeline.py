@@ -58,7 +58,7 @@ def measure_reconstructions(
         )
     return Record(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
-        identity=_identity("reconstructions", dataset, len(dataset), [*networks, *looks]),
+        identity=identity_of("reconstructions", dataset, len(dataset), [*networks, *looks]),
         measures=measures,
     )
 
@@ -82,7 +82,7 @@ def measure_samples(
         )
     return Record(
         subject={"samples": str(folder)},
-        identity=_identity("samples", reference, len(samples), networks),
+        identity=identity_of("samples", reference, len(samples), networks),
         measures=measures,
     )
 
@@ -122,12 +122,13 @@ def read_record(path: Path) -> Record:
         raise InputError(f"{path}: expected measures that imagetok evaluate --out wrote") from None
 
 
-def _identity(
+def identity_of(
     what: str,
     data: ImageDataset,
     count: int,
     networks: Sequence[FeatureNetwork | PerceptualDistance],
 ) -> dict[str, Any]:
+    """What measures of `count` images beside those of `data` depend on."""
     return {
         "what": what,
         "count": count,

@@ -147,3 +147,20 @@ def test_doubt_is_measured(place, tmp_path, capsys):
     assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
     assert len(one["calibration"]["entropy"]["doubt"]) == 10
     assert "entropy" in (tmp_path / "report.html").read_text()
+
+
+def test_the_space_of_codes_is_explored(place, tmp_path, capsys):
+    data = ["--data", "shapes:test", "--limit", "20", "--device", "cpu"]
+    features = f"cifar-resnet={place / 'features.safetensors'}"
+    words = ["--tokenizer", str(place / "tokenizer"), *data, "--features", features]
+    assert _run(["explore", *words, "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    found = json.loads((tmp_path / "explore.json").read_bytes())
+    names = ["reconstruction", *(f"neighbour-{2**i}" for i in range(5)), "interpolation"]
+    assert found["distances"].keys() == set(names) and all(name in told for name in names)
+    assert all("frechet_cifar-resnet8" in row for row in found["distances"].values())
+    assert found["identity"]["count"] == 20
+    shares = found["neighbour_accuracy"]
+    assert shares.keys() == {"pixels", "code vectors", "most common label"}
+    page = (tmp_path / "report.html").read_text()
+    assert "t-SNE of 20 images" in page and "neighbour-16" in page
