@@ -61,8 +61,8 @@ def explore(
     source = describe(config, split)
     say(f"{tokenizer} on {source}, {len(dataset):,} images")
     show_columns(found.distances)
-    for name, value in found.accuracies.items():
-        say(f"  5 nearest neighbours know the label by {name}: {value:.1%}")
+    told = ", ".join(f"{name} {value:.1%}" for name, value in found.accuracies.items())
+    say(f"labels told by the 5 nearest others: {told or 'the images have no labels'}")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "explore.json", {"data": source, **found.as_json(model)})
     write_page(out / "report.html", f"Codes of {tokenizer}", found)
