@@ -22,6 +22,24 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
     help="Compare although these differ; the table then shows them.",
 )
 @click.option(
+    "--features",
+    multiple=True,
+    metavar="NETWORK",
+    help="Also distances of reconstructions in its features, as in `imagetok evaluate`.",
+)
+@click.option(
+    "--prior",
+    type=click.Path(path_type=Path),
+    metavar="CONFIG",
+    help="Also train this prior on the codes of each; its data, tokenizer and seed are set.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images of each prior to measure by --features [as many as test images].",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(min=1),
     help="Runs side by side, one thread each [one a core, or one a GPU].",
@@ -33,6 +51,9 @@ def compare(
     seeds: str,
     overrides: tuple[str, ...],
     allow_different: tuple[str, ...],
+    features: tuple[str, ...],
+    prior: Path | None,
+    samples: int | None,
     jobs: int | None,
     device: str | None,
 ) -> int:
@@ -53,6 +74,9 @@ def compare(
         allow_different=allow_different,
         jobs=jobs,
         device=choose_device(device),
+        features=features,
+        prior=prior,
+        num_samples=samples,
     )
     for line in summary(result, failures, out):
         say(line)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cli.comparison_later import make_later
 from imagetok.comparison import Cell, Comparison, Failure, compare, make_plan, table_of
 from imagetok.errors import ConfigError, ResourceError
 from imagetok.processes import process_state
@@ -22,10 +23,14 @@ def compare_configs(
     allow_different: Sequence[str],
     jobs: int | None,
     device: torch.device,
+    features: Sequence[str] = (),
+    prior: Path | None = None,
+    num_samples: int | None = None,
 ) -> tuple[Comparison | None, dict[Cell, Failure]]:
     """Plan and run a comparison in the folder `out`; see `imagetok.comparison.compare`.
 
-    jobs: cells side by side; None is one a GPU, or one a core on CPUs.
+    jobs: cells side by side; None is one a GPU, or one a core on CPUs. features, prior,
+    num_samples: see `make_later`.
     """
     if process_state().num_processes > 1:
         raise ConfigError("compare starts its own processes; start it without a launcher")
@@ -34,6 +39,7 @@ def compare_configs(
             f"--device {device}: give cpu or cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
         )
     plan = make_plan(paths, seeds, overrides, allow_different)
+    later = make_later(plan, features, prior, num_samples, device.type)
 
     def train(cell: Cell) -> list[str]:
         words = ["train", str(cell.config), "--set", f"seed={cell.seed}"]
@@ -46,7 +52,8 @@ def compare_configs(
         train,
         slots=_slots(jobs, device),
         device=device,
-        command=_command(paths, seeds, overrides, allow_different),
+        command=_command(paths, seeds, overrides, allow_different, features, prior, num_samples),
+        later=later,
     )
 
 
@@ -74,17 +81,29 @@ def _command(
     seeds: Sequence[int],
     overrides: Sequence[str],
     allow_different: Sequence[str],
+    features: Sequence[str],
+    prior: Path | None,
+    num_samples: int | None,
 ) -> str:
     """The command as it can be published: without where things lie on this machine."""
     words = ["imagetok", "compare"]
-    words += [str(Path(*p.parts[-2:]) if p.is_absolute() else p) for p in paths]
+    words += [_published(path) for path in paths]
     words += ["--seeds", ",".join(map(str, seeds))]
     for override in overrides:
         key, _, value = override.partition("=")
         is_place = key.startswith("data") and "/" in value
         words += ["--set", f"{key}=..." if is_place else override]
     words += [word for key in allow_different for word in ("--allow-different", key)]
+    for spec in features:
+        name, equals, file = spec.partition("=")
+        words += ["--features", f"{name}{equals}{Path(file).name}"]
+    words += [] if prior is None else ["--prior", _published(prior)]
+    words += [] if num_samples is None else ["--samples", str(num_samples)]
     return shlex.join([*words, "--out", "DIR"])
+
+
+def _published(config: Path) -> str:
+    return str(Path(*config.parts[-2:]) if config.is_absolute() else config)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -24,6 +24,13 @@ from cli.options import choose_device, device_option, say, show_columns, tokeniz
     "=FILE), cifar-resnet=FILE, python:MODULE:FUNCTION. May be given several times.",
 )
 @click.option(
+    "--lpips",
+    "perceptual",
+    multiple=True,
+    metavar="alex|vgg",
+    help="Also how different images and their reconstructions look (each also with =FILE).",
+)
+@click.option(
     "--beside",
     multiple=True,
     type=click.Path(path_type=Path),
@@ -37,6 +44,7 @@ def evaluate(
     data: str,
     samples: Path | None,
     features: tuple[str, ...],
+    perceptual: tuple[str, ...],
     beside: tuple[Path, ...],
     out: Path | None,
     device: str | None,
@@ -55,7 +63,9 @@ def evaluate(
     )
     from imagetok.data import describe, open_images, parse_spec
     from imagetok.durable import write_json
+    from imagetok.errors import ConfigError
     from imagetok.evaluation.features import open_features
+    from imagetok.evaluation.perceptual import open_perceptual
     from imagetok.processes import process_state
     from imagetok.tokenizers import Autoencoder
 
@@ -64,11 +74,14 @@ def evaluate(
     where = choose_device(device)
     earlier = {str(path): read_record(path) for path in beside}
     networks = [open_features(spec).to(where) for spec in features]
+    looks = [open_perceptual(spec).to(where) for spec in perceptual]
     model = Autoencoder.from_pretrained(tokenizer).to(where)
     config, split = parse_spec(data)
     dataset = open_images(config, split, model.image)
     if samples is None:
-        record = measure_reconstructions(model, dataset, networks)
+        record = measure_reconstructions(model, dataset, networks, looks)
+    elif looks:
+        raise ConfigError("--lpips: compares images with their reconstructions, not with --samples")
     else:
         record = measure_samples(samples, dataset, networks)
     source = describe(config, split)

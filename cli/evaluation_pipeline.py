@@ -11,6 +11,7 @@ from imagetok.data.samples import open_samples
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.features import FeatureNetwork
+from imagetok.evaluation.perceptual import PerceptualDistance, mean_distance
 from imagetok.evaluation.sets import (
     NEIGHBOURS,
     class_accuracy,
@@ -33,10 +34,16 @@ class Record(TypedDict):
 
 
 def measure_reconstructions(
-    model: Autoencoder, dataset: ImageDataset, networks: Sequence[FeatureNetwork]
+    model: Autoencoder,
+    dataset: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    looks: Sequence[PerceptualDistance] = (),
 ) -> Record:
-    """Errors, codebook use, and for every network how far reconstructions are from their images."""
+    """Errors, codebook use, how different each reconstruction looks from its image, and for every
+    network how far all of them are from all images.
+    """
     measures = evaluate_reconstruction(model, dataset)
+    measures |= {distance.name: mean_distance(distance, model, dataset) for distance in looks}
     for network in networks:
         real = features_of(network, dataset)
         classes = len(dataset.class_names)
@@ -52,7 +59,7 @@ def measure_reconstructions(
         )
     return Record(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
-        identity=_identity("reconstructions", dataset, len(dataset), networks),
+        identity=identity_of("reconstructions", dataset, len(dataset), [*networks, *looks]),
         measures=measures,
     )
 
@@ -77,7 +84,7 @@ def measure_samples(
         )
     return Record(
         subject={"samples": str(folder)},
-        identity=_identity("samples", reference, len(samples), networks),
+        identity=identity_of("samples", reference, len(samples), networks),
         measures=measures,
     )
 
@@ -117,9 +124,13 @@ def read_record(path: Path) -> Record:
         raise InputError(f"{path}: expected measures that imagetok evaluate --out wrote") from None
 
 
-def _identity(
-    what: str, data: ImageDataset, count: int, networks: Sequence[FeatureNetwork]
+def identity_of(
+    what: str,
+    data: ImageDataset,
+    count: int,
+    networks: Sequence[FeatureNetwork | PerceptualDistance],
 ) -> dict[str, Any]:
+    """What measures of `count` images beside those of `data` depend on."""
     return {
         "what": what,
         "count": count,

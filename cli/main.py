@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": ("cli.evaluate", "Measure reconstructions, or drawn samples, on a data split."),
     "uncertainty": ("cli.uncertainty", "Ask whether a tokenizer knows where it errs."),
     "diagnose": ("cli.diagnose", "Say how a codebook is used, and what to try if badly."),
+    "explore": ("cli.explore", "Show neighbours of codes, what lies between images, and labels."),
     "report": ("cli.report", "One HTML file about a run, or about several side by side."),
     "demo": ("cli.demo", "A web page: reconstruct, edit codes, sample, complete."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),

@@ -17,7 +17,7 @@ ROWS = [
     {"training"},
     {"comparison"},
 ]
-PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "features.py"
+PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "weights.py"
 ALONE = {"quantizers", "networks", "data"}
 PRIOR_MAY_USE = {
     "errors", "durable", "seeding", "config", "processes", "modes", "artifacts", "hub", "codes",

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from imagetok.comparison.drawing import measures_figure, reconstruction_grid, reconstructions
-from imagetok.comparison.jobs import Job, run_jobs
+from imagetok.comparison.jobs import Failure, Job, failure_of, run_jobs
+from imagetok.comparison.later import Later, run_later
 from imagetok.comparison.plan import Cell, Plan
 from imagetok.comparison.results import (
     CellResult,
@@ -23,6 +23,7 @@ from imagetok.comparison.results import (
     method_result,
 )
 from imagetok.comparison.speed import measure_speed
+from imagetok.comparison.sweep import sweep_figure
 from imagetok.comparison.table import markdown, notes, table_of
 from imagetok.data import ImageDataset, open_images
 from imagetok.durable import lock, write_bytes, write_json
@@ -32,23 +33,16 @@ from imagetok.progress import ProgressBar
 from imagetok.report import Commands, Figure, Pictures, Section, Table, Text, write_report
 from imagetok.report.pictures import png_bytes
 from imagetok.stopping import StopRequest
-from imagetok.tokenizers import Autoencoder
+from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics import read_json_lines
 
 logger = logging.getLogger("imagetok")
+_SWEEP = "Perplexity and error against the size of the codebook"
 _REASONS = {
     3: "its input was refused",
     5: "the machine could not do it (disk, memory)",
     6: "training diverged",
 }
-
-
-class Failure(NamedTuple):
-    """Why a cell did not finish."""
-
-    code: int
-    """The exit code of its process; negative where a signal killed it."""
-    message: str
 
 
 def compare(
@@ -59,13 +53,15 @@ def compare(
     slots: Sequence[Mapping[str, str]],
     device: torch.device,
     command: str,
+    later: Later | None = None,
 ) -> tuple[Comparison | None, dict[Cell, Failure]]:
     """Train every cell that is not finished, measure them all, and write the comparison to `out`.
 
     train: the command of a process that trains a cell, or goes on with it, to its end, and exits
     with 0 or one of our codes. slots: see `run_jobs`. device: for speed and pictures. command: to
-    write down as what made this, without paths of this machine. Returns the comparison, None where
-    no cell finished, and the cells that failed. Raises StoppedError after a signal, when every cell
+    write down as what made this, without paths of this machine. later: what follows for cells with
+    codes. Returns the comparison, None where no cell finished, and the cells that failed, also
+    those that did so later. Raises StoppedError after a signal, when every cell
     can be gone on with, and ConfigError for a folder of another comparison.
     """
     with plan.hold(out), StopRequest() as stop:
@@ -84,10 +80,14 @@ def compare(
         config = next(iter(plan.methods.values()))
         test = open_images(config.data, "test", config.tokenizer.image)
         rates = _rates(plan, first, test, device, stop)
-        result = _collect(plan, tokenizers, cells, failures, rates, _machine(device), command)
+        more, late = _later(later, tokenizers, slots, stop)
+        result = _collect(plan, tokenizers, cells, failures, more, rates, _machine(device), command)
+        if later is not None and more:
+            told = later.identity(next(iter(more)))
+            result = result.model_copy(update={"later": told})
         shown = {name: tokenizers[cell] for name, cell in first.items()}
         _write(result, *reconstructions(shown, test), out)
-    return result, failures
+    return result, failures | late
 
 
 def _train(
@@ -105,9 +105,9 @@ def _train(
                 todo[f"{cell.method} {cell.seed}"] = cell
         except ImagetokError as error:
             failures[cell] = Failure(error.exit_code, str(error))
-    work = [Job(name, train(cell), cell.log) for name, cell in todo.items()]
+    jobs = {name: Job(name, train(cell), cell.log) for name, cell in todo.items()}
     total, begun = sum(cell.steps for cell in cells), sum(map(_steps_done, cells))
-    with ProgressBar("comparing", total, begun, bool(work)) as bar:
+    with ProgressBar("comparing", total, begun, bool(jobs)) as bar:
         looked, said = time.monotonic(), -1
 
         def watch(running: list[str]) -> None:
@@ -120,11 +120,11 @@ def _train(
                 bar.update(done, f"training {', '.join(running)}")
                 said = done
 
-        codes = run_jobs(work, slots, stop, watch)
+        codes = run_jobs(list(jobs.values()), slots, stop, watch)
     stop.check_here()
     for name, code in codes.items():
         if code != 0:
-            failures[todo[name]] = Failure(code, _last_words(todo[name].log, code))
+            failures[todo[name]] = failure_of(jobs[name], code)
     return {cell: failures[cell] for cell in cells if cell in failures}
 
 
@@ -149,12 +149,18 @@ def _steps_done(cell: Cell) -> int:
         return 0
 
 
-def _last_words(log: Path, code: int) -> str:
-    """The error message that a process ended with."""
-    if code < 0:
-        return f"its process was killed by signal {-code}; {log}"
-    _, found, message = log.read_text(errors="replace").rpartition("error: ")
-    return message.strip() if found else f"ended with exit code {code}; {log}"
+def _later(
+    later: Later | None,
+    tokenizers: Mapping[Cell, Autoencoder],
+    slots: Sequence[Mapping[str, str]],
+    stop: StopRequest,
+) -> tuple[dict[Cell, dict[str, float | int]], dict[Cell, Failure]]:
+    """More measures of the cells with codes, and those that gave none."""
+    if later is None:
+        return {}, {}
+    coded = [cell for cell, model in tokenizers.items() if isinstance(model, Tokenizer)]
+    failures = run_later(later, coded, slots, stop)
+    return {cell: later.measures(cell) for cell in coded if cell not in failures}, failures
 
 
 def _rates(
@@ -178,6 +184,7 @@ def _collect(
     tokenizers: Mapping[Cell, Autoencoder],
     cells: Sequence[Cell],
     failures: Mapping[Cell, Failure],
+    more: Mapping[Cell, dict[str, float | int]],
     rates: Mapping[str, Mapping[str, float]],
     machine: dict[str, str | int],
     command: str,
@@ -188,7 +195,7 @@ def _collect(
         results = [
             _failed(cell, failures[cell])
             if cell in failures
-            else finished_cell(cell, tokenizers[cell])
+            else finished_cell(cell, tokenizers[cell], more.get(cell, {}))
             for cell in cells
             if cell.method == name
         ]
@@ -237,6 +244,9 @@ def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Pa
     write_json(out / "comparison.json", result.model_dump(mode="json"))
     write_bytes(out / "comparison.md", markdown(result).encode())
     write_bytes(out / "comparison.png", figure)
+    sweep = sweep_figure(result)
+    if sweep is not None:
+        write_bytes(out / "sweep.png", sweep)
     write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(rows)))
     header, cells = table_of(result)
     # Methods as columns: a page is not as wide as the table.
@@ -249,6 +259,7 @@ def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Pa
     sections = [
         Section("Measures", [table, *(Text(note) for note in notes(result))]),
         Section("Over the steps", [Figure(figure, "Measures over steps and codes used", caption)]),
+        *([] if sweep is None else [Section("Over codebook sizes", [Figure(sweep, _SWEEP)])]),
         Section("Reconstructions", [Text("Test images; the first finished seed."), pictures]),
         Section("Command", [Commands([result.command])]),
     ]

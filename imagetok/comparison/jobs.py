@@ -19,6 +19,22 @@ class Job(NamedTuple):
     log: Path
 
 
+class Failure(NamedTuple):
+    """Why a command did not succeed."""
+
+    code: int
+    """The exit code of its process; negative where a signal killed it."""
+    message: str
+
+
+def failure_of(job: Job, code: int) -> Failure:
+    """With the error message that the process ended with."""
+    if code < 0:
+        return Failure(code, f"its process was killed by signal {-code}; {job.log}")
+    _, found, message = job.log.read_text(errors="replace").rpartition("error: ")
+    return Failure(code, message.strip() if found else f"ended with exit code {code}; {job.log}")
+
+
 def run_jobs(
     jobs: Sequence[Job],
     slots: Sequence[Mapping[str, str]],

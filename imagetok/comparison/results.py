@@ -29,6 +29,7 @@ DEFINITIONS = {
     "dead_codes": "codes that never occur in the split",
     "bits_per_image": "log2 K for each code",
     "entropy_bits_per_image": "order-0 entropy of the split's codes, log2 of the perplexity a code",
+    "prior_bits_per_code": "of the prior on the test split's codes, labels given",
     "train_images_per_second": "median of whole optimizer steps after training, without reading",
     "encode_images_per_second": "median of encoding batches of 64 after training",
 }
@@ -83,6 +84,8 @@ class Comparison(Section):
     machine: dict[str, str | int]
     versions: dict[str, str]
     definitions: dict[str, str] = DEFINITIONS
+    later: dict[str, Any] | None = None
+    """What the measures of `--features` and `--prior` depend on beside the tokenizer."""
     methods: tuple[MethodResult, ...]
 
 
@@ -119,8 +122,10 @@ def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
     return records
 
 
-def finished_cell(cell: Cell, tokenizer: Autoencoder) -> CellResult:
-    """The measures that a finished cell stored, and those that follow from them."""
+def finished_cell(
+    cell: Cell, tokenizer: Autoencoder, more: Mapping[str, float | int]
+) -> CellResult:
+    """The measures that a finished cell stored, those that follow from them, and `more`."""
     curve = evaluations(cell.folder, cell.steps)
     measures = {name: value for name, value in curve[-1].items() if name != "step"}
     if isinstance(tokenizer, Tokenizer):
@@ -129,7 +134,7 @@ def finished_cell(cell: Cell, tokenizer: Autoencoder) -> CellResult:
         seed=cell.seed,
         status="finished",
         fingerprint=tokenizer.fingerprint,
-        measures=measures,
+        measures={**more, **measures},
         curve=tuple(curve),
     )
 
@@ -157,7 +162,8 @@ def method_result(
 ) -> MethodResult:
     """Mean and spread over the finished cells; tokenizer: any of them, None if there is none."""
     finished = [cell.measures for cell in cells if cell.status == "finished"]
-    values = {k: [m[k] for m in finished] for k in (finished[0] if finished else {})}
+    every = [k for k in (finished[0] if finished else {}) if all(k in m for m in finished)]
+    values = {k: [m[k] for m in finished] for k in every}
     identity = method_identity(config)
     known: dict[str, Any] = dict(rates)
     if tokenizer is not None:

@@ -25,13 +25,15 @@ _MEASURES = (
     _Column("dead codes", "dead_codes", 1, ".0f"),
     _Column("bits per image, log2 K", "bits_per_image", 1, ".0f"),
     _Column("bits per image, order-0", "entropy_bits_per_image", 1, ".1f"),
+    _Column("prior, bits per code", "prior_bits_per_code", 1, ".3f"),
 )
 
 
 def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows, one row a method; a dash where there is nothing to tell."""
     different = list(result.methods[0].different)
-    columns = [column for column in _MEASURES if any(_values(m, column) for m in result.methods)]
+    columns = [*_MEASURES, *(_Column(name, name, 1, ".4g") for name in _later(result))]
+    columns = [column for column in columns if any(_values(m, column) for m in result.methods)]
     header = ["method", "seeds", *different, *(column.title for column in columns)]
     header += ["images/s, training", "images/s, encoding", "parameters"]
     rows = []
@@ -78,6 +80,7 @@ def notes(result: Comparison) -> list[str]:
         "each, or their order-0 entropy over the split.",
         "Images/s were measured after training, the methods in turns, on one thread: medians of "
         "whole optimizer steps and of encoding batches of 64, without reading images.",
+        *_about_later(result),
         f"Machine: {machine}. Versions: {versions}.",
     ]
 
@@ -95,6 +98,30 @@ def rule(columns: int) -> str:
 def spread(mean: float, std: float | None, form: str) -> str:
     """`mean ± std`, or the mean alone."""
     return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
+
+
+def _later(result: Comparison) -> list[str]:
+    """Names of measures in feature networks, as `imagetok evaluate` names them."""
+    return [] if result.later is None else result.later["measures"]
+
+
+def _about_later(result: Comparison) -> list[str]:
+    """How the measures in feature networks and of a prior came about."""
+    told, sentences = result.later or {}, []
+    if told.get("networks"):
+        drawn = told["num_samples"]
+        samples = f", and of {drawn:,} images drawn from the prior" if drawn else ""
+        sentences.append(
+            f"In the features of {', '.join(told['networks'])}: distances from the same images of "
+            f"their reconstructions (names that begin with r){samples}."
+        )
+    if told.get("prior"):
+        model, steps = told["prior"]["model"]["kind"], told["prior"]["train"]["steps"]
+        sentences.append(
+            f"Prior: the same {model}, trained for {steps:,} steps on the codes of each tokenizer, "
+            "with its seed; bits per code are those of the test split."
+        )
+    return sentences
 
 
 def _cell(method: MethodResult, column: _Column) -> str:

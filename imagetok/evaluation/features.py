@@ -1,22 +1,23 @@
 """Feature networks: what distances between sets of images are measured in, and their identity."""
 
-import hashlib
 import importlib
-import io
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.errors import ConfigError
 from imagetok.evaluation.cifar_resnet import WIDTHS, CIFARResNet
+from imagetok.evaluation.weights import (
+    as_own_file,
+    hash_of,
+    load_weights,
+    published,
+    read_weights,
+)
 from imagetok.images import to_unit_range
 
 HELP = (
@@ -47,7 +48,7 @@ class FeatureNetwork(nn.Module):
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.preprocessing = preprocessing
-        self.sha256 = _hash_of(model)
+        self.sha256 = hash_of(model)
         self._run = run
 
     @torch.no_grad()
@@ -96,12 +97,10 @@ def _inception(path: Path | None) -> FeatureNetwork:
         raise ConfigError(
             'the Inception network needs torch-fidelity: pip install "imagetok[eval]"'
         ) from None
-    state = _read_weights(path or _fetch(_INCEPTION), "6726825d", standard=True)
-    with tempfile.NamedTemporaryFile(suffix=".pth") as safe:
-        torch.save(state, safe)  # the class unpickles its file: it gets one that was written here
-        safe.flush()
+    state = published(_INCEPTION, path, exact=True)
+    with as_own_file(state) as path:  # the class unpickles its file
         model = FeatureExtractorInceptionV3(
-            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe.name
+            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path
         )
     return FeatureNetwork(
         "inception", model, lambda images: Features(*model(images)), "TF1 bilinear 299"
@@ -109,10 +108,10 @@ def _inception(path: Path | None) -> FeatureNetwork:
 
 
 def _cifar_resnet(path: Path) -> FeatureNetwork:
-    state = _read_weights(path)
+    state = read_weights(path)
     blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
     model = CIFARResNet(max(1, blocks))
-    _load(model, state, path)
+    load_weights(model, state, path)
     name = f"cifar-resnet{2 * len(WIDTHS) * blocks + 2}"
     return FeatureNetwork(name, model, _before_last_linear(model, to_unit_range), "none")
 
@@ -125,10 +124,9 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
         raise ConfigError(f"--features: torchvision has no classifier {name!r}")
     weights: Any = models.get_model_weights(name)
     weights = weights.IMAGENET1K_V1
-    prefix, standard = weights.url.rsplit("-", 1)[1][:8], name == "vgg16"
-    state = _read_weights(path or _fetch(weights.url), prefix, standard)
+    state = published(weights.url, path, exact=name == "vgg16")
     model = models.get_model(name)
-    _load(model, state, path or Path(weights.url).name)
+    load_weights(model, state, path or Path(weights.url).name)
     prepare = weights.transforms()
     return FeatureNetwork(name, model, _before_last_linear(model, prepare), repr(prepare))
 
@@ -159,63 +157,3 @@ def _before_last_linear(
         return Features(seen.pop(), logits)
 
     return run
-
-
-def _fetch(url: str) -> Path:
-    """A file of torch.hub's folder, downloaded if it is not there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if not path.is_file():
-        prefix = path.stem.rsplit("-", 1)[1]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise ResourceError(
-                f"cannot fetch {url}: {error}; without a network, put that file at {path}, or name "
-                "its place: --features NAME=FILE"
-            ) from error
-    return path
-
-
-def _read_weights(path: Path, prefix: str = "", standard: bool = False) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file; a .pth's sha256 starts with `prefix`.
-
-    standard: so does that of any file, because measures get the papers' plain names.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read weights: {error.strerror}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    is_other = path.suffix == ".safetensors" and not standard  # weights of the user's own
-    if not digest.startswith(prefix) and not is_other:
-        raise InputError(
-            f"{path}: expected the published file, whose sha256 starts with {prefix}, "
-            f"found {digest[:8]}"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load(content)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a file of weights: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # a checkpoint, as training scripts write them
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: expected names and tensors, found something else")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{path}: weights of another network: {str(error)[:300]}") from error
-
-
-def _hash_of(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -205,6 +205,25 @@ class Tokenizer(Autoencoder, ABC):
         with at_test_time(self), torch.no_grad():
             return self._encode_with_certainty(images, generator)
 
+    def encode_between(
+        self,
+        images: Tensor,
+        others: Tensor,
+        share: Float[Tensor, " B"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Codes:
+        """Codes of what lies between each pair of images: of (1 - share) z + share z', where z and
+        z' are what the encoder gives for them, level by level.
+
+        images, others: as for `encode`, equally many. share: in [0, 1]; 0 gives the codes of the
+        first, 1 those of the second.
+        """
+        check_images(images, self.image)
+        check_images(others, self.image)
+        with at_test_time(self), torch.no_grad():
+            return self._encode_between(images, others, share.view(-1, 1, 1, 1), generator)
+
     def decode(self, codes: Codes) -> Images:
         """Images of codes (a tuple of integer (B, h, w) maps, coarse to fine).
 
@@ -232,6 +251,11 @@ class Tokenizer(Autoencoder, ABC):
     def _encode_with_certainty(
         self, images: Tensor, generator: torch.Generator | None
     ) -> tuple[Codes, dict[str, Tensor]]: ...
+
+    @abstractmethod
+    def _encode_between(
+        self, images: Tensor, others: Tensor, share: Tensor, generator: torch.Generator | None
+    ) -> Codes: ...
 
     @abstractmethod
     def _decode(self, codes: Codes) -> Tensor: ...

@@ -68,6 +68,12 @@ class FlatTokenizer(Tokenizer):
         h = self._features(images)
         return self.quantizer.encode(h, generator=generator), self.quantizer.certainty(h)
 
+    def _encode_between(
+        self, images: Tensor, others: Tensor, share: Tensor, generator: torch.Generator | None
+    ) -> Codes:
+        h = torch.lerp(self._features(images), self._features(others), share)
+        return self.quantizer.encode(h, generator=generator)
+
     def _features(self, images: Tensor) -> Tensor:
         h = self.encoder(self.likelihood.to_network(images))
         check_features(h)

@@ -100,6 +100,20 @@ class HierarchicalTokenizer(Tokenizer):
         self._descend(images, quantize)
         return tuple(level for part in codes for level in part), maps
 
+    def _encode_between(
+        self, images: Tensor, others: Tensor, share: Tensor, generator: torch.Generator | None
+    ) -> Codes:
+        codes: list[Codes] = []
+
+        def quantize(quantizer: Quantizer, h: Tensor) -> Tensor:
+            check_features(h)
+            between = torch.lerp(*h.chunk(2), share)
+            codes.append(quantizer.encode(between, generator=generator))
+            return quantizer.decode(codes[-1]).repeat(2, 1, 1, 1)  # both go on from what is chosen
+
+        self._descend(torch.cat([images, others]), quantize)
+        return tuple(level for part in codes for level in part)
+
     def _decode(self, codes: Codes) -> Tensor:
         context, remaining = None, iter(codes)
         for level, quantizer in enumerate(self._quantizers):

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from cli.main import _run
 from imagetok.config import read_yaml
+from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.training.metrics import read_json_lines
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits"
@@ -136,3 +138,52 @@ def test_a_damaged_cell_is_told_and_the_others_are_kept(words, whole, tmp_path, 
     assert "failed: b, seed 6: " in out and "sha256" in out and "delete" in out
     cells = values(tmp_path / "copy")["methods"][1]["cells"]
     assert [c["status"] for c in cells] == ["finished", "failed"]
+
+
+@pytest.fixture
+def one_cell(words, tmp_path) -> list[str]:
+    """The command for one method and seed, with a prior and a feature network."""
+    tree = read_yaml(DIGITS / "pixelcnn.yaml")
+    tree["model"] |= {"width": 8, "layers": 2, "head": 8}
+    tree["train"] |= {"steps": 6, "evaluate_every": 3, "checkpoint_every": 3, "trackers": []}
+    (tmp_path / "prior.yaml").write_text(yaml.safe_dump(tree))
+    save_file(CIFARResNet(1).state_dict(), tmp_path / "net.safetensors")
+    command = [*words[:2], "--seeds", "5", "--device", "cpu", "--set", "train.steps=25"]
+    features = f"cifar-resnet={tmp_path / 'net.safetensors'}"
+    return [*command, "--features", features, "--prior", str(tmp_path / "prior.yaml")]
+
+
+@pytest.mark.slow  # eight processes, one after the other
+def test_a_prior_is_trained_and_measured_on_the_codes_of_each(one_cell, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [*one_cell, "--samples", "30", "--out", str(out)]
+    assert _run(command) == 0
+    told = capsys.readouterr().out
+    result = json.loads((out / "comparison.json").read_bytes())
+    (method,) = result["methods"]
+    folder = out / "a" / "seed-5-later"
+    tests = [r for r in read_json_lines(folder / "prior" / "metrics.jsonl") if r["split"] == "test"]
+    mean = method["mean"]
+    assert mean["prior_bits_per_code"] == tests[-1]["bits_per_code"] and len(tests) == 2
+    for kind, prefix in [("reconstructions", "r"), ("samples", "")]:
+        (path,) = folder.glob(f"{kind}-*.json")
+        record = json.loads(path.read_bytes())
+        for name in ("frechet", "precision", "recall"):
+            key = f"{prefix}{name}_cifar-resnet8"
+            assert mean[key] == record["measures"][key] and key in told
+        assert record["identity"]["networks"] == result["later"]["networks"]
+    assert result["later"]["num_samples"] == 30 == len(list((folder / "samples").glob("0*.png")))
+    page = (out / "comparison.md").read_text()
+    assert "30 images drawn from the prior" in page and "prior, bits per code" in page
+    assert str(tmp_path) not in page + (out / "comparison.json").read_text()
+    evaluated = path.stat().st_mtime_ns
+    assert _run(command) == 0, "again"
+    assert path.stat().st_mtime_ns == evaluated
+    again = json.loads((out / "comparison.json").read_bytes())
+    assert again["methods"][0]["mean"] == mean
+
+
+def test_samples_need_a_prior_and_features(words, tmp_path, capsys):
+    assert _run([*words[:2], "--samples", "5", "--out", str(tmp_path / "out")]) == 2
+    assert "--samples: needs --prior" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -70,6 +72,21 @@ def test_reconstructions_of_an_untrained_tokenizer_are_far_from_their_images(pla
     assert 0 <= measures["class_agreement_cifar-resnet8"] <= 1
 
 
+def test_lpips_is_measured_of_reconstructions_alone(place, tmp_path, capsys):
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = torchvision.models.alexnet().features.state_dict()
+    state = {f"features.{k}": torch.randn(v.shape) / 30 for k, v in shapes.items()}
+    save_file(state, tmp_path / "alex.safetensors")
+    lpips, out = f"alex={tmp_path / 'alex.safetensors'}", tmp_path / "x.json"
+    assert evaluate(place, "--lpips", lpips, "--out", str(out)) == 0
+    record = json.loads(out.read_bytes())
+    assert record["measures"]["lpips_alex"] > 0
+    assert len(record["identity"]["networks"]["lpips_alex"]["network_sha256"]) == 64
+    assert evaluate(place, "--samples", str(place / "samples"), "--lpips", lpips) == 2
+    assert "--lpips: compares images with their reconstructions" in capsys.readouterr().err
+
+
 def test_equal_identities_share_a_table_and_others_do_not(place, tmp_path, capsys):
     one, other = str(tmp_path / "one.json"), str(tmp_path / "other.json")
     assert evaluate(place, "--out", one) == 0
@@ -130,3 +147,20 @@ def test_doubt_is_measured(place, tmp_path, capsys):
     assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
     assert len(one["calibration"]["entropy"]["doubt"]) == 10
     assert "entropy" in (tmp_path / "report.html").read_text()
+
+
+def test_the_space_of_codes_is_explored(place, tmp_path, capsys):
+    data = ["--data", "shapes:test", "--limit", "20", "--device", "cpu"]
+    features = f"cifar-resnet={place / 'features.safetensors'}"
+    words = ["--tokenizer", str(place / "tokenizer"), *data, "--features", features]
+    assert _run(["explore", *words, "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    found = json.loads((tmp_path / "explore.json").read_bytes())
+    names = ["reconstruction", *(f"neighbour-{2**i}" for i in range(5)), "interpolation"]
+    assert found["distances"].keys() == set(names) and all(name in told for name in names)
+    assert all("frechet_cifar-resnet8" in row for row in found["distances"].values())
+    assert found["identity"]["count"] == 20
+    shares = found["neighbour_accuracy"]
+    assert shares.keys() == {"pixels", "code vectors", "most common label"}
+    page = (tmp_path / "report.html").read_text()
+    assert "t-SNE of 20 images" in page and "neighbour-16" in page

@@ -10,6 +10,7 @@ from PIL import Image
 
 from imagetok.comparison.drawing import measures_figure, reconstruction_grid
 from imagetok.comparison.results import CellResult, Comparison, MethodResult
+from imagetok.comparison.sweep import sweep_figure
 from imagetok.comparison.table import markdown, table_of
 
 
@@ -90,6 +91,27 @@ def test_the_figure_is_drawn_for_levels_failures_and_single_points(result):
     colours = {tuple(int(v) for v in pixel) for pixel in np.unique(pixels, axis=0)}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # of flat and deep
     assert (0x00, 0x9E, 0x73) not in colours  # nothing of lost
+
+
+def sized(kind: str, num_codes: int, code_dim: int, mse: float) -> MethodResult:
+    cells = [cell(s, mse=mse + s / 1e4, perplexity=num_codes / s) for s in (1, 2)]
+    quantizer = {"kind": kind, "num_codes": num_codes, "code_dim": code_dim}
+    drawn = method(f"{kind}-{num_codes}-{code_dim}", cells)
+    return drawn.model_copy(update={"config": {"tokenizer": {"quantizer": quantizer}}})
+
+
+def test_codebook_sizes_are_drawn_where_methods_differ_in_them(result):
+    assert sweep_figure(result) is None
+    one = (sized("dvae", 64, 16, 3e-3), sized("edvae", 128, 16, 2e-3))
+    assert sweep_figure(result.model_copy(update={"methods": one})) is None, "two methods, no sweep"
+    more = (*one, sized("dvae", 128, 16, 2e-3), sized("dvae", 256, 16, 1e-3))
+    both = (*more, sized("edvae", 128, 8, 2e-3))
+    widths = []
+    for methods in (more, both):
+        drawn = sweep_figure(result.model_copy(update={"methods": methods}))
+        assert drawn is not None
+        widths.append(Image.open(io.BytesIO(drawn)).width)
+    assert widths[1] == 2 * widths[0], "a pair of panels for K, and one for D"
 
 
 def test_the_grid_names_its_rows():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from imagetok.errors import ConfigError, InputError, ResourceError
-from imagetok.evaluation import features
+from imagetok.evaluation import weights as published_weights
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.evaluation.features import open_features
 from imagetok.evaluation.sets import FeatureSet, check_features, class_accuracy
@@ -131,15 +131,15 @@ def test_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
     digest = hashlib.sha256(b"weights").hexdigest()[:8]
     source = tmp_path / f"net-{digest}.pth"
     source.write_bytes(b"weights")
-    path = features._fetch(source.as_uri())
+    path = published_weights._fetch(source.as_uri())
     source.unlink()
-    assert path.read_bytes() == b"weights" and features._fetch(source.as_uri()) == path
+    assert path.read_bytes() == b"weights" and published_weights._fetch(source.as_uri()) == path
 
 
 def test_weights_that_cannot_be_fetched_are_told_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     with pytest.raises(ResourceError, match=r"without a network, put that file at .*net-00000000"):
-        features._fetch((tmp_path / "net-00000000.pth").as_uri())
+        published_weights._fetch((tmp_path / "net-00000000.pth").as_uri())
 
 
 def test_classes_are_compared_only_where_they_can_be_the_same():

@@ -1,0 +1,69 @@
+"""`imagetok explore`."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import choose_device, device_option, say, show_columns, tokenizer_option
+
+
+@click.command()
+@tokenizer_option()
+@click.option("--data", required=True, metavar="SPEC", help="cifar10:test, a folder, ...")
+@click.option(
+    "--features",
+    multiple=True,
+    metavar="NETWORK",
+    help="Also distances from the images in its features, as in `imagetok evaluate`.",
+)
+@click.option("--limit", type=click.IntRange(min=8), help="Only the first images; default: all.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Gets explore.json and report.html.",
+)
+@device_option()
+def explore(
+    tokenizer: str,
+    data: str,
+    features: tuple[str, ...],
+    limit: int | None,
+    out: Path,
+    device: str | None,
+) -> None:
+    """Show what the space of codes is like: neighbours, what lies between images, labels.
+
+    Every code replaced by one of its 1, 2, 4, ... nearest; what the encoder gives for two images
+    mixed; and t-SNE of pixels and of code vectors by label, with the accuracy of 5 nearest
+    neighbours (needs scikit-learn).
+
+    Example: imagetok explore --tokenizer runs/digits-edvae/tokenizer --data digits:test
+    --out explored
+    """
+    from cli.exploration_pipeline import explore as run_exploration
+    from cli.exploration_pipeline import write_page
+    from imagetok.codes.encode import FirstImages
+    from imagetok.data import describe, open_images, parse_spec
+    from imagetok.durable import write_json
+    from imagetok.evaluation.features import open_features
+    from imagetok.tokenizers import Tokenizer
+
+    where = choose_device(device)
+    networks = [open_features(spec).to(where) for spec in features]
+    model = Tokenizer.from_pretrained(tokenizer).to(where)
+    config, split = parse_spec(data)
+    dataset = open_images(config, split, model.image)
+    if limit is not None:
+        dataset = FirstImages(dataset, limit)
+    found = run_exploration(model, dataset, networks)
+    source = describe(config, split)
+    say(f"{tokenizer} on {source}, {len(dataset):,} images")
+    show_columns(found.distances)
+    told = ", ".join(f"{name} {value:.1%}" for name, value in found.accuracies.items())
+    say(f"labels told by the 5 nearest others: {told or 'the images have no labels'}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "explore.json", {"data": source, **found.as_json(model)})
+    write_page(out / "report.html", f"Codes of {tokenizer}", found)
+    say(f"{out / 'report.html'}")

@@ -1,0 +1,82 @@
+"""Perplexity and error against the size of the codebook, where compared methods differ in it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from imagetok.comparison.results import Comparison, MethodResult
+from imagetok.report.figures import COLOURS, DASHES, panels
+
+_SIZES = {"num_codes": "codes, K", "code_dim": "dimensions of a code, D"}
+
+
+class _Point(NamedTuple):
+    size: int
+    method: MethodResult
+
+
+def sweep_figure(result: Comparison) -> bytes | None:
+    """As PNG: a pair of panels for each of K and D that takes several values within one method.
+
+    A line joins the finished methods of one quantizer whose other size is the same; beside it, the
+    standard deviation over the seeds. None where there is no such line (EdVAE paper, Fig. 6).
+    """
+    draws: list[Callable[[Axes], None]] = []
+    for key, label in _SIZES.items():
+        lines = _lines(result.methods, key)
+        if lines:
+            draws.append(_panel(lines, "perplexity", 1.0, label, "test perplexity", key))
+            draws.append(_panel(lines, "mse", 1e3, label, "test MSE x 10^3", key))
+    return panels(draws, width=4.6 * len(draws), height=4.0) if draws else None
+
+
+def _lines(methods: Sequence[MethodResult], key: str) -> dict[str, list[_Point]]:
+    """Points by the name of their line; lines of one point are left out."""
+    lines: dict[str, list[_Point]] = {}
+    for method in methods:
+        quantizer = method.config.get("tokenizer", {}).get("quantizer") or {}
+        if key in quantizer and {"perplexity", "mse"} <= method.mean.keys():
+            others = [f"{k} {quantizer[k]}" for k in _SIZES if k != key and k in quantizer]
+            name = ", ".join([quantizer["kind"], *others])
+            lines.setdefault(name, []).append(_Point(quantizer[key], method))
+    return {
+        name: sorted(points, key=lambda point: point.size)
+        for name, points in lines.items()
+        if len({point.size for point in points}) > 1
+    }
+
+
+def _panel(
+    lines: Mapping[str, Sequence[_Point]],
+    measure: str,
+    scale: float,
+    xlabel: str,
+    ylabel: str,
+    key: str,
+) -> Callable[[Axes], None]:
+    sizes = sorted({point.size for points in lines.values() for point in points})
+
+    def draw(axes: Axes) -> None:
+        for i, (name, points) in enumerate(lines.items()):
+            x = np.array([point.size for point in points])
+            y = scale * np.array([point.method.mean[measure] for point in points])
+            std = scale * np.array([point.method.std.get(measure, 0.0) for point in points])
+            style = {"color": COLOURS[i % len(COLOURS)], "capsize": 3, "marker": "o"}
+            dash = DASHES[i // len(COLOURS) % len(DASHES)]
+            axes.errorbar(x, y, yerr=std, label=name, linestyle=dash, **style)
+        if (measure, key) == ("perplexity", "num_codes"):
+            axes.plot(sizes, sizes, color="#7a828e", linestyle=":", label="every code equally")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(sizes))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if measure == "perplexity":
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0.0)
+
+    return draw

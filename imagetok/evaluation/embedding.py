@@ -1,0 +1,51 @@
+"""Whether labels show in vectors: a map of them in the plane, and a nearest-neighbour score."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from imagetok.errors import ConfigError, InputError
+
+COMPONENTS = 50
+"""Principal components that both measures see, as is usual before t-SNE."""
+
+
+def principal(vectors: Float[Tensor, "N F"], count: int = COMPONENTS) -> Float[Tensor, "N P"]:
+    """The first `count` principal components of centred vectors, or all where there are fewer."""
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    return (u * s)[:, :count]
+
+
+def tsne(vectors: Float[Tensor, "N F"]) -> Float[np.ndarray, "N 2"]:
+    """t-SNE in the plane (van der Maaten & Hinton 2008), always the same for the same vectors.
+
+    scikit-learn's, of perplexity 30 (less for few vectors), from the first principal components.
+    Raises ConfigError without scikit-learn, InputError for fewer than 4 vectors.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError:
+        raise ConfigError('t-SNE needs scikit-learn: pip install "imagetok[eval]"') from None
+    if len(vectors) < 4:
+        raise InputError(f"t-SNE: expected at least 4 images, found {len(vectors)}")
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    points = principal(vectors).numpy()
+    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+
+
+def neighbour_accuracy(
+    vectors: Float[Tensor, "N F"], labels: Int[Tensor, " N"], k: int = 5
+) -> float:
+    """The share of vectors whose label is that of most of their k nearest others.
+
+    Euclidean distance; on a tie the smallest label. Raises InputError for k or fewer vectors.
+    """
+    if len(vectors) <= k:
+        raise InputError(f"{k} nearest neighbours: expected more vectors, found {len(vectors)}")
+    distances = torch.cdist(vectors.double(), vectors.double()).fill_diagonal_(torch.inf)
+    classes, places = labels.unique(return_inverse=True)
+    near = places[distances.topk(k, largest=False).indices]
+    votes = torch.zeros(len(vectors), len(classes)).scatter_add_(1, near, torch.ones(near.shape))
+    return float((votes.argmax(dim=1) == places).double().mean())

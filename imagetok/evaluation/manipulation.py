@@ -1,0 +1,118 @@
+"""What changed codes decode to: neighbours in the codebook, and what lies between two images."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.data import ArrayImages, ImageDataset
+from imagetok.errors import ConfigError
+from imagetok.evaluation.sets import BATCH
+from imagetok.images import from_stored, to_stored
+from imagetok.processes import full_float32
+from imagetok.quantizers import Codes
+from imagetok.tokenizers import Tokenizer
+
+
+def nearest_codes(codebook: Float[Tensor, "K D"], n: int) -> Int64[Tensor, "K n"]:
+    """The n codes nearest to each by Euclidean distance, nearest first, itself left out.
+
+    Raises ConfigError unless 1 <= n < K.
+    """
+    if not 1 <= n < len(codebook):
+        raise ConfigError(f"neighbours: expected 1..{len(codebook) - 1} of K - 1, found {n}")
+    distances = torch.cdist(codebook.double(), codebook.double())
+    return distances.fill_diagonal_(torch.inf).topk(n, largest=False).indices
+
+
+def neighbours(
+    indices: Int[Tensor, "B H W"],
+    nearest: Int64[Tensor, "K n"],
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "B H W"]:
+    """Every code replaced by one of its nearest, each as likely as the others."""
+    choice = torch.randint(nearest.shape[1], indices.shape, generator=generator)
+    return nearest[indices.long(), choice.to(indices.device)].to(indices.dtype)
+
+
+@full_float32()
+def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> ArrayImages:
+    """All images of `dataset` with every code replaced by one of its n nearest, decoded.
+
+    n = 0 replaces nothing. Raises ConfigError for residual levels, whose codes have no vectors of
+    their own, and for n >= K.
+    """
+    tables = (
+        [_nearest(tokenizer, level, n) for level in range(len(tokenizer.num_codes))] if n else []
+    )
+    parts = []
+    for start, images in _batches(tokenizer, dataset):
+        draw = seeding.generator(0, "neighbours", n, start)
+        codes = tokenizer.encode(images, generator=_encoding(start, images))
+        if tables:
+            pairs = zip(codes, tables, strict=True)
+            codes = tuple(neighbours(level, table, draw) for level, table in pairs)
+        parts.append(to_stored(tokenizer.decode(codes)).cpu())
+    return _dataset(torch.cat(parts), tokenizer, dataset, f"neighbour-{n}")
+
+
+@full_float32()
+def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ArrayImages:
+    """As many images as `dataset` has, each from between two of it, all pairs and shares random.
+
+    Every image is once the first and once the second of a pair; shares are uniform on [0, 1].
+    """
+    draw = seeding.generator(0, "interpolation")
+    partners = torch.randperm(len(dataset), generator=draw)
+    shares = torch.rand(len(dataset), generator=draw)
+    parts = []
+    for start, images in _batches(tokenizer, dataset):
+        chosen = slice(start, start + len(images))
+        others = dataset.read(partners[chosen].tolist()).images.to(images.device)
+        codes = tokenizer.encode_between(
+            images,
+            from_stored(others, tokenizer.image),
+            shares[chosen].to(images.device),
+            generator=_encoding(start, images),
+        )
+        parts.append(to_stored(tokenizer.decode(codes)).cpu())
+    return _dataset(torch.cat(parts), tokenizer, dataset, "interpolation")
+
+
+def code_vectors(tokenizer: Tokenizer, codes: Codes) -> Float[Tensor, "B F"] | None:
+    """The vectors of all codes of each image, level after level; None for residual levels."""
+    parts = []
+    for level, indices in enumerate(codes):
+        codebook = tokenizer.codebook(level)
+        if codebook is None:
+            return None
+        parts.append(codebook[indices].flatten(1))
+    return torch.cat(parts, dim=1)
+
+
+def _nearest(tokenizer: Tokenizer, level: int, n: int) -> Tensor:
+    codebook = tokenizer.codebook(level)
+    if codebook is None:
+        raise ConfigError(
+            "neighbours: the vectors of this tokenizer's residual levels add up, so a code has no "
+            "neighbours of its own"
+        )
+    return nearest_codes(codebook, n)
+
+
+def _batches(tokenizer: Tokenizer, dataset: ImageDataset) -> Iterator[tuple[int, Tensor]]:
+    device = next(tokenizer.parameters()).device
+    for start in range(0, len(dataset), BATCH):
+        stored = dataset.read(range(start, min(start + BATCH, len(dataset)))).images
+        yield start, from_stored(stored.to(device), tokenizer.image)
+
+
+def _encoding(start: int, images: Tensor) -> torch.Generator:
+    """Only a test rule that samples draws from it."""
+    return seeding.generator(0, "encode", start, device=images.device)
+
+
+def _dataset(pixels: Tensor, tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> ArrayImages:
+    return ArrayImages(pixels, name=name, split=dataset.split, contract=tokenizer.image)
