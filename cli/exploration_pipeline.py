@@ -184,12 +184,12 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
 def _map(found: Exploration, name: str) -> Callable[[Axes], None]:
     """Places in the plane, a colour a label; a legend where there are few."""
     classes = found.labels.unique().tolist()
-    colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"].colors
+    colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"]
 
     def draw(axes: Axes) -> None:
         for i, label in enumerate(classes):
             x, y = found.maps[name][(found.labels == label).numpy()].T
-            colour = [colours[i % len(colours)]]
+            colour = [colours(i % colours.N)]
             axes.scatter(x, y, s=6, c=colour, linewidths=0, label=found.class_names[label])
         axes.set_title(f"{name}, {found.accuracies[name]:.1%}", fontsize=10)
         axes.set_xticks([])

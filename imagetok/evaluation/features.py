@@ -98,9 +98,9 @@ def _inception(path: Path | None) -> FeatureNetwork:
             'the Inception network needs torch-fidelity: pip install "imagetok[eval]"'
         ) from None
     state = published(_INCEPTION, path, exact=True)
-    with as_own_file(state) as path:  # the class unpickles its file
+    with as_own_file(state) as own:  # the class unpickles its file
         model = FeatureExtractorInceptionV3(
-            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path
+            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=own
         )
     return FeatureNetwork(
         "inception", model, lambda images: Features(*model(images)), "TF1 bilinear 299"

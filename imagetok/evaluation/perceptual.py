@@ -107,7 +107,7 @@ def open_perceptual(spec: str) -> PerceptualDistance:
     url = weights.IMAGENET1K_V1.url
     state = published(url, Path(file) if file else None)
     with torch.device("meta"):  # a classifier of 500 MB hangs on it
-        features = models.get_model(architecture).features
+        features: Any = models.get_model(architecture).features
     features = features.to_empty(device="cpu")
     kept = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
     load_weights(features, kept, file or Path(url).name)

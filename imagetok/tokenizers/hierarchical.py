@@ -107,7 +107,8 @@ class HierarchicalTokenizer(Tokenizer):
 
         def quantize(quantizer: Quantizer, h: Tensor) -> Tensor:
             check_features(h)
-            between = torch.lerp(*h.chunk(2), share)
+            first, second = h.chunk(2)
+            between = torch.lerp(first, second, share)
             codes.append(quantizer.encode(between, generator=generator))
             return quantizer.decode(codes[-1]).repeat(2, 1, 1, 1)  # both go on from what is chosen
 
