@@ -1,22 +1,31 @@
 """The demo's web page, of Gradio; what it does is in `demo_pipeline`. No click here."""
 
+import atexit
 import os
+import shutil
+import signal
+import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
 from cli.demo_pipeline import MOST, Workbench
 from cli.sampling_pipeline import Drawing, load_pair
-from imagetok.errors import ConfigError, ImagetokError, ResourceError
+from imagetok.errors import ConfigError, ImagetokError, ResourceError, StoppedError
 from imagetok.tokenizers import Tokenizer
 
 # Read when gradio is imported: it is to report to nobody, also not for its own version.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Uploads and pictures, which nobody else on the machine is to read, nor to find later.
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="imagetok-demo-")
+atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 try:
     import gradio as gr
     from gradio.themes import Default
@@ -41,9 +50,25 @@ def open_workbench(
     return Workbench(Tokenizer.from_pretrained(tokenizer).to(device), None)
 
 
+class _Page(gr.Blocks):
+    """A page that fetches nothing: gradio would download a file whose path is an address."""
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        super().validate_inputs(block_fn, inputs)
+        if _has_address(inputs):
+            raise gr.Error("expected an uploaded file, found an address", print_exception=False)
+
+
+def _has_address(value: Any) -> bool:
+    """Whether a file anywhere in what a client sent is one of the network."""
+    if isinstance(value, dict):
+        return "://" in str(value.get("path", "")) or any(map(_has_address, value.values()))
+    return isinstance(value, list) and any(map(_has_address, value))
+
+
 def build_page(bench: Workbench) -> gr.Blocks:
     """The page, with an endpoint of the same name for everything it does."""
-    with gr.Blocks(title="imagetok", analytics_enabled=False) as page:
+    with _Page(title="imagetok", analytics_enabled=False) as page:
         gr.Markdown(f"# imagetok\n{_described(bench)}")
         with gr.Tab("Look and edit"):
             _look_tab(bench)
@@ -61,12 +86,17 @@ def serve(
     """Listen, and with `wait` only return when interrupted.
 
     port: 0 is the first free one from 7860 on. announce: is given the address.
-    Raises ResourceError when the port is taken.
+    Raises ConfigError for a host that is no address of this machine, ResourceError when the port is
+    taken, StoppedError after SIGTERM.
     """
+    bare = host.removeprefix("[").removesuffix("]")
+    _check_host(bare)
+    if wait:
+        signal.signal(signal.SIGTERM, _stop)
     theme = Default(font=_FONTS, font_mono=_MONO)  # none that is fetched
     try:
         _, url, _ = page.launch(
-            server_name=host,
+            server_name=f"[{bare}]" if ":" in bare else bare,
             server_port=port or None,
             share=False,
             quiet=True,
@@ -91,6 +121,23 @@ def serve(
             page.close(verbose=False)
 
 
+def _check_host(host: str) -> None:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"--host: expected an address of this machine, like 127.0.0.1 or 0.0.0.0, found "
+            f"{host!r} ({error})"
+        ) from None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise StoppedError(f"stopped by {signal.Signals(number).name}", number)
+
+
 def _described(bench: Workbench) -> str:
     tokenizer = bench.tokenizer
     levels = zip(tokenizer.grids, tokenizer.num_codes, strict=True)
@@ -111,15 +158,25 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
             return work(*values)
         except ImagetokError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except (TypeError, ValueError) as error:
+            raise gr.Error(f"a value cannot be used: {error}") from None
 
     return run
 
 
+def _filled(value: Any, name: str) -> Any:
+    if value is None:
+        raise ConfigError(f"{name}: expected a number, found nothing")
+    return value
+
+
+def _path(file: dict[str, Any] | None) -> str | None:
+    """Of an upload, as it comes without gradio's preprocessing, which opens it before we do."""
+    return None if file is None else file.get("path")
+
+
 def _image_input() -> gr.Image:
-    # The file itself, so that it is opened as all others are.
-    return gr.Image(
-        label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"]
-    )
+    return gr.Image(label="image", image_mode=None, sources=["upload", "clipboard"])
 
 
 def _picture(label: str) -> gr.Image:
@@ -158,7 +215,8 @@ def _look_tab(bench: Workbench) -> None:
     edited = _picture("edited codes, decoded")
     decode = gr.Button("Decode", variant="primary")
 
-    def look(path: str | None) -> list[Any]:
+    def look(upload: dict[str, Any] | None) -> list[Any]:
+        path = _path(upload)
         if path is None:
             return [None] * 3 + [""] + [None] * (2 * len(levels))
         seen = bench.look(path)
@@ -168,7 +226,8 @@ def _look_tab(bench: Workbench) -> None:
     def redraw(*values: Any) -> list[Any]:
         return [bench.decode(values), *bench.colours(values)]
 
-    def exchange(at: int, one: int, other: int, *values: Any) -> list[Any]:
+    def exchange(at: int | None, one: int | None, other: int | None, *values: Any) -> list[Any]:
+        at, one, other = _filled(at, "level"), _filled(one, "swap code"), _filled(other, "with")
         if at not in levels:
             raise ConfigError(f"level: expected 0 to {len(levels) - 1}, found {at}")
         changed = [
@@ -177,7 +236,7 @@ def _look_tab(bench: Workbench) -> None:
         return [*changed, *redraw(*changed)]
 
     outputs = [original, back, unsure, told, *maps, *tables]
-    file.change(_told(look), file, outputs, api_name="look")
+    file.change(_told(look), file, outputs, api_name="look", preprocess=False)
     decode.click(_told(redraw), tables, [edited, *maps], api_name="decode")
     inputs = [level, old, new, *tables]
     swap.click(_told(exchange), inputs, [*tables, edited, *maps], api_name="swap")
@@ -199,16 +258,22 @@ def _drawing_controls(bench: Workbench, without: str) -> list[Any]:
 
 
 def _drawing(
-    label: str, temperature: float, top_k: int, top_p: float, guidance: float, seed: int
+    label: str | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    guidance: float | None,
+    seed: int | None,
 ) -> Drawing:
-    is_class = label not in ("all", "none")
+    """What the controls say; an empty one stands for what it starts with."""
+    is_class = label not in ("all", "none", None)
     return Drawing(
         label=[label] if is_class else label,
-        temperature=float(temperature),
-        top_k=int(top_k) or None,
-        top_p=float(top_p) if top_p < 1 else None,
-        guidance=float(guidance),
-        seed=int(seed),
+        temperature=1.0 if temperature is None else float(temperature),
+        top_k=int(top_k or 0) or None,
+        top_p=None if top_p is None or top_p >= 1 else float(top_p),
+        guidance=1.0 if guidance is None else float(guidance),
+        seed=int(seed or 0),
     )
 
 
@@ -219,10 +284,11 @@ def _sample_tab(bench: Workbench) -> None:
     button = gr.Button("Draw", variant="primary")
     gallery = gr.Gallery(label="new images", columns=5, format="png", interactive=False)
 
-    def draw(number: int, *values: Any) -> list[Any]:
-        return bench.sample(int(number), _drawing(*values))
+    def draw(number: int | None, *values: Any) -> list[Any]:
+        return bench.sample(int(_filled(number, "images")), _drawing(*values))
 
-    button.click(_told(draw), [count, *controls], gallery, api_name="sample")
+    inputs = [count, *controls]
+    button.click(_told(draw), inputs, gallery, api_name="sample", preprocess=False)
 
 
 def _complete_tab(bench: Workbench) -> None:
@@ -241,9 +307,14 @@ def _complete_tab(bench: Workbench) -> None:
         interactive=False,
     )
 
-    def complete(path: str | None, keep_rows: int, number: int, *values: Any) -> list[Any]:
+    def complete(
+        upload: dict[str, Any] | None, rows: int | None, number: int | None, *values: Any
+    ) -> list[Any]:
+        path = _path(upload)
         if path is None:
             raise ConfigError("drop an image first")
-        return bench.complete(path, int(keep_rows), int(number), _drawing(*values))
+        keep_rows, drawn = _filled(rows, "rows of codes to keep"), _filled(number, "completions")
+        return bench.complete(path, int(keep_rows), int(drawn), _drawing(*values))
 
-    button.click(_told(complete), [file, keep, count, *controls], gallery, api_name="complete")
+    inputs = [file, keep, count, *controls]
+    button.click(_told(complete), inputs, gallery, api_name="complete", preprocess=False)

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from imagetok.config import differences
 from imagetok.data import ImageDataset
 from imagetok.data.samples import open_samples
+from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.features import FeatureNetwork
@@ -110,18 +111,25 @@ def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | i
 
 
 def read_record(path: Path) -> Record:
-    """A file that `imagetok evaluate --out` wrote."""
+    """A file that `imagetok evaluate --out` wrote; InputError for any other."""
     try:
         content = json.loads(path.read_bytes())
-        return Record(
+        record = Record(
             subject=dict(content["subject"]),
             identity=dict(content["identity"]),
             measures=dict(content["measures"]),
         )
+        canonical_json(record)  # which refuses NaN and infinities, wherever they are
     except OSError as error:
         raise InputError(f"{path}: cannot read it: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: expected measures that imagetok evaluate --out wrote") from None
+        raise InputError(
+            f"{path}: expected measures that imagetok evaluate --out wrote, of finite numbers"
+        ) from None
+    for name, value in record["measures"].items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{path}: measures: {name}: expected a number, found {value!r}")
+    return record
 
 
 def identity_of(

@@ -69,18 +69,21 @@ def sections_of(sources: Sources, num_samples: int) -> list[Section]:
     sections += tokenizer_sections(tokenizers)
     if sources.runs:
         sections.append(training_section(sources.runs))
-    records = {run.name: record_of_run(run) for run in sources.runs if run.last_test}
+    records = {run.name: record_of_run(run) for run in sources.runs if run.test}
     sections += _measures_sections(records | sources.measures)
     return [*sections, environment_section()]
 
 
 def _headlines(run: RunFolder) -> list[tuple[str, object, str]]:
     tiles = [
-        (label, run.last_test[name], why)
+        (label, run.test[name], why)
         for name, (label, why) in _HEADLINES.items()
-        if run.last_test.get(name) is not None
+        if run.test.get(name) is not None
     ]
-    return [*tiles, ("steps", run.step, "finished" if run.artifact else "not finished yet")]
+    state = "finished" if run.artifact else "not finished yet"
+    if run.test.get("step", run.step) != run.step:
+        state += f"; the measures are those of step {run.test['step']:,}"
+    return [*tiles, ("steps", run.step, state)]
 
 
 def _method(run: RunFolder) -> str:
@@ -139,11 +142,11 @@ def _largest(run: RunFolder, name: str) -> str | None:
 
 
 def record_of_run(run: RunFolder) -> Record:
-    """The last held-out measures of a run, with what they belong to."""
-    measures = {k: v for k, v in run.last_test.items() if k not in ("step", "split", "num_images")}
+    """The held-out measures of a run, with what they belong to."""
+    measures = {k: v for k, v in run.test.items() if k not in ("step", "split", "num_images")}
     identity: dict[str, object] = {
         "what": f"{run.kind}, in training",
-        "count": run.last_test.get("num_images"),
+        "count": run.test.get("num_images"),
     }
     if isinstance(run.config, TokenizerRun):
         data = run.held_out.dataset
@@ -156,7 +159,7 @@ def record_of_run(run: RunFolder) -> Record:
         if run.artifact:
             prior = read_artifact(run.artifact, "prior")
             identity["tokenizer"] = prior.architecture["tokenizer_fingerprint"]
-    return Record(subject={"step": run.last_test["step"]}, identity=identity, measures=measures)
+    return Record(subject={"step": run.test["step"]}, identity=identity, measures=measures)
 
 
 def _measures_sections(records: Mapping[str, Record]) -> list[Section]:

@@ -9,11 +9,13 @@ from torch import Tensor
 from cli.report_runs import RunFolder, SampleFolder
 from cli.sampling_pipeline import load_pair, read_drawn
 from imagetok.codes.decode import decode_in_batches
-from imagetok.errors import ImagetokError
+from imagetok.codes.shard import CodeBatch
+from imagetok.errors import ConfigError, ImagetokError
 from imagetok.report import Block, Pictures, Section, Text
 from imagetok.report.pictures import as_pixels, coloured
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
+from prior.base import NO_LABEL
 from prior.config import PriorRun
 from prior.training import open_data
 
@@ -54,9 +56,10 @@ def samples_section(folder: SampleFolder, name: str, class_names: Sequence[str] 
     """
     record = folder.record
     period = len(record.labels)
+    drawn = sorted(set(record.labels[: record.num_images]))  # fewer than labels: not every one
     by_class = {
         label: [j for j in range(record.num_images) if record.labels[j % period] == label]
-        for label in sorted(set(record.labels))[:CLASSES]
+        for label in drawn[:CLASSES]
     }
     settings = record.model_dump(exclude={"origin", "labels", "num_images", "prior", "tokenizer"})
     told = ", ".join(f"{key} {value}" for key, value in settings.items())
@@ -100,27 +103,40 @@ def _completed(config: PriorRun, prior: Prior, tokenizer: Tokenizer) -> list[Blo
     except ImagetokError as error:
         return [Text(f"The held-out codes cannot be opened here: {error}")]
     count = min(COMPLETED, len(held_out))
-    codes = held_out.__getitems__([i * len(held_out) // count for i in range(count)]).codes
-    keep_rows = max(1, min(h for h, _ in prior.config.grids) // 2)
-    rows = [
-        _completions(prior, tokenizer, tuple(level[i : i + 1] for level in codes), keep_rows)
-        for i in range(count)
-    ]
-    height = prior.config.grids[0][0]
+    batch = held_out.__getitems__([i * len(held_out) // count for i in range(count)])
+    return completed_blocks(prior, tokenizer, batch)
+
+
+def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> list[Block]:
+    """Completions of each image of a batch, or why there can be none."""
+    config = prior.config
+    knows_none = config.num_classes == 0 or config.label_dropout > 0
+    labels = [NO_LABEL] * len(batch.labels) if knows_none else batch.labels.tolist()
+    keep_rows = max(1, min(h for h, _ in config.grids) // 2)
+    try:
+        rows = [
+            _completions(
+                prior, tokenizer, [level[i : i + 1] for level in batch.codes], keep_rows, j
+            )
+            for i, j in enumerate(labels)
+        ]
+    except ConfigError as error:
+        return [Text(f"Nothing can be completed here: {error}")]
     told = (
         f"Held-out images as their codes give them back, what is kept of them ({keep_rows} of "
-        f"{height} rows of codes), and what the prior makes of that, without being told a class."
+        f"{config.grids[0][0]} rows of codes), and what the prior makes of that, "
+        + ("without being told a class." if knows_none else "told the class of each.")
     )
     headers = ["image", "kept", "drawn", *[""] * (COMPLETIONS - 1)]
     return [Text(told), Pictures(np.concatenate(rows), COMPLETIONS + 2, (), headers)]
 
 
 def _completions(
-    prior: Prior, tokenizer: Tokenizer, codes: tuple[Tensor, ...], keep_rows: int
+    prior: Prior, tokenizer: Tokenizer, codes: Sequence[Tensor], keep_rows: int, label: int
 ) -> np.ndarray:
     device = next(tokenizer.parameters()).device
     given = tuple(level.to(device) for level in codes)
-    drawn = prior.sample(COMPLETIONS, given=given, keep_rows=keep_rows, label="none", seed=_SEED)
+    drawn = prior.sample(COMPLETIONS, given=given, keep_rows=keep_rows, label=label, seed=_SEED)
     both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
     pixels = as_pixels(coloured(decode_in_batches(tokenizer, both)))
     return with_kept(pixels, keep_rows / min(h for h, _ in prior.config.grids))

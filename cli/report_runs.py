@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cli.evaluation_pipeline import Record, read_record
+from cli.folders import exported_step, test_record
 from cli.sampling_pipeline import RECORD as SAMPLES
 from cli.sampling_pipeline import Samples
 from imagetok.artifacts import read_artifact
@@ -37,6 +38,8 @@ class RunFolder:
     """Of metrics.jsonl, in order."""
     timing: list[dict[str, Any]]
     device: torch.device
+    exported: int | None
+    """The step whose weights the artifact has; None while the run goes on."""
 
     @property
     def kind(self) -> str:
@@ -50,10 +53,9 @@ class RunFolder:
         return folder if folder.is_dir() else None
 
     @property
-    def last_test(self) -> dict[str, Any]:
-        """The last measures on the held-out split, with their step; empty before the first."""
-        tests = [record for record in self.records if record.get("split") == "test"]
-        return tests[-1] if tests else {}
+    def test(self) -> dict[str, Any]:
+        """Measures on the held-out split, with their step: the artifact's, or else the last."""
+        return test_record(self.records, self.exported)
 
     @property
     def step(self) -> int:
@@ -148,7 +150,8 @@ def _open_run(path: Path, name: str, device: torch.device) -> RunFolder:
     if not records:
         raise InputError(f"{path}: has logged nothing yet; train it for some steps first")
     config = validate(tree, section, where)
-    return RunFolder(path, name, config, records, _log(path / "timing.jsonl"), device)
+    timing = _log(path / "timing.jsonl")
+    return RunFolder(path, name, config, records, timing, device, exported_step(path))
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

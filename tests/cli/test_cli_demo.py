@@ -1,6 +1,8 @@
 """`imagetok demo`: what its page can do, and the page itself, served on loopback."""
 
 import http.client
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -218,6 +220,69 @@ def test_the_server_tells_what_it_refuses(call):
     table = {"headers": ["0", "1", "2"], "data": [[9, 0, 0]] * 3}
     with pytest.raises(AppError, match=r"expected codes in \[0, 7\), found \[0, 9\]"):
         call("decode", table)
+    table["data"] = [[0, 0, 0]] * 3
+    with pytest.raises(AppError, match="swap code: expected a number, found nothing"):
+        call("swap", 0, None, 0, table)
+    with pytest.raises(AppError, match="images: expected a number, found nothing"):
+        call("sample", None, "c", 1.0, 0, 1.0, 1.0, 3)
+
+
+def test_empty_fields_stand_for_what_they_start_with(call):
+    drawn = [call("sample", 1, "c", *rest)[0]["image"] for rest in ((1.0, 0, 1.0, 1.0, 0),
+             (None, None, None, None, None))]  # fmt: skip
+    assert np.array_equal(opened(drawn[0]), opened(drawn[1]))
+
+
+def test_the_server_judges_files_as_all_others_are(call, tmp_path):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    (tmp_path / "note.png").write_text("no picture")
+    upload = handle_file(str(tmp_path / "note.png"))
+    with pytest.raises(AppError, match=r"^note\.png: expected an image"):
+        call("look", upload)
+    with pytest.raises(AppError, match=r"note\.png: expected an image"):
+        call("complete", upload, 1, 2, "none", 1.0, 0, 1.0, 1.0, 0)
+
+
+def test_the_server_fetches_nothing(call):
+    """In the place of an image, nor hidden in any other value."""
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    file = handle_file("http://example.com/picture.png")
+    with pytest.raises(AppError, match="expected an uploaded file, found an address"):
+        call("look", file)
+    with pytest.raises(AppError, match="expected an uploaded file, found an address"):
+        call("decode", {"headers": ["0", "1", "2"], "data": [[file, 0, 0]] * 3})
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "a..b"])
+def test_a_host_that_is_no_address_of_the_machine_is_refused(host):
+    pytest.importorskip("gradio")
+    from cli.demo_page import serve
+
+    with pytest.raises(ConfigError, match=f"--host: expected an address .* found '{host}'"):
+        serve(None, host, 0, announce=print)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_was_uploaded_is_removed_at_the_end(source, tmp_path):
+    pytest.importorskip("gradio")
+    command = [sys.executable, "-m", "cli.main", "demo", "--prior", str(source), "--port", "0"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        try:
+            assert any("in a browser" in line for line in server.stdout)
+            [folder] = tmp_path.glob("imagetok-demo-*")
+            assert folder.stat().st_mode & 0o077 == 0
+            (folder / "upload.png").write_text("a picture")
+        finally:
+            server.terminate()
+        assert server.wait(60) == 128 + signal.SIGTERM
+    assert not folder.exists()
 
 
 def test_the_server_gives_no_files(served, file):

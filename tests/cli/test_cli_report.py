@@ -16,12 +16,15 @@ from torch.testing import assert_close
 
 from cli.main import _run
 from cli.report_curves import training_section
-from cli.report_prior import with_kept
+from cli.report_prior import completed_blocks, with_kept
 from cli.report_runs import open_sources
 from cli.report_tokenizer import painted_alone
 from imagetok import Tokenizer
-from imagetok.report import Figure, curves
+from imagetok.codes.shard import CodeBatch
+from imagetok.report import Figure, Text, curves
 from imagetok.report.page import show
+from prior.build import build_prior
+from prior.config import GPTConfig, PriorConfig
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "digits"
 TINY = ["tokenizer.network.width=8", "tokenizer.quantizer.num_codes=16", "train.steps=20"]
@@ -189,6 +192,62 @@ def test_a_prior_draws_and_completes(made, tmp_path):
     assert not {"New images", "Completed images"} & set(none.titles)
 
 
+def test_a_prior_that_knows_no_images_without_a_class_completes_with_theirs(made, tmp_path):
+    tokenizer = made / "edvae" / "tokenizer"
+    where = [f"data.source={made / 'codes'}", f"tokenizer={tokenizer}", "data.test=null"]
+    train("gpt", tmp_path / "gpt", [*where, *TINY_GPT, "label_dropout=0"])
+    page = report(tmp_path / "a.html", tmp_path / "gpt", extra=("--samples", "1"))
+    assert page.titles[3] == "Completed images"
+    assert "told the class of each" in (tmp_path / "a.html").read_text()
+
+
+def test_grids_that_no_rows_divide_are_told(made):
+    """Half of 2 rows is no whole number of 3."""
+    config = PriorConfig(
+        tokenizer_fingerprint="0" * 64,
+        num_codes=(5, 5),
+        grids=((2, 2), (3, 3)),
+        num_classes=0,
+        model=GPTConfig(layers=1, heads=1, width=8),
+    )
+    batch = CodeBatch(
+        (torch.zeros(1, 2, 2).long(), torch.zeros(1, 3, 3).long()),
+        torch.tensor([-1]),
+        torch.tensor([0]),
+    )
+    tokenizer = Tokenizer.from_pretrained(made / "edvae" / "tokenizer")
+    [block] = completed_blocks(build_prior(config), tokenizer, batch)
+    assert isinstance(block, Text) and "1 of 2 rows are no whole number" in block.paragraph
+
+
+def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
+    shutil.copytree(made / "gpt", tmp_path / "gpt")
+    metrics = tmp_path / "gpt" / "metrics.jsonl"
+    best = last_test(made / "gpt") | {"step": 5, "bits_per_code": 1.25}
+    metrics.write_text(json.dumps(best) + "\n" + metrics.read_text())
+    (tmp_path / "gpt" / "finished.json").write_text('{"step": 10, "exported": 5}')
+    [run] = open_sources([tmp_path / "gpt"], torch.device("cpu")).runs
+    assert run.test == best
+    page = report(tmp_path / "a.html", tmp_path / "gpt")
+    [table] = page.tables("measure")
+    assert dict(table[1:])["bits_per_code"] == show(1.25)
+    assert "the measures are those of step 5" in (tmp_path / "a.html").read_text()
+    capsys.readouterr()
+    assert _run(["inspect", str(tmp_path / "gpt"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["exported_step"], told["test"]) == (5, best)
+    (tmp_path / "gpt" / "finished.json").write_text("[]")
+    assert _run(["inspect", str(tmp_path / "gpt")]) == 3
+    assert "finished.json: damaged" in capsys.readouterr().err
+
+
+def test_fewer_samples_than_classes_are_shown(made, tmp_path):
+    draw = ["sample", "--prior", str(made / "gpt" / "prior"), "-n", "4"]
+    assert _run([*draw, "--out", str(tmp_path / "four")]) == 0
+    page = report(tmp_path / "a.html", tmp_path / "four")
+    assert [image["alt"] for image in page.images()] == ["0", "1", "2", "3"]
+
+
 def test_a_folder_of_samples_is_shown_as_it_is(made, tmp_path):
     page = report(tmp_path / "e.html", made / "gpt", made / "new")
     threes = [image for image in page.images() if image["alt"] == "3"]
@@ -214,6 +273,28 @@ def test_measures_of_another_identity_have_a_table_of_their_own(made, tmp_path):
     assert first[0] == ["measure", "measures.json", "same.json"]
     assert second[0] == ["measure", "other.json"]
     assert "count: 7" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "message"),
+    [
+        ("identity", "count", float("nan"), "of finite numbers"),
+        ("measures", "mse", float("inf"), "of finite numbers"),
+        ("measures", "mse", "0.1", "mse: expected a number, found '0.1'"),
+        ("measures", "mse", [0.1], r"mse: expected a number, found [0.1]"),
+        ("measures", "mse", True, "mse: expected a number, found True"),
+    ],
+)
+def test_measures_that_are_no_numbers_are_refused(
+    made, tmp_path, capsys, where, name, value, message
+):
+    record = json.loads((made / "measures.json").read_text())
+    record[where][name] = value
+    (tmp_path / "bad.json").write_text(json.dumps(record))
+    words = ["report", str(tmp_path / "bad.json"), "--out", str(tmp_path / "x.html")]
+    assert _run(words) == 3
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
 
 
 def test_a_run_that_goes_on_and_one_without_its_images(made, tmp_path):
