@@ -227,12 +227,12 @@ def _look_tab(bench: Workbench) -> None:
         return [bench.decode(values), *bench.colours(values)]
 
     def exchange(at: int | None, one: int | None, other: int | None, *values: Any) -> list[Any]:
-        at, one, other = _filled(at, "level"), _filled(one, "swap code"), _filled(other, "with")
-        if at not in levels:
-            raise ConfigError(f"level: expected 0 to {len(levels) - 1}, found {at}")
-        changed = [
-            bench.swap(table, i, one, other) if i == at else table for i, table in enumerate(values)
-        ]
+        chosen = _filled(at, "level")
+        if chosen not in levels:
+            raise ConfigError(f"level: expected 0 to {len(levels) - 1}, found {chosen}")
+        old, new = _filled(one, "swap code"), _filled(other, "with")
+        changed = [*values]
+        changed[chosen] = bench.swap(values[chosen], chosen, old, new)
         return [*changed, *redraw(*changed)]
 
     outputs = [original, back, unsure, told, *maps, *tables]
