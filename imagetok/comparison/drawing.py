@@ -25,7 +25,7 @@ def measures_figure(result: Comparison) -> bytes:
     and bars of the codes used with their standard deviation; as PNG.
     """
     methods = [method for method in result.methods if method.mean]
-    columns = min(len(methods), 4)
+    columns = min(len(methods), 6)
     legend_rows = -(-len(methods) // columns)
     height = 3.6 + 0.2 * legend_rows
 
@@ -35,8 +35,8 @@ def measures_figure(result: Comparison) -> bytes:
             logarithmic(axes)
         else:
             _curves(axes, methods, "pixel_accuracy", 1.0, "test pixel accuracy")
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.01)}
-        axes.legend(ncols=columns, borderaxespad=0.0, **place)
+        # Over all panels: a wide legend of one of them would squeeze it.
+        axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
 
     return panels(
         [
