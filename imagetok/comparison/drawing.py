@@ -36,7 +36,8 @@ def measures_figure(result: Comparison) -> bytes:
         else:
             _curves(axes, methods, "pixel_accuracy", 1.0, "test pixel accuracy")
         # Over all panels: a wide legend of one of them would squeeze it.
-        axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
+        named = axes.get_legend_handles_labels()
+        axes.figure.legend(*named, loc="outside upper left", ncols=columns)
 
     return panels(
         [
