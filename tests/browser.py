@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,21 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Until JavaScript in the page is true."""
-        self._until(lambda: bool(self.run(expression)), expression)
+        self._until(lambda: self.run(expression), expression)
 
     def click(self, element: str) -> None:
-        """Move to where an element (of a JavaScript expression) is, press and release."""
-        place = f"(e => {{e.scrollIntoView({{block: 'center'}}); return e}})({element})"
-        box = f"(b => [b.x + b.width / 2, b.y + b.height / 2])({place}.getBoundingClientRect())"
-        x, y = self.run(box)
+        """Press and release on an element (of a JavaScript expression) that has come to rest.
+
+        It rests when two looks 100 ms apart find it at the same place with nothing above it.
+        """
+        look = (
+            f"(e => {{if (!e) return null; e.scrollIntoView({{block: 'center'}}); "
+            "const b = e.getBoundingClientRect(), x = b.x + b.width / 2, y = b.y + b.height / 2; "
+            f"return e.contains(document.elementFromPoint(x, y)) ? [x, y] : null}})({element})"
+        )
+        twice = f"(async () => {{const a = {look}; await new Promise(r => setTimeout(r, 100)); "
+        twice += f"const b = {look}; return a && b && '' + a == '' + b ? b : null}})()"
+        x, y = self._until(lambda: self.run(twice), f"{element} to rest")
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             at = {"x": x, "y": y, "button": "left", "clickCount": 1}
             self._call("Input.dispatchMouseEvent", type=kind, **at)
@@ -136,11 +144,13 @@ class Browser:
             case "Log.entryAdded" if values["entry"]["level"] == "error":
                 self.errors.append(f"{values['entry']['text']} {values['entry'].get('url', '')}")
 
-    def _until(self, is_true: Any, what: str) -> None:
+    def _until(self, look: Callable[[], Any], what: str) -> Any:
+        """What a look finds, once it is something."""
         end = time.monotonic() + _PATIENCE
-        while not is_true():
+        while not (found := look()):
             assert time.monotonic() < end, f"waited in vain for {what}"
             self._receive(0.1)
+        return found
 
 
 @contextmanager

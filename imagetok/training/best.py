@@ -18,7 +18,11 @@ class Selection(NamedTuple):
     measure: str
     """A held-out measure; lower is better."""
     patience: int | None
-    """Evaluations in a row without a lower one after which training ends; None: never."""
+    """Evaluations in a row without a lower one after which training ends; None: never.
+
+    The one at the end of `train.steps` counts only where it falls due, so that a run with more
+    steps ends where it would have ended in one go.
+    """
     export: Literal["best", "last"]
     """The weights that become the artifact."""
 
@@ -32,14 +36,19 @@ class Best:
         self.step = 0
         self.measures: dict[str, float | int] = {}
         self.since = 0
-        """Evaluations that came after it."""
+        """Evaluations that came after it and count."""
 
-    def note(self, step: int, measures: dict[str, float | int], model: nn.Module) -> None:
-        """Take the weights of an evaluation if they are better than all before."""
+    def note(
+        self, step: int, measures: dict[str, float | int], model: nn.Module, *, counts: bool
+    ) -> None:
+        """Take the weights of an evaluation if they are better than all before.
+
+        counts: towards the patience, if they are not.
+        """
         name = self.selection.measure
         if self.measures and measures[name] >= self.measures[name]:
-            self.since += 1
-            if self.is_over:
+            self.since += counts
+            if counts and self.is_over:
                 logger.info(
                     "step %d: ends early, since the held-out %s was not below the %.4f of step %d "
                     "in %d evaluations",

@@ -364,7 +364,8 @@ class _Training:
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
         self._record("test", self.evaluation)
         if self.best is not None:
-            self.best.note(self.step, self.evaluation, model)
+            is_due = self.step % self.config.evaluate_every == 0
+            self.best.note(self.step, self.evaluation, model, counts=is_due)
         self.pending_evaluation = False
 
     def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:

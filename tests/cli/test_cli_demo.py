@@ -297,7 +297,10 @@ def test_the_server_gives_no_files(served, file):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(served, file, width):
-    picture = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file='))"
+    picture = (
+        "[...document.querySelectorAll('.block')].some(b => b.innerText.includes('{}') "
+        "&& b.querySelector('img')?.src.includes('/file='))"
+    )
     button = (
         "[...document.querySelectorAll('button')].findLast(b => b.innerText.trim() == '{}' "
         "&& b.checkVisibility({{visibilityProperty: true}}))"  # hidden copies measure the tabs
@@ -307,14 +310,16 @@ def test_in_a_browser(served, file, width):
         browser.open(served)
         browser.wait(f"!!{button.format('Decode')}")
         browser.upload("input[type=file]", file)
-        browser.wait(f"{picture}.length >= 3")
-        before = browser.run(f"{picture}.length")
+        for label in ("as it is read", "after the codes", "codes, a colour each"):
+            browser.wait(picture.format(label))
+        assert not browser.run(picture.format("edited codes, decoded"))
         browser.click(button.format("Decode"))
-        browser.wait(f"{picture}.length > {before}")
+        browser.wait(picture.format("edited codes, decoded"))
         browser.click(button.format("Sample"))
         browser.wait(f"!!{button.format('Draw')}")
         browser.click(button.format("Draw"))
-        browser.wait(f"{picture}.filter(i => i.offsetParent).length >= 10")
+        drawn = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file='))"
+        browser.wait(f"{drawn}.filter(i => i.offsetParent).length >= 10")
         assert browser.run("document.documentElement.scrollWidth <= innerWidth")
         assert browser.errors == []
         outside = [u for u in browser.requests if not u.startswith((served, "data:", "blob:"))]

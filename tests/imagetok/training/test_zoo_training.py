@@ -65,7 +65,7 @@ def test_200_steps_on_digits_learn(kind: str, runs: Path) -> None:
     pixels = from_stored(
         open_images(dataset, split, tokenizer.image).read(range(180)).images, tokenizer.image
     )
-    assert measures["mse"] < 0.85 * (pixels - pixels.mean(dim=0)).square().mean()
+    assert measures["mse"] < 0.75 * (pixels - pixels.mean(dim=0)).square().mean()
     codes = tokenizer.encode(pixels)
     assert len(codes) == (3 if kind == "residual-vq" else 1)
     assert torch.stack(codes).flatten(1).unique(dim=1).shape[1] >= 8
