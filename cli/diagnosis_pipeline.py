@@ -1,13 +1,11 @@
 """A tokenizer's codebook diagnosed: measures, a verdict in words, and a page. No click here."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -23,24 +21,14 @@ from imagetok.evaluation.diagnosis import (
     drift,
     examine,
     judge,
+    state_of,
     together,
 )
 from imagetok.images import Images, from_stored
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Tokenizer
+from imagetok.training.checkpoint import kept_weights
 from imagetok.training.metrics import read_json_lines
-
-CURVES = {
-    "batch_perplexity": "perplexity of a batch",
-    "batch_usage": "share of the codebook used in a batch",
-    "perplexity": "perplexity, held out",
-    "codes_used": "codes used, held out",
-    "entropy": "entropy of the code probabilities, nats",
-    "uncertainty": "Dirichlet uncertainty K / S",
-    "max_logit": "largest logit",
-    "variance": "variance of the quantizer",
-}
-
 
 SAMPLE = 1000
 """Images whose codes are compared with those of earlier checkpoints."""
@@ -72,7 +60,8 @@ def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, run: Path) -> Diagnosi
     records = read_json_lines(log) if log.is_file() else []
     verdicts = []
     for level, health in enumerate(levels):
-        share = COLLAPSED if health.perplexity < COLLAPSED * health.num_codes else UNDERUSED
+        state = state_of(health.perplexity, health.num_codes)
+        share = COLLAPSED if state == "collapsed" else UNDERUSED
         since = began(records, level, len(levels), share * health.num_codes)
         verdicts.append(judge(health, since))
     before = _earlier(tokenizer, run)
@@ -92,15 +81,12 @@ def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, run: Path) -> Diagnosi
 
 
 def _earlier(tokenizer: Tokenizer, run: Path) -> dict[int, Tokenizer]:
-    """The tokenizer as it was at the checkpoints that the run has kept, but the last."""
+    """The tokenizer as it was at the kept checkpoints of the run, but the last."""
     found = {}
-    folders = sorted((run / "checkpoints").glob("step-*"))
-    for folder in folders[:-1]:
-        average = folder / "average.safetensors"
-        model = copy.deepcopy(tokenizer)
-        weights = load_file(average if average.is_file() else folder / "model.safetensors")
-        model.load_state_dict(weights)
-        found[int(folder.name.removeprefix("step-"))] = model
+    kept = kept_weights(run / "checkpoints")
+    for step in sorted(kept)[:-1]:
+        found[step] = copy.deepcopy(tokenizer)
+        found[step].load_state_dict(kept[step])
     return found
 
 
@@ -151,6 +137,7 @@ def _together(diagnosis: Diagnosis, level: int) -> float | None:
 
 def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     """The diagnosis as one self-contained HTML file: verdict, measures, code usage, curves."""
+    from cli.report_curves import codebook_figures
     from imagetok.report import Block, Figure, Section, Table, Text, usage_histogram, write_report
 
     sections = []
@@ -164,7 +151,7 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
         sections.append(Section(f"{name}: {verdict.state}", blocks))
     if diagnosis.entropies:
         sections.append(Section("Where it is sure", [_entropy_maps(diagnosis)]))
-    figures = _curves(diagnosis.records, len(diagnosis.levels))
+    figures = codebook_figures(diagnosis.records)
     if figures:
         sections.append(Section("Over training", figures))
     write_report(path, title, sections)
@@ -187,20 +174,3 @@ def _entropy_maps(diagnosis: Diagnosis) -> Any:
         row_labels=list(rows),
         caption=f"Entropy of the code probabilities, black 0, palest {most:.2f} nats.",
     )
-
-
-def _curves(records: Sequence[dict[str, Any]], num_levels: int) -> list[Any]:
-    from imagetok.report import Figure, curves
-
-    figures = []
-    for measure, label in CURVES.items():
-        series = {}
-        for level in range(num_levels):
-            name = level_name(measure, level, num_levels)
-            points = [(r["step"], r[name]) for r in records if name in r]
-            if len(points) > 1:
-                steps, values = zip(*points, strict=True)
-                series[f"level {level}"] = (steps, values)
-        if series:
-            figures.append(Figure(curves(series, "step", label), f"{label} over the steps"))
-    return figures

@@ -15,10 +15,11 @@ from cli.evaluation_pipeline import identity_of
 from imagetok import seeding
 from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError
+from imagetok.evaluation.batches import BATCH, batches
 from imagetok.evaluation.embedding import neighbour_accuracy, tsne
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.manipulation import code_vectors, decode_between, decode_neighbours
-from imagetok.evaluation.sets import BATCH, compare_sets, features_of
+from imagetok.evaluation.sets import compare_sets, features_of
 from imagetok.images import from_stored
 from imagetok.tokenizers import Tokenizer
 
@@ -129,27 +130,28 @@ def _walks(model: Tokenizer, images: Tensor) -> Tensor:
 def _labels(
     model: Tokenizer, dataset: ImageDataset
 ) -> tuple[Tensor, dict[str, np.ndarray], dict[str, float]]:
-    """Labels of a random choice of images, their maps by pixels and by codes, and accuracies."""
+    """Of a random choice of images: labels, maps by pixels and by codes, and accuracies.
+
+    Images without a label are left out; none has one: nothing is found.
+    """
+    if not dataset.class_names:
+        return torch.empty(0, dtype=torch.int64), {}, {}
     order = torch.randperm(len(dataset), generator=seeding.generator(0, "map"))[:MOST_IN_MAP]
-    pixels, vectors, labels = [], [], []
-    device = next(model.parameters()).device
-    for part in order.split(BATCH):
-        batch = dataset.read(part.tolist())
-        images = from_stored(batch.images.to(device), model.image)
-        draw = seeding.generator(0, "encode", device=device)
-        vectors.append(code_vectors(model, model.encode(images, generator=draw)))
-        pixels.append(images.flatten(1).cpu())
-        labels.append(batch.labels)
-    every = torch.cat(labels)
-    if not dataset.class_names or int(every.min()) < 0:
-        return every, {}, {}
-    of = {"pixels": torch.cat(pixels)}
+    pixels, vectors, parts = [], [], []
+    for batch in batches(model, dataset, order.tolist()):
+        vectors.append(code_vectors(model, model.encode(batch.images, generator=batch.draw())))
+        pixels.append(batch.images.flatten(1).cpu())
+        parts.append(batch.labels)
+    labels = torch.cat(parts)
+    has_label = labels >= 0
+    labels = labels[has_label]
+    of = {"pixels": torch.cat(pixels)[has_label]}
     known = [part.cpu() for part in vectors if part is not None]
     if known:
-        of["code vectors"] = torch.cat(known)
-    accuracies = {name: neighbour_accuracy(values, every) for name, values in of.items()}
-    accuracies["most common label"] = int(every.bincount().max()) / len(every)
-    return every, {name: tsne(values) for name, values in of.items()}, accuracies
+        of["code vectors"] = torch.cat(known)[has_label]
+    accuracies = {name: neighbour_accuracy(values, labels) for name, values in of.items()}
+    accuracies["most common label"] = int(labels.bincount().max()) / len(labels)
+    return labels, {name: tsne(values) for name, values in of.items()}, accuracies
 
 
 def write_page(path: Path, title: str, found: Exploration) -> None:

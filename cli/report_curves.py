@@ -20,19 +20,7 @@ class _Curve(NamedTuple):
 
 
 _TRAIN, _TEST = "training batches", "held out"
-_CURVES = (
-    _Curve(
-        "mean squared error",
-        {("train", "mse"): _TRAIN, ("test", "mse"): _TEST},
-        "On pixels in [0, 1]. The held-out error is that of hard codes; some methods mix codes in "
-        "training.",
-        True,
-    ),
-    _Curve(
-        "pixel accuracy",
-        {("train", "pixel_accuracy"): _TRAIN, ("test", "pixel_accuracy"): _TEST},
-        "The share of pixels whose class comes back.",
-    ),
+_CODEBOOK = (
     _Curve(
         "perplexity",
         {("train", "batch_perplexity"): _TRAIN, ("test", "perplexity"): _TEST},
@@ -63,6 +51,21 @@ _CURVES = (
         "How sharply codes are chosen; it falls as training goes on.",
         True,
     ),
+)
+_CURVES = (
+    _Curve(
+        "mean squared error",
+        {("train", "mse"): _TRAIN, ("test", "mse"): _TEST},
+        "On pixels in [0, 1]. The held-out error is that of hard codes; some methods mix codes in "
+        "training.",
+        True,
+    ),
+    _Curve(
+        "pixel accuracy",
+        {("train", "pixel_accuracy"): _TRAIN, ("test", "pixel_accuracy"): _TEST},
+        "The share of pixels whose class comes back.",
+    ),
+    *_CODEBOOK,
     _Curve(
         "bits per code",
         {
@@ -88,31 +91,47 @@ def training_section(runs: Sequence[RunFolder]) -> Section:
     for term in terms:
         what = f"Loss term {term!r}, before its weight, on training batches."
         wanted.append(_Curve(term, {("train", term): _TRAIN}, what, True))
+    return Section("Training", _figures({run.name: run.records for run in runs}, wanted))
+
+
+def codebook_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """How one run came to use its codes, as far as its log tells."""
+    return _figures({"": records}, _CODEBOOK)
+
+
+def _figures(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], wanted: Sequence[_Curve]
+) -> list[Figure]:
+    """One for every curve that the logs have points for; logs: by the name of the run."""
     figures = []
     for curve in wanted:
-        series = dict(_series(runs, curve))
+        series = dict(_series(logs, curve))
         if series:
             drawn = curves(series, "step", curve.label, log=curve.is_log)
             figures.append(Figure(drawn, f"{curve.label} over the steps", curve.caption))
-    return Section("Training", figures)
+    return figures
 
 
 def _series(
-    runs: Sequence[RunFolder], curve: _Curve
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], curve: _Curve
 ) -> Iterator[tuple[str, tuple[list[int], list[float]]]]:
     """Name and points of every line of a figure."""
-    having = [r for r in runs if any(_levels(r.records, name) for _, name in curve.names)]
-    for run in having:
+    having = {
+        name: records
+        for name, records in logs.items()
+        if any(_levels(records, measure) for _, measure in curve.names)
+    }
+    for run, records in having.items():
         for (split, measure), told in curve.names.items():
-            for name in _levels(run.records, measure):
+            for name in _levels(records, measure):
                 points = [
                     (r["step"], r[name])
-                    for r in run.records
+                    for r in records
                     if r.get("split") == split and r.get(name) is not None
                 ]
                 if points and (not curve.is_log or any(value > 0 for _, value in points)):
                     level = re.search(r"_level(\d+)$", name) if name != measure else None
-                    words = [run.name] if len(having) > 1 else []
+                    words = [run] if len(having) > 1 else []
                     words += [told] + ([f"level {level.group(1)}"] if level else [])
                     steps, values = zip(*points, strict=True)
                     yield ", ".join(words), (list(steps), list(values))

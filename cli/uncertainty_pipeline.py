@@ -78,15 +78,15 @@ def measure(
     model = Tokenizer.from_pretrained(source).to(device)
     name, dataset = _open(data, model, limit, 0)
     doubts = measure_doubts(model, dataset)
-    aurocs: dict[str, dict[str, float]] = {measure: {} for measure in (*doubts.maps, "error")}
+    aurocs: dict[str, dict[str, float]] = {m: {} for m in (*doubts.maps, "error")}
     num_images = {name: len(dataset)}
     first = next(iter(doubts.maps))
     for spec in shifted:
         other_name, others = _open(spec, model, limit, len(dataset))
         found, num_images[other_name] = measure_doubts(model, others), len(others)
-        for measure in doubts.maps:
-            pair = (of.of_images(measure)[0] for of in (doubts, found))
-            aurocs[measure][other_name] = auroc(*pair)
+        for m in doubts.maps:
+            pair = (of.of_images(m)[0] for of in (doubts, found))
+            aurocs[m][other_name] = auroc(*pair)
         pair = (of.of_images(first)[1] for of in (doubts, found))
         aurocs["error"][other_name] = auroc(*pair)
     return Study(

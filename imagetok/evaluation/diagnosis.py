@@ -3,17 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from imagetok import seeding
 from imagetok.data import ImageDataset
+from imagetok.evaluation.batches import batches
 from imagetok.evaluation.codebook import code_counts, codebook_use
-from imagetok.evaluation.reconstruction import BATCH
-from imagetok.images import from_stored
 from imagetok.processes import full_float32
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Tokenizer
@@ -71,14 +69,10 @@ class Verdict:
 @full_float32()
 def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
     """Every level's health over all images of `dataset`, each counted once."""
-    device = next(tokenizer.parameters()).device
     counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
     maps: dict[str, list[Tensor]] = {}
-    for batch, start in enumerate(range(0, len(dataset), BATCH)):
-        indices = range(start, min(start + BATCH, len(dataset)))
-        images = from_stored(dataset.read(indices).images.to(device), tokenizer.image)
-        draw = seeding.generator(0, "evaluate", batch, device=device)
-        codes, certainty = tokenizer.encode_with_certainty(images, generator=draw)
+    for batch in batches(tokenizer, dataset):
+        codes, certainty = tokenizer.encode_with_certainty(batch.images, generator=batch.draw())
         for level, found in enumerate(codes):
             counts[level] += code_counts(found, tokenizer.num_codes[level]).cpu()
         for name, values in certainty.items():
@@ -97,14 +91,10 @@ def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, .
 @full_float32()
 def drift(earlier: Tokenizer, later: Tokenizer, dataset: ImageDataset) -> tuple[float, ...]:
     """The share of positions of each level whose code the later tokenizer chose differently."""
-    device = next(later.parameters()).device
     changed, positions = [0] * len(later.num_codes), [0] * len(later.num_codes)
-    for batch, start in enumerate(range(0, len(dataset), BATCH)):
-        indices = range(start, min(start + BATCH, len(dataset)))
-        images = from_stored(dataset.read(indices).images.to(device), later.image)
+    for batch in batches(later, dataset):
         before, after = (
-            model.encode(images, generator=seeding.generator(0, "evaluate", batch, device=device))
-            for model in (earlier, later)
+            model.encode(batch.images, generator=batch.draw()) for model in (earlier, later)
         )
         for level, (one, other) in enumerate(zip(before, after, strict=True)):
             changed[level] += int((one != other).sum())
@@ -140,26 +130,31 @@ def began(
     return steps[last_above + 1][0]
 
 
+def state_of(perplexity: float, num_codes: int) -> Literal["healthy", "underused", "collapsed"]:
+    """Collapsed: a perplexity below COLLAPSED of K; underused: below UNDERUSED of it."""
+    share = perplexity / num_codes
+    return "healthy" if share >= UNDERUSED else "underused" if share >= COLLAPSED else "collapsed"
+
+
 def judge(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
     """A verdict: what is wrong first, what may have caused it, what to try.
 
-    Collapsed: a perplexity below COLLAPSED of K; underused: below UNDERUSED of it.
     collapsed_at: the training step that `began` found, if the run is known.
     """
     faults = _faults(health)
     if faults:
         return Verdict("broken", tuple(faults))
-    share = health.perplexity / health.num_codes
+    state = state_of(health.perplexity, health.num_codes)
     told = [
         f"{health.codes_used} of {health.num_codes} codes are used, as evenly as "
         f"{health.perplexity:.0f} codes would be if each were used alike."
     ]
-    if share >= UNDERUSED:
-        return Verdict("healthy", tuple(told))
+    if state == "healthy":
+        return Verdict(state, tuple(told))
     if collapsed_at is not None:
         told.append(f"It has been so since step {collapsed_at:,} of the training.")
     told += _causes(health)
-    return Verdict("collapsed" if share < COLLAPSED else "underused", tuple(told))
+    return Verdict(state, tuple(told))
 
 
 def _health(

@@ -1,7 +1,5 @@
 """What changed codes decode to: neighbours in the codebook, and what lies between two images."""
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
@@ -9,14 +7,14 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError
-from imagetok.evaluation.sets import BATCH
-from imagetok.images import from_stored, to_stored
+from imagetok.evaluation.batches import BATCH, batches
+from imagetok.images import to_stored
 from imagetok.processes import full_float32
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
 
 
-def nearest_codes(codebook: Float[Tensor, "K D"], n: int) -> Int64[Tensor, "K n"]:
+def codebook_neighbours(codebook: Float[Tensor, "K D"], n: int) -> Int64[Tensor, "K n"]:
     """The n codes nearest to each by Euclidean distance, nearest first, itself left out.
 
     Raises ConfigError unless 1 <= n < K.
@@ -48,9 +46,9 @@ def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> Ar
         [_nearest(tokenizer, level, n) for level in range(len(tokenizer.num_codes))] if n else []
     )
     parts = []
-    for start, images in _batches(tokenizer, dataset):
-        draw = seeding.generator(0, "neighbours", n, start)
-        codes = tokenizer.encode(images, generator=_encoding(start, images))
+    for batch in batches(tokenizer, dataset):
+        draw = seeding.generator(0, "neighbours", n, batch.number)
+        codes = tokenizer.encode(batch.images, generator=batch.draw())
         if tables:
             pairs = zip(codes, tables, strict=True)
             codes = tuple(neighbours(level, table, draw) for level, table in pairs)
@@ -68,15 +66,15 @@ def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ArrayImages:
     partners = torch.randperm(len(dataset), generator=draw)
     shares = torch.rand(len(dataset), generator=draw)
     parts = []
-    for start, images in _batches(tokenizer, dataset):
-        chosen = slice(start, start + len(images))
-        others = dataset.read(partners[chosen].tolist()).images.to(images.device)
-        codes = tokenizer.encode_between(
-            images,
-            from_stored(others, tokenizer.image),
-            shares[chosen].to(images.device),
-            generator=_encoding(start, images),
-        )
+    pairs = zip(
+        batches(tokenizer, dataset),
+        batches(tokenizer, dataset, partners.tolist()),
+        shares.split(BATCH),
+        strict=True,
+    )
+    for first, second, share in pairs:
+        of = share.to(first.images.device)
+        codes = tokenizer.encode_between(first.images, second.images, of, generator=first.draw())
         parts.append(to_stored(tokenizer.decode(codes)).cpu())
     return _dataset(torch.cat(parts), tokenizer, dataset, "interpolation")
 
@@ -99,19 +97,7 @@ def _nearest(tokenizer: Tokenizer, level: int, n: int) -> Tensor:
             "neighbours: the vectors of this tokenizer's residual levels add up, so a code has no "
             "neighbours of its own"
         )
-    return nearest_codes(codebook, n)
-
-
-def _batches(tokenizer: Tokenizer, dataset: ImageDataset) -> Iterator[tuple[int, Tensor]]:
-    device = next(tokenizer.parameters()).device
-    for start in range(0, len(dataset), BATCH):
-        stored = dataset.read(range(start, min(start + BATCH, len(dataset)))).images
-        yield start, from_stored(stored.to(device), tokenizer.image)
-
-
-def _encoding(start: int, images: Tensor) -> torch.Generator:
-    """Only a test rule that samples draws from it."""
-    return seeding.generator(0, "encode", start, device=images.device)
+    return codebook_neighbours(codebook, n)
 
 
 def _dataset(pixels: Tensor, tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> ArrayImages:

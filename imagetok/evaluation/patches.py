@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from imagetok import seeding
 from imagetok.data import ImageDataset
+from imagetok.evaluation.batches import batches
 from imagetok.evaluation.codebook import code_counts
-from imagetok.evaluation.reconstruction import BATCH
 from imagetok.images import from_stored
 from imagetok.processes import full_float32
 from imagetok.quantizers import Codes
@@ -35,13 +34,10 @@ def spread(count: int, most: int) -> list[int]:
 @full_float32()
 def encode_spread(tokenizer: Tokenizer, dataset: ImageDataset, most: int) -> Encoded:
     """Codes of at most `most` images spread evenly over a dataset."""
-    device = next(tokenizer.parameters()).device
     indices = spread(len(dataset), most)
     parts = []
-    for batch, start in enumerate(range(0, len(indices), BATCH)):
-        stored = dataset.read(indices[start : start + BATCH]).images
-        draw = seeding.generator(0, "evaluate", batch, device=device)
-        codes = tokenizer.encode(from_stored(stored.to(device), tokenizer.image), generator=draw)
+    for batch in batches(tokenizer, dataset, indices):
+        codes = tokenizer.encode(batch.images, generator=batch.draw())
         parts.append(tuple(level.cpu() for level in codes))
     return Encoded(indices, tuple(torch.cat(levels) for levels in zip(*parts, strict=True)))
 

@@ -6,18 +6,15 @@ import torch
 from accelerate.utils import gather, reduce
 from torch import Tensor
 
-from imagetok import seeding
 from imagetok.data import ImageDataset
+from imagetok.evaluation.batches import Batch, num_batches, read_batch
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.evaluation.quality import num_sums, quality, quality_sums
-from imagetok.images import from_stored
 from imagetok.modes import at_test_time
 from imagetok.processes import full_float32, process_state
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Autoencoder, Tokenizer
 
-BATCH = 128
-"""Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
 MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
 """What `Quantizer.certainty` may tell of every position."""
 
@@ -51,21 +48,19 @@ def evaluate_reconstruction(
     """
     state = process_state()
     device = next(model.parameters()).device
-    num_batches = -(-len(dataset) // BATCH)
+    count = num_batches(len(dataset))
     levels = len(model.num_codes)
     sums = torch.zeros(levels + num_sums(model.image), dtype=torch.float64)
     names = _map_names(levels)
     maps = torch.zeros(len(names), 2, dtype=torch.float64)
     highest = torch.full((len(names),), -torch.inf)
     counts = [torch.zeros(k, dtype=torch.int64) for k in model.num_codes]
-    for first in range(0, num_batches, state.num_processes):
+    for first in range(0, count, state.num_processes):
         check()  # on every process, also on one that has no batch left in this round
         batch = first + state.process_index
-        if batch < num_batches:
-            indices = range(batch * BATCH, min((batch + 1) * BATCH, len(dataset)))
-            images = from_stored(dataset.read(indices).images.to(device), model.image)
-            draw = seeding.generator(0, "evaluate", batch, device=device)
-            parts, batch_counts, batch_maps = _measure(model, images, draw)
+        if batch < count:
+            found = read_batch(model, dataset, range(len(dataset)), batch)
+            parts, batch_counts, batch_maps = _measure(model, found)
             sums += parts
             maps += _map_sums(batch_maps, names)
             highest = highest.maximum(_map_maxima(batch_maps, names))
@@ -80,7 +75,7 @@ def evaluate_reconstruction(
     }
     for level, level_counts in enumerate(counts):
         use = codebook_use(level_counts)
-        batch_mean = float(sums[level] / num_batches)
+        batch_mean = float(sums[level] / count)
         result |= {
             level_name("perplexity", level, len(counts)): use.perplexity,
             level_name("perplexity_batch128", level, len(counts)): batch_mean,
@@ -96,22 +91,20 @@ def evaluate_reconstruction(
     }
 
 
-def _measure(
-    model: Autoencoder, images: Tensor, draw: torch.Generator
-) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+def _measure(model: Autoencoder, batch: Batch) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     """[perplexity per level, sums of quality], counts per level, maps of a batch."""
     codes, maps = (), {}
     if isinstance(model, Tokenizer):
-        codes, maps = model.encode_with_certainty(images, generator=draw)
+        codes, maps = model.encode_with_certainty(batch.images, generator=batch.draw())
         with at_test_time(model), torch.no_grad():
             x_hat = model._decode(codes)
     else:
-        x_hat = model.reconstruct(images, generator=draw)
+        x_hat = model.reconstruct(batch.images, generator=batch.draw())
     counts = [code_counts(level, k).cpu() for level, k in zip(codes, model.num_codes, strict=True)]
     perplexities = torch.tensor(
         [codebook_use(level).perplexity for level in counts], dtype=torch.float64
     )
-    return torch.cat([perplexities, quality_sums(x_hat, images, model.image)]), counts, maps
+    return torch.cat([perplexities, quality_sums(x_hat, batch.images, model.image)]), counts, maps
 
 
 def _map_names(num_levels: int) -> list[str]:

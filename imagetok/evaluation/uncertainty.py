@@ -13,8 +13,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from imagetok import seeding
 from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError, InputError
-from imagetok.evaluation.reconstruction import BATCH
-from imagetok.images import ImageContract, from_stored
+from imagetok.evaluation.batches import batches
+from imagetok.images import ImageContract
 from imagetok.processes import full_float32
 from imagetok.tokenizers import Tokenizer
 
@@ -54,15 +54,11 @@ def measure_doubts(tokenizer: Tokenizer, dataset: ImageDataset) -> Doubts:
     """
     if tokenizer.image.mode == "labels":
         raise ConfigError("uncertainty: this tokenizer is for label maps; it takes one of images")
-    device = next(tokenizer.parameters()).device
     maps: dict[str, list[Tensor]] = {}
     errors: dict[str, list[Tensor]] = {}
-    for batch, start in enumerate(range(0, len(dataset), BATCH)):
-        indices = range(start, min(start + BATCH, len(dataset)))
-        images = from_stored(dataset.read(indices).images.to(device), tokenizer.image)
-        draw = seeding.generator(0, "evaluate", batch, device=device)
-        codes, certainty = tokenizer.encode_with_certainty(images, generator=draw)
-        squares = (tokenizer.decode(codes) - images).square().mean(dim=1, keepdim=True)
+    for batch in batches(tokenizer, dataset):
+        codes, certainty = tokenizer.encode_with_certainty(batch.images, generator=batch.draw())
+        squares = (tokenizer.decode(codes) - batch.images).square().mean(dim=1, keepdim=True)
         for name, values in certainty.items():
             sign = DOUBTS.get(name.partition("_level")[0])
             if sign is not None:

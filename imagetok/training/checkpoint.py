@@ -151,6 +151,30 @@ def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) ->
     return record
 
 
+def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """By step: the weights that were evaluated, of every kept checkpoint that verifies.
+
+    Those are the averaged ones where the run averages. Damaged checkpoints are passed over with a
+    warning.
+    """
+    found = {}
+    for path in _names(folder):
+        faults = verify_folder(path)
+        if faults:
+            logger.warning("passing over a damaged checkpoint: %s", "; ".join(faults))
+        elif (path / _AVERAGE).is_file():
+            averaged = load_file(path / _AVERAGE)
+            prefix = "module."  # AveragedModel's; it counts its updates beside it
+            found[int(path.name[5:])] = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in averaged.items()
+                if name.startswith(prefix)
+            }
+        else:
+            found[int(path.name[5:])] = load_file(path / "model.safetensors")
+    return found
+
+
 def has_checkpoints(folder: Path) -> bool:
     """Whether any checkpoint, good or damaged, is there."""
     return bool(_names(folder))

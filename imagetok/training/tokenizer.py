@@ -12,6 +12,7 @@ from imagetok import seeding
 from imagetok.data import ImageBatch, ImageDataset, open_images
 from imagetok.errors import ConfigError
 from imagetok.evaluation import code_counts, codebook_use, evaluate_reconstruction
+from imagetok.evaluation.diagnosis import state_of
 from imagetok.images import ImageContract, clamp_pixels, from_stored
 from imagetok.processes import process_state
 from imagetok.quantizers import level_name
@@ -66,12 +67,15 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
     if init_from is not None:
         _start_from(tokenizer, init_from)
     held_out = open_images(config.data, "test", config.tokenizer.image)
+    states = [""] * len(tokenizer.num_codes)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
         bare = cast(Autoencoder, model)
         if process_state().is_main_process:
             _save_pictures(bare, held_out, run / "pictures" / f"step-{step:08d}.png")
-        return evaluate_reconstruction(bare, held_out, check)
+        measures = evaluate_reconstruction(bare, held_out, check)
+        _tell_states(step, measures, states)
+        return measures
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
         named = {f"{config.data.source} test {name}": value for name, value in measures.items()}
@@ -132,6 +136,23 @@ def _describe(sums: dict[str, Tensor]) -> dict[str, float]:
         values[level_name("batch_perplexity", level, len(counts))] = use.perplexity
         values[level_name("batch_usage", level, len(counts))] = use.codes_used / use.num_codes
     return values
+
+
+def _tell_states(step: int, measures: dict[str, float | int], states: list[str]) -> None:
+    """Log every level whose codebook is in another state than at the evaluation before."""
+    for level, before in enumerate(states):
+        perplexity, used, num_codes = (
+            measures[level_name(name, level, len(states))]
+            for name in ("perplexity", "codes_used", "num_codes")
+        )
+        states[level] = state_of(perplexity, int(num_codes))
+        if states[level] != before:
+            advice = "" if states[level] == "healthy" else "; imagetok diagnose says what to try"
+            logger.info(
+                "step %d: %s is %s: %d of %d codes used, perplexity %.1f%s",
+                *(step, level_name("the codebook", level, len(states)).replace("_", ", ")),
+                *(states[level], used, num_codes, perplexity, advice),
+            )
 
 
 def _start_from(tokenizer: Autoencoder, folder: Path | str) -> None:

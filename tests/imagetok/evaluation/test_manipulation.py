@@ -9,12 +9,11 @@ from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError
-from imagetok.evaluation import manipulation
 from imagetok.evaluation.manipulation import (
     code_vectors,
+    codebook_neighbours,
     decode_between,
     decode_neighbours,
-    nearest_codes,
     neighbours,
 )
 from imagetok.images import from_stored, to_stored
@@ -44,13 +43,13 @@ def random_images(tokenizer, count: int = 3) -> torch.Tensor:
 
 def test_the_nearest_are_those_of_brute_force_without_the_code_itself():
     codebook = torch.randn(9, 4, generator=torch.manual_seed(0))
-    found = nearest_codes(codebook, 3)
+    found = codebook_neighbours(codebook, 3)
     for code, row in enumerate(found.tolist()):
         order = (codebook - codebook[code]).square().sum(dim=1).argsort().tolist()
         assert row == order[1:4] and order[0] == code
     for n in (0, 9):
         with pytest.raises(ConfigError, match=r"expected 1\.\.8 of K - 1"):
-            nearest_codes(codebook, n)
+            codebook_neighbours(codebook, n)
 
 
 def test_every_neighbour_is_drawn_as_often_as_the_others():
@@ -85,8 +84,7 @@ def test_the_share_mixes_what_the_encoder_gives(tokenizer):
     assert min(agreement) > 0.99  # rounding decides near ties
 
 
-def test_all_images_once_and_nothing_replaced_is_the_reconstruction(monkeypatch):
-    monkeypatch.setattr(manipulation, "BATCH", 70)
+def test_all_images_once_and_nothing_replaced_is_the_reconstruction():
     tokenizer = make("digits/edvae")
     dataset = open_images(DigitsConfig(), "test", tokenizer.image)
     images = dataset.read(range(len(dataset))).images

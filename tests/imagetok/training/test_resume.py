@@ -1,6 +1,7 @@
 """A run that is killed at any moment and resumed equals one that was never stopped, bit for bit."""
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -22,8 +23,10 @@ from imagetok.errors import (
     DivergedError,
     StoppedError,
 )
+from imagetok.evaluation.diagnosis import state_of
 from imagetok.tokenizers import Tokenizer
 from imagetok.training import tokenizer as wiring
+from imagetok.training.checkpoint import kept_weights
 from imagetok.training.config import TokenizerRun
 from imagetok.training.tokenizer import train_tokenizer
 
@@ -221,6 +224,37 @@ def test_init_from_starts_at_the_given_weights(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
     with pytest.raises(ConfigError, match="architecture"):
         train_tokenizer(vqema(), tmp_path / "third", init_from=tmp_path / "first" / "tokenizer")
+
+
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_kept_checkpoints_give_the_weights_that_were_evaluated(tmp_path, decay, caplog):
+    train_tokenizer(config(ema_decay=decay), tmp_path)
+    kept = kept_weights(tmp_path / "checkpoints")
+    assert list(kept) == [8, 12]
+    exported = Tokenizer.from_pretrained(tmp_path / "tokenizer").state_dict()
+    assert kept[12].keys() == exported.keys()
+    assert all(torch.equal(kept[12][name], exported[name]) for name in exported)
+    assert not all(torch.equal(kept[8][name], exported[name]) for name in exported)
+    damaged = tmp_path / "checkpoints" / "step-00000008" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert list(kept_weights(tmp_path / "checkpoints")) == [12]
+    assert "damaged checkpoint" in caplog.text
+
+
+def test_a_codebook_is_judged_while_it_is_trained(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "imagetok")
+    train_tokenizer(config(), tmp_path)
+    told = {}
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["split"] == "test":
+            state = state_of(record["perplexity"], record["num_codes"])
+            told[record["step"]] = (state, record["codes_used"])
+    before = None
+    for step, (state, used) in told.items():
+        line = f"step {step}: the codebook is {state}: {used} of 8 codes used"
+        assert (line in caplog.text) == (state != before)
+        before = state
 
 
 def test_an_older_artifact_is_not_taken_for_the_result(tmp_path):
