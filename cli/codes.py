@@ -5,12 +5,19 @@ from pathlib import Path
 
 import click
 
-from cli.options import batch_size_option, choose_device, device_option, say, tokenizer_option
+from cli.options import (
+    batch_size_option,
+    choose_device,
+    data_option,
+    device_option,
+    say,
+    tokenizer_option,
+)
 
 
 @click.command()
 @tokenizer_option()
-@click.option("--data", required=True, metavar="SPEC", help="cifar10:train, a folder, a table, ...")
+@data_option("cifar10:train, a folder, a table, ...")
 @click.option(
     "--shards", required=True, type=click.Path(path_type=Path), help="Folder of the code dataset."
 )

@@ -4,12 +4,19 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option, say, show_columns, tokenizer_option
+from cli.options import (
+    choose_device,
+    data_option,
+    device_option,
+    say,
+    show_columns,
+    tokenizer_option,
+)
 
 
 @click.command()
 @tokenizer_option()
-@click.option("--data", required=True, metavar="SPEC", help="cifar10:test, a folder, ...")
+@data_option()
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),

@@ -27,6 +27,11 @@ def tokenizer_option() -> Decorator:
     )
 
 
+def data_option(what: str = "cifar10:test, a folder, ...") -> Decorator:
+    """`--data`, required."""
+    return click.option("--data", required=True, metavar="SPEC", help=what)
+
+
 def batch_size_option() -> Decorator:
     """`--batch-size`."""
     return click.option(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option, say, show_columns
+from cli.options import choose_device, data_option, device_option, say, show_columns
 
 
 @click.command()
@@ -16,7 +16,7 @@ from cli.options import choose_device, device_option, say, show_columns
     metavar="PATH|ID",
     help="Tokenizer folder, or Hub id; may be given several times.",
 )
-@click.option("--data", required=True, metavar="SPEC", help="What it was made for: cifar10:test.")
+@data_option("What it was made for: cifar10:test.")
 @click.option(
     "--shifted",
     multiple=True,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from disk_faults import in_fork
 
 from cli import sampling_pipeline
 from cli.sampling_pipeline import load_pair, sample_images, sample_shards
@@ -55,19 +56,6 @@ class Sampling:
             sample_images(*self.pair, out, n, {"seed": 1})
         else:
             sample_shards(*self.pair, out, n, {"seed": 1}, samples_per_shard=2)
-
-
-def in_fork(work: Callable[[], None]) -> int:
-    """Run work in a forked process; how it ended: 0, or minus the signal that killed it."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_at(point: int, work: Callable[[], None]) -> None:

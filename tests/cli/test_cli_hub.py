@@ -253,6 +253,7 @@ def imagetok(hub: HubServer, home: Path, *words: str, **more: str) -> tuple[int,
     return done.returncode, done.stdout + done.stderr, time.perf_counter() - start
 
 
+@pytest.mark.slow
 def test_the_real_program(hub: HubServer, made: Path, tmp_path: Path) -> None:
     home, other = tmp_path / "home", tmp_path / "other"
     code, out, _ = imagetok(hub, home, "push", str(made / "gpt" / "prior"), PRIOR)

@@ -38,10 +38,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def start(mode: str, source: Path, out: Path, *launcher: object) -> subprocess.Popen[str]:
-    root = Path(imagetok.__file__).parent.parent
+    root, tests = Path(imagetok.__file__).parent.parent, Path(__file__).parents[1]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": f"{root}:{tests}:{os.environ.get('PYTHONPATH', '')}",
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
@@ -163,6 +163,7 @@ def test_a_signal_stops_it_and_a_rerun_continues(form, draw, tmp_path, monkeypat
     assert content(tmp_path / "stopped") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_fsync_or_rename_is_made_good_by_a_rerun(source, draw, tmp_path):
     process = start("kill", source, tmp_path / "killed")
     _, errors = process.communicate(timeout=300)

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import signal
 import socket
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from disk_faults import at_every_operation
+from disk_faults import at_every_operation, in_fork
 from torch import Tensor
 
 from cli.main import _explain
@@ -120,19 +119,6 @@ class Unreadable(ImageDataset):
         return self.images.read(indices)
 
 
-def in_fork(work: Callable[[], None]) -> int:
-    """Run work in a forked process; how it ended: 0, or minus the signal that killed it."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def failing_at(point: int, fail: Callable[[], None]) -> Callable[..., None]:
     """A function that calls `fail` when it is called for the point-th time."""
     calls = iter(range(10**6))
@@ -187,15 +173,17 @@ def fill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
 
 
 def encode_by_two(
-    tokenizer: Tokenizer, count: int, folder: Path, doomed: Sequence[int] = (), after: float = 0
-) -> float:
-    """Encode by two processes; SIGKILL the doomed ones after so many seconds; how long it took."""
+    tokenizer: Tokenizer, count: int, folder: Path, doomed: Sequence[int] = (), after: int = 0
+) -> None:
+    """Encode by two processes; SIGKILL the doomed ones when so many records are there.
+
+    The other one is then given ten seconds, as a launcher would: it may wait for the dead.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     images = make_images(count)
     plan = small_plan(tokenizer, images)
-    begun = time.monotonic()
     children = []
     for rank in range(2):
         child = os.fork()
@@ -209,25 +197,39 @@ def encode_by_two(
             finally:
                 os._exit(code)
         children.append(child)
-    if doomed:
-        time.sleep(after)
-        for rank in doomed:
-            os.kill(children[rank], signal.SIGKILL)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert doomed or ends == [0, 0], ends
-    return time.monotonic() - begun
+    if not doomed:
+        ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert ends == [0, 0], ends
+        return
+    while num_records(folder) < after:
+        time.sleep(0.001)
+    for rank in doomed:
+        os.kill(children[rank], signal.SIGKILL)
+        os.waitpid(children[rank], 0)
+    for rank in {0, 1}.difference(doomed):
+        end = time.monotonic() + 10
+        while os.waitpid(children[rank], os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(children[rank], signal.SIGKILL)
+                os.waitpid(children[rank], 0)
+                break
+            time.sleep(0.01)
+
+
+def num_records(folder: Path) -> int:
+    """How many files of an encoding are whole."""
+    return len(list(folder.glob("*.json"))) if folder.exists() else 0
 
 
 def kill_one_of_two(tokenizer: Tokenizer, count: int, out: Path) -> None:
-    """Kill one of two processes, or both, at ten random times, and rerun by two."""
-    duration = encode_by_two(tokenizer, count, out / "whole")
-    draw = random.Random(0)
+    """Kill one of two processes, or both, at ten stages, and rerun by two."""
+    encode_by_two(tokenizer, count, out / "whole")
+    stages = num_records(out / "whole")
     for trial in range(10):
         folder = out / f"{trial}"
         doomed = [(0,), (1,), (0, 1)][trial % 3]
-        encode_by_two(tokenizer, count, folder, doomed, draw.uniform(0.1, 1) * duration)
-        files = len(list(folder.glob("*.json"))) if folder.exists() else 0
-        sys.stdout.write(f"{files}\n")
+        encode_by_two(tokenizer, count, folder, doomed, trial * stages // 10)
+        sys.stdout.write(f"{num_records(folder)}\n")
         encode_by_two(tokenizer, count, folder)
 
 

@@ -49,11 +49,11 @@ def start_python() -> Callable[..., subprocess.Popen[str]]:
     """Start Python with arguments, able to import imagetok as this process does."""
 
     def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        root = Path(imagetok.__file__).parent.parent
+        root, tests = Path(imagetok.__file__).parent.parent, Path(__file__).parents[2]
         env = {
             **os.environ,
             **(env or {}),
-            "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": f"{root}:{tests}:{os.environ.get('PYTHONPATH', '')}",
             "ACCELERATE_USE_CPU": "true",
             "OMP_NUM_THREADS": "1",
         }

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from code_samples import in_fork, make_images, small_plan
+from code_samples import make_images, small_plan
+from disk_faults import in_fork
 
 from imagetok.codes.encode import encode_dataset
 from imagetok.codes.plan import MANIFEST, PLAN, Manifest, parse_json

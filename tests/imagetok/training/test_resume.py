@@ -140,6 +140,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     pytest.fail("no progress")
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     path = write_config(tmp_path)
     whole = start(path, tmp_path / "whole")

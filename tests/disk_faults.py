@@ -42,3 +42,16 @@ def at_every_operation(before: Callable[[str], None]):
         patch.object(os, "fsync", counted("fsync")),
     ):
         yield
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Run work in a forked process; how it ended: 0, or minus the signal that killed it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
