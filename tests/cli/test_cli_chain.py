@@ -202,6 +202,7 @@ def test_an_output_that_cannot_be_made_is_one_message(chain, tmp_path, capsys):
         ["evaluate", *own, *digits, "--out", "/proc/x"],
         ["diagnose", *own, *digits, "--out", "/proc/x"],
         ["uncertainty", *own, *digits, "--limit", "8", "--out", "/proc/x"],
+        ["explore", *own, *digits, "--limit", "16", "--out", "/proc/x"],
         ["report", str(chain / "edvae"), "--out", "/proc/x"],
         ["compare", *[str(CONFIGS / f"{n}.yaml") for n in ("edvae", "dvae")], "--out", "/proc/x"],
         ["quickstart", "--out", "/proc/x"],
@@ -210,6 +211,13 @@ def test_an_output_that_cannot_be_made_is_one_message(chain, tmp_path, capsys):
         error = capsys.readouterr().err
         assert "error: /proc/x" in error and "can be made there" in error
         assert "Traceback" not in error
+
+
+def test_names_too_long_for_a_disk_are_one_message(chain, capsys):
+    codes = str(chain / "codes" / "test")
+    for name in ("a" * 300, str(chain / ("a" * 250))):  # the second only while it is being written
+        assert _run(["export", codes, "--to", "npy", "--out", name]) == 5
+        assert "File name too long; choose a shorter name" in capsys.readouterr().err
 
 
 def test_a_prior_refuses_codes_of_another_tokenizer(chain, tmp_path, capsys):
