@@ -124,6 +124,8 @@ def encode(
 def decode(tokenizer: str, shards: Path, out: Path, limit: int | None, device: str | None) -> None:
     """Turn a code dataset back into images, one PNG each, named by source index.
 
+    Running it again continues where it stopped.
+
     Example: imagetok decode --tokenizer runs/digits-edvae/tokenizer
     --shards runs/digits-edvae/codes/test --out decoded
     """
@@ -132,5 +134,5 @@ def decode(tokenizer: str, shards: Path, out: Path, limit: int | None, device: s
     from imagetok.tokenizers import Tokenizer
 
     model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
-    count = decode_dataset(model, open_codes(shards), out, limit)
-    say(f"{count} images in {out}")
+    done = decode_dataset(model, open_codes(shards), out, limit)
+    say(f"{done.num_images} images in {out} ({done.num_new} new)")

@@ -42,7 +42,6 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
         for sentence in verdict.sentences:
             say(f"  {sentence}")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         which = {"tokenizer": model.fingerprint, "origin": model.origin, "data": source}
         write_json(out / "diagnosis.json", {**which, "levels": as_json(found)})
         write_page(out / "report.html", f"Codebook of {tokenizer}", found)

@@ -1,6 +1,7 @@
 """Measures of reconstructions and of samples, each with what it belongs to. No click here."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -9,7 +10,7 @@ from imagetok.config import differences
 from imagetok.data import ImageDataset
 from imagetok.data.samples import open_samples
 from imagetok.durable import canonical_json
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.perceptual import PerceptualDistance, mean_distance
@@ -42,8 +43,11 @@ def measure_reconstructions(
 ) -> Record:
     """Errors, codebook use, how different each reconstruction looks from its image, and for every
     network how far all of them are from all images.
+
+    Raises NotFiniteError when the reconstructions are not finite.
     """
     measures = evaluate_reconstruction(model, dataset)
+    _check_finite(measures)
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in looks}
     for network in networks:
         real = features_of(network, dataset)
@@ -150,6 +154,16 @@ def identity_of(
         "neighbours": NEIGHBOURS,
         "networks": {network.name: network.identity() for network in networks},
     }
+
+
+def _check_finite(measures: Mapping[str, float | int]) -> None:
+    wrong = [f"{name} is {value}" for name, value in measures.items() if not math.isfinite(value)]
+    if wrong:
+        raise NotFiniteError(
+            f"expected finite measures, found {', '.join(wrong)}: the tokenizer's decoder gives "
+            "NaN or infinity; its weights have diverged, train it again with a lower "
+            "train.learning_rate or train.clip_norm=1.0"
+        )
 
 
 def _present(measures: dict[str, float | None]) -> dict[str, float]:

@@ -70,7 +70,6 @@ def explore(
     show_columns(found.distances)
     told = ", ".join(f"{name} {value:.1%}" for name, value in found.accuracies.items())
     say(f"labels told by the 5 nearest others: {told or 'the images have no labels'}")
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "explore.json", {"data": source, **found.as_json(model)})
     write_page(out / "report.html", f"Codes of {tokenizer}", found)
     say(f"{out / 'report.html'}")

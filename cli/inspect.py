@@ -97,14 +97,14 @@ def inspect(
 
     if (contact_sheet is None) != (tokenizer is None):
         raise click.UsageError("--contact-sheet and --tokenizer are given together")
+    if contact_sheet is not None:  # first: it may refuse, and then nothing is printed
+        _save_sheet(path, str(tokenizer), contact_sheet, device)
     description = describe_path(path)
     if as_json:
         click.echo(json.dumps(description, indent=2))
     else:
         for line in _lines(description):
             click.echo(line)
-    if contact_sheet is not None:
-        _save_sheet(path, str(tokenizer), contact_sheet, device)
 
 
 def _save_sheet(path: str, tokenizer: str, sheet: Path, device: str | None) -> None:

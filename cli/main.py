@@ -46,6 +46,7 @@ _ENVIRONMENT = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EEXIST: "choose a path that is not taken by a file",
     errno.ENOTDIR: "choose a path that is not below a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "choose a path that is not a folder",
     errno.EPERM: "choose a folder that you may write to",
 }

@@ -74,10 +74,13 @@ def show_table(values: Mapping[str, object]) -> None:
 
 
 def show_columns(rows: Mapping[str, Mapping[str, object]]) -> None:
-    """Print names and the values of several columns, under their names if there are several."""
+    """Print names and the values of several columns, under their names if there are several.
+
+    A row may lack a column; one that has none is left out where there is only one.
+    """
     columns = list(dict.fromkeys(name for values in rows.values() for name in values))
     if len(columns) == 1:
-        show_table({name: values[columns[0]] for name, values in rows.items()})
+        show_table({name: values[columns[0]] for name, values in rows.items() if values})
         return
     head = {"": {name: name for name in columns}}
     texts = {

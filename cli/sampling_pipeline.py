@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imagetok.codes.commit import EncodeReport
-from imagetok.codes.decode import decode_in_batches, save_images
+from imagetok.codes.commit import EncodeReport, begin_with, continue_with
+from imagetok.codes.decode import decode_in_batches, picture_file, save_images
 from imagetok.codes.plan import Plan, TokenizerId, read_json
 from imagetok.codes.production import write_dataset
 from imagetok.codes.writer import EncodedPart
-from imagetok.config import Section, differences
-from imagetok.durable import canonical_json, is_temporary, lock, remove_temporaries, write_json
-from imagetok.errors import ConfigError, InputError
+from imagetok.config import Section
+from imagetok.durable import canonical_json, lock, write_json
+from imagetok.errors import InputError
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
 from imagetok.report.pictures import save_grid
@@ -97,7 +97,7 @@ def sample_images(prior: Prior, tokenizer: Tokenizer, out: Path, n: int, drawing
         if state.is_main_process:
             _commit_record(out, record)
         state.wait_for_everyone()
-        missing = [[j for j in chunk if not _picture(out, j).is_file()] for chunk in chunks]
+        missing = [[j for j in chunk if not picture_file(out, j).is_file()] for chunk in chunks]
         state.wait_for_everyone()  # all have looked before any writes
         mine = range(state.process_index, len(chunks), state.num_processes)
         todo = [i for i in mine if missing[i]]
@@ -191,25 +191,12 @@ def _commit_record(out: Path, record: Samples) -> None:
         old = read_json(path, Samples).model_dump(mode="json")
         new = record.model_dump(mode="json") | {"origin": old["origin"]}
         is_more = old["num_images"] < record.num_images
-        changed = differences(old | {"num_images": record.num_images} if is_more else old, new)
-        if changed:
-            lines = "\n".join(f"  {k}: {a!r} there, {b!r} asked" for k, (a, b) in changed.items())
-            raise ConfigError(f"{out}: holds other samples:\n{lines}\nchoose another --out folder")
+        same = old | {"num_images": record.num_images} if is_more else old
+        continue_with(out, "set of samples", same, new)
         if is_more:
             write_json(path, new)
     else:
-        # A writer that was killed at its first file leaves that one's temporary name.
-        foreign = [p.name for p in out.iterdir() if not is_temporary(p, RECORD)]
-        if foreign:
-            raise ConfigError(
-                f"{out}: not empty and no samples (found {foreign[0]}); choose another --out folder"
-            )
-        write_json(path, record.model_dump(mode="json"))
-    remove_temporaries(out)
-
-
-def _picture(out: Path, image: int) -> Path:
-    return out / f"{image:06d}.png"
+        begin_with(path, "set of samples", record.model_dump(mode="json"))
 
 
 def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
@@ -220,11 +207,11 @@ def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
     pictures = []
     for j in images:
         try:
-            with Image.open(_picture(out, j)) as picture:
+            with Image.open(picture_file(out, j)) as picture:
                 opened = picture.convert("L" if picture.mode == "L" else "RGB")
         except OSError as error:
             raise InputError(
-                f"{_picture(out, j)}: cannot be read ({error}); delete it and run the same "
+                f"{picture_file(out, j)}: cannot be read ({error}); delete it and run the same "
                 "imagetok sample again"
             ) from None
         pictures.append(torch.from_numpy(np.atleast_3d(np.array(opened))))

@@ -59,7 +59,6 @@ def uncertainty(
         say(f"{study.tokenizer} on {study.data}")
         show_columns(study.rows())
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "uncertainty.json", {"tokenizers": [study.as_json() for study in studies]})
         write_page(out / "report.html", studies)
         say(f"{out / 'report.html'}")

@@ -55,15 +55,28 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
+def _making(path: Path) -> Iterator[None]:
+    """Refuse a place such as /proc, where what shall be made is "not found"."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ResourceError(
+            f"{path}: no files or folders can be made there; choose a place on a disk"
+        ) from None
+
+
+@contextmanager
 def staged_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under `path`, complete and durable, when the block ends.
 
     An exception inside the block removes the temporary file and leaves `path` as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
+    with _making(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = temporary.open("wb")
     try:
-        with temporary.open("wb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -79,7 +92,8 @@ def link_or_copy(source: Path, path: Path) -> bool:
 
     `path` must not exist. Returns whether it is a link.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _making(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), path)
     except OSError as error:
@@ -117,7 +131,8 @@ def staged_folder(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with _making(path):
+        temporary.mkdir(parents=True)
     try:
         yield temporary
         commit_folder(temporary, path)
@@ -206,7 +221,8 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     Yields a function that lets other processes hold it too from then on, those with `shared`.
     Raises ResourceError when another process holds it. A file system without locks is a warning.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with _making(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     _held.add(descriptor)
     try:

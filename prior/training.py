@@ -260,24 +260,38 @@ def _loss_function(
 
 
 def open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
-    """Training and held-out samples, all of one tokenizer."""
-    source = _open(config.data.source, fingerprint)
+    """Training and held-out samples, all of one tokenizer and some of each.
+
+    Raises ShardError for codes of another tokenizer and where there are none.
+    """
+    source = _open("data.source", config.data.source, fingerprint)
     if config.data.test is not None:
         if not Path(config.data.test).is_dir():
             raise ShardError(
                 f"data.test: {config.data.test}: no such folder; name the held-out codes, or set "
                 "data.test=null to hold out a part of data.source"
             )
-        test = _open(config.data.test, fingerprint)
+        test = _open("data.test", config.data.test, fingerprint)
         return Part(source, range(len(source))), Part(test, range(len(test)))
     draw = seeding.generator(config.seed, "held out")
     order = torch.randperm(len(source), generator=draw).tolist()
     count = max(1, round(len(source) * config.data.held_out))
+    if count == len(source):
+        raise ShardError(
+            f"data.source: {config.data.source}: expected images to train on beside the held-out "
+            f"ones, found {count}, and data.held_out={config.data.held_out:g} takes all; lower it, "
+            "or name held-out codes as data.test"
+        )
     return Part(source, order[count:]), Part(source, order[:count])
 
 
-def _open(folder: str, fingerprint: str) -> CodeDataset:
+def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:
     dataset = open_codes(folder)
+    if not len(dataset):
+        raise ShardError(
+            f"{key}: {folder}: expected codes of one image or more, found 0; "
+            "name another code dataset, or encode images again"
+        )
     if dataset.fingerprint != fingerprint:
         raise ShardError(
             f"{folder}: codes of tokenizer {dataset.fingerprint[:16]} "

@@ -2,8 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,25 +49,40 @@ def commit_plan(folder: Path, plan: Plan) -> None:
 
     Raises ConfigError, with the differing fields, when the folder holds anything else.
     """
+    new = plan.model_dump(mode="json")
     if (folder / PLAN).is_file():
-        stored = open_plan(folder)
-        old, new = stored.model_dump(mode="json"), plan.model_dump(mode="json")
-        new["tokenizer"]["name"] = old["tokenizer"]["name"]  # only for people
-        changed = differences(old, new)
-        if changed:
-            lines = "\n".join(f"  {k}: {a!r} there, {b!r} asked" for k, (a, b) in changed.items())
-            raise ConfigError(
-                f"{folder}: holds another code dataset:\n{lines}\nchoose another folder"
-            )
+        old = open_plan(folder).model_dump(mode="json")
+        old["tokenizer"]["name"] = new["tokenizer"]["name"]  # only for people
+        continue_with(folder, "code dataset", old, new)
     else:
-        # A writer that was killed at its first file leaves that one's temporary name.
-        foreign = [p.name for p in folder.iterdir() if not is_temporary(p, PLAN)]
-        if foreign:
-            raise ConfigError(
-                f"{folder}: not empty and no code dataset (found {foreign[0]}); "
-                "choose another folder"
-            )
-        write_json(folder / PLAN, plan.model_dump(mode="json"))
+        begin_with(folder / PLAN, "code dataset", new)
+
+
+def begin_with(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
+    """Write what a folder's files are made by as its first file; hold the folder's lock.
+
+    what: the folder will hold, for the message of the ConfigError when it holds anything.
+    """
+    folder = path.parent
+    # A writer that was killed at its first file leaves that one's temporary name.
+    foreign = [p.name for p in folder.iterdir() if not is_temporary(p, path.name)]
+    if foreign:
+        raise ConfigError(
+            f"{folder}: not empty and no {what} (found {foreign[0]}); choose another folder"
+        )
+    write_json(path, made_by)
+    remove_temporaries(folder)
+
+
+def continue_with(folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Go on in a folder whose files are made by `old`; hold its lock.
+
+    Raises ConfigError with the fields in which `new` differs.
+    """
+    changed = differences(old, new)
+    if changed:
+        lines = "\n".join(f"  {k}: {a!r} there, {b!r} asked" for k, (a, b) in changed.items())
+        raise ConfigError(f"{folder}: holds another {what}:\n{lines}\nchoose another folder")
     remove_temporaries(folder)
 
 

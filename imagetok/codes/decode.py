@@ -2,18 +2,38 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from imagetok.codes.commit import begin_with, continue_with
+from imagetok.codes.plan import read_json
 from imagetok.codes.reader import CodeDataset
-from imagetok.durable import write_bytes
-from imagetok.errors import ConfigError, ShardError
+from imagetok.config import Section
+from imagetok.durable import lock, write_bytes
+from imagetok.errors import ShardError
 from imagetok.images import Images, to_stored
 from imagetok.quantizers import Codes
 from imagetok.report.pictures import grid, palette, png_bytes
+from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
 
 BATCH = 64
+RECORD = "decoded.json"
+
+
+class Origin(Section):
+    """What made a folder of decoded images."""
+
+    codes: str
+    """The root hash of their dataset, which covers the tokenizer's fingerprint."""
+
+
+class Decoded(NamedTuple):
+    """What a run left in a folder."""
+
+    num_images: int
+    num_new: int
 
 
 def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
@@ -51,22 +71,44 @@ def save_images(images: Images, folder: Path, names: Sequence[int]) -> None:
         picture = grid(pixels[None], columns=1, padding=0)
         if not images.is_floating_point():
             picture.putpalette(palette().tobytes())
-        write_bytes(folder / f"{name:06d}.png", png_bytes(picture))
+        write_bytes(picture_file(folder, name), png_bytes(picture))
+
+
+def picture_file(folder: Path, name: int) -> Path:
+    """Where an image of a folder lies; it is complete if it is there."""
+    return folder / f"{name:06d}.png"
 
 
 def decode_dataset(
     tokenizer: Tokenizer, dataset: CodeDataset, folder: Path, limit: int | None = None
-) -> int:
-    """Decode a code dataset to PNG files named by source index; returns how many.
+) -> Decoded:
+    """Decode a code dataset to PNG files named by source index; a rerun continues.
 
-    Raises ShardError when the codes are another tokenizer's, ConfigError when `folder` holds
-    anything.
+    Raises ShardError when the codes are another tokenizer's or a shard is damaged, ConfigError
+    when `folder` holds anything else, StoppedError after a signal.
     """
     check_fingerprint(dataset, tokenizer)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: not empty; choose another --out")
     count = len(dataset) if limit is None else min(limit, len(dataset))
-    for start in range(0, count, BATCH):
-        batch = dataset.__getitems__(range(start, min(start + BATCH, count)))
-        save_images(decode_in_batches(tokenizer, batch.codes), folder, batch.keys.tolist())
-    return count
+    num_new = 0
+    with lock(folder), StopRequest() as stop:
+        _commit_origin(folder, Origin(codes=dataset.manifest.root))
+        for start in range(0, count, BATCH):
+            stop.check_here()
+            batch = dataset.__getitems__(range(start, min(start + BATCH, count)))
+            files = [picture_file(folder, key) for key in batch.keys.tolist()]
+            missing = [i for i, file in enumerate(files) if not file.is_file()]
+            if missing:
+                images = decode_in_batches(tokenizer, batch.codes)[missing]
+                save_images(images, folder, batch.keys[missing].tolist())
+                num_new += len(missing)
+    return Decoded(count, num_new)
+
+
+def _commit_origin(folder: Path, origin: Origin) -> None:
+    """Begin an empty folder, or go on in one of the same codes."""
+    path, new = folder / RECORD, origin.model_dump(mode="json")
+    if path.is_file():
+        old = read_json(path, Origin).model_dump(mode="json")
+        continue_with(folder, "set of decoded images", old, new)
+    else:
+        begin_with(path, "set of decoded images", new)

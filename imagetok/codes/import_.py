@@ -53,6 +53,11 @@ def _open(source: Path, levels: int) -> StoredRows:
 
 def _strangers(stored: StoredRows, tokenizer: Tokenizer, file: str, name: str) -> "_CheckedRows":
     """The rows of a file that imagetok did not write, all looked at, with a plan for them."""
+    if not stored.count:
+        raise InputError(
+            f"{stored.where}: expected the codes of one image or more, found 0 rows; "
+            "look at what wrote it, and write it again"
+        )
     plan = Plan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
         num_codes=tokenizer.num_codes,

@@ -11,6 +11,15 @@ from imagetok.durable import link_or_copy, lock, write_json
 from imagetok.errors import ShardError
 
 _OF_THE_SOURCE = {"source", "source_identity", "num_inputs", "parts"}
+_CHOSEN_BY = {
+    "samples_per_shard": "images a shard (--samples-per-shard)",
+    "samples_per_block": "images a block (1024, or --samples-per-shard if that is fewer)",
+    "precision": "the encoder's arithmetic (--bf16)",
+    "micro_batch": "images a forward pass (of `imagetok sample`: by its --device)",
+    "labelled": "whether the images have labels (--data)",
+    "class_names": "the names of the classes (--data)",
+}
+"""Plan field -> what it is to those who make datasets, and the option that it comes from."""
 
 
 def merge_codes(folders: Sequence[Path], out: Path) -> EncodeReport:
@@ -40,13 +49,7 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> Plan:
     """The plan of datasets joined; see `merge_codes` for what is refused."""
     first = datasets[0]
     for other in datasets[1:]:
-        changed = differences(_common(first.plan), _common(other.plan))
-        if changed:
-            lines = "\n".join(f"  {k}: {a!r} and {b!r}" for k, (a, b) in changed.items())
-            raise ShardError(
-                f"{first.place} and {other.place}: expected codes of one tokenizer and one "
-                f"layout, found\n{lines}\nencode one of them again to match"
-            )
+        _check_same(first, other)
     owner: dict[str, Path] = {}
     for dataset in datasets:
         for part in parts_of(dataset.plan):
@@ -78,11 +81,31 @@ def parts_of(plan: Plan) -> tuple[Part, ...]:
     )
 
 
-def _common(plan: Plan) -> dict[str, object]:
-    """What plans that are joined must share; the tokenizer's name is only for people."""
-    tree = plan.model_dump(mode="json", exclude=_OF_THE_SOURCE)
-    tree["tokenizer"] = {"fingerprint": plan.tokenizer.fingerprint}
-    return tree
+def _check_same(first: CodeDataset, other: CodeDataset) -> None:
+    """Refuse two datasets that differ in anything but the source."""
+    ours, theirs = first.plan.tokenizer, other.plan.tokenizer
+    if ours.fingerprint != theirs.fingerprint:
+        raise ShardError(
+            f"{other.place}: expected codes of the tokenizer of {first.place}, "
+            f"{ours.fingerprint[:16]} ({ours.name}), found {theirs.fingerprint[:16]} "
+            f"({theirs.name}); encode the images of one of them again, with the other's tokenizer"
+        )
+    without = {*_OF_THE_SOURCE, "tokenizer"}  # its name is only for people
+    changed = differences(
+        first.plan.model_dump(mode="json", exclude=without),
+        other.plan.model_dump(mode="json", exclude=without),
+    )
+    if "samples_per_shard" in changed:
+        changed.pop("samples_per_block", None)  # follows from it
+    if changed:
+        lines = "\n".join(
+            f"  {_CHOSEN_BY.get(k, k)}: expected {a!r}, found {b!r}"
+            for k, (a, b) in changed.items()
+        )
+        raise ShardError(
+            f"{other.place}: expected a code dataset made as {first.place} was, found another\n"
+            f"{lines}\nmake one of them again, with the options of the other"
+        )
 
 
 def _place(dataset: CodeDataset, shard: int, out: Path, number: int, offset: int) -> None:

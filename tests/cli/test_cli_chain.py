@@ -1,8 +1,10 @@
 """The commands in their order on tiny models, their refusals and exit codes."""
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli.main import _run
@@ -177,6 +179,45 @@ def test_other_refusals_of_the_chain(chain, tmp_path, capsys):
     words = ["train", str(CONFIGS / "edvae.yaml"), "--out", str(chain / "edvae"), *sets(TINY)]
     assert _run(words) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, where nothing can be made")
+def test_an_output_that_cannot_be_made_is_one_message(chain, tmp_path, capsys):
+    codes, prior = str(chain / "codes" / "test"), ["--prior", str(chain / "gpt" / "prior")]
+    own, digits = ["--tokenizer", str(chain / "edvae" / "tokenizer")], ["--data", "digits:test"]
+    picture = str(tmp_path / "four.png")
+    save_grid(np.zeros((1, 1, 16, 16), dtype=np.uint8), Path(picture), 1)
+    for words in [
+        ["train", str(CONFIGS / "edvae.yaml"), *sets(TINY), "--out", "/proc/x"],
+        ["encode", *own, *digits, "--shards", "/proc/x"],
+        ["decode", *own, "--shards", codes, "--out", "/proc/x"],
+        ["merge", codes, "--out", "/proc/x"],
+        ["export", codes, "--to", "parquet", "--out", "/proc/x"],
+        ["export", codes, "--to", "npy", "--out", "/proc/x"],
+        ["inspect", codes, *own, "--contact-sheet", "/proc/x"],
+        ["reconstruct", picture, *own, "--out", "/proc/x"],
+        ["sample", *prior, "-n", "1", "--out", "/proc/x"],
+        ["sample", *prior, "-n", "1", "--shards", "/proc/x"],
+        ["complete", *prior, "--image", picture, "--keep-rows", "1", "-n", "1", "--out", "/proc/x"],
+        ["evaluate", *own, *digits, "--out", "/proc/x"],
+        ["diagnose", *own, *digits, "--out", "/proc/x"],
+        ["uncertainty", *own, *digits, "--limit", "8", "--out", "/proc/x"],
+        ["explore", *own, *digits, "--limit", "16", "--out", "/proc/x"],
+        ["report", str(chain / "edvae"), "--out", "/proc/x"],
+        ["compare", *[str(CONFIGS / f"{n}.yaml") for n in ("edvae", "dvae")], "--out", "/proc/x"],
+        ["quickstart", "--out", "/proc/x"],
+    ]:
+        assert _run(words) == 5, words
+        error = capsys.readouterr().err
+        assert "error: /proc/x" in error and "can be made there" in error
+        assert "Traceback" not in error
+
+
+def test_names_too_long_for_a_disk_are_one_message(chain, capsys):
+    codes = str(chain / "codes" / "test")
+    for name in ("a" * 300, str(chain / ("a" * 250))):  # the second only while it is being written
+        assert _run(["export", codes, "--to", "npy", "--out", name]) == 5
+        assert "File name too long; choose a shorter name" in capsys.readouterr().err
 
 
 def test_a_prior_refuses_codes_of_another_tokenizer(chain, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Measures on the command line: of reconstructions, of samples, side by side, and refusals."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
+from cli.evaluation_pipeline import read_record
 from cli.main import _run
 from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.evaluation.cifar_resnet import CIFARResNet
-from imagetok.tokenizers import build_tokenizer
+from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -47,6 +49,35 @@ def evaluate(place: Path, *words: str) -> int:
     tokenizer = str(place / "tokenizer")
     given = ["--tokenizer", tokenizer, "--data", data, "--features", features, "--device", "cpu"]
     return _run(["evaluate", *given, *words])
+
+
+def one_coloured(place: Path, folder: Path, value: float) -> list[str]:
+    """A tokenizer whose every reconstruction has this value, and one grey picture as its data."""
+    tokenizer = Tokenizer.from_pretrained(place / "tokenizer")
+    last = [m for m in tokenizer.decoder.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    last.weight.data.zero_()
+    last.bias.data.fill_(value - 0.5)  # the model's own range
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "grey").mkdir()
+    Image.new("RGB", (32, 32), (51, 51, 51)).save(folder / "grey" / "000000.png")
+    return ["--tokenizer", str(folder / "tokenizer"), "--data", str(folder / "grey")]
+
+
+def test_perfect_reconstructions_have_finite_measures(place, tmp_path):
+    words = ["evaluate", *one_coloured(place, tmp_path, 51 / 255), "--out", str(tmp_path / "x")]
+    assert _run(words) == 0
+    record = json.loads((tmp_path / "x").read_bytes(), parse_constant=pytest.fail)
+    assert record == read_record(tmp_path / "x")
+    assert record["measures"]["mse"] == pytest.approx(0, abs=1e-12)
+    assert record["measures"]["psnr_db"] == 100
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_decoder_that_gives_no_numbers_is_refused(value, place, tmp_path, capsys):
+    words = ["evaluate", *one_coloured(place, tmp_path, value), "--out", str(tmp_path / "x")]
+    assert _run(words) == 3
+    assert f"expected finite measures, found mse is {value}" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_samples_that_are_the_images_are_at_no_distance(place, tmp_path):

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from imagetok.durable import (
     MANIFEST,
     canonical_json,
+    link_or_copy,
     lock,
     remove_temporaries,
     staged_file,
@@ -180,3 +182,25 @@ def test_a_lock_is_free_after_an_exception(tmp_path: Path) -> None:
         raise RuntimeError
     with lock(tmp_path):
         assert tmp_path.is_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, where nothing can be made")
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: write_bytes(path, b""),
+        lambda path: lock(path).__enter__(),
+        lambda path: staged_folder(path).__enter__(),
+        lambda path: link_or_copy(Path(__file__), path / "link"),
+    ],
+)
+def test_where_nothing_can_be_made_it_is_said(place: str, make: Callable[[Path], object]) -> None:
+    with pytest.raises(ResourceError, match=f"{place}.*: no files or folders can be made there"):
+        make(Path(place))
+
+
+def test_what_a_writer_itself_misses_is_no_fault_of_the_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), staged_file(tmp_path / "file"):
+        (tmp_path / "missing").read_bytes()
+    assert names(tmp_path) == []

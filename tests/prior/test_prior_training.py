@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,23 +25,26 @@ from prior.training import Part, evaluate_bits, open_data, train_prior, visible_
 COUNT = 40
 
 
-@pytest.fixture(scope="module")
-def codes_folder(tokenizer_folder, tmp_path_factory):
+def encode_random(tokenizer_folder: Path, folder: Path, count: int) -> Path:
     """Codes of random images of three classes."""
     tokenizer = Tokenizer.from_pretrained(tokenizer_folder)
-    pixels = torch.randint(0, 256, (COUNT, 1, 6, 6), generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(0, 256, (count, 1, 6, 6), generator=torch.Generator().manual_seed(0))
     images = ArrayImages(
         pixels.to(torch.uint8),
-        torch.arange(COUNT) % 3,
+        torch.arange(count) % 3,
         name="random",
         split="train",
         contract=tokenizer.image,
         class_names=("a", "b", "c"),
     )
-    folder = tmp_path_factory.mktemp("codes")
     plan = make_plan(tokenizer, images, source="random:train", name="tiny", samples_per_shard=16)
     encode_dataset(tokenizer, images, folder, plan)
     return folder
+
+
+@pytest.fixture(scope="module")
+def codes_folder(tokenizer_folder, tmp_path_factory):
+    return encode_random(tokenizer_folder, tmp_path_factory.mktemp("codes"), COUNT)
 
 
 def make_run(codes, tokenizer, **changes) -> PriorRun:
@@ -331,3 +335,24 @@ def test_a_run_records_the_commit_of_a_tokenizer_on_the_hub(
         train(6, "ann/other", resume=True)
     train(6, str(tokenizer_folder), resume=True)
     assert recorded() == str(tokenizer_folder)
+
+
+@pytest.mark.parametrize(
+    ("source", "data", "message"),
+    [
+        (0, {}, "data.source: .*: expected codes of one image or more, found 0"),
+        (5, {"test": 0}, "data.test: .*: expected codes of one image or more, found 0"),
+        (1, {}, "data.source: .*: expected images to train on .*, found 1, and data.held_out=0.2"),
+        (5, {"held_out": 0.95}, "found 5, and data.held_out=0.95 takes all; lower it"),
+    ],
+)
+def test_nothing_to_train_or_measure_on_is_refused_before_training(
+    source, data, message, tokenizer_folder, tmp_path
+):
+    codes = encode_random(tokenizer_folder, tmp_path / "codes", source)
+    if "test" in data:
+        data = {"test": str(encode_random(tokenizer_folder, tmp_path / "test", data["test"]))}
+    config = make_run(codes, tokenizer_folder, data={"source": str(codes), "held_out": 0.2} | data)
+    with pytest.raises(ShardError, match=message):
+        train_prior(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()

@@ -153,3 +153,13 @@ def test_the_commands(tokenizer, tokenizer_folder, tmp_path, capsys):
     assert "differs: " in (said := capsys.readouterr().out) and "004.bmp" in said
     assert _run(["verify", codes, "--reencode", "3"]) == 2
     assert _run(["inspect", codes, *sheet]) == 2
+
+
+def test_a_sheet_that_is_refused_leaves_nothing_printed_or_written(encode, tmp_path, capsys):
+    other = make_tokenizer(seed=1)
+    other.save_pretrained(tmp_path / "other")
+    words = ["inspect", str(encode(5).folder), "--tokenizer", str(tmp_path / "other")]
+    assert _run([*words, "--contact-sheet", str(tmp_path / "sheet.png")]) == 3
+    said = capsys.readouterr()
+    assert said.out == "" and f"--tokenizer is {other.fingerprint[:16]}" in said.err
+    assert not (tmp_path / "sheet.png").exists()

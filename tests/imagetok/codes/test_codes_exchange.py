@@ -231,6 +231,17 @@ def test_what_no_tokenizer_made_is_refused(form, change, message, tokenizer, tmp
     assert not (tmp_path / "codes").exists()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_no_codes_of_others_are_refused(form, tokenizer, tmp_path):
+    codes, labels = strangers()
+    source = write_strangers(tmp_path, form, codes[:0], labels[:0])
+    with pytest.raises(
+        InputError, match=f"{source.name}.*: expected .* one image or more, found 0"
+    ):
+        import_codes(source, tokenizer, tmp_path / "codes", name="tiny")
+    assert not (tmp_path / "codes").exists()
+
+
 def test_hostile_arrays_are_refused(tokenizer, tmp_path):
     cases = {}
     np.save(tmp_path / "objects.npy", np.array([os.system], dtype=object), allow_pickle=True)

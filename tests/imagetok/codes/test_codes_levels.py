@@ -61,8 +61,8 @@ def test_decoding_the_shards_is_decoding_the_codes(tokenizer, folder, tmp_path):
     dataset = open_codes(folder)
     codes = dataset.__getitems__(range(COUNT)).codes
     assert torch.equal(decode_in_batches(tokenizer, codes), tokenizer.decode(codes))
-    assert decode_dataset(tokenizer, dataset, tmp_path / "out", limit=5) == 5
-    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert decode_dataset(tokenizer, dataset, tmp_path / "out", limit=5) == (5, 5)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
 
 
 def test_damage_at_either_level_is_found(folder):

@@ -11,6 +11,7 @@ from code_samples import SHARD, Unreadable, make_images, make_tokenizer, small_p
 from cli.main import _run
 from imagetok.codes.encode import FirstImages, encode_dataset
 from imagetok.codes.merge import merge_codes
+from imagetok.codes.plan import Plan
 from imagetok.codes.reader import open_codes
 from imagetok.codes.verify import verify_codes
 from imagetok.data.base import ArrayImages
@@ -101,18 +102,23 @@ def test_where_links_are_not_possible_shards_are_copied(folders, tmp_path, monke
 
 def test_what_differs_is_named(folders, tokenizer, tmp_path, capsys):
     other = make_tokenizer(seed=1)
+    own, foreign = (t.fingerprint[:16] for t in (tokenizer, other))
+    blocks, bf16 = {"samples_per_block": 2}, {"precision": "bfloat16"}
+    shards, names = blocks | {"samples_per_shard": 2}, {"class_names": ("a", "c", "b")}
     for name, model, images, changes, field in [
-        ("other", other, shifted(5, 7), {}, "tokenizer.fingerprint"),
-        ("bare", tokenizer, shifted(5, 7, labelled=False), {}, "labelled: True and False"),
-        ("blocks", tokenizer, shifted(5, 7), {"samples_per_block": 2}, "samples_per_block: 4 and"),
-        ("bf16", tokenizer, shifted(5, 7), {"precision": "bfloat16"}, "precision"),
-        ("names", tokenizer, shifted(5, 7), {"class_names": ("a", "c", "b")}, "class_names"),
+        ("other", other, shifted(5, 7), {}, rf"of the tokenizer of .*, {own} .*, found {foreign} "),
+        ("bare", tokenizer, shifted(5, 7, False), {}, r"labels \(--data\): .* True, found False"),
+        ("shards", tokenizer, shifted(5, 7), shards, r"\(--samples-per-shard\): .* 8, found 2\n"),
+        ("blocks", tokenizer, shifted(5, 7), blocks, "images a block .*: expected 4, found 2"),
+        ("bf16", tokenizer, shifted(5, 7), bf16, r"\(--bf16\): expected 'float32', found 'bf"),
+        ("names", tokenizer, shifted(5, 7), names, r"classes \(--data\): .*'b', 'c'.*'c', 'b'"),
     ]:
         plan = small_plan(model, images, **changes)
         encode_dataset(model, images, tmp_path / name, plan, threads=1)
         with pytest.raises(ShardError, match=field) as caught:
             merge_codes([*folders, tmp_path / name], tmp_path / "all")
         assert str(tmp_path / name) in str(caught.value) and "source" not in str(caught.value)
+        assert not any(field in str(caught.value) for field in Plan.model_fields if "_" in field)
     assert not (tmp_path / "all").exists()
     assert _run(["merge", str(folders[0]), str(tmp_path / "other"), "--out", "all"]) == 3
     assert "error: " in capsys.readouterr().err

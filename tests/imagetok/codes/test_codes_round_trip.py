@@ -139,15 +139,41 @@ def test_an_image_decodes_the_same_however_many_are_decoded_with_it(encode, toke
 
 def test_decoded_pictures_are_named_by_source_index(encode, tokenizer, tmp_path):
     dataset = encode(9)
-    assert decode_dataset(tokenizer, dataset, tmp_path / "png", limit=7) == 7
-    names = sorted(p.name for p in (tmp_path / "png").iterdir())
+    assert decode_dataset(tokenizer, dataset, tmp_path / "png", limit=7) == (7, 7)
+    names = sorted(p.name for p in (tmp_path / "png").glob("*.png"))
     assert names == [f"{i:06d}.png" for i in range(7)]
     pixels = to_uint8(decode_in_batches(tokenizer, dataset.__getitems__(range(7)).codes))
     for i in range(7):
         picture = np.asarray(Image.open(tmp_path / "png" / f"{i:06d}.png"))
         assert np.array_equal(picture.reshape(8, 8, -1)[..., 0], pixels[i, 0].numpy())
-    with pytest.raises(ConfigError, match="not empty"):
-        decode_dataset(tokenizer, dataset, tmp_path / "png")
+
+
+def test_decoding_that_met_a_damaged_shard_goes_on_once_it_is_mended(encode, tokenizer, tmp_path):
+    count, folder = 70, tmp_path / "png"
+    shard = encode(count).folder / "00008.tar"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:700] + bytes([good[700] ^ 4]) + good[701:])
+    with pytest.raises(ShardError, match=r"00008\.tar: its sha256 differs"):
+        decode_dataset(tokenizer, open_codes(shard.parent), folder)
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*.png")}
+    assert 0 < len(before) < count
+    shard.write_bytes(good)
+    dataset = open_codes(shard.parent)
+    assert decode_dataset(tokenizer, dataset, folder) == (count, count - len(before))
+    assert all(p.stat().st_mtime_ns == then for p, then in before.items())
+    decode_dataset(tokenizer, dataset, tmp_path / "whole")
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == whole
+
+
+def test_images_of_other_codes_and_files_of_others_are_not_mixed_with(encode, tokenizer, tmp_path):
+    decode_dataset(tokenizer, encode(3), tmp_path / "png")
+    with pytest.raises(ConfigError, match="holds another set of decoded images:\n  codes: "):
+        decode_dataset(tokenizer, encode(4, "more"), tmp_path / "png")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "000000.png").touch()
+    with pytest.raises(ConfigError, match="no set of decoded images"):
+        decode_dataset(tokenizer, encode(3), tmp_path / "own")
 
 
 def test_codes_of_another_tokenizer_are_not_decoded(encode, tmp_path):

@@ -120,7 +120,7 @@ def test_shards_decode_to_palette_pictures_that_read_as_label_maps(
     plan = make_plan(tokenizer, dataset, source="shapes:train,count=70", name="t")
     encode_dataset(tokenizer, dataset, tmp_path / "codes", plan, threads=1)
     codes = open_codes(tmp_path / "codes")
-    assert decode_dataset(tokenizer, codes, tmp_path / "png") == 70
+    assert decode_dataset(tokenizer, codes, tmp_path / "png") == (70, 70)
     expected = decode_in_batches(tokenizer, tokenizer.encode(maps(70)))
     with Image.open(tmp_path / "png" / "000000.png") as picture:
         assert picture.mode == "P"
