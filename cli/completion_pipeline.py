@@ -15,7 +15,7 @@ from imagetok.data import open_image, prepare
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
-from imagetok.processes import process_state
+from imagetok.processes import device_of, process_state
 from imagetok.report.pictures import as_pixels, coloured, heat, save_grid
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
@@ -90,7 +90,7 @@ def _complete(
     prior: Prior, tokenizer: Tokenizer, image: Images, n: int, keep_rows: int, drawing: Drawing
 ) -> Completed:
     # Encoded alone, so that an image's codes do not depend on what is completed beside it.
-    codes = tokenizer.encode(image.to(next(tokenizer.parameters()).device))
+    codes = tokenizer.encode(image.to(device_of(tokenizer)))
     completed = prior.sample(n, given=codes, keep_rows=keep_rows, **drawing)
     kept = torch.tensor(kept_positions(prior.config.grids, keep_rows), device=codes[0].device)
     before, after = flatten_codes(codes), flatten_codes(completed)

@@ -20,6 +20,7 @@ from imagetok.codes.decode import decode_in_batches
 from imagetok.data import open_image, prepare
 from imagetok.errors import InputError
 from imagetok.images import Images, from_stored
+from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.report.pictures import as_pixels, coloured, grid, overlay, palette
 from imagetok.tokenizers import Tokenizer
@@ -57,7 +58,7 @@ class Workbench:
             prior.check_tokenizer(tokenizer.fingerprint, str(tokenizer.origin))
         self.tokenizer = tokenizer
         self.prior = prior
-        self.device = next(tokenizer.parameters()).device
+        self.device = device_of(tokenizer)
 
     def look(self, file: str) -> Looked:
         """Encode an image file and decode it again. Raises InputError for what is no image."""

@@ -25,6 +25,7 @@ from imagetok.evaluation.diagnosis import (
     together,
 )
 from imagetok.images import Images, from_stored
+from imagetok.processes import device_of
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.checkpoint import kept_weights
@@ -68,7 +69,7 @@ def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, run: Path) -> Diagnosi
     sample = FirstImages(dataset, SAMPLE)
     drifts = {step: drift(model, tokenizer, sample) for step, model in before.items()}
     few = range(min(SHOWN, len(dataset)))
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     images = from_stored(dataset.read(few).images.to(device), tokenizer.image)
     models = {f"step {step:,}": model for step, model in before.items()} | {"now": tokenizer}
     entropies = {}

@@ -76,8 +76,8 @@ def evaluate(
     from imagetok.processes import process_state
     from imagetok.tokenizers import Autoencoder
 
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise click.UsageError(f"--out {out}: expected a file name in a folder that is there")
+    if out is not None and out.is_dir():
+        raise click.UsageError(f"--out {out}: expected a file name, found a folder")
     where = choose_device(device)
     earlier = {str(path): read_record(path) for path in beside}
     networks = [open_features(spec).to(where) for spec in features]

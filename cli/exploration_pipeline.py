@@ -21,6 +21,7 @@ from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.manipulation import code_vectors, decode_between, decode_neighbours
 from imagetok.evaluation.sets import compare_sets, features_of
 from imagetok.images import from_stored
+from imagetok.processes import device_of
 from imagetok.tokenizers import Tokenizer
 
 SHOWN = 8
@@ -119,7 +120,7 @@ def _mse(dataset: ImageDataset, changed: ArrayImages) -> float:
 
 def _walks(model: Tokenizer, images: Tensor) -> Tensor:
     """From each of the first images to the next, in STEPS steps of equal share."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     pixels = from_stored(images.to(device), model.image)
     first, second = (x.repeat_interleave(STEPS, dim=0) for x in (pixels[:-1:2], pixels[1::2]))
     share = torch.linspace(0, 1, STEPS, device=device).repeat(len(first) // STEPS)

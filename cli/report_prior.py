@@ -11,6 +11,7 @@ from cli.sampling_pipeline import load_pair, read_drawn
 from imagetok.codes.decode import decode_in_batches
 from imagetok.codes.shard import CodeBatch
 from imagetok.errors import ConfigError, ImagetokError
+from imagetok.processes import device_of
 from imagetok.report import Block, Pictures, Section, Text
 from imagetok.report.pictures import as_pixels, coloured
 from imagetok.tokenizers import Tokenizer
@@ -134,7 +135,7 @@ def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> li
 def _completions(
     prior: Prior, tokenizer: Tokenizer, codes: Sequence[Tensor], keep_rows: int, label: int
 ) -> np.ndarray:
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     given = tuple(level.to(device) for level in codes)
     drawn = prior.sample(COMPLETIONS, given=given, keep_rows=keep_rows, label=label, seed=_SEED)
     both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))

@@ -20,6 +20,7 @@ from imagetok.evaluation.patches import (
     spread,
 )
 from imagetok.images import Images, clamp_pixels, from_stored
+from imagetok.processes import device_of
 from imagetok.report import Block, Figure, Pictures, Section, Text, overlay, usage_histogram
 from imagetok.report.pictures import as_pixels, coloured, png_bytes
 from imagetok.tokenizers import Tokenizer
@@ -141,7 +142,7 @@ def _over_training(run: RunFolder, is_named: bool) -> Iterator[Figure]:
 
 def _unsure(tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> list[Section]:
     """Evidence, or else entropy, laid over images; nothing where the quantizer tells of neither."""
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     images = _shown(dataset, _PER_ROW)
     draw = seeding.generator(0, "pictures", device=device)
     _, maps = tokenizer.encode_with_certainty(images.to(device), generator=draw)
@@ -225,6 +226,6 @@ def _patches(
 def painted_alone(tokenizer: Tokenizer, codes: Sequence[int]) -> Images:
     """The middle of what each code decodes to when it fills the grid; one level only."""
     (grid,) = tokenizer.grids
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     full = torch.tensor(codes, device=device).view(-1, 1, 1).expand(-1, *grid).contiguous()
     return cut_patch(tokenizer.decode((full,)).cpu(), (grid[0] // 2, grid[1] // 2), grid)

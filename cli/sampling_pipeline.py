@@ -22,7 +22,7 @@ from imagetok.codes.writer import EncodedPart
 from imagetok.config import Section
 from imagetok.durable import canonical_json, lock, write_json
 from imagetok.errors import InputError
-from imagetok.processes import process_state
+from imagetok.processes import device_of, process_state
 from imagetok.progress import ProgressBar
 from imagetok.report.pictures import save_grid
 from imagetok.stopping import StopRequest
@@ -180,7 +180,7 @@ def _plan(record: Samples, prior: Prior, tokenizer: Tokenizer, samples_per_shard
         class_names=prior.config.class_names or tuple(map(str, range(classes))),
         samples_per_block=min(1024, samples_per_shard),
         samples_per_shard=samples_per_shard,
-        micro_batch=micro_batch_on(next(prior.parameters()).device),
+        micro_batch=micro_batch_on(device_of(prior)),
     )
 
 

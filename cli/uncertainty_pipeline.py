@@ -20,6 +20,7 @@ from imagetok.evaluation.uncertainty import (
     spearman,
 )
 from imagetok.images import from_stored
+from imagetok.processes import device_of
 from imagetok.tokenizers import Tokenizer
 
 NUM_SHOWN = 8
@@ -170,7 +171,7 @@ def _pictures(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[s
 
     first = next(iter(doubts.maps))
     chosen = np.argsort(-doubts.of_images(first)[0][:256], kind="stable")[:NUM_SHOWN]
-    device = next(model.parameters()).device
+    device = device_of(model)
     images = from_stored(dataset.read(chosen.tolist()).images.to(device), model.image)
     with torch.no_grad():
         decoded = model.decode(model.encode(images))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.errors import ConfigError, InputError
-from imagetok.processes import full_float32
+from imagetok.processes import device_of, full_float32
 from prior.base import Prior, Stepper
 from prior.guidance import GuidedStepper
 from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
@@ -82,7 +82,7 @@ def given_rows(prior: Prior, codes: Codes | None, keep_rows: int | None) -> Give
     prior.check_codes(codes)
     if len(codes[0]) == 0:
         raise InputError("given: expected the codes of at least one image, found none")
-    sequence = flatten_codes(codes).long().to(next(prior.parameters()).device)
+    sequence = flatten_codes(codes).long().to(device_of(prior))
     return Given(sequence, kept_positions(prior.config.grids, keep_rows))
 
 
@@ -91,7 +91,7 @@ def sample_codes(prior: Prior, n: int, recipe: Recipe, first: int = 0) -> Codes:
     """Codes of images first .. first + n - 1; see `Prior.sample`."""
     if n < 0 or first < 0:
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
-    device = next(prior.parameters()).device
+    device = device_of(prior)
     size = micro_batch_on(device)
     micro_batches = [
         range(start, start + size) for start in range(first - first % size, first + n, size)
@@ -114,7 +114,7 @@ def micro_batch_on(device: torch.device) -> int:
 def _draw(
     prior: Prior, stepper: Callable[[Tensor], Stepper], images: range, recipe: Recipe
 ) -> Int[Tensor, "B T"]:
-    device, labels, given = next(prior.parameters()).device, recipe.labels, recipe.given
+    device, labels, given = device_of(prior), recipe.labels, recipe.given
     settings = recipe.settings
     uniforms = _uniforms(images, recipe.seed, prior.config.length).to(
         device if device.type != "mps" else "cpu"

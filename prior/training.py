@@ -18,7 +18,7 @@ from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
-from imagetok.processes import process_state
+from imagetok.processes import device_of, process_state
 from imagetok.training.best import Selection
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
@@ -181,7 +181,7 @@ def evaluate_bits(
     Work is shared over processes; each gets the result. check: called before each batch.
     """
     state = process_state()
-    device = next(prior.parameters()).device
+    device = device_of(prior)
     positions = [h * w for h, w in prior.config.grids]
     total = torch.zeros(len(positions), dtype=torch.float64)
     num_batches = -(-len(data) // EVALUATION_BATCH)

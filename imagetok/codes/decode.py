@@ -13,6 +13,7 @@ from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
 from imagetok.errors import ShardError
 from imagetok.images import Images, to_stored
+from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.report.pictures import grid, palette, png_bytes
 from imagetok.stopping import StopRequest
@@ -42,7 +43,7 @@ def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
     Every forward pass has `BATCH` images, the last one padded, so an image does not depend on how
     many are decoded with it.
     """
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     count = len(codes[0])
     parts = []
     for start in range(0, max(count, 1), BATCH):

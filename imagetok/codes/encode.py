@@ -21,6 +21,7 @@ from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.errors import ConfigError
 from imagetok.images import from_stored
 from imagetok.modes import at_test_time
+from imagetok.processes import device_of
 from imagetok.tokenizers import Tokenizer
 
 logger = logging.getLogger("imagetok")
@@ -146,7 +147,7 @@ def encode_range(
 ) -> Iterator[EncodedPart]:
     """Micro-batches of a range of inputs, in order, several computed at once."""
     if threads is None:
-        is_cpu = next(tokenizer.parameters()).device.type == "cpu"
+        is_cpu = device_of(tokenizer).type == "cpu"
         threads = torch.get_num_threads() if is_cpu else 1
     # One intra-op thread each: the split of a sum over threads would change its last bit.
     with (
@@ -172,7 +173,7 @@ def _encode_micro(
 ) -> EncodedPart:
     """One forward pass of exactly `plan.micro_batch` images, padded with zeros."""
     kept, skips = _read(dataset, inputs)
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     images = from_stored(kept.images, tokenizer.image)
     padding = images.new_zeros(plan.micro_batch - len(images), *images.shape[1:])
     # Only a test rule that samples draws from it.

@@ -12,6 +12,7 @@ from imagetok import seeding
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.data import ImageDataset
 from imagetok.images import clamp_pixels, from_stored
+from imagetok.processes import device_of
 from imagetok.report.figures import COLOURS, DASHES, logarithmic, panels
 from imagetok.report.pictures import coloured, grid
 from imagetok.tokenizers import Autoencoder
@@ -119,7 +120,7 @@ def reconstructions(
     originals = from_stored(dataset.read(spread).images, dataset.contract)
     rows = {"original": coloured(originals)}
     for name, tokenizer in tokenizers.items():
-        device = next(tokenizer.parameters()).device
+        device = device_of(tokenizer)
         draw = seeding.generator(0, "pictures", device=device)
         x_hat = tokenizer.reconstruct(originals.to(device), generator=draw).cpu()
         rows[name] = coloured(clamp_pixels(x_hat))

@@ -10,6 +10,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import ImageDataset
 from imagetok.images import from_stored
+from imagetok.processes import device_of
 from imagetok.tokenizers import Autoencoder
 
 BATCH = 128
@@ -36,7 +37,7 @@ def num_batches(count: int) -> int:
 def read_batch(model: Autoencoder, dataset: ImageDataset, places: Sequence[int], n: int) -> Batch:
     """The n-th batch of the images at `places`."""
     stored = dataset.read(places[n * BATCH : (n + 1) * BATCH])
-    device = next(model.parameters()).device
+    device = device_of(model)
     return Batch(n, from_stored(stored.images.to(device), model.image), stored.labels)
 
 

@@ -15,7 +15,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.sets import BATCH, reconstruct_bytes
 from imagetok.evaluation.weights import hash_of, load_weights, published, read_weights
 from imagetok.images import to_unit_range
-from imagetok.processes import full_float32, process_state
+from imagetok.processes import device_of, full_float32, process_state
 from imagetok.tokenizers import Autoencoder
 
 
@@ -132,7 +132,7 @@ def mean_distance(distance: PerceptualDistance, model: Autoencoder, dataset: Ima
     """
     if model.image.mode == "labels":
         raise ConfigError("--lpips: this model is for label maps, which look like nothing")
-    state, device = process_state(), next(distance.parameters()).device
+    state, device = process_state(), device_of(distance)
     change = reconstruct_bytes(model)
     starts = range(0, len(dataset), BATCH)
     found: list[tuple[int, Tensor]] = []

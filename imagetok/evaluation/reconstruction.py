@@ -11,7 +11,7 @@ from imagetok.evaluation.batches import Batch, num_batches, read_batch
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.evaluation.quality import num_sums, quality, quality_sums
 from imagetok.modes import at_test_time
-from imagetok.processes import full_float32, process_state
+from imagetok.processes import device_of, full_float32, process_state
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Autoencoder, Tokenizer
 
@@ -47,7 +47,7 @@ def evaluate_reconstruction(
     check: called before each batch; may raise to stop.
     """
     state = process_state()
-    device = next(model.parameters()).device
+    device = device_of(model)
     count = num_batches(len(dataset))
     levels = len(model.num_codes)
     sums = torch.zeros(levels + num_sums(model.image), dtype=torch.float64)

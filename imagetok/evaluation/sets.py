@@ -19,7 +19,7 @@ from imagetok.evaluation.distances import (
 )
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.images import from_stored, to_stored
-from imagetok.processes import full_float32, process_state
+from imagetok.processes import device_of, full_float32, process_state
 from imagetok.tokenizers import Autoencoder
 
 BATCH = 100
@@ -46,7 +46,7 @@ def features_of(
     Batches are shared over the processes of a distributed run; every process gets all features.
     """
     state = process_state()
-    device = next(network.parameters()).device
+    device = device_of(network)
     starts = range(0, len(dataset), BATCH)
     parts: list[tuple[int, FeatureSet]] = []
     for start in starts[state.process_index :: state.num_processes]:

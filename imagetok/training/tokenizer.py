@@ -14,7 +14,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation import code_counts, codebook_use, evaluate_reconstruction
 from imagetok.evaluation.diagnosis import state_of
 from imagetok.images import ImageContract, clamp_pixels, from_stored
-from imagetok.processes import process_state
+from imagetok.processes import device_of, process_state
 from imagetok.quantizers import level_name
 from imagetok.report.pictures import coloured, save_grid, side_by_side
 from imagetok.tokenizers import Autoencoder, build_autoencoder
@@ -166,7 +166,7 @@ def _start_from(tokenizer: Autoencoder, folder: Path | str) -> None:
 
 
 def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) -> None:
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
     images = from_stored(dataset.read(spread).images, tokenizer.image)
     draw = seeding.generator(0, "pictures", device=device)

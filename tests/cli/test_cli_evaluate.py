@@ -96,7 +96,8 @@ def test_samples_that_are_the_images_are_at_no_distance(place, tmp_path):
 
 
 def test_reconstructions_of_an_untrained_tokenizer_are_far_from_their_images(place, tmp_path):
-    out = tmp_path / "x.json"
+    assert evaluate(place, "--out", str(tmp_path)) == 2  # a folder
+    out = tmp_path / "new" / "x.json"
     assert evaluate(place, "--out", str(out)) == 0
     measures = json.loads(out.read_bytes())["measures"]
     assert measures["mse"] > 0 and measures["rfrechet_cifar-resnet8"] > 1e-3

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import weights as published_weights
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.evaluation.features import open_features
-from imagetok.evaluation.sets import FeatureSet, check_features, class_accuracy
+from imagetok.evaluation.sets import FeatureSet, check_features, class_accuracy, features_of
+from imagetok.images import ImageContract
 
 
 @pytest.fixture
@@ -83,6 +85,9 @@ def test_a_module_of_the_users(tmp_path, monkeypatch, images):
     sys.modules.pop("their_features")
     found = network(images)
     assert torch.equal(found.vectors, images.flatten(1).float() / 255) and found.logits is None
+    contract = ImageContract(mode="grey", height=8, width=8)
+    every = features_of(network, open_images(DigitsConfig(), "test", contract))
+    assert every.vectors.shape == (180, 3 * 64)  # of a network without parameters
 
 
 @pytest.mark.parametrize(
