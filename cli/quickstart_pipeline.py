@@ -134,10 +134,9 @@ def _numbers_section(summary: dict[str, float | int]) -> Section:
                     (
                         "samples recognised",
                         f"{summary['class_agreement']:.1%}",
-                        f"of {NUM_SAMPLES} new digits are taken for the class asked for by a "
-                        f"{NEIGHBOURS}-nearest-neighbour classifier fitted on the real training "
-                        f"digits (its accuracy on held-out real ones: "
-                        f"{summary['classifier_accuracy']:.1%})",
+                        f"of {NUM_SAMPLES} new digits are taken for the class asked for by their "
+                        f"{NEIGHBOURS} nearest real ones; of held-out digits "
+                        f"{summary['classifier_accuracy']:.1%} are",
                     ),
                     (
                         "reconstruction",
@@ -149,8 +148,12 @@ def _numbers_section(summary: dict[str, float | int]) -> Section:
                         f"{summary['codes_used']} of {summary['num_codes']}",
                         "codes that occur on the held-out digits",
                     ),
-                    ("time", f"{summary['seconds']:.0f} s", "this run of the command"),
-                    ("memory", f"{summary['peak_memory_mb']} MB", "at the peak"),
+                    (
+                        "time",
+                        f"{summary['seconds']:.0f} s",
+                        f"this run of the command; {summary['peak_memory_mb']:,} MB of memory at "
+                        "the peak",
+                    ),
                 ]
             )
         ],

@@ -56,8 +56,6 @@ def sections_of(sources: Sources, num_samples: int) -> list[Section]:
     sections = []
     if len(sources.runs) == 1:
         sections.append(Section("In numbers", [Numbers(_headlines(sources.runs[0]))]))
-    if sources.runs:
-        sections.append(_what_section(sources.runs))
     shown: list[SampleFolder] = []
     for run in priors:
         drawn = [folder for folder in sources.samples if folder.record.prior == run.fingerprint]
@@ -69,6 +67,7 @@ def sections_of(sources: Sources, num_samples: int) -> list[Section]:
     sections += tokenizer_sections(tokenizers)
     if sources.runs:
         sections.append(training_section(sources.runs))
+        sections.append(_what_section(sources.runs))
     records = {run.name: record_of_run(run) for run in sources.runs if run.test}
     sections += _measures_sections(records | sources.measures)
     return [*sections, environment_section()]

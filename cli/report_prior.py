@@ -63,7 +63,11 @@ def samples_section(folder: SampleFolder, name: str, class_names: Sequence[str] 
         for label in drawn[:CLASSES]
     }
     settings = record.model_dump(exclude={"origin", "labels", "num_images", "prior", "tokenizer"})
-    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    told = ", ".join(
+        f"{name.replace('_', '-')} {value}"
+        for name, value in settings.items()
+        if value is not None and value is not False
+    )
     blocks: list[Block] = [
         Text(f"{record.num_images:,} images drawn by the prior {record.prior[:16]} ({told}).")
     ]

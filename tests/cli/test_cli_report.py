@@ -134,11 +134,11 @@ def test_one_tokenizer(made, tmp_path):
     page = report(tmp_path / "a.html", made / "edvae")
     assert page.titles == [
         "In numbers",
-        "What it is",
         "Before and after",
         "Where it is unsure",
         "The codes",
         "Training",
+        "What it is",
         "Measures",
         "Environment",
         "Commands",
@@ -184,7 +184,7 @@ def test_several_runs_stand_side_by_side(made, tmp_path):
 
 def test_a_prior_draws_and_completes(made, tmp_path):
     page = report(tmp_path / "c.html", made / "gpt", extra=("--samples", "2"))
-    assert page.titles[2:4] == ["New images", "Completed images"]
+    assert page.titles[1:3] == ["New images", "Completed images"]
     rows = re.findall(r'class="label first">(\w)<', (tmp_path / "c.html").read_text())
     assert rows == list("0123456789")
     assert sum(image["alt"] == "7" for image in page.images()) == 2
@@ -197,7 +197,7 @@ def test_a_prior_that_knows_no_images_without_a_class_completes_with_theirs(made
     where = [f"data.source={made / 'codes'}", f"tokenizer={tokenizer}", "data.test=null"]
     train("gpt", tmp_path / "gpt", [*where, *TINY_GPT, "label_dropout=0"])
     page = report(tmp_path / "a.html", tmp_path / "gpt", extra=("--samples", "1"))
-    assert page.titles[3] == "Completed images"
+    assert page.titles[2] == "Completed images"
     assert "told the class of each" in (tmp_path / "a.html").read_text()
 
 
