@@ -179,6 +179,7 @@ def test_a_kill_at_any_fsync_or_rename_is_made_good_by_a_rerun(source, draw, tmp
             assert content(folder) == whole, folder.name
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(source, draw, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
     process = start("draw", source, tmp_path / "two", *launcher)

@@ -75,6 +75,7 @@ def test_lsun_is_torchvisions(tmp_path, monkeypatch):
     assert torch.equal(torch.stack([image for image, _ in both]), images["train"])
 
 
+@pytest.mark.slow
 def test_lsun_is_read_by_worker_processes(tmp_path):
     write_lsun(tmp_path)
     dataset = open_images(LSUNConfig(root=str(tmp_path)), "train", CONTRACT)
