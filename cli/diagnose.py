@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, data_option, device_option, say, show_table, tokenizer_option
+from cli.options import (
+    check_out_folder,
+    choose_device,
+    data_option,
+    device_option,
+    say,
+    show_table,
+    tokenizer_option,
+)
 
 
 @click.command()
@@ -26,14 +34,16 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
     """
     from cli.diagnosis_pipeline import as_json, told, write_page
     from cli.diagnosis_pipeline import diagnose as run_diagnosis
+    from cli.evaluation_pipeline import identity_of
     from imagetok.data import describe, open_images, parse_spec
     from imagetok.durable import write_json
     from imagetok.tokenizers import Tokenizer
 
+    check_out_folder(out)
     model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
     config, split = parse_spec(data)
     dataset = open_images(config, split, model.image)
-    found = run_diagnosis(model, dataset, Path(tokenizer).absolute().parent)
+    found = run_diagnosis(model, dataset, tokenizer)
     source = describe(config, split)
     for level, verdict in enumerate(found.verdicts):
         say(f"{tokenizer} on {source}" + (f", level {level}" if len(found.levels) > 1 else ""))
@@ -43,6 +53,7 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
             say(f"  {sentence}")
     if out is not None:
         which = {"tokenizer": model.fingerprint, "origin": model.origin, "data": source}
+        which["identity"] = identity_of("codebook", dataset, len(dataset), ())
         write_json(out / "diagnosis.json", {**which, "levels": as_json(found)})
         write_page(out / "report.html", f"Codebook of {tokenizer}", found)
         say(f"{out / 'report.html'}")

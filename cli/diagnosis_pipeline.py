@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from imagetok.codes.encode import FirstImages
+from imagetok.config import load_config
 from imagetok.data import ImageDataset
+from imagetok.errors import ConfigError
 from imagetok.evaluation.diagnosis import (
     COLLAPSED,
     LOGIT_MARKS,
@@ -19,6 +21,7 @@ from imagetok.evaluation.diagnosis import (
     Verdict,
     began,
     drift,
+    evaluations,
     examine,
     judge,
     state_of,
@@ -29,7 +32,9 @@ from imagetok.processes import device_of
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.checkpoint import kept_weights
+from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics import read_json_lines
+from imagetok.training.run import CONFIG
 
 SAMPLE = 1000
 """Images whose codes are compared with those of earlier checkpoints."""
@@ -51,21 +56,22 @@ class Diagnosis(NamedTuple):
     """Entropy maps of these images by checkpoint, of the coarsest level; empty without any."""
 
 
-def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, run: Path) -> Diagnosis:
-    """Every level's health and verdict; `run` is its run folder, which tells since when.
+def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, source: str) -> Diagnosis:
+    """Every level's health and verdict.
 
-    A tokenizer without one, as from the Hub, has no history.
+    source: where the tokenizer came from. In the run folder that made it, it has a history, which
+    tells since when; elsewhere, as on the Hub, it has none.
     """
     levels = examine(tokenizer, dataset)
-    log = run / "metrics.jsonl"
-    records = read_json_lines(log) if log.is_file() else []
+    run = _run_of(tokenizer, source)
+    records = read_json_lines(run / "metrics.jsonl") if run is not None else []
     verdicts = []
     for level, health in enumerate(levels):
         state = state_of(health.perplexity, health.num_codes)
         share = COLLAPSED if state == "collapsed" else UNDERUSED
         since = began(records, level, len(levels), share * health.num_codes)
         verdicts.append(judge(health, since))
-    before = _earlier(tokenizer, run)
+    before = _earlier(tokenizer, run) if run is not None else {}
     sample = FirstImages(dataset, SAMPLE)
     drifts = {step: drift(model, tokenizer, sample) for step, model in before.items()}
     few = range(min(SHOWN, len(dataset)))
@@ -79,6 +85,18 @@ def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, run: Path) -> Diagnosi
         if found is not None:
             entropies[name] = found.cpu()
     return Diagnosis(levels, tuple(verdicts), records, drifts, images.cpu(), entropies)
+
+
+def _run_of(tokenizer: Tokenizer, source: str) -> Path | None:
+    """The run folder that made a tokenizer, if `source` lies in it."""
+    run = Path(source).absolute().parent
+    if not Path(source).is_dir() or not (run / "metrics.jsonl").is_file():
+        return None
+    try:
+        config = load_config(run / CONFIG, TokenizerRun)
+    except ConfigError:  # that of a prior, or none
+        return None
+    return run if config.tokenizer == tokenizer.config else None
 
 
 def _earlier(tokenizer: Tokenizer, run: Path) -> dict[int, Tokenizer]:
@@ -112,16 +130,19 @@ def told(diagnosis: Diagnosis, level: int) -> dict[str, object]:
         "codes used": f"{health.codes_used} of {health.num_codes}",
         "dead codes": health.dead_codes,
         "nearly dead codes": health.rare_codes,
-        "perplexity": health.perplexity,
+        "perplexity, all codes": health.perplexity,
+        "perplexity, batches of 128": health.perplexity_batch128,
         "share of the most used": health.top_share,
     }
-    if health.norms is not None:
-        names = ("norms, least", "norms, median", "norms, largest")
-        rows |= dict(zip(names, health.norms, strict=True))
+    for what, norms in (("codes", health.norms), ("encoder", health.encoder_norms)):
+        if norms is not None:
+            rows[f"norms of {what}, least to largest"] = " / ".join(f"{n:.3g}" for n in norms)
     if health.entropy is not None:
         rows["entropy, nats"] = f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
     if health.uncertainty is not None:
         rows["uncertainty K / S"] = health.uncertainty
+    if health.variance is not None:
+        rows["variance of the quantizer"] = health.variance
     for mark, share in zip(LOGIT_MARKS, health.logits_above, strict=False):
         rows[f"largest logit above {mark:.0f}"] = f"{share:.1%}"
     for step, shares in diagnosis.drifts.items():
@@ -153,9 +174,29 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     if diagnosis.entropies:
         sections.append(Section("Where it is sure", [_entropy_maps(diagnosis)]))
     figures = codebook_figures(diagnosis.records)
+    figures += _uncertainty_figures(diagnosis)
     if figures:
         sections.append(Section("Over training", figures))
     write_report(path, title, sections)
+
+
+def _uncertainty_figures(diagnosis: Diagnosis) -> list[Any]:
+    """Uncertainty against perplexity over the evaluations of training (EdVAE, Fig. 3)."""
+    from imagetok.report import Figure, curves
+
+    figures = []
+    for level in range(len(diagnosis.levels)):
+        points = evaluations(diagnosis.records, level, len(diagnosis.levels))
+        if len(points) < 2:
+            continue
+        uncertainty, perplexity = zip(*points, strict=True)
+        named = level_name("perplexity of batches of 128", level, len(diagnosis.levels))
+        drawn = curves({"": (perplexity, uncertainty)}, named, "uncertainty K / S")
+        correlation = _together(diagnosis, level)
+        told = "" if correlation is None else f" Pearson's correlation: {correlation:.2f}."
+        caption = f"One point an evaluation, from the first of the training to the last.{told}"
+        figures.append(Figure(drawn, "uncertainty against perplexity", caption))
+    return figures
 
 
 def _entropy_maps(diagnosis: Diagnosis) -> Any:

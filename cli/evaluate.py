@@ -86,11 +86,11 @@ def evaluate(
     config, split = parse_spec(data)
     dataset = open_images(config, split, model.image)
     if samples is None:
-        record = measure_reconstructions(model, dataset, networks, looks)
+        record = measure_reconstructions(model, dataset, networks, looks, earlier)
     elif looks:
         raise ConfigError("--lpips: compares images with their reconstructions, not with --samples")
     else:
-        record = measure_samples(samples, dataset, networks)
+        record = measure_samples(samples, dataset, networks, earlier)
     source = describe(config, split)
     record["subject"]["data"] = source
     if out is not None and process_state().is_main_process:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 from imagetok.config import differences
@@ -40,12 +41,16 @@ def measure_reconstructions(
     dataset: ImageDataset,
     networks: Sequence[FeatureNetwork],
     looks: Sequence[PerceptualDistance] = (),
+    beside: Mapping[str, Record] = MappingProxyType({}),
 ) -> Record:
     """Errors, codebook use, how different each reconstruction looks from its image, and for every
     network how far all of them are from all images.
 
-    Raises NotFiniteError when the reconstructions are not finite.
+    beside: records by name that are to share a table with this one. Raises ConfigError before any
+    work when they cannot, and NotFiniteError when the reconstructions are not finite.
     """
+    identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *looks])
+    _check_all(identity, beside)
     measures = evaluate_reconstruction(model, dataset)
     _check_finite(measures)
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in looks}
@@ -64,18 +69,26 @@ def measure_reconstructions(
         )
     return Record(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
-        identity=identity_of("reconstructions", dataset, len(dataset), [*networks, *looks]),
+        identity=identity,
         measures=measures,
     )
 
 
 def measure_samples(
-    folder: Path, reference: ImageDataset, networks: Sequence[FeatureNetwork]
+    folder: Path,
+    reference: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    beside: Mapping[str, Record] = MappingProxyType({}),
 ) -> Record:
-    """How far the images of a folder are from the reference images, for every network."""
+    """How far the images of a folder are from the reference images, for every network.
+
+    beside: as for `measure_reconstructions`.
+    """
     if not networks:
         raise ConfigError("--samples: choose a network to compare them in, with --features")
     samples = open_samples(folder, reference.contract)
+    identity = identity_of("samples", reference, len(samples), networks)
+    _check_all(identity, beside)
     measures: dict[str, float | int] = {"num_samples": len(samples)}
     for network in networks:
         real, drawn = features_of(network, reference), features_of(network, samples)
@@ -89,7 +102,7 @@ def measure_samples(
         )
     return Record(
         subject={"samples": str(folder)},
-        identity=identity_of("samples", reference, len(samples), networks),
+        identity=identity,
         measures=measures,
     )
 
@@ -100,13 +113,7 @@ def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | i
     Raises ConfigError when two were measured with different networks, images or counts.
     """
     (first, expected), *others = records.items()
-    for name, record in others:
-        different = differences(expected["identity"], record["identity"])
-        if different:
-            told = "; ".join(f"{key}: {a!r}, {b!r}" for key, (a, b) in sorted(different.items()))
-            raise ConfigError(
-                f"{name} and {first} cannot share a table, they were measured differently: {told}"
-            )
+    _check_all(expected["identity"], dict(others), first)
     rows = dict.fromkeys(measure for record in records.values() for measure in record["measures"])
     return {
         row: {name: r["measures"][row] for name, r in records.items() if row in r["measures"]}
@@ -154,6 +161,27 @@ def identity_of(
         "neighbours": NEIGHBOURS,
         "networks": {network.name: network.identity() for network in networks},
     }
+
+
+def _check_all(
+    expected: Mapping[str, Any], records: Mapping[str, Record], name: str = "this"
+) -> None:
+    """Raise ConfigError unless all can share a table with what is called `name`."""
+    for other, record in records.items():
+        different = differences(dict(expected), record["identity"])
+        if different:
+            told = "; ".join(
+                f"{key}: {_brief(a)}, {_brief(b)}" for key, (a, b) in sorted(different.items())
+            )
+            raise ConfigError(
+                f"{name} and {other} cannot share a table, they were measured differently: {told}"
+            )
+
+
+def _brief(value: object) -> str:
+    if value is None:
+        return "none"
+    return "there" if isinstance(value, dict) else repr(value)
 
 
 def _check_finite(measures: Mapping[str, float | int]) -> None:

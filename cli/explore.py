@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import (
+    check_out_folder,
     choose_device,
     data_option,
     device_option,
@@ -57,6 +58,7 @@ def explore(
     from imagetok.evaluation.features import open_features
     from imagetok.tokenizers import Tokenizer
 
+    check_out_folder(out)
     where = choose_device(device)
     networks = [open_features(spec).to(where) for spec in features]
     model = Tokenizer.from_pretrained(tokenizer).to(where)

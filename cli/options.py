@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -58,6 +59,12 @@ def choose_device(name: str | None) -> Any:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name}: cannot be used here ({reason})") from None
     return device
+
+
+def check_out_folder(out: Path | None) -> None:
+    """Refuse, before any work, a folder to write into that is a file."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise click.UsageError(f"--out {out}: expected a folder, found a file")
 
 
 def say(text: str) -> None:

@@ -13,10 +13,12 @@ class _Curve(NamedTuple):
     """One figure: what it shows of each split, by the measure's name without its level."""
 
     label: str
-    names: dict[tuple[str, str], str]
+    names: Mapping[tuple[str, str], str]
     """(split, measure) -> what the line is called."""
     caption: str
     is_log: bool = False
+    deviations: Mapping[tuple[str, str], str] = {}
+    """The same for standard deviations, which are shaded around the lines of these names."""
 
 
 _TRAIN, _TEST = "training batches", "held out"
@@ -31,7 +33,8 @@ _CODEBOOK = (
     _Curve(
         "entropy of the code probabilities, nats",
         {("test", "entropy"): _TEST},
-        "Mean over positions; how undecided the encoder is.",
+        "How undecided the encoder is: mean over positions, and one deviation to both sides.",
+        deviations={("test", "entropy_std"): _TEST},
     ),
     _Curve(
         "uncertainty K / S",
@@ -107,7 +110,13 @@ def _figures(
     for curve in wanted:
         series = dict(_series(logs, curve))
         if series:
-            drawn = curves(series, "step", curve.label, log=curve.is_log)
+            shades = _series(logs, curve._replace(names=curve.deviations))
+            bands = {
+                name: deviations
+                for name, (steps, deviations) in shades
+                if name in series and steps == series[name][0]
+            }
+            drawn = curves(series, "step", curve.label, log=curve.is_log, bands=bands)
             figures.append(Figure(drawn, f"{curve.label} over the steps", curve.caption))
     return figures
 

@@ -173,12 +173,19 @@ def _accepted(kind: Kind | None) -> tuple[Kind, ...]:
     return ("tokenizer", "autoencoder") if kind == "autoencoder" else (kind,)
 
 
+def _called(kind: Kind | None) -> str:
+    """What users call it: a tokenizer or a VAE stands where an autoencoder is asked for."""
+    if kind is None:
+        return "tokenizer or prior"
+    return "tokenizer" if kind == "autoencoder" else kind
+
+
 def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
     folder, path = place.folder, f"{place.origin}/{CONFIG}"
     accepted = _accepted(kind)
     if not folder.is_dir():
         raise ArtifactError(
-            f"{place.origin}: no such folder; expected a {kind or 'tokenizer or prior'}, as "
+            f"{place.origin}: no such folder; expected a {_called(kind)}, as "
             f"`imagetok train` leaves it in RUN/{accepted[0]}, with {CONFIG} and "
             f"{WEIGHTS}, or a Hub id like user/name"
         )
@@ -187,7 +194,7 @@ def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
     except FileNotFoundError:
         inner = folder / accepted[0]
         hint = f"; did you mean {inner}?" if (inner / CONFIG).is_file() else ""
-        what = f"not a {kind}" if kind else "no tokenizer or prior"
+        what = f"not a {_called(kind)}" if kind else "no tokenizer or prior"
         raise ArtifactError(f"{place.origin}: {what}: it has no {CONFIG}{hint}") from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read it: {error.strerror}") from None
@@ -202,7 +209,7 @@ def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
             f"{config['imagetok_version']}; this imagetok reads format {FORMAT_VERSION}"
         )
     if config["kind"] not in accepted:
-        expected = f"a {kind}" if kind else "a tokenizer or a prior"
+        expected = f"a {_called(kind)}"
         raise ArtifactError(
             f"{place.origin}: expected {expected}, found "
             + (_NO_CODES if config["kind"] == "autoencoder" else f"a {config['kind']}")

@@ -1,6 +1,7 @@
 """Why a codebook is used as it is: counts, vectors, certainty, and a verdict in words."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -35,6 +36,8 @@ class LevelHealth:
     top_share: float
     """Of all positions, those with the most used code."""
     perplexity: float
+    perplexity_batch128: float
+    """Mean over batches of 128 images, as in the EdVAE paper's tables; lower."""
     not_finite: tuple[int, ...]
     """Codes whose vector holds NaN or infinity."""
     copies: int
@@ -48,6 +51,10 @@ class LevelHealth:
     """Of the code probabilities, mean over positions, in nats; None without probabilities."""
     entropy_std: float | None = None
     uncertainty: float | None = None
+    variance: float | None = None
+    """Of a stochastic quantizer's Gaussian."""
+    encoder_norms: tuple[float, float, float] | None = None
+    """Least, median and largest of what nearest codes are looked up for."""
     logits_above: tuple[float, ...] = ()
     """The share of positions whose largest logit is above each of LOGIT_MARKS."""
 
@@ -70,18 +77,26 @@ class Verdict:
 def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
     """Every level's health over all images of `dataset`, each counted once."""
     counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
+    perplexities: list[list[float]] = [[] for _ in counts]
     maps: dict[str, list[Tensor]] = {}
     for batch in batches(tokenizer, dataset):
         codes, certainty = tokenizer.encode_with_certainty(batch.images, generator=batch.draw())
         for level, found in enumerate(codes):
-            counts[level] += code_counts(found, tokenizer.num_codes[level]).cpu()
+            of_batch = code_counts(found, tokenizer.num_codes[level]).cpu()
+            perplexities[level].append(codebook_use(of_batch).perplexity)
+            counts[level] += of_batch
         for name, values in certainty.items():
             maps.setdefault(name, []).append(values.flatten().cpu())
     joined = {name: torch.cat(parts) for name, parts in maps.items()}
     keys = set(type(tokenizer.config.levels[0]).model_fields)
     return tuple(
         replace(
-            _health(level_counts, tokenizer.codebook(level), _of_level(joined, level, len(counts))),
+            _health(
+                level_counts,
+                statistics.fmean(perplexities[level]),
+                tokenizer.codebook(level),
+                _of_level(joined, level, len(counts)),
+            ),
             can_start_and_reset={"init", "reset"} <= keys,
         )
         for level, level_counts in enumerate(counts)
@@ -102,13 +117,21 @@ def drift(earlier: Tokenizer, later: Tokenizer, dataset: ImageDataset) -> tuple[
     return tuple(c / max(1, n) for c, n in zip(changed, positions, strict=True))
 
 
+def evaluations(
+    records: Sequence[Mapping[str, Any]], level: int, num_levels: int
+) -> list[tuple[float, float]]:
+    """(uncertainty, perplexity of batches of 128) of every evaluation that has both."""
+    names = [level_name(name, level, num_levels) for name in ("uncertainty", "perplexity_batch128")]
+    found = [[float(r[name]) for name in names] for r in records if all(n in r for n in names)]
+    return [(uncertainty, perplexity) for uncertainty, perplexity in found]
+
+
 def together(records: Sequence[Mapping[str, Any]], level: int, num_levels: int) -> float | None:
     """Pearson's correlation of uncertainty and held-out perplexity over training (EdVAE, Fig. 3).
 
     None when fewer than three evaluations have both, or either does not vary.
     """
-    names = [level_name(name, level, num_levels) for name in ("uncertainty", "perplexity_batch128")]
-    points = [[float(r[name]) for name in names] for r in records if all(n in r for n in names)]
+    points = evaluations(records, level, num_levels)
     if len(points) < 3:
         return None
     found = float(torch.corrcoef(torch.tensor(points, dtype=torch.float64).T)[0, 1])
@@ -158,7 +181,10 @@ def judge(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
 
 
 def _health(
-    counts: Tensor, codebook: Float[Tensor, "K D"] | None, maps: Mapping[str, Tensor]
+    counts: Tensor,
+    perplexity_batch128: float,
+    codebook: Float[Tensor, "K D"] | None,
+    maps: Mapping[str, Tensor],
 ) -> LevelHealth:
     use, total = codebook_use(counts), int(counts.sum())
     vectors = torch.zeros(0, 1) if codebook is None else codebook.detach().cpu().double()
@@ -172,13 +198,16 @@ def _health(
         rare_codes=int(((counts > 0) & (counts < RARE * total / use.num_codes)).sum()),
         top_share=float(counts.max() / max(1, total)),
         perplexity=use.perplexity,
+        perplexity_batch128=perplexity_batch128,
         not_finite=tuple((~finite).nonzero().flatten().tolist()),
         copies=int(finite.sum()) - len(vectors[finite].unique(dim=0)),
         norms=_spread(norms),
         counts=counts,
-        entropy=None if entropy is None else float(entropy.double().mean()),
+        entropy=_mean(entropy),
         entropy_std=None if entropy is None else float(entropy.double().std()),
-        uncertainty=float(maps["uncertainty"].double().mean()) if "uncertainty" in maps else None,
+        uncertainty=_mean(maps.get("uncertainty")),
+        variance=_mean(maps.get("variance")),
+        encoder_norms=_spread(maps.get("encoder_norm", torch.zeros(0))),
         logits_above=()
         if logits is None
         else tuple(float((logits > mark).double().mean()) for mark in LOGIT_MARKS),
@@ -187,9 +216,13 @@ def _health(
 
 def _of_level(maps: Mapping[str, Tensor], level: int, num_levels: int) -> dict[str, Tensor]:
     """The maps of one level, without the level in their names."""
-    names = ("entropy", "top_logit", "uncertainty")
+    names = ("entropy", "top_logit", "uncertainty", "variance", "encoder_norm")
     found = {name: maps.get(level_name(name, level, num_levels)) for name in names}
     return {name: values for name, values in found.items() if values is not None}
+
+
+def _mean(values: Tensor | None) -> float | None:
+    return None if values is None else float(values.double().mean())
 
 
 def _spread(norms: Tensor) -> tuple[float, float, float] | None:

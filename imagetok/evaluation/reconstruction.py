@@ -1,5 +1,6 @@
 """How well images come back, and how a tokenizer uses its codebook, over a whole split."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,9 +40,9 @@ def evaluate_reconstruction(
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
     paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`,
     `variance`: means over all positions of what the quantizer says of them (see
-    `Quantizer.certainty`), and `max_logit` the largest logit of the split; only where it gives
-    probabilities. They carry the level, too, where each level has a quantizer. A VAE has the first
-    measures alone.
+    `Quantizer.certainty`), `entropy_std` the deviation over them, and `max_logit` the largest
+    logit of the split; only where it gives probabilities. They carry the level, too, where each
+    level has a quantizer. A VAE has the first measures alone.
 
     Work is shared over the processes of a distributed run, and every process gets the result.
     check: called before each batch; may raise to stop.
@@ -52,7 +53,7 @@ def evaluate_reconstruction(
     levels = len(model.num_codes)
     sums = torch.zeros(levels + num_sums(model.image), dtype=torch.float64)
     names = _map_names(levels)
-    maps = torch.zeros(len(names), 2, dtype=torch.float64)
+    maps = torch.zeros(len(names), 3, dtype=torch.float64)
     highest = torch.full((len(names),), -torch.inf)
     counts = [torch.zeros(k, dtype=torch.int64) for k in model.num_codes]
     for first in range(0, count, state.num_processes):
@@ -82,8 +83,13 @@ def evaluate_reconstruction(
             level_name("codes_used", level, len(counts)): use.codes_used,
             level_name("num_codes", level, len(counts)): use.num_codes,
         }
-    measured = [row for row in zip(names, maps, highest, strict=True) if row[1][1] > 0]
-    result |= {name: float(total / positions) for name, (total, positions), _ in measured}
+    measured = [row for row in zip(names, maps, highest, strict=True) if row[1][0] > 0]
+    result |= {name: float(total / positions) for name, (positions, total, _), _ in measured}
+    result |= {
+        name.replace("entropy", "entropy_std"): _deviation(*row.tolist())
+        for name, row, _ in measured
+        if name.startswith("entropy")
+    }
     return result | {
         name.replace("top", "max"): float(most)
         for name, _, most in measured
@@ -114,11 +120,18 @@ def _map_names(num_levels: int) -> list[str]:
 
 
 def _map_sums(maps: dict[str, Tensor], names: list[str]) -> Tensor:
-    """(sum, number of positions) of every named map; zeros for those that are not there."""
-    rows = [
-        [float(maps[name].sum()), maps[name].numel()] if name in maps else [0, 0] for name in names
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
+    """(number of positions, sum, sum of squares) of every named map; zeros for those not there."""
+    rows = torch.zeros(len(names), 3, dtype=torch.float64)
+    for row, name in zip(rows, names, strict=True):
+        if name in maps:
+            values = maps[name].double()
+            row[0], row[1], row[2] = values.numel(), values.sum(), values.square().sum()
+    return rows
+
+
+def _deviation(count: float, total: float, squares: float) -> float:
+    """The sample standard deviation."""
+    return math.sqrt(max(0.0, squares - total**2 / count) / max(1, count - 1))
 
 
 def _map_maxima(maps: dict[str, Tensor], names: list[str]) -> Tensor:

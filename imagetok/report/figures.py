@@ -65,11 +65,14 @@ def curves(
     xlabel: str,
     ylabel: str,
     log: bool = False,
+    bands: Mapping[str, ArrayLike | Tensor] | None = None,
 ) -> bytes:
     """Draw named lines y(x) as SVG; values that are not finite, or not positive if log, are gaps.
 
-    series: name -> (x, y), two vectors of one length; `log` puts y on a logarithmic axis.
+    series: name -> (x, y), two vectors of one length; `log` puts y on a logarithmic axis. bands:
+    name -> half the width of a shade around that line, such as a standard deviation.
     """
+    widths = {name: _vector(width, name) for name, width in (bands or {}).items()}
     if not series:
         raise InputError(f"curves of {ylabel!r}: expected at least one series, found none")
     points = {name: (_vector(x, name), _vector(y, name)) for name, (x, y) in series.items()}
@@ -92,6 +95,9 @@ def curves(
                 marker="o" if shown.sum() == 1 else None,  # a lone point makes no line
                 markersize=4,
             )
+            if name in widths:
+                edges = (y - widths[name], y + widths[name])
+                axes.fill_between(x, *edges, color=COLOURS[i % len(COLOURS)], alpha=0.18, lw=0)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if log:

@@ -9,6 +9,7 @@ import torch
 from imagetok import seeding
 from imagetok.config import validate
 from imagetok.data import ArrayImages
+from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.diagnosis import began, drift, examine, judge, together
 from imagetok.images import to_unit_range
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
@@ -58,6 +59,9 @@ def test_a_spread_codebook_is_healthy(spread):
         math.exp(-sum(float(p) * math.log(p) for p in shares if p)), rel=1e-6
     )
     assert health.top_share == pytest.approx(float(shares.max()))
+    found = evaluate_reconstruction(tokenizer, dataset)
+    assert health.perplexity_batch128 == found["perplexity_batch128"] < health.perplexity
+    assert health.encoder_norms[0] < found["encoder_norm"] < health.encoder_norms[2]
     norms = tokenizer.quantizer.codebook.detach().double().norm(dim=1)
     assert health.norms == pytest.approx(
         tuple(map(float, (norms.min(), norms.median(), norms.max())))

@@ -56,6 +56,7 @@ def test_equals_a_direct_computation(count: int) -> None:
         "codes_used": len(every.unique()),
         "num_codes": 16,
         "entropy": pytest.approx(entropy.mean().item(), rel=1e-5),
+        "entropy_std": pytest.approx(entropy.std().item(), rel=1e-4),
         "top_logit": pytest.approx(logits.amax(dim=1).mean().item(), rel=1e-5),
         "uncertainty": pytest.approx((16 / alpha.sum(dim=1)).mean().item(), rel=1e-5),
         "max_logit": pytest.approx(logits.max().item(), rel=1e-5),
