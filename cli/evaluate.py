@@ -96,4 +96,9 @@ def evaluate(
     if out is not None and process_state().is_main_process:
         write_json(out, record)
     say(f"{tokenizer if samples is None else samples} on {source}")
-    show_columns(side_by_side({"this": record, **earlier}))
+    rows = side_by_side({"this": record, **earlier})
+    if "mse" in rows:  # the papers' unit
+        errors = {name: 1e3 * value for name, value in rows["mse"].items()}
+        rows = {("mse x 10^3" if row == "mse" else row): rows[row] for row in rows}
+        rows["mse x 10^3"] = errors
+    show_columns(rows)

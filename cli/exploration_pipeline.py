@@ -19,15 +19,19 @@ from imagetok.evaluation.batches import BATCH, batches
 from imagetok.evaluation.embedding import neighbour_accuracy, tsne
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.manipulation import code_vectors, decode_between, decode_neighbours
+from imagetok.evaluation.patches import code_patches, encode_spread
 from imagetok.evaluation.sets import compare_sets, features_of
-from imagetok.images import from_stored
+from imagetok.images import from_stored, to_stored
 from imagetok.processes import device_of
+from imagetok.quantizers import level_name
 from imagetok.tokenizers import Tokenizer
 
 SHOWN = 8
 STEPS = 7
 MOST_IN_MAP = 2000
 """Images that t-SNE takes."""
+MOST_SEARCHED, PATCHES = 2000, 32
+"""Images that a code is looked for in, and patches of it that are shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,8 @@ class Exploration:
     class_names: tuple[str, ...]
     accuracies: dict[str, float]
     """Of the nearest others; `most common label` is what a guess reaches."""
+    patches: dict[str, Tensor]
+    """By code: pixels around some of the places where it occurs; none where it does not."""
 
     def as_json(self, model: Tokenizer) -> dict[str, Any]:
         """The numbers, with what they belong to."""
@@ -60,14 +66,19 @@ class Exploration:
 
 
 def explore(
-    model: Tokenizer, dataset: ImageDataset, networks: Sequence[FeatureNetwork]
+    model: Tokenizer,
+    dataset: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    codes: Sequence[tuple[int, int]] = (),
 ) -> Exploration:
-    """Change the codes of every image, and look where labels lie.
+    """Change the codes of every image, look where labels lie, and what some codes look like.
 
-    Raises ConfigError for label maps, and where t-SNE would need what is not installed.
+    codes: (level, code) of those. Raises ConfigError for label maps, for a code that is none, and
+    where t-SNE would need what is not installed.
     """
     if model.image.mode == "labels":
         raise ConfigError("explore: this tokenizer is for label maps; it takes one of images")
+    patches = _patches(model, dataset, codes)
     labels, maps, accuracies = _labels(model, dataset)
     sets = _changed(model, dataset)
     images = dataset.read(range(min(SHOWN, len(dataset)))).images
@@ -80,7 +91,28 @@ def explore(
         labels=labels,
         class_names=dataset.class_names,
         accuracies=accuracies,
+        patches=patches,
     )
+
+
+def _patches(
+    model: Tokenizer, dataset: ImageDataset, codes: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    levels = len(model.num_codes)
+    for level, code in codes:
+        if level >= levels or code >= model.num_codes[level]:
+            sizes = ", ".join(f"level {i}: 0..{k - 1}" for i, k in enumerate(model.num_codes))
+            raise ConfigError(f"--code {level}:{code}: this tokenizer has no such code ({sizes})")
+    encoded = encode_spread(model, dataset, MOST_SEARCHED) if codes else None
+    found = {}
+    for level, code in codes:
+        assert encoded is not None
+        uses = int((encoded.codes[level] == code).sum())
+        name = level_name(f"code {code}", level, levels).replace("_level", " of level ")
+        places = code_patches(dataset, encoded, level, code, PATCHES)
+        told = f"{name}, {uses:,} uses in {len(encoded.indices):,} images"
+        found[told] = to_stored(torch.cat(places)) if places else torch.empty(0)
+    return found
 
 
 def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ArrayImages]:
@@ -162,10 +194,10 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
 
     columns = list(dict.fromkeys(name for row in found.distances.values() for name in row))
     rows = [(name, *(row.get(c) for c in columns)) for name, row in found.distances.items()]
-    names, shown = list(found.changed), torch.cat(list(found.changed.values()))
+    names, changed = list(found.changed), torch.cat(list(found.changed.values()))
     neighbours: list[Block] = [
         Text("neighbour-n: every code replaced by one of the n nearest to it in the codebook."),
-        Pictures(shown, len(shown) // len(names), row_labels=names),
+        Pictures(changed, len(changed) // len(names), row_labels=names),
         Table(("codes", *columns), rows, "Distances from the images themselves."),
     ]
     walks: list[Block] = [
@@ -173,6 +205,10 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
         Pictures(found.between, STEPS),
     ]
     sections = [Section("Neighbours", neighbours), Section("Between images", walks)]
+    for name, patches in found.patches.items():
+        told = "Pixels around places where it stands, itself in the middle half of each."
+        shown = [Text(told), Pictures(patches, min(8, len(patches)))] if len(patches) else []
+        sections.append(Section(name.capitalize(), shown or [Text("It occurs nowhere.")]))
     if found.maps:
         told = "; ".join(f"{name}: {value:.1%}" for name, value in found.accuracies.items())
         figure = panels([_map(found, name) for name in found.maps], width=11.0, height=4.8)

@@ -24,6 +24,13 @@ from cli.options import (
     metavar="NETWORK",
     help="Also distances from the images in its features, as in `imagetok evaluate`.",
 )
+@click.option(
+    "--code",
+    "codes",
+    multiple=True,
+    metavar="[LEVEL:]N",
+    help="Also what this code looks like: pixels around its places. May be given several times.",
+)
 @click.option("--limit", type=click.IntRange(min=8), help="Only the first images; default: all.")
 @click.option(
     "--out",
@@ -37,6 +44,7 @@ def explore(
     tokenizer: str,
     data: str,
     features: tuple[str, ...],
+    codes: tuple[str, ...],
     limit: int | None,
     out: Path,
     device: str | None,
@@ -44,8 +52,8 @@ def explore(
     """Show what the space of codes is like: neighbours, what lies between images, labels.
 
     Every code replaced by one of its 1, 2, 4, ... nearest; what the encoder gives for two images
-    mixed; and t-SNE of pixels and of code vectors by label, with the accuracy of 5 nearest
-    neighbours (needs scikit-learn).
+    mixed; what chosen codes look like; and t-SNE of pixels and of code vectors by label, with the
+    accuracy of 5 nearest neighbours (needs scikit-learn).
 
     Example: imagetok explore --tokenizer runs/digits-edvae/tokenizer --data digits:test
     --out explored
@@ -59,6 +67,7 @@ def explore(
     from imagetok.tokenizers import Tokenizer
 
     check_out_folder(out)
+    chosen = [_parse_code(text) for text in codes]
     where = choose_device(device)
     networks = [open_features(spec).to(where) for spec in features]
     model = Tokenizer.from_pretrained(tokenizer).to(where)
@@ -66,7 +75,7 @@ def explore(
     dataset = open_images(config, split, model.image)
     if limit is not None:
         dataset = FirstImages(dataset, limit)
-    found = run_exploration(model, dataset, networks)
+    found = run_exploration(model, dataset, networks, chosen)
     source = describe(config, split)
     say(f"{tokenizer} on {source}, {len(dataset):,} images")
     show_columns(found.distances)
@@ -75,3 +84,11 @@ def explore(
     write_json(out / "explore.json", {"data": source, **found.as_json(model)})
     write_page(out / "report.html", f"Codes of {tokenizer}", found)
     say(f"{out / 'report.html'}")
+
+
+def _parse_code(text: str) -> tuple[int, int]:
+    """(level, code) of `[LEVEL:]N`."""
+    level, _, code = text.rpartition(":")
+    if not (code.isdecimal() and (level or "0").isdecimal()):
+        raise click.UsageError(f"--code {text}: expected a number, or LEVEL:NUMBER")
+    return int(level or 0), int(code)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from cli.evaluation_pipeline import read_record
 from cli.main import _run
 from imagetok import seeding
 from imagetok.config import load_config
+from imagetok.data import ShapesConfig, open_images
 from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.images import from_stored
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
 
@@ -165,6 +168,23 @@ def test_a_codebook_is_diagnosed(place, tmp_path, capsys):
     assert level["sentences"][0] in (tmp_path / "report.html").read_text()
 
 
+def test_a_history_is_that_of_the_run_that_made_the_tokenizer(place, tmp_path, capsys):
+    config, run = CONFIGS / "digits" / "edvae.yaml", tmp_path / "run"
+    steps = [f"train.{key}=2" for key in ("steps", "evaluate_every", "log_every")]
+    tiny = [*steps, "train.checkpoint_every=1", "train.ema_decay=0.5", "train.trackers=[]"]
+    sets = [word for key in tiny for word in ("--set", key)]
+    assert _run(["train", str(config), *sets, "--out", str(run), "--device", "cpu"]) == 0
+    words = ["--data", "digits:test", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert _run(["diagnose", "--tokenizer", str(run / "tokenizer"), *words]) == 0
+    assert "codes chosen anew since step 1" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "diagnosis.json").read_bytes())
+    assert found["identity"]["count"] == 180 and found["levels"][0]["codes_changed_since"]["1"] > 0
+    shutil.copytree(place / "tokenizer", run / "another")  # in its folder, but not of it
+    words[1] = "shapes:test,count=20"
+    assert _run(["diagnose", "--tokenizer", str(run / "another"), *words]) == 0
+    assert "since step" not in capsys.readouterr().out
+
+
 def test_doubt_is_measured(place, tmp_path, capsys):
     data = f"folder:all,root={place / 'photos'}"
     tokenizer = ["--tokenizer", str(place / "tokenizer")]
@@ -185,7 +205,8 @@ def test_the_space_of_codes_is_explored(place, tmp_path, capsys):
     data = ["--data", "shapes:test", "--limit", "20", "--device", "cpu"]
     features = f"cifar-resnet={place / 'features.safetensors'}"
     words = ["--tokenizer", str(place / "tokenizer"), *data, "--features", features]
-    assert _run(["explore", *words, "--out", str(tmp_path)]) == 0
+    codes = [word for code in ("0", "0:1", "2", "3") for word in ("--code", code)]
+    assert _run(["explore", *words, *codes, "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     found = json.loads((tmp_path / "explore.json").read_bytes())
     names = ["reconstruction", *(f"neighbour-{2**i}" for i in range(5)), "interpolation"]
@@ -196,3 +217,14 @@ def test_the_space_of_codes_is_explored(place, tmp_path, capsys):
     assert shares.keys() == {"pixels", "code vectors", "most common label"}
     page = (tmp_path / "report.html").read_text()
     assert "t-SNE of 20 images" in page and "neighbour-16" in page
+    model = Tokenizer.from_pretrained(place / "tokenizer")
+    images = open_images(ShapesConfig(), "test", model.image).read(range(20)).images
+    codes = model.encode(from_stored(images, model.image))[0]
+    for code in range(4):
+        assert f"Code {code}, {int((codes == code).sum()):,} uses in 20 images" in page
+    beyond = str(model.num_codes[0])
+    for wrong, told in [(beyond, "no such code"), ("1:0", "no such code"), ("x", "LEVEL:NUMBER")]:
+        assert _run(["explore", *words, "--code", wrong, "--out", str(tmp_path)]) == 2
+        assert told in capsys.readouterr().err
+    assert _run(["explore", *words, "--out", str(tmp_path / "report.html")]) == 2
+    assert "expected a folder, found a file" in capsys.readouterr().err
