@@ -312,6 +312,28 @@ def test_a_run_that_goes_on_and_one_without_its_images(made, tmp_path):
     assert "cannot be opened here: /nowhere/at/all" in (tmp_path / "i.html").read_text()
 
 
+def test_a_damaged_picture_of_training_is_told_in_its_place(made, tmp_path):
+    shutil.copytree(made / "edvae", tmp_path / "run")
+    (last := tmp_path / "run" / "pictures" / "step-00000020.png").write_bytes(b"garbage")
+    page = report(tmp_path / "a.html", tmp_path / "run")
+    html = (tmp_path / "a.html").read_text()
+    assert f"A picture of training cannot be shown: {last}" in html
+    assert [i["alt"] for i in page.images()].count("step 10") == 8
+    (tmp_path / "run" / "pictures" / "step-00000010.png").write_bytes(b"")
+    Image.new("L", (30, 40)).save(last)
+    report(tmp_path / "a.html", tmp_path / "run")
+    assert "found 30 x 40 pixels" in (tmp_path / "a.html").read_text()
+
+
+def test_runs_on_other_images_have_sections_of_their_own_name(made, tmp_path):
+    shutil.copytree(made / "edvae", tmp_path / "shapes")
+    config = tmp_path / "shapes" / "config.yaml"
+    config.write_text(config.read_text().replace("source: digits\n", "source: shapes\n"))
+    page = report(tmp_path / "a.html", made / "edvae", tmp_path / "shapes")
+    both = ["Before and after of edvae", "Before and after of shapes"]
+    assert [title for title in page.titles if title.startswith("Before")] == both
+
+
 def test_refusals(made, tmp_path, capsys):
     out = tmp_path / "x.html"
     (tmp_path / "empty").mkdir()
