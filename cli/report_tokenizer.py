@@ -146,10 +146,10 @@ def _over_training(run: RunFolder, is_named: bool) -> list[Block]:
             damaged.append(Text(f"A picture of training cannot be shown: {error}"))
             continue
         rows.setdefault("original", before)
-        rows[f"step {file.stem.removeprefix('step-').lstrip('0') or '0'}"] = after
+        rows[f"{int(file.stem.removeprefix('step-')):,}"] = after
     if not rows:
         return damaged
-    told = "What came back in the course of training."
+    told = "What came back at these steps of training."
     caption = f"{run.name}. {told}" if is_named else told
     shown = Pictures(np.concatenate(list(rows.values())), _PER_ROW, list(rows), caption=caption)
     return [shown, *damaged]
