@@ -96,7 +96,9 @@ def curves(
         axes.set_ylabel(ylabel)
         places = np.unique(np.concatenate([x for x, _ in points.values()]))
         if 1 < len(places) <= 12 and (np.diff(places) == 1).all():
-            axes.xaxis.set_major_locator(FixedLocator(places))  # numbered groups: a tick each
+            axes.xaxis.set_major_locator(
+                FixedLocator(places.tolist())
+            )  # numbered groups: a tick each
         if log:
             logarithmic(axes)
         if len(points) > 1:
