@@ -19,6 +19,7 @@ from cli.sampling_pipeline import Drawing
 from imagetok.codes.decode import decode_in_batches
 from imagetok.data import open_image, prepare
 from imagetok.errors import InputError
+from imagetok.evaluation.uncertainty import map_of_doubt
 from imagetok.images import Images, from_stored
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
@@ -29,7 +30,6 @@ from prior import Prior
 MOST = 64
 """Images drawn at once."""
 _SIDE = 384  # pixels that a small picture is enlarged to, about
-_CERTAINTY = ("uncertainty", "entropy")
 
 Table = list[list[int]]
 """Codes of one level, row by row."""
@@ -160,11 +160,11 @@ def _counted(count: int) -> int:
 
 
 def _unsure(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
-    """The first map of its kind that there is, scaled to its largest value."""
-    name = next((n for kind in _CERTAINTY for n in maps if n.startswith(kind)), None)
-    if name is None:
+    """The map of the coarsest level, scaled to its largest value."""
+    found = map_of_doubt(maps)
+    if not found:
         return None, "This quantizer gives no probabilities, so it does not tell how sure it is."
-    values = maps[name].cpu()
+    name, values = next((name, values.cpu()) for name, values in found.items())
     largest = float(values.max())
     shown = overlay(coloured(image), values / max(largest, 1e-12))
     told = f"{name.replace('_level', ', level ')}: dark is sure, pale yellow is {largest:.3g}"

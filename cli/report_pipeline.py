@@ -23,7 +23,6 @@ from imagetok.training.run import CONFIG
 
 _HEADLINES = {
     "psnr_db": ("reconstruction, PSNR in dB", "mean over the held-out images"),
-    "mse": ("mean squared error", "held out, on pixels in [0, 1]"),
     "pixel_accuracy": ("pixel accuracy", "held out"),
     "perplexity": ("perplexity", "held out; K if all codes are used alike"),
     "codes_used": ("codes used", "that occur on the held-out images"),
@@ -40,12 +39,10 @@ def make_report(
     these, before anything is computed.
     """
     sources = open_sources(paths, device)
-    sections = sections_of(sources, num_samples)
+    sections = [*_headlines(sources.runs), *sections_of(sources, num_samples)]
     sections.append(_commands_section(sources, paths, out))
-    names = [run.name for run in sources.runs] + [folder.name for folder in sources.samples]
-    title = ", ".join([*names, *sources.measures])
     methods = dict.fromkeys(_method(run) for run in sources.runs)
-    write_report(out, title, sections, subtitle=", ".join(methods))
+    write_report(out, _title(sources), sections, subtitle=", ".join(methods))
     return [section.title for section in sections]
 
 
@@ -54,8 +51,6 @@ def sections_of(sources: Sources, num_samples: int) -> list[Section]:
     tokenizers = [run for run in sources.runs if run.kind == "tokenizer"]
     priors = [run for run in sources.runs if run.kind == "prior"]
     sections = []
-    if len(sources.runs) == 1:
-        sections.append(Section("In numbers", [Numbers(_headlines(sources.runs[0]))]))
     shown: list[SampleFolder] = []
     for run in priors:
         drawn = [folder for folder in sources.samples if folder.record.prior == run.fingerprint]
@@ -73,16 +68,37 @@ def sections_of(sources: Sources, num_samples: int) -> list[Section]:
     return [*sections, environment_section()]
 
 
-def _headlines(run: RunFolder) -> list[tuple[str, object, str]]:
+def _title(sources: Sources) -> str:
+    """The runs, or else the folders of samples, or else the files of measures."""
+    runs = [run.name for run in sources.runs]
+    names = runs or [folder.name for folder in sources.samples] or list(sources.measures)
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _headlines(runs: Sequence[RunFolder]) -> list[Section]:
+    """Of one run, or of a tokenizer and a prior together; none of several of a kind."""
+    if not runs or len({run.kind for run in runs}) < len(runs):
+        return []
     tiles = [
-        (label, run.test[name], why)
+        (label, _headline(name, run), why)
+        for run in sorted(runs, key=lambda run: run.kind, reverse=True)  # the tokenizer first
         for name, (label, why) in _HEADLINES.items()
         if run.test.get(name) is not None
     ]
-    state = "finished" if run.artifact else "not finished yet"
-    if run.test.get("step", run.step) != run.step:
-        state += f"; the measures are those of step {run.test['step']:,}"
-    return [*tiles, ("steps", run.step, state)]
+    for run in runs:
+        state = "finished" if run.artifact else "not finished yet"
+        if run.test.get("step", run.step) != run.step:
+            state += f"; the measures are those of step {run.test['step']:,}"
+        tiles.append((f"steps of {run.name}" if len(runs) > 1 else "steps", run.step, state))
+    return [Section("In numbers", [Numbers(tiles)])]
+
+
+def _headline(name: str, run: RunFolder) -> object:
+    """A held-out measure; codes used beside how many there are."""
+    value = run.test[name]
+    if name == "codes_used" and "num_codes" in run.test:
+        return f"{value:,.0f} of {run.test['num_codes']:,.0f}"
+    return value
 
 
 def _method(run: RunFolder) -> str:

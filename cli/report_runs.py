@@ -17,7 +17,7 @@ from imagetok.artifacts import read_artifact
 from imagetok.codes.plan import read_json
 from imagetok.config import read_yaml, validate
 from imagetok.data import ImageDataset, open_images
-from imagetok.errors import ConfigError, ImagetokError, InputError
+from imagetok.errors import ConfigError, ImagetokError, InputError, ShardError
 from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
@@ -128,7 +128,7 @@ def open_sources(paths: Sequence[Path], device: torch.device) -> Sources:
         if (path / CONFIG).is_file():
             sources.runs.append(_open_run(path, name, device))
         elif (path / SAMPLES).is_file():
-            sources.samples.append(SampleFolder(path, name, read_json(path / SAMPLES, Samples)))
+            sources.samples.append(SampleFolder(path, name, _read_samples(path)))
         elif path.is_file():
             sources.measures[name] = read_record(path)
         else:
@@ -152,6 +152,15 @@ def _open_run(path: Path, name: str, device: torch.device) -> RunFolder:
     config = validate(tree, section, where)
     timing = _log(path / "timing.jsonl")
     return RunFolder(path, name, config, records, timing, device, exported_step(path))
+
+
+def _read_samples(path: Path) -> Samples:
+    try:
+        return read_json(path / SAMPLES, Samples)
+    except ShardError as error:
+        raise InputError(
+            f"{error}; leave {path} out of the report, or draw it again with `imagetok sample`"
+        ) from None
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

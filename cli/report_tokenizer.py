@@ -1,15 +1,16 @@
 """What a trained tokenizer does to images, and what its codes look like. No click here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cli.report_runs import RunFolder
 from imagetok import seeding
-from imagetok.data import ImageDataset
+from imagetok.data import ImageDataset, open_image
+from imagetok.errors import InputError
 from imagetok.evaluation import codebook_use
 from imagetok.evaluation.patches import (
     Encoded,
@@ -19,10 +20,11 @@ from imagetok.evaluation.patches import (
     encode_spread,
     spread,
 )
-from imagetok.images import Images, clamp_pixels, from_stored
+from imagetok.evaluation.uncertainty import map_of_doubt
+from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
 from imagetok.processes import device_of
 from imagetok.report import Block, Figure, Pictures, Section, Text, overlay, usage_histogram
-from imagetok.report.pictures import as_pixels, coloured, png_bytes
+from imagetok.report.pictures import as_pixels, coloured, cut_grid
 from imagetok.tokenizers import Tokenizer
 
 IMAGES = 16
@@ -36,7 +38,6 @@ _MAPS = {
     "uncertainty": "the Dirichlet uncertainty K / S",
     "entropy": "the entropy of the code probabilities in nats",
 }
-_WIDEST = 640  # pixels of a stored picture that is shown
 
 
 def tokenizer_sections(runs: Sequence[RunFolder]) -> list[Section]:
@@ -45,8 +46,11 @@ def tokenizer_sections(runs: Sequence[RunFolder]) -> list[Section]:
     Runs on the same images are shown side by side.
     """
     finished = [run for run in runs if run.model is not None and run.held_out.dataset is not None]
-    sections = [_side_by_side(group) for group in _alike(finished)]
-    sections += [_from_training(run, len(runs) > 1) for run in runs if run not in finished]
+    others = [run for run in runs if run not in finished]
+    groups = _alike(finished)
+    is_alone = len(groups) + len(others) == 1
+    sections = [_side_by_side(group, is_alone) for group in groups]
+    sections += [_from_training(run, is_alone) for run in others]
     for run in finished:
         if run.tokenizer is not None and run.held_out.dataset is not None:
             name = f" of {run.name}" if len(runs) > 1 else ""
@@ -79,7 +83,13 @@ def _reconstructed(run: RunFolder, images: Images) -> Tensor:
     return coloured(clamp_pixels(x_hat))
 
 
-def _side_by_side(runs: Sequence[RunFolder]) -> Section:
+def _before_and_after(runs: Sequence[RunFolder], is_alone: bool, blocks: list[Block]) -> Section:
+    """is_alone: the only section of that title, which needs no names."""
+    names = "" if is_alone else f" of {', '.join(run.name for run in runs)}"
+    return Section(f"Before and after{names}", blocks)
+
+
+def _side_by_side(runs: Sequence[RunFolder], is_alone: bool) -> Section:
     """Held-out images, and below each row what every run makes of it."""
     held_out = runs[0].held_out
     assert held_out.dataset is not None
@@ -103,7 +113,7 @@ def _side_by_side(runs: Sequence[RunFolder]) -> Section:
     ]  # fmt: skip
     for run in runs:
         blocks += _over_training(run, len(runs) > 1)
-    return Section("Before and after", blocks)
+    return _before_and_after(runs, is_alone, blocks)
 
 
 def _kept(run: RunFolder) -> str:
@@ -114,30 +124,47 @@ def _kept(run: RunFolder) -> str:
     return " and ".join(f"{h} x {w} codes of {k}" for (h, w), k in levels)
 
 
-def _from_training(run: RunFolder, is_named: bool) -> Section:
+def _from_training(run: RunFolder, is_alone: bool) -> Section:
     """What training left, where the run is not finished or its images are elsewhere."""
     why = (
         f"The run has not finished; it stands at step {run.step:,}."
         if run.model is None
         else f"The held-out images cannot be opened here: {run.held_out.reason}"
     )
-    title = f"Before and after, {run.name}" if is_named else "Before and after"
-    return Section(title, [Text(why), *_over_training(run, is_named)])
+    return _before_and_after([run], is_alone, [Text(why), *_over_training(run, not is_alone)])
 
 
-def _over_training(run: RunFolder, is_named: bool) -> Iterator[Figure]:
-    """The pictures of the first, a middle and the last evaluation."""
+def _over_training(run: RunFolder, is_named: bool) -> list[Block]:
+    """What came back at the first, a middle and the last evaluation, as training drew it."""
     files = sorted((run.path / "pictures").glob("step-*.png"))
+    rows: dict[str, np.ndarray] = {}
+    damaged: list[Block] = []
     for file in dict.fromkeys(files[i] for i in (0, len(files) // 2, -1) if files):
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB") if opened.mode == "P" else opened.copy()
-        if picture.width > _WIDEST:
-            height = max(1, picture.height * _WIDEST // picture.width)
-            picture = picture.resize((_WIDEST, height))
-        step = int(file.stem.removeprefix("step-"))
-        told = f"At step {step:,}: originals in odd rows, what came back below them."
-        named = f"{run.name}. {told}" if is_named else told
-        yield Figure(png_bytes(picture), f"Images and reconstructions at step {step:,}", named)
+        try:
+            before, after = _drawn_in_training(file, run.held_out.contract)
+        except InputError as error:
+            damaged.append(Text(f"A picture of training cannot be shown: {error}"))
+            continue
+        rows.setdefault("original", before)
+        rows[f"{int(file.stem.removeprefix('step-')):,}"] = after
+    if not rows:
+        return damaged
+    told = "What came back at these steps of training."
+    caption = f"{run.name}. {told}" if is_named else told
+    shown = Pictures(np.concatenate(list(rows.values())), _PER_ROW, list(rows), caption=caption)
+    return [shown, *damaged]
+
+
+def _drawn_in_training(file: Path, contract: ImageContract) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of originals of a picture that training saved, and what came back of them."""
+    pixels = open_image(file)
+    try:
+        images = cut_grid(pixels, contract.height, contract.width, scale=2)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    if len(images) < 2 * _PER_ROW:
+        raise InputError(f"{file}: expected two rows of {_PER_ROW} images, found {len(images)}")
+    return images[:_PER_ROW], images[_PER_ROW : 2 * _PER_ROW]
 
 
 def _unsure(tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> list[Section]:
@@ -146,10 +173,10 @@ def _unsure(tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> list[Sect
     images = _shown(dataset, _PER_ROW)
     draw = seeding.generator(0, "pictures", device=device)
     _, maps = tokenizer.encode_with_certainty(images.to(device), generator=draw)
-    measure = next((m for m in _MAPS if any(key.startswith(m) for key in maps)), None)
-    if measure is None:
+    found = {key: values.cpu() for key, values in map_of_doubt(maps).items()}
+    if not found:
         return []
-    found = {key: values.cpu() for key, values in maps.items() if key.startswith(measure)}
+    measure = next(iter(found)).partition("_level")[0]
     seen = coloured(images)
     rows, labels, ends = [_as_rgb(seen)], ["original"], []
     for key, values in found.items():
@@ -178,12 +205,13 @@ def _codes(tokenizer: Tokenizer, dataset: ImageDataset, encoded: Encoded, name: 
     for level, num_codes in enumerate(tokenizer.num_codes):
         codes, counts = codes_to_show(encoded.codes[level], num_codes, COMMON, RARE)
         use = codebook_use(counts)
-        which = f"Level {level}: " if levels > 1 else ""
+        which = f"Level {level}. " if levels > 1 else ""
         caption = (
-            f"{which}how often each code occurs in {len(encoded.indices):,} held-out images: "
+            f"{which}How often each code occurs in {len(encoded.indices):,} held-out images: "
             f"{use.codes_used:,} of {num_codes:,} codes are used, perplexity {use.perplexity:.1f}."
         )
-        blocks.append(Figure(usage_histogram(counts), f"{which}sorted usage of the codes", caption))
+        drawn = usage_histogram(counts)
+        blocks.append(Figure(drawn, f"{which}Sorted usage of the codes", caption))
         blocks.append(_patches(tokenizer, dataset, encoded, level, codes, counts))
     return Section(f"The codes{name}", blocks)
 
@@ -206,8 +234,8 @@ def _patches(
         row += [as_pixels(p) for p in found]
         blank = np.full((PATCHES - len(found), *row[0].shape[1:]), 255, dtype=np.uint8)
         rows.append(np.concatenate([*row, blank]))
-    headers = ["decoded", "found", *[""] * (PATCHES - 1)]
-    told = "First what the decoder paints where a code has only copies of itself around it, then p"
+    headers = ["alone", "found", *[""] * (PATCHES - 1)]
+    told = "Alone: what the decoder paints where a code has only copies of itself around it; then p"
     caption = (
         f"{told if painted is not None else 'P'}laces where the code was found, with as much again "
         f"around them. The {min(len(codes), COMMON)} most used codes"
@@ -216,7 +244,8 @@ def _patches(
     return Pictures(
         np.concatenate(rows),
         PATCHES + (painted is not None),
-        [f"code {code}, {int(counts[code]):,} x" for code in codes],
+        # Spaces that keep a number and what it counts on one line.
+        [f"code\N{NO-BREAK SPACE}{c}, {int(counts[c]):,}\N{NO-BREAK SPACE}x" for c in codes],
         headers if painted is not None else headers[1:],
         caption,
     )

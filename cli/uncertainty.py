@@ -50,13 +50,14 @@ def uncertainty(
     Example: imagetok uncertainty --tokenizer runs/edvae/tokenizer --data digits:test
     --shifted noise
     """
-    from cli.uncertainty_pipeline import measure, write_page
+    from cli.uncertainty_pipeline import check_asked, measure, write_page
     from imagetok.durable import write_json
 
+    check_asked(tokenizers, data)
     where = choose_device(device)
     studies = [measure(source, data, shifted, limit, where) for source in tokenizers]
     for study in studies:
-        say(f"{study.tokenizer} on {study.data}")
+        say(f"{study.tokenizer} on {study.data}; images: {study.told_counts()}")
         show_columns(study.rows())
     if out is not None:
         write_json(out / "uncertainty.json", {"tokenizers": [study.as_json() for study in studies]})

@@ -10,6 +10,8 @@ import torch
 
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset, describe, open_images, parse_spec
+from imagetok.errors import ConfigError
+from imagetok.evaluation.batches import batches
 from imagetok.evaluation.uncertainty import (
     Calibration,
     Doubts,
@@ -19,11 +21,13 @@ from imagetok.evaluation.uncertainty import (
     noise_images,
     spearman,
 )
-from imagetok.images import from_stored
-from imagetok.processes import device_of
+from imagetok.processes import full_float32
 from imagetok.tokenizers import Tokenizer
 
 NUM_SHOWN = 8
+_AMONG = 256  # the first images, of which the pictures are chosen
+_SHOWN_AS = {"top_logit": "minus the largest logit", "margin": "minus the margin"}
+_RELATED = 0.2  # a rank correlation that is worth a word
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +48,22 @@ class Study:
     pictures: dict[str, np.ndarray]
     """Rows of at most NUM_SHOWN images: images, reconstructions, error, and each measure."""
 
+    def told_counts(self) -> str:
+        """How many images there are of each set."""
+        return ", ".join(f"{name} {count:,}" for name, count in self.num_images.items())
+
+    def conclusion(self) -> str:
+        """In words, what the rank correlation over code positions says of every measure."""
+        told = [
+            f"{shown_as(name)} {_does(found['positions'])}"
+            for name, found in self.correlations.items()
+        ]
+        return f"By Spearman's correlation over code positions: {'; '.join(told)}."
+
     def rows(self) -> dict[str, dict[str, object]]:
         """For a table: a row a measure."""
         return {
-            name: {
+            shown_as(name): {
                 **{f"spearman, {what}": value for what, value in found.items()},
                 **{f"auroc, {what}": v for what, v in self.aurocs[name].items()},
             }
@@ -70,6 +86,34 @@ class Study:
                 for name, found in self.calibrations.items()
             },
         }
+
+
+def shown_as(name: str) -> str:
+    """A measure's name on a page, with the sign that it is measured with, and its level."""
+    measure, _, level = name.partition("_level")
+    return _SHOWN_AS.get(measure, measure) + (f", level {level}" if level else "")
+
+
+def _does(correlation: float | None) -> str:
+    """What a doubt does, by its rank correlation with the error."""
+    if correlation is None:
+        return "cannot be compared, it or the error is the same everywhere"
+    if abs(correlation) <= _RELATED:
+        return f"hardly tells of the error ({correlation:.2f})"
+    return f"{'rises' if correlation > 0 else 'falls'} with the error ({correlation:.2f})"
+
+
+def check_asked(tokenizers: Sequence[str], data: str) -> None:
+    """Raise ConfigError for a tokenizer given twice, and for noise as what it was made for."""
+    places = [Path(source).resolve() for source in tokenizers]
+    for source, place in zip(tokenizers, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"--tokenizer: expected different ones, found {source} twice")
+    if data == "noise":
+        raise ConfigError(
+            "--data noise: `noise` stands only for images of --shifted; give the images that the "
+            "tokenizer was made for, for example --data cifar10:test --shifted noise"
+        )
 
 
 def measure(
@@ -115,7 +159,10 @@ def write_page(path: Path, studies: Sequence[Study]) -> None:
         for study in studies
     }
     lines = {
-        f"{titles[study.tokenizer]}: {name}": (np.arange(1, len(found.error) + 1), found.error)
+        f"{titles[study.tokenizer]}: {shown_as(name)}": (
+            np.arange(1, len(found.error) + 1),
+            found.error,
+        )
         for study in studies
         for name, found in study.calibrations.items()
     }
@@ -134,16 +181,17 @@ def write_page(path: Path, studies: Sequence[Study]) -> None:
         rows = study.rows()
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
-        counts = ", ".join(f"{name} {count:,}" for name, count in study.num_images.items())
+        among = min(_AMONG, study.num_images[study.data])
         blocks: list[Block] = [
-            Text(f"{study.tokenizer} on {study.data}. Images: {counts}."),
+            Text(f"{study.tokenizer} on {study.data}. Images: {study.told_counts()}."),
+            Text(study.conclusion()),
             Table(("measure", *columns), cells),
             Pictures(
                 np.concatenate(list(study.pictures.values())),
                 len(next(iter(study.pictures.values()))),
                 row_labels=list(study.pictures),
-                caption="The images with the most doubt on average among the first; each map from "
-                "its least to its largest value.",
+                caption=f"The images with the most doubt on average among the first {among:,}; "
+                "each map from its least to its largest value.",
             ),
         ]
         sections.append(Section(titles[study.tokenizer], blocks))
@@ -166,15 +214,19 @@ def _correlations(doubts: Doubts, name: str) -> dict[str, float | None]:
     }
 
 
+@full_float32()
 def _pictures(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[str, np.ndarray]:
     from imagetok.report.pictures import as_pixels, heat
 
     first = next(iter(doubts.maps))
-    chosen = np.argsort(-doubts.of_images(first)[0][:256], kind="stable")[:NUM_SHOWN]
-    device = device_of(model)
-    images = from_stored(dataset.read(chosen.tolist()).images.to(device), model.image)
-    with torch.no_grad():
-        decoded = model.decode(model.encode(images))
+    among = range(min(_AMONG, len(dataset)))
+    chosen = np.argsort(-doubts.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
+    # In the batches that were measured, so that a test-time rule that samples draws the same.
+    pairs = [
+        (batch.images, model.decode(model.encode(batch.images, generator=batch.draw())))
+        for batch in batches(model, dataset, among)
+    ]
+    images, decoded = (torch.cat(parts)[chosen.tolist()] for parts in zip(*pairs, strict=True))
     rgb = [as_pixels(part.expand(-1, 3, -1, -1).cpu()) for part in (images, decoded)]
     shown = {"image": rgb[0], "reconstruction": rgb[1]}
     size = images.shape[-2:]
@@ -182,5 +234,5 @@ def _pictures(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[s
         low, high = maps[chosen].min(), maps[chosen].max()
         scaled = torch.from_numpy((maps[chosen] - low) / max(high - low, 1e-12))
         grown = torch.nn.functional.interpolate(scaled[:, None], size=size, mode="nearest")[:, 0]
-        shown[name] = heat(grown)
+        shown[shown_as(name)] = heat(grown)
     return shown

@@ -45,6 +45,19 @@ class Calibration(NamedTuple):
     """Mean squared error of each group, x 10^3."""
 
 
+def map_of_doubt(certainty: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The one measure to show of `Tokenizer.encode_with_certainty`, a map a level.
+
+    The Dirichlet uncertainty, or else the entropy, under its own name (`entropy_level0` with
+    several levels); empty where the quantizer tells neither.
+    """
+    for measure in ("uncertainty", "entropy"):
+        found = {n: v for n, v in certainty.items() if n.partition("_level")[0] == measure}
+        if found:
+            return found
+    return {}
+
+
 @full_float32()
 def measure_doubts(tokenizer: Tokenizer, dataset: ImageDataset) -> Doubts:
     """Doubt and error at every code position of every image; held in memory, 4 bytes a number.
@@ -68,7 +81,7 @@ def measure_doubts(tokenizer: Tokenizer, dataset: ImageDataset) -> Doubts:
                 errors.setdefault(name, []).append(cells.float().cpu())
     if not maps:
         method = ", ".join(tokenizer.config.method)
-        raise ConfigError(f"uncertainty: nothing of a {method} tokenizer tells how sure it is")
+        raise ConfigError(f"uncertainty: nothing of this tokenizer ({method}) tells how sure it is")
     return Doubts(
         {name: torch.cat(parts).numpy() for name, parts in maps.items()},
         {name: torch.cat(parts).numpy() for name, parts in errors.items()},

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -100,6 +100,11 @@ def curves(
                 axes.fill_between(x, *edges, color=COLOURS[i % len(COLOURS)], alpha=0.18, lw=0)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
+        places = np.unique(np.concatenate([x for x, _ in points.values()]))
+        if 1 < len(places) <= 12 and (np.diff(places) == 1).all():
+            axes.xaxis.set_major_locator(
+                FixedLocator(places.tolist())
+            )  # numbered groups: a tick each
         if log:
             logarithmic(axes)
         if len(points) > 1:
@@ -123,16 +128,13 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
         axes.stairs(ordered, np.arange(num_codes + 1), fill=True, color=COLOURS[0], linewidth=0)
         axes.axhline(equal, color=COLOURS[1], linewidth=1.4, linestyle="--")
         axes.set_xlim(0, num_codes)
-        # Room above the bars, so that neither note lies on them.
-        axes.set_ylim(0, max(float(ordered[0]), equal, 1.0) * 1.22)
-        notes = {
-            f"{unused:,} of {num_codes:,} codes unused": (0.97, _INK),
-            f"equal use: {equal:,.4g} each": (0.89, COLOURS[1]),
-        }
-        for note, (height, colour) in notes.items():
-            axes.text(
-                0.99, height, note, color=colour, ha="right", va="top", transform=axes.transAxes
-            )
+        axes.set_ylim(0, max(float(ordered[0]), equal, 1.0) * 1.05)
+        # Above the axes, where neither bars nor lines of the grid cross them.
+        at_the_top = {"y": 1.03, "va": "bottom", "transform": axes.transAxes}
+        unused_note = f"{unused:,} of {num_codes:,} codes unused"
+        axes.text(x=0, s=unused_note, color=_INK, ha="left", **at_the_top)
+        equal_note = f"equal use: {equal:,.4g} each"
+        axes.text(x=1, s=equal_note, color=COLOURS[1], ha="right", **at_the_top)
         axes.set_xlabel("codes, most used first")
         axes.set_ylabel("times used")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -133,6 +133,32 @@ def grid(
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
+def cut_grid(
+    pixels: np.ndarray, height: int, width: int, padding: int = 2, scale: int = 1
+) -> np.ndarray:
+    """The images of a grid that was drawn with these, row by row: `grid` backwards.
+
+    pixels: (H, W) or (H, W, 3) uint8. Returns (N, C, height, width). Raises InputError for a
+    picture of another size.
+    """
+    channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    small = channels[:, ::scale, ::scale]
+    rows, columns = (
+        (n // scale - padding) // (side + padding)
+        for n, side in zip(pixels.shape[:2], (height, width), strict=True)
+    )
+    sides = (rows * (height + padding) + padding, columns * (width + padding) + padding)
+    if min(rows, columns) < 1 or pixels.shape[:2] != tuple(scale * side for side in sides):
+        raise InputError(
+            f"expected a grid of images of {width} x {height} pixels, each {scale} times as large, "
+            f"{scale * padding} pixels apart; found {pixels.shape[1]} x {pixels.shape[0]} pixels"
+        )
+    cells = small[:, padding:, padding:].reshape(
+        len(small), rows, height + padding, columns, width + padding
+    )[:, :, :height, :, :width]
+    return cells.transpose(1, 3, 0, 2, 4).reshape(rows * columns, len(small), height, width)
+
+
 def save_grid(images: Tensor | np.ndarray, path: Path, columns: int, scale: int = 1) -> None:
     """Write a grid as a PNG, durably; the same images give the same bytes.
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from cli.evaluation_pipeline import read_record
 from cli.main import _run
+from cli.uncertainty_pipeline import Study
 from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.data import ShapesConfig, open_images
@@ -188,17 +189,41 @@ def test_a_history_is_that_of_the_run_that_made_the_tokenizer(place, tmp_path, c
 def test_doubt_is_measured(place, tmp_path, capsys):
     data = f"folder:all,root={place / 'photos'}"
     tokenizer = ["--tokenizer", str(place / "tokenizer")]
-    words = [*tokenizer, *tokenizer, "--data", data, "--shifted", "shapes:test"]
+    shutil.copytree(place / "tokenizer", tmp_path / "copy")
+    other = ["--tokenizer", str(tmp_path / "copy")]
+    words = [*tokenizer, *other, "--data", data, "--shifted", "shapes:test"]
     out = ["--limit", "12", "--out", str(tmp_path), "--device", "cpu"]
     assert _run(["uncertainty", *words, "--shifted", "noise", *out]) == 0
     told = capsys.readouterr().out
     one, other = json.loads((tmp_path / "uncertainty.json").read_bytes())["tokenizers"]
-    assert one == other and "spearman, positions" in told
+    origins = [study.pop("origin") for study in (one, other)]
+    assert one == other and origins == [str(place / "tokenizer"), str(tmp_path / "copy")]
+    assert "spearman, positions" in told and f"images: {data} 12, shapes:test 12, noise 12" in told
     assert one["num_images"] == {data: 12, "shapes:test": 12, "noise": 12}
     assert one["auroc"].keys() == {"uncertainty", "entropy", "top_logit", "error"}
     assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
     assert len(one["calibration"]["entropy"]["doubt"]) == 10
-    assert "entropy" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "minus the largest logit" in page and "on average among the first 12;" in page
+    assert _run(["uncertainty", *tokenizer, *tokenizer, "--data", data]) == 2
+    assert f"found {place / 'tokenizer'} twice" in capsys.readouterr().err
+    assert _run(["uncertainty", *tokenizer, "--data", "noise"]) == 2
+    assert "`noise` stands only for images of --shifted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("correlation", "words"),
+    [
+        (0.43, "minus the margin, level 1 rises with the error (0.43)"),
+        (-0.43, "minus the margin, level 1 falls with the error (-0.43)"),
+        (0.2, "minus the margin, level 1 hardly tells of the error (0.20)"),
+        (None, "minus the margin, level 1 cannot be compared"),
+    ],
+)
+def test_doubt_is_judged_in_words(correlation, words):
+    found = {"margin_level1": {"positions": correlation, "images": 0.9}}
+    study = Study("t", "0" * 64, "vqvae", "shapes:test", {"shapes:test": 2}, found, {}, {}, {})
+    assert words in study.conclusion()
 
 
 def test_the_space_of_codes_is_explored(place, tmp_path, capsys):

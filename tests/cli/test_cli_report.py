@@ -241,6 +241,27 @@ def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
     assert "finished.json: damaged" in capsys.readouterr().err
 
 
+def test_a_tokenizer_and_its_prior_have_headlines_together(made, tmp_path):
+    page = report(tmp_path / "a.html", made / "gpt", made / "edvae", extra=("--samples", "0"))
+    html = (tmp_path / "a.html").read_text()
+    assert page.titles[0] == "In numbers" and "<h1>gpt and edvae</h1>" in html
+    tiles = dict(re.findall(r'<div><dt>(.*?)</dt><dd class="value">(.*?)</dd>', html))
+    test = last_test(made / "edvae")
+    assert tiles["reconstruction, PSNR in dB"] == show(test["psnr_db"])
+    assert tiles["codes used"] == f"{test['codes_used']} of 16"
+    assert tiles["bits per code"] == show(last_test(made / "gpt")["bits_per_code"])
+    assert (tiles["steps of edvae"], tiles["steps of gpt"]) == ("20", "10")
+
+
+def test_a_damaged_folder_of_samples_says_what_to_do(made, tmp_path, capsys):
+    shutil.copytree(made / "new", tmp_path / "new")
+    [record] = (tmp_path / "new").glob("*.json")
+    record.write_text('{"prior": "a"}')
+    assert _run(["report", str(tmp_path / "new"), "--out", str(tmp_path / "x.html")]) == 3
+    error = capsys.readouterr().err
+    assert f"leave {tmp_path / 'new'} out" in error and "draw it again" in error
+
+
 def test_fewer_samples_than_classes_are_shown(made, tmp_path):
     draw = ["sample", "--prior", str(made / "gpt" / "prior"), "-n", "4"]
     assert _run([*draw, "--out", str(tmp_path / "four")]) == 0
@@ -310,6 +331,28 @@ def test_a_run_that_goes_on_and_one_without_its_images(made, tmp_path):
     assert "has not finished; it stands at step 20" in (tmp_path / "h.html").read_text()
     report(tmp_path / "i.html", tmp_path / "moved")
     assert "cannot be opened here: /nowhere/at/all" in (tmp_path / "i.html").read_text()
+
+
+def test_a_damaged_picture_of_training_is_told_in_its_place(made, tmp_path):
+    shutil.copytree(made / "edvae", tmp_path / "run")
+    (last := tmp_path / "run" / "pictures" / "step-00000020.png").write_bytes(b"garbage")
+    page = report(tmp_path / "a.html", tmp_path / "run")
+    html = (tmp_path / "a.html").read_text()
+    assert f"A picture of training cannot be shown: {last}" in html
+    assert [i["alt"] for i in page.images()].count("10") == 8
+    (tmp_path / "run" / "pictures" / "step-00000010.png").write_bytes(b"")
+    Image.new("L", (30, 40)).save(last)
+    report(tmp_path / "a.html", tmp_path / "run")
+    assert "found 30 x 40 pixels" in (tmp_path / "a.html").read_text()
+
+
+def test_runs_on_other_images_have_sections_of_their_own_name(made, tmp_path):
+    shutil.copytree(made / "edvae", tmp_path / "shapes")
+    config = tmp_path / "shapes" / "config.yaml"
+    config.write_text(config.read_text().replace("source: digits\n", "source: shapes\n"))
+    page = report(tmp_path / "a.html", made / "edvae", tmp_path / "shapes")
+    both = ["Before and after of edvae", "Before and after of shapes"]
+    assert [title for title in page.titles if title.startswith("Before")] == both
 
 
 def test_refusals(made, tmp_path, capsys):

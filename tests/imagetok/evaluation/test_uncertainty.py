@@ -13,6 +13,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.uncertainty import (
     auroc,
     calibrate,
+    map_of_doubt,
     measure_doubts,
     noise_images,
     ranks,
@@ -118,10 +119,19 @@ def test_noise_is_uniform_and_always_the_same():
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
+def test_uncertainty_is_shown_before_entropy_and_every_level_of_it():
+    names = ("entropy_level0", "entropy_level1", "uncertainty_level1", "top_logit_level0")
+    maps = {name: torch.zeros(1, 2, 2) for name in names}
+    assert map_of_doubt(maps).keys() == {"uncertainty_level1"}
+    del maps["uncertainty_level1"]
+    assert map_of_doubt(maps).keys() == {"entropy_level0", "entropy_level1"}
+    assert map_of_doubt({"margin": maps["entropy_level0"]}) == {}
+
+
 def test_what_tells_nothing_is_refused():
     tokenizer = tokenizer_of({"kind": "fsq", "levels": [4, 4]})
     dataset = ArrayImages(
         torch.zeros(2, 1, 8, 8, dtype=torch.uint8), name="x", split="y", contract=tokenizer.image
     )
-    with pytest.raises(ConfigError, match="nothing of a fsq tokenizer"):
+    with pytest.raises(ConfigError, match=r"nothing of this tokenizer \(fsq\)"):
         measure_doubts(tokenizer, dataset)

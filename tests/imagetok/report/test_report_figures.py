@@ -78,6 +78,12 @@ def test_labels_names_and_values_are_text():
     assert {"one & <two>", "three", "1.5", "-2", "value"} <= set(words(FIGURES["bars"]()))
 
 
+def test_numbered_groups_have_a_tick_each():
+    groups = np.arange(1, 11)
+    shown = words(curves({"a": (groups, groups / 7)}, "group", "error"))
+    assert [word for word in shown if word.isdigit()][:10] == [str(i) for i in groups]
+
+
 def test_values_that_cannot_be_drawn_are_gaps():
     curves({"a": ([0, 1, 2], [1.0, float("nan"), 2.0])}, "step", "loss")
     curves({"a": ([0, 1], [0.0, -1.0])}, "step", "loss", log=True)

@@ -12,6 +12,7 @@ from PIL import Image
 from imagetok.errors import ConfigError, InputError
 from imagetok.report.pictures import (
     as_pixels,
+    cut_grid,
     grid,
     heat,
     overlay,
@@ -25,6 +26,18 @@ def numbered(count: int, channels: int = 1, height: int = 2, width: int = 3) -> 
     """Image i is filled with the value i + 1."""
     values = np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None]
     return np.broadcast_to(values, (count, channels, height, width))
+
+
+@given(columns=integers(1, 4), padding=integers(0, 3), scale=integers(1, 3))
+def test_a_grid_is_cut_into_its_images(columns, padding, scale):
+    for channels in (1, 3):
+        images = numbered(2 * columns, channels)
+        picture = grid(images, columns, padding)
+        size = (picture.width * scale, picture.height * scale)
+        pixels = np.array(picture.resize(size, Image.Resampling.NEAREST))
+        assert (cut_grid(pixels, 2, 3, padding, scale) == images).all()
+        with pytest.raises(InputError, match="expected a grid of images of 3 x 2 pixels"):
+            cut_grid(pixels[:-1], 2, 3, padding, scale)
 
 
 def test_grid_layout_is_exact():
