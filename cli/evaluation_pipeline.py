@@ -56,7 +56,7 @@ def measure_reconstructions(
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in looks}
     for network in networks:
         real = features_of(network, dataset)
-        classes = len(dataset.class_names)
+        classes = dataset.class_names
         back = features_of(network, dataset, reconstruct_bytes(model))
         distances = compare_sets(real, back, network.name)
         measures |= {f"r{k}": v for k, v in distances.items() if not k.startswith("classifier")}
@@ -93,7 +93,7 @@ def measure_samples(
     for network in networks:
         real, drawn = features_of(network, reference), features_of(network, samples)
         measures |= compare_sets(real, drawn, network.name)
-        classes = len(reference.class_names)
+        classes = reference.class_names
         measures |= _present(
             {
                 f"class_accuracy_{network.name}": class_accuracy(drawn, classes),

@@ -6,6 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64)
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 class _Block(nn.Module):
@@ -46,7 +50,7 @@ class CIFARResNet(nn.Module):
             first = _Block(inputs[stage - 1], width)
             rest = (_Block(width, width) for _ in range(blocks - 1))
             self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
-        self.linear = nn.Linear(WIDTHS[-1], 10)
+        self.linear = nn.Linear(WIDTHS[-1], len(CLASSES))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 10"]:
         """Logits of the ten classes."""

@@ -1,6 +1,8 @@
 """Feature networks: what distances between sets of images are measured in, and their identity."""
 
+import difflib
 import importlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +12,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
-from imagetok.evaluation.cifar_resnet import WIDTHS, CIFARResNet
+from imagetok.evaluation.cifar_resnet import CLASSES, WIDTHS, CIFARResNet
 from imagetok.evaluation.weights import (
     as_own_file,
     hash_of,
     load_weights,
     published,
     read_weights,
+    told_if_unfit,
 )
 from imagetok.images import to_unit_range
 
@@ -42,12 +45,19 @@ class FeatureNetwork(nn.Module):
     """A network and its identity, which goes with every number: name, hash of its tensors."""
 
     def __init__(
-        self, name: str, model: nn.Module, run: Callable[[Tensor], Features], preprocessing: str
+        self,
+        name: str,
+        model: nn.Module,
+        run: Callable[[Tensor], Features],
+        preprocessing: str,
+        class_names: tuple[str, ...] = (),
     ):
+        """class_names: of a classifier, where they are known, by class."""
         super().__init__()
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.preprocessing = preprocessing
+        self.class_names = class_names
         self.sha256 = hash_of(model)
         self._run = run
 
@@ -97,7 +107,7 @@ def _inception(path: Path | None) -> FeatureNetwork:
         raise ConfigError(
             'the Inception network needs torch-fidelity: pip install "imagetok[eval]"'
         ) from None
-    state = published(_INCEPTION, path, exact=True)
+    state = published(_INCEPTION, path, option="--features inception", exact=True)
     with as_own_file(state) as own:  # the class unpickles its file
         model = FeatureExtractorInceptionV3(
             "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=own
@@ -113,22 +123,53 @@ def _cifar_resnet(path: Path) -> FeatureNetwork:
     model = CIFARResNet(max(1, blocks))
     load_weights(model, state, path)
     name = f"cifar-resnet{2 * len(WIDTHS) * blocks + 2}"
-    return FeatureNetwork(name, model, _before_last_linear(model, to_unit_range), "none")
+    return FeatureNetwork(name, model, before_last_layer(model, to_unit_range), "none", CLASSES)
 
 
 def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
-    """Features before the last linear layer, images prepared as the model's own weights ask."""
+    """Features before the last layer, images prepared as the model's own weights ask."""
     import torchvision.models as models
 
-    if name not in models.list_models(module=models):
-        raise ConfigError(f"--features: torchvision has no classifier {name!r}")
-    weights: Any = models.get_model_weights(name)
-    weights = weights.IMAGENET1K_V1
-    state = published(weights.url, path, exact=name == "vgg16")
-    model = models.get_model(name)
-    load_weights(model, state, path or Path(weights.url).name)
-    prepare = weights.transforms()
-    return FeatureNetwork(name, model, _before_last_linear(model, prepare), repr(prepare))
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or ["resnet50", "vgg16"]
+        raise ConfigError(
+            f"--features: torchvision has no classifier {name!r}; it has {', '.join(near)} and "
+            "others: torchvision.models.list_models(module=torchvision.models)"
+        )
+    entry = published_entry(name)
+    option = "--features vgg16" if name == "vgg16" else f"--features torchvision:{name}"
+    state = published(entry.url, path, option=option, exact=name == "vgg16")
+    with told_if_unfit(path or Path(entry.url).name):
+        model = build_published(name, state)
+    prepare = entry.transforms()
+    return FeatureNetwork(name, model, before_last_layer(model, prepare), repr(prepare))
+
+
+def published_entry(name: str) -> Any:
+    """torchvision's entry of a model's ImageNet weights: the first, else those it calls best."""
+    import torchvision.models as models
+
+    entries: Any = models.get_model_weights(name)
+    return getattr(entries, "IMAGENET1K_V1", entries.DEFAULT)
+
+
+def build_published(name: str, state: dict[str, Tensor]) -> nn.Module:
+    """A torchvision model as its own builder makes it with published weights.
+
+    The builder knows what belongs to them: the size of images, a change of their normalisation,
+    older names of tensors. Raises RuntimeError or ValueError for weights of another network.
+    """
+    import torchvision.models as models
+
+    tensors = OrderedDict(state)
+    # Without versions (.safetensors) the form is today's: MNASNet asks for the number.
+    versions = getattr(state, "_metadata", None) or {"": {"version": 2}}
+    vars(tensors)["_metadata"] = versions
+    entry = published_entry(name)
+    given = object.__new__(type(entry))  # the entry, but nothing is fetched or unpickled
+    vars(given).update(vars(entry), get_state_dict=lambda **_: tensors)
+    return models.get_model(name, weights=given)
 
 
 def _user_network(spec: str) -> FeatureNetwork:
@@ -144,16 +185,20 @@ def _user_network(spec: str) -> FeatureNetwork:
     )
 
 
-def _before_last_linear(
+def before_last_layer(
     model: nn.Module, prepare: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Features]:
-    """What goes into a classifier's last linear layer, and its logits."""
-    *_, last = (part for part in model.modules() if isinstance(part, nn.Linear))
+    """What goes into a classifier's last layer, and its logits.
+
+    Of a convolution, which SqueezeNet ends with, the mean over positions.
+    """
+    *_, last = (part for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d))
     seen: list[Tensor] = []
     last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
     def run(images: Tensor) -> Features:
         logits = model(prepare(images))
-        return Features(seen.pop(), logits)
+        vectors = seen.pop()
+        return Features(vectors.mean(dim=(2, 3)) if vectors.ndim == 4 else vectors, logits)
 
     return run

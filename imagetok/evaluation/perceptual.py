@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from imagetok.data import ImageDataset
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.sets import BATCH, reconstruct_bytes
-from imagetok.evaluation.weights import hash_of, load_weights, published, read_weights
+from imagetok.evaluation.weights import (
+    hash_of,
+    is_checked,
+    load_weights,
+    published,
+    read_weights,
+)
 from imagetok.images import to_unit_range
 from imagetok.processes import device_of, full_float32, process_state
 from imagetok.tokenizers import Autoencoder
@@ -42,10 +48,11 @@ class PerceptualDistance(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, name: str, backbone: nn.Sequential, heads: list[Tensor]):
-        """heads: a weight >= 0 for each channel of each layer."""
+    def __init__(self, name: str, backbone: nn.Sequential, heads: list[Tensor], checked: bool):
+        """heads: a weight >= 0 for each channel of each layer. checked: by hash; else the name
+        of the measure says that its backbone may be another."""
         super().__init__()
-        self.name = f"lpips_{name}"
+        self.name = f"lpips_{name}" if checked else f"lpips_{name}_unchecked"
         self.smallest = BACKBONES[name].smallest
         cuts = pairwise((0, *BACKBONES[name].ends))
         self.slices = nn.ModuleList(backbone[start:end] for start, end in cuts)
@@ -92,9 +99,10 @@ def open_perceptual(spec: str) -> PerceptualDistance:
     """The distance that `--lpips` names: `alex` or `vgg`, or `=FILE` with its weights.
 
     The backbone is torchvision's, from torch.hub's folder or fetched into it; the heads come with
-    torchmetrics. Hashes are checked, and no code in them is run. Raises ConfigError for another
-    name or without torchmetrics, InputError for a file that is not what it should be, ResourceError
-    when weights cannot be had.
+    torchmetrics. Hashes are checked, and no code in them is run; a .safetensors FILE, which has no
+    published hash, makes a measure `lpips_NAME_unchecked`. Raises ConfigError for another name or
+    without torchmetrics, InputError for a file that is not what it should be, ResourceError when
+    weights cannot be had.
     """
     import torchvision.models as models
 
@@ -105,13 +113,14 @@ def open_perceptual(spec: str) -> PerceptualDistance:
     architecture = BACKBONES[name].model
     weights: Any = models.get_model_weights(architecture)
     url = weights.IMAGENET1K_V1.url
-    state = published(url, Path(file) if file else None)
+    path = Path(file) if file else None
+    state = published(url, path, option=f"--lpips {name}")
     with torch.device("meta"):  # a classifier of 500 MB hangs on it
         features: Any = models.get_model(architecture).features
     features = features.to_empty(device="cpu")
     kept = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
     load_weights(features, kept, file or Path(url).name)
-    return PerceptualDistance(name, features, heads)
+    return PerceptualDistance(name, features, heads, is_checked(path))
 
 
 def _heads(name: str) -> list[Tensor]:

@@ -33,6 +33,8 @@ class FeatureSet(NamedTuple):
     vectors: Float[Tensor, "N F"]
     logits: Float[Tensor, "N C"] | None
     labels: Int64[Tensor, " N"]
+    class_names: tuple[str, ...] = ()
+    """What the classes of the logits are, where it is known."""
 
 
 @full_float32()
@@ -64,6 +66,7 @@ def features_of(
         torch.cat([part.vectors for part in ordered]),
         torch.cat(logits) if logits else None,
         torch.cat([part.labels for part in ordered]),
+        network.class_names,
     )
 
 
@@ -110,14 +113,15 @@ def class_agreement(real: FeatureSet, other: FeatureSet) -> float | None:
     return float((real.logits.argmax(1) == other.logits.argmax(1)).double().mean())
 
 
-def class_accuracy(found: FeatureSet, num_classes: int) -> float | None:
+def class_accuracy(found: FeatureSet, class_names: tuple[str, ...]) -> float | None:
     """The share of images whose most likely class is their label.
 
-    None without a classifier, or where its classes cannot be the `num_classes` of the labels.
+    class_names: those of the labels. None without a classifier, or where its classes are not known
+    to be these, in this order: as many classes need not be the same.
     """
-    if found.logits is None or found.logits.shape[1] != num_classes:
+    if found.logits is None or not class_names or found.class_names != class_names:
         return None
-    if not 0 <= int(found.labels.min()) <= int(found.labels.max()) < num_classes:
+    if not 0 <= int(found.labels.min()) <= int(found.labels.max()) < len(class_names):
         return None
     return float((found.logits.argmax(dim=1) == found.labels).double().mean())
 

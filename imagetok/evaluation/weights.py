@@ -3,41 +3,49 @@
 import hashlib
 import io
 import tempfile
+import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from imagetok.errors import InputError, ResourceError
 
 
-def published(url: str, path: Path | None = None, *, exact: bool = False) -> dict[str, Tensor]:
+def published(
+    url: str, path: Path | None = None, *, option: str, exact: bool = False
+) -> dict[str, Tensor]:
     """The tensors of a published file, or of `path` in its place.
 
     url: its name ends with -HASH.pth, the begin of its sha256. Looked for in torch.hub's folder,
-    else fetched into it. exact: a .safetensors file is held to the hash, too, because measures get
-    the papers' plain names. Raises InputError for a .pth file of other bytes, ResourceError when it
-    cannot be had.
+    else fetched into it. option: what names it on the command line, for the hint. exact: a
+    .safetensors file is held to the hash, too, because measures get the papers' plain names.
+    Raises InputError for a .pth file of other bytes, ResourceError when it cannot be had.
     """
-    return read_weights(path or _fetch(url), _hash_in(url), exact=exact)
+    return read_weights(path or _fetch(url, option), _hash_in(url), exact=exact)
+
+
+def is_checked(path: Path | None) -> bool:
+    """Whether `published` holds what it reads from `path` to the hash, without `exact`."""
+    return path is None or path.suffix != ".safetensors"
 
 
 def read_weights(path: Path, prefix: str = "", *, exact: bool = False) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a .pth file whose sha256 starts with `prefix`.
 
-    exact: that of a .safetensors file must, too.
+    exact: that of a .safetensors file must, too. What a .pth file tells of the versions of its
+    modules (`_metadata`, as in nn.Module.state_dict) goes along.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read weights: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()
-    if not digest.startswith(prefix) and (exact or path.suffix != ".safetensors"):
+    if not digest.startswith(prefix) and (exact or is_checked(path)):
         raise InputError(
             f"{path}: expected the published file, whose sha256 starts with {prefix}, "
             f"found {digest[:8]}"
@@ -45,21 +53,34 @@ def read_weights(path: Path, prefix: str = "", *, exact: bool = False) -> dict[s
     try:
         if path.suffix == ".safetensors":
             return load(content)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a file of weights: {error}") from error
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # whatever a reader of arbitrary bytes comes upon; torch advises to run them
+        raise InputError(
+            f"{path}: not a file of weights: expected tensors by name and nothing else, in a "
+            ".safetensors file or in a .pth file as torch.save(model.state_dict(), FILE) writes it"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]  # a checkpoint, as training scripts write them
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected names and tensors, found something else")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    tensors = OrderedDict((str(k).removeprefix("module."), v) for k, v in state.items())
+    vars(tensors)["_metadata"] = getattr(state, "_metadata", None)
+    return tensors
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], name: Path | str) -> None:
     """Give a model its weights; InputError, with the name of their file, if they do not fit."""
-    try:
+    with told_if_unfit(name):
         model.load_state_dict(state)
-    except RuntimeError as error:
+
+
+@contextmanager
+def told_if_unfit(name: Path | str) -> Iterator[None]:
+    """Turn what load_state_dict raises for weights that do not fit into the InputError."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"{name}: weights of another network: {str(error)[:300]}") from error
 
 
@@ -81,7 +102,7 @@ def hash_of(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _fetch(url: str) -> Path:
+def _fetch(url: str, option: str) -> Path:
     """A file of torch.hub's folder, downloaded if it is not there."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
@@ -93,7 +114,7 @@ def _fetch(url: str) -> Path:
         except (OSError, RuntimeError) as error:
             raise ResourceError(
                 f"cannot fetch {url}: {error}; without a network, put that file at {path}, or name "
-                "its place: NAME=FILE"
+                f"its place: {option}=FILE"
             ) from error
     return path
 

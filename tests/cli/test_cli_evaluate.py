@@ -117,8 +117,8 @@ def test_lpips_is_measured_of_reconstructions_alone(place, tmp_path, capsys):
     lpips, out = f"alex={tmp_path / 'alex.safetensors'}", tmp_path / "x.json"
     assert evaluate(place, "--lpips", lpips, "--out", str(out)) == 0
     record = json.loads(out.read_bytes())
-    assert record["measures"]["lpips_alex"] > 0
-    assert len(record["identity"]["networks"]["lpips_alex"]["network_sha256"]) == 64
+    assert record["measures"]["lpips_alex_unchecked"] > 0
+    assert len(record["identity"]["networks"]["lpips_alex_unchecked"]["network_sha256"]) == 64
     assert evaluate(place, "--samples", str(place / "samples"), "--lpips", lpips) == 2
     assert "--lpips: compares images with their reconstructions" in capsys.readouterr().err
 

@@ -9,28 +9,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """Count, sum and sum of outer products: of two sets together by `join`."""
+    """Count, mean and sum of outer products about it: of two sets together by `join`.
+
+    About the mean, because sums of raw squares cancel where it is large beside the spread.
+    """
 
     count: int
-    total: Float[Tensor, " F"]
-    outer: Float[Tensor, "F F"]
+    mean: Float[Tensor, " F"]
+    scatter: Float[Tensor, "F F"]
 
     @classmethod
     def of(cls, features: Num[Tensor, "N F"]) -> "FeatureMoments":
         """Of a set, in float64."""
         rows = features.double()
-        return cls(len(rows), rows.sum(dim=0), rows.T @ rows)
+        mean = rows.mean(dim=0)
+        return cls(len(rows), mean, (rows - mean).T @ (rows - mean))
 
     def join(self, other: "FeatureMoments") -> "FeatureMoments":
-        """Those of both sets together."""
-        return FeatureMoments(
-            self.count + other.count, self.total + other.total, self.outer + other.outer
-        )
+        """Those of both sets together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+        count, apart = self.count + other.count, other.mean - self.mean
+        between = apart.outer(apart) * (self.count * other.count / count)
+        mean = self.mean + apart * (other.count / count)
+        return FeatureMoments(count, mean, self.scatter + other.scatter + between)
 
     def gaussian(self) -> tuple[Float[Tensor, " F"], Float[Tensor, "F F"]]:
         """Mean and unbiased covariance. Two features or more."""
-        mean = self.total / self.count
-        return mean, (self.outer - self.count * mean.outer(mean)) / (self.count - 1)
+        return self.mean, self.scatter / (self.count - 1)
 
 
 def frechet_distance(one: FeatureMoments, other: FeatureMoments) -> float:

@@ -62,6 +62,17 @@ def test_moments_of_parts_join_to_those_of_the_whole(sets):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_covariances_are_exact_far_from_zero():
+    rows = 1e6 + draw(400).double()
+    expected = np.cov(rows.numpy(), rowvar=False)
+    first, *others = (FeatureMoments.of(part) for part in rows.split(77))
+    for part in others:
+        first = first.join(part)
+    for moments in (FeatureMoments.of(rows), first):
+        _, covariance = moments.gaussian()
+        np.testing.assert_allclose(covariance.numpy(), expected, rtol=1e-8, atol=1e-8)
+
+
 def test_kernel_distance_is_the_mean_over_pairs(sets):
     x, y = (s.double() for s in sets)
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import weights as published_weights
-from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.evaluation.cifar_resnet import CLASSES, CIFARResNet
 from imagetok.evaluation.features import open_features
 from imagetok.evaluation.sets import FeatureSet, check_features, class_accuracy, features_of
 from imagetok.images import ImageContract
@@ -104,13 +104,14 @@ def test_weights_of_another_network_are_refused(tmp_path):
         open_features(f"cifar-resnet={tmp_path / 'x.safetensors'}")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04 a pickle?", b"PK\x03\x04"])
-@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04 a pickle?", b"PK\x03\x04", b'{"a": [1]}'])
+@pytest.mark.parametrize("ending", ["safetensors", "pth", "json"])
 def test_damaged_weights_are_refused(tmp_path, content, ending):
     path = tmp_path / f"x.{ending}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"x\.{ending}: not a file of weights"):
+    with pytest.raises(InputError, match=rf"x\.{ending}: not a file of weights: expec") as told:
         open_features(f"cifar-resnet={path}")
+    assert "weights_only" not in str(told.value), "torch's advice is to run the file"
 
 
 def test_code_in_a_weights_file_is_not_run(tmp_path):
@@ -119,8 +120,9 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
             return (open, (str(tmp_path / "planted"), "w"))
 
     torch.save({"conv1.weight": Planted()}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="not a file of weights"):
+    with pytest.raises(InputError, match="not a file of weights") as told:
         open_features(f"cifar-resnet={tmp_path / 'x.pth'}")
+    assert "weights_only" not in str(told.value)
     assert not (tmp_path / "planted").exists()
 
 
@@ -136,26 +138,39 @@ def test_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
     digest = hashlib.sha256(b"weights").hexdigest()[:8]
     source = tmp_path / f"net-{digest}.pth"
     source.write_bytes(b"weights")
-    path = published_weights._fetch(source.as_uri())
+    path = published_weights._fetch(source.as_uri(), "--lpips alex")
     source.unlink()
-    assert path.read_bytes() == b"weights" and published_weights._fetch(source.as_uri()) == path
+    assert path.read_bytes() == b"weights"
+    assert published_weights._fetch(source.as_uri(), "--lpips alex") == path
 
 
 def test_weights_that_cannot_be_fetched_are_told_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    with pytest.raises(ResourceError, match=r"without a network, put that file at .*net-00000000"):
-        published_weights._fetch((tmp_path / "net-00000000.pth").as_uri())
+    way_out = r"without a network, put that file at .*net-00000000.* its place: --lpips alex=FILE"
+    with pytest.raises(ResourceError, match=way_out):
+        published_weights.published((tmp_path / "net-00000000.pth").as_uri(), option="--lpips alex")
 
 
-def test_classes_are_compared_only_where_they_can_be_the_same():
+def test_classes_are_compared_only_where_they_are_the_same():
     logits = torch.eye(10).repeat(2, 1)
     labels = torch.arange(20) % 10
     labels[:5] = 9  # five of the twenty are seen as another
-    found = FeatureSet(torch.zeros(20, 3), logits, labels)
-    assert class_accuracy(found, 10) == 15 / 20
-    assert class_accuracy(found, 11) is None and class_accuracy(found, 0) is None
-    assert class_accuracy(found._replace(labels=labels - 1), 10) is None
-    assert class_accuracy(found._replace(logits=None), 10) is None
+    found = FeatureSet(torch.zeros(20, 3), logits, labels, CLASSES)
+    assert class_accuracy(found, CLASSES) == 15 / 20
+    assert class_accuracy(found, CLASSES[::-1]) is None, "in another order"
+    assert class_accuracy(found, tuple("0123456789")) is None, "as many, but others"
+    assert class_accuracy(found._replace(class_names=()), CLASSES) is None
+    assert class_accuracy(found._replace(class_names=()), ()) is None
+    assert class_accuracy(found._replace(labels=labels - 1), CLASSES) is None
+    assert class_accuracy(found._replace(logits=None), CLASSES) is None
+
+
+def test_features_know_the_classes_of_their_network(weights):
+    contract = ImageContract(mode="grey", height=8, width=8)
+    digits = open_images(DigitsConfig(), "test", contract)
+    found = features_of(open_features(f"cifar-resnet={weights}"), digits)
+    assert found.class_names == CLASSES and len(digits.class_names) == len(CLASSES)
+    assert class_accuracy(found, digits.class_names) is None
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(2, 3, 4), torch.tensor([[1.0, math.nan]])])

@@ -76,7 +76,7 @@ def test_it_is_a_distance_of_each_pair_alone(specs, pair):
 def test_the_identity_holds_the_weights(specs):
     one = open_perceptual(specs["alex"])
     assert one.identity() == open_perceptual(specs["alex"]).identity()
-    assert one.identity()["network"] == "lpips_alex"
+    assert one.identity()["network"] == "lpips_alex_unchecked", "the plain name is the papers'"
     file = Path(specs["alex"].partition("=")[2])
     other = file.read_bytes()[:-1] + b"\x01"
     (changed := file.with_name("changed.safetensors")).write_bytes(other)
@@ -102,7 +102,9 @@ def test_every_reconstruction_counts_once(specs, monkeypatch):
 def test_small_images_and_label_maps_are_refused(specs):
     model = untrained("digits/edvae.yaml")
     dataset = open_images(DigitsConfig(), "test", model.image)
-    with pytest.raises(InputError, match="lpips_alex: expected images of at least 31 x 31"):
+    with pytest.raises(
+        InputError, match="lpips_alex_unchecked: expected images of at least 31 x 31"
+    ):
         mean_distance(open_perceptual(specs["alex"]), model, dataset)
     labels = model.image.model_copy(update={"mode": "labels", "num_classes": 3})
     model.image = labels
@@ -138,6 +140,7 @@ def test_with_the_published_weights_noise_grows_the_distance():
         distance = open_perceptual("alex")
     except ResourceError as error:
         pytest.skip(str(error).partition(":")[0])
+    assert distance.name == "lpips_alex"
     images = open_images(ShapesConfig(count=8), "test", None).read(range(8)).images
     noise = torch.randn(images.shape, generator=torch.manual_seed(0))
     near, far = (
