@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, data_option, device_option, say, show_columns
+from cli.options import (
+    check_out_folder,
+    choose_device,
+    data_option,
+    device_option,
+    say,
+    show_columns,
+)
 
 
 @click.command()
@@ -53,6 +60,7 @@ def uncertainty(
     from cli.uncertainty_pipeline import check_asked, measure, write_page
     from imagetok.durable import write_json
 
+    check_out_folder(out)
     check_asked(tokenizers, data)
     where = choose_device(device)
     studies = [measure(source, data, shifted, limit, where) for source in tokenizers]

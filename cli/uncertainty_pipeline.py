@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cli.evaluation_pipeline import identity_of
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset, describe, open_images, parse_spec
 from imagetok.errors import ConfigError
@@ -38,8 +39,8 @@ class Study:
     fingerprint: str
     method: str
     data: str
-    num_images: dict[str, int]
-    """Of the data, and of each shifted set."""
+    identities: dict[str, dict[str, Any]]
+    """What the numbers depend on: the data's, and of each shifted set."""
     correlations: dict[str, dict[str, float | None]]
     """By measure: Spearman's with the error, of positions and of images."""
     aurocs: dict[str, dict[str, float]]
@@ -50,7 +51,7 @@ class Study:
 
     def told_counts(self) -> str:
         """How many images there are of each set."""
-        return ", ".join(f"{name} {count:,}" for name, count in self.num_images.items())
+        return ", ".join(f"{name} {found['count']:,}" for name, found in self.identities.items())
 
     def conclusion(self) -> str:
         """In words, what the rank correlation over code positions says of every measure."""
@@ -78,7 +79,7 @@ class Study:
             "origin": self.tokenizer,
             "method": self.method,
             "data": self.data,
-            "num_images": self.num_images,
+            "identities": self.identities,
             "spearman": self.correlations,
             "auroc": self.aurocs,
             "calibration": {
@@ -124,11 +125,12 @@ def measure(
     name, dataset = _open(data, model, limit, 0)
     doubts = measure_doubts(model, dataset)
     aurocs: dict[str, dict[str, float]] = {m: {} for m in (*doubts.maps, "error")}
-    num_images = {name: len(dataset)}
+    identities = {name: identity_of("doubt", dataset, len(dataset), ())}
     first = next(iter(doubts.maps))
     for spec in shifted:
         other_name, others = _open(spec, model, limit, len(dataset))
-        found, num_images[other_name] = measure_doubts(model, others), len(others)
+        found = measure_doubts(model, others)
+        identities[other_name] = identity_of("doubt", others, len(others), ())
         for m in doubts.maps:
             pair = (of.of_images(m)[0] for of in (doubts, found))
             aurocs[m][other_name] = auroc(*pair)
@@ -139,7 +141,7 @@ def measure(
         fingerprint=model.fingerprint,
         method=", ".join(model.config.method),
         data=name,
-        num_images=num_images,
+        identities=identities,
         correlations={m: _correlations(doubts, m) for m in doubts.maps},
         aurocs=aurocs,
         calibrations={m: calibrate(doubts.maps[m], doubts.errors[m]) for m in doubts.maps},
@@ -181,7 +183,7 @@ def write_page(path: Path, studies: Sequence[Study]) -> None:
         rows = study.rows()
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
-        among = min(_AMONG, study.num_images[study.data])
+        among = min(_AMONG, study.identities[study.data]["count"])
         blocks: list[Block] = [
             Text(f"{study.tokenizer} on {study.data}. Images: {study.told_counts()}."),
             Text(study.conclusion()),

@@ -199,7 +199,9 @@ def test_doubt_is_measured(place, tmp_path, capsys):
     origins = [study.pop("origin") for study in (one, other)]
     assert one == other and origins == [str(place / "tokenizer"), str(tmp_path / "copy")]
     assert "spearman, positions" in told and f"images: {data} 12, shapes:test 12, noise 12" in told
-    assert one["num_images"] == {data: 12, "shapes:test": 12, "noise": 12}
+    assert {name: found["count"] for name, found in one["identities"].items()} == {
+        data: 12, "shapes:test": 12, "noise": 12
+    }  # fmt: skip
     assert one["auroc"].keys() == {"uncertainty", "entropy", "top_logit", "error"}
     assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
     assert len(one["calibration"]["entropy"]["doubt"]) == 10
