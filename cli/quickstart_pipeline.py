@@ -20,7 +20,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
-from imagetok.processes import peak_memory_mb
+from imagetok.processes import one_thread, peak_memory_mb
 from imagetok.report import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
@@ -37,6 +37,7 @@ def configs_folder() -> Path:
     return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "imagetok" / "configs"
 
 
+@one_thread()  # of models so small two threads wait for each other more than they compute
 def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | int]:
     """Run the chain in `out` (or continue it there); returns what summary.json holds.
 
@@ -47,7 +48,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         raise ConfigError(f"{out}: not empty and no quickstart; choose another --out")
     recipe = recipe or configs_folder() / "digits"
     config = load_config(recipe / "edvae.yaml", TokenizerRun)
-    _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 1 to 2 minutes)")
+    _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 2 to 3 minutes)")
     _, reconstruction = train_from_config(
         recipe / "edvae.yaml", [], out / "edvae", resume=True, device="cpu"
     )
@@ -56,7 +57,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     datasets = {split: open_images(config.data, split, tokenizer.image) for split in SPLITS}
     for split in SPLITS:
         _encode(tokenizer, datasets[split], out, split)
-    _say(3, "train a GPT prior on the codes (about 1 minute)")
+    _say(3, "train a GPT prior on the codes (1 to 3 minutes)")
     overrides = [
         f"data.source={json.dumps(str(out / 'codes' / 'train'))}",
         f"data.test={json.dumps(str(out / 'codes' / 'test'))}",

@@ -58,6 +58,17 @@ def full_float32() -> Iterator[None]:
             setting.fp32_precision = precision
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one CPU thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where its parameters and buffers are; the CPU where it has none."""
     tensors = chain(module.parameters(), module.buffers())

@@ -2,8 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import NO_LABEL, ImageBatch, ImageDataset
 from imagetok.images import from_stored
+from imagetok.processes import one_thread
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optim import build_optimizer
@@ -44,7 +44,7 @@ def measure_speed(
         work[name, "encode", ENCODE_BATCH] = _encoding(folder, batch.images[:ENCODE_BATCH], device)
     seconds: dict[tuple[str, str, int], list[float]] = {key: [] for key in work}
     begun = time.perf_counter()
-    with _one_thread():
+    with one_thread():
         for index in range(_WARM_UP + _ROUNDS):
             for key, run in work.items():
                 check()
@@ -103,13 +103,3 @@ def _timed(run: Callable[[int], None], index: int, device: torch.device) -> floa
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - begun
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
