@@ -16,7 +16,7 @@ from typing import Any
 from imagetok.comparison.results import evaluations
 from imagetok.comparison.table import markdown_row, rule, spread
 from imagetok.config import read_yaml
-from imagetok.report.figures import curves
+from imagetok.reporting.figures import curves
 from imagetok.training.metrics import read_json_lines
 
 COLUMNS = {

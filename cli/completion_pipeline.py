@@ -15,8 +15,8 @@ from imagetok.data import open_image, prepare
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
+from imagetok.pictures import as_pixels, coloured, heat, save_grid
 from imagetok.processes import device_of, process_state
-from imagetok.report.pictures import as_pixels, coloured, heat, save_grid
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.sequence import flatten_codes, kept_positions

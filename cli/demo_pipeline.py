@@ -21,9 +21,9 @@ from imagetok.data import open_image, prepare
 from imagetok.errors import InputError
 from imagetok.evaluation.uncertainty import map_of_doubt
 from imagetok.images import Images, from_stored
+from imagetok.pictures import as_pixels, coloured, grid, overlay, palette
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
-from imagetok.report.pictures import as_pixels, coloured, grid, overlay, palette
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 

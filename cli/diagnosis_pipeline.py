@@ -160,7 +160,15 @@ def _together(diagnosis: Diagnosis, level: int) -> float | None:
 def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     """The diagnosis as one self-contained HTML file: verdict, measures, code usage, curves."""
     from cli.report_curves import codebook_figures
-    from imagetok.report import Block, Figure, Section, Table, Text, usage_histogram, write_report
+    from imagetok.reporting import (
+        Block,
+        Figure,
+        Section,
+        Table,
+        Text,
+        usage_histogram,
+        write_report,
+    )
 
     sections = []
     for level, health in enumerate(diagnosis.levels):
@@ -182,7 +190,7 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
 
 def _uncertainty_figures(diagnosis: Diagnosis) -> list[Any]:
     """Uncertainty against perplexity over the evaluations of training (EdVAE, Fig. 3)."""
-    from imagetok.report import Figure, curves
+    from imagetok.reporting import Figure, curves
 
     figures = []
     for level in range(len(diagnosis.levels)):
@@ -201,8 +209,8 @@ def _uncertainty_figures(diagnosis: Diagnosis) -> list[Any]:
 
 def _entropy_maps(diagnosis: Diagnosis) -> Any:
     """Images over their entropy maps, all maps on one scale (EdVAE, Fig. 2b)."""
-    from imagetok.report import Pictures
-    from imagetok.report.pictures import as_pixels, coloured, heat
+    from imagetok.pictures import as_pixels, coloured, heat
+    from imagetok.reporting import Pictures
 
     images = coloured(diagnosis.images)
     most = max(float(maps.max()) for maps in diagnosis.entropies.values())

@@ -189,8 +189,8 @@ def _labels(
 
 def write_page(path: Path, title: str, found: Exploration) -> None:
     """One self-contained HTML file."""
-    from imagetok.report import Block, Figure, Pictures, Section, Table, Text, write_report
-    from imagetok.report.figures import panels
+    from imagetok.reporting import Block, Figure, Pictures, Section, Table, Text, write_report
+    from imagetok.reporting.figures import panels
 
     columns = list(dict.fromkeys(name for row in found.distances.values() for name in row))
     rows = [(name, *(row.get(c) for c in columns)) for name, row in found.distances.items()]

@@ -28,7 +28,7 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
     from imagetok.data import open_image, prepare
     from imagetok.evaluation.quality import quality, quality_sums
     from imagetok.images import clamp_pixels, from_stored
-    from imagetok.report.pictures import coloured, save_grid, side_by_side
+    from imagetok.pictures import coloured, save_grid, side_by_side
     from imagetok.tokenizers import Autoencoder
 
     model = Autoencoder.from_pretrained(tokenizer).to(choose_device(device))

@@ -21,7 +21,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
 from imagetok.processes import one_thread, peak_memory_mb
-from imagetok.report import Commands, Numbers, Section, write_report
+from imagetok.reporting import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cli.report_runs import RunFolder
-from imagetok.report import Figure, Section, curves
+from imagetok.reporting import Figure, Section, curves
 from imagetok.training.config import TokenizerRun
 
 

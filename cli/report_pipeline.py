@@ -17,7 +17,7 @@ from cli.report_runs import RunFolder, SampleFolder, Sources, open_sources
 from cli.report_tokenizer import tokenizer_sections
 from imagetok.artifacts import read_artifact
 from imagetok.durable import canonical_json
-from imagetok.report import Block, Commands, Numbers, Section, Table, write_report
+from imagetok.reporting import Block, Commands, Numbers, Section, Table, write_report
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run import CONFIG
 

@@ -11,9 +11,9 @@ from cli.sampling_pipeline import load_pair, read_drawn
 from imagetok.codes.decode import decode_in_batches
 from imagetok.codes.shard import CodeBatch
 from imagetok.errors import ConfigError, ImagetokError
+from imagetok.pictures import as_pixels, coloured
 from imagetok.processes import device_of
-from imagetok.report import Block, Pictures, Section, Text
-from imagetok.report.pictures import as_pixels, coloured
+from imagetok.reporting import Block, Pictures, Section, Text
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.base import NO_LABEL

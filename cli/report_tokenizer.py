@@ -22,9 +22,9 @@ from imagetok.evaluation.patches import (
 )
 from imagetok.evaluation.uncertainty import map_of_doubt
 from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
+from imagetok.pictures import as_pixels, coloured, cut_grid, overlay
 from imagetok.processes import device_of
-from imagetok.report import Block, Figure, Pictures, Section, Text, overlay, usage_histogram
-from imagetok.report.pictures import as_pixels, coloured, cut_grid
+from imagetok.reporting import Block, Figure, Pictures, Section, Text, usage_histogram
 from imagetok.tokenizers import Tokenizer
 
 IMAGES = 16

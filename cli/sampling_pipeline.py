@@ -22,9 +22,9 @@ from imagetok.codes.writer import EncodedPart
 from imagetok.config import Section
 from imagetok.durable import canonical_json, lock, write_json
 from imagetok.errors import InputError
+from imagetok.pictures import save_grid
 from imagetok.processes import device_of, process_state
 from imagetok.progress import ProgressBar
-from imagetok.report.pictures import save_grid
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
 from prior import Prior

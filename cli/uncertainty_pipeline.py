@@ -151,7 +151,16 @@ def measure(
 
 def write_page(path: Path, studies: Sequence[Study]) -> None:
     """The studies as one self-contained HTML file."""
-    from imagetok.report import Block, Figure, Pictures, Section, Table, Text, curves, write_report
+    from imagetok.reporting import (
+        Block,
+        Figure,
+        Pictures,
+        Section,
+        Table,
+        Text,
+        curves,
+        write_report,
+    )
 
     methods = [study.method for study in studies]
     titles = {
@@ -218,7 +227,7 @@ def _correlations(doubts: Doubts, name: str) -> dict[str, float | None]:
 
 @full_float32()
 def _pictures(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[str, np.ndarray]:
-    from imagetok.report.pictures import as_pixels, heat
+    from imagetok.pictures import as_pixels, heat
 
     first = next(iter(doubts.maps))
     among = range(min(_AMONG, len(dataset)))

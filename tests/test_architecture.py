@@ -9,10 +9,11 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors"},
     {"durable", "seeding", "config", "processes", "modes"},
-    {"images", "artifacts", "hub", "progress", "stopping"},
+    {"images", "artifacts", "hub", "progress", "stopping", "optional"},
+    {"pictures", "results"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
-    {"report", "evaluation"},
+    {"reporting", "evaluation"},
     {"codes"},
     {"training"},
     {"comparison"},

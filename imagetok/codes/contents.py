@@ -9,7 +9,7 @@ import numpy as np
 from imagetok.codes.decode import check_fingerprint, decode_in_batches
 from imagetok.codes.reader import CodeDataset
 from imagetok.errors import InputError
-from imagetok.report.pictures import coloured, save_grid
+from imagetok.pictures import coloured, save_grid
 from imagetok.tokenizers import Tokenizer
 
 _BATCH = 16384

@@ -13,9 +13,9 @@ from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
 from imagetok.errors import ShardError
 from imagetok.images import Images, to_stored
+from imagetok.pictures import grid, palette, png_bytes
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
-from imagetok.report.pictures import grid, palette, png_bytes
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
 

@@ -28,10 +28,10 @@ from imagetok.comparison.table import markdown, notes, table_of
 from imagetok.data import ImageDataset, open_images
 from imagetok.durable import lock, write_bytes, write_json
 from imagetok.errors import ImagetokError, ResourceError
+from imagetok.pictures import png_bytes
 from imagetok.processes import keep_freed_memory
 from imagetok.progress import ProgressBar
-from imagetok.report import Commands, Figure, Pictures, Section, Table, Text, write_report
-from imagetok.report.pictures import png_bytes
+from imagetok.reporting import Commands, Figure, Pictures, Section, Table, Text, write_report
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics import read_json_lines

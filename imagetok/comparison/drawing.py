@@ -12,9 +12,9 @@ from imagetok import seeding
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.data import ImageDataset
 from imagetok.images import clamp_pixels, from_stored
+from imagetok.pictures import coloured, grid
 from imagetok.processes import device_of
-from imagetok.report.figures import COLOURS, DASHES, logarithmic, panels
-from imagetok.report.pictures import coloured, grid
+from imagetok.reporting.figures import COLOURS, DASHES, logarithmic, panels
 from imagetok.tokenizers import Autoencoder
 
 PICTURES = 12

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from imagetok.comparison.results import Comparison, MethodResult
-from imagetok.report.figures import COLOURS, DASHES, panels
+from imagetok.reporting.figures import COLOURS, DASHES, panels
 
 _SIZES = {"num_codes": "codes, K", "code_dim": "dimensions of a code, D"}
 

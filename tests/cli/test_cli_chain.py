@@ -10,7 +10,7 @@ import pytest
 from cli.main import _run
 from cli.quickstart_pipeline import configs_folder, run_quickstart
 from imagetok import open_codes
-from imagetok.report.pictures import save_grid
+from imagetok.pictures import save_grid
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "digits"
 TINY = [

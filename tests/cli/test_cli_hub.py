@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from cli.main import _run
 from imagetok import seeding
 from imagetok.config import apply_overrides, read_yaml, validate
-from imagetok.report.pictures import save_grid
+from imagetok.pictures import save_grid
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
 from prior.build import build_prior

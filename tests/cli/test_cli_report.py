@@ -21,8 +21,8 @@ from cli.report_runs import open_sources
 from cli.report_tokenizer import painted_alone
 from imagetok import Tokenizer
 from imagetok.codes.shard import CodeBatch
-from imagetok.report import Figure, Text, curves
-from imagetok.report.page import show
+from imagetok.reporting import Figure, Text, curves
+from imagetok.reporting.page import show
 from prior.build import build_prior
 from prior.config import GPTConfig, PriorConfig
 

@@ -16,7 +16,7 @@ from imagetok.data import FolderConfig, ImageError, ShapesConfig, open_image, op
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.images import ImageContract, from_stored
-from imagetok.report.pictures import coloured, palette
+from imagetok.pictures import coloured, palette
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 
 IMAGE = {"mode": "labels", "height": 16, "width": 16, "interpolation": "nearest", "num_classes": 11}

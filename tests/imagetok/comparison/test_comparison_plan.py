@@ -10,7 +10,7 @@ from imagetok.config import read_yaml, validate
 from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
-from imagetok.report.pictures import save_grid
+from imagetok.pictures import save_grid
 from imagetok.training.config import TokenizerRun
 
 DIGITS = Path(__file__).parents[3] / "configs" / "digits"

@@ -1,16 +1,15 @@
 """Reports: sections of text, tables, figures and pictures become one self-contained HTML file.
 
-Names load on first use, so that training can save a grid of pictures without matplotlib or jinja2.
+Names load on first use, so that sections can be put together without matplotlib or jinja2.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imagetok.report.figures import bars, curves, usage_histogram
-    from imagetok.report.page import render, write_report
-    from imagetok.report.pictures import grid, heat, overlay, save_grid, side_by_side
-    from imagetok.report.sections import (
+    from imagetok.reporting.figures import bars, curves, usage_histogram
+    from imagetok.reporting.page import render, write_report
+    from imagetok.reporting.sections import (
         Block,
         Commands,
         Figure,
@@ -32,12 +31,7 @@ __all__ = [
     "Text",
     "bars",
     "curves",
-    "grid",
-    "heat",
-    "overlay",
     "render",
-    "save_grid",
-    "side_by_side",
     "usage_histogram",
     "write_report",
 ]
@@ -45,7 +39,6 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("bars", "curves", "usage_histogram"), "figures"),
     **dict.fromkeys(("render", "write_report"), "page"),
-    **dict.fromkeys(("grid", "heat", "overlay", "save_grid", "side_by_side"), "pictures"),
 }
 
 

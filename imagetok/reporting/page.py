@@ -12,8 +12,8 @@ import jinja2
 from PIL import Image
 
 from imagetok.durable import write_bytes
-from imagetok.report.pictures import as_pixels, png_bytes
-from imagetok.report.sections import (
+from imagetok.pictures import as_pixels, png_bytes
+from imagetok.reporting.sections import (
     Block,
     Commands,
     Figure,
@@ -38,7 +38,7 @@ def render(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = resources.files("imagetok.report").joinpath("template.html").read_text("utf-8")
+    source = resources.files("imagetok.reporting").joinpath("template.html").read_text("utf-8")
     parts = [
         {
             "anchor": f"section-{i}",

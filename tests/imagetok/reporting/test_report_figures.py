@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from imagetok.errors import InputError
-from imagetok.report.figures import bars, curves, sorted_usage, usage_histogram
+from imagetok.reporting.figures import bars, curves, sorted_usage, usage_histogram
 
 FIGURES = {
     "curves": lambda: curves({"a": ([0, 1, 2], [3, 2, 1]), "b": ([0, 2], [1, 2])}, "step", "loss"),
@@ -53,7 +53,7 @@ def test_the_users_matplotlib_settings_neither_matter_nor_change():
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, imagetok.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, imagetok.reporting.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

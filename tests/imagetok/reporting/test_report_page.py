@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-import imagetok.report
+import imagetok.reporting
 from imagetok.errors import ConfigError, InputError
-from imagetok.report import (
+from imagetok.reporting import (
     Commands,
     Figure,
     Numbers,
@@ -22,7 +22,7 @@ from imagetok.report import (
     render,
     write_report,
 )
-from imagetok.report.page import show
+from imagetok.reporting.page import show
 
 HOSTILE = "<script src='https://example.org/x.js'>&\"</script>"
 IMAGES = torch.randint(
@@ -165,7 +165,7 @@ def test_blocks_that_cannot_be_shown_are_refused(build, error, message):
 
 
 def test_every_public_name_loads():
-    for name in imagetok.report.__all__:
-        assert getattr(imagetok.report, name) is not None
+    for name in imagetok.reporting.__all__:
+        assert getattr(imagetok.reporting, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = imagetok.report.nothing
+        _ = imagetok.reporting.nothing

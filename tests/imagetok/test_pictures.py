@@ -10,7 +10,7 @@ from hypothesis.strategies import integers
 from PIL import Image
 
 from imagetok.errors import ConfigError, InputError
-from imagetok.report.pictures import (
+from imagetok.pictures import (
     as_pixels,
     cut_grid,
     grid,
@@ -141,7 +141,7 @@ def test_png_keeps_every_pixel():
 
 def test_pictures_need_neither_matplotlib_nor_jinja2():
     code = (
-        "import sys; from imagetok.report import save_grid; import imagetok.report.sections; "
+        "import sys; import imagetok.pictures, imagetok.reporting.sections; "
         "sys.exit(bool({'matplotlib', 'jinja2'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

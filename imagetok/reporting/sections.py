@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from imagetok.errors import ConfigError, InputError
-from imagetok.report.pictures import as_pixels
+from imagetok.pictures import as_pixels
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: SVG or PNG bytes, as `imagetok.report.figures` makes them."""
+    """A drawn figure: SVG or PNG bytes, as `imagetok.reporting.figures` makes them."""
 
     image: bytes
     alt: str
