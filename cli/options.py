@@ -43,22 +43,10 @@ def batch_size_option() -> Decorator:
 
 
 def choose_device(name: str | None) -> Any:
-    """A torch device: the one asked for, else this process's GPU, else the CPU."""
-    import torch
+    """A torch device; see `imagetok.processes.choose_device`, which is slow to import."""
+    from imagetok import processes
 
-    from imagetok.errors import ConfigError
-    from imagetok.processes import process_state
-
-    state = process_state(cpu=name == "cpu")
-    if name is None:
-        return state.device
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name}: cannot be used here ({reason})") from None
-    return device
+    return processes.choose_device(name)
 
 
 def check_out_folder(out: Path | None) -> None:

@@ -7,6 +7,7 @@ there are no anchors and no tags.
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -117,13 +118,32 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return tree
 
 
-def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+Overrides = Sequence[str] | Mapping[str, Any]
+"""`a.b=value` texts with values in YAML, or plain values by dotted key: {"train.steps": 500}."""
+
+
+def override_texts(overrides: Overrides) -> list[str]:
+    """Overrides as `a.b=value` texts, as `--set` takes them."""
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides: expected a list or a dict, found the text {overrides!r}")
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{key}={_as_yaml(value)}" for key, value in overrides.items()]
+
+
+def _as_yaml(value: Any) -> str:
+    plain = str(value) if isinstance(value, Path) else value
+    text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """The tree with each `a.b=value` put in; values are YAML: `x={kind: dvae}` sets a section.
 
     A number in the key is a place in a list that is there: `a.0.b=value`.
     """
     result = _copied(tree)
-    for override in overrides:
+    for override in override_texts(overrides):
         path, separator, text = override.partition("=")
         keys = path.strip().split(".")
         if not separator or not all(keys):
@@ -170,13 +190,13 @@ def _copied(tree: Any) -> Any:
             return tree
 
 
-def load_config(path: Path | str, cls: type[S], overrides: list[str] | None = None) -> S:
+def load_config(path: Path | str, cls: type[S], overrides: Overrides = ()) -> S:
     """Read, override and validate a config file.
 
     Raises ConfigError with one line per fault: `file: a.b: what is wrong (found x)`, and for an
     unknown key the nearest known one.
     """
-    return validate(apply_overrides(read_yaml(path), overrides or []), cls, str(path))
+    return validate(apply_overrides(read_yaml(path), overrides), cls, str(path))
 
 
 def validate(tree: Any, cls: type[S], where: str) -> S:

@@ -14,6 +14,8 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 
+from imagetok.errors import ConfigError
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -26,6 +28,23 @@ def process_state(cpu: bool = False) -> PartialState:
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     # One that has nothing left to do waits for the others, however long they take.
     return PartialState(cpu=cpu, timeout=timedelta(days=7))
+
+
+def choose_device(name: torch.device | str | None = None) -> torch.device:
+    """The device asked for, else this process's GPU, else the CPU.
+
+    Raises ConfigError for one that cannot be used here.
+    """
+    state = process_state(cpu=str(name) == "cpu")
+    if name is None:
+        return state.device
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ConfigError(f"device {name}: cannot be used here ({reason})") from None
+    return device
 
 
 def keep_freed_memory() -> None:

@@ -3,6 +3,9 @@
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 from rich.console import Console
@@ -11,6 +14,17 @@ from rich.table import Column
 
 logger = logging.getLogger("imagetok")
 _SECONDS_BETWEEN_LINES = 10.0
+_shown: ContextVar[bool] = ContextVar("progress_shown", default=True)
+
+
+@contextmanager
+def progress_shown(shown: bool) -> Iterator[None]:
+    """Bars that are made inside are shown or not; what says so outermost decides."""
+    token = _shown.set(shown and _shown.get())
+    try:
+        yield
+    finally:
+        _shown.reset(token)
 
 
 class ProgressBar:
@@ -33,7 +47,7 @@ class ProgressBar:
         self._start = start
         self._begun = time.monotonic()
         self._said = self._begun
-        self._enabled = enabled
+        self._enabled = enabled = enabled and _shown.get()
         self._rate_unit = rate_unit
         self._values = ""
         self._bar: Progress | None = None

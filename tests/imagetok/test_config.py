@@ -12,6 +12,7 @@ from imagetok.config import (
     differences,
     dump_yaml,
     load_config,
+    override_texts,
     parse_yaml,
     validate,
 )
@@ -301,3 +302,24 @@ def test_a_tokenizer_run_that_cannot_work_is_refused(override: str, says: str) -
     shipped = Path(__file__).parents[2] / "configs" / "digits" / "edvae.yaml"
     with pytest.raises(ConfigError, match=says):
         load_config(shipped, TokenizerRun, [override])
+
+
+def test_overrides_as_a_dict_are_those_of_the_command_line():
+    values = {
+        "a.b": 1e-4,
+        "c": "no",
+        "d": {"kind": "x", "e": [1, "2"]},
+        "f": None,
+        "g": Path("h/i"),
+    }
+    tree = apply_overrides({"a": {"z": 1}}, values)
+    assert tree == {
+        "a": {"z": 1, "b": 1e-4},
+        "c": "no",
+        "d": {"kind": "x", "e": [1, "2"]},
+        "f": None,
+        "g": "h/i",
+    }
+    assert apply_overrides({"a": {"z": 1}}, override_texts(values)) == tree
+    with pytest.raises(ConfigError, match="expected a list or a dict"):
+        override_texts("a=1")
