@@ -37,7 +37,7 @@ def choose_device(name: torch.device | str | None = None) -> torch.device:
     """
     state = process_state(cpu=str(name) == "cpu")
     if name is None:
-        return state.device
+        return torch.device(state.device or "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

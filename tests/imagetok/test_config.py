@@ -308,7 +308,7 @@ def test_overrides_as_a_dict_are_those_of_the_command_line():
     values = {
         "a.b": 1e-4,
         "c": "no",
-        "d": {"kind": "x", "e": [1, "2"]},
+        "d": section,
         "f": None,
         "g": Path("h/i"),
     }
@@ -316,7 +316,7 @@ def test_overrides_as_a_dict_are_those_of_the_command_line():
     assert tree == {
         "a": {"z": 1, "b": 1e-4},
         "c": "no",
-        "d": {"kind": "x", "e": [1, "2"]},
+        "d": section,
         "f": None,
         "g": "h/i",
     }
