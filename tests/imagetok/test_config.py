@@ -305,6 +305,7 @@ def test_a_tokenizer_run_that_cannot_work_is_refused(override: str, says: str) -
 
 
 def test_overrides_as_a_dict_are_those_of_the_command_line():
+    section = {"kind": "x", "e": [1, "2"]}
     values = {
         "a.b": 1e-4,
         "c": "no",
