@@ -18,6 +18,7 @@ from imagetok.data import DataConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError
 from imagetok.training.config import TokenizerRun
+from imagetok.training.run import recorded_lengths
 
 SEEDS = (42, 1773, 1)
 """Those of the EdVAE paper."""
@@ -91,6 +92,21 @@ class Plan(Section):
             mode="json", exclude_defaults=True, exclude={"source", *_places(data)}
         )
         return ",".join([f"{data.source}:test", *(f"{k}={v}" for k, v in options.items())])
+
+    def with_recorded_lengths(self, out: Path) -> "Plan":
+        """The plan as it goes on in its folder: schedules whose length was not given keep theirs.
+
+        A comparison that was begun when their configs still named lengths stays the same one.
+        """
+        try:
+            stored = json.loads((out / _PLAN).read_bytes())
+        except (OSError, ValueError):
+            return self  # a new one; a damaged one is refused where the folder is held
+        methods = {
+            name: recorded_lengths(config, _value(_value(stored, "methods"), name), out / _PLAN)
+            for name, config in self.methods.items()
+        }
+        return self.model_copy(update={"methods": methods})
 
     @contextmanager
     def hold(self, out: Path) -> Iterator[None]:

@@ -14,7 +14,7 @@ from pydantic import (
 from imagetok.config import Section
 from imagetok.data.config import DataConfig
 from imagetok.tokenizers import TokenizerConfig
-from imagetok.training.schedules import Constant, Schedule
+from imagetok.training.schedules import Constant, Schedule, with_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -74,6 +74,13 @@ class ObjectiveConfig(Section):
     temperature: Schedule = Constant(value=1.0)
 
 
+def take_lengths(run: Section, steps: int) -> None:
+    """Give the schedules of a run that is being validated, and have no length, that of the run."""
+    filled = with_lengths(run, lambda key: steps)
+    for name in type(run).model_fields:
+        object.__setattr__(run, name, getattr(filled, name))  # frozen only once it is made
+
+
 class TokenizerRun(Section):
     """A config file of `kind: tokenizer`."""
 
@@ -86,6 +93,7 @@ class TokenizerRun(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
+        take_lengths(self, self.train.steps)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(

@@ -4,12 +4,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from imagetok.config import Section, differences, dump_yaml, load_config
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import ConfigError
+from imagetok.training.schedules import with_lengths
 
 logger = logging.getLogger("imagetok")
+S = TypeVar("S", bound=Section)
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
     "train.steps",
@@ -60,6 +63,40 @@ def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> I
         remove_temporaries(folder / "checkpoints")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
         yield
+
+
+def with_recorded_lengths(config: S, folder: Path, *, resume: bool) -> S:
+    """The config of a run as it goes on in its folder.
+
+    Schedules whose length was not given keep the length that the run started with, whatever
+    `train.steps` is now, and the log says so where the two differ.
+    """
+    if not (resume and (folder / CONFIG).is_file()):
+        return config
+    stored = load_config(folder / CONFIG, type(config))
+    return recorded_lengths(config, stored.model_dump(mode="json"), folder / CONFIG)
+
+
+def recorded_lengths(config: S, stored: Any, where: Path) -> S:
+    """The config with lengths that were not given taken from a stored tree of one like it."""
+
+    def recorded(key: str) -> int | None:
+        steps = _value(stored, key)
+        return steps if isinstance(steps, int) else None
+
+    kept = with_lengths(config, recorded)
+    asked = config.model_dump(mode="json")
+    for key, (new, old) in differences(asked, kept.model_dump(mode="json")).items():
+        may_change = key.startswith(REPAIRS)
+        remedy = f"--set {key}={new} changes it" if may_change else "another length is another run"
+        logger.warning("%s stays %d, as recorded in %s; %s", key, old, where, remedy)
+    return kept
+
+
+def _value(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def _check_same(folder: Path, config: Section) -> None:
