@@ -10,10 +10,11 @@ from typing import Any
 from cli.evaluation_pipeline import Record, read_record
 from imagetok.comparison import Cell, Plan
 from imagetok.comparison.later import Later, Step
-from imagetok.config import load_config
+from imagetok.config import validate
 from imagetok.data import DataConfig, describe, open_images
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError
+from imagetok.named_configs import find_config
 from imagetok.training.metrics import read_json_lines
 from prior.config import PriorRun
 
@@ -25,7 +26,11 @@ _PLAIN = {
 
 
 def make_later(
-    plan: Plan, features: Sequence[str], prior: Path | None, num_samples: int | None, device: str
+    plan: Plan,
+    features: Sequence[str],
+    prior: Path | str | None,
+    num_samples: int | None,
+    device: str,
 ) -> Later | None:
     """The steps of every cell, each a command of imagetok; None where nothing is asked.
 
@@ -39,9 +44,14 @@ def make_later(
         return None
     config = next(iter(plan.methods.values()))
     count = num_samples or len(open_images(config.data, "test", config.tokenizer.image))
-    run = None if prior is None else load_config(prior, PriorRun)
+    run = None if prior is None else _prior_run(prior)
     asked = _Asked(tuple(features), prior, run, count, config.data, device)
     return Later(asked.steps(), asked.measures, asked.identity)
+
+
+def _prior_run(prior: Path | str) -> PriorRun:
+    found = find_config(prior)
+    return validate(found.tree, PriorRun, found.where)
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ class _Asked:
     """What to do with each cell."""
 
     features: tuple[str, ...]
-    path: Path | None
-    """Of the prior's config."""
+    path: Path | str | None
+    """File or name of the prior's config."""
     run: PriorRun | None
     num_samples: int
     data: DataConfig

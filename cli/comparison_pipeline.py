@@ -15,7 +15,7 @@ from imagetok.processes import process_state
 
 
 def compare_configs(
-    paths: Sequence[Path],
+    configs: Sequence[Path | str],
     out: Path,
     *,
     seeds: Sequence[int],
@@ -24,13 +24,14 @@ def compare_configs(
     jobs: int | None,
     device: torch.device,
     features: Sequence[str] = (),
-    prior: Path | None = None,
+    prior: Path | str | None = None,
     num_samples: int | None = None,
+    sweeps: Sequence[str] = (),
 ) -> tuple[Comparison | None, dict[Cell, Failure]]:
     """Plan and run a comparison in the folder `out`; see `imagetok.comparison.compare`.
 
-    jobs: cells side by side; None is one a GPU, or one a core on CPUs. features, prior,
-    num_samples: see `make_later`.
+    configs, prior: files or names. sweeps: as `KEY=V1,V2`. jobs: cells side by side; None is one a
+    GPU, or one a core on CPUs. features, prior, num_samples: see `make_later`.
     """
     if process_state().num_processes > 1:
         raise ConfigError("compare starts its own processes; start it without a launcher")
@@ -38,7 +39,8 @@ def compare_configs(
         raise ConfigError(
             f"--device {device}: give cpu or cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
         )
-    plan = make_plan(paths, seeds, overrides, allow_different)
+    plan = make_plan(configs, seeds, overrides, allow_different, sweeps)
+    plan = plan.with_recorded_lengths(out)
     later = make_later(plan, features, prior, num_samples, device.type)
 
     def train(cell: Cell) -> list[str]:
@@ -52,7 +54,9 @@ def compare_configs(
         train,
         slots=_slots(jobs, device),
         device=device,
-        command=_command(paths, seeds, overrides, allow_different, features, prior, num_samples),
+        command=_command(
+            configs, seeds, overrides, allow_different, features, prior, num_samples, sweeps
+        ),
         later=later,
     )
 
@@ -77,22 +81,24 @@ def _cores() -> int:
 
 
 def _command(
-    paths: Sequence[Path],
+    configs: Sequence[Path | str],
     seeds: Sequence[int],
     overrides: Sequence[str],
     allow_different: Sequence[str],
     features: Sequence[str],
-    prior: Path | None,
+    prior: Path | str | None,
     num_samples: int | None,
+    sweeps: Sequence[str],
 ) -> str:
     """The command as it can be published: without where things lie on this machine."""
     words = ["imagetok", "compare"]
-    words += [_published(path) for path in paths]
+    words += [_published(config) for config in configs]
     words += ["--seeds", ",".join(map(str, seeds))]
     for override in overrides:
         key, _, value = override.partition("=")
         is_place = key.startswith("data") and "/" in value
         words += ["--set", f"{key}=..." if is_place else override]
+    words += [word for text in sweeps for word in ("--sweep", text)]
     words += [word for key in allow_different for word in ("--allow-different", key)]
     for spec in features:
         name, equals, file = spec.partition("=")
@@ -102,8 +108,9 @@ def _command(
     return shlex.join([*words, "--out", "DIR"])
 
 
-def _published(config: Path) -> str:
-    return str(Path(*config.parts[-2:]) if config.is_absolute() else config)
+def _published(config: Path | str) -> str:
+    path = Path(config)
+    return str(Path(*path.parts[-2:]) if path.is_absolute() else path)
 
 
 def parse_seeds(text: str) -> list[int]:

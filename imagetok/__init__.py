@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imagetok.data import open_images, parse_spec
     from imagetok.errors import ImagetokError
     from imagetok.images import ImageContract
+    from imagetok.named_configs import configs
     from imagetok.quantizers import Codes, Quantizer
     from imagetok.tokenizers import Autoencoder, Tokenizer, TokenizerConfig, build_tokenizer
 
@@ -26,6 +27,7 @@ _HOMES = {
     "Tokenizer": "imagetok.tokenizers",
     "TokenizerConfig": "imagetok.tokenizers",
     "build_tokenizer": "imagetok.tokenizers",
+    "configs": "imagetok.named_configs",
     "load_config": "imagetok.config",
     "open_codes": "imagetok.codes.reader",
     "open_images": "imagetok.data",
@@ -42,6 +44,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
     "build_tokenizer",
+    "configs",
     "load_config",
     "open_codes",
     "open_images",

@@ -11,6 +11,7 @@ ROWS = [
     {"durable", "seeding", "config", "processes", "modes"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results"},
+    {"named_configs"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
     {"reporting", "evaluation"},

@@ -14,6 +14,7 @@ PUBLIC = [
     "Tokenizer",
     "TokenizerConfig",
     "build_tokenizer",
+    "configs",
     "load_config",
     "open_codes",
     "open_images",

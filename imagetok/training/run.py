@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imagetok.config import Section, differences, dump_yaml, load_config
+from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import ConfigError
 from imagetok.training.schedules import with_lengths
@@ -81,7 +81,7 @@ def recorded_lengths(config: S, stored: Any, where: Path) -> S:
     """The config with lengths that were not given taken from a stored tree of one like it."""
 
     def recorded(key: str) -> int | None:
-        steps = _value(stored, key)
+        steps = value_at(stored, key)
         return steps if isinstance(steps, int) else None
 
     kept = with_lengths(config, recorded)
@@ -91,12 +91,6 @@ def recorded_lengths(config: S, stored: Any, where: Path) -> S:
         remedy = f"--set {key}={new} changes it" if may_change else "another length is another run"
         logger.warning("%s stays %d, as recorded in %s; %s", key, old, where, remedy)
     return kept
-
-
-def _value(tree: Any, key: str) -> Any:
-    for name in key.split("."):
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree
 
 
 def _check_same(folder: Path, config: Section) -> None:

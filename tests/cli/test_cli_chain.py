@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cli.main import _run
-from cli.quickstart_pipeline import configs_folder, run_quickstart
+from cli.quickstart_pipeline import run_quickstart
 from imagetok import open_codes
 from imagetok.pictures import save_grid
 
@@ -238,7 +238,7 @@ def test_quickstart_makes_a_report_and_can_be_continued(tmp_path):
     recipe = tmp_path / "recipe"
     recipe.mkdir()
     for name in ("edvae", "gpt"):
-        text = (configs_folder() / "digits" / f"{name}.yaml").read_text()
+        text = (CONFIGS / f"{name}.yaml").read_text()
         lines = [
             "  steps: 40" if line.startswith("  steps:") else line for line in text.splitlines()
         ]

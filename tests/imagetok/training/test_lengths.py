@@ -19,6 +19,7 @@ RATE = "train.learning_rate"
 def config(steps: int, length: int | None = None, **train: object) -> TokenizerRun:
     """A tiny run with three schedules; length: of each, None to leave it out."""
     lengths = {} if length is None else {"steps": length}
+    rate = {"kind": "warmup_cosine", "peak": 1e-2, "end": 1e-3, "warmup": 1, **lengths}
     tree = {
         "seed": 3,
         "data": {"source": "digits"},
@@ -34,7 +35,7 @@ def config(steps: int, length: int | None = None, **train: object) -> TokenizerR
         "train": {
             "steps": steps,
             "batch_size": 600,
-            "learning_rate": {"kind": "warmup_cosine", "peak": 1e-2, "end": 1e-3, "warmup": 1, **lengths},
+            "learning_rate": rate,
             "ema_decay": 0.9,
             "log_every": 1,
             "evaluate_every": 3,
@@ -42,7 +43,7 @@ def config(steps: int, length: int | None = None, **train: object) -> TokenizerR
             "trackers": [],
             **train,
         },
-    }  # fmt: skip
+    }
     return validate(tree, TokenizerRun, "test")
 
 
