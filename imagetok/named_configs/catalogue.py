@@ -1,5 +1,6 @@
 """The configs by name: listed, found, printed and copied."""
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-from imagetok.config import compact_yaml, parse_yaml, read_text, read_yaml
+from imagetok.config import compact_yaml, read_text, read_yaml
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError
 from imagetok.named_configs.experiments import experiments
@@ -55,7 +56,7 @@ class NamedConfig(Result):
         """The whole config as plain data, without overrides and not yet validated."""
         if self.path is not None:
             return read_yaml(self.path)
-        return parse_yaml(self.text, self.name)
+        return copy.deepcopy(dict(self.settings or {}))
 
     @property
     def where(self) -> str:
