@@ -58,7 +58,8 @@ HEAD = f"""# Every key of a config
 
 Written by `python docs/config_reference.py` from the types that a config is checked by. A key
 without a default must be given. `--set a.b=value` changes one; a section of another `kind` is given
-whole: `--set "tokenizer.quantizer={{kind: dvae}}"`. [configs.md](configs.md) says which configs there are.
+whole: `--set "tokenizer.quantizer={{kind: dvae}}"`. [configs.md](configs.md) lists what there
+is to start from.
 
 {GRID}"""
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
