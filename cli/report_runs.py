@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 
 from cli.evaluation_pipeline import Record, read_record
-from cli.folders import exported_step, test_record
 from cli.sampling_pipeline import RECORD as SAMPLES
 from cli.sampling_pipeline import Samples
 from imagetok.artifacts import read_artifact
@@ -22,7 +21,7 @@ from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics import read_json_lines
-from imagetok.training.run import CONFIG
+from imagetok.training.run import CONFIG, exported_step, test_record
 from prior.config import PriorRun
 
 
