@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from cli.pipelines import train_from_config
-from cli.report_pipeline import sections_of
-from cli.report_runs import open_sources
+from cli.report_prior import open_all, sections_of_all
 from cli.sampling_pipeline import load_pair, sample_images
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.config import load_config
@@ -79,8 +78,8 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         "num_samples": NUM_SAMPLES,
     }
     write_json(out / "summary.json", summary)
-    made = open_sources([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
-    sections = [_numbers_section(summary), *sections_of(made, 0), _commands_section(recipe)]
+    made = open_all([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
+    sections = [_numbers_section(summary), *sections_of_all(made, 0), _commands_section(recipe)]
     write_report(
         out / "report.html",
         "imagetok quickstart",

@@ -16,6 +16,7 @@ ROWS = [
     {"reporting", "evaluation"},
     {"codes"},
     {"training"},
+    {"analysis"},
     {"comparison"},
 ]
 PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "weights.py"

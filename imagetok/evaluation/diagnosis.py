@@ -12,9 +12,8 @@ from torch import Tensor
 
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
-from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.processes import full_float32
-from imagetok.quantizers import level_name
+from imagetok.quantizers import code_counts, codebook_use, level_name
 from imagetok.tokenizers import Tokenizer
 
 RARE = 0.01

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import Batch, num_batches, read_batch
-from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.evaluation.quality import num_sums, quality, quality_sums
 from imagetok.modes import at_test_time
 from imagetok.processes import device_of, full_float32, process_state
-from imagetok.quantizers import level_name
+from imagetok.quantizers import code_counts, codebook_use, level_name
 from imagetok.tokenizers import Autoencoder, Tokenizer
 
 MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
