@@ -34,9 +34,9 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
     """
     from cli.diagnosis_pipeline import as_json, told, write_page
     from cli.diagnosis_pipeline import diagnose as run_diagnosis
-    from cli.evaluation_pipeline import identity_of
     from imagetok.data import describe, open_images, parse_spec
     from imagetok.durable import write_json
+    from imagetok.evaluation.records import identity_of
     from imagetok.tokenizers import Tokenizer
 
     check_out_folder(out)

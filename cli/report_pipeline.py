@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from cli.evaluation_pipeline import Record, side_by_side
 from cli.report_curves import training_section
 from cli.report_prior import prior_sections, samples_section
 from cli.report_runs import RunFolder, SampleFolder, Sources, open_sources
 from cli.report_tokenizer import tokenizer_sections
 from imagetok.artifacts import read_artifact
 from imagetok.durable import canonical_json
+from imagetok.evaluation.records import Record, side_by_side
 from imagetok.reporting import Block, Commands, Numbers, Section, Table, write_report
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run import CONFIG

@@ -9,21 +9,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cli.evaluation_pipeline import Record, read_record
-from cli.folders import exported_step, test_record
-from cli.sampling_pipeline import RECORD as SAMPLES
-from cli.sampling_pipeline import Samples
 from imagetok.artifacts import read_artifact
 from imagetok.codes.plan import read_json
 from imagetok.config import read_yaml, validate
 from imagetok.data import ImageDataset, open_images
 from imagetok.errors import ConfigError, ImagetokError, InputError, ShardError
+from imagetok.evaluation.records import Record, read_record
 from imagetok.images import ImageContract
+from imagetok.inspection import exported_step, test_record
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG
 from prior.config import PriorRun
+from prior.generation import RECORD as SAMPLES
+from prior.generation import Samples
 
 
 @dataclass(frozen=True)

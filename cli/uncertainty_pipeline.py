@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cli.evaluation_pipeline import identity_of
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset, describe, open_images, parse_spec
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
+from imagetok.evaluation.records import identity_of
 from imagetok.evaluation.uncertainty import (
     Calibration,
     Doubts,

@@ -12,13 +12,13 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from cli.evaluation_pipeline import read_record
 from cli.main import _run
 from cli.uncertainty_pipeline import Study
 from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.data import ShapesConfig, open_images
 from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.evaluation.records import read_record
 from imagetok.images import from_stored
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun

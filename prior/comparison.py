@@ -1,4 +1,4 @@
-"""What `imagetok compare` does after training: other commands, cell by cell. No click here."""
+"""What `imagetok compare` does after training: other commands, cell by cell."""
 
 import hashlib
 import sys
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.evaluation_pipeline import Record, read_record
 from imagetok.comparison import Cell, Plan
 from imagetok.comparison.later import Later, Step
 from imagetok.config import load_config
 from imagetok.data import DataConfig, describe, open_images
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError
+from imagetok.evaluation.records import Record, read_record
 from imagetok.training.metrics import read_json_lines
 from prior.config import PriorRun
 
