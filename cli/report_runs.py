@@ -16,11 +16,10 @@ from imagetok.data import ImageDataset, open_images
 from imagetok.errors import ConfigError, ImagetokError, InputError, ShardError
 from imagetok.evaluation.records import Record, read_record
 from imagetok.images import ImageContract
-from imagetok.inspection import exported_step, test_record
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics import read_json_lines
-from imagetok.training.run import CONFIG
+from imagetok.training.run import CONFIG, exported_step, test_record
 from prior.config import PriorRun
 from prior.generation import RECORD as SAMPLES
 from prior.generation import Samples

@@ -1,7 +1,6 @@
 """What kind of folder a path is, its description and its faults."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ from imagetok.hub import Pushed
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG as RUN_CONFIG
-
-FINISHED = "finished.json"
+from imagetok.training.run import exported_step, test_record
 
 Kind = artifacts.Kind | Literal["codes", "run"]
 
@@ -103,28 +101,6 @@ def describe_path(source: Path | str) -> dict[str, Any]:
                 "fingerprint": config.fingerprint,
                 "architecture": config.architecture,
             }
-
-
-def exported_step(run: Path) -> int | None:
-    """The step whose weights became the artifact; None while the run goes on.
-
-    Raises InputError for a damaged finished.json.
-    """
-    if not (run / FINISHED).is_file():
-        return None
-    try:
-        found = json.loads((run / FINISHED).read_bytes())
-        return int(found.get("exported", found["step"]))  # older runs export the last
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{run / FINISHED}: damaged ({error!r})") from None
-
-
-def test_record(records: Sequence[Mapping[str, Any]], exported: int | None) -> dict[str, Any]:
-    """The measures on the held-out split of the exported step, or else the last; empty if none."""
-    tests = [record for record in records if record.get("split") == "test"]
-    of_exported = [record for record in tests if record.get("step") == exported]
-    found = of_exported or tests
-    return dict(found[-1]) if found else {}
 
 
 def push_folder(
