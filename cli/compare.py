@@ -64,7 +64,7 @@ def compare(
 
     Example: imagetok compare configs/digits/edvae.yaml configs/digits/dvae.yaml --out runs/digits
     """
-    from cli.comparison_pipeline import compare_configs, exit_code, parse_seeds, summary
+    from imagetok.comparison.from_configs import compare_configs, exit_code, parse_seeds, summary
 
     result, failures = compare_configs(
         configs,

@@ -18,7 +18,7 @@ def push(folder: Path, repo: str, private: bool, revision: str | None, message: 
 
     Example: imagetok push runs/digits-gpt/prior user/digits-gpt
     """
-    from cli.folders import push_folder
+    from imagetok.inspection import push_folder
 
     kind, pushed = push_folder(folder, repo, private=private, revision=revision, message=message)
     use = "sample --out samples --prior" if kind == "prior" else "reconstruct IMAGE --tokenizer"

@@ -39,7 +39,7 @@ def verify(
     Example: imagetok verify runs/digits-edvae/codes/train --tokenizer runs/digits-edvae/tokenizer
     --data digits:train --reencode 256
     """
-    from cli.folders import verify_path
+    from imagetok.inspection import verify_path
 
     if (reencode is None) != (tokenizer is None) or (reencode is None) != (data is None):
         raise click.UsageError("--reencode N, --tokenizer and --data are given together")
@@ -93,7 +93,7 @@ def inspect(
     Example: imagetok inspect runs/digits-edvae/codes/train --tokenizer runs/digits-edvae/tokenizer
     --contact-sheet sheet.png
     """
-    from cli.folders import describe_path
+    from imagetok.inspection import describe_path
 
     if (contact_sheet is None) != (tokenizer is None):
         raise click.UsageError("--contact-sheet and --tokenizer are given together")

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cli.pipelines import train_from_config
 from cli.report_prior import open_all, sections_of_all
-from cli.sampling_pipeline import load_pair, sample_images
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.config import load_config
 from imagetok.data import ImageDataset, open_image, open_images, prepare
@@ -23,6 +22,7 @@ from imagetok.processes import one_thread, peak_memory_mb
 from imagetok.reporting import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
+from prior.generation import load_pair, sample_images
 
 logger = logging.getLogger("imagetok")
 NUM_SAMPLES = 200

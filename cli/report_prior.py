@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.sampling_pipeline import RECORD as SAMPLES
-from cli.sampling_pipeline import Samples, load_pair, read_drawn
 from imagetok.analysis.curves import TEST, TRAIN, Curve
 from imagetok.analysis.report import make_report, sections_of
 from imagetok.analysis.runs import (
@@ -32,14 +30,16 @@ from imagetok.reporting import Block, Pictures, Section, Text
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.base import NO_LABEL
+from prior.completion import with_kept
 from prior.config import PriorRun
+from prior.generation import RECORD as SAMPLES
+from prior.generation import Samples, load_pair, read_drawn
 from prior.training import open_data
 
 CLASSES = 20
 """Shown at most."""
 COMPLETED, COMPLETIONS = 5, 6
 _SEED = 0
-_GREY = 127
 _COLUMNS = 10
 
 
@@ -279,10 +279,3 @@ def _completions(
     both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
     pixels = as_pixels(coloured(decode_in_batches(tokenizer, both)))
     return with_kept(pixels, keep_rows / min(h for h, _ in prior.config.grids))
-
-
-def with_kept(pixels: np.ndarray, share: float) -> np.ndarray:
-    """An image and its completions, with what is kept of the image's height after the first."""
-    kept = pixels[:1].copy()
-    kept[:, :, round(pixels.shape[2] * share) :] = _GREY
-    return np.concatenate([pixels[:1], kept, pixels[1:]])

@@ -15,13 +15,13 @@ from browser import open_browser
 from PIL import Image
 from sampling_parts import make_prior_folder
 
-from cli.demo_pipeline import Workbench
 from cli.main import _run
-from cli.sampling_pipeline import load_pair
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import to_uint8
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
+from prior.generation import load_pair
+from prior.workbench import Workbench
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from cli.main import _run
-from cli.report_prior import completed_blocks, open_all, with_kept
+from cli.report_prior import completed_blocks, open_all
 from imagetok import Tokenizer
 from imagetok.analysis.report import training_section
 from imagetok.analysis.runs import names_of, open_sources
@@ -24,6 +24,7 @@ from imagetok.codes.shard import CodeBatch
 from imagetok.reporting import Figure, Text, curves
 from imagetok.reporting.page import show
 from prior.build import build_prior
+from prior.completion import with_kept
 from prior.config import GPTConfig, PriorConfig
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "digits"

@@ -1,4 +1,4 @@
-"""What `imagetok compare` does: cells are `imagetok train` processes. No click here."""
+"""What `imagetok compare` does: cells are `imagetok train` processes."""
 
 import os
 import shlex
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from cli.comparison_later import make_later
 from imagetok.comparison import Cell, Comparison, Failure, compare, make_plan, table_of
 from imagetok.errors import ConfigError, ResourceError
 from imagetok.processes import process_state
+from prior.comparison import make_later
 
 
 def compare_configs(

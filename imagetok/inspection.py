@@ -1,4 +1,4 @@
-"""What kind of folder a path is, its description and its faults. No click here."""
+"""What kind of folder a path is, its description and its faults."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `imagetok compare` does after training: other commands, cell by cell. No click here."""
+"""What `imagetok compare` does after training: other commands, cell by cell."""
 
 import hashlib
 import sys
