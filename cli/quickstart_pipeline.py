@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cli.pipelines import train_from_config
-from cli.report_prior import open_all, sections_of_all
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.config import load_config
 from imagetok.data import ImageDataset, open_image, open_images, prepare
@@ -23,6 +22,8 @@ from imagetok.reporting import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
 from prior.generation import load_pair, sample_images
+from prior.report_folders import open_all
+from prior.reports import sections_of_all
 
 logger = logging.getLogger("imagetok")
 NUM_SAMPLES = 200

@@ -35,7 +35,7 @@ def report(runs: tuple[Path, ...], out: Path, num_samples: int, device: str | No
 
     Example: imagetok report runs/digits-edvae runs/digits-gpt --out report.html
     """
-    from cli.report_prior import report_all
+    from prior.reports import report_all
 
     contents = report_all(runs, out, num_samples=num_samples, device=choose_device(device))
     say(f"{', '.join(contents)}")

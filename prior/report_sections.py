@@ -1,29 +1,14 @@
-"""Reports of priors and folders of samples beside those of tokenizers. No click here."""
+"""What a prior draws and completes, and folders of samples, as sections of a report."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from imagetok.analysis.curves import TEST, TRAIN, Curve
-from imagetok.analysis.report import make_report, sections_of
-from imagetok.analysis.runs import (
-    RunFolder,
-    Sources,
-    TokenizerRunFolder,
-    names_of,
-    open_sources,
-)
-from imagetok.artifacts import read_artifact
 from imagetok.codes.decode import decode_in_batches
-from imagetok.codes.plan import read_json
 from imagetok.codes.shard import CodeBatch
-from imagetok.config import Section as ConfigSection
-from imagetok.errors import ConfigError, ImagetokError, InputError, ShardError
+from imagetok.errors import ConfigError, ImagetokError
 from imagetok.pictures import as_pixels, coloured
 from imagetok.processes import device_of
 from imagetok.reporting import Block, Pictures, Section, Text
@@ -32,8 +17,8 @@ from prior import Prior
 from prior.base import NO_LABEL
 from prior.completion import with_kept
 from prior.config import PriorRun
-from prior.generation import RECORD as SAMPLES
-from prior.generation import Samples, load_pair, read_drawn
+from prior.generation import load_pair, read_drawn
+from prior.report_folders import PriorRunFolder, SampleFolder
 from prior.training import open_data
 
 CLASSES = 20
@@ -41,126 +26,6 @@ CLASSES = 20
 COMPLETED, COMPLETIONS = 5, 6
 _SEED = 0
 _COLUMNS = 10
-
-
-BITS_CURVE = Curve(
-    "bits per code",
-    {
-        ("train", "bits_per_code"): TRAIN,
-        ("test", "bits_per_code"): TEST,
-        ("test", "order0_bits_per_code"): "order-0 entropy",
-    },
-    "Of the prior. Below the order-0 entropy it has learned how codes depend on each other.",
-)
-
-
-@dataclass(frozen=True)
-class PriorRunFolder(RunFolder):
-    """A run that trains a prior."""
-
-    config: PriorRun
-
-    kind: ClassVar[str] = "prior"
-    section: ClassVar[type[ConfigSection]] = PriorRun
-    headlines: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "bits_per_code": ("bits per code", "of held-out codes, under the prior"),
-    }
-    curves: ClassVar[Sequence[Curve]] = (BITS_CURVE,)
-
-    @property
-    def method(self) -> str:
-        """The kind of its model."""
-        return f"{self.config.model.kind} prior"
-
-    @property
-    def loss_terms(self) -> Sequence[str]:
-        """None: its loss is one."""
-        return ()
-
-    def described(self) -> dict[str, str | None]:
-        """Model and data."""
-        return {"method": self.config.model.kind, "data": self.config.data.source}
-
-    def measured_on(self) -> dict[str, object]:
-        """The held-out codes and, once it is finished, the tokenizer that they are of."""
-        data = self.config.data
-        identity: dict[str, object] = {"data": data.test or f"a part of {data.source}"}
-        if self.artifact:
-            # Bits of one tokenizer's codes say nothing about those of another's.
-            prior = read_artifact(self.artifact, "prior")
-            identity["tokenizer"] = prior.architecture["tokenizer_fingerprint"]
-        return identity
-
-
-class SampleFolder(NamedTuple):
-    """What `imagetok sample` wrote."""
-
-    path: Path
-    name: str
-    record: Samples
-
-
-class PriorSources(NamedTuple):
-    """Everything that a report is to show, in the order given."""
-
-    sources: Sources
-    samples: list[SampleFolder]
-
-
-def open_all(paths: Sequence[Path], device: torch.device) -> PriorSources:
-    """Read run folders, folders of samples and files of measures.
-
-    Raises InputError for what is none of these, or damaged.
-    """
-    named = names_of(paths)
-    samples = {name: path for name, path in named.items() if (path / SAMPLES).is_file()}
-    others = {name: path for name, path in named.items() if name not in samples}
-    kinds = (TokenizerRunFolder, PriorRunFolder)
-    told = f"a folder of samples (with {SAMPLES}), "
-    folders = [SampleFolder(path, name, _read_samples(path)) for name, path in samples.items()]
-    return PriorSources(open_sources(others, device, kinds, told), folders)
-
-
-def report_all(
-    paths: Sequence[Path], out: Path, *, num_samples: int, device: torch.device
-) -> list[str]:
-    """Write the report of runs, folders of samples and files of measures; returns its contents.
-
-    num_samples: drawn of each class from every prior. Raises InputError for a path that is none of
-    these, before anything is computed.
-    """
-    opened = open_all(paths, device)
-    names = [folder.name for folder in opened.samples]
-    first = first_sections(opened, num_samples)
-    return make_report(paths, out, opened.sources, first, names)
-
-
-def sections_of_all(opened: PriorSources, num_samples: int) -> list[Section]:
-    """Everything but the headlines and commands of a report, in its order."""
-    return sections_of(opened.sources, first_sections(opened, num_samples))
-
-
-def first_sections(opened: PriorSources, num_samples: int) -> list[Section]:
-    """What the priors draw and complete, then other folders of samples."""
-    priors = [run for run in opened.sources.runs if isinstance(run, PriorRunFolder)]
-    sections = []
-    shown: list[SampleFolder] = []
-    for run in priors:
-        drawn = [folder for folder in opened.samples if folder.record.prior == run.fingerprint]
-        shown += drawn
-        name = f" of {run.name}" if len(priors) > 1 else ""
-        sections += prior_sections(run, drawn, num_samples, name)
-    others = [folder for folder in opened.samples if folder not in shown]
-    return sections + [samples_section(folder, f", {folder.name}") for folder in others]
-
-
-def _read_samples(path: Path) -> Samples:
-    try:
-        return read_json(path / SAMPLES, Samples)
-    except ShardError as error:
-        raise InputError(
-            f"{error}; leave {path} out of the report, or draw it again with `imagetok sample`"
-        ) from None
 
 
 def prior_sections(

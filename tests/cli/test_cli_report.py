@@ -15,7 +15,6 @@ from PIL import Image
 from torch.testing import assert_close
 
 from cli.main import _run
-from cli.report_prior import completed_blocks, open_all
 from imagetok import Tokenizer
 from imagetok.analysis.report import training_section
 from imagetok.analysis.runs import names_of, open_sources
@@ -26,6 +25,8 @@ from imagetok.reporting.page import show
 from prior.build import build_prior
 from prior.completion import with_kept
 from prior.config import GPTConfig, PriorConfig
+from prior.report_folders import open_all
+from prior.report_sections import completed_blocks
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "digits"
 TINY = ["tokenizer.network.width=8", "tokenizer.quantizer.num_codes=16", "train.steps=20"]
