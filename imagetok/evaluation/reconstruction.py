@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from accelerate.utils import gather, reduce
 from torch import Tensor
 
 from imagetok.data import ImageDataset
@@ -12,7 +11,7 @@ from imagetok.evaluation.batches import Batch, num_batches, read_batch
 from imagetok.evaluation.codebook import code_counts, codebook_use
 from imagetok.evaluation.quality import num_sums, quality, quality_sums
 from imagetok.modes import at_test_time
-from imagetok.processes import device_of, full_float32, process_state
+from imagetok.processes import full_float32, over_processes, process_state
 from imagetok.quantizers import level_name
 from imagetok.tokenizers import Autoencoder, Tokenizer
 
@@ -48,7 +47,6 @@ def evaluate_reconstruction(
     check: called before each batch; may raise to stop.
     """
     state = process_state()
-    device = device_of(model)
     count = num_batches(len(dataset))
     levels = len(model.num_codes)
     sums = torch.zeros(levels + num_sums(model.image), dtype=torch.float64)
@@ -66,10 +64,10 @@ def evaluate_reconstruction(
             maps += _map_sums(batch_maps, names)
             highest = highest.maximum(_map_maxima(batch_maps, names))
             counts = [total + part for total, part in zip(counts, batch_counts, strict=True)]
-    sums = _sum_over_processes(sums, device)
-    maps = _sum_over_processes(maps, device)
-    highest = _largest_over_processes(highest, device)
-    counts = [_sum_over_processes(level, device) for level in counts]
+    sums = over_processes(sums, "sum")
+    maps = over_processes(maps, "sum")
+    highest = over_processes(highest, "max")
+    counts = [over_processes(level, "sum") for level in counts]
     result: dict[str, float | int] = {
         "num_images": len(dataset),
         **quality(sums[levels:], len(dataset), model.image),
@@ -137,19 +135,3 @@ def _deviation(count: float, total: float, squares: float) -> float:
 def _map_maxima(maps: dict[str, Tensor], names: list[str]) -> Tensor:
     """The largest value of every named map; -inf for those that are not there."""
     return torch.tensor([float(maps[n].max()) if n in maps else -torch.inf for n in names])
-
-
-def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
-    if process_state().num_processes == 1:
-        return values
-    total = reduce(values.to(device), "sum")
-    assert isinstance(total, Tensor)
-    return total.cpu()
-
-
-def _largest_over_processes(values: Tensor, device: torch.device) -> Tensor:
-    if process_state().num_processes == 1:
-        return values
-    every = gather(values[None].to(device))
-    assert isinstance(every, Tensor)
-    return every.amax(dim=0).cpu()
