@@ -8,10 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagetok.analysis.diagnosis import diagnose
+    from imagetok.analysis.latent_space import explore
+    from imagetok.analysis.reconstruction import reconstruct
+    from imagetok.analysis.report import report
+    from imagetok.analysis.uncertainty import uncertainty
     from imagetok.codes.reader import CodeDataset, open_codes
     from imagetok.config import load_config
     from imagetok.data import open_images, parse_spec
     from imagetok.errors import ImagetokError
+    from imagetok.evaluation.evaluate import evaluate
     from imagetok.images import ImageContract
     from imagetok.quantizers import Codes, Quantizer
     from imagetok.tokenizers import Autoencoder, Tokenizer, TokenizerConfig, build_tokenizer
@@ -26,10 +32,16 @@ _HOMES = {
     "Tokenizer": "imagetok.tokenizers",
     "TokenizerConfig": "imagetok.tokenizers",
     "build_tokenizer": "imagetok.tokenizers",
+    "diagnose": "imagetok.analysis.diagnosis",
+    "evaluate": "imagetok.evaluation.evaluate",
+    "explore": "imagetok.analysis.latent_space",
     "load_config": "imagetok.config",
     "open_codes": "imagetok.codes.reader",
     "open_images": "imagetok.data",
     "parse_spec": "imagetok.data",
+    "reconstruct": "imagetok.analysis.reconstruction",
+    "report": "imagetok.analysis.report",
+    "uncertainty": "imagetok.analysis.uncertainty",
 }
 
 __all__ = [
@@ -42,10 +54,16 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
     "build_tokenizer",
+    "diagnose",
+    "evaluate",
+    "explore",
     "load_config",
     "open_codes",
     "open_images",
     "parse_spec",
+    "reconstruct",
+    "report",
+    "uncertainty",
 ]
 
 

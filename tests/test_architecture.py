@@ -8,14 +8,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors"},
-    {"durable", "seeding", "config", "processes", "modes"},
+    {"durable", "seeding", "config", "processes", "modes", "destinations"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
-    {"reporting", "evaluation"},
     {"codes"},
+    {"evaluation"},
     {"training"},
+    {"reporting"},  # draws: neither codes nor training do
     {"analysis"},
     {"comparison"},
 ]
