@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM ask for a stop; the loop answers at the next safe place."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 import torch
@@ -13,7 +14,8 @@ from imagetok.processes import process_state
 class StopRequest:
     """Context manager that turns the first SIGINT or SIGTERM into a request.
 
-    A second SIGINT interrupts at once (KeyboardInterrupt).
+    A second SIGINT interrupts at once (KeyboardInterrupt). Python allows handlers in the main
+    thread only: in another one nothing is set, and signals do what they did before.
     """
 
     def __init__(self) -> None:
@@ -21,6 +23,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._ask)
         return self
