@@ -10,9 +10,6 @@ from torch import Tensor
 
 import imagetok
 import prior
-from cli.report_pipeline import sections_of
-from cli.report_runs import open_sources
-from cli.sampling_pipeline import load_pair, sample_images
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.config import load_config
 from imagetok.data import ImageDataset, open_image, open_images, prepare
@@ -24,6 +21,9 @@ from imagetok.processes import one_thread, peak_memory_mb
 from imagetok.reporting import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
+from prior.generation import load_pair, sample_images
+from prior.report_folders import open_all
+from prior.reports import sections_of_all
 
 logger = logging.getLogger("imagetok")
 NUM_SAMPLES = 200
@@ -77,8 +77,8 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         "num_samples": NUM_SAMPLES,
     }
     write_json(out / "summary.json", summary)
-    made = open_sources([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
-    sections = [_numbers_section(summary), *sections_of(made, 0), _commands_section(recipe)]
+    made = open_all([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
+    sections = [_numbers_section(summary), *sections_of_all(made, 0), _commands_section(recipe)]
     write_report(
         out / "report.html",
         "imagetok quickstart",

@@ -26,8 +26,8 @@ def train(
 
     Example: imagetok train configs/digits/edvae.yaml --set train.steps=500 --out runs/try
 
-    Several processes: accelerate launch -m cli.main train CONFIG, or on CPUs
-    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m cli.main train CONFIG
+    Several processes: accelerate launch -m imagetok train CONFIG, or on CPUs
+    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m imagetok train CONFIG
     """
     import imagetok
     import prior

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from imagetok import seeding
@@ -18,7 +17,7 @@ from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
-from imagetok.processes import device_of, process_state
+from imagetok.processes import device_of, over_processes, process_state
 from imagetok.training.best import Selection
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
@@ -195,8 +194,7 @@ def evaluate_bits(
             with torch.no_grad():
                 nll = negative_log_likelihood(prior(codes, labels), codes).cpu().double()
             total += torch.stack([level.sum() for level in nll.split(positions, dim=1)])
-    if state.num_processes > 1:
-        total = cast(Tensor, reduce(total.to(device), "sum")).cpu()
+    total = over_processes(total, "sum")
     nats = total / (len(data) * torch.tensor(positions))
     return (nats / math.log(2)).tolist()
 
