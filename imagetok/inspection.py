@@ -1,28 +1,85 @@
-"""What kind of folder a path is, its description and its faults."""
+"""What a folder of ours holds, its description, and sharing it on the Hub."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from imagetok import artifacts
-from imagetok.codes.contents import contents_of
+import numpy as np
+import torch
+from PIL import Image
+
+from imagetok import artifacts, hub
+from imagetok.codes.contents import contents_of, save_contact_sheet
 from imagetok.codes.plan import PLAN
 from imagetok.codes.reader import open_codes
-from imagetok.codes.verify import verify_codes
-from imagetok.config import read_yaml
-from imagetok.durable import MANIFEST, verify_folder
+from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
-from imagetok.hub import Pushed
-from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.results import Result
+from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers.opening import open_tokenizer
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG as RUN_CONFIG
 from imagetok.training.run import exported_step, test_record
 
-Kind = artifacts.Kind | Literal["codes", "run"]
+Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
+
+
+@dataclass(frozen=True, repr=False)
+class Description(Result):
+    """What a folder, or an artifact on the Hub, holds."""
+
+    source: str
+    kind: Kind
+    content: Mapping[str, Any]
+    """Plain data, as `imagetok inspect --json` prints it; its first key is `kind`."""
+    contact_sheet: Path | None = None
+    """The picture that was written, of a code dataset."""
+    num_decoded: int = 0
+    """Images in that picture."""
+
+    def title(self) -> str:
+        return f"{self.source}: {self.kind}"
+
+    def rows(self) -> dict[str, object]:
+        """Every value by its dotted name; lists are counted."""
+        return _flat({k: v for k, v in self.content.items() if k != "kind"})
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The contact sheet."""
+        if self.contact_sheet is None:
+            return {}
+        return {"contact sheet": np.array(Image.open(self.contact_sheet).convert("RGB"))}
+
+
+@dataclass(frozen=True, repr=False)
+class PushResult(Result):
+    """A commit on the Hub that holds what was pushed."""
+
+    kind: Kind
+    repo: str
+    commit: str
+    url: str
+    """Of the commit's page."""
+
+    @property
+    def origin(self) -> str:
+        """`user/name@commit`, which can be loaded."""
+        return hub.Pushed(self.repo, self.commit, self.url).origin
+
+    def title(self) -> str:
+        return f"{self.kind} pushed to {self.url}"
+
+    def rows(self) -> dict[str, object]:
+        """The commit, and what loads it."""
+        return {"commit": self.commit, "load it as": self.origin}
 
 
 def kind_of(path: Path) -> Kind:
     """What a folder holds; InputError when it is none of ours."""
+    if is_comparison(path):
+        return "comparison"
     if (path / PLAN).is_file():
         return "codes"
     if (path / RUN_CONFIG).is_file():
@@ -35,64 +92,48 @@ def kind_of(path: Path) -> Kind:
         if kind in artifacts.FILES:
             return kind
     raise InputError(
-        f"{path}: no tokenizer, prior, run or code dataset; expected a folder with "
+        f"{path}: no tokenizer, prior, run, comparison or code dataset; expected a folder with "
         f"{artifacts.CONFIG}, {RUN_CONFIG} or {PLAN}"
     )
 
 
-def verify_path(source: Path | str) -> list[str]:
-    """Faults of a folder of ours, or of an artifact on the Hub, one line each."""
-    place = artifacts.locate(source)
-    path = place.folder
-    match kind_of(path):
-        case "codes":
-            return verify_codes(path)
-        case "run":
-            faults = [f for c in _checkpoints(path) for f in verify_folder(c)]
-            faults += _log_faults(path)
-            artifact_folders = [path / name for name in ("tokenizer", "prior")]
-            return faults + [f for a in artifact_folders if a.is_dir() for f in verify_path(a)]
-        case kind:
-            # The cache may hold more of a repository than is ours.
-            names = artifacts.FILES[kind] if place.is_fetched else None
-            faults = verify_folder(path, names) if (path / MANIFEST).is_file() else []
-            return faults or _load_faults(path, kind)
+def inspect(
+    source: Path | str,
+    *,
+    tokenizer: Tokenizer | Path | str | None = None,
+    contact_sheet: Path | str | None = None,
+    device: torch.device | str | None = None,
+) -> Description:
+    """Describe a tokenizer, prior, run, comparison or code dataset.
 
+    source: a folder, or the Hub id of an artifact. contact_sheet, tokenizer: decode 64 images of a
+    code dataset, spread evenly, into this PNG file, with the tokenizer that made the codes. Raises
+    ShardError for a damaged code dataset, InputError for other damage, ConfigError for one of the
+    two without the other.
 
-def describe_path(source: Path | str) -> dict[str, Any]:
-    """A folder of ours, or an artifact on the Hub, in plain data.
-
-    Raises ShardError for a damaged code dataset, InputError for other damage.
+    >>> imagetok.inspect("runs/digits-edvae/codes/train").content["images"]
     """
+    if (contact_sheet is None) != (tokenizer is None):
+        raise ConfigError("contact_sheet and tokenizer are given together")
+    sheet, count = None, 0
+    if contact_sheet is not None and tokenizer is not None:  # first: it may refuse
+        sheet = Path(contact_sheet)
+        count = save_contact_sheet(open_codes(source), open_tokenizer(tokenizer, device), sheet)
+    content = describe(source)
+    return Description(str(source), content["kind"], content, sheet, count)
+
+
+def describe(source: Path | str) -> dict[str, Any]:
+    """A folder of ours, or an artifact on the Hub, in plain data; see `inspect`."""
     place = artifacts.locate(source)
     path = place.folder
     match kind_of(path):
         case "codes":
-            dataset = open_codes(path)
-            found = contents_of(dataset)
-            return {
-                "kind": "codes",
-                "plan": dataset.plan.model_dump(mode="json"),
-                "root": dataset.manifest.root,
-                "inputs": dataset.manifest.inputs,
-                **found._asdict(),
-                "levels": [level._asdict() for level in found.levels],
-                "bits_per_image": found.bits_per_image._asdict(),
-            }
+            return {"kind": "codes", **_describe_codes(path)}
         case "run":
-            try:
-                measured = read_json_lines(path / "metrics.jsonl")
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path / 'metrics.jsonl'}: damaged ({error})") from None
-            exported = exported_step(path)
-            return {
-                "kind": "run",
-                "checkpoints": [c.name for c in _checkpoints(path)],
-                "last_logged_step": measured[-1]["step"] if measured else 0,
-                "exported_step": exported,
-                "test": test_record(measured, exported) or None,
-                "finished": [n for n in ("tokenizer", "prior") if (path / n).is_dir()],
-            }
+            return {"kind": "run", **_describe_run(path)}
+        case "comparison":
+            return {"kind": "comparison", **describe_comparison(path)}
         case kind:
             config = artifacts.read_artifact(path, kind)
             return {
@@ -103,60 +144,47 @@ def describe_path(source: Path | str) -> dict[str, Any]:
             }
 
 
-def push_folder(
-    folder: Path, repo: str, *, private: bool, revision: str | None, message: str | None
-) -> tuple[Kind, Pushed]:
-    """Share a tokenizer's or prior's folder on the Hub, after checking it; see `push_artifact`.
-
-    Raises InputError for a folder of another kind and ArtifactError for a damaged one.
-    """
-    kind = kind_of(folder)
-    if kind == "run":
-        made = [str(folder / n) for n in ("tokenizer", "prior") if (folder / n).is_dir()]
-        hint = " or ".join(f"`imagetok push {m} {repo}`" for m in made) or "it made nothing yet"
-        raise InputError(f"{folder}: is a run, and what it made is shared: {hint}")
-    if kind == "codes":
-        raise InputError(f"{folder}: is a code dataset; push shares tokenizers and priors")
-    artifacts.check_manifest(artifacts.read_artifact(folder))
-    faults = _load_faults(folder, kind)
-    if faults:
-        raise ArtifactError("; ".join(faults))
-    pushed = artifacts.push_artifact(
-        folder, repo, private=private, revision=revision, message=message
-    )
-    return kind, pushed
-
-
-def _checkpoints(run: Path) -> list[Path]:
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoints of a run, in order."""
     return sorted(p for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit())
 
 
-def _log_faults(run: Path) -> list[str]:
-    """Files of a run that carry no hash, and cannot be read."""
-    faults = []
-    try:
-        read_yaml(run / RUN_CONFIG)
-    except ConfigError as error:
-        faults.append(str(error))
-    for name in ("metrics.jsonl", "timing.jsonl"):
-        try:
-            read_json_lines(run / name)
-        except (OSError, ValueError) as error:
-            faults.append(f"{run / name}: {error}")
-    return faults
+def _describe_codes(path: Path) -> dict[str, Any]:
+    dataset = open_codes(path)
+    found = contents_of(dataset)
+    return {
+        "plan": dataset.plan.model_dump(mode="json"),
+        "root": dataset.manifest.root,
+        "inputs": dataset.manifest.inputs,
+        **found._asdict(),
+        "levels": [level._asdict() for level in found.levels],
+        "bits_per_image": found.bits_per_image._asdict(),
+    }
 
 
-def _load_faults(path: Path, kind: str) -> list[str]:
-    """What stops a tokenizer or prior from loading."""
+def _describe_run(path: Path) -> dict[str, Any]:
     try:
-        if kind != "prior":
-            Autoencoder.from_pretrained(path)
+        measured = read_json_lines(path / "metrics.jsonl")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / 'metrics.jsonl'}: damaged ({error})") from None
+    exported = exported_step(path)
+    return {
+        "checkpoints": [c.name for c in checkpoints_of(path)],
+        "last_logged_step": measured[-1]["step"] if measured else 0,
+        "exported_step": exported,
+        "test": test_record(measured, exported) or None,
+        "finished": [n for n in ("tokenizer", "prior") if (path / n).is_dir()],
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Values by dotted names; a list of plain values as text, one of sections by place."""
+    rows: dict[str, object] = {}
+    for name, value in tree.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(i): inner for i, inner in enumerate(value)}
+        if isinstance(value, dict):
+            rows |= _flat(value, f"{prefix}{name}.")
         else:
-            from prior import Prior
-
-            embedded = Tokenizer.from_pretrained(path / "tokenizer")
-            prior = Prior.from_pretrained(path)
-            prior.check_tokenizer(embedded.fingerprint, f"{path / 'tokenizer'}")
-    except InputError as error:
-        return [str(error)]
-    return []
+            rows[f"{prefix}{name}"] = value
+    return rows

@@ -1,123 +1,138 @@
-"""What `imagetok compare` does after training: other commands, cell by cell."""
+"""Comparing tokenizers with a prior on the codes of each: other commands, cell by cell."""
 
-import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagetok.comparison import Cell, Plan
-from imagetok.comparison.later import Later, Step
-from imagetok.config import load_config
-from imagetok.data import DataConfig, describe, open_images
-from imagetok.durable import canonical_json
+import torch
+
+from imagetok.comparison.features import (
+    FeatureWork,
+    folder_of,
+    identity_of,
+    measures_in,
+    tokenizer_words,
+)
+from imagetok.comparison.follow_up import FollowUp, Step
+from imagetok.comparison.from_configs import (
+    CompareResult,
+    device_for_runs,
+    num_test_images,
+    published,
+    request_of,
+    run_request,
+)
+from imagetok.comparison.from_configs import compare as compare_tokenizers
+from imagetok.comparison.jobs import imagetok_command
+from imagetok.comparison.plan import SEEDS, Cell, Plan
+from imagetok.config import Overrides, load_config
+from imagetok.data import DataConfig, describe
 from imagetok.errors import ConfigError
 from imagetok.evaluation.records import Record, read_record
+from imagetok.progress import progress_shown
 from imagetok.training.metrics import read_json_lines
 from prior.config import PriorRun
 
-_PLAIN = {
-    *("fid", "kid", "precision", "recall", "inception_score"),
-    *("rfid", "rkid", "rprecision", "rrecall"),
-}
-"""Measures that are named without their network, because it is that of their papers."""
 
+def compare(
+    configs: Sequence[Path | str],
+    out: Path | str,
+    *,
+    prior: Path | str | None = None,
+    num_samples: int | None = None,
+    seeds: Sequence[int] = SEEDS,
+    set: Overrides = (),
+    allow_different: Sequence[str] = (),
+    features: Sequence[str] = (),
+    jobs: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> CompareResult:
+    """Compare tokenizers as `imagetok.compare` does, and train a prior on the codes of each.
 
-def make_later(
-    plan: Plan, features: Sequence[str], prior: Path | None, num_samples: int | None, device: str
-) -> Later | None:
-    """The steps of every cell, each a command of imagetok; None where nothing is asked.
+    prior: config of the prior; its data, tokenizer and seed are set for each cell. num_samples:
+    images drawn from each prior, to be measured in `features`; None is as many as there are test
+    images. Raises ConfigError also for a config that is not of a prior, and for samples that
+    nothing needs.
 
-    features: networks to measure distances in. prior: config of what is trained on the codes.
-    num_samples: images drawn from it for the distances; None is as many as there are test images.
-    Raises ConfigError for a config that is not of a prior, and for samples that nothing needs.
+    >>> result = prior.compare(["a.yaml", "b.yaml"], "runs/comparison", prior="gpt.yaml")
     """
     if num_samples is not None and not (prior and features):
         raise ConfigError("--samples: needs --prior, to draw them, and --features, to compare them")
-    if prior is None and not features:
-        return None
-    config = next(iter(plan.methods.values()))
-    count = num_samples or len(open_images(config.data, "test", config.tokenizer.image))
-    run = None if prior is None else load_config(prior, PriorRun)
-    asked = _Asked(tuple(features), prior, run, count, config.data, device)
-    return Later(asked.steps(), asked.measures, asked.identity)
+    if prior is None:
+        return compare_tokenizers(
+            configs, out, seeds=seeds, set=set, allow_different=allow_different,
+            features=features, jobs=jobs, device=device, progress=progress,
+        )  # fmt: skip
+    request, chosen = (
+        request_of(configs, seeds, set, allow_different, features),
+        device_for_runs(device),
+    )
+    path = Path(prior)
+    words = ["--prior", published(path)]
+    words += [] if num_samples is None else ["--samples", str(num_samples)]
+
+    def follow_up(plan: Plan) -> FollowUp:
+        run = load_config(path, PriorRun)
+        count = num_samples or num_test_images(plan)
+        measured = FeatureWork(request.features, count, plan.data, chosen.type)
+        work = _PriorWork(path, run, count, plan.data, chosen.type, measured)
+        return FollowUp(work.steps(), work.measures, work.identity)
+
+    with progress_shown(progress):
+        return run_request(
+            request, Path(out), follow_up, jobs=jobs, device=chosen, more_words=words
+        )
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PriorWork:
     """What to do with each cell."""
 
-    features: tuple[str, ...]
-    path: Path | None
+    path: Path
     """Of the prior's config."""
-    run: PriorRun | None
+    run: PriorRun
     num_samples: int
     data: DataConfig
     device: str
+    distances: FeatureWork
 
     def steps(self) -> list[Step]:
         """In order; those that leave a last file behind are not done again."""
-        steps = []
-        if self.features:
-            steps.append(self._evaluation("reconstructions"))
-        if self.path is not None:
-            steps += [self._encoding("train"), self._encoding("test")]
-            steps.append(Step("training priors", self._train, lambda cell: False))
-        if self.path is not None and self.features:
+        measured = bool(self.distances.features)
+        steps = [self.distances.step("reconstructions")] if measured else []
+        steps += [self._encoding("train"), self._encoding("test")]
+        steps.append(Step("training priors", self._train, lambda cell: False))
+        if measured:
             steps.append(Step("sampling", self._sample, lambda cell: False))
-            steps.append(self._evaluation("samples"))
+            steps.append(self.distances.step("samples"))
         return steps
 
     def measures(self, cell: Cell) -> dict[str, float | int]:
-        """Distances as `imagetok evaluate` names them, and `prior_bits_per_code`."""
-        found: dict[str, float | int] = {}
-        if self.run is not None:
-            records = read_json_lines(_folder(cell) / "prior" / "metrics.jsonl")
-            bits = [r["bits_per_code"] for r in records if r["split"] == "test"]
-            found["prior_bits_per_code"] = min(bits) if self.run.export == "best" else bits[-1]
-        for record in self._records(cell):
-            found |= _in_features(record)
-        return found
+        """`prior_bits_per_code`, and distances as `imagetok evaluate` names them."""
+        records = read_json_lines(folder_of(cell) / "prior" / "metrics.jsonl")
+        bits = [r["bits_per_code"] for r in records if r["split"] == "test"]
+        found = min(bits) if self.run.export == "best" else bits[-1]
+        return {"prior_bits_per_code": found, **measures_in(self._records(cell))}
 
     def identity(self, cell: Cell) -> dict[str, Any]:
-        """Names of the distances, networks, counts, and the prior's config without places."""
-        told: dict[str, Any] = {"measures": [], "networks": {}, "num_samples": 0, "prior": None}
-        for record in self._records(cell):
-            told["measures"] += _in_features(record)
-            told["networks"] = record["identity"]["networks"]
-            told["num_samples"] = record["measures"].get("num_samples", 0)
-        if self.run is not None:
-            places = {"data", "tokenizer", "seed"}
-            told["prior"] = self.run.model_dump(mode="json", exclude=places)
-        return told
+        """That of the distances, and the prior's config without places."""
+        config = self.run.model_dump(mode="json", exclude={"data", "tokenizer", "seed"})
+        return {**identity_of(self._records(cell)), "prior": config}
 
     def _records(self, cell: Cell) -> list[Record]:
-        """What `imagetok evaluate` wrote: of reconstructions, then of samples."""
-        paths = [self._record(cell, what) for what in ("reconstructions", "samples")]
-        if not self.features:
+        """What `imagetok evaluate` wrote."""
+        if not self.distances.features:
             return []
-        return [read_record(path) for path in (paths if self.run is not None else paths[:1])]
-
-    def _record(self, cell: Cell, what: str) -> Path:
-        """Named by what it depends on, so that other networks or counts are measured anew."""
-        asked = canonical_json([*self.features, self.num_samples])
-        return _folder(cell) / f"{what}-{hashlib.sha256(asked).hexdigest()[:8]}.json"
-
-    def _evaluation(self, what: str) -> Step:
-        def command(cell: Cell) -> list[str]:
-            words = ["evaluate", *_tokenizer(cell), "--data", describe(self.data, "test")]
-            words += [word for spec in self.features for word in ("--features", spec)]
-            if what == "samples":
-                words += ["--samples", str(_folder(cell) / "samples")]
-            return self._process(*words, "--out", str(self._record(cell, what)))
-
-        return Step(f"measuring {what}", command, lambda cell: self._record(cell, what).is_file())
+        return [
+            read_record(self.distances.path(cell, what)) for what in ("reconstructions", "samples")
+        ]
 
     def _encoding(self, split: str) -> Step:
         def command(cell: Cell) -> list[str]:
             words = ["--data", describe(self.data, split), "--shards", str(_codes(cell, split))]
-            return self._process("encode", *_tokenizer(cell), *words)
+            return self._process("encode", *tokenizer_words(cell), *words)
 
         return Step(
             f"encoding {split}",
@@ -133,36 +148,17 @@ class _Asked:
             "data.test": _codes(cell, "test"),
         }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        out = ["--out", str(_folder(cell) / "prior"), "--resume"]
+        out = ["--out", str(folder_of(cell) / "prior"), "--resume"]
         return self._process("train", str(self.path), *words, *out)
 
     def _sample(self, cell: Cell) -> list[str]:
-        folder = _folder(cell)
+        folder = folder_of(cell)
         words = ["--prior", str(folder / "prior" / "prior"), "--out", str(folder / "samples")]
         return self._process("sample", *words, "-n", str(self.num_samples))
 
     def _process(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "cli.cell", *words, "--device", self.device]
-
-
-def _folder(cell: Cell) -> Path:
-    """What is made of a cell after training, beside its run."""
-    return cell.folder.with_name(f"{cell.folder.name}-later")
+        return imagetok_command(*words, "--device", self.device)
 
 
 def _codes(cell: Cell, split: str) -> Path:
-    return _folder(cell) / "codes" / split
-
-
-def _tokenizer(cell: Cell) -> list[str]:
-    return ["--tokenizer", str(cell.folder / "tokenizer")]
-
-
-def _in_features(record: Record) -> dict[str, float | int]:
-    """The measures that need a network; the accuracy of a class is another one of samples."""
-    endings = tuple(f"_{network}" for network in record["identity"]["networks"])
-    return {
-        name: value
-        for name, value in record["measures"].items()
-        if (name in _PLAIN or name.endswith(endings)) and not name.startswith("class_accuracy")
-    }
+    return folder_of(cell) / "codes" / split

@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from imagetok.codes.encode import FirstImages
 from imagetok.config import load_config
-from imagetok.data import DataConfig, ImageDataset
-from imagetok.data.inputs import open_inputs
+from imagetok.data import ImageDataset
+from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
@@ -156,7 +156,7 @@ class Diagnosis(Result):
 
 def diagnose(
     tokenizer: Autoencoder | Path | str,
-    data: ImageDataset | DataConfig | Path | str,
+    data: ImageInput,
     *,
     out: Path | str | None = None,
     device: torch.device | str | None = None,
@@ -166,7 +166,8 @@ def diagnose(
 
     tokenizer: a Tokenizer, its folder, or a Hub id. One that lies in the run folder that made it
     has a history, which says since when the codebook has been so.
-    data: the images to encode: a spec such as `digits:test`, a path, a data config or a dataset.
+    data: the images to encode: a spec such as `digits:test`, a path, a data config, a Dataset,
+    PIL images or arrays (see `imagetok.data.inputs.open_inputs`).
     out: a folder that gets diagnosis.json and report.html. progress: show a bar on stderr.
 
     Raises ArtifactError for what is no tokenizer, InputError for images that cannot be read,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.codes.encode import FirstImages
-from imagetok.data import DataConfig, ImageDataset
-from imagetok.data.inputs import open_inputs
+from imagetok.data import ImageDataset
+from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
@@ -122,7 +122,7 @@ class Exploration(Result):
 
 def explore(
     tokenizer: Autoencoder | Path | str,
-    data: ImageDataset | DataConfig | Path | str,
+    data: ImageInput,
     *,
     features: NetworkSpecs = (),
     codes: Sequence[int | tuple[int, int]] = (),

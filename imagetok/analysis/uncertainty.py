@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from imagetok.codes.encode import FirstImages
-from imagetok.data import DataConfig, ImageDataset
-from imagetok.data.inputs import open_inputs
+from imagetok.data import ImageDataset
+from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
@@ -163,9 +163,9 @@ class Uncertainty(Result):
 
 def uncertainty(
     tokenizers: Autoencoder | Path | str | Sequence[Autoencoder | Path | str],
-    data: ImageDataset | DataConfig | Path | str,
+    data: ImageInput,
     *,
-    shifted: Sequence[ImageDataset | DataConfig | Path | str] = (),
+    shifted: Sequence[ImageInput] = (),
     limit: int | None = None,
     out: Path | str | None = None,
     device: torch.device | str | None = None,
@@ -220,8 +220,8 @@ def _check_asked(tokenizers: Sequence[Autoencoder | Path | str], data: object) -
 
 def _study(
     given: Autoencoder | Path | str,
-    data: ImageDataset | DataConfig | Path | str,
-    shifted: Sequence[ImageDataset | DataConfig | Path | str],
+    data: ImageInput,
+    shifted: Sequence[ImageInput],
     limit: int | None,
     device: torch.device | None,
 ) -> UncertaintyStudy:
@@ -255,7 +255,7 @@ def _study(
 
 
 def _open(
-    data: ImageDataset | DataConfig | Path | str, model: Tokenizer, limit: int | None, count: int
+    data: ImageInput, model: Tokenizer, limit: int | None, count: int
 ) -> tuple[str, ImageDataset]:
     """A dataset and its name; `noise` has as many images as the data, `count`."""
     if data == "noise":

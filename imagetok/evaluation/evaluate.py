@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from imagetok.data import DataConfig, ImageDataset
-from imagetok.data.inputs import open_inputs
+from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.destinations import file_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
@@ -65,7 +64,7 @@ class Evaluation(Result):
 
 def evaluate(
     tokenizer: Autoencoder | Path | str,
-    data: ImageDataset | DataConfig | Path | str,
+    data: ImageInput,
     *,
     samples: Path | str | None = None,
     features: NetworkSpecs = (),

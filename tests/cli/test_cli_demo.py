@@ -268,7 +268,7 @@ def test_a_host_that_is_no_address_of_the_machine_is_refused(host):
 
 def test_what_was_uploaded_is_removed_at_the_end(source, tmp_path):
     pytest.importorskip("gradio")
-    command = [sys.executable, "-m", "cli.main", "demo", "--prior", str(source), "--port", "0"]
+    command = [sys.executable, "-m", "imagetok", "demo", "--prior", str(source), "--port", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
