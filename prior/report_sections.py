@@ -14,11 +14,11 @@ from imagetok.processes import device_of
 from imagetok.reporting import Block, Pictures, Section, Text
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
-from prior.base import NO_LABEL
 from prior.completion import with_kept
 from prior.config import PriorRun
 from prior.generation import load_pair, read_drawn
 from prior.report_folders import PriorRunFolder, SampleFolder
+from prior.stepper import NO_LABEL
 from prior.training import open_data
 
 CLASSES = 20
