@@ -1,14 +1,10 @@
 """`imagetok train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from cli.options import device_option, say, show_table
-
-if TYPE_CHECKING:
-    from imagetok.named_configs import NamedConfig
 
 
 @click.command()
@@ -32,25 +28,18 @@ def train(
 
     Example: imagetok train digits/edvae --set train.steps=500 --out runs/try
 
-    Several processes: accelerate launch -m cli.main train CONFIG, or on CPUs
-    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m cli.main train CONFIG
+    Several processes: accelerate launch -m imagetok train CONFIG, or on CPUs
+    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m imagetok train CONFIG
     """
+    import imagetok
+    import prior
     from imagetok.named_configs import find_config
+    from imagetok.training.given import kind_of
 
-    found = find_config(config)
-    say(found.taken())
-    from cli.pipelines import train_from_config
-
-    out = out or _run_folder(found, resume)
-    kind, measures = train_from_config(
-        config, list(overrides), out, resume=resume, init_from=init_from, device=device
+    say(find_config(config).taken())
+    kind = kind_of(config, overrides)
+    done = {"tokenizer": imagetok.train, "prior": prior.train}[kind](
+        config, out=out, set=overrides, resume=resume, init_from=init_from, device=device
     )
-    say(f"finished: {out / kind}, on the held-out split:")
-    show_table(measures)
-
-
-def _run_folder(config: "NamedConfig", resume: bool) -> Path:
-    """runs/NAME; a run that older versions began under the last two parts of it goes on there."""
-    older = Path("runs", "-".join(config.name.split("/")[-2:]))
-    goes_on = resume and older.is_dir() and not config.run_folder.is_dir()
-    return older if goes_on else config.run_folder
+    say(f"finished: {done.artifact}, on the held-out split:")
+    show_table(done.measures)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagetok.config import apply_overrides, parse_yaml, validate
+from imagetok.config import Overrides, apply_overrides, override_texts, parse_yaml, validate
 from imagetok.errors import ConfigError
 from imagetok.training.config import TokenizerRun
 
@@ -25,6 +25,14 @@ def variants(name: str, tree: Mapping[str, Any], sweeps: Sequence[str]) -> dict[
                 raise ConfigError(f"--sweep {key}: {value!r} is given twice")
             found[title] = validate(changed, TokenizerRun, f"{name} with {key}={value}")
     return found
+
+
+def sweep_texts(sweeps: Overrides) -> list[str]:
+    """Sweeps as `a.b=V1,V2` texts, as `--sweep` takes them."""
+    texts = override_texts(sweeps)
+    if isinstance(sweeps, Mapping):  # of lists, which YAML writes in brackets
+        texts = [re.sub(r"=\[(.*)\]$", r"=\1", text, flags=re.DOTALL) for text in texts]
+    return texts
 
 
 def _parsed(text: str) -> tuple[str, list[Any]]:

@@ -30,7 +30,7 @@ from imagetok.errors import (
     NotFiniteError,
     StoppedError,
 )
-from imagetok.processes import peak_memory_mb
+from imagetok.processes import over_processes, peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
@@ -45,7 +45,7 @@ from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
 from imagetok.training.metrics import JsonLines
 from imagetok.training.optim import build_optimizer, forget_rows
-from imagetok.training.outputs import StepOutput, combine, sum_over_processes
+from imagetok.training.outputs import StepOutput, combine
 from imagetok.training.running import average_running_statistics
 
 logger = logging.getLogger("imagetok")
@@ -226,11 +226,15 @@ class _Training:
         return measures
 
     def _exported(self) -> tuple[int, dict[str, float | int]]:
-        """The step whose weights become the artifact, and their evaluation."""
+        """The step whose weights become the artifact, and their evaluation.
+
+        The evaluation at the end of the steps is compared here even where it was not due and is
+        therefore no part of the best that a longer run goes on with.
+        """
         best = self.best
-        if best is not None and best.measures and best.selection.export == "best":
-            return best.step, best.measures
-        return self.step, self.evaluation
+        if best is None or best.selection.export == "last" or best.is_beaten_by(self.evaluation):
+            return self.step, self.evaluation
+        return best.step, best.measures
 
     def _is_over(self) -> bool:
         return self.step >= self.config.steps or (self.best is not None and self.best.is_over)
@@ -309,7 +313,7 @@ class _Training:
                 output = self.job.loss(self.model, batch, step, noise)
                 accelerator.backward(output.loss / config.accumulation)
             outputs.append(output.detach())
-        total = combine(outputs, accelerator)
+        total = combine(outputs)
         self.divergence.watch(step, total)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -319,9 +323,7 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
-            average_running_statistics(
-                bare, lambda v: sum_over_processes(v, accelerator) / accelerator.num_processes
-            )
+            average_running_statistics(bare, lambda values: over_processes(values, "mean"))
         draw = seeding.generator(self.seed, "update", step)
         replaced = self.job.update(bare, total.sums | total.rows, draw)
         if self.average is not None:
@@ -363,9 +365,8 @@ class _Training:
             if not math.isfinite(value):
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
         self._record("test", self.evaluation)
-        if self.best is not None:
-            is_due = self.step % self.config.evaluate_every == 0
-            self.best.note(self.step, self.evaluation, model, counts=is_due)
+        if self.best is not None and self.step % self.config.evaluate_every == 0:
+            self.best.note(self.step, self.evaluation, model)
         self.pending_evaluation = False
 
     def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:

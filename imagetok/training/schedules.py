@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from imagetok.config import Section
+from imagetok.config import Section, value_at
 
 S = TypeVar("S", bound=Section)
 
@@ -120,3 +120,14 @@ def _filled(value: Any, length_of: Callable[[str], int | None], path: str) -> An
     if not changed:
         return value
     return value.model_copy(update=changed) if isinstance(value, Section) else {**items, **changed}
+
+
+def given_tree(section: Section) -> dict[str, Any]:
+    """The section as plain data, without the lengths that were not given."""
+    tree = section.model_dump(mode="json")
+    keys: list[str] = []
+    with_lengths(section, lambda key: keys.append(key))
+    for key in keys:
+        *sections, name = key.split(".")
+        value_at(tree, ".".join(sections)).pop(name)
+    return tree
