@@ -26,8 +26,8 @@ NAMES = {
     "imagetok": [
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "configs", "decode",
-        "encode", "export", "import_codes", "info", "load_config", "merge", "open_codes", "open_images",
-        "parse_spec", "train",
+        "encode", "export", "import_codes", "info", "load_config", "merge", "open_codes",
+        "open_images", "parse_spec", "train",
     ],
     "prior": ["Prior", "train"],
 }  # fmt: skip

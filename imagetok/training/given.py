@@ -10,7 +10,8 @@ from imagetok.named_configs import NamedConfig, find_config
 from imagetok.training.schedules import given_tree
 
 RunConfig = Path | str | Section | Mapping[str, Any]
-"""A YAML file, the name of a config, a tree as YAML would give it, or a `TokenizerRun` or `PriorRun`."""
+"""A YAML file, the name of a config, a tree as YAML would give it, or a `TokenizerRun` or
+`PriorRun`."""
 RunKind = Literal["tokenizer", "prior"]
 KINDS: tuple[RunKind, ...] = ("tokenizer", "prior")
 

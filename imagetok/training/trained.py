@@ -95,8 +95,8 @@ def train(
     >>> run.tokenizer, run.measures["psnr_db"], run.history[-1]
 
     config: a YAML file, the name of a config, a mapping of the same form, or a `TokenizerRun`.
-    out: the run folder (default: runs/NAME with - for /, for a file or name). One that is not empty is
-    refused, unless `resume` says to go on there; a finished run is only read.
+    out: the run folder (default: runs/NAME with - for /, for a file or name). One that is not empty
+    is refused, unless `resume` says to go on there; a finished run is only read.
     set: settings to change, {"train.steps": 500} or ["train.steps=500"].
     init_from: a folder or Hub id of the same architecture whose weights to start from.
     device: "cpu" to stay off a GPU.
