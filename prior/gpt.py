@@ -4,6 +4,7 @@ The body is transformers': GPT-2, whose positions are learned, or GPT-NeoX with 
 residuals, which is the same with rotary positions.
 """
 
+import inspect
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -176,6 +177,9 @@ class GPTStepper(Stepper):
             self.context = prior.context(context.flatten(2).mT)  # (B, H*W, width)
         layers, length = prior.body.config.num_hidden_layers, prior.config.length
         self.cache = Cache(layers=[Past(length) for _ in range(layers)])
+        arguments = inspect.signature(prior.body.forward).parameters
+        # Renamed after transformers 5.17; the old name goes in 5.40.
+        self.cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self.position = 0
 
     @torch.no_grad()
@@ -186,7 +190,9 @@ class GPTStepper(Stepper):
         x = self.embedding(self.tokens)
         if self.context is not None:
             x = x + self.context[:, self.position]
-        out = prior.body(inputs_embeds=x[:, None], past_key_values=self.cache, use_cache=True)
+        out = prior.body(
+            inputs_embeds=x[:, None], use_cache=True, **{self.cache_argument: self.cache}
+        )
         weight = prior.head.weight[prior.slices[prior.levels[self.position]]]
         self.position += 1
         return nn.functional.linear(out.last_hidden_state[:, -1], weight)

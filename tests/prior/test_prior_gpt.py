@@ -1,6 +1,7 @@
 """What is the GPT prior's own."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -65,6 +66,15 @@ def test_keys_and_values_stay_where_they_are_put(named):
     assert [layer.memory.data_ptr() for layer in layers] == places
     assert [layer.keys.data_ptr() for layer in layers] == places
     assert all(x.keys.shape == x.memory.shape[1:] for x in layers)
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt-rotary"])
+def test_sampling_uses_nothing_that_transformers_warns_of(name, named):
+    stepper = named(name).stepper(torch.tensor([0, 1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stepper.next_logits(None)
+        stepper.next_logits(torch.tensor([2, 3]))
 
 
 def test_rotary_positions_turn_pairs():
