@@ -10,7 +10,7 @@ ROWS = [
     {"errors"},
     {"durable", "seeding", "config", "processes", "modes"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
-    {"pictures", "results"},
+    {"pictures", "results", "pretrained"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
     {"reporting", "evaluation"},
@@ -22,7 +22,7 @@ PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "weights.py"
 ALONE = {"quantizers", "networks", "data"}
 PRIOR_MAY_USE = {
     "errors", "durable", "seeding", "config", "processes", "modes", "artifacts", "hub", "codes",
-    "training",
+    "training", "pretrained",
 }  # fmt: skip
 
 
