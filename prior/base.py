@@ -49,6 +49,8 @@ class Prior(Pretrained[PriorConfig], ABC):
     """
 
     kind = "prior"
+    matrix_layers: tuple[type[nn.Module], ...] = ()
+    """Layers of another library than torch whose `weight` is a matrix, for weight decay."""
     tokenizer_folder: Path | None = None
     """Local folder of the tokenizer that is embedded in what was loaded or saved last."""
     _recomputes: bool = False

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.pytorch_utils import Conv1D
 
 from prior.base import Prior, Start, Stepper
 from prior.config import GPTConfig, PriorConfig
@@ -27,6 +28,8 @@ class GPTPrior(Prior):
     to one over its codes. Position t reads the class and codes 0..t-1. Given context_channels, each
     token also carries the features of another level at the position that it predicts.
     """
+
+    matrix_layers = (Conv1D,)
 
     def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()

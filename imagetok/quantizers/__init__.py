@@ -4,7 +4,13 @@ from typing import Annotated, assert_never
 
 from pydantic import Field
 
-from imagetok.quantizers.base import Codes, Quantized, Quantizer, level_name
+from imagetok.quantizers.base import (
+    Codes,
+    Quantized,
+    Quantizer,
+    is_concatenated,
+    level_name,
+)
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
 from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
@@ -102,5 +108,6 @@ __all__ = [
     "VQEMAConfig",
     "VQSTEConfig",
     "build_quantizer",
+    "is_concatenated",
     "level_name",
 ]

@@ -77,6 +77,17 @@ def test_sampling_uses_nothing_that_transformers_warns_of(name, named):
         stepper.next_logits(torch.tensor([2, 3]))
 
 
+@pytest.mark.parametrize("name", ["gpt", "gpt-rotary"])
+def test_weight_decay_touches_the_matrices_of_its_layers(name, named):
+    """GPT-2's matrices lie in transformers' own Conv1D."""
+    prior = named(name)
+    layers = (torch.nn.Linear, *prior.matrix_layers)
+    found = [m.weight for m in prior.modules() if isinstance(m, layers)]
+    blocks = prior.body.h if name == "gpt" else prior.body.layers
+    assert len(found) == 4 * len(blocks) + 1  # and the head
+    assert all(weight.ndim == 2 for weight in found)
+
+
 def test_rotary_positions_turn_pairs():
     with pytest.raises(ConfigError, match=r"width / heads \(5\) must be even"):
         config(positions="rotary", width=10)
