@@ -1,4 +1,4 @@
-"""The demo's web page, of Gradio; what it does is in `demo_pipeline`. No click here."""
+"""The demo's web page, of Gradio; what it does is in `prior.workbench`. No click here."""
 
 import atexit
 import os
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from cli.demo_pipeline import MOST, Workbench
-from cli.sampling_pipeline import Drawing, load_pair
 from imagetok.errors import ConfigError, ImagetokError, ResourceError, StoppedError
 from imagetok.tokenizers import Tokenizer
+from prior.generation import Drawing, load_pair
+from prior.workbench import MOST, Workbench
 
 # Read when gradio is imported: it is to report to nobody, also not for its own version.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

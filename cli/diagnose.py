@@ -32,11 +32,11 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
 
     Example: imagetok diagnose --tokenizer runs/digits-edvae/tokenizer --data digits:test
     """
-    from cli.diagnosis_pipeline import as_json, told, write_page
-    from cli.diagnosis_pipeline import diagnose as run_diagnosis
-    from cli.evaluation_pipeline import identity_of
+    from imagetok.analysis.diagnosis import as_json, told, write_page
+    from imagetok.analysis.diagnosis import diagnose as run_diagnosis
     from imagetok.data import describe, open_images, parse_spec
     from imagetok.durable import write_json
+    from imagetok.evaluation.records import identity_of
     from imagetok.tokenizers import Tokenizer
 
     check_out_folder(out)

@@ -62,17 +62,17 @@ def evaluate(
 
     Example: imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
     """
-    from cli.evaluation_pipeline import (
-        measure_reconstructions,
-        measure_samples,
-        read_record,
-        side_by_side,
-    )
     from imagetok.data import describe, open_images, parse_spec
     from imagetok.durable import write_json
     from imagetok.errors import ConfigError
     from imagetok.evaluation.features import open_features
     from imagetok.evaluation.perceptual import open_perceptual
+    from imagetok.evaluation.records import (
+        measure_reconstructions,
+        measure_samples,
+        read_record,
+        side_by_side,
+    )
     from imagetok.processes import process_state
     from imagetok.tokenizers import Autoencoder
 

@@ -58,8 +58,8 @@ def explore(
     Example: imagetok explore --tokenizer runs/digits-edvae/tokenizer --data digits:test
     --out explored
     """
-    from cli.exploration_pipeline import explore as run_exploration
-    from cli.exploration_pipeline import write_page
+    from imagetok.analysis.latent_space import explore as run_exploration
+    from imagetok.analysis.latent_space import write_page
     from imagetok.codes.encode import FirstImages
     from imagetok.data import describe, open_images, parse_spec
     from imagetok.durable import write_json

@@ -35,8 +35,8 @@ def report(runs: tuple[Path, ...], out: Path, num_samples: int, device: str | No
 
     Example: imagetok report runs/digits-edvae runs/digits-gpt --out report.html
     """
-    from cli.report_pipeline import make_report
+    from prior.reports import report_all
 
-    contents = make_report(runs, out, num_samples=num_samples, device=choose_device(device))
+    contents = report_all(runs, out, num_samples=num_samples, device=choose_device(device))
     say(f"{', '.join(contents)}")
     say(f"open {out.resolve()} in a browser")

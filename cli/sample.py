@@ -73,7 +73,7 @@ def sample(
     """
     if (out is None) == (shards is None):
         raise click.UsageError("pass either --out DIR, for images, or --shards DIR, for codes")
-    from cli.sampling_pipeline import Drawing, load_pair, sample_images, sample_shards
+    from prior.generation import Drawing, load_pair, sample_images, sample_shards
 
     how = Drawing(label=_parse_label(label), **drawing)
     model, own = load_pair(prior, tokenizer, choose_device(device))
@@ -133,8 +133,8 @@ def complete(
     Example: imagetok complete --prior runs/digits-gpt/prior --image four.png --keep-rows 2
     --out completed
     """
-    from cli.completion_pipeline import PICTURE, complete_images
-    from cli.sampling_pipeline import Drawing, load_pair
+    from prior.completion import PICTURE, complete_images
+    from prior.generation import Drawing, load_pair
 
     how = Drawing(label=_parse_label(label), **drawing)
     model, own = load_pair(prior, tokenizer, choose_device(device))

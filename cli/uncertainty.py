@@ -57,7 +57,7 @@ def uncertainty(
     Example: imagetok uncertainty --tokenizer runs/edvae/tokenizer --data digits:test
     --shifted noise
     """
-    from cli.uncertainty_pipeline import check_asked, measure, write_page
+    from imagetok.analysis.uncertainty import check_asked, measure, write_page
     from imagetok.durable import write_json
 
     check_out_folder(out)

@@ -8,13 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagetok.codes.decode import decode
+    from imagetok.codes.encode import encode
+    from imagetok.codes.export import export
+    from imagetok.codes.import_ import import_codes
+    from imagetok.codes.merge import merge
     from imagetok.codes.reader import CodeDataset, open_codes
     from imagetok.config import load_config
     from imagetok.data import open_images, parse_spec
+    from imagetok.environment import info
     from imagetok.errors import ImagetokError
     from imagetok.images import ImageContract
     from imagetok.quantizers import Codes, Quantizer
     from imagetok.tokenizers import Autoencoder, Tokenizer, TokenizerConfig, build_tokenizer
+    from imagetok.training.trained import train
+    from imagetok.version import __version__
 
 _HOMES = {
     "Autoencoder": "imagetok.tokenizers",
@@ -25,11 +33,19 @@ _HOMES = {
     "Quantizer": "imagetok.quantizers",
     "Tokenizer": "imagetok.tokenizers",
     "TokenizerConfig": "imagetok.tokenizers",
+    "__version__": "imagetok.version",
     "build_tokenizer": "imagetok.tokenizers",
+    "decode": "imagetok.codes.decode",
+    "encode": "imagetok.codes.encode",
+    "export": "imagetok.codes.export",
+    "import_codes": "imagetok.codes.import_",
+    "info": "imagetok.environment",
     "load_config": "imagetok.config",
+    "merge": "imagetok.codes.merge",
     "open_codes": "imagetok.codes.reader",
     "open_images": "imagetok.data",
     "parse_spec": "imagetok.data",
+    "train": "imagetok.training.trained",
 }
 
 __all__ = [
@@ -41,11 +57,19 @@ __all__ = [
     "Quantizer",
     "Tokenizer",
     "TokenizerConfig",
+    "__version__",
     "build_tokenizer",
+    "decode",
+    "encode",
+    "export",
+    "import_codes",
+    "info",
     "load_config",
+    "merge",
     "open_codes",
     "open_images",
     "parse_spec",
+    "train",
 ]
 
 

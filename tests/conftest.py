@@ -1,6 +1,7 @@
 """Every run of the tests draws the same examples, on one thread, and asks no Hub but its own."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,16 @@ settings.register_profile(
 )
 settings.load_profile("imagetok")
 torch.set_num_threads(1)
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "OMP_NUM_THREADS": "1",  # of processes that tests start
+}
+if sys.dont_write_bytecode:  # every process of the tests would compile every module again
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    sys.dont_write_bytecode = False
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture
@@ -80,7 +90,7 @@ def hub(tmp_path, monkeypatch, fresh_cache, log_in) -> Iterator[HubServer]:
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(_detect_agent, "_registry", None)
         for module in (_http, file_download):  # the library waits seconds before it tries again
-            monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda s: None))
+            monkeypatch.setattr(module, "time", SimpleNamespace(sleep=server.waits.append))
         monkeypatch.setenv("NO_PROXY", "*")
         fresh_cache()
         log_in(TOKEN)

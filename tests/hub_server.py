@@ -70,6 +70,8 @@ class HubServer:
         """Large files by sha256."""
         self.requests: list[str] = []
         """`METHOD path` of each."""
+        self.waits: list[float] = []
+        """Seconds that huggingface_hub would have waited before it tried again."""
         self.unexpected: list[str] = []
         self.faults: list[Fault] = []
         self.open: list[socket.socket] = []

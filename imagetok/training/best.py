@@ -18,17 +18,17 @@ class Selection(NamedTuple):
     measure: str
     """A held-out measure; lower is better."""
     patience: int | None
-    """Evaluations in a row without a lower one after which training ends; None: never.
-
-    The one at the end of `train.steps` counts only where it falls due, so that a run with more
-    steps ends where it would have ended in one go.
-    """
+    """Evaluations in a row without a lower one after which training ends; None: never."""
     export: Literal["best", "last"]
     """The weights that become the artifact."""
 
 
 class Best:
-    """The best weights so far, on the CPU."""
+    """The best weights so far, on the CPU.
+
+    Only evaluations that fall due take part, not one that the end of `train.steps` brings about:
+    so a run with more steps has the best weights, and ends where it would have, in one go.
+    """
 
     def __init__(self, selection: Selection):
         self.selection = selection
@@ -36,19 +36,14 @@ class Best:
         self.step = 0
         self.measures: dict[str, float | int] = {}
         self.since = 0
-        """Evaluations that came after it and count."""
+        """Evaluations that came after it."""
 
-    def note(
-        self, step: int, measures: dict[str, float | int], model: nn.Module, *, counts: bool
-    ) -> None:
-        """Take the weights of an evaluation if they are better than all before.
-
-        counts: towards the patience, if they are not.
-        """
+    def note(self, step: int, measures: dict[str, float | int], model: nn.Module) -> None:
+        """Take the weights of an evaluation that fell due if they are better than all before."""
         name = self.selection.measure
-        if self.measures and measures[name] >= self.measures[name]:
-            self.since += counts
-            if counts and self.is_over:
+        if not self.is_beaten_by(measures):
+            self.since += 1
+            if self.is_over:
                 logger.info(
                     "step %d: ends early, since the held-out %s was not below the %.4f of step %d "
                     "in %d evaluations",
@@ -58,6 +53,11 @@ class Best:
         self.step, self.measures, self.since = step, measures, 0
         state = model.state_dict()
         self.tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
+
+    def is_beaten_by(self, measures: dict[str, float | int]) -> bool:
+        """Whether other measures are better; any are where there is no best yet."""
+        name = self.selection.measure
+        return not self.measures or measures[name] < self.measures[name]
 
     @property
     def is_over(self) -> bool:

@@ -230,11 +230,15 @@ class _Training:
         return measures
 
     def _exported(self) -> tuple[int, dict[str, float | int]]:
-        """The step whose weights become the artifact, and their evaluation."""
+        """The step whose weights become the artifact, and their evaluation.
+
+        The evaluation at the end of the steps is compared here even where it was not due and is
+        therefore no part of the best that a longer run goes on with.
+        """
         best = self.best
-        if best is not None and best.measures and best.selection.export == "best":
-            return best.step, best.measures
-        return self.step, self.evaluation
+        if best is None or best.selection.export == "last" or best.is_beaten_by(self.evaluation):
+            return self.step, self.evaluation
+        return best.step, best.measures
 
     def _is_over(self) -> bool:
         return self.step >= self.config.steps or (self.best is not None and self.best.is_over)
@@ -366,9 +370,8 @@ class _Training:
             if not math.isfinite(value):
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
         self._record("test", self.evaluation)
-        if self.best is not None:
-            is_due = self.step % self.config.evaluate_every == 0
-            self.best.note(self.step, self.evaluation, model, counts=is_due)
+        if self.best is not None and self.step % self.config.evaluate_every == 0:
+            self.best.note(self.step, self.evaluation, model)
         self.pending_evaluation = False
 
     def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:

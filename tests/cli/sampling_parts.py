@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from disk_faults import in_fork
 
-from cli import sampling_pipeline
-from cli.sampling_pipeline import load_pair, sample_images, sample_shards
 from imagetok import durable, seeding
 from imagetok.config import validate
 from imagetok.tokenizers import TokenizerConfig, build_tokenizer
+from prior import generation
 from prior.build import build_prior
 from prior.config import PixelCNNConfig, PriorConfig
+from prior.generation import load_pair, sample_images, sample_shards
 
 
 def make_prior_folder(folder: Path, num_classes: int = 3, seed: int = 0) -> Path:
@@ -51,7 +51,7 @@ class Sampling:
 
     def draw(self, out: Path, form: str, n: int) -> None:
         """n images or codes of a seed."""
-        sampling_pipeline.CHUNK = 2
+        generation.CHUNK = 2
         if form == "images":
             sample_images(*self.pair, out, n, {"seed": 1})
         else:

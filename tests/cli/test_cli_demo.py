@@ -15,13 +15,13 @@ from browser import open_browser
 from PIL import Image
 from sampling_parts import make_prior_folder
 
-from cli.demo_pipeline import Workbench
 from cli.main import _run
-from cli.sampling_pipeline import load_pair
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import to_uint8
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
+from prior.generation import load_pair
+from prior.workbench import Workbench
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_a_host_that_is_no_address_of_the_machine_is_refused(host):
 
 def test_what_was_uploaded_is_removed_at_the_end(source, tmp_path):
     pytest.importorskip("gradio")
-    command = [sys.executable, "-m", "cli.main", "demo", "--prior", str(source), "--port", "0"]
+    command = [sys.executable, "-m", "imagetok", "demo", "--prior", str(source), "--port", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -117,7 +116,7 @@ def test_what_is_no_artifact_is_not_pushed(
         (made / "edvae", f"imagetok push {made / 'edvae' / 'tokenizer'} ann/x"),
         (made / "gpt", f"imagetok push {made / 'gpt' / 'prior'} ann/x"),
         (tmp_path / "codes", "is a code dataset; push shares tokenizers and priors"),
-        (tmp_path / "nowhere", "no tokenizer, prior, run or code dataset"),
+        (tmp_path / "nowhere", "no tokenizer, prior, run, comparison or code dataset"),
         (damaged, "model.safetensors: its sha256 differs"),
         (unreadable, "fingerprint expected"),
         (mixed, "belongs to tokenizer"),
@@ -231,8 +230,8 @@ def test_exit_codes_of_what_can_go_wrong(
     assert _run(push) == 5 and "connection to the Hub" in capsys.readouterr().err
 
 
-def imagetok(hub: HubServer, home: Path, *words: str, **more: str) -> tuple[int, str, float]:
-    """Exit code, output and seconds of a process of its own."""
+def imagetok(hub: HubServer, home: Path, *words: str, **more: str) -> tuple[int, str]:
+    """Exit code and output of a process of its own."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment = clean | {
         "HF_ENDPOINT": hub.url,
@@ -242,29 +241,28 @@ def imagetok(hub: HubServer, home: Path, *words: str, **more: str) -> tuple[int,
         "NO_PROXY": "*",
         "PYTHONPATH": str(ROOT),
     }
-    start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *words],
+        [sys.executable, "-m", "imagetok", *words],
         env=environment | more,
         cwd=home.parent,
         capture_output=True,
         text=True,
     )
-    return done.returncode, done.stdout + done.stderr, time.perf_counter() - start
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_the_real_program(hub: HubServer, made: Path, tmp_path: Path) -> None:
     home, other = tmp_path / "home", tmp_path / "other"
-    code, out, _ = imagetok(hub, home, "push", str(made / "gpt" / "prior"), PRIOR)
+    code, out = imagetok(hub, home, "push", str(made / "gpt" / "prior"), PRIOR)
     assert code == 0 and f"sample --out samples --prior {PRIOR}@" in out
-    code, out, _ = imagetok(hub, home, "sample", "--prior", PRIOR, "-n", "2", "--out", "drawn")
+    code, out = imagetok(hub, home, "sample", "--prior", PRIOR, "-n", "2", "--out", "drawn")
     assert code == 0 and len(list((tmp_path / "drawn").glob("0*.png"))) == 2
     assert f"{PRIOR}: commit {hub.repos[PRIOR].refs['main']}" in out
     hub.stop()
-    code, out, _ = imagetok(hub, home, "inspect", PRIOR)
+    code, out = imagetok(hub, home, "inspect", PRIOR)
     assert code == 0 and "using what the cache has, commit" in out
     for mode in ("0", "1"):
-        code, out, seconds = imagetok(hub, other, "inspect", PRIOR, HF_HUB_OFFLINE=mode)
+        code, out = imagetok(hub, other, "inspect", PRIOR, HF_HUB_OFFLINE=mode)
         assert code == 5 and f"error: {PRIOR} (no such folder here" in out
-        assert "Traceback" not in out and seconds < 20  # most of it is starting Python and torch
+        assert "Traceback" not in out

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from imagetok.comparison.drawing import measures_figure, reconstruction_grid, reconstructions
+from imagetok.comparison.follow_up import FollowUp, run_follow_up
 from imagetok.comparison.jobs import Failure, Job, failure_of, run_jobs
-from imagetok.comparison.later import Later, run_later
 from imagetok.comparison.plan import Cell, Plan
 from imagetok.comparison.results import (
     CellResult,
@@ -45,7 +45,7 @@ _REASONS = {
 }
 
 
-def compare(
+def run_comparison(
     plan: Plan,
     out: Path,
     train: Callable[[Cell], Sequence[str]],
@@ -53,16 +53,16 @@ def compare(
     slots: Sequence[Mapping[str, str]],
     device: torch.device,
     command: str,
-    later: Later | None = None,
+    follow_up: FollowUp | None = None,
 ) -> tuple[Comparison | None, dict[Cell, Failure]]:
     """Train every cell that is not finished, measure them all, and write the comparison to `out`.
 
     train: the command of a process that trains a cell, or goes on with it, to its end, and exits
     with 0 or one of our codes. slots: see `run_jobs`. device: for speed and pictures. command: to
-    write down as what made this, without paths of this machine. later: what follows for cells with
-    codes. Returns the comparison, None where no cell finished, and the cells that failed, also
-    those that did so later. Raises StoppedError after a signal, when every cell
-    can be gone on with, and ConfigError for a folder of another comparison.
+    write down as what made this, without paths of this machine. follow_up: work on cells with
+    codes after training. Returns the comparison, None where no cell finished, and the cells that
+    failed, also those that did so in the follow-up. Raises StoppedError after a signal, when every
+    cell can be gone on with, and ConfigError for a folder of another comparison.
     """
     with plan.hold(out), StopRequest() as stop:
         cells = plan.cells(out)
@@ -80,11 +80,11 @@ def compare(
         config = next(iter(plan.methods.values()))
         test = open_images(config.data, "test", config.tokenizer.image)
         rates = _rates(plan, first, test, device, stop)
-        more, late = _later(later, tokenizers, slots, stop)
+        more, late = _follow_up(follow_up, tokenizers, slots, stop)
         result = _collect(plan, tokenizers, cells, failures, more, rates, _machine(device), command)
-        if later is not None and more:
-            told = later.identity(next(iter(more)))
-            result = result.model_copy(update={"later": told})
+        if follow_up is not None and more:
+            identity = follow_up.identity(next(iter(more)))
+            result = result.model_copy(update={"later": identity})
         shown = {name: tokenizers[cell] for name, cell in first.items()}
         _write(result, *reconstructions(shown, test), out)
     return result, failures | late
@@ -149,18 +149,18 @@ def _steps_done(cell: Cell) -> int:
         return 0
 
 
-def _later(
-    later: Later | None,
+def _follow_up(
+    follow_up: FollowUp | None,
     tokenizers: Mapping[Cell, Autoencoder],
     slots: Sequence[Mapping[str, str]],
     stop: StopRequest,
 ) -> tuple[dict[Cell, dict[str, float | int]], dict[Cell, Failure]]:
     """More measures of the cells with codes, and those that gave none."""
-    if later is None:
+    if follow_up is None:
         return {}, {}
     coded = [cell for cell, model in tokenizers.items() if isinstance(model, Tokenizer)]
-    failures = run_later(later, coded, slots, stop)
-    return {cell: later.measures(cell) for cell in coded if cell not in failures}, failures
+    failures = run_follow_up(follow_up, coded, slots, stop)
+    return {cell: follow_up.measures(cell) for cell in coded if cell not in failures}, failures
 
 
 def _rates(

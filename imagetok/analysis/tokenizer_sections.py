@@ -1,4 +1,4 @@
-"""What a trained tokenizer does to images, and what its codes look like. No click here."""
+"""What a trained tokenizer does to images, and what its codes look like."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.report_runs import RunFolder
 from imagetok import seeding
+from imagetok.analysis.runs import TokenizerRunFolder
 from imagetok.data import ImageDataset, open_image
 from imagetok.errors import InputError
-from imagetok.evaluation import codebook_use
 from imagetok.evaluation.patches import (
     Encoded,
     code_patches,
@@ -24,6 +23,7 @@ from imagetok.evaluation.uncertainty import map_of_doubt
 from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
 from imagetok.pictures import as_pixels, coloured, cut_grid, overlay
 from imagetok.processes import device_of
+from imagetok.quantizers import codebook_use
 from imagetok.reporting import Block, Figure, Pictures, Section, Text, usage_histogram
 from imagetok.tokenizers import Tokenizer
 
@@ -40,7 +40,7 @@ _MAPS = {
 }
 
 
-def tokenizer_sections(runs: Sequence[RunFolder]) -> list[Section]:
+def tokenizer_sections(runs: Sequence[TokenizerRunFolder]) -> list[Section]:
     """Of every tokenizer run: before and after, where it is unsure, its codes.
 
     Runs on the same images are shown side by side.
@@ -60,9 +60,9 @@ def tokenizer_sections(runs: Sequence[RunFolder]) -> list[Section]:
     return sections
 
 
-def _alike(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
+def _alike(runs: Sequence[TokenizerRunFolder]) -> list[list[TokenizerRunFolder]]:
     """Runs in groups of the same images, in the same form."""
-    groups: dict[str, list[RunFolder]] = {}
+    groups: dict[str, list[TokenizerRunFolder]] = {}
     for run in runs:
         assert run.held_out.dataset is not None
         key = f"{run.held_out.contract!r} {run.held_out.dataset.identity()}"
@@ -75,7 +75,7 @@ def _shown(dataset: ImageDataset, count: int = IMAGES) -> Images:
     return from_stored(stored, dataset.contract)
 
 
-def _reconstructed(run: RunFolder, images: Images) -> Tensor:
+def _reconstructed(run: TokenizerRunFolder, images: Images) -> Tensor:
     """What comes back, as one can see it."""
     assert run.model is not None
     draw = seeding.generator(0, "pictures", device=run.device)
@@ -83,13 +83,15 @@ def _reconstructed(run: RunFolder, images: Images) -> Tensor:
     return coloured(clamp_pixels(x_hat))
 
 
-def _before_and_after(runs: Sequence[RunFolder], is_alone: bool, blocks: list[Block]) -> Section:
+def _before_and_after(
+    runs: Sequence[TokenizerRunFolder], is_alone: bool, blocks: list[Block]
+) -> Section:
     """is_alone: the only section of that title, which needs no names."""
     names = "" if is_alone else f" of {', '.join(run.name for run in runs)}"
     return Section(f"Before and after{names}", blocks)
 
 
-def _side_by_side(runs: Sequence[RunFolder], is_alone: bool) -> Section:
+def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> Section:
     """Held-out images, and below each row what every run makes of it."""
     held_out = runs[0].held_out
     assert held_out.dataset is not None
@@ -116,7 +118,7 @@ def _side_by_side(runs: Sequence[RunFolder], is_alone: bool) -> Section:
     return _before_and_after(runs, is_alone, blocks)
 
 
-def _kept(run: RunFolder) -> str:
+def _kept(run: TokenizerRunFolder) -> str:
     """What is left of an image."""
     if run.tokenizer is None:
         return "a continuous code"
@@ -124,7 +126,7 @@ def _kept(run: RunFolder) -> str:
     return " and ".join(f"{h} x {w} codes of {k}" for (h, w), k in levels)
 
 
-def _from_training(run: RunFolder, is_alone: bool) -> Section:
+def _from_training(run: TokenizerRunFolder, is_alone: bool) -> Section:
     """What training left, where the run is not finished or its images are elsewhere."""
     why = (
         f"The run has not finished; it stands at step {run.step:,}."
@@ -134,7 +136,7 @@ def _from_training(run: RunFolder, is_alone: bool) -> Section:
     return _before_and_after([run], is_alone, [Text(why), *_over_training(run, not is_alone)])
 
 
-def _over_training(run: RunFolder, is_named: bool) -> list[Block]:
+def _over_training(run: TokenizerRunFolder, is_named: bool) -> list[Block]:
     """What came back at the first, a middle and the last evaluation, as training drew it."""
     files = sorted((run.path / "pictures").glob("step-*.png"))
     rows: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""What is done with finished tokenizers: distances of reconstructions, a prior on their codes."""
+"""Work on finished tokenizers, cell by cell: distances of reconstructions, a prior on the codes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class Step(NamedTuple):
     is_done: Callable[[Cell], bool]
 
 
-class Later(NamedTuple):
+class FollowUp(NamedTuple):
     """The steps in order, and what came of them."""
 
     steps: Sequence[Step]
@@ -27,17 +27,20 @@ class Later(NamedTuple):
     """What those numbers depend on beside the tokenizer, without paths: the same for all cells."""
 
 
-def run_later(
-    later: Later, cells: Sequence[Cell], slots: Sequence[Mapping[str, str]], stop: StopRequest
+def run_follow_up(
+    follow_up: FollowUp,
+    cells: Sequence[Cell],
+    slots: Sequence[Mapping[str, str]],
+    stop: StopRequest,
 ) -> dict[Cell, Failure]:
     """Take all cells through each step; returns those that failed, which no later step sees.
 
     Raises StoppedError after a signal.
     """
     failures: dict[Cell, Failure] = {}
-    total = len(later.steps) * len(cells)
+    total = len(follow_up.steps) * len(cells)
     with ProgressBar("measuring", total, 0, total > 0) as bar:
-        for i, step in enumerate(later.steps):
+        for i, step in enumerate(follow_up.steps):
             todo = {
                 f"{cell.method} {cell.seed}": cell
                 for cell in cells

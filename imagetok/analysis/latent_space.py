@@ -1,4 +1,4 @@
-"""What the space of codes is like: measures, pictures and a page. No click here."""
+"""What the space of codes is like: measures, pictures and a page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from cli.evaluation_pipeline import identity_of
 from imagetok import seeding
 from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError
@@ -20,6 +19,7 @@ from imagetok.evaluation.embedding import neighbour_accuracy, tsne
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.manipulation import code_vectors, decode_between, decode_neighbours
 from imagetok.evaluation.patches import code_patches, encode_spread
+from imagetok.evaluation.records import identity_of
 from imagetok.evaluation.sets import compare_sets, features_of
 from imagetok.images import from_stored, to_stored
 from imagetok.processes import device_of

@@ -1,4 +1,4 @@
-"""Tokenizers' doubt beside their errors: measures and a page. No click here."""
+"""Tokenizers' doubt beside their errors: measures and a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cli.evaluation_pipeline import identity_of
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset, describe, open_images, parse_spec
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
+from imagetok.evaluation.records import identity_of
 from imagetok.evaluation.uncertainty import (
     Calibration,
     Doubts,

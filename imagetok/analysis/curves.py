@@ -1,15 +1,13 @@
-"""What training logged, as curves of one run or of several. No click here."""
+"""What training logged, as curves of one run or of several."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cli.report_runs import RunFolder
-from imagetok.reporting import Figure, Section, curves
-from imagetok.training.config import TokenizerRun
+from imagetok.reporting import Figure, curves
 
 
-class _Curve(NamedTuple):
+class Curve(NamedTuple):
     """One figure: what it shows of each split, by the measure's name without its level."""
 
     label: str
@@ -21,89 +19,71 @@ class _Curve(NamedTuple):
     """The same for standard deviations, which are shaded around the lines of these names."""
 
 
-_TRAIN, _TEST = "training batches", "held out"
+TRAIN, TEST = "training batches", "held out"
 _CODEBOOK = (
-    _Curve(
+    Curve(
         "perplexity",
-        {("train", "batch_perplexity"): _TRAIN, ("test", "perplexity"): _TEST},
+        {("train", "batch_perplexity"): TRAIN, ("test", "perplexity"): TEST},
         "How evenly codes are used: K if all are used alike, 1 if one is used alone. A batch holds "
         "few codes and is often drawn with noise, so the two levels differ.",
     ),
-    _Curve("codes used, held out", {("test", "codes_used"): _TEST}, "That occur at least once."),
-    _Curve(
+    Curve("codes used, held out", {("test", "codes_used"): TEST}, "That occur at least once."),
+    Curve(
         "entropy of the code probabilities, nats",
-        {("test", "entropy"): _TEST},
+        {("test", "entropy"): TEST},
         "How undecided the encoder is: mean over positions, and one deviation to both sides.",
-        deviations={("test", "entropy_std"): _TEST},
+        deviations={("test", "entropy_std"): TEST},
     ),
-    _Curve(
+    Curve(
         "uncertainty K / S",
-        {("test", "uncertainty"): _TEST},
+        {("test", "uncertainty"): TEST},
         "Of the encoder's Dirichlet: 1 without any evidence, towards 0 with much.",
         True,
     ),
-    _Curve(
+    Curve(
         "logits",
         {("test", "max_logit"): "largest", ("test", "top_logit"): "mean of the largest"},
         "On the held-out split. Above 18 the usual float32 form of the Dirichlet KL has no "
         "gradient.",
     ),
-    _Curve(
+    Curve(
         "variance of the quantizer",
-        {("test", "variance"): _TEST},
+        {("test", "variance"): TEST},
         "How sharply codes are chosen; it falls as training goes on.",
         True,
     ),
 )
-_CURVES = (
-    _Curve(
+TOKENIZER_CURVES = (
+    Curve(
         "mean squared error",
-        {("train", "mse"): _TRAIN, ("test", "mse"): _TEST},
+        {("train", "mse"): TRAIN, ("test", "mse"): TEST},
         "On pixels in [0, 1]. The held-out error is that of hard codes; some methods mix codes in "
         "training.",
         True,
     ),
-    _Curve(
+    Curve(
         "pixel accuracy",
-        {("train", "pixel_accuracy"): _TRAIN, ("test", "pixel_accuracy"): _TEST},
+        {("train", "pixel_accuracy"): TRAIN, ("test", "pixel_accuracy"): TEST},
         "The share of pixels whose class comes back.",
     ),
     *_CODEBOOK,
-    _Curve(
-        "bits per code",
-        {
-            ("train", "bits_per_code"): _TRAIN,
-            ("test", "bits_per_code"): _TEST,
-            ("test", "order0_bits_per_code"): "order-0 entropy",
-        },
-        "Of the prior. Below the order-0 entropy it has learned how codes depend on each other.",
-    ),
-    _Curve("training loss", {("train", "loss"): _TRAIN}, "The sum of all weighted terms."),
 )
+LOSS = Curve("training loss", {("train", "loss"): TRAIN}, "The sum of all weighted terms.")
 
 
-def training_section(runs: Sequence[RunFolder]) -> Section:
-    """All curves that the runs have points for, those of one measure in one figure."""
-    terms = {
-        name: None
-        for run in runs
-        if isinstance(run.config, TokenizerRun)
-        for name in run.config.objective.weights
-    }
-    wanted = list(_CURVES)
-    for term in terms:
-        what = f"Loss term {term!r}, before its weight, on training batches."
-        wanted.append(_Curve(term, {("train", term): _TRAIN}, what, True))
-    return Section("Training", _figures({run.name: run.records for run in runs}, wanted))
+def curve_of_term(term: str) -> Curve:
+    """A named term of the loss over training."""
+    told = f"Loss term {term!r}, before its weight, on training batches."
+    return Curve(term, {("train", term): TRAIN}, told, True)
 
 
 def codebook_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
     """How one run came to use its codes, as far as its log tells."""
-    return _figures({"": records}, _CODEBOOK)
+    return figures_of({"": records}, _CODEBOOK)
 
 
-def _figures(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]], wanted: Sequence[_Curve]
+def figures_of(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], wanted: Sequence[Curve]
 ) -> list[Figure]:
     """One for every curve that the logs have points for; logs: by the name of the run."""
     figures = []
@@ -122,7 +102,7 @@ def _figures(
 
 
 def _series(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]], curve: _Curve
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], curve: Curve
 ) -> Iterator[tuple[str, tuple[list[int], list[float]]]]:
     """Name and points of every line of a figure."""
     having = {

@@ -1,4 +1,4 @@
-"""A report of runs, samples and measures: one HTML file. No click here."""
+"""A report of runs and measures: one HTML file."""
 
 import json
 import os
@@ -10,56 +10,40 @@ from pathlib import Path
 
 import torch
 
-from cli.evaluation_pipeline import Record, side_by_side
-from cli.report_curves import training_section
-from cli.report_prior import prior_sections, samples_section
-from cli.report_runs import RunFolder, SampleFolder, Sources, open_sources
-from cli.report_tokenizer import tokenizer_sections
-from imagetok.artifacts import read_artifact
+from imagetok.analysis.curves import LOSS, curve_of_term, figures_of
+from imagetok.analysis.runs import RunFolder, Sources, TokenizerRunFolder
+from imagetok.analysis.tokenizer_sections import tokenizer_sections
 from imagetok.durable import canonical_json
+from imagetok.evaluation.records import Record, side_by_side
 from imagetok.reporting import Block, Commands, Numbers, Section, Table, write_report
-from imagetok.training.config import TokenizerRun
 from imagetok.training.run import CONFIG
-
-_HEADLINES = {
-    "psnr_db": ("reconstruction, PSNR in dB", "mean over the held-out images"),
-    "pixel_accuracy": ("pixel accuracy", "held out"),
-    "perplexity": ("perplexity", "held out; K if all codes are used alike"),
-    "codes_used": ("codes used", "that occur on the held-out images"),
-    "bits_per_code": ("bits per code", "of held-out codes, under the prior"),
-}
 
 
 def make_report(
-    paths: Sequence[Path], out: Path, *, num_samples: int, device: torch.device
+    paths: Sequence[Path],
+    out: Path,
+    sources: Sources,
+    first: Sequence[Section] = (),
+    names: Sequence[str] = (),
 ) -> list[str]:
-    """Write the report of runs, folders of samples and files of measures; returns its contents.
+    """Write the report of opened sources; returns the titles of its sections.
 
-    num_samples: drawn of each class from every prior. Raises InputError for a path that is none of
-    these, before anything is computed.
+    paths: of all that it is made of, for the command that makes it again. first: sections to put
+    before those of tokenizers. names: for the title where there are no runs.
     """
-    sources = open_sources(paths, device)
-    sections = [*_headlines(sources.runs), *sections_of(sources, num_samples)]
+    sections = [*_headlines(sources.runs), *sections_of(sources, first)]
     sections.append(_commands_section(sources, paths, out))
-    methods = dict.fromkeys(_method(run) for run in sources.runs)
-    write_report(out, _title(sources), sections, subtitle=", ".join(methods))
+    methods = dict.fromkeys(run.method for run in sources.runs)
+    runs = [run.name for run in sources.runs]
+    title = _title(runs or list(names) or list(sources.measures))
+    write_report(out, title, sections, subtitle=", ".join(methods))
     return [section.title for section in sections]
 
 
-def sections_of(sources: Sources, num_samples: int) -> list[Section]:
-    """Everything but the headlines and commands of a report, in its order."""
-    tokenizers = [run for run in sources.runs if run.kind == "tokenizer"]
-    priors = [run for run in sources.runs if run.kind == "prior"]
-    sections = []
-    shown: list[SampleFolder] = []
-    for run in priors:
-        drawn = [folder for folder in sources.samples if folder.record.prior == run.fingerprint]
-        shown += drawn
-        name = f" of {run.name}" if len(priors) > 1 else ""
-        sections += prior_sections(run, drawn, num_samples, name)
-    others = [folder for folder in sources.samples if folder not in shown]
-    sections += [samples_section(folder, f", {folder.name}") for folder in others]
-    sections += tokenizer_sections(tokenizers)
+def sections_of(sources: Sources, first: Sequence[Section] = ()) -> list[Section]:
+    """Everything but the headlines and commands of a report, in its order; `first` comes first."""
+    tokenizers = [run for run in sources.runs if isinstance(run, TokenizerRunFolder)]
+    sections = [*first, *tokenizer_sections(tokenizers)]
     if sources.runs:
         sections.append(training_section(sources.runs))
         sections.append(_what_section(sources.runs))
@@ -68,10 +52,20 @@ def sections_of(sources: Sources, num_samples: int) -> list[Section]:
     return [*sections, environment_section()]
 
 
-def _title(sources: Sources) -> str:
-    """The runs, or else the folders of samples, or else the files of measures."""
-    runs = [run.name for run in sources.runs]
-    names = runs or [folder.name for folder in sources.samples] or list(sources.measures)
+def training_section(runs: Sequence[RunFolder]) -> Section:
+    """All curves that the runs have points for, those of one measure in one figure."""
+    by_label = {curve.label: curve for run in _tokenizers_first(runs) for curve in run.curves}
+    terms = dict.fromkeys(term for run in runs for term in run.loss_terms)
+    wanted = [*by_label.values(), LOSS, *map(curve_of_term, terms)]
+    return Section("Training", figures_of({run.name: run.records for run in runs}, wanted))
+
+
+def _tokenizers_first(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    return sorted(runs, key=lambda run: not isinstance(run, TokenizerRunFolder))
+
+
+def _title(names: Sequence[str]) -> str:
+    """All names in one line."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
@@ -81,8 +75,8 @@ def _headlines(runs: Sequence[RunFolder]) -> list[Section]:
         return []
     tiles = [
         (label, _headline(name, run), why)
-        for run in sorted(runs, key=lambda run: run.kind, reverse=True)  # the tokenizer first
-        for name, (label, why) in _HEADLINES.items()
+        for run in _tokenizers_first(runs)
+        for name, (label, why) in run.headlines.items()
         if run.test.get(name) is not None
     ]
     for run in runs:
@@ -101,13 +95,6 @@ def _headline(name: str, run: RunFolder) -> object:
     return value
 
 
-def _method(run: RunFolder) -> str:
-    config = run.config
-    if isinstance(config, TokenizerRun):
-        return f"{', '.join(config.tokenizer.method)} on {config.data.source}"
-    return f"{config.model.kind} prior"
-
-
 def _what_section(runs: Sequence[RunFolder]) -> Section:
     """What each run is, a column a run."""
     told = [_what(run) for run in runs]
@@ -121,20 +108,7 @@ def _what_section(runs: Sequence[RunFolder]) -> Section:
 
 def _what(run: RunFolder) -> dict[str, str | None]:
     config, train = run.config, run.config.train
-    told: dict[str, str | None] = {"kind": config.kind}
-    if isinstance(config, TokenizerRun):
-        image = config.tokenizer.image
-        told |= {
-            "method": ", ".join(config.tokenizer.method),
-            "network": config.tokenizer.network.kind,
-            "data": config.data.source,
-            "images": f"{image.mode}, {image.height} x {image.width}",
-        }
-        if run.tokenizer is not None:
-            told["codes"] = ", ".join(f"{h} x {w}" for h, w in run.tokenizer.grids)
-            told["codebook, K"] = ", ".join(map(str, run.tokenizer.num_codes))
-    else:
-        told |= {"method": config.model.kind, "data": config.data.source}
+    told: dict[str, str | None] = {"kind": run.kind, **run.described()}
     return told | {
         "batch size": f"{train.batch_size:,}",
         "steps": f"{run.step:,} of {train.steps:,}",
@@ -162,18 +136,8 @@ def record_of_run(run: RunFolder) -> Record:
     identity: dict[str, object] = {
         "what": f"{run.kind}, in training",
         "count": run.test.get("num_images"),
+        **run.measured_on(),
     }
-    if isinstance(run.config, TokenizerRun):
-        data = run.held_out.dataset
-        identity["data"] = run.held_out.source
-        identity["data_identity"] = None if data is None else data.identity()
-        identity["image"] = run.held_out.contract.model_dump(mode="json")
-    else:
-        # Bits of one tokenizer's codes say nothing about those of another's.
-        identity["data"] = run.config.data.test or f"a part of {run.config.data.source}"
-        if run.artifact:
-            prior = read_artifact(run.artifact, "prior")
-            identity["tokenizer"] = prior.architecture["tokenizer_fingerprint"]
     return Record(subject={"step": run.test["step"]}, identity=identity, measures=measures)
 
 

@@ -1,4 +1,4 @@
-"""What the demo's page asks for: images to codes, maps and back, draws, completions. No click here.
+"""What the demo's page asks for: images to codes, maps and back, draws, completions.
 
 Nothing of this knows the page: pictures are uint8 arrays (H, W, 3), codes are tables of whole
 numbers, one a level.
@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cli.report_prior import with_kept
-from cli.sampling_pipeline import Drawing
 from imagetok.codes.decode import decode_in_batches
 from imagetok.data import open_image, prepare
 from imagetok.errors import InputError
@@ -26,6 +24,8 @@ from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
+from prior.completion import with_kept
+from prior.generation import Drawing
 
 MOST = 64
 """Images drawn at once."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Categorical
 
-from imagetok.evaluation import code_counts, codebook_use
+from imagetok.quantizers import code_counts, codebook_use
 
 SEEDS = st.integers(0, 2**32 - 1)
 

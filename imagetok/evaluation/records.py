@@ -1,4 +1,4 @@
-"""Measures of reconstructions and of samples, each with what it belongs to. No click here."""
+"""Measures of reconstructions and of samples, each with what it belongs to."""
 
 import json
 import math

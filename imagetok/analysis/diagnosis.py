@@ -1,4 +1,4 @@
-"""A tokenizer's codebook diagnosed: measures, a verdict in words, and a page. No click here."""
+"""A tokenizer's codebook diagnosed: measures, a verdict in words, and a page."""
 
 import copy
 from dataclasses import asdict
@@ -159,7 +159,7 @@ def _together(diagnosis: Diagnosis, level: int) -> float | None:
 
 def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     """The diagnosis as one self-contained HTML file: verdict, measures, code usage, curves."""
-    from cli.report_curves import codebook_figures
+    from imagetok.analysis.curves import codebook_figures
     from imagetok.reporting import (
         Block,
         Figure,

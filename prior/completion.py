@@ -1,4 +1,4 @@
-"""Finishing images from their upper code rows. No click here."""
+"""Finishing images from their upper code rows."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cli.sampling_pipeline import Drawing, record_of
 from imagetok.codes.decode import decode_in_batches, save_images
 from imagetok.data import open_image, prepare
 from imagetok.durable import write_json
@@ -19,6 +18,7 @@ from imagetok.pictures import as_pixels, coloured, heat, save_grid
 from imagetok.processes import device_of, process_state
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
+from prior.generation import Drawing, record_of
 from prior.sequence import flatten_codes, kept_positions
 
 RECORD, PICTURE, LIKELIHOOD = "completions.json", "completions.png", "likelihood.png"
@@ -129,3 +129,10 @@ def _row(one: Completed, shown: int) -> tuple[np.ndarray, np.ndarray]:
         np.concatenate([original, kept, pixels[1:]]),
         np.concatenate([surprise[:1], nothing, surprise[1:]]),
     )
+
+
+def with_kept(pixels: np.ndarray, share: float) -> np.ndarray:
+    """An image and its completions, with what is kept of the image's height after the first."""
+    kept = pixels[:1].copy()
+    kept[:, :, round(pixels.shape[2] * share) :] = _GREY
+    return np.concatenate([pixels[:1], kept, pixels[1:]])

@@ -1,4 +1,4 @@
-"""What a prior draws and completes, and folders of samples. No click here."""
+"""What a prior draws and completes, and folders of samples, as sections of a report."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.report_runs import RunFolder, SampleFolder
-from cli.sampling_pipeline import load_pair, read_drawn
 from imagetok.codes.decode import decode_in_batches
 from imagetok.codes.shard import CodeBatch
 from imagetok.errors import ConfigError, ImagetokError
@@ -17,26 +15,27 @@ from imagetok.reporting import Block, Pictures, Section, Text
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.base import NO_LABEL
+from prior.completion import with_kept
 from prior.config import PriorRun
+from prior.generation import load_pair, read_drawn
+from prior.report_folders import PriorRunFolder, SampleFolder
 from prior.training import open_data
 
 CLASSES = 20
 """Shown at most."""
 COMPLETED, COMPLETIONS = 5, 6
 _SEED = 0
-_GREY = 127
 _COLUMNS = 10
 
 
 def prior_sections(
-    run: RunFolder, folders: Sequence[SampleFolder], num_samples: int, name: str
+    run: PriorRunFolder, folders: Sequence[SampleFolder], num_samples: int, name: str
 ) -> list[Section]:
     """New images of every class, and held-out ones completed from their upper half.
 
     folders: what was drawn from it already, shown in the place of new draws. num_samples: of each
     class, or four times as many without classes; at 0, and without folders, there is neither.
     """
-    assert isinstance(run.config, PriorRun)
     if run.artifact is None:
         told = f"The run has not finished; it stands at step {run.step:,}."
         return [Section(f"New images{name}", [Text(told)])]
@@ -145,10 +144,3 @@ def _completions(
     both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
     pixels = as_pixels(coloured(decode_in_batches(tokenizer, both)))
     return with_kept(pixels, keep_rows / min(h for h, _ in prior.config.grids))
-
-
-def with_kept(pixels: np.ndarray, share: float) -> np.ndarray:
-    """An image and its completions, with what is kept of the image's height after the first."""
-    kept = pixels[:1].copy()
-    kept[:, :, round(pixels.shape[2] * share) :] = _GREY
-    return np.concatenate([pixels[:1], kept, pixels[1:]])

@@ -2,8 +2,8 @@
 
 import sys
 
+from imagetok.comparison.follow_up import FollowUp, Step, run_follow_up
 from imagetok.comparison.jobs import Failure
-from imagetok.comparison.later import Later, Step, run_later
 from imagetok.comparison.plan import Cell
 from imagetok.stopping import StopRequest
 
@@ -29,9 +29,9 @@ def test_cells_take_the_steps_in_order_but_for_what_is_done_or_failed(tmp_path):
         )
 
     when_done = (tmp_path / "done" / "one").stat().st_mtime_ns
-    later = Later([step("one"), step("two")], lambda cell: {}, lambda cell: {})
+    follow_up = FollowUp([step("one"), step("two")], lambda cell: {}, lambda cell: {})
     with StopRequest() as stop:
-        failures = run_later(later, cells, [{}], stop)
+        failures = run_follow_up(follow_up, cells, [{}], stop)
     assert failures == {cells[1]: Failure(1, "no luck")}
     made = {cell.method: sorted(p.name for p in cell.folder.iterdir()) for cell in cells}
     assert made == {"good": ["one", "two"], "bad": [], "done": ["one", "two"]}
