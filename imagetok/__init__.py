@@ -8,6 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagetok.analysis.diagnosis import diagnose
+    from imagetok.analysis.latent_space import explore
+    from imagetok.analysis.reconstruction import reconstruct
+    from imagetok.analysis.report import report
+    from imagetok.analysis.uncertainty import uncertainty
     from imagetok.codes.decode import decode
     from imagetok.codes.encode import encode
     from imagetok.codes.export import export
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from imagetok.data import open_images, parse_spec
     from imagetok.environment import info
     from imagetok.errors import ImagetokError
+    from imagetok.evaluation.evaluate import evaluate
     from imagetok.images import ImageContract
     from imagetok.inspection import inspect
     from imagetok.quantizers import Codes, Quantizer
@@ -40,7 +46,10 @@ _HOMES = {
     "build_tokenizer": "imagetok.tokenizers",
     "compare": "imagetok.comparison.from_configs",
     "decode": "imagetok.codes.decode",
+    "diagnose": "imagetok.analysis.diagnosis",
     "encode": "imagetok.codes.encode",
+    "evaluate": "imagetok.evaluation.evaluate",
+    "explore": "imagetok.analysis.latent_space",
     "export": "imagetok.codes.export",
     "import_codes": "imagetok.codes.import_",
     "info": "imagetok.environment",
@@ -51,7 +60,10 @@ _HOMES = {
     "open_images": "imagetok.data",
     "parse_spec": "imagetok.data",
     "push": "imagetok.verification",
+    "reconstruct": "imagetok.analysis.reconstruction",
+    "report": "imagetok.analysis.report",
     "train": "imagetok.training.trained",
+    "uncertainty": "imagetok.analysis.uncertainty",
     "verify": "imagetok.verification",
 }
 
@@ -68,7 +80,10 @@ __all__ = [
     "build_tokenizer",
     "compare",
     "decode",
+    "diagnose",
     "encode",
+    "evaluate",
+    "explore",
     "export",
     "import_codes",
     "info",
@@ -79,7 +94,10 @@ __all__ = [
     "open_images",
     "parse_spec",
     "push",
+    "reconstruct",
+    "report",
     "train",
+    "uncertainty",
     "verify",
 ]
 

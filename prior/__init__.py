@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prior.completion import complete
     from prior.generation import generate, generate_codes
     from prior.inspection import push, verify
+    from prior.reports import report
     from prior.sampling_params import SamplingParams
     from prior.trained import train
 
@@ -25,6 +26,7 @@ _HOMES = {
     "generate_codes": "prior.generation",
     "inspect": "imagetok.inspection",
     "push": "prior.inspection",
+    "report": "prior.reports",
     "train": "prior.trained",
     "verify": "prior.inspection",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "generate_codes",
     "inspect",
     "push",
+    "report",
     "train",
     "verify",
 ]

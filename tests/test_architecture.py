@@ -9,15 +9,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "version"},
-    {"durable", "seeding", "config", "processes", "modes"},
+    {"durable", "seeding", "config", "processes", "modes", "destinations"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results"},
     {"environment"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
-    {"reporting", "evaluation"},
     {"codes"},
+    {"evaluation"},
     {"training"},
+    {"reporting"},  # draws: neither codes nor training do
     {"analysis"},
     {"comparison"},
     {"inspection", "verification"},  # of every kind of folder
