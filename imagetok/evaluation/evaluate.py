@@ -77,7 +77,7 @@ def evaluate(
     """Measure reconstructions and codebook use over every image of a split, or drawn samples.
 
     tokenizer: a Tokenizer or VAE, its folder, or a Hub id. data: a spec such as `digits:test`, a
-    path, a data config or a dataset; images are read as the tokenizer reads them.
+    path, or any other input of images (see `open_inputs`), read as the tokenizer reads images.
     samples: a folder of images, as `imagetok sample` writes it: they are compared with `data`
     instead of reconstructions, by features alone. features: networks to measure distances in:
     "inception", "vgg16", "torchvision:MODEL" (each also with =FILE), "cifar-resnet=FILE",
