@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from imagetok.codes.import_ import import_codes
     from imagetok.codes.merge import merge
     from imagetok.codes.reader import CodeDataset, open_codes
+    from imagetok.comparison.from_configs import compare
     from imagetok.config import load_config
     from imagetok.data import open_images, parse_spec
     from imagetok.environment import info
     from imagetok.errors import ImagetokError
     from imagetok.evaluation.evaluate import evaluate
     from imagetok.images import ImageContract
+    from imagetok.inspection import inspect
     from imagetok.quantizers import Codes, Quantizer
     from imagetok.tokenizers import Autoencoder, Tokenizer, TokenizerConfig, build_tokenizer
     from imagetok.training.trained import train
+    from imagetok.verification import push, verify
     from imagetok.version import __version__
 
 _HOMES = {
@@ -41,6 +44,7 @@ _HOMES = {
     "TokenizerConfig": "imagetok.tokenizers",
     "__version__": "imagetok.version",
     "build_tokenizer": "imagetok.tokenizers",
+    "compare": "imagetok.comparison.from_configs",
     "decode": "imagetok.codes.decode",
     "diagnose": "imagetok.analysis.diagnosis",
     "encode": "imagetok.codes.encode",
@@ -49,15 +53,18 @@ _HOMES = {
     "export": "imagetok.codes.export",
     "import_codes": "imagetok.codes.import_",
     "info": "imagetok.environment",
+    "inspect": "imagetok.inspection",
     "load_config": "imagetok.config",
     "merge": "imagetok.codes.merge",
     "open_codes": "imagetok.codes.reader",
     "open_images": "imagetok.data",
     "parse_spec": "imagetok.data",
+    "push": "imagetok.verification",
     "reconstruct": "imagetok.analysis.reconstruction",
     "report": "imagetok.analysis.report",
     "train": "imagetok.training.trained",
     "uncertainty": "imagetok.analysis.uncertainty",
+    "verify": "imagetok.verification",
 }
 
 __all__ = [
@@ -71,6 +78,7 @@ __all__ = [
     "TokenizerConfig",
     "__version__",
     "build_tokenizer",
+    "compare",
     "decode",
     "diagnose",
     "encode",
@@ -79,15 +87,18 @@ __all__ = [
     "export",
     "import_codes",
     "info",
+    "inspect",
     "load_config",
     "merge",
     "open_codes",
     "open_images",
     "parse_spec",
+    "push",
     "reconstruct",
     "report",
     "train",
     "uncertainty",
+    "verify",
 ]
 
 

@@ -95,7 +95,7 @@ def _held(
     if isinstance(data, Image.Image):
         data = [data]
     if isinstance(data, Tensor | np.ndarray):
-        if data.ndim not in (3, 4) or (data.ndim == 3 and _is_one_image(data)):
+        if data.ndim not in (3, 4) or _is_one_image(data, contract):
             raise InputError(
                 "expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W), found "
                 f"{tuple(data.shape)}; for one image pass image[None], for grey ones (N, 1, H, W)"
@@ -123,7 +123,10 @@ def _held(
     )
 
 
-def _is_one_image(data: Tensor | np.ndarray) -> bool:
+def _is_one_image(data: Tensor | np.ndarray, contract: ImageContract) -> bool:
+    """Whether three axes are a picture's, and not those of many without channels."""
+    if data.ndim != 3 or contract.mode == "labels":
+        return False
     return data.shape[-1] in (3, 4) or (data.shape[0] in (3, 4) and isinstance(data, Tensor))
 
 
