@@ -75,18 +75,21 @@ def measure_reconstructions(
 
 
 def measure_samples(
-    folder: Path,
+    samples: ImageDataset | Path,
     reference: ImageDataset,
     networks: Sequence[FeatureNetwork],
     beside: Mapping[str, Record] = MappingProxyType({}),
 ) -> Record:
-    """How far the images of a folder are from the reference images, for every network.
+    """How far samples are from the reference images, for every network.
 
-    beside: as for `measure_reconstructions`.
+    samples: a folder, see `open_samples`, or images of the reference's form. beside: as for
+    `measure_reconstructions`.
     """
     if not networks:
         raise ConfigError("--samples: choose a network to compare them in, with --features")
-    samples = open_samples(folder, reference.contract)
+    name = str(samples) if isinstance(samples, Path) else f"{samples.name}:{samples.split}"
+    if isinstance(samples, Path):
+        samples = open_samples(samples, reference.contract)
     identity = identity_of("samples", reference, len(samples), networks)
     _check_all(identity, beside)
     measures: dict[str, float | int] = {"num_samples": len(samples)}
@@ -101,7 +104,7 @@ def measure_samples(
             }
         )
     return Record(
-        subject={"samples": str(folder)},
+        subject={"samples": name},
         identity=identity,
         measures=measures,
     )
