@@ -13,6 +13,7 @@ from imagetok.data.samples import open_samples
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
+from imagetok.evaluation.batches import num_batches
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.perceptual import PerceptualDistance, mean_distance
 from imagetok.evaluation.sets import (
@@ -23,6 +24,8 @@ from imagetok.evaluation.sets import (
     features_of,
     reconstruct_bytes,
 )
+from imagetok.processes import process_state
+from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
 
@@ -51,7 +54,7 @@ def measure_reconstructions(
     """
     identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
     _check_all(identity, beside)
-    measures = evaluate_reconstruction(model, dataset)
+    measures = _with_progress(model, dataset)
     _check_finite(measures)
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
     for network in networks:
@@ -72,6 +75,17 @@ def measure_reconstructions(
         identity=identity,
         measures=measures,
     )
+
+
+def _with_progress(model: Autoencoder, dataset: ImageDataset) -> dict[str, float | int]:
+    """`evaluate_reconstruction` with a bar of rounds of batches, one a process."""
+    state = process_state()
+    rounds = -(-num_batches(len(dataset)) // state.num_processes)
+    done = iter(range(rounds))
+    with ProgressBar("reconstructing", rounds, enabled=state.is_main_process) as progress:
+        measures = evaluate_reconstruction(model, dataset, lambda: progress.update(next(done)))
+        progress.update(rounds)
+    return measures
 
 
 def measure_samples(
