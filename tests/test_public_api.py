@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import imagetok
 import prior
@@ -25,11 +27,12 @@ DIGITS = ROOT / "configs" / "digits"
 NAMES = {
     "imagetok": [
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
-        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "decode", "encode",
+        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "decode", "diagnose",
+        "encode", "evaluate", "explore",
         "export", "import_codes", "info", "load_config", "merge", "open_codes", "open_images",
-        "parse_spec", "train",
+        "parse_spec", "reconstruct", "report", "train", "uncertainty",
     ],
-    "prior": ["Prior", "train"],
+    "prior": ["Prior", "evaluate_samples", "report", "train"],
 }  # fmt: skip
 PACKAGES = {"imagetok": imagetok, "prior": prior}
 
@@ -89,6 +92,11 @@ def every_module() -> None:
             importlib.import_module(module.name)
 
 
+def pixels() -> torch.nn.Module:
+    """A feature network: the first pixels."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(4))
+
+
 def _export(world: World, out: Path) -> Path:
     imagetok.export(world.codes, out / "codes.parquet")
     return out / "codes.parquet"
@@ -100,6 +108,28 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
     ),
     "imagetok.decode": lambda w, out: imagetok.decode(
         w.tokenizer, w.codes, out, limit=3, progress=False
+    ),
+    "imagetok.diagnose": lambda w, out: imagetok.diagnose(
+        w.tokenizer, "digits:test", progress=False
+    ),
+    "imagetok.evaluate": lambda w, out: imagetok.evaluate(
+        w.tokenizer, "digits:test", progress=False
+    ),
+    "imagetok.explore": lambda w, out: imagetok.explore(
+        w.tokenizer, "digits:test", limit=20, progress=False
+    ),
+    "imagetok.reconstruct": lambda w, out: imagetok.reconstruct(
+        w.tokenizer, np.zeros((8, 8), dtype=np.uint8)
+    ),
+    "imagetok.report": lambda w, out: imagetok.report(w.run, out / "a.html", progress=False),
+    "imagetok.uncertainty": lambda w, out: imagetok.uncertainty(
+        w.tokenizer, "digits:test", shifted="noise", limit=20, progress=False
+    ),
+    "prior.evaluate_samples": lambda w, out: prior.evaluate_samples(
+        w.prior, "digits:test", features="python:test_public_api:pixels", n=20, progress=False
+    ),
+    "prior.report": lambda w, out: prior.report(
+        [w.run, w.prior_run], out / "a.html", num_samples=1, progress=False
     ),
     "imagetok.encode": lambda w, out: imagetok.encode(
         w.tokenizer, "digits:test", out, limit=3, progress=False
