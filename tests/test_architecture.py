@@ -110,12 +110,16 @@ def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
 
 
 def test_imports_go_round_through_base_and_build_only():
-    """A base class loads its leaves by way of `build`, and that is the only circle."""
+    """A base class loads its leaves by way of `build`, and that is the only circle.
+
+    (But for an analysis that, if asked, writes the page of its result, which names the result.)
+    """
     known = modules()
     graph = {}
     for name, path in known.items():
         build = f"{name.removesuffix('base')}build" if name.endswith(".base") else ""
-        graph[name] = imported_modules(path, known) - {name, build}
+        page = f"{name}_page" if name.startswith("imagetok.analysis.") else ""
+        graph[name] = imported_modules(path, known) - {name, build, page}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
