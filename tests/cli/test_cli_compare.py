@@ -13,6 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+import imagetok
 from cli.main import _run
 from imagetok.config import read_yaml
 from imagetok.evaluation.cifar_resnet import CIFARResNet
@@ -91,6 +92,51 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[bytes]) -> N
         assert process.poll() is None, "ended early"
         time.sleep(0.005)
     pytest.fail("no progress")
+
+
+def test_inspect_and_verify_know_a_comparison(words, whole, tmp_path, capsys):
+    """Its plan.json is not that of a code dataset."""
+    assert _run(["inspect", str(whole), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "comparison" and told["seeds"] == [5, 6]
+    stored = values(whole)["methods"]
+    assert {name: m["mean"] for name, m in told["methods"].items()} == {
+        m["name"]: m["mean"] for m in stored
+    }
+    assert told["methods"]["a"]["finished_seeds"] == [5, 6]
+    assert told["methods"]["c"]["finished_seeds"] == []
+    assert _run(["verify", str(whole)]) == 0
+    assert capsys.readouterr().out == f"{whole}: good\n"
+    assert _run(["push", str(whole), "ann/x"]) == 3
+    assert "is a comparison; push shares" in capsys.readouterr().err
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / "a.yaml").write_text((copy / "b.yaml").read_text())
+    result = json.loads((copy / "comparison.json").read_bytes())
+    result["methods"][0]["cells"][0]["fingerprint"] = "0" * 64
+    (copy / "comparison.json").write_text(json.dumps(result))
+    weights = copy / "b" / "seed-6" / "tokenizer" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    faults = imagetok.verify(copy).faults
+    assert len(faults) == 3
+    assert "a.yaml: is not the config of plan.json" in faults[0]
+    assert "a, seed 5: names another tokenizer" in faults[1]
+    assert "model.safetensors" in faults[2]
+    (copy / "plan.json").write_text("{")
+    assert imagetok.verify(copy).faults[0].startswith(f"{copy / 'plan.json'}: damaged")
+
+
+def test_the_function_gives_what_the_command_gave(words, whole, tmp_path):
+    """Nothing is left to train, so it measures and writes again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / "comparison.json").unlink()
+    configs = [word for word in words if word.endswith(".yaml")]
+    found = imagetok.compare(configs, copy, seeds=[5, 6], device="cpu", progress=False)
+    assert values(copy) == values(whole)
+    assert found.exit_code == 6 and {cell.method for cell in found.failures} == {"c"}
+    assert "3 tokenizers on digits:test" in repr(found) and "failed: c, seed 5" in repr(found)
+    assert {p.ndim for p in found.pictures().values()} == {3} and len(found.pictures()) == 2
 
 
 def test_other_seeds_or_settings_are_refused(words, whole, capsys):
