@@ -2,15 +2,16 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.options import (
     batch_size_option,
-    choose_device,
     data_option,
     device_option,
     say,
+    show_usage,
     tokenizer_option,
 )
 
@@ -60,55 +61,30 @@ def encode(
     Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
     --shards runs/digits-edvae/codes/train
     """
-    from imagetok.codes.encode import (
-        FirstImages,
-        encode_dataset,
-        estimate,
-        make_plan,
-        parse_allowance,
-    )
-    from imagetok.data import describe, open_images, parse_spec
-    from imagetok.tokenizers import Tokenizer
+    import imagetok
 
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
-    config, split = parse_spec(data)
-    dataset = open_images(config, split, model.image)
-    if limit is not None:
-        dataset = FirstImages(dataset, limit)
-    plan = make_plan(
-        model,
-        dataset,
-        source=describe(config, split),
-        name=model.origin or tokenizer,
-        samples_per_shard=samples_per_shard,
-        precision="bfloat16" if bf16 else "float32",
-    )
+    options: dict[str, Any] = {
+        "limit": limit,
+        "max_skip": max_skip,
+        "samples_per_shard": samples_per_shard,
+        "precision": "bfloat16" if bf16 else "float32",
+        "device": device,
+        "batch_size": batch_size,
+    }
     if dry_run:
-        expected = estimate(model, dataset, shards, plan)
+        expected = imagetok.encode(tokenizer, data, shards, dry_run=True, **options)
         say(
             f"{expected.inputs} images -> {expected.num_shards} shards, about "
             f"{expected.num_bytes:,} bytes ({expected.free_bytes:,} free), "
             f"about {expected.seconds:.0f} s; nothing was written"
         )
         return
-    threads = None if batch_size is None else max(1, batch_size // plan.micro_batch)
-    report = encode_dataset(
-        model,
-        dataset,
-        shards,
-        plan,
-        max_skips=parse_allowance(max_skip, len(dataset)),
-        threads=threads,
-    )
+    report = imagetok.encode(tokenizer, data, shards, **options)
     for skip in report.skips:
         say(f"skipped {skip.path}: {skip.reason}")
     for reason, count in Counter(skip.reason for skip in report.skips).most_common():
         say(f"skipped {count} of {report.inputs}: {reason}")
-    for level, use in enumerate(report.usage):
-        say(
-            f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
-            f"perplexity {use.perplexity:.1f}"
-        )
+    show_usage(report.usage)
     say(f"{shards}: {report.num_bytes:,} bytes in {report.num_shards} shard(s)")
     say(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
     if report.skipped:
@@ -129,10 +105,7 @@ def decode(tokenizer: str, shards: Path, out: Path, limit: int | None, device: s
     Example: imagetok decode --tokenizer runs/digits-edvae/tokenizer
     --shards runs/digits-edvae/codes/test --out decoded
     """
-    from imagetok.codes.decode import decode_dataset
-    from imagetok.codes.reader import open_codes
-    from imagetok.tokenizers import Tokenizer
+    import imagetok
 
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
-    done = decode_dataset(model, open_codes(shards), out, limit)
+    done = imagetok.decode(tokenizer, shards, out, limit=limit, device=device)
     say(f"{done.num_images} images in {out} ({done.num_new} new)")

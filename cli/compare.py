@@ -1,10 +1,15 @@
 """`imagetok compare`."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import choose_device, device_option, say
+from cli.options import device_option, say
+
+if TYPE_CHECKING:
+    from imagetok.comparison.from_configs import CompareResult
 
 MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 """As in imagetok.comparison.plan, which is slow to import."""
@@ -64,20 +69,48 @@ def compare(
 
     Example: imagetok compare configs/digits/edvae.yaml configs/digits/dvae.yaml --out runs/digits
     """
-    from cli.comparison_pipeline import compare_configs, exit_code, parse_seeds, summary
+    from prior.comparison import compare as compare_tokenizers
 
-    result, failures = compare_configs(
+    result = compare_tokenizers(
         configs,
         out,
-        seeds=parse_seeds(seeds),
-        overrides=overrides,
-        allow_different=allow_different,
-        jobs=jobs,
-        device=choose_device(device),
-        features=features,
         prior=prior,
         num_samples=samples,
+        seeds=_parse_seeds(seeds),
+        set=overrides,
+        allow_different=allow_different,
+        features=features,
+        jobs=jobs,
+        device=device,
     )
-    for line in summary(result, failures, out):
+    for line in _summary(result):
         say(line)
-    return exit_code(failures)
+    return result.exit_code
+
+
+def _parse_seeds(text: str) -> list[int]:
+    """The seeds of `42,1773,1`."""
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise click.UsageError(f"--seeds {text}: expected whole numbers >= 0 as in 42,1773,1")
+    return seeds
+
+
+def _summary(result: "CompareResult") -> Iterator[str]:
+    """The table, methods as columns, then what failed."""
+    from imagetok.comparison.table import table_of
+
+    if result.comparison is not None:
+        header, rows = table_of(result.comparison)
+        columns = [header, *rows]
+        widths = [max(map(len, column)) for column in columns]
+        for line in zip(*columns, strict=True):
+            yield "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        yield (
+            f"written: {result.folder}/comparison.md, .json, .png, reconstructions.png, report.html"
+        )
+    for cell, failure in result.failures.items():
+        yield f"failed: {cell.method}, seed {cell.seed}: {failure.message}"

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from cli.options import say, tokenizer_option
+from cli.options import say, show_usage, tokenizer_option
 
 
 @click.command()
@@ -21,9 +21,9 @@ def merge(shards: tuple[Path, ...], out: Path) -> None:
 
     Example: imagetok merge codes/photos codes/paintings --out codes/all
     """
-    from imagetok.codes.merge import merge_codes
+    import imagetok
 
-    report = merge_codes(shards, out)
+    report = imagetok.merge(shards, out)
     say(f"{out}: {report.written} images in {report.num_shards} shard(s)")
     say(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
 
@@ -47,12 +47,9 @@ def export(shards: Path, form: Literal["parquet", "npy"], out: Path) -> None:
 
     Example: imagetok export runs/digits-edvae/codes/train --to parquet --out digits.parquet
     """
-    from imagetok.codes.export import export_codes
-    from imagetok.codes.reader import open_codes
+    import imagetok
 
-    dataset = open_codes(shards)
-    export_codes(dataset, out, form)
-    say(f"{out}: {len(dataset)} images")
+    say(f"{out}: {imagetok.export(shards, out, to=form).num_images} images")
 
 
 @click.command("import")
@@ -71,14 +68,8 @@ def import_(file: Path, tokenizer: str, shards: Path) -> None:
     Example: imagetok import digits.parquet --tokenizer runs/digits-edvae/tokenizer
     --shards codes/digits
     """
-    from imagetok.codes.import_ import import_codes
-    from imagetok.tokenizers import Tokenizer
+    import imagetok
 
-    model = Tokenizer.from_pretrained(tokenizer)
-    report = import_codes(file, model, shards, name=model.origin or tokenizer)
-    for level, use in enumerate(report.usage):
-        say(
-            f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
-            f"perplexity {use.perplexity:.1f}"
-        )
+    report = imagetok.import_codes(file, tokenizer, shards)
+    show_usage(report.usage)
     say(f"{shards}: {report.written} images in {report.num_shards} shard(s)")

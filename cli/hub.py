@@ -18,10 +18,11 @@ def push(folder: Path, repo: str, private: bool, revision: str | None, message: 
 
     Example: imagetok push runs/digits-gpt/prior user/digits-gpt
     """
-    from cli.folders import push_folder
+    from prior.inspection import push as push_folder
 
-    kind, pushed = push_folder(folder, repo, private=private, revision=revision, message=message)
-    use = "sample --out samples --prior" if kind == "prior" else "reconstruct IMAGE --tokenizer"
+    pushed = push_folder(folder, repo, private=private, revision=revision, message=message)
+    is_prior = pushed.kind == "prior"
+    use = "sample --out samples --prior" if is_prior else "reconstruct IMAGE --tokenizer"
     click.echo(pushed.url)
     click.echo(f"commit: {pushed.commit}")
     click.echo(f"use it: imagetok {use} {pushed.origin}")

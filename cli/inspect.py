@@ -1,12 +1,13 @@
 """`imagetok verify` and `imagetok inspect`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import choose_device, device_option, say
+from cli.options import device_option, say
 
 _SHOWN = 20
 
@@ -31,41 +32,30 @@ def verify(
     reencode: int | None,
     device: str | None,
 ) -> None:
-    """Check every byte of a tokenizer, prior, run or code dataset; exit code 4 on damage.
+    """Check every byte of a tokenizer, prior, run, comparison or code dataset.
 
-    PATH may be a Hub id, user/name[@revision]. --reencode N encodes N images, spread over the
-    source, in whole micro-batches as the plan says, and lists those whose codes differ.
+    Exit code 4 on damage. PATH may be a Hub id, user/name[@revision]. --reencode N encodes N
+    images, spread over the source, in whole micro-batches as the plan says, and lists those whose
+    codes differ.
 
     Example: imagetok verify runs/digits-edvae/codes/train --tokenizer runs/digits-edvae/tokenizer
     --data digits:train --reencode 256
     """
-    from cli.folders import verify_path
+    from prior.inspection import verify as verify_folder
 
     if (reencode is None) != (tokenizer is None) or (reencode is None) != (data is None):
         raise click.UsageError("--reencode N, --tokenizer and --data are given together")
-    faults = [f"damaged: {fault}" for fault in verify_path(path)]
-    if reencode and not faults:
-        faults = _reencode(path, str(tokenizer), str(data), reencode, device)
-    for fault in faults:
-        click.echo(fault)
-    if faults:
+    found = verify_folder(path, tokenizer=tokenizer, data=data, reencode=reencode, device=device)
+    if found.num_reencoded is not None:
+        differ = f"{len(found.differences)} differ, in {found.num_codes_differ} codes"
+        say(f"encoded {found.num_reencoded} images again: {differ}")
+    for fault in found.faults:
+        click.echo(f"damaged: {fault}")
+    for difference in found.differences:
+        click.echo(f"differs: {difference}")
+    if not found.is_good:
         ctx.exit(4)
     click.echo(f"{path}: good")
-
-
-def _reencode(path: str, tokenizer: str, data: str, count: int, device: str | None) -> list[str]:
-    """What differs, one line an image."""
-    from imagetok.codes.reader import open_codes
-    from imagetok.codes.reencode import reencode
-    from imagetok.data import open_images, parse_spec
-    from imagetok.tokenizers import Tokenizer
-
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
-    found = reencode(open_codes(path), model, open_images(*parse_spec(data), model.image), count)
-    lines = [f"differs: {d.path}: {d.codes} of {d.of} codes" for d in found.differences]
-    codes = sum(d.codes for d in found.differences)
-    say(f"encoded {found.images} images again: {len(lines)} differ, in {codes} codes")
-    return lines
 
 
 @click.command()
@@ -86,38 +76,28 @@ def inspect(
     contact_sheet: Path | None,
     device: str | None,
 ) -> None:
-    """Describe a tokenizer, prior, run or code dataset.
+    """Describe a tokenizer, prior, run, comparison or code dataset.
 
     PATH may be a Hub id, user/name[@revision]; its commit is the `origin`.
 
     Example: imagetok inspect runs/digits-edvae/codes/train --tokenizer runs/digits-edvae/tokenizer
     --contact-sheet sheet.png
     """
-    from cli.folders import describe_path
+    from imagetok.inspection import inspect as describe_folder
 
     if (contact_sheet is None) != (tokenizer is None):
         raise click.UsageError("--contact-sheet and --tokenizer are given together")
-    if contact_sheet is not None:  # first: it may refuse, and then nothing is printed
-        _save_sheet(path, str(tokenizer), contact_sheet, device)
-    description = describe_path(path)
+    found = describe_folder(path, tokenizer=tokenizer, contact_sheet=contact_sheet, device=device)
+    if contact_sheet is not None:
+        click.echo(f"{contact_sheet}: {found.num_decoded} images decoded", err=True)
     if as_json:
-        click.echo(json.dumps(description, indent=2))
+        click.echo(json.dumps(found.content, indent=2))
     else:
-        for line in _lines(description):
+        for line in _lines(found.content):
             click.echo(line)
 
 
-def _save_sheet(path: str, tokenizer: str, sheet: Path, device: str | None) -> None:
-    from imagetok.codes.contents import save_contact_sheet
-    from imagetok.codes.reader import open_codes
-    from imagetok.tokenizers import Tokenizer
-
-    model = Tokenizer.from_pretrained(tokenizer).to(choose_device(device))
-    count = save_contact_sheet(open_codes(path), model, sheet)
-    click.echo(f"{sheet}: {count} images decoded", err=True)
-
-
-def _lines(tree: dict[str, Any], indent: str = "") -> list[str]:
+def _lines(tree: Mapping[str, Any], indent: str = "") -> list[str]:
     """Plain data as indented text: a name and a value a line, at most `_SHOWN` of a kind."""
     lines = []
     for name, value in list(tree.items())[:_SHOWN]:

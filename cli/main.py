@@ -7,7 +7,9 @@ import errno
 import keyword
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from importlib import import_module
 
@@ -34,8 +36,8 @@ COMMANDS = {
     "demo": ("cli.demo", "A web page: reconstruct, edit codes, sample, complete."),
     "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),
     "push": ("cli.hub", "Share a tokenizer or prior on the Hugging Face Hub."),
-    "verify": ("cli.inspect", "Check a tokenizer, prior, run or code dataset byte by byte."),
-    "inspect": ("cli.inspect", "Describe a tokenizer, prior, run or code dataset."),
+    "verify": ("cli.inspect", "Check a tokenizer, prior, run, comparison or code dataset."),
+    "inspect": ("cli.inspect", "Describe a tokenizer, prior, run, comparison or code dataset."),
 }
 """Command name -> module that holds it (under the same name) and its one-line help."""
 
@@ -71,13 +73,36 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--stop-with-parent",
+    is_flag=True,
+    help="Stop, as by SIGTERM, when standard input ends: for a program that starts this one.",
+)
 @click.version_option(package_name="imagetok")
-def imagetok(debug: bool) -> None:
+def imagetok(debug: bool, stop_with_parent: bool) -> None:
     """Image tokenizers, code datasets and priors, end to end.
 
     Example: imagetok quickstart
     """
     del debug  # read where errors become messages
+    if stop_with_parent:
+        _stop_with_standard_input()
+
+
+def _stop_with_standard_input() -> None:
+    """Send this process SIGTERM when its standard input ends.
+
+    The program that starts this one gives it a pipe that nobody writes to, and the kernel closes
+    the pipe when that program ends, whatever kills it.
+    """
+
+    def wait() -> None:
+        # Not sys.stdin.read(): its lock would be held for ever in the workers that a loader forks.
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments: list[str] | None = None) -> None:

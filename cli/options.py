@@ -1,11 +1,14 @@
 """Options that several commands share, and how measures are printed."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:  # slow to import
+    from imagetok.codes.plan import LevelUse
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -66,6 +69,15 @@ def show_table(values: Mapping[str, object]) -> None:
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
         say(f"  {name:<{width}}  {_text(value)}")
+
+
+def show_usage(levels: "Iterable[LevelUse]") -> None:
+    """Print how each level's codes are used."""
+    for level, use in enumerate(levels):
+        say(
+            f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
+            f"perplexity {use.perplexity:.1f}"
+        )
 
 
 def show_columns(rows: Mapping[str, Mapping[str, object]]) -> None:

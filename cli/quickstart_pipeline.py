@@ -1,6 +1,5 @@
 """The whole chain on the embedded digits: train, encode, train a prior, sample, judge, report."""
 
-import json
 import logging
 import sys
 import time
@@ -9,10 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cli.pipelines import train_from_config
-from cli.report_pipeline import sections_of
-from cli.report_runs import open_sources
-from cli.sampling_pipeline import load_pair, sample_images
+import imagetok
+import prior
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.config import load_config
 from imagetok.data import ImageDataset, open_image, open_images, prepare
@@ -24,6 +21,9 @@ from imagetok.processes import one_thread, peak_memory_mb
 from imagetok.reporting import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
+from prior.generation import generate
+from prior.report_folders import open_all
+from prior.reports import sections_of_all
 
 logger = logging.getLogger("imagetok")
 NUM_SAMPLES = 200
@@ -49,21 +49,19 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     recipe = recipe or configs_folder() / "digits"
     config = load_config(recipe / "edvae.yaml", TokenizerRun)
     _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 2 to 3 minutes)")
-    _, reconstruction = train_from_config(
-        recipe / "edvae.yaml", [], out / "edvae", resume=True, device="cpu"
-    )
+    trained = imagetok.train(recipe / "edvae.yaml", out=out / "edvae", resume=True, device="cpu")
     _say(2, "encode the digits to code shards (seconds)")
-    tokenizer = Tokenizer.from_pretrained(out / "edvae" / "tokenizer")
+    tokenizer = trained.tokenizer
     datasets = {split: open_images(config.data, split, tokenizer.image) for split in SPLITS}
     for split in SPLITS:
         _encode(tokenizer, datasets[split], out, split)
     _say(3, "train a GPT prior on the codes (1 to 3 minutes)")
-    overrides = [
-        f"data.source={json.dumps(str(out / 'codes' / 'train'))}",
-        f"data.test={json.dumps(str(out / 'codes' / 'test'))}",
-        f"tokenizer={json.dumps(str(out / 'edvae' / 'tokenizer'))}",
-    ]
-    train_from_config(recipe / "gpt.yaml", overrides, out / "gpt", resume=True, device="cpu")
+    places = {
+        "data.source": out / "codes" / "train",
+        "data.test": out / "codes" / "test",
+        "tokenizer": trained.artifact,
+    }
+    prior.train(recipe / "gpt.yaml", out=out / "gpt", set=places, resume=True, device="cpu")
     _say(4, f"draw {NUM_SAMPLES} new digits (seconds)")
     samples, labels = _sample(out, tokenizer)
     _say(5, "let a classifier fitted on real digits judge them, and write the report (seconds)")
@@ -71,16 +69,16 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     summary: dict[str, float | int] = {
         "seconds": round(time.perf_counter() - begun, 1),
         "peak_memory_mb": round(peak_memory_mb()),
-        "psnr_db": reconstruction["psnr_db"],
-        "num_codes": reconstruction["num_codes"],
-        "codes_used": reconstruction["codes_used"],
+        "psnr_db": trained.measures["psnr_db"],
+        "num_codes": trained.measures["num_codes"],
+        "codes_used": trained.measures["codes_used"],
         "class_agreement": agreement,
         "classifier_accuracy": accuracy,
         "num_samples": NUM_SAMPLES,
     }
     write_json(out / "summary.json", summary)
-    made = open_sources([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
-    sections = [_numbers_section(summary), *sections_of(made, 0), _commands_section(recipe)]
+    made = open_all([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
+    sections = [_numbers_section(summary), *sections_of_all(made, 0), _commands_section(recipe)]
     write_report(
         out / "report.html",
         "imagetok quickstart",
@@ -104,11 +102,10 @@ def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     folder = out / "samples"
     for old in folder.glob("*"):  # of an interrupted run; they are drawn again, the same
         old.unlink()
-    prior, own = load_pair(out / "gpt" / "prior", None, torch.device("cpu"))
-    labels = sample_images(prior, own, folder, NUM_SAMPLES, {"seed": 0}).labels
+    samples = generate(out / "gpt" / "prior", NUM_SAMPLES, out=folder, seed=0, device="cpu")
     files = [folder / f"{j:06d}.png" for j in range(NUM_SAMPLES)]
     images = torch.stack([prepare(open_image(file), tokenizer.image) for file in files])
-    return to_unit_range(images), torch.tensor(labels)
+    return to_unit_range(images), torch.tensor(samples.labels)
 
 
 def _judge(

@@ -26,14 +26,16 @@ def train(
 
     Example: imagetok train configs/digits/edvae.yaml --set train.steps=500 --out runs/try
 
-    Several processes: accelerate launch -m cli.main train CONFIG, or on CPUs
-    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m cli.main train CONFIG
+    Several processes: accelerate launch -m imagetok train CONFIG, or on CPUs
+    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m imagetok train CONFIG
     """
-    from cli.pipelines import train_from_config
+    import imagetok
+    import prior
+    from imagetok.training.given import kind_of
 
-    out = out or Path("runs") / f"{config.resolve().parent.name}-{config.stem}"
-    kind, measures = train_from_config(
-        config, list(overrides), out, resume=resume, init_from=init_from, device=device
+    kind = kind_of(config, overrides)
+    done = {"tokenizer": imagetok.train, "prior": prior.train}[kind](
+        config, out=out, set=overrides, resume=resume, init_from=init_from, device=device
     )
-    say(f"finished: {out / kind}, on the held-out split:")
-    show_table(measures)
+    say(f"finished: {done.artifact}, on the held-out split:")
+    show_table(done.measures)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
-from torch import nn
+from accelerate.utils import gather, parse_flag_from_env, reduce
+from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
 
@@ -28,6 +28,37 @@ def process_state(cpu: bool = False) -> PartialState:
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     # One that has nothing left to do waits for the others, however long they take.
     return PartialState(cpu=cpu, timeout=timedelta(days=7))
+
+
+def over_processes(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
+    """The sum, the mean or the elementwise largest of every process's tensor; the same on all.
+
+    value: of one shape and dtype everywhere; every process must call this (a collective). The
+    result lies where `value` does; alone, a process gets `value` itself.
+    """
+    state = process_state()
+    if state.num_processes == 1:
+        return value
+    here = value.to(state.device)
+    if how == "max":
+        together = gathered(here[None]).amax(dim=0)
+    else:
+        reduced = reduce(here, how)
+        assert isinstance(reduced, Tensor)
+        together = reduced
+    return together.to(value.device)
+
+
+def gathered(value: Tensor) -> Tensor:
+    """Every process's tensor, joined along the first axis by rank; the same on all.
+
+    value: (N, ...) of one shape and dtype everywhere, on this process's device (a collective).
+    """
+    if process_state().num_processes == 1:
+        return value
+    every = gather(value.contiguous())
+    assert isinstance(every, Tensor)
+    return every
 
 
 def choose_device(name: torch.device | str | None = None) -> torch.device:

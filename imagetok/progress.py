@@ -1,4 +1,4 @@
-"""Progress on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
+"""Progress: a live bar on a terminal or in a notebook, a log line every few seconds elsewhere."""
 
 import logging
 import sys
@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,17 +16,32 @@ from rich.table import Column
 
 logger = logging.getLogger("imagetok")
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_PICTURES = 0.2  # of a bar in a notebook
 _shown: ContextVar[bool] = ContextVar("progress_shown", default=True)
 
 
 @contextmanager
 def progress_shown(shown: bool) -> Iterator[None]:
-    """Bars that are made inside are shown or not; what says so outermost decides."""
+    """Show bars and log lines of what runs inside, or nothing; the outermost False decides.
+
+    What is not shown are lines of information, and warnings where nobody has set up logging: they
+    would go to standard error.
+    """
     token = _shown.set(shown and _shown.get())
     try:
         yield
     finally:
         _shown.reset(token)
+
+
+def _may_be_logged(record: logging.LogRecord) -> bool:
+    """The filter of imagetok's logger; see `progress_shown`."""
+    if _shown.get():
+        return True
+    return record.levelno >= logging.WARNING and logger.hasHandlers()
+
+
+logger.addFilter(_may_be_logged)
 
 
 class ProgressBar:
@@ -51,7 +68,10 @@ class ProgressBar:
         self._rate_unit = rate_unit
         self._values = ""
         self._bar: Progress | None = None
-        if enabled and sys.stderr.isatty():
+        self._output: Any = None  # of a notebook's cell
+        self._drawn = 0.0
+        self._is_notebook = enabled and Console().is_jupyter
+        if enabled and (self._is_notebook or sys.stderr.isatty()):
             self._bar = Progress(
                 TextColumn("{task.description}", table_column=Column(no_wrap=True)),
                 BarColumn(bar_width=12),
@@ -68,7 +88,11 @@ class ProgressBar:
             self._task = self._bar.add_task(description, total=total, completed=start, values="")
 
     def __enter__(self) -> "ProgressBar":
-        if self._bar:
+        if self._bar and self._is_notebook:
+            # Progress.start would need ipywidgets, and leave nothing in a stored notebook.
+            show: Any = import_module("IPython.display").display
+            self._output = show(self._bar, display_id=True)
+        elif self._bar:
             self._bar.start()
         return self
 
@@ -78,7 +102,9 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar:
+        if self._output is not None:
+            self._output.update(self._bar)
+        elif self._bar:
             self._bar.stop()
 
     def update(self, done: int, values: str = "") -> None:
@@ -90,6 +116,9 @@ class ProgressBar:
             self._values = f"{rate:.3g} {self._rate_unit}"
         if self._bar:
             self._bar.update(self._task, completed=done, values=self._values)  # pyright: ignore[reportArgumentType]
+            if self._output is not None and now - self._drawn >= _SECONDS_BETWEEN_PICTURES:
+                self._drawn = now
+                self._output.update(self._bar)
             return
         if not self._enabled or (now - self._said < _SECONDS_BETWEEN_LINES and done < self.total):
             return

@@ -1,19 +1,20 @@
 """SIGINT and SIGTERM ask for a stop; the loop answers at the next safe place."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 import torch
-from accelerate.utils import reduce
 
 from imagetok.errors import StoppedError
-from imagetok.processes import process_state
+from imagetok.processes import over_processes, process_state
 
 
 class StopRequest:
     """Context manager that turns the first SIGINT or SIGTERM into a request.
 
-    A second SIGINT interrupts at once (KeyboardInterrupt).
+    A second SIGINT interrupts at once (KeyboardInterrupt). Outside the main thread, where Python
+    allows no signal handlers, signals keep their meaning and nothing is requested.
     """
 
     def __init__(self) -> None:
@@ -21,6 +22,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._ask)
         return self
@@ -32,7 +35,9 @@ class StopRequest:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+            # None: it was set by something other than Python, and cannot be given back.
+            restored = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, restored)  # pyright: ignore[reportArgumentType]
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -41,14 +46,14 @@ class StopRequest:
         self._signal = number
 
     def signal_number(self) -> int:
-        """The signal that asked, 0 if none; the same answer on every process (a collective)."""
-        state = process_state()
-        if state.num_processes == 1:
+        """The signal that asked, 0 if none; the same answer on every process (a collective).
+
+        Where processes were sent different signals, the one with the highest number: SIGTERM (15)
+        rather than SIGINT (2).
+        """
+        if process_state().num_processes == 1:
             return self._signal
-        asked = torch.tensor([float(self._signal > 0), float(self._signal)], device=state.device)
-        total = reduce(asked, "sum")
-        assert isinstance(total, torch.Tensor)
-        return round(float(total[1] / total[0])) if total[0] > 0 else 0
+        return int(over_processes(torch.tensor([self._signal]), "max"))
 
     def check(self) -> None:
         """Raise StoppedError on every process if any was asked to stop (a collective)."""

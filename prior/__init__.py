@@ -1,16 +1,56 @@
-"""Priors: autoregressive models of the codes that a tokenizer makes."""
+"""Priors: autoregressive models of the codes that a tokenizer makes.
 
+The names below are the public API; they are imported when first used.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagetok.inspection import inspect
     from prior.base import Prior
+    from prior.comparison import compare
+    from prior.completion import complete
+    from prior.generation import generate, generate_codes
+    from prior.inspection import push, verify
+    from prior.reports import report
+    from prior.sampling_params import SamplingParams
+    from prior.trained import train
 
-__all__ = ["Prior"]
+_HOMES = {
+    "Prior": "prior.base",
+    "SamplingParams": "prior.sampling_params",
+    "compare": "prior.comparison",
+    "complete": "prior.completion",
+    "generate": "prior.generation",
+    "generate_codes": "prior.generation",
+    "inspect": "imagetok.inspection",
+    "push": "prior.inspection",
+    "report": "prior.reports",
+    "train": "prior.trained",
+    "verify": "prior.inspection",
+}
+
+__all__ = [
+    "Prior",
+    "SamplingParams",
+    "compare",
+    "complete",
+    "generate",
+    "generate_codes",
+    "inspect",
+    "push",
+    "report",
+    "train",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Prior":  # imported when first used: it brings torch along
-        from prior.base import Prior
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prior' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
-        return Prior
-    raise AttributeError(f"module 'prior' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from imagetok import seeding
@@ -18,15 +17,16 @@ from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
-from imagetok.processes import device_of, process_state
+from imagetok.processes import device_of, over_processes, process_state
 from imagetok.training.best import Selection
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.run import CONFIG, open_run
-from prior.base import NO_LABEL, Prior, bits_per_code, negative_log_likelihood
+from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
 from prior.sequence import Codes
+from prior.stepper import NO_LABEL
 from prior.yardsticks import Level, collapse_in_words, measure, verdict_in_words
 
 logger = logging.getLogger("imagetok")
@@ -195,8 +195,7 @@ def evaluate_bits(
             with torch.no_grad():
                 nll = negative_log_likelihood(prior(codes, labels), codes).cpu().double()
             total += torch.stack([level.sum() for level in nll.split(positions, dim=1)])
-    if state.num_processes > 1:
-        total = cast(Tensor, reduce(total.to(device), "sum")).cpu()
+    total = over_processes(total, "sum")
     nats = total / (len(data) * torch.tensor(positions))
     return (nats / math.log(2)).tolist()
 

@@ -20,16 +20,14 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """Every `imagetok ...` or `... -m cli.main ...` line of the page's shell blocks."""
+    """Every `imagetok ...` or `... -m imagetok ...` line of the page's shell blocks."""
     found = []
     for block in blocks(path, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             for part in line.split("&&"):
                 words = shlex.split(part, comments=True)
-                if "cli.main" in words:
-                    found.append(words[words.index("cli.main") + 1 :])
-                elif words and words[0] == "imagetok":
-                    found.append(words[1:])
+                if "imagetok" in words:
+                    found.append(words[words.index("imagetok") + 1 :])
     return found
 
 

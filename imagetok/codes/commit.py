@@ -26,7 +26,7 @@ from imagetok.codes.reader import check_record, check_shard_file, open_plan
 from imagetok.config import differences
 from imagetok.durable import is_temporary, remove_temporaries, sha256_file, write_json
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
-from imagetok.evaluation import codebook_use
+from imagetok.quantizers import codebook_use
 
 logger = logging.getLogger("imagetok")
 

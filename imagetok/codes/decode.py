@@ -8,16 +8,19 @@ import torch
 
 from imagetok.codes.commit import begin_with, continue_with
 from imagetok.codes.plan import read_json
-from imagetok.codes.reader import CodeDataset
+from imagetok.codes.reader import CodeDataset, open_codes
+from imagetok.codes.results import Decoded
 from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
-from imagetok.errors import ShardError
+from imagetok.errors import ConfigError, ShardError
 from imagetok.images import Images, to_stored
 from imagetok.pictures import grid, palette, png_bytes
 from imagetok.processes import device_of
+from imagetok.progress import ProgressBar, progress_shown
 from imagetok.quantizers import Codes
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers.opening import open_tokenizer
 
 BATCH = 64
 RECORD = "decoded.json"
@@ -30,11 +33,39 @@ class Origin(Section):
     """The root hash of their dataset, which covers the tokenizer's fingerprint."""
 
 
-class Decoded(NamedTuple):
+class DecodeReport(NamedTuple):
     """What a run left in a folder."""
 
     num_images: int
     num_new: int
+
+
+def decode(
+    tokenizer: Tokenizer | Path | str,
+    codes: CodeDataset | Path | str,
+    out: Path | str,
+    *,
+    limit: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Decoded:
+    """Turn a code dataset back into images, one PNG each, named by source index.
+
+    >>> imagetok.decode("runs/digits-edvae/tokenizer", "codes/test", "decoded", limit=100)
+
+    tokenizer: an object, a folder or a Hub id. codes: a code dataset, its folder or URL.
+    out: the folder of the images; a rerun continues there. limit: only the first so many images.
+    device: None leaves a tokenizer object where it is, and chooses for what is loaded.
+    Raises ShardError when the codes are another tokenizer's or a shard is damaged, ConfigError
+    when `out` holds anything else, StoppedError after a signal (call it again to continue).
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected 1 or more, found {limit}")
+    with progress_shown(progress):
+        model = open_tokenizer(tokenizer, device)
+        dataset = codes if isinstance(codes, CodeDataset) else open_codes(codes)
+        report = decode_dataset(model, dataset, Path(out), limit)
+        return Decoded(Path(out), report.num_images, report.num_new)
 
 
 def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
@@ -82,7 +113,7 @@ def picture_file(folder: Path, name: int) -> Path:
 
 def decode_dataset(
     tokenizer: Tokenizer, dataset: CodeDataset, folder: Path, limit: int | None = None
-) -> Decoded:
+) -> DecodeReport:
     """Decode a code dataset to PNG files named by source index; a rerun continues.
 
     Raises ShardError when the codes are another tokenizer's or a shard is damaged, ConfigError
@@ -91,7 +122,11 @@ def decode_dataset(
     check_fingerprint(dataset, tokenizer)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     num_new = 0
-    with lock(folder), StopRequest() as stop:
+    with (
+        lock(folder),
+        StopRequest() as stop,
+        ProgressBar("decoding", count, rate_unit="images/s") as progress,
+    ):
         _commit_origin(folder, Origin(codes=dataset.manifest.root))
         for start in range(0, count, BATCH):
             stop.check_here()
@@ -102,7 +137,8 @@ def decode_dataset(
                 images = decode_in_batches(tokenizer, batch.codes)[missing]
                 save_images(images, folder, batch.keys[missing].tolist())
                 num_new += len(missing)
-    return Decoded(count, num_new)
+            progress.update(start + len(files))
+    return DecodeReport(count, num_new)
 
 
 def _commit_origin(folder: Path, origin: Origin) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args, overload
 
 import torch
 
@@ -16,13 +16,17 @@ from imagetok import seeding
 from imagetok.codes.commit import EncodeReport, expected_bytes, free_bytes
 from imagetok.codes.plan import Plan, Precision, Skip, TokenizerId
 from imagetok.codes.production import write_dataset
+from imagetok.codes.results import Encoded, EncodingEstimate
 from imagetok.codes.writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
+from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.errors import ConfigError
 from imagetok.images import from_stored
 from imagetok.modes import at_test_time
 from imagetok.processes import device_of
+from imagetok.progress import progress_shown
 from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers.opening import name_of, open_tokenizer
 
 logger = logging.getLogger("imagetok")
 
@@ -57,6 +61,110 @@ class FirstImages(ImageDataset):
 
     def path_of(self, index: int) -> str:
         return self.dataset.path_of(index)
+
+
+@overload
+def encode(
+    tokenizer: Tokenizer | Path | str,
+    data: ImageInput,
+    out: Path | str,
+    *,
+    dry_run: Literal[False] = False,
+    limit: int | None = None,
+    max_skip: int | str = 0,
+    samples_per_shard: int = 65536,
+    precision: Precision = "float32",
+    identity: str | None = None,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Encoded: ...
+@overload
+def encode(
+    tokenizer: Tokenizer | Path | str,
+    data: ImageInput,
+    out: Path | str,
+    *,
+    dry_run: Literal[True],
+    limit: int | None = None,
+    max_skip: int | str = 0,
+    samples_per_shard: int = 65536,
+    precision: Precision = "float32",
+    identity: str | None = None,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> EncodingEstimate: ...
+def encode(
+    tokenizer: Tokenizer | Path | str,
+    data: ImageInput,
+    out: Path | str,
+    *,
+    dry_run: bool = False,
+    limit: int | None = None,
+    max_skip: int | str = 0,
+    samples_per_shard: int = 65536,
+    precision: Precision = "float32",
+    identity: str | None = None,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Encoded | EncodingEstimate:
+    """Encode images to a code dataset in the folder `out`; a rerun continues where one stopped.
+
+    >>> done = imagetok.encode("runs/digits-edvae/tokenizer", "digits:train", "codes/train")
+    >>> done.written, done.dataset[0].codes
+
+    tokenizer: an object, a folder or a Hub id.
+    data: a spec, a path, a data config, arrays, a list of PIL images, or a Dataset of yours, whose
+    `identity` and `class_names` may be given; see `imagetok.data.inputs.open_inputs`.
+    dry_run: state size, time and disk as an EncodingEstimate, and write nothing.
+    limit: only the first so many images.
+    max_skip: unreadable images allowed, as a number or as a share such as "0.5%"; each is listed in
+    the result's `skips` with its reason.
+    samples_per_shard: images a shard; shards are the unit of work of several processes.
+    precision: of the encoder; "bfloat16" is faster on GPUs and changes some of the codes.
+    device: None leaves a tokenizer object where it is, and chooses for what is loaded.
+    batch_size: images in flight, in steps of 64; changes speed and memory, never the codes.
+    Raises ConfigError for an option that cannot be and when `out` holds anything else, InputError
+    for images that are missing, or unreadable beyond max_skip, ResourceError on too little disk,
+    StoppedError after a signal (call it again to continue).
+    """
+    _check_options(limit, samples_per_shard, precision, batch_size)
+    with progress_shown(progress):
+        model = open_tokenizer(tokenizer, device)
+        dataset, source = open_inputs(data, model.image, identity=identity, class_names=class_names)
+        dataset = dataset if limit is None else FirstImages(dataset, limit)
+        max_skips = parse_allowance(str(max_skip), len(dataset))
+        plan = make_plan(
+            model,
+            dataset,
+            source=source,
+            name=name_of(tokenizer, model),
+            samples_per_shard=samples_per_shard,
+            precision=precision,
+        )
+        folder = Path(out)
+        if dry_run:
+            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan))
+        threads = None if batch_size is None else max(1, batch_size // plan.micro_batch)
+        report = encode_dataset(model, dataset, folder, plan, max_skips=max_skips, threads=threads)
+        return Encoded.of(folder, report)
+
+
+def _check_options(
+    limit: int | None, samples_per_shard: int, precision: str, batch_size: int | None
+) -> None:
+    counts = {"limit": limit, "samples_per_shard": samples_per_shard, "batch_size": batch_size}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}: expected 1 or more, found {value}")
+    if precision not in get_args(Precision):
+        known = " or ".join(map(repr, get_args(Precision)))
+        raise ConfigError(f"precision: expected {known}, found {precision!r}")
 
 
 def parse_allowance(text: str, inputs: int) -> int:

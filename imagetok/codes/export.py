@@ -2,17 +2,37 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal, assert_never, get_args
 
 import numpy as np
 
 from imagetok.codes.exchange import ROWS, Binding, ContentHash, Rows
 from imagetok.codes.npy import write_npy
 from imagetok.codes.parquet import write_parquet
-from imagetok.codes.reader import CodeDataset
+from imagetok.codes.reader import CodeDataset, open_codes
+from imagetok.codes.results import Exported
 from imagetok.errors import ConfigError
 
 Form = Literal["parquet", "npy"]
+
+
+def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parquet") -> Exported:
+    """Write a code dataset as one parquet file, or as a folder of .npy files.
+
+    >>> imagetok.export("codes/train", "codes.parquet")
+    >>> imagetok.export("codes/train", "codes-npy", to="npy")
+
+    codes: a code dataset, its folder or URL. out: the file, or the folder; must not exist.
+    Both formats hold codes, labels, source indices and the tokenizer's fingerprint, and
+    `import_codes` makes the same code dataset of them again, byte for byte.
+    Raises ConfigError when `out` exists, ShardError for a damaged shard, ResourceError for parquet
+    without pyarrow.
+    """
+    if to not in get_args(Form):
+        raise ConfigError(f"to: expected {' or '.join(map(repr, get_args(Form)))}, found {to!r}")
+    dataset = codes if isinstance(codes, CodeDataset) else open_codes(codes)
+    export_codes(dataset, Path(out), to)
+    return Exported(Path(out), to, len(dataset))
 
 
 def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:

@@ -11,15 +11,33 @@ from imagetok.codes.exchange import EDITED, ROWS, Binding, ContentHash, Rows, St
 from imagetok.codes.npy import NpyRows
 from imagetok.codes.parquet import ParquetRows
 from imagetok.codes.plan import Plan, Skip, TokenizerId, smallest_dtype
+from imagetok.codes.results import Encoded
 from imagetok.codes.writer import EncodedPart, write_shard
 from imagetok.data import NO_LABEL
 from imagetok.data.labels import MAX_CLASSES
 from imagetok.durable import lock
 from imagetok.errors import InputError, ShardError
 from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers.opening import name_of, open_tokenizer
 
 
-def import_codes(source: Path, tokenizer: Tokenizer, folder: Path, *, name: str) -> EncodeReport:
+def import_codes(source: Path | str, tokenizer: Tokenizer | Path | str, out: Path | str) -> Encoded:
+    """Make a code dataset of codes in a parquet file or .npy files, bound to a tokenizer.
+
+    >>> imagetok.import_codes("codes.parquet", "runs/digits-edvae/tokenizer", "codes/again")
+
+    source: what `export` wrote, or others' codes: a parquet file with columns codes (lists;
+    codes0, codes1, ... of several levels) and label; one .npy of shape (N, h, w); or a folder of
+    codes.npy and labels.npy. tokenizer: an object, a folder or a Hub id. out: a rerun continues.
+    Raises ShardError for codes of another tokenizer, InputError for codes, labels or indices that
+    it cannot have and for damage, before anything is written.
+    """
+    model = open_tokenizer(tokenizer)
+    name = name_of(tokenizer, model)
+    return Encoded.of(Path(out), import_rows(Path(source), model, Path(out), name=name))
+
+
+def import_rows(source: Path, tokenizer: Tokenizer, folder: Path, *, name: str) -> EncodeReport:
     """Write the code dataset of an exported file, or of codes that others made; a rerun continues.
 
     source: a parquet file, an .npy, or a folder of .npy files. name: of the tokenizer, for people.

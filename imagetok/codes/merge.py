@@ -6,9 +6,10 @@ from pathlib import Path
 from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
 from imagetok.codes.plan import Part, Plan, shard_name
 from imagetok.codes.reader import CodeDataset, check_shard_file, open_codes
+from imagetok.codes.results import Encoded
 from imagetok.config import differences
 from imagetok.durable import link_or_copy, lock, write_json
-from imagetok.errors import ShardError
+from imagetok.errors import ConfigError, ShardError
 
 _OF_THE_SOURCE = {"source", "source_identity", "num_inputs", "parts"}
 _CHOSEN_BY = {
@@ -20,6 +21,24 @@ _CHOSEN_BY = {
     "class_names": "the names of the classes (--data)",
 }
 """Plan field -> what it is to those who make datasets, and the option that it comes from."""
+
+
+def merge(datasets: Sequence[CodeDataset | Path | str], out: Path | str) -> Encoded:
+    """Join code datasets of one tokenizer in the folder `out`, in the order given.
+
+    >>> imagetok.merge(["codes/photos", "codes/paintings"], "codes/all").written
+
+    Shards are checked and hard-linked, or copied to another disk; a rerun continues. Source
+    indices count through all sources, as if they had been encoded one after the other.
+    Raises ShardError for a damaged or unfinished dataset, for datasets that differ in anything but
+    the source, and for a source that two of them share; ConfigError when `out` holds another.
+    """
+    if isinstance(datasets, str | Path):
+        raise ConfigError(f"datasets: expected a list of folders, found {str(datasets)!r}")
+    folders = [d.folder if isinstance(d, CodeDataset) else Path(d) for d in datasets]
+    if not folders:
+        raise ConfigError("datasets: expected one code dataset or more, found none")
+    return Encoded.of(Path(out), merge_codes(folders, Path(out)))
 
 
 def merge_codes(folders: Sequence[Path], out: Path) -> EncodeReport:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,14 @@ class Failure(NamedTuple):
     code: int
     """The exit code of its process; negative where a signal killed it."""
     message: str
+
+
+def imagetok_command(*words: str) -> list[str]:
+    """A command of imagetok as a process that ends when the one that started it does.
+
+    -P: a project that has folders named `cli` or `prior` may be the working folder.
+    """
+    return [sys.executable, "-P", "-m", "imagetok", "--stop-with-parent", *words]
 
 
 def failure_of(job: Job, code: int) -> Failure:
@@ -83,6 +92,15 @@ def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env={**os.environ, **environment},
+            env={**os.environ, **_importable(), **environment},
             start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on
         )
+
+
+def _importable() -> dict[str, str]:
+    """Where this package is imported from, for a process that does not look where this one did."""
+    home = Path(__file__).resolve().parents[2]
+    if home.name in ("site-packages", "dist-packages"):
+        return {}
+    paths = [str(home), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

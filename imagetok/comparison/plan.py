@@ -28,7 +28,7 @@ _PLACES = ("root", "download", "file", "images", "masks", "shards", "test")
 """Keys of `data` that say where images lie; what they are, the hashes of the plan tell."""
 _WITHOUT_EFFECT = ("workers", "trackers")
 """Keys of `train` that change no value: how things are read and shown."""
-_PLAN = "plan.json"
+PLAN = "plan.json"
 
 
 class Cell(NamedTuple):
@@ -53,6 +53,11 @@ class Plan(Section):
     train_identity: str
     """Hash of the training images."""
     test_identity: str
+
+    @property
+    def data(self) -> DataConfig:
+        """The data that all methods are trained and measured on."""
+        return next(iter(self.methods.values())).data
 
     def cells(self, out: Path) -> list[Cell]:
         """All cells of a comparison in the folder `out`, method by method."""
@@ -86,7 +91,7 @@ class Plan(Section):
 
     def data_name(self) -> str:
         """The split that is measured, as `--data` takes it, without where it lies."""
-        data = next(iter(self.methods.values())).data
+        data = self.data
         options = data.model_dump(
             mode="json", exclude_defaults=True, exclude={"source", *_places(data)}
         )
@@ -96,15 +101,15 @@ class Plan(Section):
     def hold(self, out: Path) -> Iterator[None]:
         """Hold the folder of this comparison, new or begun; ConfigError for one of another."""
         with lock(out):
-            if (out / _PLAN).is_file():
-                self._check_same(out / _PLAN)
+            if (out / PLAN).is_file():
+                self._check_same(out / PLAN)
             elif any(out.iterdir()):
                 raise ConfigError(f"{out}: not empty and no comparison; choose another --out")
             remove_temporaries(out)
             for name, config in self.methods.items():
                 write_bytes(out / f"{name}.yaml", dump_yaml(config).encode())
                 (out / name).mkdir(exist_ok=True)
-            write_json(out / _PLAN, self.identity())
+            write_json(out / PLAN, self.identity())
             yield
 
     def _check_same(self, path: Path) -> None:

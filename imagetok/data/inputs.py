@@ -1,12 +1,25 @@
-"""Images as callers give them: a path, a spec, a config, or a dataset."""
+"""Images as callers give them: a path, a spec, a config, a Dataset, PIL images or arrays."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from imagetok.config import Section
-from imagetok.data import DataConfig, describe, open_images, parse_spec
+from imagetok.data import DataConfig, FileImages, describe, open_images, parse_spec
 from imagetok.data.base import ImageDataset
+from imagetok.data.items import ItemImages, split_item
+from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
+
+ImageInput = (
+    Path | str | DataConfig | Dataset[Any] | Tensor | np.ndarray | Sequence[Any] | Image.Image
+)
+"""What stands for images wherever a function takes them; see `open_inputs`."""
 
 
 class OpenedImages(NamedTuple):
@@ -17,19 +30,124 @@ class OpenedImages(NamedTuple):
 
 
 def open_inputs(
-    data: ImageDataset | DataConfig | Path | str,
+    data: ImageInput,
     contract: ImageContract,
     split: str | None = None,
+    *,
+    identity: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> OpenedImages:
     """The images that `data` stands for, brought to `contract`.
 
-    data: a spec such as `digits:test` or the path of a folder, table or tar (see `parse_spec`); a
-    data config; or a dataset, which must have the contract's form. split: of a config.
+    data: one of
+    - a spec such as `digits:test`, or the path of a folder, table or tar (see `parse_spec`);
+    - a data config, of which `split` is read (default: train);
+    - arrays or a tensor, (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point in
+      [0, 1]. Where both fit, the last axis is the channels of an array, dim 1 those of a tensor;
+    - a list of PIL images, of arrays, of tensors or of paths, or one PIL image;
+    - a map-style Dataset of yours, whose items are images or begin with an image and its label;
+    - an ImageDataset of imagetok, which must have the contract's form already.
+
+    identity: of a Dataset, any text that changes when its images do; by default some of its items
+    say whether it is the same (see `ItemImages.identity`). class_names: of a Dataset, by label;
+    default: its attribute `classes`; () leaves the labels out.
+    Raises ConfigError or InputError that say what was expected and what was found.
     """
-    if isinstance(data, ImageDataset):
-        return OpenedImages(data, f"{data.name}:{data.split}")
-    if isinstance(data, Section):
-        config, split = data, split or "train"
-    else:
+    if isinstance(data, Path | str | Section | ImageDataset) and (identity, class_names) != (
+        None,
+        None,
+    ):
+        raise ConfigError("identity and class_names are for arrays, lists and Datasets of yours")
+    if isinstance(data, Path | str):
         config, split = parse_spec(str(data))
-    return OpenedImages(open_images(config, split, contract), describe(config, split))
+        return OpenedImages(open_images(config, split, contract), describe(config, split))
+    if isinstance(data, Section):
+        split = split or "train"
+        return OpenedImages(open_images(data, split, contract), describe(data, split))
+    if isinstance(data, ImageDataset):
+        _check_form(data, contract)
+        return OpenedImages(data, f"{data.name}:{data.split}")
+    dataset = _held(data, contract, identity, class_names)
+    return OpenedImages(dataset, f"{dataset.name}:{dataset.split}")
+
+
+def _check_form(data: ImageDataset, contract: ImageContract) -> None:
+    sides = (contract.mode, contract.height, contract.width)
+    found = (data.contract.mode, data.contract.height, data.contract.width)
+    if found != sides:
+        raise InputError(
+            f"{data.name}:{data.split}: expected {_form(*sides)}, as the tokenizer takes them, "
+            f"found {_form(*found)}; open it with the tokenizer's contract: tokenizer.image"
+        )
+
+
+def _form(mode: str, height: int, width: int) -> str:
+    return f"{mode} images of {width} x {height} pixels"
+
+
+def _held(
+    data: Any,
+    contract: ImageContract,
+    identity: str | None,
+    class_names: Sequence[str] | None,
+) -> ImageDataset:
+    """Images in memory, or a Dataset of the caller's."""
+    if isinstance(data, Image.Image):
+        data = [data]
+    if isinstance(data, Tensor | np.ndarray):
+        if data.ndim not in (3, 4) or _is_one_image(data, contract):
+            raise InputError(
+                "expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W), found "
+                f"{tuple(data.shape)}; for one image pass image[None], for grey ones (N, 1, H, W)"
+            )
+        return ItemImages(data, name="arrays", contract=contract, identity=identity)
+    if isinstance(data, list | tuple) and data and isinstance(data[0], Path | str):
+        files = [str(file) for file in data]
+        return FileImages(Path(), files, name="files", split="all", contract=contract)
+    if isinstance(data, IterableDataset | DataLoader) or not (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict)
+    ):
+        raise InputError(
+            "expected images: a path, a spec, a Dataset with __len__ and __getitem__, a list of "
+            f"PIL images, or arrays; found {type(data).__module__}.{type(data).__qualname__}"
+        )
+    names = _class_names(data) if class_names is None else tuple(class_names)
+    is_list = isinstance(data, list | tuple)
+    return ItemImages(
+        data,
+        name="images" if is_list else type(data).__name__,
+        contract=contract,
+        class_names=names,
+        identity=identity,
+        is_sampled=not is_list,
+    )
+
+
+def _is_one_image(data: Tensor | np.ndarray, contract: ImageContract) -> bool:
+    """Whether three axes are a picture's, and not those of many without channels."""
+    if data.ndim != 3 or contract.mode == "labels":
+        return False
+    return data.shape[-1] in (3, 4) or (data.shape[0] in (3, 4) and isinstance(data, Tensor))
+
+
+def _class_names(dataset: Any) -> tuple[str, ...]:
+    """The names of a Dataset's classes, by label; () where its items have no labels."""
+    whole = dataset
+    while isinstance(whole, Subset | ConcatDataset):
+        whole = whole.dataset if isinstance(whole, Subset) else whole.datasets[0]
+    names = getattr(whole, "classes", None)
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    for i in range(len(dataset)):
+        try:
+            label = split_item(dataset[i])[1]
+        except Exception:  # whatever the caller's code raises: it is counted when it is read
+            continue
+        if label is None:
+            return ()
+        raise ConfigError(
+            f"{type(dataset).__name__}: its items have labels (the first: {label}), but no class "
+            'names (an attribute `classes`); pass class_names=["cat", "dog"], or class_names=() to '
+            "leave the labels out"
+        )
+    return ()

@@ -158,7 +158,7 @@ def _factor(image: ImageFile.ImageFile) -> int:
 
 
 def _upright_pixels(image: Image.Image, as_labels: bool, factor: int) -> np.ndarray:
-    pixels = to_array(_upright(image), as_labels)
+    pixels = to_array(upright(image), as_labels)
     return pixels // np.uint8(factor) if as_labels else pixels  # classes as they are written
 
 
@@ -232,8 +232,8 @@ def _too_large(name: str, found: str) -> ImageError:
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; as in any viewer, damaged EXIF data means none."""
+def upright(image: Image.Image) -> Image.Image:
+    """Turn by the EXIF orientation; as in any viewer, damaged EXIF data means none."""
     try:
         is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         return image if is_upright else ImageOps.exif_transpose(image)

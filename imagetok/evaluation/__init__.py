@@ -1,14 +1,10 @@
 """Measures: one definition each."""
 
-from imagetok.evaluation.codebook import CodebookUse, code_counts, codebook_use
 from imagetok.evaluation.neighbours import nearest_labels
 from imagetok.evaluation.reconstruction import evaluate_reconstruction
 from imagetok.evaluation.similarity import ssim
 
 __all__ = [
-    "CodebookUse",
-    "code_counts",
-    "codebook_use",
     "evaluate_reconstruction",
     "nearest_labels",
     "ssim",

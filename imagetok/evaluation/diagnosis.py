@@ -12,9 +12,9 @@ from torch import Tensor
 
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
-from imagetok.evaluation.codebook import code_counts, codebook_use
+from imagetok.evaluation.tally import CodeTally
 from imagetok.processes import full_float32
-from imagetok.quantizers import level_name
+from imagetok.quantizers import codebook_use, level_name
 from imagetok.tokenizers import Tokenizer
 
 RARE = 0.01
@@ -76,30 +76,22 @@ class Verdict:
 @full_float32()
 def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
     """Every level's health over all images of `dataset`, each counted once."""
-    counts = [torch.zeros(k, dtype=torch.int64) for k in tokenizer.num_codes]
-    perplexities: list[list[float]] = [[] for _ in counts]
-    maps: dict[str, list[Tensor]] = {}
+    tally = CodeTally(tokenizer.num_codes, keeps_maps=True)
     for batch in batches(tokenizer, dataset):
-        codes, certainty = tokenizer.encode_with_certainty(batch.images, generator=batch.draw())
-        for level, found in enumerate(codes):
-            of_batch = code_counts(found, tokenizer.num_codes[level]).cpu()
-            perplexities[level].append(codebook_use(of_batch).perplexity)
-            counts[level] += of_batch
-        for name, values in certainty.items():
-            maps.setdefault(name, []).append(values.flatten().cpu())
-    joined = {name: torch.cat(parts) for name, parts in maps.items()}
+        tally.add(*tokenizer.encode_with_certainty(batch.images, generator=batch.draw()))
+    values = tally.values()
     keys = set(type(tokenizer.config.levels[0]).model_fields)
     return tuple(
         replace(
             _health(
-                level_counts,
-                statistics.fmean(perplexities[level]),
+                counts,
+                statistics.fmean(tally.perplexities[level]),
                 tokenizer.codebook(level),
-                _of_level(joined, level, len(counts)),
+                _of_level(values, level, len(tally.counts)),
             ),
             can_start_and_reset={"init", "reset"} <= keys,
         )
-        for level, level_counts in enumerate(counts)
+        for level, counts in enumerate(tally.counts)
     )
 
 

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
-from imagetok.evaluation.codebook import code_counts
 from imagetok.images import from_stored
 from imagetok.processes import full_float32
-from imagetok.quantizers import Codes
+from imagetok.quantizers import Codes, code_counts
 from imagetok.tokenizers import Tokenizer
 
 

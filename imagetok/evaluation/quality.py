@@ -6,6 +6,18 @@ from torch import Tensor
 
 from imagetok.evaluation.similarity import SSIM_WINDOW, ssim
 from imagetok.images import ImageContract, Images
+from imagetok.modes import at_test_time
+from imagetok.quantizers import Codes
+from imagetok.tokenizers import Tokenizer
+
+
+def decode_unclamped(tokenizer: Tokenizer, codes: Codes) -> Images:
+    """Images of a tokenizer's own codes as the decoder gives them, also beyond [0, 1].
+
+    `mse` is measured on these, wherever it is measured (the papers' convention).
+    """
+    with at_test_time(tokenizer), torch.no_grad():
+        return tokenizer._decode(codes)
 
 
 def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Float64[Tensor, " N"]:

@@ -10,6 +10,7 @@ from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
 from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
 from imagetok.quantizers.renewal import Renewal, build_reset
 from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
+from imagetok.quantizers.usage import CodebookUse, code_counts, codebook_use
 from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
 from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
 from imagetok.quantizers.vqste import Affine, Alternation, VQSTEConfig, VQSTEQuantizer
@@ -84,6 +85,7 @@ def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
 
 
 __all__ = [
+    "CodebookUse",
     "Codes",
     "DVAEConfig",
     "EdVAEConfig",
@@ -102,5 +104,7 @@ __all__ = [
     "VQEMAConfig",
     "VQSTEConfig",
     "build_quantizer",
+    "code_counts",
+    "codebook_use",
     "level_name",
 ]

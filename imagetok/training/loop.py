@@ -30,7 +30,7 @@ from imagetok.errors import (
     NotFiniteError,
     StoppedError,
 )
-from imagetok.processes import peak_memory_mb
+from imagetok.processes import over_processes, peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
@@ -45,7 +45,7 @@ from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
 from imagetok.training.metrics import JsonLines
 from imagetok.training.optim import build_optimizer, forget_rows
-from imagetok.training.outputs import StepOutput, combine, sum_over_processes
+from imagetok.training.outputs import StepOutput, combine
 from imagetok.training.running import average_running_statistics
 
 logger = logging.getLogger("imagetok")
@@ -313,7 +313,7 @@ class _Training:
                 output = self.job.loss(self.model, batch, step, noise)
                 accelerator.backward(output.loss / config.accumulation)
             outputs.append(output.detach())
-        total = combine(outputs, accelerator)
+        total = combine(outputs)
         self.divergence.watch(step, total)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -323,9 +323,7 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
-            average_running_statistics(
-                bare, lambda v: sum_over_processes(v, accelerator) / accelerator.num_processes
-            )
+            average_running_statistics(bare, lambda values: over_processes(values, "mean"))
         draw = seeding.generator(self.seed, "update", step)
         replaced = self.job.update(bare, total.sums | total.rows, draw)
         if self.average is not None:

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
+
+from imagetok.processes import gathered, over_processes, process_state
 
 
 class StepOutput(NamedTuple):
@@ -24,38 +25,18 @@ class StepOutput(NamedTuple):
         return StepOutput(self.loss.detach(), metrics, self.sums, self.rows)
 
 
-def combine(outputs: list[StepOutput], accelerator: Accelerator) -> StepOutput:
+def combine(outputs: list[StepOutput]) -> StepOutput:
     """Means of losses and metrics, sums of sums, all rows, of micro-batches and processes."""
-    first, count = outputs[0], len(outputs) * accelerator.num_processes
+    first, count = outputs[0], len(outputs) * process_state().num_processes
     scalars = {"loss": [o.loss for o in outputs]}
     scalars |= {name: [o.metrics[name] for o in outputs] for name in first.metrics}
     means = {
-        name: sum_over_processes(torch.stack(values).float().sum(), accelerator) / count
+        name: over_processes(torch.stack(values).float().sum(), "sum") / count
         for name, values in scalars.items()
     }
     sums = {
-        name: sum_over_processes(torch.stack([o.sums[name] for o in outputs]).sum(0), accelerator)
+        name: over_processes(torch.stack([o.sums[name] for o in outputs]).sum(0), "sum")
         for name in first.sums
     }
-    rows = {
-        name: _gather(torch.cat([o.rows[name] for o in outputs]), accelerator)
-        for name in first.rows
-    }
+    rows = {name: gathered(torch.cat([o.rows[name] for o in outputs])) for name in first.rows}
     return StepOutput(means.pop("loss"), means, sums, rows)
-
-
-def sum_over_processes(value: Tensor, accelerator: Accelerator) -> Tensor:
-    """The same on every process."""
-    if accelerator.num_processes == 1:
-        return value
-    total = accelerator.reduce(value, "sum")
-    assert isinstance(total, Tensor)
-    return total
-
-
-def _gather(value: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes == 1:
-        return value
-    every = accelerator.gather(value.contiguous())
-    assert isinstance(every, Tensor)
-    return every

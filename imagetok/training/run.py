@@ -1,16 +1,18 @@
 """Run folders: how a run starts, goes on, and says that it is finished."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from imagetok.config import Section, differences, dump_yaml, load_config
 from imagetok.durable import lock, remove_temporaries, write_bytes
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError
 
 logger = logging.getLogger("imagetok")
-CONFIG = "config.yaml"
+CONFIG, FINISHED = "config.yaml", "finished.json"
 FREE_TO_CHANGE = (
     "train.steps",
     "train.log_every",
@@ -60,6 +62,28 @@ def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> I
         remove_temporaries(folder / "checkpoints")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
         yield
+
+
+def exported_step(run: Path) -> int | None:
+    """The step whose weights became the artifact; None while the run goes on.
+
+    Raises InputError for a damaged finished.json.
+    """
+    if not (run / FINISHED).is_file():
+        return None
+    try:
+        found = json.loads((run / FINISHED).read_bytes())
+        return int(found.get("exported", found["step"]))  # older runs export the last
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{run / FINISHED}: damaged ({error!r})") from None
+
+
+def test_record(records: Sequence[Mapping[str, Any]], exported: int | None) -> dict[str, Any]:
+    """The measures on the held-out split of the exported step, or else the last; empty if none."""
+    tests = [record for record in records if record.get("split") == "test"]
+    of_exported = [record for record in tests if record.get("step") == exported]
+    found = of_exported or tests
+    return dict(found[-1]) if found else {}
 
 
 def _check_same(folder: Path, config: Section) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from imagetok import seeding
 from imagetok.data import ImageBatch, ImageDataset, open_images
 from imagetok.errors import ConfigError
-from imagetok.evaluation import code_counts, codebook_use, evaluate_reconstruction
+from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.diagnosis import state_of
 from imagetok.images import ImageContract, clamp_pixels, from_stored
 from imagetok.pictures import coloured, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
-from imagetok.quantizers import level_name
+from imagetok.quantizers import code_counts, codebook_use, level_name
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.loop import Job, build_accelerator, train

@@ -69,7 +69,7 @@ def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_p
     out = tmp_path / "out"
     command = [*words, "--out", str(out), "--jobs", "1"]
     for run, number, code in [("a/seed-5", signal.SIGKILL, -9), ("b/seed-6", signal.SIGTERM, 143)]:
-        process = subprocess.Popen([sys.executable, "-m", "cli.main", *command])
+        process = subprocess.Popen([sys.executable, "-m", "imagetok", *command])
         wait_for_steps(out / run, 5, process)
         process.send_signal(number)
         assert process.wait(timeout=300) == code

@@ -12,13 +12,13 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from cli.evaluation_pipeline import read_record
 from cli.main import _run
-from cli.uncertainty_pipeline import Study
 from imagetok import seeding
+from imagetok.analysis.uncertainty import Study
 from imagetok.config import load_config
 from imagetok.data import ShapesConfig, open_images
 from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.evaluation.records import read_record
 from imagetok.images import from_stored
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
@@ -224,7 +224,9 @@ def test_doubt_is_measured(place, tmp_path, capsys):
 )
 def test_doubt_is_judged_in_words(correlation, words):
     found = {"margin_level1": {"positions": correlation, "images": 0.9}}
-    study = Study("t", "0" * 64, "vqvae", "shapes:test", {"shapes:test": 2}, found, {}, {}, {})
+    study = Study(
+        "t", "0" * 64, "vqvae", "shapes:test", {"shapes:test": {"count": 2}}, found, {}, {}, {}
+    )
     assert words in study.conclusion()
 
 

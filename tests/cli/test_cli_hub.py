@@ -116,7 +116,7 @@ def test_what_is_no_artifact_is_not_pushed(
         (made / "edvae", f"imagetok push {made / 'edvae' / 'tokenizer'} ann/x"),
         (made / "gpt", f"imagetok push {made / 'gpt' / 'prior'} ann/x"),
         (tmp_path / "codes", "is a code dataset; push shares tokenizers and priors"),
-        (tmp_path / "nowhere", "no tokenizer, prior, run or code dataset"),
+        (tmp_path / "nowhere", "no tokenizer, prior, run, comparison or code dataset"),
         (damaged, "model.safetensors: its sha256 differs"),
         (unreadable, "fingerprint expected"),
         (mixed, "belongs to tokenizer"),
@@ -242,7 +242,7 @@ def imagetok(hub: HubServer, home: Path, *words: str, **more: str) -> tuple[int,
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *words],
+        [sys.executable, "-m", "imagetok", *words],
         env=environment | more,
         cwd=home.parent,
         capture_output=True,

@@ -16,16 +16,18 @@ from representative import slow_but
 from torch.testing import assert_close
 
 from cli.main import _run
-from cli.report_curves import training_section
-from cli.report_prior import completed_blocks, with_kept
-from cli.report_runs import open_sources
-from cli.report_tokenizer import painted_alone
 from imagetok import Tokenizer
+from imagetok.analysis.report import training_section
+from imagetok.analysis.runs import names_of, open_sources
+from imagetok.analysis.tokenizer_sections import painted_alone
 from imagetok.codes.shard import CodeBatch
 from imagetok.reporting import Figure, Text, curves
 from imagetok.reporting.page import show
 from prior.build import build_prior
+from prior.completion import with_kept
 from prior.config import GPTConfig, PriorConfig
+from prior.report_folders import open_all
+from prior.report_sections import completed_blocks
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "digits"
 TINY = ["tokenizer.network.width=8", "tokenizer.quantizer.num_codes=16", "train.steps=20"]
@@ -158,7 +160,7 @@ def test_one_tokenizer(made, tmp_path):
 
 
 def test_curves_are_what_was_logged(made):
-    section = training_section(open_sources([made / "edvae"], torch.device("cpu")).runs)
+    section = training_section(open_sources(names_of([made / "edvae"]), torch.device("cpu")).runs)
     lines = (made / "edvae" / "metrics.jsonl").read_text().splitlines()
     series = {}
     for name, split in (("training batches", "train"), ("held out", "test")):
@@ -227,7 +229,7 @@ def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
     best = last_test(made / "gpt") | {"step": 5, "bits_per_code": 1.25}
     metrics.write_text(json.dumps(best) + "\n" + metrics.read_text())
     (tmp_path / "gpt" / "finished.json").write_text('{"step": 10, "exported": 5}')
-    [run] = open_sources([tmp_path / "gpt"], torch.device("cpu")).runs
+    [run] = open_all([tmp_path / "gpt"], torch.device("cpu")).sources.runs
     assert run.test == best
     page = report(tmp_path / "a.html", tmp_path / "gpt")
     [table] = page.tables("measure")

@@ -14,11 +14,10 @@ import torch
 from sampling_parts import Sampling, make_prior_folder
 
 import imagetok
-from cli import sampling_pipeline
 from cli.main import _run
 from imagetok import open_codes
 from imagetok.errors import StoppedError
-from prior import Prior
+from prior import Prior, generation
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture
 def draw(source, monkeypatch) -> Callable[..., None]:
     """draw(out, form, n): images in chunks of 2, or shards of 2 codes."""
-    monkeypatch.setattr(sampling_pipeline, "CHUNK", 2)
+    monkeypatch.setattr(generation, "CHUNK", 2)
     return Sampling(source).draw
 
 

@@ -8,13 +8,12 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from accelerate.utils import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.networks import PixelRange
-from imagetok.processes import process_state
+from imagetok.processes import over_processes
 from imagetok.tokenizers.likelihood.base import Likelihood
 
 _MIN_SQUARED_ERROR = 1e-8  # of an image; its logarithm explodes at 0
@@ -88,10 +87,8 @@ class ARELBOLikelihood(PixelLikelihood):
         with torch.autocast(out.device.type, enabled=False):
             error = self.squared_error(out, images)
             whole = error.detach()
-            if self.training and process_state().num_processes > 1:
-                gathered = reduce(whole, "mean")
-                assert isinstance(gathered, Tensor)
-                whole = gathered
+            if self.training:
+                whole = over_processes(whole, "mean")
             whole = whole.clamp_min(_MIN_SQUARED_ERROR)
             # error / whole - 1 carries the gradient of ln(error), and below the least error it
             # continues the logarithm as a straight line.

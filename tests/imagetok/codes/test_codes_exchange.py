@@ -16,7 +16,7 @@ from cli.main import _run
 from imagetok.codes import exchange, export, import_
 from imagetok.codes.encode import encode_dataset
 from imagetok.codes.export import export_codes
-from imagetok.codes.import_ import import_codes
+from imagetok.codes.import_ import import_rows
 from imagetok.codes.merge import merge_codes
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.verify import verify_codes
@@ -51,7 +51,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 def round_trip(dataset: CodeDataset, tokenizer, form: str, folder: Path) -> None:
     export_codes(dataset, folder / "out", form)
-    import_codes(folder / "out", tokenizer, folder / "back", name="another name")
+    import_rows(folder / "out", tokenizer, folder / "back", name="another name")
     assert tree(folder / "back") == tree(dataset.folder)
     assert verify_codes(folder / "back") == []
 
@@ -100,10 +100,10 @@ def test_levels_come_back(form, tmp_path):
 def test_a_stopped_import_continues(encode, tokenizer, tmp_path):
     dataset = encode(21)
     export_codes(dataset, tmp_path / "out", "npy")
-    import_codes(tmp_path / "out", tokenizer, tmp_path / "back", name="tiny")
+    import_rows(tmp_path / "out", tokenizer, tmp_path / "back", name="tiny")
     for name in ("manifest.json", "00001.json"):
         (tmp_path / "back" / name).unlink()
-    import_codes(tmp_path / "out", tokenizer, tmp_path / "back", name="tiny")
+    import_rows(tmp_path / "out", tokenizer, tmp_path / "back", name="tiny")
     assert tree(tmp_path / "back") == tree(dataset.folder)
 
 
@@ -146,7 +146,7 @@ def test_codes_of_another_tokenizer_are_refused(form, encode, tmp_path):
     export_codes(encode(3), tmp_path / "out", form)
     other = make_tokenizer(seed=1)
     with pytest.raises(ShardError, match=other.fingerprint[:16]):
-        import_codes(tmp_path / "out", other, tmp_path / "back", name="other")
+        import_rows(tmp_path / "out", other, tmp_path / "back", name="other")
     assert not (tmp_path / "back").exists()
 
 
@@ -168,7 +168,7 @@ def test_no_damage_is_imported(form, encode, tokenizer, tmp_path):
         file.write_bytes(damaged)
         folder = tmp_path / str(number)
         try:
-            import_codes(tmp_path / "out", tokenizer, folder, name="tiny")
+            import_rows(tmp_path / "out", tokenizer, folder, name="tiny")
             assert tree(folder) == tree(dataset.folder), (file, number)
         except InputError as error:
             refused += 1
@@ -198,7 +198,7 @@ def write_strangers(folder: Path, form: str, codes: np.ndarray, labels: np.ndarr
 def test_codes_of_others_are_bound(form, flat, tokenizer, tmp_path):
     codes, labels = strangers()
     source = write_strangers(tmp_path, form, codes.reshape(10, 16) if flat else codes, labels)
-    report = import_codes(source, tokenizer, tmp_path / "codes", name="tiny")
+    report = import_rows(source, tokenizer, tmp_path / "codes", name="tiny")
     dataset = open_codes(tmp_path / "codes")
     batch = dataset.__getitems__(range(10))
     assert torch.equal(batch.codes[0], torch.from_numpy(codes))
@@ -208,7 +208,7 @@ def test_codes_of_others_are_bound(form, flat, tokenizer, tmp_path):
     assert (dataset.fingerprint, report.written) == (tokenizer.fingerprint, 10)
     assert verify_codes(dataset.folder) == []
     if form == "npy":
-        import_codes(source / "codes.npy", tokenizer, tmp_path / "alone", name="tiny")
+        import_rows(source / "codes.npy", tokenizer, tmp_path / "alone", name="tiny")
         assert open_codes(tmp_path / "alone").num_classes is None
 
 
@@ -227,7 +227,7 @@ def test_codes_of_others_are_bound(form, flat, tokenizer, tmp_path):
 def test_what_no_tokenizer_made_is_refused(form, change, message, tokenizer, tmp_path):
     source = write_strangers(tmp_path, form, *change(*strangers()))
     with pytest.raises(InputError, match=message):
-        import_codes(source, tokenizer, tmp_path / "codes", name="tiny")
+        import_rows(source, tokenizer, tmp_path / "codes", name="tiny")
     assert not (tmp_path / "codes").exists()
 
 
@@ -238,7 +238,7 @@ def test_no_codes_of_others_are_refused(form, tokenizer, tmp_path):
     with pytest.raises(
         InputError, match=f"{source.name}.*: expected .* one image or more, found 0"
     ):
-        import_codes(source, tokenizer, tmp_path / "codes", name="tiny")
+        import_rows(source, tokenizer, tmp_path / "codes", name="tiny")
     assert not (tmp_path / "codes").exists()
 
 
@@ -258,7 +258,7 @@ def test_hostile_arrays_are_refused(tokenizer, tmp_path):
     cases["text"] = "no .npy array"
     for name, message in cases.items():
         with pytest.raises(InputError, match=rf"{name}\.npy: .*{message}"):
-            import_codes(tmp_path / f"{name}.npy", tokenizer, tmp_path / "codes", name="tiny")
+            import_rows(tmp_path / f"{name}.npy", tokenizer, tmp_path / "codes", name="tiny")
 
 
 def test_ragged_empty_and_missing_columns_are_refused(tokenizer, tmp_path):
@@ -271,7 +271,7 @@ def test_ragged_empty_and_missing_columns_are_refused(tokenizer, tmp_path):
     ]:
         pq.write_table(pa.table(columns), path)
         with pytest.raises(InputError, match=message):
-            import_codes(path, tokenizer, tmp_path / "codes", name="tiny")
+            import_rows(path, tokenizer, tmp_path / "codes", name="tiny")
 
 
 def test_edited_rows_are_not_taken_for_the_exported_ones(encode, tokenizer, tmp_path):
@@ -282,12 +282,12 @@ def test_edited_rows_are_not_taken_for_the_exported_ones(encode, tokenizer, tmp_
         kept = edited.replace_schema_metadata({"imagetok": binding})
         pq.write_table(kept, tmp_path / "b.parquet")
         with pytest.raises(InputError, match="edited"):
-            import_codes(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
+            import_rows(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
     pq.write_table(edited, tmp_path / "b.parquet")  # without the binding
     with pytest.raises(InputError, match="what source its column 'source_index' is of"):
-        import_codes(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
+        import_rows(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
     pq.write_table(edited.drop_columns(["source_index"]), tmp_path / "b.parquet")
-    import_codes(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
+    import_rows(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
     found = open_codes(tmp_path / "new")
     assert found[0].label == table["label"][20].as_py() and found[0].key == 0
 

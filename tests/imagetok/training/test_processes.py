@@ -49,7 +49,7 @@ save_file(tensors, run / f"rank{accelerator.process_index}.safetensors")
 
 
 def launch(
-    processes: int, *arguments: object, program: tuple[str, ...] = ("-m", "cli.main")
+    processes: int, *arguments: object, program: tuple[str, ...] = ("-m", "imagetok")
 ) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*launcher, "--nproc_per_node", str(processes), *program]

@@ -112,7 +112,7 @@ def test_resuming_at_every_step_gives_the_same_weights(tmp_path, make, stops):
         assert all(torch.equal(found[name], expected[name]) for name in expected), stop
 
 
-COMMAND = [sys.executable, "-m", "cli.main", "train"]
+COMMAND = [sys.executable, "-m", "imagetok", "train"]
 SLOW = ["--set", "train.steps=60", "--set", "train.workers=2", "--set", "train.checkpoint_every=7"]
 
 

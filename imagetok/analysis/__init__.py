@@ -1,0 +1,1 @@
+"""What joins measures and pages: collapse diagnosis, uncertainty, latent space, reports of runs."""

@@ -1,0 +1,278 @@
+"""What the space of codes is like: neighbours, what lies between images, labels, single codes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.codes.encode import FirstImages
+from imagetok.data import ImageDataset
+from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.destinations import folder_for
+from imagetok.durable import write_json
+from imagetok.errors import ConfigError
+from imagetok.evaluation.batches import batches
+from imagetok.evaluation.embedding import neighbour_accuracy, tsne
+from imagetok.evaluation.features import FeatureNetwork, NetworkSpecs, open_networks
+from imagetok.evaluation.manipulation import (
+    ChangedImages,
+    code_vectors,
+    decode_between,
+    decode_neighbours,
+)
+from imagetok.evaluation.patches import code_patches, encode_spread
+from imagetok.evaluation.records import identity_of
+from imagetok.evaluation.sets import compare_sets, features_of
+from imagetok.images import from_stored, to_stored
+from imagetok.pictures import as_pixels, grid, grid_of_rows
+from imagetok.processes import device_of
+from imagetok.progress import progress_shown
+from imagetok.quantizers import level_name
+from imagetok.results import Result
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.tokenizers.opening import as_given, device_for, open_tokenizer
+
+SHOWN = 8
+STEPS = 7
+MOST_IN_MAP = 2000
+"""Images that t-SNE takes."""
+MOST_SEARCHED, PATCHES = 2000, 32
+"""Images that a code is looked for in, and patches of it that are shown."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Exploration(Result):
+    """What `explore` found; its images are bytes (N, C, H, W)."""
+
+    tokenizer: str
+    """As it was given."""
+    data: str
+    fingerprint: str
+    origin: str | None
+    """Where the tokenizer was loaded from."""
+    num_images: int
+    identity: dict[str, Any]
+    distances: dict[str, dict[str, float]]
+    """By what was done to the codes: from the images themselves."""
+    changed: dict[str, Tensor]
+    """By what was done: the first images; also as they are."""
+    between: Tensor
+    """Rows of STEPS images from one image to another."""
+    maps: dict[str, np.ndarray]
+    """Of pixels and of code vectors: places (N, 2) in the plane; empty without labels."""
+    labels: Tensor
+    class_names: tuple[str, ...]
+    accuracies: dict[str, float]
+    """Of the nearest others; `most common label` is what a guess reaches."""
+    patches: dict[str, Tensor]
+    """By code: pixels around some of the places where it occurs; none where it does not."""
+
+    @property
+    def measures(self) -> dict[str, dict[str, float]]:
+        """`distances`, by what was done to the codes, and `neighbour_accuracy`."""
+        return {**self.distances, "neighbour_accuracy": self.accuracies}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What explore.json holds: the numbers, and what they belong to."""
+        return {
+            "data": self.data,
+            "tokenizer": self.fingerprint,
+            "origin": self.origin,
+            "identity": self.identity,
+            "distances": self.distances,
+            "neighbour_accuracy": self.accuracies,
+        }
+
+    def title(self) -> str:
+        """The tokenizer, the data and how many images."""
+        return f"{self.tokenizer} on {self.data}, {self.num_images:,} images"
+
+    def rows(self) -> dict[str, object]:
+        """Distances by what was done to the codes, then the accuracies of the nearest others."""
+        rows: dict[str, object] = {
+            f"{name}: {measure}": value
+            for name, row in self.distances.items()
+            for measure, value in row.items()
+        }
+        return rows | {f"label by neighbours: {k}": v for k, v in self.accuracies.items()}
+
+    def told_accuracies(self) -> str:
+        """How often the nearest others have an image's label, in words."""
+        told = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracies.items())
+        return told or "the images have no labels"
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Images with changed codes, what lies between images, and places of single codes."""
+        changed = {name: as_pixels(images) for name, images in self.changed.items()}
+        found = {", ".join(changed): grid_of_rows(changed)}
+        if len(self.between):
+            found["from one image to another"] = np.asarray(grid(self.between, STEPS))
+        return found | {
+            name: np.asarray(grid(patches, min(8, len(patches))))
+            for name, patches in self.patches.items()
+            if len(patches)
+        }
+
+
+def explore(
+    tokenizer: Autoencoder | Path | str,
+    data: ImageInput,
+    *,
+    features: NetworkSpecs = (),
+    codes: Sequence[int | tuple[int, int]] = (),
+    limit: int | None = None,
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Exploration:
+    """Show what the space of codes is like: neighbours, what lies between images, labels.
+
+    Every code is replaced by one of its 1, 2, 4, ... nearest; what the encoder gives for two images
+    is mixed; chosen codes are looked up in the images; and t-SNE of pixels and of code vectors is
+    drawn by label, with the accuracy of 5 nearest neighbours.
+
+    tokenizer: a Tokenizer, its folder, or a Hub id. data: a spec such as `digits:test`, a path, a
+    data config or a dataset; of `limit` only its first images (at least 8). features: networks to
+    measure distances in, as for `evaluate`. codes: numbers of codes, or (level, number), to show
+    pixels around. out: a folder that gets explore.json and report.html.
+
+    Raises ConfigError for a tokenizer of label maps, a code that is none and an `out` that is a
+    file; ResourceError where t-SNE needs scikit-learn and it is not installed.
+
+    Example: `imagetok.explore("runs/a/tokenizer", "digits:test", codes=[3], out="explored")`
+    """
+    folder = folder_for(out)
+    chosen = [(0, code) if isinstance(code, int) else code for code in codes]
+    networks = open_networks(features, device_for(tokenizer, device))
+    model = open_tokenizer(tokenizer, device)
+    dataset, source = open_inputs(data, model.image)
+    if limit is not None:
+        dataset = FirstImages(dataset, limit)
+    with progress_shown(progress):
+        found = _explore(model, dataset, networks, chosen, (as_given(tokenizer), source))
+    if folder is not None:
+        from imagetok.analysis.latent_space_page import write_page
+
+        write_json(folder / "explore.json", found.record)
+        write_page(folder / "report.html", f"Codes of {found.tokenizer}", found)
+    return found
+
+
+def _explore(
+    model: Tokenizer,
+    dataset: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    codes: Sequence[tuple[int, int]],
+    names: tuple[str, str],
+) -> Exploration:
+    """names: of the tokenizer and of the data."""
+    if model.image.mode == "labels":
+        raise ConfigError("explore: this tokenizer is for label maps; it takes one of images")
+    patches = _patches(model, dataset, codes)
+    labels, maps, accuracies = _labels(model, dataset)
+    sets = _changed(model, dataset)
+    images = dataset.read(range(min(SHOWN, len(dataset)))).images
+    shown = {name: one.images.images[: len(images)] for name, one in sets.items()}
+    return Exploration(
+        *names,
+        fingerprint=model.fingerprint,
+        origin=model.origin,
+        num_images=len(dataset),
+        identity=identity_of("changed codes", dataset, len(dataset), networks),
+        distances=_distances(dataset, sets, networks),
+        changed={"image": images} | shown,
+        between=_walks(model, images),
+        maps=maps,
+        labels=labels,
+        class_names=dataset.class_names,
+        accuracies=accuracies,
+        patches=patches,
+    )
+
+
+def _patches(
+    model: Tokenizer, dataset: ImageDataset, codes: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    levels = len(model.num_codes)
+    for level, code in codes:
+        if level >= levels or code >= model.num_codes[level]:
+            sizes = ", ".join(f"level {i}: 0..{k - 1}" for i, k in enumerate(model.num_codes))
+            raise ConfigError(f"--code {level}:{code}: this tokenizer has no such code ({sizes})")
+    encoded = encode_spread(model, dataset, MOST_SEARCHED) if codes else None
+    found = {}
+    for level, code in codes:
+        assert encoded is not None
+        uses = int((encoded.codes[level] == code).sum())
+        name = level_name(f"code {code}", level, levels).replace("_level", " of level ")
+        places = code_patches(dataset, encoded, level, code, PATCHES)
+        told = f"{name}, {uses:,} uses in {len(encoded.indices):,} images"
+        found[told] = to_stored(torch.cat(places)) if places else torch.empty(0)
+    return found
+
+
+def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ChangedImages]:
+    """Every image with its codes as they are, with neighbours for them, and from between two."""
+    sets = {"reconstruction": decode_neighbours(model, dataset, 0)}
+    if all(model.codebook(level) is not None for level in range(len(model.num_codes))):
+        n = 1
+        while n < min(min(model.num_codes), 17):
+            sets[f"neighbour-{n}"] = decode_neighbours(model, dataset, n)
+            n *= 2
+    return sets | {"interpolation": decode_between(model, dataset)}
+
+
+def _distances(
+    dataset: ImageDataset, sets: Mapping[str, ChangedImages], networks: Sequence[FeatureNetwork]
+) -> dict[str, dict[str, float]]:
+    """By set: `mse` where each image has one of its own, and distances in every network."""
+    rows: dict[str, dict[str, float]] = {
+        name: {} if changed.mse is None else {"mse": changed.mse} for name, changed in sets.items()
+    }
+    for network in networks:
+        real = features_of(network, dataset)
+        for name, changed in sets.items():
+            rows[name] |= compare_sets(real, features_of(network, changed.images), network.name)
+    return rows
+
+
+def _walks(model: Tokenizer, images: Tensor) -> Tensor:
+    """From each of the first images to the next, in STEPS steps of equal share."""
+    device = device_of(model)
+    pixels = from_stored(images.to(device), model.image)
+    first, second = (x.repeat_interleave(STEPS, dim=0) for x in (pixels[:-1:2], pixels[1::2]))
+    share = torch.linspace(0, 1, STEPS, device=device).repeat(len(first) // STEPS)
+    draw = seeding.generator(0, "encode", device=device)
+    return model.decode(model.encode_between(first, second, share, generator=draw)).cpu()
+
+
+def _labels(
+    model: Tokenizer, dataset: ImageDataset
+) -> tuple[Tensor, dict[str, np.ndarray], dict[str, float]]:
+    """Of a random choice of images: labels, maps by pixels and by codes, and accuracies.
+
+    Images without a label are left out; none has one: nothing is found.
+    """
+    if not dataset.class_names:
+        return torch.empty(0, dtype=torch.int64), {}, {}
+    order = torch.randperm(len(dataset), generator=seeding.generator(0, "map"))[:MOST_IN_MAP]
+    pixels, vectors, parts = [], [], []
+    for batch in batches(model, dataset, order.tolist()):
+        vectors.append(code_vectors(model, model.encode(batch.images, generator=batch.draw())))
+        pixels.append(batch.images.flatten(1).cpu())
+        parts.append(batch.labels)
+    labels = torch.cat(parts)
+    has_label = labels >= 0
+    labels = labels[has_label]
+    of = {"pixels": torch.cat(pixels)[has_label]}
+    known = [part.cpu() for part in vectors if part is not None]
+    if known:
+        of["code vectors"] = torch.cat(known)[has_label]
+    accuracies = {name: neighbour_accuracy(values, labels) for name, values in of.items()}
+    accuracies["most common label"] = int(labels.bincount().max()) / len(labels)
+    return labels, {name: tsne(values) for name, values in of.items()}, accuracies

@@ -1,0 +1,147 @@
+"""What the functions that make or read code datasets return."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from imagetok.codes.commit import EncodeReport
+from imagetok.codes.plan import LevelUse, Skip
+from imagetok.codes.reader import CodeDataset, open_codes
+from imagetok.data import open_image
+from imagetok.pictures import grid
+from imagetok.quantizers import level_name
+from imagetok.results import Result
+
+
+@dataclass(frozen=True, repr=False)
+class Encoded(Result):
+    """A finished code dataset; `inputs == written + skipped` was checked."""
+
+    folder: Path
+    inputs: int
+    written: int
+    skipped: int
+    skips: tuple[Skip, ...]
+    """Each skipped input with its path and reason; of several processes only on the main one."""
+    num_shards: int
+    num_bytes: int
+    usage: tuple[LevelUse, ...]
+    """Of each level, coarse to fine: K, codes used, perplexity."""
+
+    @classmethod
+    def of(cls, folder: Path, report: EncodeReport) -> "Encoded":
+        """From what the writer counted."""
+        return cls(
+            folder,
+            report.inputs,
+            report.written,
+            report.skipped,
+            tuple(report.skips),
+            report.num_shards,
+            report.num_bytes,
+            report.usage,
+        )
+
+    @cached_property
+    def dataset(self) -> CodeDataset:
+        """The code dataset, opened."""
+        return open_codes(self.folder)
+
+    def title(self) -> str:
+        """Where it lies."""
+        return f"code dataset {self.folder}"
+
+    def rows(self) -> Mapping[str, object]:
+        """Counts, and the use of each level's codes."""
+        rows: dict[str, object] = {
+            "inputs": self.inputs,
+            "written": self.written,
+            "skipped": self.skipped,
+            "shards": self.num_shards,
+            "bytes": self.num_bytes,
+        }
+        for level, use in enumerate(self.usage):
+            used, perplexity = (
+                level_name(name, level, len(self.usage)) for name in ("codes_used", "perplexity")
+            )
+            rows |= {used: f"{use.codes_used} of {use.num_codes}", perplexity: use.perplexity}
+        return rows
+
+
+@dataclass(frozen=True, repr=False)
+class EncodingEstimate(Result):
+    """What an encoding would take; nothing was written."""
+
+    folder: Path
+    inputs: int
+    num_shards: int
+    num_bytes: int
+    seconds: float
+    free_bytes: int
+    """On the disk of the folder."""
+
+    def title(self) -> str:
+        """Where it would lie."""
+        return f"estimate for a code dataset {self.folder}; nothing was written"
+
+    def rows(self) -> Mapping[str, object]:
+        """Size, time and disk."""
+        return {
+            "inputs": self.inputs,
+            "shards": self.num_shards,
+            "bytes, about": self.num_bytes,
+            "bytes free": self.free_bytes,
+            "seconds, about": self.seconds,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Decoded(Result):
+    """A folder of decoded images, one PNG each, named by source index."""
+
+    folder: Path
+    num_images: int
+    num_new: int
+    """How many this call wrote; the others were there."""
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """All decoded images of the folder, by source index."""
+        return tuple(sorted(self.folder.glob("*.png"), key=lambda file: int(file.stem)))
+
+    def title(self) -> str:
+        """Where they lie."""
+        return f"decoded images in {self.folder}"
+
+    def rows(self) -> Mapping[str, object]:
+        """Counts."""
+        return {"images": self.num_images, "new": self.num_new}
+
+    def pictures(self) -> Mapping[str, np.ndarray]:
+        """The first images."""
+        shown = self.files[:16]
+        if not shown:
+            return {}
+        images = np.stack([np.atleast_3d(open_image(file)) for file in shown])  # (N, H, W, C)
+        first = grid(images.transpose(0, 3, 1, 2), columns=8)
+        return {f"first {len(shown)} images": np.asarray(first)}
+
+
+@dataclass(frozen=True, repr=False)
+class Exported(Result):
+    """A code dataset in another format."""
+
+    path: Path
+    form: str
+    num_images: int
+
+    def title(self) -> str:
+        """Where it lies."""
+        return f"codes as {self.form} in {self.path}"
+
+    def rows(self) -> Mapping[str, object]:
+        """Counts."""
+        return {"images": self.num_images}

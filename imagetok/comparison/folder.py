@@ -1,0 +1,162 @@
+"""A comparison's folder as it was stored: what it holds, and what is wrong with it."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imagetok.artifacts import read_artifact
+from imagetok.comparison.plan import PLAN, Cell, method_identity
+from imagetok.comparison.results import Comparison, evaluations
+from imagetok.config import differences, load_config, validate
+from imagetok.errors import ConfigError, ImagetokError, InputError
+from imagetok.training.config import TokenizerRun
+
+RESULT = "comparison.json"
+MAX_BYTES = 64 << 20
+
+
+class StoredPlan(NamedTuple):
+    """What plan.json holds of a comparison."""
+
+    seeds: tuple[int, ...]
+    methods: dict[str, dict[str, Any]]
+    """Configs by name, without seeds and places."""
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder is of `imagetok compare`; plan.json may also be that of a code dataset."""
+    if (folder / RESULT).is_file():
+        return True
+    try:
+        plan = _read(folder / PLAN)
+    except InputError:
+        return False
+    return isinstance(plan, dict) and {"methods", "seeds"} <= plan.keys()
+
+
+def stored_plan(folder: Path) -> StoredPlan:
+    """Seeds and methods; InputError for a damaged plan.json."""
+    plan = _read(folder / PLAN)
+    try:
+        seeds = tuple(int(seed) for seed in plan["seeds"])
+        methods = {str(name): dict(config) for name, config in plan["methods"].items()}
+        for config in methods.values():
+            int(config["train"]["steps"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / PLAN}: damaged ({error!r})") from None
+    return StoredPlan(seeds, methods)
+
+
+def stored_cells(folder: Path) -> list[Cell]:
+    """The runs of a comparison, method by method; none where its plan is damaged."""
+    try:
+        plan = stored_plan(folder)
+    except InputError:
+        return []
+    return [
+        Cell(
+            name,
+            seed,
+            int(config["train"]["steps"]),
+            folder / f"{name}.yaml",
+            folder / name / f"seed-{seed}",
+            folder / name / f"seed-{seed}.log",
+        )
+        for name, config in plan.methods.items()
+        for seed in plan.seeds
+    ]
+
+
+def read_comparison(folder: Path) -> Comparison | None:
+    """What comparison.json holds; None while there is none, InputError for a damaged one."""
+    if not (folder / RESULT).is_file():
+        return None
+    try:
+        return validate(_read(folder / RESULT), Comparison, str(folder / RESULT))
+    except ConfigError as error:
+        raise InputError(f"{error}; run the same `imagetok compare` again") from None
+
+
+def describe_comparison(folder: Path) -> dict[str, Any]:
+    """Seeds, which runs finished, and the mean measures of every method, in plain data."""
+    plan, result = stored_plan(folder), read_comparison(folder)
+    cells = stored_cells(folder)
+    methods: dict[str, Any] = {}
+    for name in plan.methods:
+        folders = {cell.seed: cell.folder for cell in cells if cell.method == name}
+        methods[name] = {
+            "finished_seeds": [s for s, run in folders.items() if (run / "tokenizer").is_dir()],
+            "mean": {},
+        }
+    for method in result.methods if result is not None else ():
+        methods.setdefault(method.name, {})["mean"] = dict(method.mean)
+    return {
+        "data": result.data if result is not None else None,
+        "num_images": result.num_images if result is not None else None,
+        "seeds": list(plan.seeds),
+        "command": result.command if result is not None else None,
+        "methods": methods,
+    }
+
+
+def comparison_faults(folder: Path) -> list[str]:
+    """What is wrong with the files of the comparison itself, one line each; not with its runs."""
+    try:
+        plan = stored_plan(folder)
+    except InputError as error:
+        return [str(error)]
+    faults = []
+    for name, identity in plan.methods.items():
+        path = folder / f"{name}.yaml"
+        try:
+            config = load_config(path, TokenizerRun)
+        except ConfigError as error:
+            faults.append(str(error))
+            continue
+        changed = differences(json.loads(json.dumps(method_identity(config))), identity)
+        if changed:
+            faults.append(f"{path}: is not the config of {PLAN}: {', '.join(changed)} differ")
+    try:
+        result = read_comparison(folder)
+    except InputError as error:
+        return [*faults, str(error)]
+    return faults if result is None else faults + _result_faults(folder, result)
+
+
+def _result_faults(folder: Path, result: Comparison) -> list[str]:
+    """Where comparison.json does not tell what the runs stored."""
+    faults = []
+    cells = {(cell.method, cell.seed): cell for cell in stored_cells(folder)}
+    for method in result.methods:
+        for told in method.cells:
+            where = f"{folder / RESULT}: {method.name}, seed {told.seed}"
+            cell = cells.get((method.name, told.seed))
+            if cell is None:
+                faults.append(f"{where}: is not in {PLAN}")
+            elif told.status == "finished":
+                try:
+                    curve = evaluations(cell.folder, cell.steps)
+                    fingerprint = read_artifact(cell.folder / "tokenizer").fingerprint
+                except (OSError, ValueError, KeyError) as error:
+                    message = error if isinstance(error, ImagetokError) else repr(error)
+                    faults.append(f"{where}: {message}")
+                    continue
+                if fingerprint != told.fingerprint:
+                    faults.append(f"{where}: names another tokenizer than its run made")
+                if list(told.curve) != curve:
+                    faults.append(f"{where}: its measures are not those of its run")
+    return faults
+
+
+def _read(path: Path) -> Any:
+    """A small JSON file; InputError where it cannot be read."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: too large to be of a comparison")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it: {error.strerror}") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: damaged ({error})") from None

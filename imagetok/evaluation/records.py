@@ -1,0 +1,198 @@
+"""Measures of reconstructions and of samples, each with what it belongs to."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypedDict
+
+from imagetok.config import differences
+from imagetok.data import ImageDataset
+from imagetok.data.samples import open_samples
+from imagetok.durable import canonical_json
+from imagetok.errors import ConfigError, InputError, NotFiniteError
+from imagetok.evaluation import evaluate_reconstruction
+from imagetok.evaluation.features import FeatureNetwork
+from imagetok.evaluation.perceptual import PerceptualDistance, mean_distance
+from imagetok.evaluation.sets import (
+    NEIGHBOURS,
+    class_accuracy,
+    class_agreement,
+    compare_sets,
+    features_of,
+    reconstruct_bytes,
+)
+from imagetok.tokenizers import Autoencoder
+
+
+class Record(TypedDict):
+    """What a JSON file of measures holds."""
+
+    subject: dict[str, Any]
+    """What was measured: fingerprints, folders, names. It may differ between columns."""
+    identity: dict[str, Any]
+    """What the numbers depend on beside it. Two that differ here cannot be compared."""
+    measures: dict[str, float | int]
+
+
+def measure_reconstructions(
+    model: Autoencoder,
+    dataset: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    distances: Sequence[PerceptualDistance] = (),
+    beside: Mapping[str, Record] = MappingProxyType({}),
+) -> Record:
+    """Errors, codebook use, how different each reconstruction looks from its image, and for every
+    network how far all of them are from all images.
+
+    beside: records by name that are to share a table with this one. Raises ConfigError before any
+    work when they cannot, and NotFiniteError when the reconstructions are not finite.
+    """
+    identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
+    _check_all(identity, beside)
+    measures = evaluate_reconstruction(model, dataset)
+    _check_finite(measures)
+    measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
+    for network in networks:
+        real = features_of(network, dataset)
+        classes = dataset.class_names
+        back = features_of(network, dataset, reconstruct_bytes(model))
+        apart = compare_sets(real, back, network.name)
+        measures |= {f"r{k}": v for k, v in apart.items() if not k.startswith("classifier")}
+        measures |= _present(
+            {
+                f"class_agreement_{network.name}": class_agreement(real, back),
+                f"class_accuracy_{network.name}": class_accuracy(back, classes),
+                f"class_accuracy_of_images_{network.name}": class_accuracy(real, classes),
+            }
+        )
+    return Record(
+        subject={"tokenizer": model.fingerprint, "origin": model.origin},
+        identity=identity,
+        measures=measures,
+    )
+
+
+def measure_samples(
+    folder: Path,
+    reference: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    beside: Mapping[str, Record] = MappingProxyType({}),
+) -> Record:
+    """How far the images of a folder are from the reference images, for every network.
+
+    beside: as for `measure_reconstructions`.
+    """
+    if not networks:
+        raise ConfigError("--samples: choose a network to compare them in, with --features")
+    samples = open_samples(folder, reference.contract)
+    identity = identity_of("samples", reference, len(samples), networks)
+    _check_all(identity, beside)
+    measures: dict[str, float | int] = {"num_samples": len(samples)}
+    for network in networks:
+        real, drawn = features_of(network, reference), features_of(network, samples)
+        measures |= compare_sets(real, drawn, network.name)
+        classes = reference.class_names
+        measures |= _present(
+            {
+                f"class_accuracy_{network.name}": class_accuracy(drawn, classes),
+                f"class_accuracy_of_images_{network.name}": class_accuracy(real, classes),
+            }
+        )
+    return Record(
+        subject={"samples": str(folder)},
+        identity=identity,
+        measures=measures,
+    )
+
+
+def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | int]]:
+    """Rows of measures, a column a record.
+
+    Raises ConfigError when two were measured with different networks, images or counts.
+    """
+    (first, expected), *others = records.items()
+    _check_all(expected["identity"], dict(others), first)
+    rows = dict.fromkeys(measure for record in records.values() for measure in record["measures"])
+    return {
+        row: {name: r["measures"][row] for name, r in records.items() if row in r["measures"]}
+        for row in rows
+    }
+
+
+def read_record(path: Path) -> Record:
+    """A file that `imagetok evaluate --out` wrote; InputError for any other."""
+    try:
+        content = json.loads(path.read_bytes())
+        record = Record(
+            subject=dict(content["subject"]),
+            identity=dict(content["identity"]),
+            measures=dict(content["measures"]),
+        )
+        canonical_json(record)  # which refuses NaN and infinities, wherever they are
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path}: expected measures that imagetok evaluate --out wrote, of finite numbers"
+        ) from None
+    for name, value in record["measures"].items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{path}: measures: {name}: expected a number, found {value!r}")
+    return record
+
+
+def identity_of(
+    what: str,
+    data: ImageDataset,
+    count: int,
+    networks: Sequence[FeatureNetwork | PerceptualDistance],
+) -> dict[str, Any]:
+    """What measures of `count` images beside those of `data` depend on."""
+    return {
+        "what": what,
+        "count": count,
+        "data": f"{data.name}:{data.split}",
+        "data_count": len(data),
+        "data_identity": data.identity(),
+        "image": data.contract.model_dump(mode="json"),
+        "pixels": "bytes 0..255",
+        "neighbours": NEIGHBOURS,
+        "networks": {network.name: network.identity() for network in networks},
+    }
+
+
+def _check_all(
+    expected: Mapping[str, Any], records: Mapping[str, Record], name: str = "this"
+) -> None:
+    """Raise ConfigError unless all can share a table with what is called `name`."""
+    for other, record in records.items():
+        different = differences(dict(expected), record["identity"])
+        if different:
+            told = "; ".join(
+                f"{key}: {_brief(a)}, {_brief(b)}" for key, (a, b) in sorted(different.items())
+            )
+            raise ConfigError(
+                f"{name} and {other} cannot share a table, they were measured differently: {told}"
+            )
+
+
+def _brief(value: object) -> str:
+    if value is None:
+        return "none"
+    return "there" if isinstance(value, dict) else repr(value)
+
+
+def _check_finite(measures: Mapping[str, float | int]) -> None:
+    wrong = [f"{name} is {value}" for name, value in measures.items() if not math.isfinite(value)]
+    if wrong:
+        raise NotFiniteError(
+            f"expected finite measures, found {', '.join(wrong)}: the tokenizer's decoder gives "
+            "NaN or infinity; its weights have diverged, train it again with a lower "
+            "train.learning_rate or train.clip_norm=1.0"
+        )
+
+
+def _present(measures: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in measures.items() if value is not None}

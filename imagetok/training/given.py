@@ -1,0 +1,81 @@
+"""Configs of runs as callers give them: a file, a plain tree, or a typed config."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from imagetok.config import Overrides, Section, apply_overrides, read_yaml
+from imagetok.errors import ConfigError
+
+RunConfig = Path | str | Section | Mapping[str, Any]
+"""A YAML file, a tree as YAML would give it, or a `TokenizerRun` or `PriorRun`."""
+RunKind = Literal["tokenizer", "prior"]
+KINDS: tuple[RunKind, ...] = ("tokenizer", "prior")
+
+
+class GivenConfig(NamedTuple):
+    """A config that is read, and not yet validated."""
+
+    tree: dict[str, Any]
+    where: str
+    """What it is called in messages: its file."""
+    file: Path | None
+    """None of one that is no file."""
+
+
+def open_config(config: RunConfig, overrides: Overrides = ()) -> GivenConfig:
+    """Read a config and put overrides in.
+
+    Raises ConfigError for what is not there, no YAML, or no config.
+    """
+    if isinstance(config, Path | str):
+        file = Path(config)
+        return GivenConfig(apply_overrides(read_yaml(file), overrides), str(file), file)
+    if isinstance(config, Section):
+        tree = config.model_dump(mode="json")
+        return GivenConfig(apply_overrides(tree, overrides), type(config).__name__, None)
+    if isinstance(config, Mapping):
+        return GivenConfig(apply_overrides(dict(config), overrides), "config", None)
+    raise ConfigError(
+        f"config: expected a path, a mapping or a typed config, found {type(config).__qualname__}"
+    )
+
+
+def kind_of(config: RunConfig, overrides: Overrides = ()) -> RunKind:
+    """What a config trains; ConfigError where it is neither a tokenizer nor a prior."""
+    return _kind(open_config(config, overrides))
+
+
+def _kind(given: GivenConfig) -> RunKind:
+    kind = given.tree.get("kind")
+    for known in KINDS:
+        if kind == known:
+            return known
+    raise ConfigError(f"{given.where}: kind: expected 'tokenizer' or 'prior', found {kind!r}")
+
+
+def check_kind(given: GivenConfig, expected: RunKind) -> None:
+    """Raise ConfigError, which names the function to call, for a config of another kind."""
+    kind = _kind(given)
+    if kind != expected:
+        function = {"tokenizer": "imagetok.train", "prior": "prior.train"}[kind]
+        raise ConfigError(
+            f"{given.where}: kind: expected {expected!r}, found {kind!r}; train it with {function}"
+        )
+
+
+def run_folder(given: GivenConfig, out: Path | str | None) -> Path:
+    """The folder asked for, else `runs/` and the config's path below `configs/`, in one name.
+
+    >>> run_folder(open_config("configs/digits/edvae.yaml"), None)
+    PosixPath('runs/digits-edvae')
+    """
+    if out is not None:
+        return Path(out)
+    if given.file is None:
+        raise ConfigError("out: give the run's folder; only a config file has one of its own")
+    parts = given.file.resolve().with_suffix("").parts
+    if "configs" in parts[:-1]:
+        last = max(i for i, part in enumerate(parts) if part == "configs")
+        return Path("runs") / "-".join(parts[last + 1 :])
+    return Path("runs") / "-".join(parts[-2:])

@@ -1,0 +1,227 @@
+"""Checking folders of ours, byte by byte, and sharing the sound ones on the Hub."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from imagetok import artifacts
+from imagetok.codes.reader import open_codes
+from imagetok.codes.reencode import reencode as encode_again
+from imagetok.codes.verify import verify_codes
+from imagetok.comparison.folder import comparison_faults, stored_cells
+from imagetok.config import read_yaml
+from imagetok.data import DataConfig, ImageDataset
+from imagetok.data.inputs import open_inputs
+from imagetok.durable import MANIFEST, verify_folder
+from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
+from imagetok.results import Result
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.tokenizers.opening import open_tokenizer
+from imagetok.training.metrics import read_json_lines
+from imagetok.training.run import CONFIG as RUN_CONFIG
+
+LoadCheck = Callable[[Path], object]
+"""Loads an artifact's folder; raises InputError for what is wrong with it."""
+LOAD_CHECKS: Mapping[str, LoadCheck] = {
+    "tokenizer": Autoencoder.from_pretrained,
+    "autoencoder": Autoencoder.from_pretrained,
+}
+"""By kind: what is checked of artifacts beside their hashes. `prior` adds its own."""
+
+
+@dataclass(frozen=True, repr=False)
+class Verification(Result):
+    """What is wrong with a folder, or with an artifact on the Hub."""
+
+    source: str
+    faults: tuple[str, ...]
+    """One line each; empty when every byte is as written."""
+    num_reencoded: int | None = None
+    """Images that were encoded again; None where that was not asked."""
+    num_codes_differ: int = 0
+    """Their codes that are not those of the dataset."""
+    differences: tuple[str, ...] = ()
+    """One line for each image whose codes differ."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.faults or self.differences)
+
+    def title(self) -> str:
+        return f"{self.source}: {'good' if self.is_good else 'damaged'}"
+
+    def rows(self) -> dict[str, object]:
+        """The faults, numbered, and what encoding again gave."""
+        lines: list[str] = [*self.faults, *self.differences]
+        rows: dict[str, object] = {f"fault {i}": line for i, line in enumerate(lines, 1)}
+        if self.num_reencoded is not None:
+            rows["images encoded again"] = self.num_reencoded
+        return rows
+
+
+def verify(
+    source: Path | str,
+    *,
+    tokenizer: Tokenizer | Path | str | None = None,
+    data: ImageDataset | DataConfig | Path | str | None = None,
+    reencode: int | None = None,
+    device: torch.device | str | None = None,
+) -> Verification:
+    """Check every byte of a tokenizer, run, comparison or code dataset.
+
+    source: a folder, or the Hub id of a tokenizer. reencode, tokenizer, data: also encode about
+    this many images of a code dataset again, in whole micro-batches spread over the source, and
+    list those whose codes differ. Raises InputError for a folder of another kind; `prior.verify`
+    takes priors, too.
+
+    >>> imagetok.verify("runs/digits-edvae/tokenizer").is_good
+    """
+    return verify_with(
+        LOAD_CHECKS, source, tokenizer=tokenizer, data=data, reencode=reencode, device=device
+    )
+
+
+def verify_with(
+    checks: Mapping[str, LoadCheck],
+    source: Path | str,
+    *,
+    tokenizer: Tokenizer | Path | str | None,
+    data: ImageDataset | DataConfig | Path | str | None,
+    reencode: int | None,
+    device: torch.device | str | None,
+) -> Verification:
+    """`verify` with what is checked of each kind of artifact."""
+    if len({value is None for value in (reencode, tokenizer, data)}) > 1:
+        raise ConfigError("reencode, tokenizer and data are given together")
+    faults = faults_of(source, checks)
+    if faults or reencode is None or tokenizer is None or data is None:
+        return Verification(str(source), tuple(faults))
+    model = open_tokenizer(tokenizer, device)
+    images = open_inputs(data, model.image).dataset
+    found = encode_again(open_codes(source), model, images, reencode)
+    lines = tuple(f"{d.path}: {d.codes} of {d.of} codes" for d in found.differences)
+    codes = sum(d.codes for d in found.differences)
+    return Verification(str(source), (), found.images, codes, lines)
+
+
+def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:
+    """Faults of a folder of ours, or of an artifact on the Hub, one line each."""
+    place = artifacts.locate(source)
+    path = place.folder
+    match kind_of(path):
+        case "codes":
+            return verify_codes(path)
+        case "run":
+            return _run_faults(path, checks)
+        case "comparison":
+            return _comparison_faults(path, checks)
+        case kind:
+            check = _check_of(kind, path, checks)
+            # The cache may hold more of a repository than is ours.
+            names = artifacts.FILES[kind] if place.is_fetched else None
+            faults = verify_folder(path, names) if (path / MANIFEST).is_file() else []
+            return faults or _load_faults(path, check)
+
+
+def push(
+    folder: Path | str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+) -> PushResult:
+    """Share a tokenizer's folder on the Hugging Face Hub, in one commit, after checking it.
+
+    repo: `user/name`, made if need be. private: of a new repository. revision: a branch, made if
+    need be [main]. message: of the commit. Raises InputError for a folder of another kind
+    (`prior.push` takes priors, too) and ArtifactError for a damaged one.
+
+    >>> imagetok.push("runs/digits-edvae/tokenizer", "user/digits-edvae").origin
+    """
+    return push_with(LOAD_CHECKS, folder, repo, private, revision, message)
+
+
+def push_with(
+    checks: Mapping[str, LoadCheck],
+    folder: Path | str,
+    repo: str,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+) -> PushResult:
+    """`push` with what is checked of each kind of artifact."""
+    path = Path(folder)
+    kind = kind_of(path)
+    if kind == "run":
+        made = [str(path / n) for n in ("tokenizer", "prior") if (path / n).is_dir()]
+        hint = " or ".join(f"`imagetok push {m} {repo}`" for m in made) or "it made nothing yet"
+        raise InputError(f"{path}: is a run, and what it made is shared: {hint}")
+    if kind in ("codes", "comparison"):
+        what = "code dataset" if kind == "codes" else kind
+        raise InputError(f"{path}: is a {what}; push shares tokenizers and priors")
+    check = _check_of(kind, path, checks)
+    artifacts.check_manifest(artifacts.read_artifact(path))
+    faults = _load_faults(path, check)
+    if faults:
+        raise ArtifactError("; ".join(faults))
+    pushed = artifacts.push_artifact(
+        path, repo, private=private, revision=revision, message=message
+    )
+    return PushResult(kind, pushed.repo, pushed.commit, pushed.url)
+
+
+def _check_of(kind: Kind, path: Path, checks: Mapping[str, LoadCheck]) -> LoadCheck:
+    if kind not in checks:
+        raise InputError(f"{path}: is a {kind}; `{kind}.verify` and `{kind}.push` take it")
+    return checks[kind]
+
+
+def _load_faults(path: Path, check: LoadCheck) -> list[str]:
+    """What stops an artifact from loading."""
+    try:
+        check(path)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
+    """Of its checkpoints, its logs, and what it made."""
+    faults = [fault for checkpoint in checkpoints_of(run) for fault in verify_folder(checkpoint)]
+    try:
+        read_yaml(run / RUN_CONFIG)
+    except ConfigError as error:
+        faults.append(str(error))
+    for name in ("metrics.jsonl", "timing.jsonl"):  # which carry no hash
+        try:
+            read_json_lines(run / name)
+        except (OSError, ValueError) as error:
+            faults.append(f"{run / name}: {error}")
+    made = [run / name for name in ("tokenizer", "prior") if (run / name).is_dir()]
+    return faults + [fault for folder in made for fault in faults_of(folder, checks)]
+
+
+def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
+    """Of its own files, of every run, and of what was made of a run's tokenizer."""
+    faults = comparison_faults(folder)
+    for cell in stored_cells(folder):
+        later = cell.folder.with_name(f"{cell.folder.name}-later")
+        parts = [cell.folder, *(later / "codes" / split for split in ("train", "test"))]
+        for part in (*parts, later / "prior"):
+            begun = part / ("plan.json" if part.parent.name == "codes" else RUN_CONFIG)
+            if begun.is_file():
+                faults += _unless_refused(part, checks)
+    return faults
+
+
+def _unless_refused(part: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
+    """The faults of a part, also where it is refused as a whole."""
+    try:
+        return faults_of(part, checks)
+    except InputError as error:
+        return [str(error)]

@@ -1,0 +1,164 @@
+"""Comparing tokenizers with a prior on the codes of each: other commands, cell by cell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagetok.comparison.features import (
+    FeatureWork,
+    folder_of,
+    identity_of,
+    measures_in,
+    tokenizer_words,
+)
+from imagetok.comparison.follow_up import FollowUp, Step
+from imagetok.comparison.from_configs import (
+    CompareResult,
+    device_for_runs,
+    num_test_images,
+    published,
+    request_of,
+    run_request,
+)
+from imagetok.comparison.from_configs import compare as compare_tokenizers
+from imagetok.comparison.jobs import imagetok_command
+from imagetok.comparison.plan import SEEDS, Cell, Plan
+from imagetok.config import Overrides, load_config
+from imagetok.data import DataConfig, describe
+from imagetok.errors import ConfigError
+from imagetok.evaluation.records import Record, read_record
+from imagetok.progress import progress_shown
+from imagetok.training.metrics import read_json_lines
+from prior.config import PriorRun
+
+
+def compare(
+    configs: Sequence[Path | str],
+    out: Path | str,
+    *,
+    prior: Path | str | None = None,
+    num_samples: int | None = None,
+    seeds: Sequence[int] = SEEDS,
+    set: Overrides = (),
+    allow_different: Sequence[str] = (),
+    features: Sequence[str] = (),
+    jobs: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> CompareResult:
+    """Compare tokenizers as `imagetok.compare` does, and train a prior on the codes of each.
+
+    prior: config of the prior; its data, tokenizer and seed are set for each cell. num_samples:
+    images drawn from each prior, to be measured in `features`; None is as many as there are test
+    images. Raises ConfigError also for a config that is not of a prior, and for samples that
+    nothing needs.
+
+    >>> result = prior.compare(["a.yaml", "b.yaml"], "runs/comparison", prior="gpt.yaml")
+    """
+    if num_samples is not None and not (prior and features):
+        raise ConfigError("--samples: needs --prior, to draw them, and --features, to compare them")
+    if prior is None:
+        return compare_tokenizers(
+            configs, out, seeds=seeds, set=set, allow_different=allow_different,
+            features=features, jobs=jobs, device=device, progress=progress,
+        )  # fmt: skip
+    request, chosen = (
+        request_of(configs, seeds, set, allow_different, features),
+        device_for_runs(device),
+    )
+    path = Path(prior)
+    words = ["--prior", published(path)]
+    words += [] if num_samples is None else ["--samples", str(num_samples)]
+
+    def follow_up(plan: Plan) -> FollowUp:
+        run = load_config(path, PriorRun)
+        count = num_samples or num_test_images(plan)
+        measured = FeatureWork(request.features, count, plan.data, chosen.type)
+        work = _PriorWork(path, run, count, plan.data, chosen.type, measured)
+        return FollowUp(work.steps(), work.measures, work.identity)
+
+    with progress_shown(progress):
+        return run_request(
+            request, Path(out), follow_up, jobs=jobs, device=chosen, more_words=words
+        )
+
+
+@dataclass(frozen=True)
+class _PriorWork:
+    """What to do with each cell."""
+
+    path: Path
+    """Of the prior's config."""
+    run: PriorRun
+    num_samples: int
+    data: DataConfig
+    device: str
+    distances: FeatureWork
+
+    def steps(self) -> list[Step]:
+        """In order; those that leave a last file behind are not done again."""
+        measured = bool(self.distances.features)
+        steps = [self.distances.step("reconstructions")] if measured else []
+        steps += [self._encoding("train"), self._encoding("test")]
+        steps.append(Step("training priors", self._train, lambda cell: False))
+        if measured:
+            steps.append(Step("sampling", self._sample, lambda cell: False))
+            steps.append(self.distances.step("samples"))
+        return steps
+
+    def measures(self, cell: Cell) -> dict[str, float | int]:
+        """`prior_bits_per_code`, and distances as `imagetok evaluate` names them."""
+        records = read_json_lines(folder_of(cell) / "prior" / "metrics.jsonl")
+        bits = [r["bits_per_code"] for r in records if r["split"] == "test"]
+        found = min(bits) if self.run.export == "best" else bits[-1]
+        return {"prior_bits_per_code": found, **measures_in(self._records(cell))}
+
+    def identity(self, cell: Cell) -> dict[str, Any]:
+        """That of the distances, and the prior's config without places."""
+        config = self.run.model_dump(mode="json", exclude={"data", "tokenizer", "seed"})
+        return {**identity_of(self._records(cell)), "prior": config}
+
+    def _records(self, cell: Cell) -> list[Record]:
+        """What `imagetok evaluate` wrote."""
+        if not self.distances.features:
+            return []
+        return [
+            read_record(self.distances.path(cell, what)) for what in ("reconstructions", "samples")
+        ]
+
+    def _encoding(self, split: str) -> Step:
+        def command(cell: Cell) -> list[str]:
+            words = ["--data", describe(self.data, split), "--shards", str(_codes(cell, split))]
+            return self._process("encode", *tokenizer_words(cell), *words)
+
+        return Step(
+            f"encoding {split}",
+            command,
+            lambda cell: (_codes(cell, split) / "manifest.json").is_file(),
+        )
+
+    def _train(self, cell: Cell) -> list[str]:
+        settings = {
+            "seed": cell.seed,
+            "tokenizer": cell.folder / "tokenizer",
+            "data.source": _codes(cell, "train"),
+            "data.test": _codes(cell, "test"),
+        }
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        out = ["--out", str(folder_of(cell) / "prior"), "--resume"]
+        return self._process("train", str(self.path), *words, *out)
+
+    def _sample(self, cell: Cell) -> list[str]:
+        folder = folder_of(cell)
+        words = ["--prior", str(folder / "prior" / "prior"), "--out", str(folder / "samples")]
+        return self._process("sample", *words, "-n", str(self.num_samples))
+
+    def _process(self, *words: str) -> list[str]:
+        return imagetok_command(*words, "--device", self.device)
+
+
+def _codes(cell: Cell, split: str) -> Path:
+    return folder_of(cell) / "codes" / split

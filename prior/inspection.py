@@ -1,0 +1,57 @@
+"""Checking and sharing folders that may hold a prior."""
+
+from pathlib import Path
+
+import torch
+
+from imagetok.data import DataConfig, ImageDataset
+from imagetok.inspection import PushResult
+from imagetok.tokenizers import Tokenizer
+from imagetok.verification import LOAD_CHECKS, Verification, push_with, verify_with
+from prior.base import Prior
+
+
+def verify(
+    source: Path | str,
+    *,
+    tokenizer: Tokenizer | Path | str | None = None,
+    data: ImageDataset | DataConfig | Path | str | None = None,
+    reencode: int | None = None,
+    device: torch.device | str | None = None,
+) -> Verification:
+    """Check every byte of a tokenizer, prior, run, comparison or code dataset.
+
+    As `imagetok.verify`, which knows no priors.
+
+    >>> prior.verify("runs/digits-gpt/prior").is_good
+    """
+    return verify_with(
+        _CHECKS, source, tokenizer=tokenizer, data=data, reencode=reencode, device=device
+    )
+
+
+def push(
+    folder: Path | str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+) -> PushResult:
+    """Share a tokenizer's or prior's folder on the Hugging Face Hub, after checking it.
+
+    As `imagetok.push`, which knows no priors. A prior brings its tokenizer along.
+
+    >>> prior.push("runs/digits-gpt/prior", "user/digits-gpt").origin
+    """
+    return push_with(_CHECKS, folder, repo, private, revision, message)
+
+
+def _load_both(folder: Path) -> None:
+    """A prior and the tokenizer embedded in it, which belong together."""
+    embedded = Tokenizer.from_pretrained(folder / "tokenizer")
+    prior = Prior.from_pretrained(folder)
+    prior.check_tokenizer(embedded.fingerprint, f"{folder / 'tokenizer'}")
+
+
+_CHECKS = {**LOAD_CHECKS, "prior": _load_both}

@@ -1,0 +1,110 @@
+"""Run folders of priors, and folders of samples, as a report shows them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+
+from imagetok.analysis.curves import TEST, TRAIN, Curve
+from imagetok.analysis.runs import (
+    RunFolder,
+    Sources,
+    TokenizerRunFolder,
+    names_of,
+    open_sources,
+)
+from imagetok.artifacts import read_artifact
+from imagetok.codes.plan import read_json
+from imagetok.config import Section
+from imagetok.errors import InputError, ShardError
+from prior.config import PriorRun
+from prior.samples import RECORD as SAMPLES
+from prior.samples import Samples
+
+BITS_CURVE = Curve(
+    "bits per code",
+    {
+        ("train", "bits_per_code"): TRAIN,
+        ("test", "bits_per_code"): TEST,
+        ("test", "order0_bits_per_code"): "order-0 entropy",
+    },
+    "Of the prior. Below the order-0 entropy it has learned how codes depend on each other.",
+)
+
+
+@dataclass(frozen=True)
+class PriorRunFolder(RunFolder):
+    """A run that trains a prior."""
+
+    config: PriorRun
+
+    kind: ClassVar[str] = "prior"
+    section: ClassVar[type[Section]] = PriorRun
+    headlines: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "bits_per_code": ("bits per code", "of held-out codes, under the prior"),
+    }
+    curves: ClassVar[Sequence[Curve]] = (BITS_CURVE,)
+
+    @property
+    def method(self) -> str:
+        """The kind of its model."""
+        return f"{self.config.model.kind} prior"
+
+    @property
+    def loss_terms(self) -> Sequence[str]:
+        """None: its loss is one."""
+        return ()
+
+    def described(self) -> dict[str, str | None]:
+        """Model and data."""
+        return {"method": self.config.model.kind, "data": self.config.data.source}
+
+    def measured_on(self) -> dict[str, object]:
+        """The held-out codes and, once it is finished, the tokenizer that they are of."""
+        data = self.config.data
+        identity: dict[str, object] = {"data": data.test or f"a part of {data.source}"}
+        if self.artifact:
+            # Bits of one tokenizer's codes say nothing about those of another's.
+            prior = read_artifact(self.artifact, "prior")
+            identity["tokenizer"] = prior.architecture["tokenizer_fingerprint"]
+        return identity
+
+
+class SampleFolder(NamedTuple):
+    """What `imagetok sample` wrote."""
+
+    path: Path
+    name: str
+    record: Samples
+
+
+class PriorSources(NamedTuple):
+    """Everything that a report is to show, in the order given."""
+
+    sources: Sources
+    samples: list[SampleFolder]
+
+
+def open_all(paths: Sequence[Path], device: torch.device) -> PriorSources:
+    """Read run folders, folders of samples and files of measures.
+
+    Raises InputError for what is none of these, or damaged.
+    """
+    named = names_of(paths)
+    samples = {name: path for name, path in named.items() if (path / SAMPLES).is_file()}
+    others = {name: path for name, path in named.items() if name not in samples}
+    kinds = (TokenizerRunFolder, PriorRunFolder)
+    told = f"a folder of samples (with {SAMPLES}), "
+    folders = [SampleFolder(path, name, _read_samples(path)) for name, path in samples.items()]
+    return PriorSources(open_sources(others, device, kinds, told), folders)
+
+
+def _read_samples(path: Path) -> Samples:
+    try:
+        return read_json(path / SAMPLES, Samples)
+    except ShardError as error:
+        raise InputError(
+            f"{error}; leave {path} out of the report, or draw it again with `imagetok sample`"
+        ) from None

@@ -1,0 +1,67 @@
+"""Training a prior from a config, and what a finished run gives back."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from imagetok.config import Overrides, validate
+from imagetok.processes import choose_device, keep_freed_memory
+from imagetok.progress import progress_shown
+from imagetok.training.given import RunConfig, check_kind, open_config, run_folder
+from imagetok.training.trained import Trained
+from prior.base import Prior
+from prior.config import PriorRun
+from prior.training import train_prior
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedPrior(Trained):
+    """A finished run of a prior."""
+
+    @property
+    def artifact(self) -> Path:
+        """The folder of the prior, with its tokenizer inside."""
+        return self.folder / "prior"
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The trained prior, in eval mode."""
+        return Prior.from_pretrained(self.artifact).to(self.device)
+
+
+def train(
+    config: RunConfig,
+    *,
+    out: Path | str | None = None,
+    set: Overrides = (),
+    resume: bool = False,
+    init_from: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> TrainedPrior:
+    """Train the prior that a config of `kind: prior` describes, on codes that were encoded before.
+
+    >>> where = {"tokenizer": "runs/a/tokenizer", "data.source": "codes/train"}
+    >>> run = prior.train("configs/digits/gpt.yaml", out="runs/b", set=where | {"data.test": None})
+    >>> run.prior.sample(16, label=3, seed=0), run.measures["bits_per_code"]
+
+    config: a YAML file, a mapping of the same form, or a `PriorRun`.
+    out, set, resume, init_from, device, progress: as of `imagetok.train`.
+    Raises ShardError for codes of another tokenizer than the config's, and what `imagetok.train`
+    raises; ConfigError for a tokenizer's config.
+    """
+    with progress_shown(progress):
+        given = open_config(config, set)
+        check_kind(given, "prior")
+        run = run_folder(given, out)
+        keep_freed_memory()
+        measures = train_prior(
+            validate(given.tree, PriorRun, given.where),
+            run,
+            resume=resume,
+            init_from=init_from,
+            device=None if device is None else str(device),
+        )
+        return TrainedPrior(run, measures, choose_device(device))
