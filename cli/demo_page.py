@@ -1,6 +1,7 @@
-"""The demo's web page, of Gradio; what it does is in `prior.workbench`. No click here."""
+"""The demo's web page, of Gradio; what it does is in `prior.workbench`."""
 
 import atexit
+import inspect
 import os
 import shutil
 import signal
@@ -8,7 +9,6 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from imagetok.errors import ConfigError, ImagetokError, ResourceError, StoppedError
+from imagetok.optional import require
 from imagetok.tokenizers import Tokenizer
-from prior.generation import Drawing, load_pair
+from prior.generation import Label
+from prior.opening import open_pair
+from prior.sampling_params import SamplingParams, sampling_params
 from prior.workbench import MOST, Workbench
 
 # Read when gradio is imported: it is to report to nobody, also not for its own version.
@@ -26,15 +29,12 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Uploads and pictures, which nobody else on the machine is to read, nor to find later.
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="imagetok-demo-")
 atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
-try:
-    import gradio as gr
-    from gradio.themes import Default
-except ImportError:
-    raise ResourceError(
-        'imagetok demo needs gradio, which is not installed; pip install "imagetok[demo]"'
-    ) from None
+require("gradio", extra="demo", purpose="imagetok demo")
+import gradio as gr  # noqa: E402
+from gradio.themes import Default  # noqa: E402
 
 _UPLOAD = "32mb"
+_CONTROLS = ("label", "temperature", "top_k", "top_p", "guidance", "seed")
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 
@@ -44,7 +44,7 @@ def open_workbench(
 ) -> Workbench:
     """Load what the demo works with: a prior brings its tokenizer along."""
     if prior is not None:
-        loaded, own = load_pair(prior, tokenizer, device)
+        loaded, own = open_pair(prior, tokenizer, device)
         return Workbench(own, loaded)
     assert tokenizer is not None
     return Workbench(Tokenizer.from_pretrained(tokenizer).to(device), None)
@@ -149,10 +149,13 @@ def _described(bench: Workbench) -> str:
     )
 
 
-def _told(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Refusals as messages of the page."""
+def _endpoint(work: Callable[..., Any], *names: str) -> Callable[..., Any]:
+    """What a button does, with refusals as messages of the page.
 
-    @wraps(work)
+    names: of its parameters, as clients of the server see them.
+    """
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
     def run(*values: Any) -> Any:
         try:
             return work(*values)
@@ -161,6 +164,9 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
         except (TypeError, ValueError) as error:
             raise gr.Error(f"a value cannot be used: {error}") from None
 
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess] (gradio reads it)
+    run.__doc__ = work.__doc__
     return run
 
 
@@ -236,13 +242,15 @@ def _look_tab(bench: Workbench) -> None:
         return [*changed, *redraw(*changed)]
 
     outputs = [original, back, unsure, told, *maps, *tables]
-    file.change(_told(look), file, outputs, api_name="look", preprocess=False)
-    decode.click(_told(redraw), tables, [edited, *maps], api_name="decode")
+    codes = ["codes"] if len(levels) == 1 else [f"codes_level{i}" for i in levels]
+    file.change(_endpoint(look, "image"), file, outputs, api_name="look", preprocess=False)
+    decode.click(_endpoint(redraw, *codes), tables, [edited, *maps], api_name="decode")
     inputs = [level, old, new, *tables]
-    swap.click(_told(exchange), inputs, [*tables, edited, *maps], api_name="swap")
+    swap_codes = _endpoint(exchange, "level", "code", "other", *codes)
+    swap.click(swap_codes, inputs, [*tables, edited, *maps], api_name="swap")
 
 
-def _drawing_controls(bench: Workbench, without: str) -> list[Any]:
+def _sampling_controls(bench: Workbench, without: str) -> list[Any]:
     """Class, temperature, top-k, top-p, guidance, seed; `without` stands for no class chosen."""
     assert bench.prior is not None
     config = bench.prior.config
@@ -257,38 +265,39 @@ def _drawing_controls(bench: Workbench, without: str) -> list[Any]:
     return [label, temperature, top_k, top_p, guidance, seed]
 
 
-def _drawing(
+def _asked(
     label: str | None,
     temperature: float | None,
     top_k: int | None,
     top_p: float | None,
     guidance: float | None,
     seed: int | None,
-) -> Drawing:
+) -> tuple[Label, SamplingParams]:
     """What the controls say; an empty one stands for what it starts with."""
     is_class = label not in ("all", "none", None)
-    return Drawing(
-        label=[label] if is_class else label,
+    params = sampling_params(
         temperature=1.0 if temperature is None else float(temperature),
         top_k=int(top_k or 0) or None,
         top_p=None if top_p is None or top_p >= 1 else float(top_p),
         guidance=1.0 if guidance is None else float(guidance),
         seed=int(seed or 0),
     )
+    return [label] if is_class else label, params
 
 
 def _sample_tab(bench: Workbench) -> None:
     assert bench.prior is not None
     count = gr.Slider(1, MOST, 10, step=1, label="images")
-    controls = _drawing_controls(bench, "all" if bench.prior.config.num_classes else "none")
+    controls = _sampling_controls(bench, "all" if bench.prior.config.num_classes else "none")
     button = gr.Button("Draw", variant="primary")
     gallery = gr.Gallery(label="new images", columns=5, format="png", interactive=False)
 
     def draw(number: int | None, *values: Any) -> list[Any]:
-        return bench.sample(int(_filled(number, "images")), _drawing(*values))
+        return bench.sample(int(_filled(number, "images")), *_asked(*values))
 
     inputs = [count, *controls]
-    button.click(_told(draw), inputs, gallery, api_name="sample", preprocess=False)
+    new = _endpoint(draw, "num_images", *_CONTROLS)
+    button.click(new, inputs, gallery, api_name="sample", preprocess=False)
 
 
 def _complete_tab(bench: Workbench) -> None:
@@ -298,7 +307,7 @@ def _complete_tab(bench: Workbench) -> None:
     with gr.Row():
         keep = gr.Slider(0, rows, rows // 2, step=1, label="rows of codes to keep")
         count = gr.Slider(1, MOST, 4, step=1, label="completions")
-    controls = _drawing_controls(bench, "none")
+    controls = _sampling_controls(bench, "none")
     button = gr.Button("Complete", variant="primary")
     gallery = gr.Gallery(
         label="from its codes, what is kept, completions",
@@ -314,7 +323,8 @@ def _complete_tab(bench: Workbench) -> None:
         if path is None:
             raise ConfigError("drop an image first")
         keep_rows, drawn = _filled(rows, "rows of codes to keep"), _filled(number, "completions")
-        return bench.complete(path, int(keep_rows), int(drawn), _drawing(*values))
+        return bench.complete(path, int(keep_rows), int(drawn), *_asked(*values))
 
     inputs = [file, keep, count, *controls]
-    button.click(_told(complete), inputs, gallery, api_name="complete", preprocess=False)
+    finish = _endpoint(complete, "image", "keep_rows", "num_completions", *_CONTROLS)
+    button.click(finish, inputs, gallery, api_name="complete", preprocess=False)

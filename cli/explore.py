@@ -5,8 +5,6 @@ from pathlib import Path
 import click
 
 from cli.options import (
-    check_out_folder,
-    choose_device,
     data_option,
     device_option,
     say,
@@ -58,31 +56,20 @@ def explore(
     Example: imagetok explore --tokenizer runs/digits-edvae/tokenizer --data digits:test
     --out explored
     """
-    from imagetok.analysis.latent_space import explore as run_exploration
-    from imagetok.analysis.latent_space import write_page
-    from imagetok.codes.encode import FirstImages
-    from imagetok.data import describe, open_images, parse_spec
-    from imagetok.durable import write_json
-    from imagetok.evaluation.features import open_features
-    from imagetok.tokenizers import Tokenizer
+    import imagetok
 
-    check_out_folder(out)
-    chosen = [_parse_code(text) for text in codes]
-    where = choose_device(device)
-    networks = [open_features(spec).to(where) for spec in features]
-    model = Tokenizer.from_pretrained(tokenizer).to(where)
-    config, split = parse_spec(data)
-    dataset = open_images(config, split, model.image)
-    if limit is not None:
-        dataset = FirstImages(dataset, limit)
-    found = run_exploration(model, dataset, networks, chosen)
-    source = describe(config, split)
-    say(f"{tokenizer} on {source}, {len(dataset):,} images")
+    found = imagetok.explore(
+        tokenizer,
+        data,
+        features=features,
+        codes=[_parse_code(text) for text in codes],
+        limit=limit,
+        out=out,
+        device=device,
+    )
+    say(found.title())
     show_columns(found.distances)
-    told = ", ".join(f"{name} {value:.1%}" for name, value in found.accuracies.items())
-    say(f"labels told by the 5 nearest others: {told or 'the images have no labels'}")
-    write_json(out / "explore.json", {"data": source, **found.as_json(model)})
-    write_page(out / "report.html", f"Codes of {tokenizer}", found)
+    say(f"labels told by the 5 nearest others: {found.told_accuracies()}")
     say(f"{out / 'report.html'}")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option, say, tokenizer_option
+from cli.options import device_option, say, tokenizer_option
 
 
 @click.command()
@@ -23,27 +23,9 @@ def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str
 
     Example: imagetok reconstruct --tokenizer runs/cifar10-edvae-cpu/tokenizer photo.jpg
     """
-    import torch
+    import imagetok
 
-    from imagetok.data import open_image, prepare
-    from imagetok.evaluation.quality import quality, quality_sums
-    from imagetok.images import clamp_pixels, from_stored
-    from imagetok.pictures import coloured, save_grid, side_by_side
-    from imagetok.tokenizers import Autoencoder
-
-    model = Autoencoder.from_pretrained(tokenizer).to(choose_device(device))
-    as_labels = model.image.mode == "labels"
-    stored = [prepare(open_image(p, as_labels), model.image) for p in images]
-    batch = from_stored(torch.stack(stored), model.image)
-    x_hat = clamp_pixels(model.reconstruct(batch.to(choose_device(device)))).cpu()
-    columns = min(8, len(images))
-    scale = max(1, 128 // model.image.height)
-    save_grid(
-        side_by_side(coloured(batch), coloured(x_hat), columns), out, columns=columns, scale=scale
-    )
-    for i, path in enumerate(images):
-        one = slice(i, i + 1)
-        measures = quality(quality_sums(x_hat[one], batch[one], model.image), 1, model.image)
-        name, value = next(iter(measures.items()))
-        say(f"  {path}  {name} {value:.5f}")
+    shown = imagetok.reconstruct(tokenizer, images, out=out, device=device)
+    for name, value in shown.rows().items():
+        say(f"  {name}  {value}")
     say(f"{out}: originals above, reconstructions below")

@@ -21,7 +21,7 @@ from imagetok.processes import one_thread, peak_memory_mb
 from imagetok.reporting import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
-from prior.generation import load_pair, sample_images
+from prior.generation import generate
 from prior.report_folders import open_all
 from prior.reports import sections_of_all
 
@@ -102,11 +102,10 @@ def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     folder = out / "samples"
     for old in folder.glob("*"):  # of an interrupted run; they are drawn again, the same
         old.unlink()
-    prior, own = load_pair(out / "gpt" / "prior", None, torch.device("cpu"))
-    labels = sample_images(prior, own, folder, NUM_SAMPLES, {"seed": 0}).labels
+    samples = generate(out / "gpt" / "prior", NUM_SAMPLES, out=folder, seed=0, device="cpu")
     files = [folder / f"{j:06d}.png" for j in range(NUM_SAMPLES)]
     images = torch.stack([prepare(open_image(file), tokenizer.image) for file in files])
-    return to_unit_range(images), torch.tensor(labels)
+    return to_unit_range(images), torch.tensor(samples.labels)
 
 
 def _judge(

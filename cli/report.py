@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import choose_device, device_option, say
+from cli.options import device_option, say
 
 
 @click.command()
@@ -35,8 +35,8 @@ def report(runs: tuple[Path, ...], out: Path, num_samples: int, device: str | No
 
     Example: imagetok report runs/digits-edvae runs/digits-gpt --out report.html
     """
-    from prior.reports import report_all
+    import prior
 
-    contents = report_all(runs, out, num_samples=num_samples, device=choose_device(device))
-    say(f"{', '.join(contents)}")
-    say(f"open {out.resolve()} in a browser")
+    made = prior.report(runs, out, num_samples=num_samples, device=device)
+    say(", ".join(made.contents))
+    say(f"open {made.path.resolve()} in a browser")

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from cli.options import choose_device, device_option, say
+from cli.options import device_option, say
 
-_DRAWING = (
+_SAMPLING = (
     click.option(
         "--label", help="A class by number or name, several (0,3 or cat,dog), all, or none."
     ),
@@ -32,9 +32,9 @@ def _prior_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return prior(tokenizer(command))
 
 
-def _drawing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """How codes are drawn."""
-    for option in reversed(_DRAWING):
+    for option in reversed(_SAMPLING):
         command = option(command)
     return command
 
@@ -51,7 +51,7 @@ def _drawing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Images a shard (with --shards).",
 )
-@_drawing_options
+@_sampling_options
 def sample(
     prior: str,
     tokenizer: str | None,
@@ -61,7 +61,7 @@ def sample(
     samples_per_shard: int,
     label: str | None,
     device: str | None,
-    **drawing: Any,
+    **params: Any,
 ) -> None:
     """Draw new images; running it again continues where it stopped, with --out also with more.
 
@@ -73,20 +73,16 @@ def sample(
     """
     if (out is None) == (shards is None):
         raise click.UsageError("pass either --out DIR, for images, or --shards DIR, for codes")
-    from prior.generation import Drawing, load_pair, sample_images, sample_shards
+    from prior.generation import GRID, generate, generate_codes
 
-    how = Drawing(label=_parse_label(label), **drawing)
-    model, own = load_pair(prior, tokenizer, choose_device(device))
+    how = {"tokenizer": tokenizer, "label": _parse_label(label), "device": device, **params}
     if out is not None:
-        drawn = sample_images(model, own, out, count, how)
-        say(f"{count} images in {out} ({drawn.num_new} new); the first in {out / 'grid.png'}")
+        drawn = generate(prior, count, out=out, **how)
+        say(f"{count} images in {out} ({drawn.num_new} new); the first in {out / GRID}")
     elif shards is not None:
-        report = sample_shards(model, own, shards, count, how, samples_per_shard)
-        for level, use in enumerate(report.usage):
-            say(
-                f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
-                f"perplexity {use.perplexity:.1f}"
-            )
+        made = generate_codes(prior, count, shards, samples_per_shard=samples_per_shard, **how)
+        for level, use in made.rows().items():
+            say(f"{level}: {use}")
         say(f"codes of {count} images in {shards}")
 
 
@@ -112,7 +108,7 @@ def sample(
     help="Completions of each image.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
-@_drawing_options
+@_sampling_options
 def complete(
     prior: str,
     tokenizer: str | None,
@@ -122,7 +118,7 @@ def complete(
     out: Path,
     label: str | None,
     device: str | None,
-    **drawing: Any,
+    **params: Any,
 ) -> None:
     """Finish images from their upper code rows, which are kept exactly.
 
@@ -133,12 +129,13 @@ def complete(
     Example: imagetok complete --prior runs/digits-gpt/prior --image four.png --keep-rows 2
     --out completed
     """
-    from prior.completion import PICTURE, complete_images
-    from prior.generation import Drawing, load_pair
+    from prior.completion import PICTURE
+    from prior.completion import complete as complete_images
 
-    how = Drawing(label=_parse_label(label), **drawing)
-    model, own = load_pair(prior, tokenizer, choose_device(device))
-    complete_images(model, own, list(images), out, count, keep_rows, how)
+    complete_images(
+        prior, images, keep_rows=keep_rows, n=count, tokenizer=tokenizer, out=out,
+        label=_parse_label(label), device=device, **params,
+    )  # fmt: skip
     say(f"{count} completions of {len(images)} image(s) in {out}; side by side in {out / PICTURE}")
 
 

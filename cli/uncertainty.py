@@ -5,8 +5,6 @@ from pathlib import Path
 import click
 
 from cli.options import (
-    check_out_folder,
-    choose_device,
     data_option,
     device_option,
     say,
@@ -57,17 +55,13 @@ def uncertainty(
     Example: imagetok uncertainty --tokenizer runs/edvae/tokenizer --data digits:test
     --shifted noise
     """
-    from imagetok.analysis.uncertainty import check_asked, measure, write_page
-    from imagetok.durable import write_json
+    import imagetok
 
-    check_out_folder(out)
-    check_asked(tokenizers, data)
-    where = choose_device(device)
-    studies = [measure(source, data, shifted, limit, where) for source in tokenizers]
-    for study in studies:
-        say(f"{study.tokenizer} on {study.data}; images: {study.told_counts()}")
-        show_columns(study.rows())
+    found = imagetok.uncertainty(
+        tokenizers, data, shifted=shifted, limit=limit, out=out, device=device
+    )
+    for study in found.studies:
+        say(study.title())
+        show_columns(study.table())
     if out is not None:
-        write_json(out / "uncertainty.json", {"tokenizers": [study.as_json() for study in studies]})
-        write_page(out / "report.html", studies)
         say(f"{out / 'report.html'}")

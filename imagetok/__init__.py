@@ -8,20 +8,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagetok.analysis.diagnosis import diagnose
+    from imagetok.analysis.latent_space import explore
+    from imagetok.analysis.reconstruction import reconstruct
+    from imagetok.analysis.report import report
+    from imagetok.analysis.uncertainty import uncertainty
     from imagetok.codes.decode import decode
     from imagetok.codes.encode import encode
     from imagetok.codes.export import export
     from imagetok.codes.import_ import import_codes
     from imagetok.codes.merge import merge
     from imagetok.codes.reader import CodeDataset, open_codes
+    from imagetok.comparison.from_configs import compare
     from imagetok.config import load_config
     from imagetok.data import open_images, parse_spec
     from imagetok.environment import info
     from imagetok.errors import ImagetokError
+    from imagetok.evaluation.evaluate import evaluate
     from imagetok.images import ImageContract
+    from imagetok.inspection import inspect
     from imagetok.quantizers import Codes, Quantizer
     from imagetok.tokenizers import Autoencoder, Tokenizer, TokenizerConfig, build_tokenizer
     from imagetok.training.trained import train
+    from imagetok.verification import push, verify
     from imagetok.version import __version__
 
 _HOMES = {
@@ -35,17 +44,27 @@ _HOMES = {
     "TokenizerConfig": "imagetok.tokenizers",
     "__version__": "imagetok.version",
     "build_tokenizer": "imagetok.tokenizers",
+    "compare": "imagetok.comparison.from_configs",
     "decode": "imagetok.codes.decode",
+    "diagnose": "imagetok.analysis.diagnosis",
     "encode": "imagetok.codes.encode",
+    "evaluate": "imagetok.evaluation.evaluate",
+    "explore": "imagetok.analysis.latent_space",
     "export": "imagetok.codes.export",
     "import_codes": "imagetok.codes.import_",
     "info": "imagetok.environment",
+    "inspect": "imagetok.inspection",
     "load_config": "imagetok.config",
     "merge": "imagetok.codes.merge",
     "open_codes": "imagetok.codes.reader",
     "open_images": "imagetok.data",
     "parse_spec": "imagetok.data",
+    "push": "imagetok.verification",
+    "reconstruct": "imagetok.analysis.reconstruction",
+    "report": "imagetok.analysis.report",
     "train": "imagetok.training.trained",
+    "uncertainty": "imagetok.analysis.uncertainty",
+    "verify": "imagetok.verification",
 }
 
 __all__ = [
@@ -59,17 +78,27 @@ __all__ = [
     "TokenizerConfig",
     "__version__",
     "build_tokenizer",
+    "compare",
     "decode",
+    "diagnose",
     "encode",
+    "evaluate",
+    "explore",
     "export",
     "import_codes",
     "info",
+    "inspect",
     "load_config",
     "merge",
     "open_codes",
     "open_images",
     "parse_spec",
+    "push",
+    "reconstruct",
+    "report",
     "train",
+    "uncertainty",
+    "verify",
 ]
 
 

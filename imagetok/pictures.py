@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,15 @@ def grid(
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
+def grid_of_rows(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A grid with one row of pictures below the other, as pixels (H, W) or (H, W, 3).
+
+    rows: by what they show, each (N, C, H, W) as for `grid`, of one shape.
+    """
+    columns = len(next(iter(rows.values())))
+    return np.asarray(grid(np.concatenate(list(rows.values())), columns))
+
+
 def cut_grid(
     pixels: np.ndarray, height: int, width: int, padding: int = 2, scale: int = 1
 ) -> np.ndarray:
@@ -167,9 +177,13 @@ def save_grid(images: Tensor | np.ndarray, path: Path, columns: int, scale: int 
     """
     if scale < 1:
         raise ConfigError(f"{path}: expected a scale >= 1, found {scale}")
-    picture = grid(images, columns)
+    write_bytes(path, png_bytes(enlarged(grid(images, columns), scale)))
+
+
+def enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    """Every pixel as a square of scale x scale pixels."""
     size = (picture.width * scale, picture.height * scale)
-    write_bytes(path, png_bytes(picture.resize(size, Image.Resampling.NEAREST)))
+    return picture.resize(size, Image.Resampling.NEAREST)
 
 
 def side_by_side(

@@ -7,17 +7,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagetok.inspection import inspect
     from prior.base import Prior
+    from prior.comparison import compare
+    from prior.completion import complete
+    from prior.generation import generate, generate_codes
+    from prior.inspection import push, verify
+    from prior.reports import report
+    from prior.sampling_params import SamplingParams
     from prior.trained import train
 
 _HOMES = {
     "Prior": "prior.base",
+    "SamplingParams": "prior.sampling_params",
+    "compare": "prior.comparison",
+    "complete": "prior.completion",
+    "generate": "prior.generation",
+    "generate_codes": "prior.generation",
+    "inspect": "imagetok.inspection",
+    "push": "prior.inspection",
+    "report": "prior.reports",
     "train": "prior.trained",
+    "verify": "prior.inspection",
 }
 
 __all__ = [
     "Prior",
+    "SamplingParams",
+    "compare",
+    "complete",
+    "generate",
+    "generate_codes",
+    "inspect",
+    "push",
+    "report",
     "train",
+    "verify",
 ]
 
 

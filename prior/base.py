@@ -5,7 +5,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,30 +16,12 @@ from imagetok import artifacts, hub
 from imagetok.durable import staged_folder
 from imagetok.errors import ConfigError, InputError, ShardError
 from imagetok.modes import at_test_time
+from imagetok.processes import device_of
 from prior.config import PriorConfig
+from prior.sampling import Recipe, given_rows, sample_codes
+from prior.sampling_params import sampling_params
 from prior.sequence import Codes, unflatten_codes
-
-NO_LABEL = -1
-
-
-class Stepper(ABC):
-    """Draws codes one position after another; holds whatever cache makes that fast."""
-
-    @abstractmethod
-    def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
-        """Logits of the next position in sampling order, over the codes of its level.
-
-        previous: the codes just drawn; None at the first position.
-        """
-
-
-@runtime_checkable
-class Start(Protocol):
-    """Starts drawing codes for labels and, of a prior that reads one, a context."""
-
-    def __call__(
-        self, labels: Int[Tensor, " B"], context: Float[Tensor, "B C H W"] | None = None
-    ) -> Stepper: ...
+from prior.stepper import NO_LABEL, Stepper
 
 
 class Prior(nn.Module, ABC):
@@ -144,9 +126,10 @@ class Prior(nn.Module, ABC):
         Returns a tuple of (n, h, w) int64 on the prior's device. Raises ConfigError for settings
         out of range, InputError for given codes that do not fit.
         """
-        from prior.sampling import Recipe, Settings, given_rows, sample_codes
-
-        settings = Settings(temperature, top_k, top_p, guidance, greedy)
+        params = sampling_params(
+            temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
+            seed=seed,
+        )  # fmt: skip
         if top_k is not None and top_k > max(self.config.num_codes):
             raise ConfigError(
                 f"top_k: found {top_k}, but the codes are {max(self.config.num_codes)}; "
@@ -167,9 +150,12 @@ class Prior(nn.Module, ABC):
                 "guidance and no label (none, -1) need one trained with label_dropout > 0; give a "
                 "class"
             )
-        recipe = Recipe(seed, labels, settings, given_rows(self, given, keep_rows))
+        device, grids = device_of(self), self.config.grids
+        if given is not None and keep_rows is not None:
+            self.check_codes(given)
+        recipe = Recipe(labels, params, given_rows(given, keep_rows, grids, device))
         with at_test_time(self):
-            return sample_codes(self, n, recipe, first)
+            return sample_codes(self.prepare, grids, device, recipe, range(first, first + n))
 
     def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:
         """The labels that sampling repeats over the images; ConfigError for an unknown one."""

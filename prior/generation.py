@@ -1,101 +1,235 @@
-"""Drawing images and code datasets from a prior, resumable and shared over processes.
+"""New images, or their codes, from a prior: resumable, and shared over processes."""
 
-No click here.
-"""
-
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from imagetok.codes.commit import EncodeReport, begin_with, continue_with
+from imagetok.codes.commit import EncodeReport
 from imagetok.codes.decode import decode_in_batches, picture_file, save_images
-from imagetok.codes.plan import Plan, TokenizerId, read_json
 from imagetok.codes.production import write_dataset
+from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.writer import EncodedPart
-from imagetok.config import Section
-from imagetok.durable import canonical_json, lock, write_json
-from imagetok.errors import InputError
-from imagetok.pictures import save_grid
-from imagetok.processes import device_of, process_state
-from imagetok.progress import ProgressBar
+from imagetok.data import open_image, prepare
+from imagetok.durable import lock
+from imagetok.errors import ConfigError
+from imagetok.images import Images, from_stored
+from imagetok.pictures import coloured, grid, save_grid
+from imagetok.processes import process_state
+from imagetok.progress import ProgressBar, progress_shown
+from imagetok.results import Result
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
-from prior import Prior
-from prior.sampling import micro_batch_on
+from prior.base import Prior
+from prior.opening import open_pair
+from prior.samples import Samples, commit_record, plan_of, read_drawn, record_of
+from prior.sampling_params import SamplingParams, sampling_params
+from prior.sequence import Codes
 
-RECORD, GRID = "samples.json", "grid.png"
+GRID = "grid.png"
 CHUNK = 64
 """Images drawn, decoded and written together: what a killed run loses at most."""
 MOST_IN_GRID = 100
+Label = int | str | Sequence[int | str] | None
+"""A class by number or name, several that take turns, `all`, `none`; see `Prior.sample`."""
 
 
-class Drawing(TypedDict, total=False):
-    """How codes are drawn; see `Prior.sample`."""
+@dataclass(frozen=True, repr=False, eq=False)
+class Generated(Result):
+    """New images of a prior."""
 
-    label: Sequence[int | str] | None
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    greedy: bool
-    guidance: float
-    seed: int
-
-
-class Samples(Section):
-    """What made a folder of samples; image j has class labels[j % len(labels)], -1 = none."""
-
-    prior: str
-    origin: str | None
-    """Where the prior came from; only for people."""
-    tokenizer: str
-    num_images: int
-    labels: tuple[int, ...]
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    greedy: bool = False
-    guidance: float = 1.0
-    seed: int = 0
-
-
-class Drawn(NamedTuple):
-    """What a run added to a folder."""
-
-    labels: list[int]
-    """Of all images there."""
+    record: Samples
+    """What they were made by."""
+    tokenizer: Tokenizer
+    folder: Path | None
+    """Where they lie as NNNNNN.png beside samples.json and grid.png; None: in memory only."""
     num_new: int
+    """Images that were not in the folder before."""
+    codes: Codes | None
+    """(n, h, w) int64 a level, coarse to fine; None where some were in the folder before, or other
+    processes drew them."""
+    _drawn: Images | None = field(default=None)
+
+    @cached_property
+    def images(self) -> Images:
+        """(n, C, H, W) in [0, 1], or (n, H, W) classes of label maps; read from the folder."""
+        if self._drawn is not None or self.folder is None:
+            assert self._drawn is not None
+            return self._drawn
+        contract = self.tokenizer.image
+        files = [picture_file(self.folder, j) for j in range(self.record.num_images)]
+        stored = [prepare(open_image(file, contract.mode == "labels"), contract) for file in files]
+        return from_stored(torch.stack(stored), contract)
+
+    @property
+    def labels(self) -> list[int]:
+        """The class of each image; -1 = none."""
+        return self.record.cycled_labels()
+
+    def title(self) -> str:
+        place = "in memory" if self.folder is None else f"in {self.folder}"
+        return f"{self.record.num_images} images of a prior, {place}"
+
+    def rows(self) -> dict[str, object]:
+        """Who drew them, and the sampling parameters that were given."""
+        given = {
+            k: v for k, v in self.record.params().model_dump().items() if v not in (None, False)
+        }
+        return {"prior": self.record.origin or self.record.prior[:16], **given}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The first images in one grid."""
+        shown = self.images[: min(self.record.num_images, MOST_IN_GRID)]
+        return {"new images": np.array(grid(coloured(shown), _columns(self.record)))}
 
 
-def load_pair(
-    prior_source: Path | str, tokenizer_source: Path | str | None, device: torch.device
-) -> tuple[Prior, Tokenizer]:
-    """A prior and its tokenizer: the one embedded in it, or one of the same fingerprint."""
-    prior = Prior.from_pretrained(prior_source)
-    assert prior.tokenizer_folder is not None
-    tokenizer = Tokenizer.from_pretrained(tokenizer_source or prior.tokenizer_folder)
-    prior.check_tokenizer(tokenizer.fingerprint, str(tokenizer_source or prior_source))
-    return prior.to(device), tokenizer.to(device)
+@dataclass(frozen=True, repr=False, eq=False)
+class GeneratedCodes(Result):
+    """A code dataset that a prior drew."""
+
+    folder: Path
+    report: EncodeReport
+
+    @cached_property
+    def dataset(self) -> CodeDataset:
+        """The codes, to be read."""
+        return open_codes(self.folder)
+
+    def title(self) -> str:
+        return f"codes of {self.report.written} images of a prior, in {self.folder}"
+
+    def rows(self) -> dict[str, object]:
+        """How each level's codes are used."""
+        return {
+            f"level {i}": f"{use.codes_used} of {use.num_codes} codes used, "
+            f"perplexity {use.perplexity:.1f}"
+            for i, use in enumerate(self.report.usage)
+        }
 
 
-def sample_images(prior: Prior, tokenizer: Tokenizer, out: Path, n: int, drawing: Drawing) -> Drawn:
-    """Draw n images into `out`: samples.json, NNNNNN.png, at the end grid.png.
+def generate(
+    prior: Prior | Path | str,
+    n: int,
+    *,
+    tokenizer: Tokenizer | Path | str | None = None,
+    out: Path | str | None = None,
+    label: Label = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    greedy: bool = False,
+    guidance: float = 1.0,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Generated:
+    """Draw n new images.
 
-    A rerun continues, also with a larger n. Chunks are shared over the processes of a distributed
-    run. Raises ConfigError for bad settings and when `out` holds anything else, StoppedError after
-    a signal (rerun to continue).
+    prior: a Prior, its folder, or a Hub id. tokenizer: None is the one embedded in the prior.
+    out: a folder for samples.json, NNNNNN.png and at the end grid.png; called again it continues,
+    also with a larger n; None keeps the images in memory. Of a distributed run, all processes
+    share the work of a folder. label to seed: see `Prior.sample`; sample j depends on the seed and
+    j alone. batch_size: images drawn and decoded together [64]; speed and memory only.
+
+    Raises ConfigError for parameters out of range and when `out` holds anything else, ShardError
+    for a tokenizer of other codes, StoppedError after a signal (call it again to continue).
+
+    >>> samples = prior.generate("runs/digits-gpt/prior", 16, label=3, out="threes")
+    >>> samples.images.shape
     """
-    record, state = record_of(prior, tokenizer, n, drawing), process_state()
-    chunks = [range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+    model, own = open_pair(prior, tokenizer, device)
+    params = sampling_params(
+        temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
+        seed=seed,
+    )  # fmt: skip
+    size = CHUNK if batch_size is None else batch_size
+    if n < 1 or size < 1:
+        raise ConfigError(f"expected n and batch_size of 1 or more, found {n} and {size}")
+    record = record_of(model, own, n, label, params)
+    with progress_shown(progress):
+        if out is None:
+            return _in_memory(model, own, record, label, params, size)
+        return _in_folder(model, own, Path(out), record, label, params, size)
+
+
+def generate_codes(
+    prior: Prior | Path | str,
+    n: int,
+    shards: Path | str,
+    *,
+    tokenizer: Tokenizer | Path | str | None = None,
+    samples_per_shard: int = 1024,
+    label: Label = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    greedy: bool = False,
+    guidance: float = 1.0,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> GeneratedCodes:
+    """Draw the codes of n images as a code dataset of the tokenizer; keys are image numbers.
+
+    shards: the dataset's folder; shards are shared over processes, and called again it continues.
+    Arguments and errors as those of `generate`.
+
+    >>> prior.generate_codes("runs/digits-gpt/prior", 10_000, "codes").dataset
+    """
+    model, own = open_pair(prior, tokenizer, device)
+    params = sampling_params(
+        temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
+        seed=seed,
+    )  # fmt: skip
+    plan = plan_of(record_of(model, own, n, label, params), model, own, samples_per_shard)
+    folder = Path(shards)
+    with progress_shown(progress):
+        report = write_dataset(
+            folder, plan, lambda images: _parts(model, images, label, params), "sampling"
+        )
+    return GeneratedCodes(folder, report)
+
+
+def _draw(prior: Prior, images: range, label: Label, params: SamplingParams) -> Codes:
+    """The codes of some images of the seed."""
+    return prior.sample(len(images), label=label, first=images.start, **params.model_dump())
+
+
+def _chunks(n: int, size: int) -> list[range]:
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _in_memory(
+    prior: Prior, tokenizer: Tokenizer, record: Samples, label: Label, params: SamplingParams,
+    size: int,
+) -> Generated:  # fmt: skip
+    n = record.num_images
+    codes: list[Codes] = []
+    images: list[Images] = []
+    with ProgressBar("sampling", n, rate_unit="images/s") as bar:
+        for chunk in _chunks(n, size):
+            codes.append(_draw(prior, chunk, label, params))
+            images.append(decode_in_batches(tokenizer, codes[-1]))
+            bar.update(chunk.stop)
+    return Generated(record, tokenizer, None, n, _joined(codes), torch.cat(images))
+
+
+def _in_folder(
+    prior: Prior, tokenizer: Tokenizer, out: Path, record: Samples, label: Label,
+    params: SamplingParams, size: int,
+) -> Generated:  # fmt: skip
+    n, state = record.num_images, process_state()
+    chunks = _chunks(n, size)
+    codes: list[Codes] = []
     with lock(out) if state.is_main_process else nullcontext(), StopRequest() as stop:
         if state.is_main_process:
-            _commit_record(out, record)
+            commit_record(out, record)
         state.wait_for_everyone()
         missing = [[j for j in chunk if not picture_file(out, j).is_file()] for chunk in chunks]
         state.wait_for_everyone()  # all have looked before any writes
@@ -106,120 +240,39 @@ def sample_images(prior: Prior, tokenizer: Tokenizer, out: Path, n: int, drawing
         with ProgressBar("sampling", total, 0, is_main, rate_unit="images/s") as progress:
             for i in todo:
                 stop.check_here()
-                codes = prior.sample(len(chunks[i]), first=chunks[i].start, **drawing)
-                images = decode_in_batches(tokenizer, codes)
+                codes.append(_draw(prior, chunks[i], label, params))
+                images = decode_in_batches(tokenizer, codes[-1])
                 save_images(images[[j - chunks[i].start for j in missing[i]]], out, missing[i])
                 done += len(chunks[i])
                 progress.update(done)
         state.wait_for_everyone()
         if state.is_main_process:
-            _save_grid(out, record)
+            shown = read_drawn(out, range(min(n, MOST_IN_GRID)))
+            save_grid(shown, out / GRID, columns=_columns(record), scale=2)
         state.wait_for_everyone()
-    labels = [record.labels[j % len(record.labels)] for j in range(n)]
-    return Drawn(labels, sum(map(len, missing)))
+    whole = _joined(codes) if len(todo) == len(chunks) else None
+    return Generated(record, tokenizer, out, sum(map(len, missing)), whole)
 
 
-def sample_shards(
-    prior: Prior,
-    tokenizer: Tokenizer,
-    folder: Path,
-    n: int,
-    drawing: Drawing,
-    samples_per_shard: int = 1024,
-) -> EncodeReport:
-    """Draw the codes of n images as a code dataset of the tokenizer; keys are the images' numbers.
-
-    Shards are shared over processes; a rerun continues where one was stopped. Raises as
-    `sample_images` does.
-    """
-    plan = _plan(record_of(prior, tokenizer, n, drawing), prior, tokenizer, samples_per_shard)
-    return write_dataset(
-        folder, plan, lambda images: _parts(prior, plan, images, drawing), "sampling"
-    )
+def _joined(parts: Sequence[Codes]) -> Codes:
+    return tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
 
 
-def _parts(prior: Prior, plan: Plan, images: range, drawing: Drawing) -> Iterator[EncodedPart]:
+def _columns(record: Samples) -> int:
+    """Of a grid of the first images: one a class where a few are drawn in turn."""
+    count, classes = min(record.num_images, MOST_IN_GRID), len(record.labels)
+    return classes if 1 < classes <= 20 else max(1, round(count**0.5))
+
+
+def _parts(
+    prior: Prior, images: range, label: Label, params: SamplingParams
+) -> Iterator[EncodedPart]:
     """Codes of images in chunks, with their classes and numbers."""
-    cycle = prior.labels_for(drawing.get("label"))
+    cycle = prior.labels_for(label)
     for start in range(images.start, images.stop, CHUNK):
         chunk = range(start, min(start + CHUNK, images.stop))
-        codes = prior.sample(len(chunk), first=start, **drawing)
+        codes: Sequence[Tensor] = _draw(prior, chunk, label, params)
         labels = np.array([cycle[j % len(cycle)] for j in chunk])
         yield EncodedPart(
             tuple(level.cpu().numpy() for level in codes), labels, np.array(chunk), []
         )
-
-
-def record_of(prior: Prior, tokenizer: Tokenizer, n: int, drawing: Drawing) -> Samples:
-    """What n images are to be made by; ConfigError for settings that cannot be."""
-    prior.sample(0, **drawing)
-    return Samples(
-        prior=prior.fingerprint,
-        origin=prior.origin,
-        tokenizer=tokenizer.fingerprint,
-        num_images=n,
-        labels=tuple(prior.labels_for(drawing.get("label"))),
-        **{name: value for name, value in drawing.items() if name != "label"},  # pyright: ignore[reportArgumentType]
-    )
-
-
-def _plan(record: Samples, prior: Prior, tokenizer: Tokenizer, samples_per_shard: int) -> Plan:
-    """The plan of a code dataset of samples: its source says what they were made by."""
-    made_by = record.model_dump(mode="json", exclude={"origin", "tokenizer", "num_images"})
-    described = ", ".join(f"{name}={value}" for name, value in made_by.items())
-    classes = prior.config.num_classes
-    return Plan(
-        tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=tokenizer.origin or ""),
-        num_codes=prior.config.num_codes,
-        grids=prior.config.grids,
-        image=tokenizer.image,
-        source=f"samples: {described}",
-        source_identity=hashlib.sha256(canonical_json(made_by)).hexdigest(),
-        num_inputs=record.num_images,
-        labelled=classes > 0,
-        class_names=prior.config.class_names or tuple(map(str, range(classes))),
-        samples_per_block=min(1024, samples_per_shard),
-        samples_per_shard=samples_per_shard,
-        micro_batch=micro_batch_on(device_of(prior)),
-    )
-
-
-def _commit_record(out: Path, record: Samples) -> None:
-    """Write what the images are made by into an empty folder, or go on with the same."""
-    path = out / RECORD
-    if path.is_file():
-        old = read_json(path, Samples).model_dump(mode="json")
-        new = record.model_dump(mode="json") | {"origin": old["origin"]}
-        is_more = old["num_images"] < record.num_images
-        same = old | {"num_images": record.num_images} if is_more else old
-        continue_with(out, "set of samples", same, new)
-        if is_more:
-            write_json(path, new)
-    else:
-        begin_with(path, "set of samples", record.model_dump(mode="json"))
-
-
-def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
-    """Images of a folder of samples as one sees them: (N, C, H, W) uint8, grey or RGB.
-
-    Raises InputError for one that is not there, or damaged.
-    """
-    pictures = []
-    for j in images:
-        try:
-            with Image.open(picture_file(out, j)) as picture:
-                opened = picture.convert("L" if picture.mode == "L" else "RGB")
-        except OSError as error:
-            raise InputError(
-                f"{picture_file(out, j)}: cannot be read ({error}); delete it and run the same "
-                "imagetok sample again"
-            ) from None
-        pictures.append(torch.from_numpy(np.atleast_3d(np.array(opened))))
-    return torch.stack(pictures).movedim(-1, 1)
-
-
-def _save_grid(out: Path, record: Samples) -> None:
-    """The first images in one picture; a column for each class where a few are drawn in turn."""
-    count, classes = min(record.num_images, MOST_IN_GRID), len(record.labels)
-    columns = classes if 1 < classes <= 20 else max(1, round(count**0.5))
-    save_grid(read_drawn(out, range(count)), out / GRID, columns=columns, scale=2)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from prior.base import Prior, Start, Stepper
+from prior.base import Prior
 from prior.config import GPTConfig, PriorConfig
 from prior.sequence import Codes, level_of_positions
+from prior.stepper import Start, Stepper
 
 
 class GPTPrior(Prior):

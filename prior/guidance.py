@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prior.base import NO_LABEL, Stepper
+from prior.stepper import NO_LABEL, Stepper
 
 
 class GuidedStepper(Stepper):

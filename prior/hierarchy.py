@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, glu, interpolate
 from torch.nn.utils.parametrizations import weight_norm
 
-from prior.base import Prior, Start, Stepper
+from prior.base import Prior
 from prior.config import ContextConfig, HierarchyConfig, PriorConfig
 from prior.sequence import Codes
+from prior.stepper import Start, Stepper
 
 if TYPE_CHECKING:
     from prior.gpt import GPTPrior  # transformers takes seconds to import

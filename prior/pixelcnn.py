@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad, relu
 
-from prior.base import Prior, Start, Stepper
+from prior.base import Prior
 from prior.config import PixelCNNConfig, PriorConfig
 from prior.incremental import Rows, context_rows, kernel_of
 from prior.sequence import Codes
+from prior.stepper import Start, Stepper
 
 FIRST_KERNEL, KERNEL = 7, 3
 

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import elu, elu_, embedding, glu, pad
 
-from prior.base import Stepper
 from prior.incremental import Kernel, Rows, as_kernel, context_rows, kernel_of
-from prior.pixelsnail import Attention, Block, GatedUnit, PixelSNAILPrior, embed_labels
+from prior.pixelsnail_layers import Attention, Block, GatedUnit, Layers, embed_labels
+from prior.stepper import Stepper
 
 
 class Unit(NamedTuple):
@@ -52,7 +52,7 @@ class Weights:
     """A PixelSNAIL's weights as steppers use them, to be made again when the prior's change."""
 
     @torch.no_grad()
-    def __init__(self, prior: PixelSNAILPrior):
+    def __init__(self, prior: Layers):
         self.grid = prior.config.grids[0]
         self.codes = prior.embedding.weight
         self.start = prior.start

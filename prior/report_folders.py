@@ -20,8 +20,8 @@ from imagetok.codes.plan import read_json
 from imagetok.config import Section
 from imagetok.errors import InputError, ShardError
 from prior.config import PriorRun
-from prior.generation import RECORD as SAMPLES
-from prior.generation import Samples
+from prior.samples import RECORD as SAMPLES
+from prior.samples import Samples
 
 BITS_CURVE = Curve(
     "bits per code",

@@ -14,11 +14,12 @@ from imagetok.processes import device_of
 from imagetok.reporting import Block, Pictures, Section, Text
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
-from prior.base import NO_LABEL
 from prior.completion import with_kept
 from prior.config import PriorRun
-from prior.generation import load_pair, read_drawn
+from prior.opening import open_pair
 from prior.report_folders import PriorRunFolder, SampleFolder
+from prior.samples import read_drawn
+from prior.stepper import NO_LABEL
 from prior.training import open_data
 
 CLASSES = 20
@@ -41,7 +42,7 @@ def prior_sections(
         return [Section(f"New images{name}", [Text(told)])]
     if num_samples == 0 and not folders:
         return []
-    prior, tokenizer = load_pair(run.artifact, None, run.device)
+    prior, tokenizer = open_pair(run.artifact, None, run.device)
     sections = [samples_section(folder, name, prior.config.class_names) for folder in folders]
     if not folders:
         sections.append(Section(f"New images{name}", _drawn(prior, tokenizer, num_samples)))
@@ -61,7 +62,7 @@ def samples_section(folder: SampleFolder, name: str, class_names: Sequence[str] 
         label: [j for j in range(record.num_images) if record.labels[j % period] == label]
         for label in drawn[:CLASSES]
     }
-    settings = record.model_dump(exclude={"origin", "labels", "num_images", "prior", "tokenizer"})
+    settings = record.params().model_dump()
     told = ", ".join(
         f"{name.replace('_', '-')} {value}"
         for name, value in settings.items()

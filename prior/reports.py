@@ -5,24 +5,42 @@ from pathlib import Path
 
 import torch
 
-from imagetok.analysis.report import make_report, sections_of
+from imagetok.analysis.report import Report, make_report, paths_of, sections_of
+from imagetok.destinations import file_for
+from imagetok.processes import choose_device
+from imagetok.progress import progress_shown
 from imagetok.reporting import Section
 from prior.report_folders import PriorRunFolder, PriorSources, SampleFolder, open_all
 from prior.report_sections import prior_sections, samples_section
 
 
-def report_all(
-    paths: Sequence[Path], out: Path, *, num_samples: int, device: torch.device
-) -> list[str]:
-    """Write the report of runs, folders of samples and files of measures; returns its contents.
+def report(
+    runs: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    num_samples: int = 8,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Write one self-contained HTML file about a run, or about several side by side.
 
-    num_samples: drawn of each class from every prior. Raises InputError for a path that is none of
-    these, before anything is computed.
+    runs: run folders of tokenizers or priors, folders of samples as `imagetok sample` writes them,
+    and JSON files that `imagetok.evaluate` wrote. out: the HTML file; it opens from disk, without
+    a network. num_samples: images drawn of each class from every prior, or four times as many of a
+    prior without classes; 0: draw and complete none.
+
+    Raises InputError for a path that is none of these, or damaged, and ConfigError for a path given
+    twice, before anything is computed.
+
+    Example: `prior.report(["runs/tokenizer", "runs/gpt"], "report.html").contents`
     """
-    opened = open_all(paths, device)
-    names = [folder.name for folder in opened.samples]
-    first = first_sections(opened, num_samples)
-    return make_report(paths, out, opened.sources, first, names)
+    paths = paths_of(runs)
+    file_for(out)
+    opened = open_all(paths, choose_device(device))
+    with progress_shown(progress):
+        first = first_sections(opened, num_samples)
+        names = [folder.name for folder in opened.samples]
+        return make_report(paths, Path(out), opened.sources, first, names)
 
 
 def sections_of_all(opened: PriorSources, num_samples: int) -> list[Section]:

@@ -16,42 +16,14 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.errors import ConfigError, InputError
-from imagetok.processes import device_of, full_float32
-from prior.base import Prior, Stepper
+from imagetok.processes import full_float32
 from prior.guidance import GuidedStepper
+from prior.sampling_params import SamplingParams
 from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
+from prior.stepper import Stepper
 
 MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
 """Images drawn at once. What a GPU takes for a step hardly depends on it."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How codes are drawn from logits; see `Prior.sample`."""
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    guidance: float = 1.0
-    greedy: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(
-                f"temperature: expected a number above 0, found {self.temperature}; "
-                "the most likely code at each step is what greedy takes"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k: expected 1 or more, found {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p: expected a probability in (0, 1], found {self.top_p}")
-        if not 0 <= self.guidance < float("inf"):
-            raise ConfigError(f"guidance: expected 0 or more, found {self.guidance}")
-        if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, None, None):
-            raise ConfigError(
-                "greedy: takes the most likely code, which temperature, top_k and top_p do not "
-                "change; leave them out"
-            )
 
 
 class Given(NamedTuple):
@@ -66,44 +38,56 @@ class Given(NamedTuple):
 class Recipe:
     """What image j is made by, together with j."""
 
-    seed: int
     labels: list[int]
     """Image j has labels[j % len(labels)]."""
-    settings: Settings
+    params: SamplingParams
     given: Given | None = None
 
 
-def given_rows(prior: Prior, codes: Codes | None, keep_rows: int | None) -> Given | None:
+Grids = tuple[tuple[int, int], ...]
+StartLabels = Callable[[Int[Tensor, " B"]], Stepper]
+"""Starts drawing images of these labels; see `Prior.prepare`."""
+
+
+def given_rows(
+    codes: Codes | None, keep_rows: int | None, grids: Grids, device: torch.device
+) -> Given | None:
     """The upper code rows of images, to be completed; see `Prior.sample`."""
     if codes is None or keep_rows is None:
         if codes is not None or keep_rows is not None:
             raise ConfigError("given and keep_rows go together: pass both, or neither")
         return None
-    prior.check_codes(codes)
     if len(codes[0]) == 0:
         raise InputError("given: expected the codes of at least one image, found none")
-    sequence = flatten_codes(codes).long().to(device_of(prior))
-    return Given(sequence, kept_positions(prior.config.grids, keep_rows))
+    sequence = flatten_codes(codes).long().to(device)
+    return Given(sequence, kept_positions(grids, keep_rows))
 
 
 @full_float32()
-def sample_codes(prior: Prior, n: int, recipe: Recipe, first: int = 0) -> Codes:
-    """Codes of images first .. first + n - 1; see `Prior.sample`."""
+def sample_codes(
+    prepare: Callable[[], StartLabels],
+    grids: Grids,
+    device: torch.device,
+    recipe: Recipe,
+    images: range,
+) -> Codes:
+    """Codes of these images of a seed; see `Prior.sample`. prepare: as `Prior.prepare`."""
+    first, n = images.start, images.stop - images.start
     if n < 0 or first < 0:
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
-    device = device_of(prior)
-    size = micro_batch_on(device)
+    size, length = micro_batch_on(device), sum(h * w for h, w in grids)
     micro_batches = [
-        range(start, start + size) for start in range(first - first % size, first + n, size)
+        range(begin, begin + size) for begin in range(first - first % size, first + n, size)
     ]
-    stepper = prior.prepare()
+    start = prepare()
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = list(pool.map(lambda images: _draw(prior, stepper, images, recipe), micro_batches))
-    length = prior.config.length
+        parts = list(
+            pool.map(lambda batch: _draw(start, length, device, batch, recipe), micro_batches)
+        )
     drawn = torch.cat([torch.zeros(0, length, dtype=torch.int64, device=device), *parts])
     offset = first % size
-    return unflatten_codes(drawn[offset : offset + n], prior.config.grids)
+    return unflatten_codes(drawn[offset : offset + n], grids)
 
 
 def micro_batch_on(device: torch.device) -> int:
@@ -112,25 +96,22 @@ def micro_batch_on(device: torch.device) -> int:
 
 
 def _draw(
-    prior: Prior, stepper: Callable[[Tensor], Stepper], images: range, recipe: Recipe
+    start: StartLabels, length: int, device: torch.device, images: range, recipe: Recipe
 ) -> Int[Tensor, "B T"]:
-    device, labels, given = device_of(prior), recipe.labels, recipe.given
-    settings = recipe.settings
-    uniforms = _uniforms(images, recipe.seed, prior.config.length).to(
-        device if device.type != "mps" else "cpu"
-    )
+    labels, given, params = recipe.labels, recipe.given, recipe.params
+    uniforms = _uniforms(images, params.seed, length).to(device if device.type != "mps" else "cpu")
     wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
     rows = [j % len(given.sequence) for j in images] if given else []
     drawn: list[Tensor] = []
     with torch.no_grad():
-        guidance, previous = settings.guidance, None
-        steps = stepper(wanted) if guidance == 1 else GuidedStepper(stepper, wanted, guidance)
-        for t in range(prior.config.length):
+        guidance, previous = params.guidance, None
+        steps = start(wanted) if guidance == 1 else GuidedStepper(start, wanted, guidance)
+        for t in range(length):
             logits = steps.next_logits(previous)  # also of a given code: it fills the caches
             if given is not None and given.kept[t]:
                 previous = given.sequence[rows, t]
             else:
-                previous = draw_codes(logits, uniforms[:, t], settings)
+                previous = draw_codes(logits, uniforms[:, t], params)
             drawn.append(previous)
     return torch.stack(drawn, dim=1)
 
@@ -145,7 +126,7 @@ def _uniforms(images: range, seed: int, length: int) -> Float[Tensor, "B T"]:
 
 
 def draw_codes(
-    logits: Float[Tensor, "B K"], uniforms: Float[Tensor, " B"], settings: Settings
+    logits: Float[Tensor, "B K"], uniforms: Float[Tensor, " B"], params: SamplingParams
 ) -> Int[Tensor, " B"]:
     """One code a row by inverting the cumulative distribution in float64.
 
@@ -155,20 +136,20 @@ def draw_codes(
     if device.type == "mps":  # it has no float64
         logits, uniforms = logits.cpu(), uniforms.cpu()
     logits = logits.double()
-    if settings.greedy:
+    if params.greedy:
         return logits.argmax(dim=1).to(device)
     # From the largest: divided by a tiny temperature, logits themselves would overflow.
     below = logits - logits.amax(dim=1, keepdim=True)
-    probabilities = (below / settings.temperature).softmax(dim=1)
-    if settings.top_k is not None and settings.top_k < logits.shape[1]:
-        kept = probabilities.topk(settings.top_k, dim=1).indices
+    probabilities = (below / params.temperature).softmax(dim=1)
+    if params.top_k is not None and params.top_k < logits.shape[1]:
+        kept = probabilities.topk(params.top_k, dim=1).indices
         probabilities = torch.zeros_like(probabilities).scatter(
             1, kept, probabilities.gather(1, kept)
         )
-    if settings.top_p is not None and settings.top_p < 1:
+    if params.top_p is not None and params.top_p < 1:
         sorted_p, order = probabilities.sort(dim=1, descending=True, stable=True)
         before = sorted_p.cumsum(dim=1) - sorted_p
-        dropped = before >= settings.top_p * sorted_p.sum(dim=1, keepdim=True)
+        dropped = before >= params.top_p * sorted_p.sum(dim=1, keepdim=True)
         probabilities = probabilities.scatter(1, order, sorted_p.masked_fill(dropped, 0))
     cumulative = probabilities.cumsum(dim=1)
     targets = uniforms.double()[:, None] * cumulative[:, -1:]

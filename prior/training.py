@@ -22,10 +22,11 @@ from imagetok.training.best import Selection
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.run import CONFIG, open_run
-from prior.base import NO_LABEL, Prior, bits_per_code, negative_log_likelihood
+from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
 from prior.sequence import Codes
+from prior.stepper import NO_LABEL
 from prior.yardsticks import Level, collapse_in_words, measure, verdict_in_words
 
 logger = logging.getLogger("imagetok")

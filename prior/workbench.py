@@ -25,8 +25,10 @@ from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 from prior.completion import with_kept
-from prior.generation import Drawing
+from prior.generation import Label
+from prior.sampling_params import SamplingParams
 
+DEFAULTS = SamplingParams()
 MOST = 64
 """Images drawn at once."""
 _SIDE = 384  # pixels that a small picture is enlarged to, about
@@ -93,17 +95,28 @@ class Workbench:
         codes[is_old], codes[is_new] = new, old
         return codes.tolist()
 
-    def sample(self, count: int, drawing: Drawing) -> list[np.ndarray]:
-        """New images. Raises ConfigError for settings out of range."""
-        codes = self._prior().sample(_counted(count), **drawing)
+    def sample(
+        self, count: int, label: Label = None, params: SamplingParams = DEFAULTS
+    ) -> list[np.ndarray]:
+        """New images. Raises ConfigError for what this prior cannot follow."""
+        codes = self._prior().sample(_counted(count), label=label, **params.model_dump())
         return _pictures(as_pixels(coloured(decode_in_batches(self.tokenizer, codes))))
 
-    def complete(self, file: str, keep_rows: int, count: int, drawing: Drawing) -> list[np.ndarray]:
+    def complete(
+        self,
+        file: str,
+        keep_rows: int,
+        count: int,
+        label: Label = None,
+        params: SamplingParams = DEFAULTS,
+    ) -> list[np.ndarray]:
         """An image as its codes give it back, what is kept of that, and `count` completions."""
         prior = self._prior()
         given = self.tokenizer.encode(self._read(file).to(self.device))
-        drawing = {**drawing, "label": drawing.get("label") or "none"}
-        drawn = prior.sample(_counted(count), given=given, keep_rows=keep_rows, **drawing)
+        drawn = prior.sample(
+            _counted(count), given=given, keep_rows=keep_rows, label=label or "none",
+            **params.model_dump(),
+        )  # fmt: skip
         both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
         pixels = as_pixels(coloured(decode_in_batches(self.tokenizer, both)))
         share = keep_rows / min(h for h, _ in prior.config.grids)

@@ -13,13 +13,14 @@ import torch
 from hub_server import TOKEN, HubServer
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "imagetok",
-    derandomize=True,
-    deadline=None,
-    max_examples=50,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+for profile, count in (("imagetok", 20), ("thorough", 60)):
+    settings.register_profile(
+        profile,
+        derandomize=True,
+        deadline=None,
+        max_examples=count,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("imagetok")
 torch.set_num_threads(1)
 os.environ |= {

@@ -1,17 +1,22 @@
-"""A tokenizer's codebook diagnosed: measures, a verdict in words, and a page."""
+"""A tokenizer's codebook diagnosed: measures, and a verdict in words."""
 
 import copy
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from imagetok.codes.encode import FirstImages
 from imagetok.config import load_config
 from imagetok.data import ImageDataset
+from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.destinations import folder_for
+from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.diagnosis import (
     COLLAPSED,
@@ -21,16 +26,19 @@ from imagetok.evaluation.diagnosis import (
     Verdict,
     began,
     drift,
-    evaluations,
     examine,
     judge,
     state_of,
     together,
 )
+from imagetok.evaluation.records import identity_of
 from imagetok.images import Images, from_stored
+from imagetok.pictures import as_pixels, coloured, grid_of_rows, heat
 from imagetok.processes import device_of
-from imagetok.quantizers import level_name
-from imagetok.tokenizers import Tokenizer
+from imagetok.progress import progress_shown
+from imagetok.results import Result
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.tokenizers.opening import as_given, open_tokenizer
 from imagetok.training.checkpoint import kept_weights
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics import read_json_lines
@@ -41,12 +49,21 @@ SAMPLE = 1000
 SHOWN = 8
 
 
-class Diagnosis(NamedTuple):
-    """What `diagnose` found, per level."""
+@dataclass(frozen=True, repr=False, eq=False)
+class Diagnosis(Result):
+    """What `diagnose` found of a codebook, level by level."""
 
+    tokenizer: str
+    """As it was given."""
+    data: str
     levels: tuple[LevelHealth, ...]
     verdicts: tuple[Verdict, ...]
-    records: list[dict[str, Any]]
+    identity: dict[str, Any]
+    """What the numbers depend on beside the tokenizer."""
+    fingerprint: str
+    origin: str | None
+    """Where the tokenizer was loaded from."""
+    history: list[dict[str, Any]]
     """What training logged, if the run is at hand."""
     drifts: dict[int, tuple[float, ...]]
     """By step of an earlier checkpoint: the share of codes, per level, chosen anew since then."""
@@ -55,36 +72,168 @@ class Diagnosis(NamedTuple):
     entropies: dict[str, Tensor]
     """Entropy maps of these images by checkpoint, of the coarsest level; empty without any."""
 
+    @property
+    def measures(self) -> list[dict[str, Any]]:
+        """One object a level, as diagnosis.json holds it: measures, counts, verdict."""
+        return [
+            asdict(health)
+            | {"counts": health.counts.tolist(), "dead_codes": health.dead_codes}
+            | {"codes_changed_since": {step: d[level] for step, d in self.drifts.items()}}
+            | {"uncertainty_with_perplexity": self.correlation(level)}
+            | asdict(verdict)
+            for level, (health, verdict) in enumerate(zip(self.levels, self.verdicts, strict=True))
+        ]
 
-def diagnose(tokenizer: Tokenizer, dataset: ImageDataset, source: str) -> Diagnosis:
-    """Every level's health and verdict.
+    @property
+    def record(self) -> dict[str, Any]:
+        """What diagnosis.json holds: the measures, and what they belong to."""
+        return {
+            "tokenizer": self.fingerprint,
+            "origin": self.origin,
+            "data": self.data,
+            "identity": self.identity,
+            "levels": self.measures,
+        }
 
-    source: where the tokenizer came from. In the run folder that made it, it has a history, which
-    tells since when; elsewhere, as on the Hub, it has none.
+    def correlation(self, level: int) -> float | None:
+        """Of uncertainty and perplexity over the training of a level; None where unknown."""
+        return together(self.history, level, len(self.levels))
+
+    def title(self) -> str:
+        """The tokenizer and the data."""
+        return f"{self.tokenizer} on {self.data}"
+
+    def title_of(self, level: int) -> str:
+        """The title, with the level where there are several."""
+        return self.title() + (f", level {level}" if len(self.levels) > 1 else "")
+
+    def rows(self) -> dict[str, object]:
+        """Verdict and numbers; with several levels their names carry the level."""
+        rows: dict[str, object] = {}
+        for level, verdict in enumerate(self.verdicts):
+            ending = f", level {level}" if len(self.levels) > 1 else ""
+            found = {"verdict": verdict.state, **self.rows_of(level)}
+            rows |= {f"{name}{ending}": value for name, value in found.items()}
+        return rows
+
+    def rows_of(self, level: int) -> dict[str, object]:
+        """Names and values for people, of one level."""
+        health = self.levels[level]
+        rows: dict[str, object] = {
+            "codes used": f"{health.codes_used} of {health.num_codes}",
+            "dead codes": health.dead_codes,
+            "nearly dead codes": health.rare_codes,
+            "perplexity, all codes": health.perplexity,
+            "perplexity, batches of 128": health.perplexity_batch128,
+            "share of the most used": health.top_share,
+        }
+        for what, norms in (("codes", health.norms), ("encoder", health.encoder_norms)):
+            if norms is not None:
+                least_to_largest = " / ".join(f"{norm:.3g}" for norm in norms)
+                rows[f"norms of {what}, least to largest"] = least_to_largest
+        if health.entropy is not None:
+            rows["entropy, nats"] = f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
+        if health.uncertainty is not None:
+            rows["uncertainty K / S"] = health.uncertainty
+        if health.variance is not None:
+            rows["variance of the quantizer"] = health.variance
+        for mark, share in zip(LOGIT_MARKS, health.logits_above, strict=False):
+            rows[f"largest logit above {mark:.0f}"] = f"{share:.1%}"
+        for step, shares in self.drifts.items():
+            rows[f"codes chosen anew since step {step:,}"] = f"{shares[level]:.1%}"
+        correlation = self.correlation(level)
+        if correlation is not None:
+            rows["correlation of uncertainty and perplexity in training"] = correlation
+        return rows
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Images over their entropy maps, where the quantizer has probabilities."""
+        if not self.entropies:
+            return {}
+        rows, caption = entropy_maps(self.images, self.entropies)
+        return {caption: grid_of_rows(rows)}
+
+
+def diagnose(
+    tokenizer: Autoencoder | Path | str,
+    data: ImageInput,
+    *,
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Diagnosis:
+    """Say how a codebook is used, whether that is well, and what to try if not.
+
+    tokenizer: a Tokenizer, its folder, or a Hub id. One that lies in the run folder that made it
+    has a history, which says since when the codebook has been so.
+    data: the images to encode: a spec such as `digits:test`, a path, a data config, a Dataset,
+    PIL images or arrays (see `imagetok.data.inputs.open_inputs`).
+    out: a folder that gets diagnosis.json and report.html. progress: show a bar on stderr.
+
+    Raises ArtifactError for what is no tokenizer, InputError for images that cannot be read,
+    ConfigError for an `out` that is a file.
+
+    Example: `imagetok.diagnose("runs/a/tokenizer", "digits:test").verdicts[0].state`
     """
+    folder = folder_for(out)
+    model = open_tokenizer(tokenizer, device)
+    dataset, source = open_inputs(data, model.image)
+    with progress_shown(progress):
+        found = _measure(model, dataset, as_given(tokenizer), source)
+    if folder is not None:
+        from imagetok.analysis.diagnosis_page import write_page
+
+        write_json(folder / "diagnosis.json", found.record)
+        write_page(folder / "report.html", f"Codebook of {found.tokenizer}", found)
+    return found
+
+
+def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str) -> Diagnosis:
+    """Every level's health and verdict."""
     levels = examine(tokenizer, dataset)
-    run = _run_of(tokenizer, source)
-    records = read_json_lines(run / "metrics.jsonl") if run is not None else []
-    verdicts = []
-    for level, health in enumerate(levels):
-        state = state_of(health.perplexity, health.num_codes)
-        share = COLLAPSED if state == "collapsed" else UNDERUSED
-        since = began(records, level, len(levels), share * health.num_codes)
-        verdicts.append(judge(health, since))
+    run = _run_of(tokenizer, name)
+    history = read_json_lines(run / "metrics.jsonl") if run is not None else []
     before = _earlier(tokenizer, run) if run is not None else {}
     sample = FirstImages(dataset, SAMPLE)
-    drifts = {step: drift(model, tokenizer, sample) for step, model in before.items()}
     few = range(min(SHOWN, len(dataset)))
-    device = device_of(tokenizer)
-    images = from_stored(dataset.read(few).images.to(device), tokenizer.image)
-    models = {f"step {step:,}": model for step, model in before.items()} | {"now": tokenizer}
-    entropies = {}
+    images = from_stored(dataset.read(few).images.to(device_of(tokenizer)), tokenizer.image)
+    return Diagnosis(
+        tokenizer=name,
+        data=source,
+        levels=levels,
+        verdicts=tuple(_verdict(levels, level, history) for level in range(len(levels))),
+        identity=identity_of("codebook", dataset, len(dataset), ()),
+        fingerprint=tokenizer.fingerprint,
+        origin=tokenizer.origin,
+        history=history,
+        drifts={step: drift(model, tokenizer, sample) for step, model in before.items()},
+        images=images.cpu(),
+        entropies=_entropies(before, tokenizer, images),
+    )
+
+
+def _verdict(
+    levels: Sequence[LevelHealth], level: int, history: Sequence[Mapping[str, Any]]
+) -> Verdict:
+    """One level's verdict, with the step since when it holds, if the history tells."""
+    health = levels[level]
+    state = state_of(health.perplexity, health.num_codes)
+    share = COLLAPSED if state == "collapsed" else UNDERUSED
+    return judge(health, began(history, level, len(levels), share * health.num_codes))
+
+
+def _entropies(
+    before: Mapping[int, Tokenizer], now: Tokenizer, images: Images
+) -> dict[str, Tensor]:
+    """Maps (B, h, w) of the coarsest level by checkpoint, of those that have probabilities."""
+    models = {f"step {step:,}": model for step, model in before.items()} | {"now": now}
+    found = {}
     for name, model in models.items():
         maps = model.encode_with_certainty(images)[1]
-        found = maps.get("entropy", maps.get("entropy_level0"))
-        if found is not None:
-            entropies[name] = found.cpu()
-    return Diagnosis(levels, tuple(verdicts), records, drifts, images.cpu(), entropies)
+        entropy = maps.get("entropy", maps.get("entropy_level0"))
+        if entropy is not None:
+            found[name] = entropy.cpu()
+    return found
 
 
 def _run_of(tokenizer: Tokenizer, source: str) -> Path | None:
@@ -109,118 +258,18 @@ def _earlier(tokenizer: Tokenizer, run: Path) -> dict[int, Tokenizer]:
     return found
 
 
-def as_json(diagnosis: Diagnosis) -> list[dict[str, Any]]:
-    """One object a level: measures, counts, verdict."""
-    return [
-        asdict(health)
-        | {"counts": health.counts.tolist(), "dead_codes": health.dead_codes}
-        | {"codes_changed_since": {step: d[level] for step, d in diagnosis.drifts.items()}}
-        | {"uncertainty_with_perplexity": _together(diagnosis, level)}
-        | asdict(verdict)
-        for level, (health, verdict) in enumerate(
-            zip(diagnosis.levels, diagnosis.verdicts, strict=True)
-        )
-    ]
+def entropy_maps(
+    images: Images, entropies: Mapping[str, Tensor]
+) -> tuple[dict[str, np.ndarray], str]:
+    """Images over their entropy maps, all maps on one scale (EdVAE, Fig. 2b).
 
-
-def told(diagnosis: Diagnosis, level: int) -> dict[str, object]:
-    """Names and values for people, of one level."""
-    health = diagnosis.levels[level]
-    rows: dict[str, object] = {
-        "codes used": f"{health.codes_used} of {health.num_codes}",
-        "dead codes": health.dead_codes,
-        "nearly dead codes": health.rare_codes,
-        "perplexity, all codes": health.perplexity,
-        "perplexity, batches of 128": health.perplexity_batch128,
-        "share of the most used": health.top_share,
-    }
-    for what, norms in (("codes", health.norms), ("encoder", health.encoder_norms)):
-        if norms is not None:
-            rows[f"norms of {what}, least to largest"] = " / ".join(f"{n:.3g}" for n in norms)
-    if health.entropy is not None:
-        rows["entropy, nats"] = f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
-    if health.uncertainty is not None:
-        rows["uncertainty K / S"] = health.uncertainty
-    if health.variance is not None:
-        rows["variance of the quantizer"] = health.variance
-    for mark, share in zip(LOGIT_MARKS, health.logits_above, strict=False):
-        rows[f"largest logit above {mark:.0f}"] = f"{share:.1%}"
-    for step, shares in diagnosis.drifts.items():
-        rows[f"codes chosen anew since step {step:,}"] = f"{shares[level]:.1%}"
-    correlation = _together(diagnosis, level)
-    if correlation is not None:
-        rows["correlation of uncertainty and perplexity in training"] = correlation
-    return rows
-
-
-def _together(diagnosis: Diagnosis, level: int) -> float | None:
-    return together(diagnosis.records, level, len(diagnosis.levels))
-
-
-def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
-    """The diagnosis as one self-contained HTML file: verdict, measures, code usage, curves."""
-    from imagetok.analysis.curves import codebook_figures
-    from imagetok.reporting import (
-        Block,
-        Figure,
-        Section,
-        Table,
-        Text,
-        usage_histogram,
-        write_report,
-    )
-
-    sections = []
-    for level, health in enumerate(diagnosis.levels):
-        verdict = diagnosis.verdicts[level]
-        blocks: list[Block] = [Text(sentence) for sentence in verdict.sentences]
-        blocks.append(Table(("measure", "value"), list(told(diagnosis, level).items())))
-        figure = usage_histogram(health.counts)
-        blocks.append(Figure(figure, "uses of each code", "How often each code is used."))
-        name = level_name("Codebook", level, len(diagnosis.levels)).replace("_level", ", level ")
-        sections.append(Section(f"{name}: {verdict.state}", blocks))
-    if diagnosis.entropies:
-        sections.append(Section("Where it is sure", [_entropy_maps(diagnosis)]))
-    figures = codebook_figures(diagnosis.records)
-    figures += _uncertainty_figures(diagnosis)
-    if figures:
-        sections.append(Section("Over training", figures))
-    write_report(path, title, sections)
-
-
-def _uncertainty_figures(diagnosis: Diagnosis) -> list[Any]:
-    """Uncertainty against perplexity over the evaluations of training (EdVAE, Fig. 3)."""
-    from imagetok.reporting import Figure, curves
-
-    figures = []
-    for level in range(len(diagnosis.levels)):
-        points = evaluations(diagnosis.records, level, len(diagnosis.levels))
-        if len(points) < 2:
-            continue
-        uncertainty, perplexity = zip(*points, strict=True)
-        named = level_name("perplexity of batches of 128", level, len(diagnosis.levels))
-        drawn = curves({"": (perplexity, uncertainty)}, named, "uncertainty K / S")
-        correlation = _together(diagnosis, level)
-        told = "" if correlation is None else f" Pearson's correlation: {correlation:.2f}."
-        caption = f"One point an evaluation, from the first of the training to the last.{told}"
-        figures.append(Figure(drawn, "uncertainty against perplexity", caption))
-    return figures
-
-
-def _entropy_maps(diagnosis: Diagnosis) -> Any:
-    """Images over their entropy maps, all maps on one scale (EdVAE, Fig. 2b)."""
-    from imagetok.pictures import as_pixels, coloured, heat
-    from imagetok.reporting import Pictures
-
-    images = coloured(diagnosis.images)
-    most = max(float(maps.max()) for maps in diagnosis.entropies.values())
-    rows = {"image": as_pixels(images.expand(-1, 3, -1, -1))}
-    for name, maps in diagnosis.entropies.items():
-        grown = interpolate(maps[:, None] / max(most, 1e-9), size=images.shape[-2:])[:, 0]
+    Returns rows of pictures (N, 3, H, W) by what they show, and a caption.
+    """
+    shown = coloured(images)
+    most = max(float(maps.max()) for maps in entropies.values())
+    rows = {"image": as_pixels(shown.expand(-1, 3, -1, -1))}
+    for name, maps in entropies.items():
+        grown = interpolate(maps[:, None] / max(most, 1e-9), size=shown.shape[-2:])[:, 0]
         rows[name] = heat(grown)
-    return Pictures(
-        np.concatenate(list(rows.values())),
-        len(images),
-        row_labels=list(rows),
-        caption=f"Entropy of the code probabilities, black 0, palest {most:.2f} nats.",
-    )
+    caption = f"Entropy of the code probabilities, black 0, palest {most:.2f} nats."
+    return rows, caption

@@ -1,30 +1,41 @@
-"""What the space of codes is like: measures, pictures and a page."""
+"""What the space of codes is like: neighbours, what lies between images, labels, single codes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from imagetok import seeding
-from imagetok.data import ArrayImages, ImageDataset
+from imagetok.codes.encode import FirstImages
+from imagetok.data import ImageDataset
+from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.destinations import folder_for
+from imagetok.durable import write_json
 from imagetok.errors import ConfigError
-from imagetok.evaluation.batches import BATCH, batches
+from imagetok.evaluation.batches import batches
 from imagetok.evaluation.embedding import neighbour_accuracy, tsne
-from imagetok.evaluation.features import FeatureNetwork
-from imagetok.evaluation.manipulation import code_vectors, decode_between, decode_neighbours
+from imagetok.evaluation.features import FeatureNetwork, NetworkSpecs, open_networks
+from imagetok.evaluation.manipulation import (
+    ChangedImages,
+    code_vectors,
+    decode_between,
+    decode_neighbours,
+)
 from imagetok.evaluation.patches import code_patches, encode_spread
 from imagetok.evaluation.records import identity_of
 from imagetok.evaluation.sets import compare_sets, features_of
 from imagetok.images import from_stored, to_stored
+from imagetok.pictures import as_pixels, grid, grid_of_rows
 from imagetok.processes import device_of
+from imagetok.progress import progress_shown
 from imagetok.quantizers import level_name
-from imagetok.tokenizers import Tokenizer
+from imagetok.results import Result
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.tokenizers.opening import as_given, device_for, open_tokenizer
 
 SHOWN = 8
 STEPS = 7
@@ -34,10 +45,17 @@ MOST_SEARCHED, PATCHES = 2000, 32
 """Images that a code is looked for in, and patches of it that are shown."""
 
 
-@dataclass(frozen=True, eq=False)
-class Exploration:
-    """What was found; pictures are bytes (N, C, H, W)."""
+@dataclass(frozen=True, repr=False, eq=False)
+class Exploration(Result):
+    """What `explore` found; its images are bytes (N, C, H, W)."""
 
+    tokenizer: str
+    """As it was given."""
+    data: str
+    fingerprint: str
+    origin: str | None
+    """Where the tokenizer was loaded from."""
+    num_images: int
     identity: dict[str, Any]
     distances: dict[str, dict[str, float]]
     """By what was done to the codes: from the images themselves."""
@@ -54,38 +72,121 @@ class Exploration:
     patches: dict[str, Tensor]
     """By code: pixels around some of the places where it occurs; none where it does not."""
 
-    def as_json(self, model: Tokenizer) -> dict[str, Any]:
-        """The numbers, with what they belong to."""
+    @property
+    def measures(self) -> dict[str, dict[str, float]]:
+        """`distances`, by what was done to the codes, and `neighbour_accuracy`."""
+        return {**self.distances, "neighbour_accuracy": self.accuracies}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What explore.json holds: the numbers, and what they belong to."""
         return {
-            "tokenizer": model.fingerprint,
-            "origin": model.origin,
+            "data": self.data,
+            "tokenizer": self.fingerprint,
+            "origin": self.origin,
             "identity": self.identity,
             "distances": self.distances,
             "neighbour_accuracy": self.accuracies,
         }
 
+    def title(self) -> str:
+        """The tokenizer, the data and how many images."""
+        return f"{self.tokenizer} on {self.data}, {self.num_images:,} images"
+
+    def rows(self) -> dict[str, object]:
+        """Distances by what was done to the codes, then the accuracies of the nearest others."""
+        rows: dict[str, object] = {
+            f"{name}: {measure}": value
+            for name, row in self.distances.items()
+            for measure, value in row.items()
+        }
+        return rows | {f"label by neighbours: {k}": v for k, v in self.accuracies.items()}
+
+    def told_accuracies(self) -> str:
+        """How often the nearest others have an image's label, in words."""
+        told = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracies.items())
+        return told or "the images have no labels"
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Images with changed codes, what lies between images, and places of single codes."""
+        changed = {name: as_pixels(images) for name, images in self.changed.items()}
+        found = {", ".join(changed): grid_of_rows(changed)}
+        if len(self.between):
+            found["from one image to another"] = np.asarray(grid(self.between, STEPS))
+        return found | {
+            name: np.asarray(grid(patches, min(8, len(patches))))
+            for name, patches in self.patches.items()
+            if len(patches)
+        }
+
 
 def explore(
+    tokenizer: Autoencoder | Path | str,
+    data: ImageInput,
+    *,
+    features: NetworkSpecs = (),
+    codes: Sequence[int | tuple[int, int]] = (),
+    limit: int | None = None,
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Exploration:
+    """Show what the space of codes is like: neighbours, what lies between images, labels.
+
+    Every code is replaced by one of its 1, 2, 4, ... nearest; what the encoder gives for two images
+    is mixed; chosen codes are looked up in the images; and t-SNE of pixels and of code vectors is
+    drawn by label, with the accuracy of 5 nearest neighbours.
+
+    tokenizer: a Tokenizer, its folder, or a Hub id. data: a spec such as `digits:test`, a path, a
+    data config or a dataset; of `limit` only its first images (at least 8). features: networks to
+    measure distances in, as for `evaluate`. codes: numbers of codes, or (level, number), to show
+    pixels around. out: a folder that gets explore.json and report.html.
+
+    Raises ConfigError for a tokenizer of label maps, a code that is none and an `out` that is a
+    file; ResourceError where t-SNE needs scikit-learn and it is not installed.
+
+    Example: `imagetok.explore("runs/a/tokenizer", "digits:test", codes=[3], out="explored")`
+    """
+    folder = folder_for(out)
+    chosen = [(0, code) if isinstance(code, int) else code for code in codes]
+    networks = open_networks(features, device_for(tokenizer, device))
+    model = open_tokenizer(tokenizer, device)
+    dataset, source = open_inputs(data, model.image)
+    if limit is not None:
+        dataset = FirstImages(dataset, limit)
+    with progress_shown(progress):
+        found = _explore(model, dataset, networks, chosen, (as_given(tokenizer), source))
+    if folder is not None:
+        from imagetok.analysis.latent_space_page import write_page
+
+        write_json(folder / "explore.json", found.record)
+        write_page(folder / "report.html", f"Codes of {found.tokenizer}", found)
+    return found
+
+
+def _explore(
     model: Tokenizer,
     dataset: ImageDataset,
     networks: Sequence[FeatureNetwork],
-    codes: Sequence[tuple[int, int]] = (),
+    codes: Sequence[tuple[int, int]],
+    names: tuple[str, str],
 ) -> Exploration:
-    """Change the codes of every image, look where labels lie, and what some codes look like.
-
-    codes: (level, code) of those. Raises ConfigError for label maps, for a code that is none, and
-    where t-SNE would need what is not installed.
-    """
+    """names: of the tokenizer and of the data."""
     if model.image.mode == "labels":
         raise ConfigError("explore: this tokenizer is for label maps; it takes one of images")
     patches = _patches(model, dataset, codes)
     labels, maps, accuracies = _labels(model, dataset)
     sets = _changed(model, dataset)
     images = dataset.read(range(min(SHOWN, len(dataset)))).images
+    shown = {name: one.images.images[: len(images)] for name, one in sets.items()}
     return Exploration(
+        *names,
+        fingerprint=model.fingerprint,
+        origin=model.origin,
+        num_images=len(dataset),
         identity=identity_of("changed codes", dataset, len(dataset), networks),
         distances=_distances(dataset, sets, networks),
-        changed={"image": images} | {name: s.images[: len(images)] for name, s in sets.items()},
+        changed={"image": images} | shown,
         between=_walks(model, images),
         maps=maps,
         labels=labels,
@@ -115,7 +216,7 @@ def _patches(
     return found
 
 
-def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ArrayImages]:
+def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ChangedImages]:
     """Every image with its codes as they are, with neighbours for them, and from between two."""
     sets = {"reconstruction": decode_neighbours(model, dataset, 0)}
     if all(model.codebook(level) is not None for level in range(len(model.num_codes))):
@@ -127,27 +228,17 @@ def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ArrayImages]:
 
 
 def _distances(
-    dataset: ImageDataset, sets: Mapping[str, ArrayImages], networks: Sequence[FeatureNetwork]
+    dataset: ImageDataset, sets: Mapping[str, ChangedImages], networks: Sequence[FeatureNetwork]
 ) -> dict[str, dict[str, float]]:
     """By set: `mse` where each image has one of its own, and distances in every network."""
     rows: dict[str, dict[str, float]] = {
-        name: {} if name == "interpolation" else {"mse": _mse(dataset, changed)}
-        for name, changed in sets.items()
+        name: {} if changed.mse is None else {"mse": changed.mse} for name, changed in sets.items()
     }
     for network in networks:
         real = features_of(network, dataset)
         for name, changed in sets.items():
-            rows[name] |= compare_sets(real, features_of(network, changed), network.name)
+            rows[name] |= compare_sets(real, features_of(network, changed.images), network.name)
     return rows
-
-
-def _mse(dataset: ImageDataset, changed: ArrayImages) -> float:
-    """Mean squared error on [0, 1] of bytes."""
-    total = 0.0
-    for part in torch.arange(len(dataset)).split(BATCH):
-        pair = (images.read(part.tolist()).images.double() for images in (dataset, changed))
-        total += float((next(pair) - next(pair)).square().sum())
-    return total / 255**2 / changed.images.numel()
 
 
 def _walks(model: Tokenizer, images: Tensor) -> Tensor:
@@ -185,55 +276,3 @@ def _labels(
     accuracies = {name: neighbour_accuracy(values, labels) for name, values in of.items()}
     accuracies["most common label"] = int(labels.bincount().max()) / len(labels)
     return labels, {name: tsne(values) for name, values in of.items()}, accuracies
-
-
-def write_page(path: Path, title: str, found: Exploration) -> None:
-    """One self-contained HTML file."""
-    from imagetok.reporting import Block, Figure, Pictures, Section, Table, Text, write_report
-    from imagetok.reporting.figures import panels
-
-    columns = list(dict.fromkeys(name for row in found.distances.values() for name in row))
-    rows = [(name, *(row.get(c) for c in columns)) for name, row in found.distances.items()]
-    names, changed = list(found.changed), torch.cat(list(found.changed.values()))
-    neighbours: list[Block] = [
-        Text("neighbour-n: every code replaced by one of the n nearest to it in the codebook."),
-        Pictures(changed, len(changed) // len(names), row_labels=names),
-        Table(("codes", *columns), rows, "Distances from the images themselves."),
-    ]
-    walks: list[Block] = [
-        Text("From one image to another: what the encoder gives for the two, mixed and decoded."),
-        Pictures(found.between, STEPS),
-    ]
-    sections = [Section("Neighbours", neighbours), Section("Between images", walks)]
-    for name, patches in found.patches.items():
-        told = "Pixels around places where it stands, itself in the middle half of each."
-        shown = [Text(told), Pictures(patches, min(8, len(patches)))] if len(patches) else []
-        sections.append(Section(name.capitalize(), shown or [Text("It occurs nowhere.")]))
-    if found.maps:
-        told = "; ".join(f"{name}: {value:.1%}" for name, value in found.accuracies.items())
-        figure = panels([_map(found, name) for name in found.maps], width=11.0, height=4.8)
-        blocks = [
-            Figure(figure, "t-SNE by label", f"t-SNE of {len(found.labels):,} images by label."),
-            Text(f"Label known by the 5 nearest others. {told}."),
-        ]
-        sections.append(Section("Labels", blocks))
-    write_report(path, title, sections, subtitle="imagetok explore")
-
-
-def _map(found: Exploration, name: str) -> Callable[[Axes], None]:
-    """Places in the plane, a colour a label; a legend where there are few."""
-    classes = found.labels.unique().tolist()
-    colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"]
-
-    def draw(axes: Axes) -> None:
-        for i, label in enumerate(classes):
-            x, y = found.maps[name][(found.labels == label).numpy()].T
-            colour = [colours(i % colours.N)]
-            axes.scatter(x, y, s=6, c=colour, linewidths=0, label=found.class_names[label])
-        axes.set_title(f"{name}, {found.accuracies[name]:.1%}", fontsize=10)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        if len(classes) <= 20 and name == list(found.maps)[-1]:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-
-    return draw

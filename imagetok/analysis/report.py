@@ -5,18 +5,88 @@ import os
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from imagetok.analysis.curves import LOSS, curve_of_term, figures_of
-from imagetok.analysis.runs import RunFolder, Sources, TokenizerRunFolder
+from imagetok.analysis.runs import RunFolder, Sources, TokenizerRunFolder, names_of, open_sources
 from imagetok.analysis.tokenizer_sections import tokenizer_sections
+from imagetok.destinations import file_for
 from imagetok.durable import canonical_json
+from imagetok.errors import ConfigError
 from imagetok.evaluation.records import Record, side_by_side
+from imagetok.processes import choose_device
+from imagetok.progress import progress_shown
 from imagetok.reporting import Block, Commands, Numbers, Section, Table, write_report
+from imagetok.results import Result
 from imagetok.training.run import CONFIG
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Report(Result):
+    """A page about runs, and what it is made of."""
+
+    path: Path
+    """The HTML file."""
+    contents: tuple[str, ...]
+    """Titles of its sections, in order."""
+    records: Mapping[str, Record]
+    """Held-out measures of runs and of files of measures, by name, with what they belong to."""
+    history: Mapping[str, Sequence[Mapping[str, Any]]]
+    """What each run logged, by its name: the records of metrics.jsonl."""
+
+    @property
+    def measures(self) -> dict[str, Mapping[str, float | int]]:
+        """The measures of each run and file, by name."""
+        return {name: record["measures"] for name, record in self.records.items()}
+
+    def title(self) -> str:
+        """Where it lies."""
+        return f"report: {self.path}"
+
+    def rows(self) -> dict[str, object]:
+        """How many measures each run and file has."""
+        rows: dict[str, object] = {"sections": ", ".join(self.contents)}
+        return rows | {name: f"{len(found)} measures" for name, found in self.measures.items()}
+
+
+def report(
+    runs: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Write one self-contained HTML file about a tokenizer run, or about several side by side.
+
+    runs: run folders of tokenizers, and JSON files that `evaluate` wrote. (For runs of priors and
+    folders of samples call `prior.report`.) out: the HTML file; it opens from disk, without a
+    network. Curves, images before and after, codes, uncertainty, measures: as far as the runs have
+    them.
+
+    Raises InputError for a path that is none of these, or damaged, ConfigError for a run of a prior
+    and for a path given twice, before anything is computed.
+
+    Example: `imagetok.report(["runs/a", "runs/b"], "report.html").contents`
+    """
+    paths = paths_of(runs)
+    file_for(out)
+    others = "(prior.report also shows runs of priors and folders of samples) "
+    sources = open_sources(names_of(paths), choose_device(device), others=others)
+    with progress_shown(progress):
+        return make_report(paths, Path(out), sources)
+
+
+def paths_of(runs: Path | str | Sequence[Path | str]) -> list[Path]:
+    """One or several paths; ConfigError for none."""
+    several = [runs] if isinstance(runs, Path | str) else runs
+    if not several:
+        raise ConfigError("report: expected at least one run, found none")
+    return [Path(run) for run in several]
 
 
 def make_report(
@@ -25,8 +95,8 @@ def make_report(
     sources: Sources,
     first: Sequence[Section] = (),
     names: Sequence[str] = (),
-) -> list[str]:
-    """Write the report of opened sources; returns the titles of its sections.
+) -> Report:
+    """Write the report of opened sources.
 
     paths: of all that it is made of, for the command that makes it again. first: sections to put
     before those of tokenizers. names: for the title where there are no runs.
@@ -37,7 +107,12 @@ def make_report(
     runs = [run.name for run in sources.runs]
     title = _title(runs or list(names) or list(sources.measures))
     write_report(out, title, sections, subtitle=", ".join(methods))
-    return [section.title for section in sections]
+    return Report(
+        path=out,
+        contents=tuple(section.title for section in sections),
+        records=_records(sources),
+        history={run.name: run.records for run in sources.runs},
+    )
 
 
 def sections_of(sources: Sources, first: Sequence[Section] = ()) -> list[Section]:
@@ -47,9 +122,14 @@ def sections_of(sources: Sources, first: Sequence[Section] = ()) -> list[Section
     if sources.runs:
         sections.append(training_section(sources.runs))
         sections.append(_what_section(sources.runs))
-    records = {run.name: record_of_run(run) for run in sources.runs if run.test}
-    sections += _measures_sections(records | sources.measures)
+    sections += _measures_sections(_records(sources))
     return [*sections, environment_section()]
+
+
+def _records(sources: Sources) -> dict[str, Record]:
+    """Of runs that have been measured, then of files, by name."""
+    records = {run.name: record_of_run(run) for run in sources.runs if run.test}
+    return records | sources.measures
 
 
 def training_section(runs: Sequence[RunFolder]) -> Section:

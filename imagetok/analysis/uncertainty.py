@@ -1,4 +1,4 @@
-"""Tokenizers' doubt beside their errors: measures and a page."""
+"""Whether a tokenizer's uncertainty tells where it errs, and which images are foreign to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ import numpy as np
 import torch
 
 from imagetok.codes.encode import FirstImages
-from imagetok.data import ImageDataset, describe, open_images, parse_spec
+from imagetok.data import ImageDataset
+from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.destinations import folder_for
+from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
 from imagetok.evaluation.records import identity_of
@@ -22,18 +25,22 @@ from imagetok.evaluation.uncertainty import (
     noise_images,
     spearman,
 )
-from imagetok.processes import full_float32
-from imagetok.tokenizers import Tokenizer
+from imagetok.pictures import as_pixels, grid_of_rows, heat
+from imagetok.processes import choose_device, full_float32
+from imagetok.progress import progress_shown
+from imagetok.results import Result
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.tokenizers.opening import as_given, open_tokenizer
 
 NUM_SHOWN = 8
-_AMONG = 256  # the first images, of which the pictures are chosen
+AMONG = 256  # the first images, of which the pictures are chosen
 _SHOWN_AS = {"top_logit": "minus the largest logit", "margin": "minus the margin"}
 _RELATED = 0.2  # a rank correlation that is worth a word
 
 
-@dataclass(frozen=True, eq=False)
-class Study:
-    """One tokenizer's doubt by every measure that its quantizer has."""
+@dataclass(frozen=True, repr=False, eq=False)
+class UncertaintyStudy(Result):
+    """One tokenizer's uncertainty by every measure that its quantizer has."""
 
     tokenizer: str
     fingerprint: str
@@ -46,8 +53,12 @@ class Study:
     aurocs: dict[str, dict[str, float]]
     """By measure (and `error` itself, for comparison): of each shifted set."""
     calibrations: dict[str, Calibration]
-    pictures: dict[str, np.ndarray]
+    shown: dict[str, np.ndarray]
     """Rows of at most NUM_SHOWN images: images, reconstructions, error, and each measure."""
+
+    def title(self) -> str:
+        """The tokenizer, the data, and how many images there are of each set."""
+        return f"{self.tokenizer} on {self.data}; images: {self.told_counts()}"
 
     def told_counts(self) -> str:
         """How many images there are of each set."""
@@ -61,8 +72,8 @@ class Study:
         ]
         return f"By Spearman's correlation over code positions: {'; '.join(told)}."
 
-    def rows(self) -> dict[str, dict[str, object]]:
-        """For a table: a row a measure."""
+    def table(self) -> dict[str, dict[str, object]]:
+        """A row a measure: rank correlations with the error, AUROC of each shifted set."""
         return {
             shown_as(name): {
                 **{f"spearman, {what}": value for what, value in found.items()},
@@ -72,8 +83,21 @@ class Study:
             if found or self.aurocs[name]
         }
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the pictures."""
+    def rows(self) -> dict[str, object]:
+        """The table in one column."""
+        return {
+            f"{measure}: {what}": value
+            for measure, row in self.table().items()
+            for what, value in row.items()
+        }
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The images with the most uncertainty, what comes back, and maps of it."""
+        return {", ".join(self.shown): grid_of_rows(self.shown)}
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """Everything but the pictures, as uncertainty.json holds it."""
         return {
             "tokenizer": self.fingerprint,
             "origin": self.tokenizer,
@@ -104,12 +128,89 @@ def _does(correlation: float | None) -> str:
     return f"{'rises' if correlation > 0 else 'falls'} with the error ({correlation:.2f})"
 
 
-def check_asked(tokenizers: Sequence[str], data: str) -> None:
+@dataclass(frozen=True, repr=False, eq=False)
+class Uncertainty(Result):
+    """Studies of one or several tokenizers on the same images."""
+
+    studies: tuple[UncertaintyStudy, ...]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What uncertainty.json holds."""
+        return {"tokenizers": [study.measures for study in self.studies]}
+
+    def title(self) -> str:
+        """The tokenizers."""
+        return f"Uncertainty of {', '.join(study.tokenizer for study in self.studies)}"
+
+    def rows(self) -> dict[str, object]:
+        """Those of every study; of several, under their tokenizers' names."""
+        is_one = len(self.studies) == 1
+        return {
+            name if is_one else f"{study.tokenizer}: {name}": value
+            for study in self.studies
+            for name, value in study.rows().items()
+        }
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Those of every study."""
+        return {
+            f"{study.tokenizer}: {name}": pixels
+            for study in self.studies
+            for name, pixels in study.pictures().items()
+        }
+
+
+def uncertainty(
+    tokenizers: Autoencoder | Path | str | Sequence[Autoencoder | Path | str],
+    data: ImageInput,
+    *,
+    shifted: Sequence[ImageInput] = (),
+    limit: int | None = None,
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Uncertainty:
+    """Ask whether a tokenizer's uncertainty tells where it errs, and which images are foreign.
+
+    Uncertainty is a Dirichlet's K / S, the entropy of code probabilities, minus the largest logit,
+    or minus the margin to the second nearest code: what the quantizer has. It is compared with the
+    error by rank correlation over code positions and over images, and by the AUROC of the images'
+    means between `data` and each shifted set.
+
+    tokenizers: one or several, each a Tokenizer, its folder, or a Hub id. data: the images that
+    they were made for: a spec such as `cifar10:test`, a path, a data config or a dataset. shifted:
+    images from elsewhere, or "noise". limit: only so many of each (at least 2). out: a folder that
+    gets uncertainty.json and report.html.
+
+    Raises ConfigError for a tokenizer that knows no uncertainty, one of label maps, one given twice
+    and an `out` that is a file; ArtifactError and InputError for what cannot be read.
+
+    Example: `imagetok.uncertainty("runs/a/tokenizer", "digits:test", shifted=["noise"]).rows()`
+    """
+    folder = folder_for(out)
+    given = [tokenizers] if isinstance(tokenizers, Autoencoder | Path | str) else list(tokenizers)
+    _check_asked(given, data)
+    where = choose_device(device) if device is not None else None
+    with progress_shown(progress):
+        studies = tuple(_study(one, data, shifted, limit, where) for one in given)
+    found = Uncertainty(studies)
+    if folder is not None:
+        from imagetok.analysis.uncertainty_page import write_page
+
+        write_json(folder / "uncertainty.json", found.record)
+        write_page(folder / "report.html", studies)
+    return found
+
+
+def _check_asked(tokenizers: Sequence[Autoencoder | Path | str], data: object) -> None:
     """Raise ConfigError for a tokenizer given twice, and for noise as what it was made for."""
-    places = [Path(source).resolve() for source in tokenizers]
-    for source, place in zip(tokenizers, places, strict=True):
-        if places.count(place) > 1:
-            raise ConfigError(f"--tokenizer: expected different ones, found {source} twice")
+    places = [one if isinstance(one, Autoencoder) else Path(one).resolve() for one in tokenizers]
+    for one, place in zip(tokenizers, places, strict=True):
+        if sum(other is place or other == place for other in places) > 1:
+            raise ConfigError(f"--tokenizer: expected different ones, found {as_given(one)} twice")
+    if not tokenizers:
+        raise ConfigError("--tokenizer: expected at least one, found none")
     if data == "noise":
         raise ConfigError(
             "--data noise: `noise` stands only for images of --shifted; give the images that the "
@@ -117,11 +218,15 @@ def check_asked(tokenizers: Sequence[str], data: str) -> None:
         )
 
 
-def measure(
-    source: str, data: str, shifted: Sequence[str], limit: int | None, device: torch.device
-) -> Study:
+def _study(
+    given: Autoencoder | Path | str,
+    data: ImageInput,
+    shifted: Sequence[ImageInput],
+    limit: int | None,
+    device: torch.device | None,
+) -> UncertaintyStudy:
     """One tokenizer on its data and on shifted sets; each set is read whole, or to `limit`."""
-    model = Tokenizer.from_pretrained(source).to(device)
+    model = open_tokenizer(given, device)
     name, dataset = _open(data, model, limit, 0)
     doubts = measure_doubts(model, dataset)
     aurocs: dict[str, dict[str, float]] = {m: {} for m in (*doubts.maps, "error")}
@@ -136,8 +241,8 @@ def measure(
             aurocs[m][other_name] = auroc(*pair)
         pair = (of.of_images(first)[1] for of in (doubts, found))
         aurocs["error"][other_name] = auroc(*pair)
-    return Study(
-        tokenizer=source,
+    return UncertaintyStudy(
+        tokenizer=as_given(given),
         fingerprint=model.fingerprint,
         method=", ".join(model.config.method),
         data=name,
@@ -145,77 +250,18 @@ def measure(
         correlations={m: _correlations(doubts, m) for m in doubts.maps},
         aurocs=aurocs,
         calibrations={m: calibrate(doubts.maps[m], doubts.errors[m]) for m in doubts.maps},
-        pictures=_pictures(model, dataset, doubts),
+        shown=_shown(model, dataset, doubts),
     )
 
 
-def write_page(path: Path, studies: Sequence[Study]) -> None:
-    """The studies as one self-contained HTML file."""
-    from imagetok.reporting import (
-        Block,
-        Figure,
-        Pictures,
-        Section,
-        Table,
-        Text,
-        curves,
-        write_report,
-    )
-
-    methods = [study.method for study in studies]
-    titles = {
-        study.tokenizer: study.method
-        if methods.count(study.method) == 1
-        else f"{study.method} {study.fingerprint[:6]}"
-        for study in studies
-    }
-    lines = {
-        f"{titles[study.tokenizer]}: {shown_as(name)}": (
-            np.arange(1, len(found.error) + 1),
-            found.error,
-        )
-        for study in studies
-        for name, found in study.calibrations.items()
-    }
-    together: list[Block] = [
-        Text(
-            "Code positions in ten groups, from the least doubt to the most: a doubt that knows "
-            "where the tokenizer errs rises from left to right."
-        ),
-        Figure(
-            curves(lines, "group, by doubt", "mean squared error x 10^3"),
-            "mean squared error over the groups of doubt",
-        ),
-    ]
-    sections = [Section("Does doubt rise with the error?", together)]
-    for study in studies:
-        rows = study.rows()
-        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-        cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
-        among = min(_AMONG, study.identities[study.data]["count"])
-        blocks: list[Block] = [
-            Text(f"{study.tokenizer} on {study.data}. Images: {study.told_counts()}."),
-            Text(study.conclusion()),
-            Table(("measure", *columns), cells),
-            Pictures(
-                np.concatenate(list(study.pictures.values())),
-                len(next(iter(study.pictures.values()))),
-                row_labels=list(study.pictures),
-                caption=f"The images with the most doubt on average among the first {among:,}; "
-                "each map from its least to its largest value.",
-            ),
-        ]
-        sections.append(Section(titles[study.tokenizer], blocks))
-    write_report(path, "Uncertainty beside error", sections)
-
-
-def _open(spec: str, model: Tokenizer, limit: int | None, count: int) -> tuple[str, ImageDataset]:
+def _open(
+    data: ImageInput, model: Tokenizer, limit: int | None, count: int
+) -> tuple[str, ImageDataset]:
     """A dataset and its name; `noise` has as many images as the data, `count`."""
-    if spec == "noise":
-        return spec, noise_images(model.image, count)
-    config, split = parse_spec(spec)
-    dataset = open_images(config, split, model.image)
-    return describe(config, split), dataset if limit is None else FirstImages(dataset, limit)
+    if data == "noise":
+        return "noise", noise_images(model.image, count)
+    dataset, source = open_inputs(data, model.image)
+    return source, dataset if limit is None else FirstImages(dataset, limit)
 
 
 def _correlations(doubts: Doubts, name: str) -> dict[str, float | None]:
@@ -226,11 +272,9 @@ def _correlations(doubts: Doubts, name: str) -> dict[str, float | None]:
 
 
 @full_float32()
-def _pictures(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[str, np.ndarray]:
-    from imagetok.pictures import as_pixels, heat
-
+def _shown(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[str, np.ndarray]:
     first = next(iter(doubts.maps))
-    among = range(min(_AMONG, len(dataset)))
+    among = range(min(AMONG, len(dataset)))
     chosen = np.argsort(-doubts.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
     # In the batches that were measured, so that a test-time rule that samples draws the same.
     pairs = [

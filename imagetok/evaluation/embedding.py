@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import InputError
+from imagetok.optional import require
 
 COMPONENTS = 50
 """Principal components that both measures see, as is usual before t-SNE."""
@@ -22,17 +23,14 @@ def tsne(vectors: Float[Tensor, "N F"]) -> Float[np.ndarray, "N 2"]:
     """t-SNE in the plane (van der Maaten & Hinton 2008), always the same for the same vectors.
 
     scikit-learn's, of perplexity 30 (less for few vectors), from the first principal components.
-    Raises ConfigError without scikit-learn, InputError for fewer than 4 vectors.
+    Raises ResourceError without scikit-learn, InputError for fewer than 4 vectors.
     """
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        raise ConfigError('t-SNE needs scikit-learn: pip install "imagetok[eval]"') from None
+    manifold = require("sklearn.manifold", extra="eval", purpose="t-SNE")
     if len(vectors) < 4:
         raise InputError(f"t-SNE: expected at least 4 images, found {len(vectors)}")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     points = principal(vectors).numpy()
-    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+    return manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
 
 
 def neighbour_accuracy(

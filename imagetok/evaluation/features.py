@@ -3,7 +3,7 @@
 import difflib
 import importlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from imagetok.evaluation.weights import (
     told_if_unfit,
 )
 from imagetok.images import to_unit_range
+from imagetok.optional import require
 
 HELP = (
     "inception, vgg16, torchvision:MODEL, each with =FILE for weights of your own place; "
@@ -75,6 +76,16 @@ class FeatureNetwork(nn.Module):
         }
 
 
+NetworkSpecs = str | FeatureNetwork | Sequence[str | FeatureNetwork]
+"""One or several networks, each opened already or as `open_features` takes it."""
+
+
+def open_networks(given: NetworkSpecs, device: torch.device) -> list[FeatureNetwork]:
+    """The networks on a device, in order; see `open_features`."""
+    several = [given] if isinstance(given, str | FeatureNetwork) else given
+    return [(open_features(one) if isinstance(one, str) else one).to(device) for one in several]
+
+
 def open_features(spec: str) -> FeatureNetwork:
     """The network that `--features` names: one of HELP.
 
@@ -82,7 +93,7 @@ def open_features(spec: str) -> FeatureNetwork:
     else fetched into it; their hash is checked, and no code in them is run. A python FUNCTION takes
     nothing and gives an nn.Module from (B, 3, H, W) in [0, 1] to features (B, F).
     Raises ConfigError for an unknown name, InputError for a file that is not what it should be,
-    ResourceError when weights cannot be had.
+    ResourceError when weights cannot be had, or the library of the network is not installed.
     """
     if spec.startswith("python:"):
         return _user_network(spec)
@@ -101,15 +112,14 @@ def open_features(spec: str) -> FeatureNetwork:
 
 def _inception(path: Path | None) -> FeatureNetwork:
     """The Inception network of the original FID, with the preprocessing of its TensorFlow graph."""
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError:
-        raise ConfigError(
-            'the Inception network needs torch-fidelity: pip install "imagetok[eval]"'
-        ) from None
+    fidelity = require(
+        "torch_fidelity.feature_extractor_inceptionv3",
+        extra="eval",
+        purpose="the Inception network",
+    )
     state = published(_INCEPTION, path, option="--features inception", exact=True)
     with as_own_file(state) as own:  # the class unpickles its file
-        model = FeatureExtractorInceptionV3(
+        model = fidelity.FeatureExtractorInceptionV3(
             "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=own
         )
     return FeatureNetwork(

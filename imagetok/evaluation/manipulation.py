@@ -1,5 +1,7 @@
 """What changed codes decode to: neighbours in the codebook, and what lies between two images."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
@@ -8,10 +10,21 @@ from imagetok import seeding
 from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import BATCH, batches
-from imagetok.images import to_stored
+from imagetok.evaluation.quality import decode_unclamped, num_sums, quality, quality_sums
+from imagetok.images import clamp_pixels, to_stored
 from imagetok.processes import full_float32
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
+
+
+class ChangedImages(NamedTuple):
+    """What changed codes decode to."""
+
+    images: ArrayImages
+    """As bytes, one for each image of the dataset."""
+    mse: float | None
+    """From the dataset's images, on [0, 1] and unclamped, as `evaluate` measures it; None where
+    none is another form of one image."""
 
 
 def codebook_neighbours(codebook: Float[Tensor, "K D"], n: int) -> Int64[Tensor, "K n"]:
@@ -36,7 +49,7 @@ def neighbours(
 
 
 @full_float32()
-def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> ArrayImages:
+def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> ChangedImages:
     """All images of `dataset` with every code replaced by one of its n nearest, decoded.
 
     n = 0 replaces nothing. Raises ConfigError for residual levels, whose codes have no vectors of
@@ -45,19 +58,22 @@ def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> Ar
     tables = (
         [_nearest(tokenizer, level, n) for level in range(len(tokenizer.num_codes))] if n else []
     )
-    parts = []
+    parts, sums = [], torch.zeros(num_sums(tokenizer.image), dtype=torch.float64)
     for batch in batches(tokenizer, dataset):
         draw = seeding.generator(0, "neighbours", n, batch.number)
         codes = tokenizer.encode(batch.images, generator=batch.draw())
         if tables:
             pairs = zip(codes, tables, strict=True)
             codes = tuple(neighbours(level, table, draw) for level, table in pairs)
-        parts.append(to_stored(tokenizer.decode(codes)).cpu())
-    return _dataset(torch.cat(parts), tokenizer, dataset, f"neighbour-{n}")
+        decoded = decode_unclamped(tokenizer, codes)
+        sums += quality_sums(decoded, batch.images, tokenizer.image)
+        parts.append(to_stored(clamp_pixels(decoded)).cpu())
+    images = _dataset(torch.cat(parts), tokenizer, dataset, f"neighbour-{n}")
+    return ChangedImages(images, quality(sums, len(dataset), tokenizer.image).get("mse"))
 
 
 @full_float32()
-def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ArrayImages:
+def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ChangedImages:
     """As many images as `dataset` has, each from between two of it, all pairs and shares random.
 
     Every image is once the first and once the second of a pair; shares are uniform on [0, 1].
@@ -76,7 +92,7 @@ def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ArrayImages:
         of = share.to(first.images.device)
         codes = tokenizer.encode_between(first.images, second.images, of, generator=first.draw())
         parts.append(to_stored(tokenizer.decode(codes)).cpu())
-    return _dataset(torch.cat(parts), tokenizer, dataset, "interpolation")
+    return ChangedImages(_dataset(torch.cat(parts), tokenizer, dataset, "interpolation"), None)
 
 
 def code_vectors(tokenizer: Tokenizer, codes: Codes) -> Float[Tensor, "B F"] | None:

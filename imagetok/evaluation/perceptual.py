@@ -1,5 +1,6 @@
 """LPIPS: how different two images look, by features of an ImageNet network that people weighted."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from imagetok.evaluation.weights import (
     read_weights,
 )
 from imagetok.images import to_unit_range
+from imagetok.optional import require
 from imagetok.processes import device_of, full_float32, process_state
 from imagetok.tokenizers import Autoencoder
 
@@ -95,14 +97,24 @@ class PerceptualDistance(nn.Module):
         }
 
 
+PerceptualSpecs = str | PerceptualDistance | Sequence[str | PerceptualDistance]
+"""One or several distances, each opened already or as `open_perceptual` takes it."""
+
+
+def open_distances(given: PerceptualSpecs, device: torch.device) -> list[PerceptualDistance]:
+    """The distances on a device, in order; see `open_perceptual`."""
+    several = [given] if isinstance(given, str | PerceptualDistance) else given
+    return [(open_perceptual(one) if isinstance(one, str) else one).to(device) for one in several]
+
+
 def open_perceptual(spec: str) -> PerceptualDistance:
     """The distance that `--lpips` names: `alex` or `vgg`, or `=FILE` with its weights.
 
     The backbone is torchvision's, from torch.hub's folder or fetched into it; the heads come with
     torchmetrics. Hashes are checked, and no code in them is run; a .safetensors FILE, which has no
-    published hash, makes a measure `lpips_NAME_unchecked`. Raises ConfigError for another name or
-    without torchmetrics, InputError for a file that is not what it should be, ResourceError when
-    weights cannot be had.
+    published hash, makes a measure `lpips_NAME_unchecked`. Raises ConfigError for another name,
+    InputError for a file that is not what it should be, ResourceError when weights cannot be had or
+    torchmetrics is not installed.
     """
     import torchvision.models as models
 
@@ -125,10 +137,8 @@ def open_perceptual(spec: str) -> PerceptualDistance:
 
 def _heads(name: str) -> list[Tensor]:
     """The authors' weights of version 0.1, a vector a layer."""
-    try:
-        package = files("torchmetrics.functional.image")
-    except ModuleNotFoundError:
-        raise ConfigError('LPIPS needs torchmetrics: pip install "imagetok[eval]"') from None
+    require("torchmetrics", extra="eval", purpose="LPIPS")
+    package = files("torchmetrics.functional.image")
     state = read_weights(Path(str(package / "lpips_models" / f"{name}.pth")))
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(BACKBONES[name].ends))]
 

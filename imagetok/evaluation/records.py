@@ -40,7 +40,7 @@ def measure_reconstructions(
     model: Autoencoder,
     dataset: ImageDataset,
     networks: Sequence[FeatureNetwork],
-    looks: Sequence[PerceptualDistance] = (),
+    distances: Sequence[PerceptualDistance] = (),
     beside: Mapping[str, Record] = MappingProxyType({}),
 ) -> Record:
     """Errors, codebook use, how different each reconstruction looks from its image, and for every
@@ -49,17 +49,17 @@ def measure_reconstructions(
     beside: records by name that are to share a table with this one. Raises ConfigError before any
     work when they cannot, and NotFiniteError when the reconstructions are not finite.
     """
-    identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *looks])
+    identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
     _check_all(identity, beside)
     measures = evaluate_reconstruction(model, dataset)
     _check_finite(measures)
-    measures |= {distance.name: mean_distance(distance, model, dataset) for distance in looks}
+    measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
     for network in networks:
         real = features_of(network, dataset)
         classes = dataset.class_names
         back = features_of(network, dataset, reconstruct_bytes(model))
-        distances = compare_sets(real, back, network.name)
-        measures |= {f"r{k}": v for k, v in distances.items() if not k.startswith("classifier")}
+        apart = compare_sets(real, back, network.name)
+        measures |= {f"r{k}": v for k, v in apart.items() if not k.startswith("classifier")}
         measures |= _present(
             {
                 f"class_agreement_{network.name}": class_agreement(real, back),

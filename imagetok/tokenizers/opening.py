@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from imagetok.errors import ArtifactError
-from imagetok.processes import choose_device
+from imagetok.processes import choose_device, device_of
 from imagetok.tokenizers.base import Autoencoder, Tokenizer
 
 
@@ -37,3 +37,19 @@ def name_of(given: Autoencoder | Path | str, model: Autoencoder) -> str:
     if model.origin:
         return model.origin
     return "a tokenizer in memory" if isinstance(given, Autoencoder) else str(given)
+
+
+def as_given(given: Autoencoder | Path | str) -> str:
+    """What a caller called a tokenizer: the path or Hub id, or where an object came from."""
+    if isinstance(given, Autoencoder):
+        return given.origin or "a tokenizer in memory"
+    return str(given)
+
+
+def device_for(
+    given: Autoencoder | Path | str, device: torch.device | str | None = None
+) -> torch.device:
+    """Where `open_autoencoder` puts a model: the device asked for, where it is, or a chosen one."""
+    if device is None and isinstance(given, Autoencoder):
+        return device_of(given)
+    return choose_device(device)

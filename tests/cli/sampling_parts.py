@@ -15,7 +15,8 @@ from imagetok.tokenizers import TokenizerConfig, build_tokenizer
 from prior import generation
 from prior.build import build_prior
 from prior.config import PixelCNNConfig, PriorConfig
-from prior.generation import load_pair, sample_images, sample_shards
+from prior.generation import generate, generate_codes
+from prior.opening import open_pair
 
 
 def make_prior_folder(folder: Path, num_classes: int = 3, seed: int = 0) -> Path:
@@ -47,15 +48,17 @@ class Sampling:
     """Draws images in chunks of 2, or shards of 2 codes."""
 
     def __init__(self, source: Path):
-        self.pair = load_pair(source, None, torch.device("cpu"))
+        self.prior, self.tokenizer = open_pair(source, None, "cpu")
 
     def draw(self, out: Path, form: str, n: int) -> None:
         """n images or codes of a seed."""
         generation.CHUNK = 2
         if form == "images":
-            sample_images(*self.pair, out, n, {"seed": 1})
+            generate(self.prior, n, tokenizer=self.tokenizer, out=out, seed=1)
         else:
-            sample_shards(*self.pair, out, n, {"seed": 1}, samples_per_shard=2)
+            generate_codes(
+                self.prior, n, out, tokenizer=self.tokenizer, seed=1, samples_per_shard=2
+            )
 
 
 def kill_at(point: int, work: Callable[[], None]) -> None:

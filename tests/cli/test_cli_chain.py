@@ -234,13 +234,14 @@ def test_a_prior_refuses_codes_of_another_tokenizer(chain, tmp_path, capsys):
     assert _run([*words, "--tokenizer", str(tmp_path / "other" / "tokenizer")]) == 3
 
 
-def test_quickstart_makes_a_report_and_can_be_continued(tmp_path):
+def test_quickstart_makes_a_report_and_can_be_continued(tmp_path, monkeypatch):
+    monkeypatch.setattr("cli.quickstart_pipeline.NUM_SAMPLES", 40)
     recipe = tmp_path / "recipe"
     recipe.mkdir()
     for name in ("edvae", "gpt"):
         text = (configs_folder() / "digits" / f"{name}.yaml").read_text()
         lines = [
-            "  steps: 40" if line.startswith("  steps:") else line for line in text.splitlines()
+            "  steps: 10" if line.startswith("  steps:") else line for line in text.splitlines()
         ]
         (recipe / f"{name}.yaml").write_text("\n".join(lines))
     out = tmp_path / "quickstart"

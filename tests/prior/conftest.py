@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from representative import slow_but
 from torch import Tensor
 
 from imagetok import seeding
@@ -55,6 +56,13 @@ SHAPES = {
     "hierarchy-gpt": (GPTS, (4, 6), ((2, 1), (3, 2)), 2),
 }
 
+DEFAULT = (
+    *("gpt", "gpt-rectangular", "gpt-rotary-two-level"),
+    *("pixelsnail", "pixelsnail-no-attention", "pixelsnail-row", "pixelcnn", "pixelcnn-tall"),
+    *("hierarchy", "hierarchy-uneven", "hierarchy-gpt"),
+)
+"""One of each mechanism: every model, one and two levels, with and without classes."""
+
 
 def with_dropout(model: ModelConfig, dropout: float) -> ModelConfig:
     if not isinstance(model, HierarchyConfig):
@@ -97,7 +105,7 @@ def named() -> Callable[[str], Prior]:
     return make_prior
 
 
-@pytest.fixture(params=list(SHAPES))
+@pytest.fixture(params=slow_but(DEFAULT, SHAPES))
 def prior(request) -> Prior:
     """Each shape in turn, in float64."""
     return make_prior(request.param).double()

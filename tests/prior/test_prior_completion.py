@@ -5,7 +5,8 @@ import torch
 
 from imagetok.errors import ConfigError, InputError
 from prior.base import NO_LABEL
-from prior.sampling import Settings, draw_codes
+from prior.sampling import draw_codes
+from prior.sampling_params import SamplingParams
 from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
 
 
@@ -83,7 +84,7 @@ def test_the_rest_is_drawn_from_the_logits_of_what_is_kept(prior, random_codes, 
             logits = position_logits(prior, unflatten_codes(sequence, prior.config.grids), labels)[
                 t
             ]
-            sequence[:, t] = draw_codes(logits, torch.zeros(3), Settings(greedy=True))
+            sequence[:, t] = draw_codes(logits, torch.zeros(3), SamplingParams(greedy=True))
     assert torch.equal(flatten_codes(completed), sequence)
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from imagetok.errors import ConfigError
-from prior.sampling import Settings, draw_codes
+from prior.sampling import draw_codes
+from prior.sampling_params import SamplingParams, sampling_params
 
 CHI_SQUARE_999 = {5: 20.515, 7: 24.322}
 """Its 0.999 quantile by degrees of freedom."""
@@ -34,7 +35,7 @@ def kept_codes(p: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndar
     return kept
 
 
-def reference(row: np.ndarray, u: float, settings: Settings) -> int:
+def reference(row: np.ndarray, u: float, settings: SamplingParams) -> int:
     """The first code whose cumulative probability exceeds u, one row in numpy."""
     scaled = row / settings.temperature
     p = np.exp(scaled - scaled.max())
@@ -43,7 +44,7 @@ def reference(row: np.ndarray, u: float, settings: Settings) -> int:
     return int(min((cumulative <= u).sum(), np.flatnonzero(p)[-1]))
 
 
-def support(row: np.ndarray, settings: Settings) -> list[int]:
+def support(row: np.ndarray, settings: SamplingParams) -> list[int]:
     """Every code that uniforms on a fine grid, its ends among them, can draw."""
     uniforms = torch.linspace(0, 1, 4001, dtype=torch.float64)
     uniforms[-1] = np.nextafter(1.0, 0.0)
@@ -61,12 +62,14 @@ def support(row: np.ndarray, settings: Settings) -> list[int]:
 def test_it_equals_the_inverse_cdf_in_numpy(logits, temperature, top_k, top_p, seed):
     logits += np.random.default_rng(seed).uniform(0, 1e-3, logits.shape)  # no ties
     uniforms = np.random.default_rng(seed + 1).random(len(logits))
-    settings = Settings(temperature, top_k, top_p)
+    settings = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
     drawn = draw_codes(torch.from_numpy(logits), torch.from_numpy(uniforms), settings)
     assert drawn.dtype == torch.int64
     expected = [reference(row, u, settings) for row, u in zip(logits, uniforms, strict=True)]
     assert drawn.tolist() == expected
-    greedy = draw_codes(torch.from_numpy(logits), torch.from_numpy(uniforms), Settings(greedy=True))
+    greedy = draw_codes(
+        torch.from_numpy(logits), torch.from_numpy(uniforms), SamplingParams(greedy=True)
+    )
     assert greedy.tolist() == logits.argmax(1).tolist()
 
 
@@ -74,12 +77,12 @@ def test_it_equals_the_inverse_cdf_in_numpy(logits, temperature, top_k, top_p, s
 def test_top_k_keeps_exactly_the_k_most_likely(k, top_k, seed):
     row = np.random.default_rng(seed).uniform(-1, 1, k)
     best = sorted(np.argsort(-row)[:top_k].tolist())
-    assert support(row, Settings(top_k=top_k)) == best
+    assert support(row, SamplingParams(top_k=top_k)) == best
 
 
 def test_top_k_keeps_exactly_k_of_equals():
-    assert len(support(np.zeros(8), Settings(top_k=3))) == 3
-    assert len(support(np.zeros(8), Settings(top_k=8))) == 8
+    assert len(support(np.zeros(8), SamplingParams(top_k=3))) == 3
+    assert len(support(np.zeros(8), SamplingParams(top_k=8))) == 8
 
 
 @given(k=st.integers(2, 12), top_p=st.floats(0.01, 0.99), seed=st.integers(0, 999))
@@ -88,22 +91,22 @@ def test_top_p_keeps_the_smallest_prefix_that_reaches_it(k, top_p, seed):
     p /= p.sum()
     order = np.argsort(-p)
     size = int((np.cumsum(p[order]) < top_p).sum()) + 1
-    assert support(np.log(p), Settings(top_p=top_p)) == sorted(order[:size].tolist())
+    assert support(np.log(p), SamplingParams(top_p=top_p)) == sorted(order[:size].tolist())
 
 
 def test_top_p_is_of_what_top_k_has_left():
     row = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
-    assert support(row, Settings(top_p=0.65)) == [0, 1]
-    assert support(row, Settings(top_k=2, top_p=0.55)) == [0]  # 0.4 / 0.7 reaches it
+    assert support(row, SamplingParams(top_p=0.65)) == [0, 1]
+    assert support(row, SamplingParams(top_k=2, top_p=0.55)) == [0]  # 0.4 / 0.7 reaches it
 
 
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [
-        (Settings(), 8),
-        (Settings(temperature=0.5), 8),
-        (Settings(temperature=2.0, top_k=6), 6),
-        (Settings(top_k=7, top_p=0.95), 6),
+        (SamplingParams(), 8),
+        (SamplingParams(temperature=0.5), 8),
+        (SamplingParams(temperature=2.0, top_k=6), 6),
+        (SamplingParams(top_k=7, top_p=0.95), 6),
     ],
 )
 def test_frequencies_match_the_probabilities(settings, kept):
@@ -130,14 +133,18 @@ def test_a_code_without_probability_is_never_drawn(seed, u):
     impossible[:, random.integers(9)] = False
     logits[impossible] = -np.inf
     uniforms = torch.full((4,), u, dtype=torch.float64)
-    for settings in (Settings(), Settings(temperature=0.3, top_k=5), Settings(top_p=0.7)):
+    for settings in (
+        SamplingParams(),
+        SamplingParams(temperature=0.3, top_k=5),
+        SamplingParams(top_p=0.7),
+    ):
         drawn = draw_codes(torch.from_numpy(logits), uniforms, settings).numpy()
         assert not impossible[np.arange(4), drawn].any()
 
 
 def test_more_uniform_never_means_an_earlier_code():
     logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(0)).expand(1000, -1)
-    drawn = draw_codes(logits, torch.arange(1000) / 1000, Settings())
+    drawn = draw_codes(logits, torch.arange(1000) / 1000, SamplingParams())
     assert (drawn.diff() >= 0).all()
     assert drawn.unique().tolist() == list(range(9))
 
@@ -154,11 +161,11 @@ def test_more_uniform_never_means_an_earlier_code():
 def test_settings_out_of_range_are_refused(field, values):
     for value in values:
         with pytest.raises(ConfigError, match=field):
-            Settings(**{field: value})
+            sampling_params(**{field: value})
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 5e-324])
 def test_a_tiny_temperature_draws_the_most_likely_code(temperature):
     logits = torch.tensor([[1.0, 700.0, -3.0], [-2.0, -9.0, -1.0]])
     uniforms = torch.tensor([0.999, 0.001], dtype=torch.float64)
-    assert draw_codes(logits, uniforms, Settings(temperature=temperature)).tolist() == [1, 2]
+    assert draw_codes(logits, uniforms, SamplingParams(temperature=temperature)).tolist() == [1, 2]

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from representative import slow_but
 from torch.testing import assert_close
 
 from imagetok import seeding
@@ -83,7 +84,7 @@ def test_the_levels_share_no_weight(name, random_codes, named):
     assert touched[1] == {n for n, _ in prior.named_parameters() if not n.startswith("top.")}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(["hierarchy", "hierarchy-gpt"], NAMES))
 def test_drawn_bottoms_have_the_frequencies_of_their_top(name, named):
     """First codes of the bottom over many images of one top, against the bottom's own."""
     prior = named(name)
@@ -144,7 +145,7 @@ def two_level_codes(tmp_path_factory):
 @pytest.mark.parametrize(
     "model",
     [
-        {"kind": "hierarchy", "top": SNAIL, "bottom": SNAIL},
+        pytest.param({"kind": "hierarchy", "top": SNAIL, "bottom": SNAIL}, marks=pytest.mark.slow),
         {"kind": "hierarchy", "top": CNN, "bottom": GPT},
         GPT,
     ],

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hub_server import HubServer
+from representative import slow_but
 
 from imagetok.durable import verify_folder
 from imagetok.errors import ArtifactError, ConfigError
@@ -12,6 +13,9 @@ from prior import Prior
 NAME, TOKENIZER = "ann/gpt", "ann/vqvae"
 OWN = {"config.json", "model.safetensors", "README.md", "manifest.json"}
 FILES = OWN | {f"tokenizer/{name}" for name in OWN}
+pytestmark = pytest.mark.parametrize(
+    "bound", slow_but(["gpt"], ["gpt", "pixelsnail", "pixelcnn"]), indirect=True
+)
 
 
 @pytest.fixture
@@ -42,6 +46,7 @@ def test_the_card_of_a_prior_names_its_repository(hub: HubServer, shared):
     assert "| held-out bits_per_code | 2.25 |" in card
 
 
+@pytest.mark.parametrize("flat", ["gpt"], indirect=True)
 def test_a_loaded_prior_can_be_shared_again(hub: HubServer, shared, flat):
     loaded = Prior.from_pretrained(NAME)
     pushed = loaded.push_to_hub("ann/copy", metrics={"held-out bits_per_code": 2.25})

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from prior.base import NO_LABEL
 from prior.incremental import Rows, kernel_of
-from prior.sampling import Settings, draw_codes
+from prior.sampling import draw_codes
+from prior.sampling_params import SamplingParams
 
 
 @given(
@@ -97,7 +98,7 @@ def test_steppers_of_one_preparation_do_not_meet(prior):
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_same_uniforms_give_the_codes_of_the_full_forward(flat, guidance):
-    settings = Settings(guidance=guidance)
+    settings = SamplingParams(guidance=guidance)
     height, width = flat.config.grids[0]
     labels = torch.tensor([0, 1, 2, 0])
     uniforms = torch.rand(4, height * width, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ from imagetok import seeding
 from imagetok.errors import ConfigError
 from prior.base import NO_LABEL
 from prior.guidance import GuidedStepper
-from prior.sampling import MICRO_BATCH, Settings, draw_codes
+from prior.sampling import MICRO_BATCH, draw_codes
+from prior.sampling_params import SamplingParams
 from prior.sequence import Codes, flatten_codes, unflatten_codes
 
 
@@ -85,12 +86,12 @@ def test_another_seed_gives_other_images(flat):
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(),
-        Settings(temperature=0.7, top_k=3, top_p=0.9),
-        Settings(guidance=2.5),
-        Settings(guidance=0.5, temperature=1.3),
-        Settings(greedy=True),
-        Settings(greedy=True, guidance=3.0),
+        SamplingParams(),
+        SamplingParams(temperature=0.7, top_k=3, top_p=0.9),
+        SamplingParams(guidance=2.5),
+        SamplingParams(guidance=0.5, temperature=1.3),
+        SamplingParams(greedy=True),
+        SamplingParams(greedy=True, guidance=3.0),
     ],
 )
 def test_each_code_is_drawn_from_the_logits_of_all_before_it(settings, prior, position_logits):

@@ -79,7 +79,7 @@ def flip(position: float, bit: int) -> Callable[[bytes], bytes]:
     return apply
 
 
-AMOUNT = pytest.mark.parametrize("amount", [0.1, pytest.param(1, marks=pytest.mark.slow)])
+AMOUNT = pytest.mark.parametrize("amount", [0.04, pytest.param(1, marks=pytest.mark.slow)])
 FILES = pytest.mark.parametrize("name", [TAR, RECORD, PLAN, MANIFEST])
 
 

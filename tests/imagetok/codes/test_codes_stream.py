@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from code_samples import make_images, small_plan
+from representative import slow_but
 from shard_server import ShardServer
 from torch.utils.data import DataLoader
 
@@ -126,7 +127,7 @@ def test_the_order_is_of_seed_and_epoch_and_mixes_neighbouring_shards(dataset, k
     assert order(shuffle=True, mix=6) != sorted(order(shuffle=True, mix=6))
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", slow_but([2], [1, 2, 3]))
 def test_a_pass_continues_at_any_sample(workers, dataset, keys_of):
     options = {"shuffle": True, "seed": 1, "epoch": 2, "mix": 2, "rank": 1, "num_ranks": 2}
     whole = flat(keys_of(dataset.stream(4, **options), workers))
@@ -151,6 +152,7 @@ def test_a_data_loader_gives_the_workers_batches_in_turn(dataset, server, keys_o
         assert len(loader) == len(stream)
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_workers_stream_a_url(dataset, server, start_python):
     code = (
         "import json, sys; from torch.utils.data import DataLoader; import imagetok\n"

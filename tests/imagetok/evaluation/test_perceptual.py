@@ -92,7 +92,7 @@ def untrained(name: str):
 def test_every_reconstruction_counts_once(specs, monkeypatch):
     monkeypatch.setattr(perceptual, "BATCH", 4)
     model, distance = untrained("shapes/edvae.yaml"), open_perceptual(specs["alex"])
-    dataset = open_images(ShapesConfig(count=6), "test", model.image)
+    dataset = open_images(ShapesConfig(test_count=10), "test", model.image)
     images = dataset.read(range(len(dataset))).images
     back = to_stored(model.reconstruct(from_stored(images, model.image)))
     expected = torch.cat([distance(images[i : i + 1], back[i : i + 1]) for i in range(len(back))])

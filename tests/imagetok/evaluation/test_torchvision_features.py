@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision.models as models
+from representative import slow_but
 from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -88,7 +89,7 @@ def opened(name: str, folder: Path) -> FeatureNetwork:
     return open_features(f"torchvision:{name}={folder / f'{name}.safetensors'}")
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", slow_but(["googlenet"], ["googlenet", "inception_v3"]))
 def test_images_are_normalised_again_where_the_weights_ask_for_it(name, tmp_path, images):
     network = opened(name, tmp_path)
     first = next(part for part in network.model.modules() if isinstance(part, nn.Conv2d))
@@ -101,7 +102,10 @@ def test_images_are_normalised_again_where_the_weights_ask_for_it(name, tmp_path
     torch.testing.assert_close(seen[0], 2 * in_unit_range - 1, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["densenet121", "mnasnet0_5", "squeezenet1_1"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(["mnasnet0_5", "squeezenet1_1"], ["densenet121", "mnasnet0_5", "squeezenet1_1"]),
+)
 def test_published_forms_with_ways_of_their_own_compute_as_the_model(name, tmp_path, images):
     network = opened(name, tmp_path)
     torch.manual_seed(0)

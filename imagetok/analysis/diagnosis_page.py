@@ -1,0 +1,61 @@
+"""The page of a diagnosis."""
+
+from pathlib import Path
+
+import numpy as np
+
+from imagetok.analysis.curves import codebook_figures
+from imagetok.analysis.diagnosis import Diagnosis, entropy_maps
+from imagetok.evaluation.diagnosis import evaluations
+from imagetok.quantizers import level_name
+from imagetok.reporting import (
+    Block,
+    Figure,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    curves,
+    usage_histogram,
+    write_report,
+)
+
+
+def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
+    """The diagnosis as one self-contained HTML file: verdict, measures, code usage, curves."""
+    sections = []
+    for level, health in enumerate(diagnosis.levels):
+        verdict = diagnosis.verdicts[level]
+        blocks: list[Block] = [Text(sentence) for sentence in verdict.sentences]
+        blocks.append(Table(("measure", "value"), list(diagnosis.rows_of(level).items())))
+        figure = usage_histogram(health.counts)
+        blocks.append(Figure(figure, "uses of each code", "How often each code is used."))
+        name = level_name("Codebook", level, len(diagnosis.levels)).replace("_level", ", level ")
+        sections.append(Section(f"{name}: {verdict.state}", blocks))
+    if diagnosis.entropies:
+        rows, caption = entropy_maps(diagnosis.images, diagnosis.entropies)
+        maps = np.concatenate(list(rows.values()))
+        shown = Pictures(maps, len(diagnosis.images), row_labels=list(rows), caption=caption)
+        sections.append(Section("Where it is sure", [shown]))
+    figures = codebook_figures(diagnosis.history)
+    figures += _uncertainty_figures(diagnosis)
+    if figures:
+        sections.append(Section("Over training", figures))
+    write_report(path, title, sections)
+
+
+def _uncertainty_figures(diagnosis: Diagnosis) -> list[Figure]:
+    """Uncertainty against perplexity over the evaluations of training (EdVAE, Fig. 3)."""
+    figures = []
+    for level in range(len(diagnosis.levels)):
+        points = evaluations(diagnosis.history, level, len(diagnosis.levels))
+        if len(points) < 2:
+            continue
+        uncertainty, perplexity = zip(*points, strict=True)
+        named = level_name("perplexity of batches of 128", level, len(diagnosis.levels))
+        drawn = curves({"": (perplexity, uncertainty)}, named, "uncertainty K / S")
+        correlation = diagnosis.correlation(level)
+        told = "" if correlation is None else f" Pearson's correlation: {correlation:.2f}."
+        caption = f"One point an evaluation, from the first of the training to the last.{told}"
+        figures.append(Figure(drawn, "uncertainty against perplexity", caption))
+    return figures

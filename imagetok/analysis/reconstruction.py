@@ -1,0 +1,112 @@
+"""`imagetok.reconstruct`: images before and after a tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from imagetok.data import open_image, prepare
+from imagetok.destinations import file_for
+from imagetok.durable import write_bytes
+from imagetok.errors import InputError
+from imagetok.evaluation.quality import quality, quality_sums
+from imagetok.images import Images, clamp_pixels, from_stored
+from imagetok.pictures import coloured, enlarged, grid, png_bytes, side_by_side
+from imagetok.processes import device_of
+from imagetok.results import Result
+from imagetok.tokenizers import Autoencoder
+from imagetok.tokenizers.opening import as_given, open_autoencoder
+
+COLUMNS = 8
+SIDE = 128
+"""Pixels that small images are enlarged to, about."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class BeforeAndAfter(Result):
+    """Images as a tokenizer reads them, and what comes back of each."""
+
+    tokenizer: str
+    """As it was given."""
+    names: tuple[str, ...]
+    """Paths, or numbers of images that have none."""
+    originals: Images
+    """(B, C, H, W) in [0, 1], or (B, H, W) classes of label maps."""
+    reconstructions: Images
+    """The same, clamped."""
+    measures: tuple[dict[str, float], ...]
+    """Of each image: `mse` and others of pixels, `pixel_accuracy` and `miou` of label maps."""
+
+    def title(self) -> str:
+        """The tokenizer and how many images."""
+        return f"{len(self.names)} images before and after {self.tokenizer}"
+
+    def rows(self) -> dict[str, object]:
+        """The first measure of each image."""
+        return {
+            name: f"{measure} {value:.5f}"
+            for name, measures in zip(self.names, self.measures, strict=True)
+            for measure, value in [next(iter(measures.items()))]
+        }
+
+    def picture(self) -> Image.Image:
+        """Rows of at most 8 originals, what comes back below each."""
+        columns = min(COLUMNS, len(self.names))
+        pairs = side_by_side(coloured(self.originals), coloured(self.reconstructions), columns)
+        return enlarged(grid(pairs, columns), max(1, SIDE // self.originals.shape[-2]))
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """One: see `picture`."""
+        return {"originals above, reconstructions below": np.asarray(self.picture())}
+
+
+def reconstruct(
+    tokenizer: Autoencoder | Path | str,
+    images: Path | str | Image.Image | np.ndarray | Sequence[Path | str | Image.Image | np.ndarray],
+    *,
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+) -> BeforeAndAfter:
+    """Show what comes back of images after a tokenizer.
+
+    tokenizer: a Tokenizer or VAE, its folder, or a Hub id. images: one or several, each a file, a
+    PIL image, or pixels 0..255 as a uint8 array (H, W), (H, W, 1) or (H, W, 3); sizes may differ,
+    they are cropped and resized as the tokenizer reads images. out: a PNG file that gets the
+    originals above their reconstructions.
+
+    Raises ArtifactError for what is no tokenizer, InputError for an image that cannot be read.
+
+    Example: `imagetok.reconstruct("runs/a/tokenizer", ["photo.jpg"]).reconstructions`
+    """
+    file = file_for(out)
+    several = [images] if isinstance(images, Path | str | Image.Image | np.ndarray) else images
+    if not len(several):
+        raise InputError("expected at least one image, found none")
+    model = open_autoencoder(tokenizer, device)
+    as_labels = model.image.mode == "labels"
+    stored = [
+        prepare(open_image(one, as_labels) if isinstance(one, Path | str) else one, model.image)
+        for one in several
+    ]
+    batch = from_stored(torch.stack(stored), model.image)
+    x_hat = clamp_pixels(model.reconstruct(batch.to(device_of(model)))).cpu()
+    pairs = zip(x_hat.split(1), batch.split(1), strict=True)
+    found = BeforeAndAfter(
+        tokenizer=as_given(tokenizer),
+        names=tuple(
+            str(one) if isinstance(one, Path | str) else f"image {i}"
+            for i, one in enumerate(several)
+        ),
+        originals=batch,
+        reconstructions=x_hat,
+        measures=tuple(
+            quality(quality_sums(after, before, model.image), 1, model.image)
+            for after, before in pairs
+        ),
+    )
+    if file is not None:
+        write_bytes(file, png_bytes(found.picture()))
+    return found

@@ -1,0 +1,73 @@
+"""The page of uncertainty beside error."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imagetok.analysis.uncertainty import AMONG, UncertaintyStudy, shown_as
+from imagetok.reporting import (
+    Block,
+    Figure,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    curves,
+    write_report,
+)
+
+
+def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
+    """The studies as one self-contained HTML file."""
+    methods = [study.method for study in studies]
+    titles = [
+        study.method
+        if methods.count(study.method) == 1
+        else f"{study.method} {study.fingerprint[:6]}"
+        for study in studies
+    ]
+    sections = [_together(studies, titles)]
+    sections += [_section(study, title) for study, title in zip(studies, titles, strict=True)]
+    write_report(path, "Uncertainty beside error", sections)
+
+
+def _together(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> Section:
+    """The error over groups of code positions, from the least uncertain to the most."""
+    lines = {
+        f"{title}: {shown_as(name)}": (np.arange(1, len(found.error) + 1), found.error)
+        for study, title in zip(studies, titles, strict=True)
+        for name, found in study.calibrations.items()
+    }
+    blocks: list[Block] = [
+        Text(
+            "Code positions in ten groups, from the least doubt to the most: a doubt that knows "
+            "where the tokenizer errs rises from left to right."
+        ),
+        Figure(
+            curves(lines, "group, by doubt", "mean squared error x 10^3"),
+            "mean squared error over the groups of doubt",
+        ),
+    ]
+    return Section("Does doubt rise with the error?", blocks)
+
+
+def _section(study: UncertaintyStudy, title: str) -> Section:
+    """One tokenizer's numbers, and the images that it is least certain of."""
+    rows = study.table()
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
+    among = min(AMONG, study.identities[study.data]["count"])
+    blocks: list[Block] = [
+        Text(f"{study.tokenizer} on {study.data}. Images: {study.told_counts()}."),
+        Text(study.conclusion()),
+        Table(("measure", *columns), cells),
+        Pictures(
+            np.concatenate(list(study.shown.values())),
+            len(next(iter(study.shown.values()))),
+            row_labels=list(study.shown),
+            caption=f"The images with the most doubt on average among the first {among:,}; "
+            "each map from its least to its largest value.",
+        ),
+    ]
+    return Section(title, blocks)

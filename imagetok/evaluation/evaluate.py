@@ -1,0 +1,119 @@
+"""`imagetok.evaluate`: measures of reconstructions or of samples, with what they belong to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.destinations import file_for
+from imagetok.durable import write_json
+from imagetok.errors import ConfigError
+from imagetok.evaluation.features import NetworkSpecs, open_networks
+from imagetok.evaluation.perceptual import PerceptualSpecs, open_distances
+from imagetok.evaluation.records import (
+    Record,
+    measure_reconstructions,
+    measure_samples,
+    read_record,
+    side_by_side,
+)
+from imagetok.processes import process_state
+from imagetok.progress import progress_shown
+from imagetok.results import Result
+from imagetok.tokenizers import Autoencoder
+from imagetok.tokenizers.opening import as_given, device_for, open_autoencoder
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
+    """Measures of one split, beside others that were measured alike."""
+
+    subject: str
+    """The tokenizer or the folder of samples, as it was given."""
+    data: str
+    record: Record
+    """The measures with what they belong to, as `out` holds them."""
+    beside: Mapping[str, Record]
+    """Earlier records, by name."""
+
+    @property
+    def measures(self) -> Mapping[str, float | int]:
+        """By name; `mse` and the others are explained in docs/measures.md."""
+        return self.record["measures"]
+
+    def title(self) -> str:
+        """What was measured on what."""
+        return f"{self.subject} on {self.data}"
+
+    def table(self) -> dict[str, dict[str, float | int]]:
+        """A row a measure, a column a record: `this` and those beside it. mse is x 10^3."""
+        rows = side_by_side({"this": self.record, **self.beside})
+        return {
+            "mse x 10^3" if name == "mse" else name: {
+                column: 1e3 * value if name == "mse" else value for column, value in row.items()
+            }
+            for name, row in rows.items()
+        }
+
+    def rows(self) -> dict[str, object]:
+        """The measures, by name."""
+        return dict(self.measures)
+
+
+def evaluate(
+    tokenizer: Autoencoder | Path | str,
+    data: ImageInput,
+    *,
+    samples: Path | str | None = None,
+    features: NetworkSpecs = (),
+    lpips: PerceptualSpecs = (),
+    beside: Sequence[Path | str] | Mapping[str, Record] = (),
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure reconstructions and codebook use over every image of a split, or drawn samples.
+
+    tokenizer: a Tokenizer or VAE, its folder, or a Hub id. data: a spec such as `digits:test`, a
+    path, a data config or a dataset; images are read as the tokenizer reads them.
+    samples: a folder of images, as `imagetok sample` writes it: they are compared with `data`
+    instead of reconstructions, by features alone. features: networks to measure distances in:
+    "inception", "vgg16", "torchvision:MODEL" (each also with =FILE), "cifar-resnet=FILE",
+    "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex" or "vgg" (each also with =FILE), or
+    a PerceptualDistance. beside: earlier records, or files that `out` wrote, for a table with
+    this one. out: a JSON file that gets the measures.
+
+    In a distributed run every process must call this; each gets the result, one writes.
+    Raises ConfigError when the records beside it were measured otherwise, and for samples without
+    features; NotFiniteError when the reconstructions are not finite; ArtifactError and InputError
+    for what cannot be read; ResourceError for weights or libraries that cannot be had.
+
+    Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
+    """
+    file, where = file_for(out), device_for(tokenizer, device)
+    records = dict(beside) if isinstance(beside, Mapping) else _read(beside)
+    networks, distances = open_networks(features, where), open_distances(lpips, where)
+    model = open_autoencoder(tokenizer, device)
+    dataset, source = open_inputs(data, model.image)
+    with progress_shown(progress):
+        if samples is None:
+            record = measure_reconstructions(model, dataset, networks, distances, records)
+        elif distances:
+            raise ConfigError(
+                "--lpips: compares images with their reconstructions, not with --samples"
+            )
+        else:
+            record = measure_samples(Path(samples), dataset, networks, records)
+    record["subject"]["data"] = source
+    if file is not None and process_state().is_main_process:
+        write_json(file, record)
+    subject = as_given(tokenizer) if samples is None else str(samples)
+    return Evaluation(subject, source, record, records)
+
+
+def _read(files: Sequence[Path | str]) -> dict[str, Record]:
+    if isinstance(files, str | Path):
+        files = [files]
+    return {str(file): read_record(Path(file)) for file in files}

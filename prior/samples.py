@@ -1,0 +1,120 @@
+"""A folder of samples: what samples.json says of it, and its images."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imagetok.codes.commit import begin_with, continue_with
+from imagetok.codes.decode import picture_file
+from imagetok.codes.plan import Plan, TokenizerId, read_json
+from imagetok.durable import canonical_json, write_json
+from imagetok.errors import InputError
+from imagetok.processes import device_of
+from imagetok.tokenizers import Tokenizer
+from prior.base import Prior
+from prior.sampling import micro_batch_on
+from prior.sampling_params import SamplingParams
+
+RECORD = "samples.json"
+
+
+class Samples(SamplingParams):
+    """What made a folder of samples, as samples.json holds it: who drew them, and how."""
+
+    prior: str
+    origin: str | None
+    """Where the prior came from; only for people."""
+    tokenizer: str
+    num_images: int
+    labels: tuple[int, ...]
+    """Image j has class labels[j % len(labels)]; -1 = none."""
+
+    def params(self) -> SamplingParams:
+        """The sampling parameters alone."""
+        return SamplingParams.model_validate(
+            self.model_dump(include={*SamplingParams.model_fields})
+        )
+
+    def cycled_labels(self) -> list[int]:
+        """The class of each image; -1 = none."""
+        return [self.labels[j % len(self.labels)] for j in range(self.num_images)]
+
+
+def record_of(
+    prior: Prior,
+    tokenizer: Tokenizer,
+    n: int,
+    label: int | str | Sequence[int | str] | None,
+    params: SamplingParams,
+) -> Samples:
+    """What n images are to be made by; ConfigError for parameters that this prior cannot follow."""
+    prior.sample(0, label=label, **params.model_dump())
+    return Samples(
+        prior=prior.fingerprint,
+        origin=prior.origin,
+        tokenizer=tokenizer.fingerprint,
+        num_images=n,
+        labels=tuple(prior.labels_for(label)),
+        **params.model_dump(),
+    )
+
+
+def commit_record(out: Path, record: Samples) -> None:
+    """Write what the images are made by into an empty folder, or go on with the same."""
+    path = out / RECORD
+    if path.is_file():
+        old = read_json(path, Samples).model_dump(mode="json")
+        new = record.model_dump(mode="json") | {"origin": old["origin"]}
+        is_more = old["num_images"] < record.num_images
+        same = old | {"num_images": record.num_images} if is_more else old
+        continue_with(out, "set of samples", same, new)
+        if is_more:
+            write_json(path, new)
+    else:
+        begin_with(path, "set of samples", record.model_dump(mode="json"))
+
+
+def plan_of(record: Samples, prior: Prior, tokenizer: Tokenizer, samples_per_shard: int) -> Plan:
+    """The plan of a code dataset of samples: its source says what they were made by."""
+    whole = record.model_dump(mode="json")
+    made_by = {name: whole[name] for name in ("prior", "labels", *SamplingParams.model_fields)}
+    described = ", ".join(f"{name}={value}" for name, value in made_by.items())
+    classes = prior.config.num_classes
+    return Plan(
+        tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=tokenizer.origin or ""),
+        num_codes=prior.config.num_codes,
+        grids=prior.config.grids,
+        image=tokenizer.image,
+        source=f"samples: {described}",
+        source_identity=hashlib.sha256(canonical_json(made_by)).hexdigest(),
+        num_inputs=record.num_images,
+        labelled=classes > 0,
+        class_names=prior.config.class_names or tuple(map(str, range(classes))),
+        samples_per_block=min(1024, samples_per_shard),
+        samples_per_shard=samples_per_shard,
+        micro_batch=micro_batch_on(device_of(prior)),
+    )
+
+
+def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
+    """Images of a folder of samples as one sees them: (N, C, H, W) uint8, grey or RGB.
+
+    Raises InputError for one that is not there, or damaged.
+    """
+    pictures = []
+    for j in images:
+        try:
+            with Image.open(picture_file(out, j)) as picture:
+                opened = picture.convert("L" if picture.mode == "L" else "RGB")
+        except OSError as error:
+            raise InputError(
+                f"{picture_file(out, j)}: cannot be read ({error}); delete it and run the same "
+                "imagetok sample again"
+            ) from None
+        pictures.append(torch.from_numpy(np.atleast_3d(np.array(opened))))
+    return torch.stack(pictures).movedim(-1, 1)

@@ -1,0 +1,68 @@
+"""The sampling parameters: how codes are drawn from a prior's logits."""
+
+from typing import Any
+
+from pydantic import field_validator, model_validator
+
+from imagetok.config import Section, validate
+
+
+class SamplingParams(Section):
+    """How codes are drawn; `samples.json` holds these keys.
+
+    temperature: above 0. top_k: only the k most likely codes. top_p: only the most likely codes
+    that together reach this probability. greedy: always the most likely code. guidance: 1 is off;
+    larger follows the label more. seed: sample j depends on the seed and j alone.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    greedy: bool = False
+    guidance: float = 1.0
+    seed: int = 0
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, value: float) -> float:
+        if not value > 0:
+            raise ValueError(
+                f"expected a number above 0, found {value}; "
+                "the most likely code at each step is what greedy takes"
+            )
+        return value
+
+    @field_validator("top_k")
+    @classmethod
+    def _check_top_k(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ValueError(f"expected 1 or more, found {value}")
+        return value
+
+    @field_validator("top_p")
+    @classmethod
+    def _check_top_p(cls, value: float | None) -> float | None:
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"expected a probability in (0, 1], found {value}")
+        return value
+
+    @field_validator("guidance")
+    @classmethod
+    def _check_guidance(cls, value: float) -> float:
+        if value < 0:
+            raise ValueError(f"expected 0 or more, found {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _check_greedy(self) -> "SamplingParams":
+        if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, None, None):
+            raise ValueError(
+                "greedy: takes the most likely code, which temperature, top_k and top_p do not "
+                "change; leave them out"
+            )
+        return self
+
+
+def sampling_params(**values: Any) -> SamplingParams:
+    """Sampling parameters by name; ConfigError for values out of range and unknown names."""
+    return validate(values, SamplingParams, "sampling")
