@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import imagetok
@@ -94,6 +95,15 @@ def _export(world: World, out: Path) -> Path:
     return out / "codes.parquet"
 
 
+def _refused(call: Callable[[], object]) -> object:
+    """Of a function that would take a network or minutes: it is reached, and refuses."""
+    with pytest.raises(imagetok.ImagetokError) as refused:
+        call()
+    return refused.value
+
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 1), dtype=np.uint8)
+
 CALLS: dict[str, Callable[[World, Path], object]] = {
     "imagetok.build_tokenizer": lambda w, out: imagetok.build_tokenizer(
         imagetok.Tokenizer.from_pretrained(w.tokenizer).config
@@ -121,6 +131,34 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
     "imagetok.train": lambda w, out: imagetok.train(
         DIGITS / "edvae.yaml", out=out, set=TINY, device="cpu", progress=False
     ),
+    "imagetok.compare": lambda w, out: imagetok.compare(
+        [DIGITS / "edvae.yaml"], out, seeds=[1], set=TINY, jobs=1, device="cpu", progress=False
+    ),
+    "imagetok.diagnose": lambda w, out: imagetok.diagnose(w.tokenizer, PICTURES, progress=False),
+    "imagetok.evaluate": lambda w, out: imagetok.evaluate(w.tokenizer, PICTURES, progress=False),
+    "imagetok.explore": lambda w, out: imagetok.explore(
+        w.tokenizer, PICTURES, limit=8, progress=False
+    ),
+    "imagetok.inspect": lambda w, out: imagetok.inspect(w.codes),
+    "imagetok.push": lambda w, out: _refused(lambda: imagetok.push(w.codes, "user/name")),
+    "imagetok.reconstruct": lambda w, out: imagetok.reconstruct(w.tokenizer, list(PICTURES[:2])),
+    "imagetok.report": lambda w, out: imagetok.report(w.run, out / "page.html", progress=False),
+    "imagetok.uncertainty": lambda w, out: imagetok.uncertainty(
+        w.tokenizer, PICTURES, progress=False
+    ),
+    "imagetok.verify": lambda w, out: imagetok.verify(w.codes),
+    "prior.compare": lambda w, out: _refused(lambda: prior.compare([], out, progress=False)),
+    "prior.complete": lambda w, out: prior.complete(
+        w.prior, PICTURES[:2], keep_rows=2, n=1, progress=False
+    ),
+    "prior.generate": lambda w, out: prior.generate(w.prior, 2, progress=False),
+    "prior.generate_codes": lambda w, out: prior.generate_codes(w.prior, 2, out, progress=False),
+    "prior.inspect": lambda w, out: prior.inspect(w.prior),
+    "prior.push": lambda w, out: _refused(lambda: prior.push(w.codes, "user/name")),
+    "prior.report": lambda w, out: prior.report(
+        w.prior_run, out / "page.html", num_samples=0, progress=False
+    ),
+    "prior.verify": lambda w, out: prior.verify(w.prior),
     "prior.train": lambda w, out: prior.train(
         DIGITS / "gpt.yaml", out=out, set=w.on_codes, device="cpu", progress=False
     ),
