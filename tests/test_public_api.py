@@ -25,12 +25,17 @@ ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "configs" / "digits"
 NAMES = {
     "imagetok": [
-        "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
-        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "decode", "encode",
-        "export", "import_codes", "info", "load_config", "merge", "open_codes", "open_images",
-        "parse_spec", "train",
+        "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError",
+        "Quantizer", "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer",
+        "compare", "decode", "diagnose", "encode", "evaluate", "explore", "export",
+        "import_codes", "info", "inspect", "load_config", "merge", "open_codes",
+        "open_images", "parse_spec", "push", "reconstruct", "report", "train",
+        "uncertainty", "verify",
     ],
-    "prior": ["Prior", "train"],
+    "prior": [
+        "Prior", "SamplingParams", "compare", "complete", "generate", "generate_codes",
+        "inspect", "push", "report", "train", "verify",
+    ],
 }  # fmt: skip
 PACKAGES = {"imagetok": imagetok, "prior": prior}
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from imagetok.config import Overrides, Section, apply_overrides, read_yaml
 from imagetok.errors import ConfigError
 
-RunConfig = Path | str | Section | Mapping[str, Any]
+ConfigInput = Path | str | Section | Mapping[str, Any]
 """A YAML file, a tree as YAML would give it, or a `TokenizerRun` or `PriorRun`."""
 RunKind = Literal["tokenizer", "prior"]
 KINDS: tuple[RunKind, ...] = ("tokenizer", "prior")
@@ -23,7 +23,7 @@ class GivenConfig(NamedTuple):
     """None of one that is no file."""
 
 
-def open_config(config: RunConfig, overrides: Overrides = ()) -> GivenConfig:
+def open_config(config: ConfigInput, overrides: Overrides = ()) -> GivenConfig:
     """Read a config and put overrides in.
 
     Raises ConfigError for what is not there, no YAML, or no config.
@@ -41,7 +41,7 @@ def open_config(config: RunConfig, overrides: Overrides = ()) -> GivenConfig:
     )
 
 
-def kind_of(config: RunConfig, overrides: Overrides = ()) -> RunKind:
+def kind_of(config: ConfigInput, overrides: Overrides = ()) -> RunKind:
     """What a config trains; ConfigError where it is neither a tokenizer nor a prior."""
     return _kind(open_config(config, overrides))
 
