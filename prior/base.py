@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imagetok import artifacts, hub
-from imagetok.errors import ConfigError, InputError, ShardError
+from imagetok.codes.owner import check_owner
+from imagetok.errors import ConfigError, InputError
 from imagetok.modes import at_test_time
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
@@ -183,12 +184,8 @@ class Prior(Pretrained[PriorConfig], ABC):
     def check_tokenizer(self, fingerprint: str, what: str) -> None:
         """Refuse codes, or a decoder, of another tokenizer."""
         expected = self.config.tokenizer_fingerprint
-        if fingerprint != expected:
-            raise ShardError(
-                f"{what}: belongs to tokenizer {fingerprint[:16]}, but this prior was trained on "
-                f"codes of tokenizer {expected[:16]}; use the one embedded in the prior's folder, "
-                "or train a prior on these codes"
-            )
+        remedy = "use the one embedded in the prior's folder, or train a prior on these codes"
+        check_owner(what, fingerprint, expected, "this prior's tokenizer", remedy)
 
     def check_codes(self, codes: Codes) -> None:
         """Refuse codes whose levels, grids or range are not this prior's."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
+from imagetok.codes.owner import check_owner
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
 from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
@@ -298,10 +299,12 @@ def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:
             f"{key}: {folder}: expected codes of one image or more, found 0; "
             "name another code dataset, or encode images again"
         )
-    if dataset.fingerprint != fingerprint:
-        raise ShardError(
-            f"{folder}: codes of tokenizer {dataset.fingerprint[:16]} "
-            f"({dataset.plan.tokenizer.name}), but the config's tokenizer is {fingerprint[:16]}; "
-            "encode the images with this tokenizer, or name the other one"
-        )
+    check_owner(
+        folder,
+        dataset.fingerprint,
+        fingerprint,
+        "the config's tokenizer",
+        "encode the images with this tokenizer, or name the other one",
+        name=dataset.plan.tokenizer.name,
+    )
     return dataset
