@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -90,6 +91,16 @@ def test_python_of_the_readme_runs(workplace, monkeypatch, index):
         assert float(names["loss"]) < 2.2  # pyright: ignore[reportArgumentType]  # it learns
     if "label" in names and "codes" in names:
         assert names["codes"].shape == (4, 4)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_python_of_the_page_on_python_runs(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    code = "\n".join(blocks(ROOT / "docs" / "python.md", "python"))
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "python.md", "exec"), names)  # the page itself
+    assert names["labelled"].written == 100
+    assert names["labelled"].dataset[1].label == 1
+    assert names["samples"].images.shape == (16, 1, 16, 16)
 
 
 def test_the_results_table_is_that_of_the_stored_runs():
