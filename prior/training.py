@@ -33,6 +33,9 @@ from prior.yardsticks import Level, collapse_in_words, measure, verdict_in_words
 logger = logging.getLogger("imagetok")
 EVALUATION_BATCH = 128
 COUNTED_BATCH = 8192
+FREE_TO_CHANGE = ("patience", "export", "tokenizer")
+"""Keys that a resumed run may change: when it ends, and where the tokenizer lies, which is compared
+by its fingerprint."""
 
 
 class Part:
@@ -83,7 +86,9 @@ def train_prior(
     )
     config = _with_commit(config, run, resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
-    with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
+    with open_run(
+        run, config, resume=resume, is_main=accelerator.is_main_process, free=FREE_TO_CHANGE
+    ):
         return train(
             job,
             config.train,
@@ -147,11 +152,13 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         dataset=training,
         loss=_loss_function(config, architecture.num_classes),
         update=lambda model, sums, draw: {},
-        describe=lambda sums: {},
+        describe=lambda described: {},
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
         selection=Selection("bits_per_code", config.patience, config.export),
+        shown=("bits_per_code",),
+        matrix_layers=prior.matrix_layers,
     )
 
 

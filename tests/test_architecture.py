@@ -11,7 +11,7 @@ ROWS = [
     {"errors", "version"},
     {"durable", "seeding", "config", "processes", "modes", "destinations"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
-    {"pictures", "results"},
+    {"pictures", "results", "pretrained"},
     {"environment"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},

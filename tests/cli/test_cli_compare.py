@@ -20,7 +20,7 @@ from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.training.metrics import read_json_lines
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits"
-STEPS = 60
+STEPS = 20
 
 
 def values(out: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_the_values_are_those_that_the_runs_stored(whole):
         for cell, seed in zip(method["cells"], (5, 6), strict=True):
             run = whole / method["name"] / f"seed-{seed}"
             tests = [r for r in read_json_lines(run / "metrics.jsonl") if r["split"] == "test"]
-            assert [r["step"] for r in tests] == [25, 50, STEPS] and "ssim" in tests[-1]
+            assert [r["step"] for r in tests] == [8, 16, STEPS] and "ssim" in tests[-1]
             assert cell["status"] == "finished" and cell["seed"] == seed
             assert {**cell["measures"], **tests[-1]} == {
                 **cell["measures"], "step": STEPS, "split": "test"
@@ -71,7 +71,7 @@ def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_p
     command = [*words, "--out", str(out), "--jobs", "1"]
     for run, number, code in [("a/seed-5", signal.SIGKILL, -9), ("b/seed-6", signal.SIGTERM, 143)]:
         process = subprocess.Popen([sys.executable, "-m", "imagetok", *command])
-        wait_for_steps(out / run, 9, process)
+        wait_for_steps(out / run, 5, process)
         process.send_signal(number)
         assert process.wait(timeout=300) == code
         assert not (out / run / "finished.json").exists()
@@ -140,7 +140,7 @@ def test_the_function_gives_what_the_command_gave(words, whole, tmp_path):
 
 
 def test_other_seeds_or_settings_are_refused(words, whole, capsys):
-    for more, key in [(["--seeds", "5"], "seeds"), (["--set", "train.steps=30"], "train.steps")]:
+    for more, key in [(["--seeds", "5"], "seeds"), (["--set", "train.steps=10"], "train.steps")]:
         assert _run([*words, *more, "--out", str(whole)]) == 2
         assert key in capsys.readouterr().err
 
