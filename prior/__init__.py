@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prior.generation import generate, generate_codes
     from prior.inspection import push, verify
     from prior.reports import report
+    from prior.sample_evaluation import evaluate_samples
     from prior.sampling_params import SamplingParams
     from prior.trained import train
 
@@ -22,6 +23,7 @@ _HOMES = {
     "SamplingParams": "prior.sampling_params",
     "compare": "prior.comparison",
     "complete": "prior.completion",
+    "evaluate_samples": "prior.sample_evaluation",
     "generate": "prior.generation",
     "generate_codes": "prior.generation",
     "inspect": "imagetok.inspection",
@@ -36,6 +38,7 @@ __all__ = [
     "SamplingParams",
     "compare",
     "complete",
+    "evaluate_samples",
     "generate",
     "generate_codes",
     "inspect",

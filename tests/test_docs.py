@@ -4,9 +4,11 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import torch
 
 from cli.main import COMMANDS, _run, imagetok
 from imagetok import configs
@@ -81,13 +83,24 @@ def test_python_of_the_readme_runs(workplace, monkeypatch, index):
     monkeypatch.chdir(workplace)
     code = compile(blocks(ROOT / "README.md", "python")[index], f"README block {index}", "exec")
     names: dict[str, object] = {"__name__": "readme"}
+    torch.manual_seed(0)
     exec(code, names)  # the README itself
     if "new" in names:
         assert names["new"].shape == (16, 1, 16, 16)  # pyright: ignore[reportAttributeAccessIssue]
-    if "loss" in names:
+    if "loss" in names:  # of the last batch; about 2.3 before training
         assert float(names["loss"]) < 2.2  # pyright: ignore[reportArgumentType]  # it learns
     if "label" in names and "codes" in names:
         assert names["codes"].shape == (4, 4)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_python_of_the_page_on_python_runs(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    code = "\n".join(blocks(ROOT / "docs" / "python.md", "python"))
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "python.md", "exec"), names)  # the page itself
+    assert names["labelled"].written == 100
+    assert names["labelled"].dataset[1].label == 1
+    assert names["samples"].images.shape == (16, 1, 16, 16)
 
 
 def test_the_results_table_is_that_of_the_stored_runs():

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import imagetok
 import prior
 from cli.main import _run
+from imagetok.errors import InputError
 from imagetok.results import Result
 
 ROOT = Path(__file__).parent.parent
@@ -25,11 +28,15 @@ DIGITS = ROOT / "configs" / "digits"
 NAMES = {
     "imagetok": [
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
-        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "configs", "decode",
-        "encode", "export", "import_codes", "info", "load_config", "merge", "open_codes",
-        "open_images", "parse_spec", "train",
+        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
+        "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
+        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", 
+        "reconstruct", "report", "train", "uncertainty", "verify",
     ],
-    "prior": ["Prior", "train"],
+    "prior": [
+        "Prior", "SamplingParams", "compare", "complete", "evaluate_samples", "generate",
+        "generate_codes", "inspect", "push", "report", "train", "verify",
+    ],
 }  # fmt: skip
 PACKAGES = {"imagetok": imagetok, "prior": prior}
 
@@ -89,18 +96,70 @@ def every_module() -> None:
             importlib.import_module(module.name)
 
 
+def pixels() -> torch.nn.Module:
+    """A feature network: the first pixels."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(4))
+
+
 def _export(world: World, out: Path) -> Path:
     imagetok.export(world.codes, out / "codes.parquet")
     return out / "codes.parquet"
 
 
+def _compare(function: Callable[..., object], out: Path) -> object:
+    config = DIGITS / "edvae.yaml"
+    return function([config], out, seeds=[1], set=TINY, device="cpu", progress=False)
+
+
+def _push(function: Callable[..., object], folder: Path) -> str:
+    """A run is refused before any network is asked."""
+    with pytest.raises(InputError) as refusal:
+        function(folder, "user/name")
+    return str(refusal.value)
+
+
 CALLS: dict[str, Callable[[World, Path], object]] = {
+    "imagetok.compare": lambda w, out: _compare(imagetok.compare, out),
+    "imagetok.inspect": lambda w, out: imagetok.inspect(w.codes),
+    "imagetok.push": lambda w, out: _push(imagetok.push, w.run),
+    "imagetok.verify": lambda w, out: imagetok.verify(w.tokenizer),
+    "prior.compare": lambda w, out: _compare(prior.compare, out),
+    "prior.complete": lambda w, out: prior.complete(
+        w.prior, np.zeros((1, 8, 8), dtype=np.uint8), keep_rows=1, progress=False
+    ),
+    "prior.generate": lambda w, out: prior.generate(w.prior, 2, progress=False),
+    "prior.generate_codes": lambda w, out: prior.generate_codes(w.prior, 2, out, progress=False),
+    "prior.inspect": lambda w, out: prior.inspect(w.prior),
+    "prior.push": lambda w, out: _push(prior.push, w.prior_run),
+    "prior.verify": lambda w, out: prior.verify(w.prior_run),
     "imagetok.build_tokenizer": lambda w, out: imagetok.build_tokenizer(
         imagetok.Tokenizer.from_pretrained(w.tokenizer).config
     ),
     "imagetok.configs": lambda w, out: imagetok.configs("digits/edvae"),
     "imagetok.decode": lambda w, out: imagetok.decode(
         w.tokenizer, w.codes, out, limit=3, progress=False
+    ),
+    "imagetok.diagnose": lambda w, out: imagetok.diagnose(
+        w.tokenizer, "digits:test", progress=False
+    ),
+    "imagetok.evaluate": lambda w, out: imagetok.evaluate(
+        w.tokenizer, "digits:test", progress=False
+    ),
+    "imagetok.explore": lambda w, out: imagetok.explore(
+        w.tokenizer, "digits:test", limit=20, progress=False
+    ),
+    "imagetok.reconstruct": lambda w, out: imagetok.reconstruct(
+        w.tokenizer, np.zeros((8, 8), dtype=np.uint8)
+    ),
+    "imagetok.report": lambda w, out: imagetok.report(w.run, out / "a.html", progress=False),
+    "imagetok.uncertainty": lambda w, out: imagetok.uncertainty(
+        w.tokenizer, "digits:test", shifted="noise", limit=20, progress=False
+    ),
+    "prior.evaluate_samples": lambda w, out: prior.evaluate_samples(
+        w.prior, "digits:test", features="python:test_public_api:pixels", n=20, progress=False
+    ),
+    "prior.report": lambda w, out: prior.report(
+        [w.run, w.prior_run], out / "a.html", num_samples=1, progress=False
     ),
     "imagetok.encode": lambda w, out: imagetok.encode(
         w.tokenizer, "digits:test", out, limit=3, progress=False
@@ -206,20 +265,18 @@ def in_a_thread(call: Callable[[], object]) -> object:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file, but for what is measured on the clock.
+    """The bytes of every file, but for what depends on the clock.
 
-    And for the states of generators in checkpoints, which nothing draws from, and their hash.
+    Of checkpoints these are the size of timing.jsonl and the states of generators that nothing
+    draws from, and so their hashes.
     """
-    unlike = {"timing.jsonl"}
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    for path in files:
-        if "checkpoints" in path.parts and path.suffix == ".pkl":
-            unlike |= {path.name, "manifest.json"}
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in files
-        if path.name not in unlike
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        is_state = path.suffix == ".pkl" or path.name in ("manifest.json", "state.json")
+        if path.is_file() and path.name != "timing.jsonl":
+            of_the_clock = is_state and "checkpoints" in path.parts
+            found[str(path.relative_to(folder))] = b"" if of_the_clock else path.read_bytes()
+    return found
 
 
 @pytest.mark.parametrize("package", NAMES)

@@ -166,8 +166,8 @@ def diagnose(
 
     tokenizer: a Tokenizer, its folder, or a Hub id. One that lies in the run folder that made it
     has a history, which says since when the codebook has been so.
-    data: the images to encode: a spec such as `digits:test`, a path, a data config, a Dataset,
-    PIL images or arrays (see `imagetok.data.inputs.open_inputs`).
+    data: the images to encode: a spec such as `digits:test`, a path, or any other input of
+    images (see `open_inputs`).
     out: a folder that gets diagnosis.json and report.html. progress: show a bar on stderr.
 
     Raises ArtifactError for what is no tokenizer, InputError for images that cannot be read,

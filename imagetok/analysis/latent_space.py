@@ -137,10 +137,10 @@ def explore(
     is mixed; chosen codes are looked up in the images; and t-SNE of pixels and of code vectors is
     drawn by label, with the accuracy of 5 nearest neighbours.
 
-    tokenizer: a Tokenizer, its folder, or a Hub id. data: a spec such as `digits:test`, a path, a
-    data config or a dataset; of `limit` only its first images (at least 8). features: networks to
-    measure distances in, as for `evaluate`. codes: numbers of codes, or (level, number), to show
-    pixels around. out: a folder that gets explore.json and report.html.
+    tokenizer: a Tokenizer, its folder, or a Hub id. data: a spec such as `digits:test`, a path,
+    or any other input of images (see `open_inputs`); with `limit` only the first of them (at least
+    8). features: networks to measure distances in, as for `evaluate`. codes: numbers of codes, or
+    (level, number), to show pixels around. out: a folder that gets explore.json and report.html.
 
     Raises ConfigError for a tokenizer of label maps, a code that is none and an `out` that is a
     file; ResourceError where t-SNE needs scikit-learn and it is not installed.

@@ -165,7 +165,7 @@ def uncertainty(
     tokenizers: Autoencoder | Path | str | Sequence[Autoencoder | Path | str],
     data: ImageInput,
     *,
-    shifted: Sequence[ImageInput] = (),
+    shifted: str | Path | Sequence[ImageInput] = (),
     limit: int | None = None,
     out: Path | str | None = None,
     device: torch.device | str | None = None,
@@ -179,9 +179,9 @@ def uncertainty(
     means between `data` and each shifted set.
 
     tokenizers: one or several, each a Tokenizer, its folder, or a Hub id. data: the images that
-    they were made for: a spec such as `cifar10:test`, a path, a data config or a dataset. shifted:
-    images from elsewhere, or "noise". limit: only so many of each (at least 2). out: a folder that
-    gets uncertainty.json and report.html.
+    they were made for: a spec such as `cifar10:test`, a path, or any other input of images (see
+    `open_inputs`). shifted: images from elsewhere, one or several inputs, or "noise". limit: only
+    so many of each (at least 2). out: a folder that gets uncertainty.json and report.html.
 
     Raises ConfigError for a tokenizer that knows no uncertainty, one of label maps, one given twice
     and an `out` that is a file; ArtifactError and InputError for what cannot be read.
@@ -190,10 +190,11 @@ def uncertainty(
     """
     folder = folder_for(out)
     given = [tokenizers] if isinstance(tokenizers, Autoencoder | Path | str) else list(tokenizers)
+    foreign = [shifted] if isinstance(shifted, str | Path) else shifted
     _check_asked(given, data)
     where = choose_device(device) if device is not None else None
     with progress_shown(progress):
-        studies = tuple(_study(one, data, shifted, limit, where) for one in given)
+        studies = tuple(_study(one, data, foreign, limit, where) for one in given)
     found = Uncertainty(studies)
     if folder is not None:
         from imagetok.analysis.uncertainty_page import write_page
@@ -211,7 +212,7 @@ def _check_asked(tokenizers: Sequence[Autoencoder | Path | str], data: object) -
             raise ConfigError(f"--tokenizer: expected different ones, found {as_given(one)} twice")
     if not tokenizers:
         raise ConfigError("--tokenizer: expected at least one, found none")
-    if data == "noise":
+    if isinstance(data, str) and data == "noise":
         raise ConfigError(
             "--data noise: `noise` stands only for images of --shifted; give the images that the "
             "tokenizer was made for, for example --data cifar10:test --shifted noise"
@@ -258,7 +259,7 @@ def _open(
     data: ImageInput, model: Tokenizer, limit: int | None, count: int
 ) -> tuple[str, ImageDataset]:
     """A dataset and its name; `noise` has as many images as the data, `count`."""
-    if data == "noise":
+    if isinstance(data, str) and data == "noise":
         return "noise", noise_images(model.image, count)
     dataset, source = open_inputs(data, model.image)
     return source, dataset if limit is None else FirstImages(dataset, limit)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -16,9 +16,7 @@ from imagetok.data.items import ItemImages, split_item
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
-ImageInput = (
-    Path | str | DataConfig | Dataset[Any] | Tensor | np.ndarray | Sequence[Any] | Image.Image
-)
+ImageInput = Path | str | Section | Dataset[Any] | Tensor | np.ndarray | Sequence[Any] | Image.Image
 """What stands for images wherever a function takes them; see `open_inputs`."""
 
 
@@ -62,8 +60,10 @@ def open_inputs(
         config, split = parse_spec(str(data))
         return OpenedImages(open_images(config, split, contract), describe(config, split))
     if isinstance(data, Section):
-        split = split or "train"
-        return OpenedImages(open_images(data, split, contract), describe(data, split))
+        if not hasattr(data, "source"):
+            raise ConfigError(f"data: expected a data config, found {type(data).__name__}")
+        given, split = cast(DataConfig, data), split or "train"
+        return OpenedImages(open_images(given, split, contract), describe(given, split))
     if isinstance(data, ImageDataset):
         _check_form(data, contract)
         return OpenedImages(data, f"{data.name}:{data.split}")

@@ -11,6 +11,7 @@ from imagetok import seeding
 from imagetok.data import ImageDataset
 from imagetok.images import from_stored
 from imagetok.processes import device_of
+from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
 BATCH = 128
@@ -42,9 +43,19 @@ def read_batch(model: Autoencoder, dataset: ImageDataset, places: Sequence[int],
 
 
 def batches(
-    model: Autoencoder, dataset: ImageDataset, places: Sequence[int] | None = None
+    model: Autoencoder,
+    dataset: ImageDataset,
+    places: Sequence[int] | None = None,
+    *,
+    work: str = "",
 ) -> Iterator[Batch]:
-    """All images of a dataset once and in order, or those at `places`."""
+    """All images of a dataset once and in order, or those at `places`.
+
+    work: what is done with them, for a progress bar; none without.
+    """
     chosen = range(len(dataset)) if places is None else places
-    for n in range(num_batches(len(chosen))):
-        yield read_batch(model, dataset, chosen, n)
+    with ProgressBar(work, len(chosen), enabled=bool(work)) as progress:
+        for n in range(num_batches(len(chosen))):
+            batch = read_batch(model, dataset, chosen, n)
+            yield batch
+            progress.update(min((n + 1) * BATCH, len(chosen)))

@@ -77,7 +77,7 @@ class Verdict:
 def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
     """Every level's health over all images of `dataset`, each counted once."""
     tally = CodeTally(tokenizer.num_codes, keeps_maps=True)
-    for batch in batches(tokenizer, dataset):
+    for batch in batches(tokenizer, dataset, work="counting codes"):
         tally.add(*tokenizer.encode_with_certainty(batch.images, generator=batch.draw()))
     values = tally.values()
     keys = set(type(tokenizer.config.levels[0]).model_fields)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.destinations import file_for
 from imagetok.durable import write_json
@@ -66,10 +67,10 @@ def evaluate(
     tokenizer: Autoencoder | Path | str,
     data: ImageInput,
     *,
-    samples: Path | str | None = None,
+    samples: ImageDataset | Path | str | None = None,
     features: NetworkSpecs = (),
     lpips: PerceptualSpecs = (),
-    beside: Sequence[Path | str] | Mapping[str, Record] = (),
+    beside: Path | str | Sequence[Path | str] | Mapping[str, Record] = (),
     out: Path | str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -77,13 +78,13 @@ def evaluate(
     """Measure reconstructions and codebook use over every image of a split, or drawn samples.
 
     tokenizer: a Tokenizer or VAE, its folder, or a Hub id. data: a spec such as `digits:test`, a
-    path, a data config or a dataset; images are read as the tokenizer reads them.
-    samples: a folder of images, as `imagetok sample` writes it: they are compared with `data`
-    instead of reconstructions, by features alone. features: networks to measure distances in:
-    "inception", "vgg16", "torchvision:MODEL" (each also with =FILE), "cifar-resnet=FILE",
-    "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex" or "vgg" (each also with =FILE), or
-    a PerceptualDistance. beside: earlier records, or files that `out` wrote, for a table with
-    this one. out: a JSON file that gets the measures.
+    path, or any other input of images (see `open_inputs`), read as the tokenizer reads images.
+    samples: images that are compared with `data` instead of reconstructions, by features alone: a
+    folder, as `imagetok sample` writes it, or a dataset (of a prior: `prior.evaluate_samples`).
+    features: networks to measure distances in: "inception", "vgg16", "torchvision:MODEL" (each also
+    with =FILE), "cifar-resnet=FILE", "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex"
+    or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files that
+    `out` wrote, for a table with this one. out: a JSON file that gets the measures.
 
     In a distributed run every process must call this; each gets the result, one writes.
     Raises ConfigError when the records beside it were measured otherwise, and for samples without
@@ -105,15 +106,15 @@ def evaluate(
                 "--lpips: compares images with their reconstructions, not with --samples"
             )
         else:
-            record = measure_samples(Path(samples), dataset, networks, records)
+            drawn = Path(samples) if isinstance(samples, str) else samples
+            record = measure_samples(drawn, dataset, networks, records)
     record["subject"]["data"] = source
     if file is not None and process_state().is_main_process:
         write_json(file, record)
-    subject = as_given(tokenizer) if samples is None else str(samples)
+    subject = as_given(tokenizer) if samples is None else record["subject"]["samples"]
     return Evaluation(subject, source, record, records)
 
 
-def _read(files: Sequence[Path | str]) -> dict[str, Record]:
-    if isinstance(files, str | Path):
-        files = [files]
-    return {str(file): read_record(Path(file)) for file in files}
+def _read(files: Path | str | Sequence[Path | str]) -> dict[str, Record]:
+    several = [files] if isinstance(files, str | Path) else files
+    return {str(file): read_record(Path(file)) for file in several}

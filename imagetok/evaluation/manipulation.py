@@ -59,7 +59,7 @@ def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> Ch
         [_nearest(tokenizer, level, n) for level in range(len(tokenizer.num_codes))] if n else []
     )
     parts, sums = [], torch.zeros(num_sums(tokenizer.image), dtype=torch.float64)
-    for batch in batches(tokenizer, dataset):
+    for batch in batches(tokenizer, dataset, work=f"decoding neighbour-{n}"):
         draw = seeding.generator(0, "neighbours", n, batch.number)
         codes = tokenizer.encode(batch.images, generator=batch.draw())
         if tables:
@@ -83,7 +83,7 @@ def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ChangedImages
     shares = torch.rand(len(dataset), generator=draw)
     parts = []
     pairs = zip(
-        batches(tokenizer, dataset),
+        batches(tokenizer, dataset, work="decoding what lies between"),
         batches(tokenizer, dataset, partners.tolist()),
         shares.split(BATCH),
         strict=True,

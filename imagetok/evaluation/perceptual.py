@@ -137,8 +137,7 @@ def open_perceptual(spec: str) -> PerceptualDistance:
 
 def _heads(name: str) -> list[Tensor]:
     """The authors' weights of version 0.1, a vector a layer."""
-    require("torchmetrics", extra="eval", purpose="LPIPS")
-    package = files("torchmetrics.functional.image")
+    package = files(require("torchmetrics.functional.image", extra="eval", purpose="LPIPS"))
     state = read_weights(Path(str(package / "lpips_models" / f"{name}.pth")))
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(BACKBONES[name].ends))]
 

@@ -13,6 +13,7 @@ from imagetok.data.samples import open_samples
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
+from imagetok.evaluation.batches import num_batches
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.perceptual import PerceptualDistance, mean_distance
 from imagetok.evaluation.sets import (
@@ -23,6 +24,8 @@ from imagetok.evaluation.sets import (
     features_of,
     reconstruct_bytes,
 )
+from imagetok.processes import process_state
+from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
 
@@ -51,7 +54,7 @@ def measure_reconstructions(
     """
     identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
     _check_all(identity, beside)
-    measures = evaluate_reconstruction(model, dataset)
+    measures = _with_progress(model, dataset)
     _check_finite(measures)
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
     for network in networks:
@@ -74,19 +77,33 @@ def measure_reconstructions(
     )
 
 
+def _with_progress(model: Autoencoder, dataset: ImageDataset) -> dict[str, float | int]:
+    """`evaluate_reconstruction` with a bar of rounds of batches, one a process."""
+    state = process_state()
+    rounds = -(-num_batches(len(dataset)) // state.num_processes)
+    done = iter(range(rounds))
+    with ProgressBar("reconstructing", rounds, enabled=state.is_main_process) as progress:
+        measures = evaluate_reconstruction(model, dataset, lambda: progress.update(next(done)))
+        progress.update(rounds)
+    return measures
+
+
 def measure_samples(
-    folder: Path,
+    samples: ImageDataset | Path,
     reference: ImageDataset,
     networks: Sequence[FeatureNetwork],
     beside: Mapping[str, Record] = MappingProxyType({}),
 ) -> Record:
-    """How far the images of a folder are from the reference images, for every network.
+    """How far samples are from the reference images, for every network.
 
-    beside: as for `measure_reconstructions`.
+    samples: a folder, see `open_samples`, or images of the reference's form. beside: as for
+    `measure_reconstructions`.
     """
     if not networks:
         raise ConfigError("--samples: choose a network to compare them in, with --features")
-    samples = open_samples(folder, reference.contract)
+    name = str(samples) if isinstance(samples, Path) else f"{samples.name}:{samples.split}"
+    if isinstance(samples, Path):
+        samples = open_samples(samples, reference.contract)
     identity = identity_of("samples", reference, len(samples), networks)
     _check_all(identity, beside)
     measures: dict[str, float | int] = {"num_samples": len(samples)}
@@ -101,7 +118,7 @@ def measure_samples(
             }
         )
     return Record(
-        subject={"samples": str(folder)},
+        subject={"samples": name},
         identity=identity,
         measures=measures,
     )

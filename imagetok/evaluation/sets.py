@@ -20,6 +20,7 @@ from imagetok.evaluation.distances import (
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.images import from_stored, to_stored
 from imagetok.processes import device_of, full_float32, process_state
+from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
 BATCH = 100
@@ -51,13 +52,17 @@ def features_of(
     device = device_of(network)
     starts = range(0, len(dataset), BATCH)
     parts: list[tuple[int, FeatureSet]] = []
-    for start in starts[state.process_index :: state.num_processes]:
-        batch = dataset.read(range(start, min(start + BATCH, len(dataset))))
-        images = batch.images.to(device)
-        found = network(images if change is None else change(images))
-        check_features(network.name, found.vectors)
-        logits = None if found.logits is None else found.logits.cpu()
-        parts.append((start, FeatureSet(found.vectors.float().cpu(), logits, batch.labels)))
+    mine = starts[state.process_index :: state.num_processes]
+    work = f"features of {network.name}"
+    with ProgressBar(work, len(mine), enabled=state.is_main_process) as progress:
+        for done, start in enumerate(mine, start=1):
+            batch = dataset.read(range(start, min(start + BATCH, len(dataset))))
+            images = batch.images.to(device)
+            found = network(images if change is None else change(images))
+            check_features(network.name, found.vectors)
+            logits = None if found.logits is None else found.logits.cpu()
+            parts.append((start, FeatureSet(found.vectors.float().cpu(), logits, batch.labels)))
+            progress.update(done)
     if state.num_processes > 1:
         parts = gather_object(parts)
     ordered = [part for _, part in sorted(parts, key=lambda part: part[0])]

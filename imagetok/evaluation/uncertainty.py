@@ -69,7 +69,7 @@ def measure_doubts(tokenizer: Tokenizer, dataset: ImageDataset) -> Doubts:
         raise ConfigError("uncertainty: this tokenizer is for label maps; it takes one of images")
     maps: dict[str, list[Tensor]] = {}
     errors: dict[str, list[Tensor]] = {}
-    for batch in batches(tokenizer, dataset):
+    for batch in batches(tokenizer, dataset, work="measuring uncertainty"):
         codes, certainty = tokenizer.encode_with_certainty(batch.images, generator=batch.draw())
         squares = (tokenizer.decode(codes) - batch.images).square().mean(dim=1, keepdim=True)
         for name, values in certainty.items():

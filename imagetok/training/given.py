@@ -9,7 +9,7 @@ from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, find_config
 from imagetok.training.schedules import given_tree
 
-RunConfig = Path | str | Section | Mapping[str, Any]
+ConfigInput = Path | str | Section | Mapping[str, Any]
 """A YAML file, the name of a config, a tree as YAML would give it, or a `TokenizerRun` or
 `PriorRun`."""
 RunKind = Literal["tokenizer", "prior"]
@@ -26,7 +26,7 @@ class GivenConfig(NamedTuple):
     """None of one that has no name."""
 
 
-def open_config(config: RunConfig, overrides: Overrides = ()) -> GivenConfig:
+def open_config(config: ConfigInput, overrides: Overrides = ()) -> GivenConfig:
     """Read a config and put overrides in.
 
     Raises ConfigError for what is not there, no YAML, or no config.
@@ -45,7 +45,7 @@ def open_config(config: RunConfig, overrides: Overrides = ()) -> GivenConfig:
     )
 
 
-def kind_of(config: RunConfig, overrides: Overrides = ()) -> RunKind:
+def kind_of(config: ConfigInput, overrides: Overrides = ()) -> RunKind:
     """What a config trains; ConfigError where it is neither a tokenizer nor a prior."""
     return _kind(open_config(config, overrides))
 

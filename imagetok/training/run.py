@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,27 +22,31 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.workers",
     "train.trackers",
-    "patience",
-    "export",
     # Where things lie: what lies there is compared by hash.
     "data.root",
     "data.download",
     "data.source",
     "data.test",
-    "tokenizer",
 )
-"""Keys that a resumed run may change without becoming another run."""
+"""Keys that a resumed run of any kind may change without becoming another run."""
 REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
 """Keys that may change to save a run that diverged; it is then no longer that of one config."""
 
 
 @contextmanager
-def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> Iterator[None]:
+def open_run(
+    folder: Path,
+    config: Section,
+    *,
+    resume: bool,
+    is_main: bool,
+    free: Collection[str] = (),
+) -> Iterator[None]:
     """Hold a run folder for this config.
 
     A non-empty folder is refused unless `resume`; with `resume`, one of another config is refused
     with the keys that differ, and an empty one starts fresh. Other processes than the main one
-    only pass through.
+    only pass through. free: keys that this kind of run may change, too.
     """
     if not is_main:
         yield
@@ -54,7 +58,7 @@ def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> I
         )
     with lock(folder):
         if (folder / CONFIG).is_file():
-            _check_same(folder, config)
+            _check_same(folder, config, free)
         elif entries and not (folder / "checkpoints").is_dir():
             raise ConfigError(
                 f"{folder}: holds files but no run ({CONFIG} is missing); choose another --out"
@@ -116,14 +120,16 @@ def test_record(records: Sequence[Mapping[str, Any]], exported: int | None) -> d
     return dict(found[-1]) if found else {}
 
 
-def _check_same(folder: Path, config: Section) -> None:
+def _check_same(folder: Path, config: Section, free: Collection[str]) -> None:
     stored = load_config(folder / CONFIG, type(config))
     changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
         if key.startswith((*REPAIRS, "train.steps")):
             logger.warning("%s: goes on with %r instead of %r", key, new, old)
-    free = {k for k in changed if k in FREE_TO_CHANGE or k.startswith(REPAIRS)}
-    refused = {k: v for k, v in changed.items() if k not in free}
+    may_change = {*FREE_TO_CHANGE, *free}
+    refused = {
+        k: v for k, v in changed.items() if k not in may_change and not k.startswith(REPAIRS)
+    }
     if refused:
         lines = "\n".join(
             f"  {k}: {old!r} there, {new!r} asked" for k, (old, new) in refused.items()

@@ -18,7 +18,7 @@ from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.opening import open_tokenizer
 from imagetok.training.config import TokenizerRun
-from imagetok.training.given import RunConfig, check_kind, open_config, run_folder
+from imagetok.training.given import ConfigInput, check_kind, open_config, run_folder
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.tokenizer import train_tokenizer
 
@@ -80,7 +80,7 @@ class TrainedTokenizer(Trained):
 
 
 def train(
-    config: RunConfig,
+    config: ConfigInput,
     *,
     out: Path | str | None = None,
     set: Overrides = (),

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from cli.main import _run
 from imagetok import seeding
-from imagetok.analysis.uncertainty import Study
+from imagetok.analysis.uncertainty import UncertaintyStudy
 from imagetok.config import load_config
 from imagetok.data import ShapesConfig, open_images
 from imagetok.evaluation.cifar_resnet import CIFARResNet
@@ -224,7 +224,7 @@ def test_doubt_is_measured(place, tmp_path, capsys):
 )
 def test_doubt_is_judged_in_words(correlation, words):
     found = {"margin_level1": {"positions": correlation, "images": 0.9}}
-    study = Study(
+    study = UncertaintyStudy(
         "t", "0" * 64, "vqvae", "shapes:test", {"shapes:test": {"count": 2}}, found, {}, {}, {}
     )
     assert words in study.conclusion()

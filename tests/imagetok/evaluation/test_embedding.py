@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import InputError, ResourceError
 from imagetok.evaluation.embedding import neighbour_accuracy, principal, tsne
 
 
@@ -54,5 +54,10 @@ def test_the_map_is_the_same_each_time_and_keeps_clusters_apart(clusters):
 
 def test_without_scikit_learn_the_extra_is_named(clusters, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-    with pytest.raises(ConfigError, match=r"imagetok\[eval\]"):
+    with pytest.raises(ResourceError, match=r"imagetok\[eval\]"):
         tsne(clusters[0])
+
+
+def test_equal_vectors_lie_in_one_place():
+    """scikit-learn crashes the process on them; a collapsed codebook gives nothing else."""
+    assert (tsne(torch.full((8, 3), 0.3)) == 0).all()

@@ -126,6 +126,12 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
     assert not (tmp_path / "planted").exists()
 
 
+def test_without_torch_fidelity_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(ResourceError, match=r"imagetok\[eval\]"):
+        open_features("inception")
+
+
 def test_other_bytes_than_the_published_ones_are_refused(tmp_path):
     pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
     torch.save({}, tmp_path / "inception.pth")

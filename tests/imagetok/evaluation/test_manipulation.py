@@ -9,6 +9,7 @@ from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError
+from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.manipulation import (
     code_vectors,
     codebook_neighbours,
@@ -88,13 +89,15 @@ def test_all_images_once_and_nothing_replaced_is_the_reconstruction():
     tokenizer = make("digits/edvae")
     dataset = open_images(DigitsConfig(), "test", tokenizer.image)
     images = dataset.read(range(len(dataset))).images
-    found = decode_neighbours(tokenizer, dataset, 0)
+    found, mse = decode_neighbours(tokenizer, dataset, 0)
     back = to_stored(tokenizer.reconstruct(from_stored(images, tokenizer.image)))
     assert (found.images.int() - back.int()).abs().max() <= 1  # rounding
-    changed = decode_neighbours(tokenizer, dataset, 2)
+    assert mse == evaluate_reconstruction(tokenizer, dataset)["mse"], "one definition"
+    changed, _ = decode_neighbours(tokenizer, dataset, 2)
     assert not torch.equal(changed.images, found.images)
-    assert torch.equal(changed.images, decode_neighbours(tokenizer, dataset, 2).images)
-    assert len(decode_between(tokenizer, dataset)) == len(changed) == len(dataset)
+    assert torch.equal(changed.images, decode_neighbours(tokenizer, dataset, 2).images.images)
+    between, of_none = decode_between(tokenizer, dataset)
+    assert len(between) == len(changed) == len(dataset) and of_none is None
 
 
 def test_residual_levels_have_no_neighbours():

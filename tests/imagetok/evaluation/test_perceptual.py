@@ -131,7 +131,7 @@ def test_other_names_and_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="sha256 starts with 7be5be79"):
         open_perceptual(f"alex={tmp_path / 'x.pth'}")
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
-    with pytest.raises(ConfigError, match=r"imagetok\[eval\]"):
+    with pytest.raises(ResourceError, match=r"imagetok\[eval\]"):
         open_perceptual("alex")
 
 

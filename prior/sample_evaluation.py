@@ -1,0 +1,103 @@
+"""`prior.evaluate_samples`: how far a prior's images are from those of a split."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagetok.artifacts import CONFIG
+from imagetok.data import ArrayImages
+from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.destinations import file_for
+from imagetok.durable import write_json
+from imagetok.errors import ConfigError
+from imagetok.evaluation.evaluate import Evaluation, evaluate
+from imagetok.evaluation.features import NetworkSpecs
+from imagetok.evaluation.records import Record
+from imagetok.images import to_stored
+from imagetok.processes import process_state
+from imagetok.tokenizers import Tokenizer
+from prior.base import Prior
+from prior.generation import Generated, Label, generate
+from prior.opening import open_pair
+from prior.sampling_params import SamplingParams
+
+_DEFAULTS = SamplingParams()
+
+
+def evaluate_samples(
+    samples: Generated | Prior | Path | str,
+    data: ImageInput,
+    *,
+    features: NetworkSpecs,
+    tokenizer: Tokenizer | Path | str | None = None,
+    n: int | None = None,
+    label: Label = None,
+    params: SamplingParams = _DEFAULTS,
+    folder: Path | str | None = None,
+    beside: Path | str | Sequence[Path | str] | Mapping[str, Record] = (),
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure how far a prior's images are from those of a split, in the features of networks.
+
+    samples: what `generate` returned; a folder of samples; or a Prior, its folder or its Hub id,
+    of which n images are drawn first (default: as many as `data` has), into `folder` or else in
+    memory. label, params: how they are drawn, as for `generate`. tokenizer: of a folder of samples
+    required, for it says what form images have; of a prior None is the one embedded in it.
+    data: the reference, often the training images: a spec such as `cifar10:train`, a path, or any
+    other input of images. features, beside, out: as for `imagetok.evaluate`; the record also says
+    which prior drew the images, and how.
+
+    Raises ConfigError without features, without a tokenizer where one is needed, and when the
+    records beside it were measured otherwise; ShardError for a tokenizer of other codes.
+
+    Example: `prior.evaluate_samples("runs/gpt/prior", "digits:train", features=["inception"])`
+    """
+    file = file_for(out)
+    options: dict[str, Any] = {
+        "features": features, "beside": beside, "device": device, "progress": progress
+    }  # fmt: skip
+    if isinstance(samples, Path | str) and not _is_prior(samples):
+        if tokenizer is None:
+            raise ConfigError(f"{samples}: a folder of samples; pass tokenizer=, for their form")
+        return evaluate(tokenizer, data, samples=samples, out=out, **options)
+    if not isinstance(samples, Generated):
+        drawing = {**params.model_dump(), "label": label, "out": folder, "device": device}
+        samples = _draw(samples, data, tokenizer, n, drawing | {"progress": progress})
+    found = evaluate(samples.tokenizer, data, samples=_images_of(samples), **options)
+    found.record["subject"]["drawn_by"] = samples.record.model_dump(mode="json")
+    if file is not None and process_state().is_main_process:
+        write_json(file, found.record)
+    return found
+
+
+def _is_prior(place: Path | str) -> bool:
+    """Whether a path is a prior's folder, or else a Hub id, and no folder of samples."""
+    return (Path(place) / CONFIG).is_file() or not Path(place).exists()
+
+
+def _draw(
+    prior: Prior | Path | str,
+    data: ImageInput,
+    tokenizer: Tokenizer | Path | str | None,
+    n: int | None,
+    drawing: dict[str, Any],
+) -> Generated:
+    """n images of a prior, or as many as `data` has."""
+    model, own = open_pair(prior, tokenizer, drawing["device"])
+    count = len(open_inputs(data, own.image).dataset) if n is None else n
+    return generate(model, count, tokenizer=own, **drawing)
+
+
+def _images_of(samples: Generated) -> ArrayImages:
+    """The drawn images as bytes, with the classes asked for."""
+    return ArrayImages(
+        to_stored(samples.images),
+        torch.tensor(samples.labels),
+        name="samples",
+        split="all",
+        contract=samples.tokenizer.image,
+    )
