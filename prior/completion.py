@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +34,7 @@ RECORD, PICTURE, LIKELIHOOD = "completions.json", "completions.png", "likelihood
 _GREY = 127
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Completed:
+class Completed(NamedTuple):
     """An image and its completions; what has 1 + n entries begins with the image's own codes."""
 
     original: Images
@@ -66,7 +65,7 @@ class Completions(Result):
     """Rows of pixels that the kept codes stand for, about."""
 
     @property
-    def images(self) -> Images:
+    def images(self) -> Tensor:
         """(N, n, ...): the n completions of each of N images, as the tokenizer decodes them."""
         return torch.stack([one.images[1:] for one in self.completed])
 

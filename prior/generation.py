@@ -51,8 +51,8 @@ class Generated(Result):
     num_new: int
     """Images that were not in the folder before."""
     codes: Codes | None
-    """(n, h, w) int64 a level, coarse to fine; None where some were in the folder before, or other
-    processes drew them."""
+    """(n, h, w) int64 a level, coarse to fine; None where this call did not draw all of them: some
+    were in the folder before, or other processes drew them."""
     _drawn: Images | None = field(default=None)
 
     @cached_property
@@ -254,7 +254,7 @@ def _in_folder(
     return Generated(record, tokenizer, out, sum(map(len, missing)), whole)
 
 
-def _joined(parts: Sequence[Codes]) -> Codes:
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
 
 

@@ -36,7 +36,7 @@ def evaluate_samples(
     label: Label = None,
     params: SamplingParams = _DEFAULTS,
     folder: Path | str | None = None,
-    beside: Sequence[Path | str] | Mapping[str, Record] = (),
+    beside: Path | str | Sequence[Path | str] | Mapping[str, Record] = (),
     out: Path | str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,

@@ -22,7 +22,7 @@ from imagetok.processes import device_of, over_processes, process_state
 from imagetok.training.best import Selection
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
-from imagetok.training.run import CONFIG, open_run
+from imagetok.training.run import CONFIG, open_run, with_recorded_lengths
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
@@ -84,7 +84,7 @@ def train_prior(
         accelerator.num_processes,
         accelerator.device,
     )
-    config = _with_commit(config, run, resume)
+    config = with_recorded_lengths(_with_commit(config, run, resume), run, resume=resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(
         run, config, resume=resume, is_main=accelerator.is_main_process, free=FREE_TO_CHANGE

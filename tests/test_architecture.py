@@ -12,7 +12,7 @@ ROWS = [
     {"durable", "seeding", "config", "processes", "modes", "destinations"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},
-    {"environment"},
+    {"environment", "named_configs"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
     {"codes"},

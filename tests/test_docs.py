@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cli.main import COMMANDS, _run, imagetok
+from imagetok import configs
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -39,8 +40,8 @@ def test_commands_parse_and_configs_exist(path):
         assert command is not None, name
         command.make_context(name, arguments)
         for word in arguments:
-            if word.startswith("configs/"):
-                assert (ROOT / word).is_file(), word
+            if word.startswith(("configs/", "papers/", "comparisons/", "digits/", "cifar10/")):
+                assert configs(word).tree, word
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)

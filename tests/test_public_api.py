@@ -28,10 +28,10 @@ DIGITS = ROOT / "configs" / "digits"
 NAMES = {
     "imagetok": [
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
-        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "decode",
-        "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info", "inspect",
-        "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", "reconstruct",
-        "report", "train", "uncertainty", "verify",
+        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
+        "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
+        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", 
+        "reconstruct", "report", "train", "uncertainty", "verify",
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate_samples", "generate",
@@ -135,6 +135,7 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
     "imagetok.build_tokenizer": lambda w, out: imagetok.build_tokenizer(
         imagetok.Tokenizer.from_pretrained(w.tokenizer).config
     ),
+    "imagetok.configs": lambda w, out: imagetok.configs("digits/edvae"),
     "imagetok.decode": lambda w, out: imagetok.decode(
         w.tokenizer, w.codes, out, limit=3, progress=False
     ),

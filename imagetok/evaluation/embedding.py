@@ -22,7 +22,8 @@ def principal(vectors: Float[Tensor, "N F"], count: int = COMPONENTS) -> Float[T
 def tsne(vectors: Float[Tensor, "N F"]) -> Float[np.ndarray, "N 2"]:
     """t-SNE in the plane (van der Maaten & Hinton 2008), always the same for the same vectors.
 
-    scikit-learn's, of perplexity 30 (less for few vectors), from the first principal components.
+    scikit-learn's implementation, with perplexity 30 (less for few vectors), started from the
+    first principal components. Equal vectors, as of a collapsed codebook, lie in one place.
     Raises ResourceError without scikit-learn, InputError for fewer than 4 vectors.
     """
     manifold = require("sklearn.manifold", extra="eval", purpose="t-SNE")
@@ -30,6 +31,8 @@ def tsne(vectors: Float[Tensor, "N F"]) -> Float[np.ndarray, "N 2"]:
         raise InputError(f"t-SNE: expected at least 4 images, found {len(vectors)}")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     points = principal(vectors).numpy()
+    if np.ptp(points[:, 0]) <= 1e-12 * max(1.0, float(vectors.abs().max())):
+        return np.zeros((len(vectors), 2))  # all are one; scikit-learn would divide by 0 and crash
     return manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
 
 

@@ -70,7 +70,7 @@ def evaluate(
     samples: ImageDataset | Path | str | None = None,
     features: NetworkSpecs = (),
     lpips: PerceptualSpecs = (),
-    beside: Sequence[Path | str] | Mapping[str, Record] = (),
+    beside: Path | str | Sequence[Path | str] | Mapping[str, Record] = (),
     out: Path | str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -115,7 +115,6 @@ def evaluate(
     return Evaluation(subject, source, record, records)
 
 
-def _read(files: Sequence[Path | str]) -> dict[str, Record]:
-    if isinstance(files, str | Path):
-        files = [files]
-    return {str(file): read_record(Path(file)) for file in files}
+def _read(files: Path | str | Sequence[Path | str]) -> dict[str, Record]:
+    several = [files] if isinstance(files, str | Path) else files
+    return {str(file): read_record(Path(file)) for file in several}

@@ -21,9 +21,14 @@ class EdVAEConfig(Section):
     num_codes: PositiveInt = 512
     code_dim: PositiveInt = 16
     evidence: Literal["exp", "softplus"] = "exp"
+    """How logits become concentrations: exp(logit) + 1, clamped, or softplus(logit) + 1."""
     max_logit: Annotated[float, Field(gt=0, le=60)] = 20.0
+    """Where `exp` clamps the logits."""
     kl: Literal["exact", "torch"] = "exact"
+    """The exact KL, or the float32 form of torch.distributions that the released code trains
+    with."""
     probabilities: Literal["mean", "sample"] = "mean"
+    """Of the codes in training: the mean of the Dirichlet, or a sample of it."""
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 

@@ -29,8 +29,12 @@ class SQVAEConfig(Section):
     num_codes: CodebookSize = 512
     code_dim: PositiveInt = 64
     variance: Variance = "I"
+    """Fixed, or learned: I one number, II one an image, III one a position, IV one a position and
+    dimension."""
     log_variance: float = math.log(20)
+    """Where the logarithm of the variance starts."""
     floor: bool = True
+    """Keep the released code's lower bound of the variance; only `fixed` and I may leave it out."""
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
 

@@ -25,6 +25,7 @@ class VMFSQVAEConfig(Section):
     num_codes: CodebookSize = 64
     code_dim: PositiveInt = 64
     log_concentration: float = math.log(0.05)
+    """Where s in kappa = 1 + exp(s) starts."""
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
 

@@ -32,6 +32,7 @@ class VQEMAConfig(Section):
     num_codes: CodebookSize = 512
     code_dim: PositiveInt = 16
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the moving averages that the codes are."""
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
     losses: ClassVar[tuple[str, ...]] = ("commitment",)

@@ -26,16 +26,20 @@ class AffineConfig(Section):
     """Codes (1 + rate s) e + rate b, with s and b of D channels shared by the codes of a group."""
 
     rate: PositiveFloat = 10.0
+    """How fast scale and shift move, beside the codes."""
     groups: PositiveInt = 1
+    """Groups of codes with a scale and shift each; divides K."""
 
 
 class AlternationConfig(Section):
     """The codebook takes gradient steps of its own after each step of the rest."""
 
     steps: PositiveInt = 1
+    """Steps of the codebook after each step of the rest."""
     rate: PositiveFloat = 50.0
     """The loss is a mean over all vectors and channels, so its gradient is small."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of those steps."""
 
 
 class VQSTEConfig(Section):
@@ -47,9 +51,11 @@ class VQSTEConfig(Section):
     beta: Annotated[float, Field(ge=0, le=1)] = 0.98
     """Weight of the codebook term; that of the commitment is 1 - beta."""
     affine: AffineConfig | None = AffineConfig()
+    """The affine map of the codes; null: none."""
     synchronisation: NonNegativeFloat = 0.2
     """nu: how much of the decoder's gradient reaches the codebook."""
     alternation: AlternationConfig | None = None
+    """Steps of the codebook alone; null: none."""
     init: Init = "kmeans"
     reset: ResetConfig = LeastRecentlyUsedReset()
     losses: ClassVar[tuple[str, ...]] = ("vq",)

@@ -5,13 +5,15 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from imagetok.config import Section, differences, dump_yaml, load_config
+from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import ConfigError, InputError
+from imagetok.training.schedules import with_lengths
 
 logger = logging.getLogger("imagetok")
+S = TypeVar("S", bound=Section)
 CONFIG, FINISHED = "config.yaml", "finished.json"
 FREE_TO_CHANGE = (
     "train.steps",
@@ -66,6 +68,34 @@ def open_run(
         remove_temporaries(folder / "checkpoints")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
         yield
+
+
+def with_recorded_lengths(config: S, folder: Path, *, resume: bool) -> S:
+    """The config of a run as it goes on in its folder.
+
+    Schedules whose length was not given keep the length that the run started with, whatever
+    `train.steps` is now, and the log says so where the two differ.
+    """
+    if not (resume and (folder / CONFIG).is_file()):
+        return config
+    stored = load_config(folder / CONFIG, type(config))
+    return recorded_lengths(config, stored.model_dump(mode="json"), folder / CONFIG)
+
+
+def recorded_lengths(config: S, stored: Any, where: Path) -> S:
+    """The config with lengths that were not given taken from a stored tree of one like it."""
+
+    def recorded(key: str) -> int | None:
+        steps = value_at(stored, key)
+        return steps if isinstance(steps, int) else None
+
+    kept = with_lengths(config, recorded)
+    asked = config.model_dump(mode="json")
+    for key, (new, old) in differences(asked, kept.model_dump(mode="json")).items():
+        may_change = key.startswith(REPAIRS)
+        remedy = f"--set {key}={new} changes it" if may_change else "another length is another run"
+        logger.warning("%s stays %d, as recorded in %s; %s", key, old, where, remedy)
+    return kept
 
 
 def exported_step(run: Path) -> int | None:

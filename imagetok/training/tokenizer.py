@@ -21,7 +21,7 @@ from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
-from imagetok.training.run import open_run
+from imagetok.training.run import open_run, with_recorded_lengths
 
 logger = logging.getLogger("imagetok")
 PICTURES = 16
@@ -48,6 +48,7 @@ def train_tokenizer(
         accelerator.num_processes,
         accelerator.device,
     )
+    config = with_recorded_lengths(config, run, resume=resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
         return train(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cli.main import _run
-from cli.quickstart_pipeline import configs_folder, run_quickstart
+from cli.quickstart_pipeline import run_quickstart
 from imagetok import open_codes
 from imagetok.config import read_yaml
 from imagetok.pictures import save_grid
@@ -245,7 +245,7 @@ def test_quickstart_makes_a_report_and_can_be_continued(tmp_path, monkeypatch):
         "gpt": ("model", {"layers": 1, "heads": 2, "width": 16}),
     }
     for name, (section, changes) in small.items():
-        tree = read_yaml(configs_folder() / "digits" / f"{name}.yaml")
+        tree = read_yaml(CONFIGS / f"{name}.yaml")
         tree[section] |= changes
         tree["train"]["steps"] = 10
         (recipe / f"{name}.yaml").write_text(yaml.safe_dump(tree))

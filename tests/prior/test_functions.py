@@ -52,7 +52,9 @@ def test_generate_writes_what_sample_writes(source, tmp_path, capsys):
     assert content(tmp_path / "a") == content(tmp_path / "b")
     assert made.num_new == 5 and made.labels == [1, 0, 1, 0, 1]
     more = prior.generate(source, 6, out=tmp_path / "b", progress=False, **DRAWING)
-    assert more.num_new == 1 and more.codes is None and len(more.images) == 6
+    assert more.num_new == 1 and len(more.images) == 6
+    again = prior.generate(source, 6, out=tmp_path / "b", **DRAWING)
+    assert again.num_new == 0 and again.codes is None and len(again.images) == 6
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])

@@ -13,7 +13,8 @@ from imagetok.training.optim import build_optimizer
 from prior.base import NO_LABEL, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PixelSNAILConfig, PriorConfig, PriorRun
-from prior.pixelsnail import CausalConv2d, PixelSNAILPrior
+from prior.pixelsnail import PixelSNAILPrior
+from prior.pixelsnail_layers import CausalConv2d
 
 MODEL = {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "kernel_size": 3, "heads": 2}
 

@@ -24,12 +24,11 @@ from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-DATA = "shapes:test,count=24"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A tokenizer that was trained for no step, a feature network, and two pictures."""
+    """A tokenizer that was trained for no step, a feature network, and pictures of two classes."""
     folder = tmp_path_factory.mktemp("functions")
     seeding.reseed_global(0)
     config = load_config(CONFIGS / "shapes" / "edvae.yaml", TokenizerRun)
@@ -37,10 +36,17 @@ def place(tmp_path_factory) -> Path:
     tokenizer = build_tokenizer(config.tokenizer.model_copy(update={"network": network}))
     tokenizer.eval().save_pretrained(folder / "tokenizer")
     save_file(CIFARResNet(1).state_dict(), folder / "features.safetensors")
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 36, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 36, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{i}.png")
+        file = folder / "photos" / ("cat", "dog")[i % 2] / f"{i:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(place) -> str:
+    return f"folder:all,root={place / 'photos'}"
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +94,19 @@ def check_shown(result: Result) -> None:
         assert pixels.dtype == np.uint8 and pixels.ndim in (2, 3)
 
 
-def test_evaluate(place, tmp_path):
+def test_evaluate(place, data, tmp_path):
     tokenizer, features = place / "tokenizer", f"cifar-resnet={place / 'features.safetensors'}"
-    words = ["evaluate", "--tokenizer", str(tokenizer), "--data", DATA, "--features", features]
+    words = ["evaluate", "--tokenizer", str(tokenizer), "--data", data, "--features", features]
 
     def call(out: Path) -> Result:
-        return imagetok.evaluate(tokenizer, DATA, features=[features], out=out, device="cpu")
+        return imagetok.evaluate(tokenizer, data, features=[features], out=out, device="cpu")
 
     found = check_same(tmp_path / "a", words, call, "x.json")
     record = json.loads((tmp_path / "a" / "x.json").read_bytes())
     assert found.record == record and found.measures["mse"] == record["measures"]["mse"]
     again = imagetok.evaluate(
         Tokenizer.from_pretrained(tokenizer),
-        DATA,
+        data,
         features=features,
         beside=tmp_path / "a" / "x.json",
         progress=False,
@@ -110,22 +116,22 @@ def test_evaluate(place, tmp_path):
         name: 1e3 * record["measures"]["mse"] for name in ("this", str(tmp_path / "a" / "x.json"))
     }
     with pytest.raises(ConfigError, match="expected a file name, found a folder"):
-        imagetok.evaluate(tokenizer, DATA, out=tmp_path)
+        imagetok.evaluate(tokenizer, data, out=tmp_path)
 
 
-def test_evaluate_of_samples_needs_no_prior(place, tmp_path):
+def test_evaluate_of_samples_needs_no_prior(place, data, tmp_path):
     features = f"cifar-resnet={place / 'features.safetensors'}"
     (tmp_path / "drawn").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / "drawn" / f"{i}.png")
-    words = ["evaluate", "--tokenizer", str(place / "tokenizer"), "--data", DATA]
+    words = ["evaluate", "--tokenizer", str(place / "tokenizer"), "--data", data]
     words += ["--features", features, "--samples", str(tmp_path / "drawn")]
 
     def call(out: Path) -> Result:
         return imagetok.evaluate(
             str(place / "tokenizer"),
-            DATA,
+            data,
             samples=tmp_path / "drawn",
             features=features,
             out=out,
@@ -156,14 +162,14 @@ def test_diagnose(run, tmp_path):
         imagetok.diagnose(run / "tokenizer", "digits:test", out=tmp_path / "a" / "report.html")
 
 
-def test_uncertainty(place, tmp_path):
+def test_uncertainty(place, data, tmp_path):
     tokenizer = str(place / "tokenizer")
-    words = ["uncertainty", "--tokenizer", tokenizer, "--data", DATA, "--shifted", "noise"]
+    words = ["uncertainty", "--tokenizer", tokenizer, "--data", data, "--shifted", "noise"]
 
     def call(out: Path) -> Result:
         shifted = ["noise"]
         return imagetok.uncertainty(
-            tokenizer, DATA, shifted=shifted, limit=12, out=out, device="cpu"
+            tokenizer, data, shifted=shifted, limit=12, out=out, device="cpu"
         )
 
     found = check_same(tmp_path / "a", [*words, "--limit", "12"], call)
@@ -171,32 +177,32 @@ def test_uncertainty(place, tmp_path):
     assert study.identities["noise"]["count"] == 12 and "auroc" in study.measures
     assert "spearman, positions" in str(found.rows())
     with pytest.raises(ConfigError, match="twice"):
-        imagetok.uncertainty([tokenizer, Path(tokenizer)], DATA)
+        imagetok.uncertainty([tokenizer, Path(tokenizer)], data)
     same = Tokenizer.from_pretrained(tokenizer)
     with pytest.raises(ConfigError, match="twice"):
-        imagetok.uncertainty([same, same], DATA)
-    assert imagetok.uncertainty(same, DATA, shifted="noise", limit=12).record == found.record
+        imagetok.uncertainty([same, same], data)
+    assert imagetok.uncertainty(same, data, shifted="noise", limit=12).record == found.record
 
 
-def test_explore(place, tmp_path):
+def test_explore(place, data, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    words = ["explore", "--tokenizer", str(place / "tokenizer"), "--data", DATA, "--code", "3"]
+    words = ["explore", "--tokenizer", str(place / "tokenizer"), "--data", data, "--code", "3"]
 
     def call(out: Path) -> Result:
         return imagetok.explore(
-            place / "tokenizer", DATA, codes=[3], limit=20, out=out, device="cpu"
+            place / "tokenizer", data, codes=[3], limit=20, out=out, device="cpu"
         )
 
     found = check_same(tmp_path / "a", [*words, "--limit", "20"], call)
     record = json.loads((tmp_path / "a" / "explore.json").read_bytes())
     assert found.record == record
-    measures = imagetok.explore(place / "tokenizer", DATA, codes=[(0, 3)]).measures
-    whole = imagetok.evaluate(place / "tokenizer", DATA).measures
+    measures = imagetok.explore(place / "tokenizer", data, codes=[(0, 3)]).measures
+    whole = imagetok.evaluate(place / "tokenizer", data).measures
     assert measures["reconstruction"]["mse"] == whole["mse"], "one meaning of one name"
 
 
 def test_reconstruct(place, tmp_path):
-    paths = [place / "0.png", place / "1.png"]
+    paths = [place / "photos" / "cat" / "00.png", place / "photos" / "dog" / "01.png"]
     words = ["reconstruct", *map(str, paths), "--tokenizer", str(place / "tokenizer")]
 
     def call(out: Path) -> Result:

@@ -56,3 +56,8 @@ def test_without_scikit_learn_the_extra_is_named(clusters, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(ResourceError, match=r"imagetok\[eval\]"):
         tsne(clusters[0])
+
+
+def test_equal_vectors_lie_in_one_place():
+    """scikit-learn crashes the process on them; a collapsed codebook gives nothing else."""
+    assert (tsne(torch.full((8, 3), 0.3)) == 0).all()
