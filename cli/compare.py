@@ -16,10 +16,17 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 
 
 @click.command()
-@click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("configs", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for it all.")
 @click.option("--seeds", default="42,1773,1", show_default=True, help="Train each with these.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In every config.")
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="Each config also with each of these values: one more column a value.",
+)
 @click.option(
     "--allow-different",
     multiple=True,
@@ -34,7 +41,6 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 )
 @click.option(
     "--prior",
-    type=click.Path(path_type=Path),
     metavar="CONFIG",
     help="Also train this prior on the codes of each; its data, tokenizer and seed are set.",
 )
@@ -51,24 +57,33 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 )
 @device_option()
 def compare(
-    configs: tuple[Path, ...],
+    configs: tuple[str, ...],
     out: Path,
     seeds: str,
     overrides: tuple[str, ...],
+    sweeps: tuple[str, ...],
     allow_different: tuple[str, ...],
     features: tuple[str, ...],
-    prior: Path | None,
+    prior: str | None,
     samples: int | None,
     jobs: int | None,
     device: str | None,
 ) -> int:
     """Train tokenizers on the same network, data, budget and seeds, and compare them.
 
+    CONFIGS and the CONFIG of --prior: YAML files, or names that `imagetok configs` lists.
+
     Writes one table, one figure, one grid of reconstructions and a report. Run the same command
     again to go on after a stop, or to train what failed again.
 
-    Example: imagetok compare configs/digits/edvae.yaml configs/digits/dvae.yaml --out runs/digits
+    Example: imagetok compare digits/edvae digits/dvae --out runs/digits
+
+    Example: imagetok compare digits/edvae --sweep tokenizer.quantizer.num_codes=32,128 --out runs/K
     """
+    from imagetok.named_configs import find_config
+
+    for config in (*configs, *([prior] if prior else [])):
+        say(find_config(config).taken())
     from prior.comparison import compare as compare_tokenizers
 
     result = compare_tokenizers(
@@ -78,6 +93,7 @@ def compare(
         num_samples=samples,
         seeds=_parse_seeds(seeds),
         set=overrides,
+        sweep=sweeps,
         allow_different=allow_different,
         features=features,
         jobs=jobs,

@@ -19,6 +19,7 @@ from imagetok.errors import ImagetokError
 
 COMMANDS = {
     "quickstart": ("cli.quickstart", "The whole chain on embedded data, in minutes on a CPU."),
+    "configs": ("cli.configs", "List the named configs, or print or copy one."),
     "train": ("cli.train", "Train the tokenizer or prior that a config describes."),
     "encode": ("cli.codes", "Encode images to a code dataset (shards)."),
     "decode": ("cli.codes", "Turn a code dataset back into images."),

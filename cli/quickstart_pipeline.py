@@ -1,7 +1,6 @@
 """The whole chain on the embedded digits: train, encode, train a prior, sample, judge, report."""
 
 import logging
-import sys
 import time
 from pathlib import Path
 
@@ -11,12 +10,13 @@ from torch import Tensor
 import imagetok
 import prior
 from imagetok.codes.encode import encode_dataset, make_plan
-from imagetok.config import load_config
+from imagetok.config import validate
 from imagetok.data import ImageDataset, open_image, open_images, prepare
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
+from imagetok.named_configs import NamedConfig, find_config
 from imagetok.processes import one_thread, peak_memory_mb
 from imagetok.reporting import Commands, Numbers, Section, write_report
 from imagetok.tokenizers import Tokenizer
@@ -31,25 +31,20 @@ NEIGHBOURS = 5
 SPLITS = ("train", "test")
 
 
-def configs_folder() -> Path:
-    """The config files that come with imagetok: of the checkout, or of the installation."""
-    checkout = Path(__file__).parent.parent / "configs"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "imagetok" / "configs"
-
-
 @one_thread()  # of models so small two threads wait for each other more than they compute
 def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | int]:
     """Run the chain in `out` (or continue it there); returns what summary.json holds.
 
-    recipe: a folder with edvae.yaml and gpt.yaml for the digits (default: configs/digits).
+    recipe: a folder with edvae.yaml and gpt.yaml for the digits (default: the named configs
+    digits/edvae and digits/gpt).
     """
     begun = time.perf_counter()
     if out.is_dir() and any(out.iterdir()) and not (out / "edvae").is_dir():
         raise ConfigError(f"{out}: not empty and no quickstart; choose another --out")
-    recipe = recipe or configs_folder() / "digits"
-    config = load_config(recipe / "edvae.yaml", TokenizerRun)
+    edvae, gpt = _recipe(recipe)
+    config = validate(edvae.tree, TokenizerRun, edvae.where)
     _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 2 to 3 minutes)")
-    trained = imagetok.train(recipe / "edvae.yaml", out=out / "edvae", resume=True, device="cpu")
+    trained = imagetok.train(edvae.where, out=out / "edvae", resume=True, device="cpu")
     _say(2, "encode the digits to code shards (seconds)")
     tokenizer = trained.tokenizer
     datasets = {split: open_images(config.data, split, tokenizer.image) for split in SPLITS}
@@ -61,7 +56,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         "data.test": out / "codes" / "test",
         "tokenizer": trained.artifact,
     }
-    prior.train(recipe / "gpt.yaml", out=out / "gpt", set=places, resume=True, device="cpu")
+    prior.train(gpt.where, out=out / "gpt", set=places, resume=True, device="cpu")
     _say(4, f"draw {NUM_SAMPLES} new digits (seconds)")
     samples, labels = _sample(out, tokenizer)
     _say(5, "let a classifier fitted on real digits judge them, and write the report (seconds)")
@@ -78,7 +73,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     }
     write_json(out / "summary.json", summary)
     made = open_all([out / name for name in ("edvae", "gpt", "samples")], torch.device("cpu"))
-    sections = [_numbers_section(summary), *sections_of_all(made, 0), _commands_section(recipe)]
+    sections = [_numbers_section(summary), *sections_of_all(made, 0), _commands_section(edvae, gpt)]
     write_report(
         out / "report.html",
         "imagetok quickstart",
@@ -86,6 +81,14 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         subtitle="Handwritten digits: tokenizer, codes, prior and new images, made on this machine",
     )
     return summary
+
+
+def _recipe(folder: Path | None) -> tuple[NamedConfig, NamedConfig]:
+    """The configs of the tokenizer and of the prior."""
+    names = ("digits/edvae", "digits/gpt")
+    if folder is not None:
+        names = (str(folder / "edvae.yaml"), str(folder / "gpt.yaml"))
+    return find_config(names[0]), find_config(names[1])
 
 
 def _say(stage: int, what: str) -> None:
@@ -158,7 +161,7 @@ def _numbers_section(summary: dict[str, float | int]) -> Section:
     )
 
 
-def _commands_section(recipe: Path) -> Section:
+def _commands_section(edvae: NamedConfig, gpt: NamedConfig) -> Section:
     run = "runs/digits-edvae"
     encode = f"imagetok encode --tokenizer {run}/tokenizer --data digits"
     return Section(
@@ -166,10 +169,10 @@ def _commands_section(recipe: Path) -> Section:
         [
             Commands(
                 [
-                    f"imagetok train {_short(recipe / 'edvae.yaml')} --out {run}",
+                    f"imagetok train {edvae.where} --out {run}",
                     f"{encode}:train --shards {run}/codes/train",
                     f"{encode}:test --shards {run}/codes/test",
-                    f"imagetok train {_short(recipe / 'gpt.yaml')} --out runs/digits-gpt",
+                    f"imagetok train {gpt.where} --out runs/digits-gpt",
                     f"imagetok sample --prior runs/digits-gpt/prior -n {NUM_SAMPLES} --out samples",
                 ],
                 caption="What quickstart did, as separate commands.",
@@ -178,10 +181,4 @@ def _commands_section(recipe: Path) -> Section:
     )
 
 
-def _short(path: Path) -> str:
-    """A path as one would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-__all__ = ["configs_folder", "run_quickstart"]
+__all__ = ["run_quickstart"]

@@ -8,31 +8,35 @@ from cli.options import device_option, say, show_table
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/DATASET-METHOD].")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/NAME].")
 @click.option("--resume", is_flag=True, help="Go on in a run folder; starts fresh if empty.")
 @click.option("--init-from", metavar="PATH|ID", help="Start from these weights (fine-tune).")
 @device_option()
 def train(
-    config: Path,
+    config: str,
     overrides: tuple[str, ...],
     out: Path | None,
     resume: bool,
     init_from: str | None,
     device: str | None,
 ) -> None:
-    """Train the tokenizer or prior that CONFIG (YAML, with a `kind:`) describes.
+    """Train the tokenizer or prior that CONFIG describes.
 
-    Example: imagetok train configs/digits/edvae.yaml --set train.steps=500 --out runs/try
+    CONFIG: a YAML file, or a name that `imagetok configs` lists.
+
+    Example: imagetok train digits/edvae --set train.steps=500 --out runs/try
 
     Several processes: accelerate launch -m imagetok train CONFIG, or on CPUs
     ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 -m imagetok train CONFIG
     """
     import imagetok
     import prior
+    from imagetok.named_configs import find_config
     from imagetok.training.given import kind_of
 
+    say(find_config(config).taken())
     kind = kind_of(config, overrides)
     done = {"tokenizer": imagetok.train, "prior": prior.train}[kind](
         config, out=out, set=overrides, resume=resume, init_from=init_from, device=device

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from imagetok.evaluation.evaluate import evaluate
     from imagetok.images import ImageContract
     from imagetok.inspection import inspect
+    from imagetok.named_configs import configs
     from imagetok.quantizers import Codes, Quantizer
     from imagetok.tokenizers import Autoencoder, Tokenizer, TokenizerConfig, build_tokenizer
     from imagetok.training.trained import train
@@ -45,6 +46,7 @@ _HOMES = {
     "__version__": "imagetok.version",
     "build_tokenizer": "imagetok.tokenizers",
     "compare": "imagetok.comparison.from_configs",
+    "configs": "imagetok.named_configs",
     "decode": "imagetok.codes.decode",
     "diagnose": "imagetok.analysis.diagnosis",
     "encode": "imagetok.codes.encode",
@@ -79,6 +81,7 @@ __all__ = [
     "__version__",
     "build_tokenizer",
     "compare",
+    "configs",
     "decode",
     "diagnose",
     "encode",

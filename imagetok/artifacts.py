@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -253,27 +254,20 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
     expected: the same architecture on the meta device; nothing is allocated before it agrees.
     """
     file_path, path = artifact.folder / WEIGHTS, f"{artifact.origin}/{WEIGHTS}"
-    wanted = {k: (tuple(v.shape), v.dtype) for k, v in expected.state_dict().items()}
+    wanted = expected.state_dict()
     try:
         with safetensors.safe_open(file_path, framework="pt") as file:
-            names = set(file.keys())
-            if names != wanted.keys():
-                missing, extra = sorted(wanted.keys() - names), sorted(names - wanted.keys())
-                raise ArtifactError(
-                    f"{path}: does not fit its {CONFIG}: missing {missing[:3]}, extra {extra[:3]}"
-                )
-            for name, (shape, _) in wanted.items():
-                found = tuple(file.get_slice(name).get_shape())
-                if found != shape:
-                    raise ArtifactError(f"{path}: {name} has shape {found}, expected {shape}")
-            tensors = {name: file.get_tensor(name) for name in sorted(names)}
+            names = sorted(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            if (misfit := _misfit_of_shapes(shapes, wanted)) is not None:
+                raise ArtifactError(f"{path}: {misfit}")
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise ArtifactError(f"{artifact.origin}: not a {kind}: it has no {WEIGHTS}") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: damaged or cut off ({error}); fetch it again") from None
-    for name, (_, dtype) in wanted.items():
-        if tensors[name].dtype != dtype:
-            raise ArtifactError(f"{path}: {name} is {tensors[name].dtype}, expected {dtype}")
+    if (misfit := _misfit_of_dtypes(tensors, wanted)) is not None:
+        raise ArtifactError(f"{path}: {misfit}")
     found = fingerprint_of(kind, artifact.architecture, tensors)
     if found != artifact.fingerprint:
         raise ArtifactError(
@@ -281,6 +275,53 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
             f"expected {artifact.fingerprint[:16]}, found {found[:16]}; fetch or export it again"
         )
     return tensors
+
+
+def check_fits(model: nn.Module, expected: nn.Module, folder: Path) -> None:
+    """Refuse to save a model that could not be loaded again: ArtifactError.
+
+    expected: what the model's config builds, on the meta device. folder: for the message.
+    """
+    found, wanted = model.state_dict(), expected.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    misfit = _misfit_of_shapes(shapes, wanted) or _misfit_of_dtypes(found, wanted)
+    if misfit is not None:
+        raise ArtifactError(
+            f"{folder}: not saved, since it could not be loaded again: the model is not what its "
+            f"config describes: {misfit}. Save a model that was built from its config, without "
+            "modules or parameters that were exchanged since, and in the precision it was built "
+            "in, as .float() restores it"
+        )
+
+
+def _misfit_of_shapes(
+    shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor]
+) -> str | None:
+    """How the names or shapes of tensors differ from those that are wanted; None if not at all."""
+    if shapes.keys() != wanted.keys():
+        missing = sorted(wanted.keys() - shapes.keys())[:3]
+        extra = sorted(shapes.keys() - wanted.keys())[:3]
+        return f"does not fit its {CONFIG}: missing {missing}, extra {extra}"
+    return next(
+        (
+            f"{name} has shape {shapes[name]}, expected {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if shapes[name] != tuple(tensor.shape)
+        ),
+        None,
+    )
+
+
+def _misfit_of_dtypes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The same of dtypes, of tensors with the names that are wanted."""
+    return next(
+        (
+            f"{name} is {found[name].dtype}, expected {tensor.dtype}"
+            for name, tensor in wanted.items()
+            if found[name].dtype != tensor.dtype
+        ),
+        None,
+    )
 
 
 def copy_artifact(artifact: Artifact, folder: Path) -> None:
@@ -333,7 +374,7 @@ def write_card(
     write_bytes(folder / CARD, "\n".join([*front, f"# {title}", "", *body, ""]).encode())
 
 
-def metrics_table(metrics: dict[str, float | int]) -> str:
+def metrics_table(metrics: Mapping[str, float | int]) -> str:
     """A Markdown table of measured values."""
     rows = [f"| {name} | {value:.6g} |" for name, value in metrics.items()]
     return "\n".join(["| measure | value |", "|---|---|", *rows])

@@ -96,23 +96,28 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError when it is missing, too large, or no mapping."""
+def read_text(path: Path | str) -> str:
+    """The text of a config file; ConfigError when it is missing, too large, or not UTF-8."""
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the config: {error.strerror}; "
-            "the ones that come with imagetok are in configs/<dataset>/<method>.yaml"
+            "`imagetok configs` lists the ones that come with imagetok"
         ) from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: {len(data)} bytes is too large for a config")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
-    tree = parse_yaml(text, str(path))
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError when it is missing, too large, or no mapping."""
+    path = Path(path)
+    tree = parse_yaml(read_text(path), str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
     return tree
@@ -213,6 +218,13 @@ def dump_yaml(config: Section) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
+def compact_yaml(tree: Mapping[str, Any]) -> str:
+    """A plain tree as YAML for people: in its order, the innermost sections on a line."""
+    return yaml.dump(
+        dict(tree), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=118
+    )
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ between two plain trees, with (old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -222,6 +234,13 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
             found |= differences(old.get(key), new.get(key), path)
         return found
     return {} if old == new else {prefix: (old, new)}
+
+
+def value_at(tree: Any, key: str) -> Any:
+    """What lies under a dotted key of a plain tree; None where nothing does."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def _describe(fault: ErrorDetails, cls: type[Section]) -> str:

@@ -29,12 +29,19 @@ class ImageContract(Section):
     """
 
     mode: Literal["rgb", "grey", "labels"] = "rgb"
+    """Colour, one channel of grey, or label maps: the class of every pixel."""
     height: PositiveInt
+    """Rows of pixels."""
     width: PositiveInt
+    """Columns of pixels."""
     centre_crop: PositiveInt | None = None
+    """The side of the square that is cut out of a picture's middle first; null: none."""
     resize: Literal["cover", "stretch"] = "cover"
+    """`cover` scales the shorter side and crops the rest; `stretch` ignores the aspect ratio."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    num_classes: Annotated[int, Field(ge=2, le=256)] | None = None  # a class is stored in a byte
+    """How pixels are resampled; label maps need nearest."""
+    num_classes: Annotated[int, Field(ge=2, le=256)] | None = None
+    """Classes of label maps, each stored in a byte; null for pixels."""
 
     @model_validator(mode="after")
     def _check(self) -> "ImageContract":

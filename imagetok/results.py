@@ -4,11 +4,10 @@ import base64
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-from imagetok.pictures import png_bytes
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Result(ABC):
@@ -25,7 +24,7 @@ class Result(ABC):
         """The numbers worth showing, by name, in order."""
         return {}
 
-    def pictures(self) -> Mapping[str, np.ndarray]:
+    def pictures(self) -> Mapping[str, "np.ndarray"]:
         """Pictures by caption: uint8, (H, W) or (H, W, 3)."""
         return {}
 
@@ -55,6 +54,10 @@ def text_of(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _data_url(pixels: np.ndarray) -> str:
+def _data_url(pixels: "np.ndarray") -> str:
+    from PIL import Image
+
+    from imagetok.pictures import png_bytes  # not needed to list configs, and slow to import
+
     png = png_bytes(Image.fromarray(pixels))
     return "data:image/png;base64," + base64.b64encode(png).decode()

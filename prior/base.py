@@ -1,7 +1,6 @@
 """What a prior is: an autoregressive distribution over the codes of one tokenizer."""
 
 import re
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imagetok import artifacts, hub
-from imagetok.durable import staged_folder
-from imagetok.errors import ConfigError, InputError, ShardError
+from imagetok.codes.owner import check_owner
+from imagetok.errors import ConfigError, InputError
 from imagetok.modes import at_test_time
+from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from prior.config import PriorConfig
 from prior.sampling import Recipe, given_rows, sample_codes
@@ -24,21 +24,19 @@ from prior.sequence import Codes, unflatten_codes
 from prior.stepper import NO_LABEL, Stepper
 
 
-class Prior(nn.Module, ABC):
+class Prior(Pretrained[PriorConfig], ABC):
     """p(codes | label) of one tokenizer's codes.
 
     >>> prior = Prior.from_pretrained("runs/digits-gpt/prior")
     >>> codes = prior.sample(16, label=3, seed=0)   # tuple of (16, h, w) int64
     """
 
-    config: PriorConfig
-    origin: str | None = None
-    """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
+    kind = "prior"
+    matrix_layers: tuple[type[nn.Module], ...] = ()
+    """Layers of another library than torch whose `weight` is a matrix, for weight decay."""
     tokenizer_folder: Path | None = None
     """Local folder of the tokenizer that is embedded in what was loaded or saved last."""
     _recomputes: bool = False
-    _fingerprint: str | None = None
-    _loaded_architecture: dict[str, object] | None = None
 
     @abstractmethod
     def forward(
@@ -186,12 +184,8 @@ class Prior(nn.Module, ABC):
     def check_tokenizer(self, fingerprint: str, what: str) -> None:
         """Refuse codes, or a decoder, of another tokenizer."""
         expected = self.config.tokenizer_fingerprint
-        if fingerprint != expected:
-            raise ShardError(
-                f"{what}: belongs to tokenizer {fingerprint[:16]}, but this prior was trained on "
-                f"codes of tokenizer {expected[:16]}; use the one embedded in the prior's folder, "
-                "or train a prior on these codes"
-            )
+        remedy = "use the one embedded in the prior's folder, or train a prior on these codes"
+        check_owner(what, fingerprint, expected, "this prior's tokenizer", remedy)
 
     def check_codes(self, codes: Codes) -> None:
         """Refuse codes whose levels, grids or range are not this prior's."""
@@ -212,13 +206,6 @@ class Prior(nn.Module, ABC):
             why = "" if classes else "; this prior was trained without classes"
             raise InputError(f"expected labels in [-1, {classes}), found [{low}, {high}]{why}")
 
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of config and weights, as saved or loaded; of the moment's if never saved."""
-        if self._fingerprint is not None:
-            return self._fingerprint
-        return artifacts.fingerprint_of("prior", self._architecture(), self.state_dict())
-
     def save_pretrained(
         self,
         folder: Path | str,
@@ -230,50 +217,8 @@ class Prior(nn.Module, ABC):
         tokenizer: folder or Hub id of the tokenizer whose codes this prior models. metrics:
         measured values by name for the model card.
         """
-        self._fingerprint = self._write(Path(folder), tokenizer, metrics)
-        self.origin, self.tokenizer_folder = str(folder), Path(folder) / "tokenizer"
-
-    def _write(
-        self, folder: Path, tokenizer: Path | str, metrics: dict[str, float | int] | None
-    ) -> str:
-        source = artifacts.read_artifact(tokenizer, "tokenizer")
-        self.check_tokenizer(source.fingerprint, str(tokenizer))
-        kind = self.config.model.kind
-        with staged_folder(folder) as staged:
-            fingerprint = artifacts.write_artifact(staged, "prior", self._architecture(), self)
-            artifacts.copy_artifact(source, staged / "tokenizer")
-            body = [
-                f"An autoregressive prior ({kind}) over image codes, made with imagetok. The "
-                "tokenizer that its codes belong to is in `tokenizer/`.",
-                "",
-                "```",
-                f"imagetok sample --prior {artifacts.HERE} -n 16 --out samples",
-                "```",
-                "",
-                f"Fingerprint: `{fingerprint}`; tokenizer: `{source.fingerprint}`",
-            ]
-            if metrics:
-                body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
-            artifacts.write_card(
-                staged,
-                f"{kind} prior",
-                ["image-generation", kind],
-                body,
-                task="unconditional-image-generation",  # of the Hub's tasks: not made from a text
-            )
-        return fingerprint
-
-    @staticmethod
-    def from_pretrained(source: Path | str, revision: str | None = None) -> "Prior":
-        """Load a prior on the CPU, in evaluation mode.
-
-        source: a folder, or a Hub id user/name[@revision]. revision: the Hub id's branch, tag or
-        commit. Raises ArtifactError if it is not there or not to be trusted, ResourceError if the
-        Hub cannot be reached and the cache does not have it.
-        """
-        from prior.build import load_prior  # it knows the leaves of this class
-
-        return load_prior(source, revision)
+        self._save(folder, metrics, self._embedded(tokenizer))
+        self.tokenizer_folder = Path(folder) / "tokenizer"
 
     def push_to_hub(
         self,
@@ -294,18 +239,41 @@ class Prior(nn.Module, ABC):
         tokenizer = tokenizer or self.tokenizer_folder
         if tokenizer is None:
             raise ConfigError("push_to_hub: name the tokenizer whose codes this prior models")
-        with tempfile.TemporaryDirectory(prefix="imagetok-") as temporary:
-            folder = Path(temporary) / "prior"
-            fingerprint = self._write(folder, tokenizer, metrics)
-            pushed = artifacts.push_artifact(
-                folder, repo, private=private, revision=revision, message=message
-            )
-        self._fingerprint, self.origin = fingerprint, pushed.origin
-        return pushed
+        embedded = self._embedded(tokenizer)
+        return self._push(
+            repo, metrics, embedded, private=private, revision=revision, message=message
+        )
 
-    def _architecture(self) -> dict[str, object]:
-        """As it was loaded, so that keys added since change no fingerprint."""
-        return self._loaded_architecture or self.config.model_dump(mode="json")
+    def _embedded(self, tokenizer: Path | str) -> artifacts.Artifact:
+        """The tokenizer that the artifact contains; ShardError for another one than the codes'."""
+        source = artifacts.read_artifact(tokenizer, "tokenizer")
+        self.check_tokenizer(source.fingerprint, str(tokenizer))
+        return source
+
+    def _card(self) -> Card:
+        kind = self.config.model.kind
+        body = [
+            f"An autoregressive prior ({kind}) over image codes, made with imagetok. The "
+            "tokenizer that its codes belong to is in `tokenizer/`.",
+            "",
+            "```",
+            f"imagetok sample --prior {artifacts.HERE} -n 16 --out samples",
+            "```",
+        ]
+        # Of the Hub's tasks: not made from a text.
+        task = "unconditional-image-generation"
+        return Card(f"{kind} prior", ["image-generation", kind], body, task)
+
+    @staticmethod
+    def _load(artifact: artifacts.Artifact) -> "Prior":
+        from prior.build import load_prior  # it knows the leaves of this class
+
+        return load_prior(artifact)
+
+    def _skeleton(self) -> "Prior":
+        from prior.build import build_skeleton
+
+        return build_skeleton(self._architecture(), "the config of this prior")
 
 
 def negative_log_likelihood(

@@ -1,7 +1,7 @@
 """From a config, or from an artifact folder, to a prior."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, assert_never
 
 import torch
 
@@ -59,21 +59,29 @@ def _flat(
             assert_never(model)
 
 
-def load_prior(source: Path | str, revision: str | None = None) -> Prior:
-    """See `Prior.from_pretrained`."""
-    artifact = artifacts.read_artifact(source, "prior", revision)
+def build_skeleton(architecture: Mapping[str, Any], where: str) -> Prior:
+    """What the architecture of an artifact describes, on the meta device.
+
+    where: for messages. Raises ArtifactError for an architecture that is none.
+    """
+    with torch.device("meta"):
+        return build_prior(_config(architecture, where))
+
+
+def load_prior(artifact: artifacts.Artifact) -> Prior:
+    """The prior of an artifact, with its weights; see `Prior.from_pretrained`."""
+    where = f"{artifact.origin}/{artifacts.CONFIG}"
+    skeleton = build_skeleton(artifact.architecture, where)
+    tensors = artifacts.load_weights(artifact, "prior", skeleton)
+    # Built again on the CPU, because the body has buffers that are not saved.
+    prior = build_prior(skeleton.config)
+    prior.load_state_dict(tensors, strict=True)
+    prior.tokenizer_folder = artifact.folder / "tokenizer"
+    return prior
+
+
+def _config(architecture: Mapping[str, Any], where: str) -> PriorConfig:
     try:
-        config = validate(
-            artifact.architecture, PriorConfig, f"{artifact.origin}/{artifacts.CONFIG}"
-        )
+        return validate(architecture, PriorConfig, where)
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
-    with torch.device("meta"):
-        skeleton = build_prior(config)
-    tensors = artifacts.load_weights(artifact, "prior", skeleton)
-    prior = build_prior(config)  # on the CPU, because the body has buffers that are not saved
-    prior.load_state_dict(tensors, strict=True)
-    prior._fingerprint, prior.origin = artifact.fingerprint, artifact.origin
-    prior._loaded_architecture = artifact.architecture
-    prior.tokenizer_folder = artifact.folder / "tokenizer"
-    return prior.requires_grad_(False).eval()

@@ -26,10 +26,11 @@ from imagetok.comparison.from_configs import (
 from imagetok.comparison.from_configs import compare as compare_tokenizers
 from imagetok.comparison.jobs import imagetok_command
 from imagetok.comparison.plan import SEEDS, Cell, Plan
-from imagetok.config import Overrides, load_config
+from imagetok.config import Overrides, validate
 from imagetok.data import DataConfig, describe
 from imagetok.errors import ConfigError
 from imagetok.evaluation.records import Record, read_record
+from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.training.metrics import read_json_lines
 from prior.config import PriorRun
@@ -43,6 +44,7 @@ def compare(
     num_samples: int | None = None,
     seeds: Sequence[int] = SEEDS,
     set: Overrides = (),
+    sweep: Overrides = (),
     allow_different: Sequence[str] = (),
     features: Sequence[str] = (),
     jobs: int | None = None,
@@ -62,22 +64,22 @@ def compare(
         raise ConfigError("--samples: needs --prior, to draw them, and --features, to compare them")
     if prior is None:
         return compare_tokenizers(
-            configs, out, seeds=seeds, set=set, allow_different=allow_different,
+            configs, out, seeds=seeds, set=set, sweep=sweep, allow_different=allow_different,
             features=features, jobs=jobs, device=device, progress=progress,
         )  # fmt: skip
     request, chosen = (
-        request_of(configs, seeds, set, allow_different, features),
+        request_of(configs, seeds, set, sweep, allow_different, features),
         device_for_runs(device),
     )
-    path = Path(prior)
-    words = ["--prior", published(path)]
+    found = find_config(prior)
+    words = ["--prior", published(prior)]
     words += [] if num_samples is None else ["--samples", str(num_samples)]
 
     def follow_up(plan: Plan) -> FollowUp:
-        run = load_config(path, PriorRun)
+        run = validate(found.tree, PriorRun, found.where)
         count = num_samples or num_test_images(plan)
         measured = FeatureWork(request.features, count, plan.data, chosen.type)
-        work = _PriorWork(path, run, count, plan.data, chosen.type, measured)
+        work = _PriorWork(found.where, run, count, plan.data, chosen.type, measured)
         return FollowUp(work.steps(), work.measures, work.identity)
 
     with progress_shown(progress):
@@ -90,8 +92,8 @@ def compare(
 class _PriorWork:
     """What to do with each cell."""
 
-    path: Path
-    """Of the prior's config."""
+    config: str
+    """File or name of the prior's config."""
     run: PriorRun
     num_samples: int
     data: DataConfig
@@ -149,7 +151,7 @@ class _PriorWork:
         }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         out = ["--out", str(folder_of(cell) / "prior"), "--resume"]
-        return self._process("train", str(self.path), *words, *out)
+        return self._process("train", self.config, *words, *out)
 
     def _sample(self, cell: Cell) -> list[str]:
         folder = folder_of(cell)

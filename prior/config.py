@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from imagetok.config import Section
-from imagetok.training.config import TrainConfig
+from imagetok.training.config import TrainConfig, take_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MAX_LENGTH = 1 << 20
@@ -18,11 +18,15 @@ class GPTConfig(Section):
 
     kind: Literal["gpt"] = "gpt"
     layers: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Transformer blocks."""
     heads: PositiveInt = 8
+    """Attention heads of a block; divides the width."""
     width: Annotated[int, Field(ge=1, le=65536)] = 256
+    """Channels."""
     positions: Literal["learned", "rotary"] = "learned"
     """Vectors added to the tokens, or rotations of queries and keys (Su et al. 2021)."""
     dropout: Fraction = 0.1
+    """How much of the inner activations training drops."""
 
     @model_validator(mode="after")
     def _check(self) -> "GPTConfig":
@@ -41,13 +45,19 @@ class PixelSNAILConfig(Section):
 
     kind: Literal["pixelsnail"] = "pixelsnail"
     width: Annotated[int, Field(ge=2, le=65536, multiple_of=2)] = 128
+    """Channels."""
     blocks: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Blocks, each of residual units and, if asked for, attention."""
     units: Annotated[int, Field(ge=1, le=1024)] = 4
     """Gated residual units in each block."""
     kernel_size: Annotated[int, Field(ge=3, le=31)] = 5
+    """Of the causal convolutions."""
     attention: bool = True
+    """Whether blocks end with causal attention."""
     heads: PositiveInt = 8
+    """Attention heads; divides half the width."""
     dropout: Fraction = 0.1
+    """How much of the inner activations training drops."""
 
     @model_validator(mode="after")
     def _check(self) -> "PixelSNAILConfig":
@@ -67,7 +77,9 @@ class PixelCNNConfig(Section):
 
     kind: Literal["pixelcnn"] = "pixelcnn"
     width: Annotated[int, Field(ge=1, le=65536)] = 64
+    """Channels."""
     layers: Annotated[int, Field(ge=1, le=1024)] = 15
+    """Gated layers."""
     head: Annotated[int, Field(ge=1, le=65536)] = 512
     """Channels of the layer before the logits."""
     dropout: Fraction = 0.0
@@ -78,9 +90,11 @@ class ContextConfig(Section):
     """What a level sees of the level above it: gated 3 x 3 units on that level's whole map."""
 
     width: Annotated[int, Field(ge=1, le=65536)] = 128
+    """Channels."""
     units: Annotated[int, Field(ge=0, le=1024)] = 3
     """The public VQ-VAE-2 priors have 3; Razavi et al. 2019: 20."""
     dropout: Fraction = 0.1
+    """How much of the inner activations training drops."""
 
 
 FlatConfig = Annotated[GPTConfig | PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
@@ -91,8 +105,11 @@ class HierarchyConfig(Section):
 
     kind: Literal["hierarchy"] = "hierarchy"
     top: FlatConfig
+    """The prior of the coarse codes."""
     bottom: FlatConfig
+    """The prior of the fine codes, which sees the coarse ones."""
     context: ContextConfig = ContextConfig()
+    """How it sees them."""
 
     @property
     def levels(self) -> tuple[FlatConfig, FlatConfig]:
@@ -109,6 +126,7 @@ class PriorConfig(Section):
     """The architecture of a prior: everything but its weights."""
 
     tokenizer_fingerprint: str
+    """Of the tokenizer whose codes it models."""
     num_codes: tuple[PositiveInt, ...]
     """K of each level, coarse to fine."""
     grids: tuple[tuple[PositiveInt, PositiveInt], ...]
@@ -116,9 +134,11 @@ class PriorConfig(Section):
     num_classes: NonNegativeInt
     """0: unconditional."""
     class_names: tuple[str, ...] = ()
+    """In the order of their numbers."""
     label_dropout: Fraction = 0.1
     """How often a label was hidden in training; at 0 it knows no images without a class."""
     model: ModelConfig
+    """The network, or one for each level."""
 
     @model_validator(mode="after")
     def _check(self) -> "PriorConfig":
@@ -166,7 +186,9 @@ class PriorRun(Section):
 
     kind: Literal["prior"] = "prior"
     seed: NonNegativeInt = 0
+    """What every random draw of the run is derived from."""
     data: CodesConfig
+    """The codes."""
     tokenizer: str
     """Folder or Hub id of the tokenizer that made the codes; embedded in the finished prior."""
     conditional: bool = True
@@ -184,10 +206,13 @@ class PriorRun(Section):
     compile: bool = False
     """Let torch.compile fuse the training step of a gpt or pixelcnn, for a GPU."""
     model: ModelConfig
+    """The network, or one for each of two levels."""
     train: TrainConfig
+    """How it is trained."""
 
     @model_validator(mode="after")
     def _check(self) -> "PriorRun":
+        take_lengths(self, self.train.steps)
         models = self.model.levels if self.model.kind == "hierarchy" else (self.model,)
         has_snail = any(model.kind == "pixelsnail" for model in models)
         if has_snail and self.train.optimizer.weight_decay > 0:

@@ -4,6 +4,7 @@ The body is transformers': GPT-2, whose positions are learned, or GPT-NeoX with 
 residuals, which is the same with rotary positions.
 """
 
+import inspect
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.pytorch_utils import Conv1D
 
 from prior.base import Prior
 from prior.config import GPTConfig, PriorConfig
@@ -27,6 +29,8 @@ class GPTPrior(Prior):
     to one over its codes. Position t reads the class and codes 0..t-1. Given context_channels, each
     token also carries the features of another level at the position that it predicts.
     """
+
+    matrix_layers = (Conv1D,)
 
     def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()
@@ -177,6 +181,9 @@ class GPTStepper(Stepper):
             self.context = prior.context(context.flatten(2).mT)  # (B, H*W, width)
         layers, length = prior.body.config.num_hidden_layers, prior.config.length
         self.cache = Cache(layers=[Past(length) for _ in range(layers)])
+        arguments = inspect.signature(prior.body.forward).parameters
+        # Renamed after transformers 5.17; the old name goes in 5.40.
+        self.cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self.position = 0
 
     @torch.no_grad()
@@ -187,7 +194,9 @@ class GPTStepper(Stepper):
         x = self.embedding(self.tokens)
         if self.context is not None:
             x = x + self.context[:, self.position]
-        out = prior.body(inputs_embeds=x[:, None], past_key_values=self.cache, use_cache=True)
+        out = prior.body(
+            inputs_embeds=x[:, None], use_cache=True, **{self.cache_argument: self.cache}
+        )
         weight = prior.head.weight[prior.slices[prior.levels[self.position]]]
         self.position += 1
         return nn.functional.linear(out.last_hidden_state[:, -1], weight)

@@ -39,6 +39,7 @@ class HierarchicalPrior(Prior):
         assert isinstance(config.model, HierarchyConfig)
         self.config = config
         self.top, self.bottom = top, bottom
+        self.matrix_layers = top.matrix_layers + bottom.matrix_layers
         self.context = ContextStack(config.model.context, config.num_codes[0])
 
     def forward(

@@ -1,6 +1,6 @@
 """Layers of PixelSNAIL: blocks of gated units and attention, and masked convolutions."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from prior.config import PixelSNAILConfig, PriorConfig
 
 
+@runtime_checkable
 class Layers(Protocol):
     """The layers of a whole PixelSNAIL."""
 

@@ -13,7 +13,7 @@ from imagetok.pictures import as_pixels, coloured
 from imagetok.processes import device_of
 from imagetok.reporting import Block, Pictures, Section, Text
 from imagetok.tokenizers import Tokenizer
-from prior import Prior
+from prior.base import Prior
 from prior.completion import with_kept
 from prior.config import PriorRun
 from prior.opening import open_pair

@@ -44,10 +44,10 @@ def train(
     """Train the prior that a config of `kind: prior` describes, on codes that were encoded before.
 
     >>> where = {"tokenizer": "runs/a/tokenizer", "data.source": "codes/train"}
-    >>> run = prior.train("configs/digits/gpt.yaml", out="runs/b", set=where | {"data.test": None})
+    >>> run = prior.train("digits/gpt", out="runs/b", set=where | {"data.test": None})
     >>> run.prior.sample(16, label=3, seed=0), run.measures["bits_per_code"]
 
-    config: a YAML file, a mapping of the same form, or a `PriorRun`.
+    config: a YAML file, the name of a config, a mapping of the same form, or a `PriorRun`.
     out, set, resume, init_from, device, progress: as of `imagetok.train`.
     Raises ShardError for codes of another tokenizer than the config's, and what `imagetok.train`
     raises; ConfigError for a tokenizer's config.
@@ -55,7 +55,7 @@ def train(
     with progress_shown(progress):
         given = open_config(config, set)
         check_kind(given, "prior")
-        run = run_folder(given, out)
+        run = run_folder(given, out, resume=resume)
         keep_freed_memory()
         measures = train_prior(
             validate(given.tree, PriorRun, given.where),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
+from imagetok.codes.owner import check_owner
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
 from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
@@ -21,7 +22,7 @@ from imagetok.processes import device_of, over_processes, process_state
 from imagetok.training.best import Selection
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
-from imagetok.training.run import CONFIG, open_run
+from imagetok.training.run import CONFIG, open_run, with_recorded_lengths
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
@@ -32,6 +33,9 @@ from prior.yardsticks import Level, collapse_in_words, measure, verdict_in_words
 logger = logging.getLogger("imagetok")
 EVALUATION_BATCH = 128
 COUNTED_BATCH = 8192
+FREE_TO_CHANGE = ("patience", "export", "tokenizer")
+"""Keys that a resumed run may change: when it ends, and where the tokenizer lies, which is compared
+by its fingerprint."""
 
 
 class Part:
@@ -80,9 +84,11 @@ def train_prior(
         accelerator.num_processes,
         accelerator.device,
     )
-    config = _with_commit(config, run, resume)
+    config = with_recorded_lengths(_with_commit(config, run, resume), run, resume=resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
-    with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
+    with open_run(
+        run, config, resume=resume, is_main=accelerator.is_main_process, free=FREE_TO_CHANGE
+    ):
         return train(
             job,
             config.train,
@@ -146,11 +152,13 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         dataset=training,
         loss=_loss_function(config, architecture.num_classes),
         update=lambda model, sums, draw: {},
-        describe=lambda sums: {},
+        describe=lambda described: {},
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
         selection=Selection("bits_per_code", config.patience, config.export),
+        shown=("bits_per_code",),
+        matrix_layers=prior.matrix_layers,
     )
 
 
@@ -291,10 +299,12 @@ def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:
             f"{key}: {folder}: expected codes of one image or more, found 0; "
             "name another code dataset, or encode images again"
         )
-    if dataset.fingerprint != fingerprint:
-        raise ShardError(
-            f"{folder}: codes of tokenizer {dataset.fingerprint[:16]} "
-            f"({dataset.plan.tokenizer.name}), but the config's tokenizer is {fingerprint[:16]}; "
-            "encode the images with this tokenizer, or name the other one"
-        )
+    check_owner(
+        folder,
+        dataset.fingerprint,
+        fingerprint,
+        "the config's tokenizer",
+        "encode the images with this tokenizer, or name the other one",
+        name=dataset.plan.tokenizer.name,
+    )
     return dataset

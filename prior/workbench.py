@@ -23,7 +23,7 @@ from imagetok.pictures import as_pixels, coloured, grid, overlay, palette
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
-from prior import Prior
+from prior.base import Prior
 from prior.completion import with_kept
 from prior.generation import Label
 from prior.sampling_params import SamplingParams

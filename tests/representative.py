@@ -11,4 +11,9 @@ def slow_but(default: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
     kept = list(default)
     left = [case for case in kept if case not in (cases := list(cases))]
     assert not left, f"no cases: {left}"
-    return [case if case in kept else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    return [
+        case
+        if case in kept
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.slow)
+        for case in cases
+    ]

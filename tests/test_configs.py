@@ -1,21 +1,24 @@
-"""Every file in configs/ loads, builds, and says how to run it; those of the papers' tables are as
-they are described, as large as the papers' models, and train.
+"""The named configs: each is complete and says how it is run; every method builds and trains, and
+the models of the papers' tables are as large as the papers'.
+
+What they resolve to is held by `test_configs_lock.py`.
 """
 
-import importlib
 import shlex
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from imagetok import seeding
-from imagetok.config import apply_overrides, differences, read_yaml, validate
+from imagetok import configs, seeding
+from imagetok.config import apply_overrides, differences, parse_yaml, validate
 from imagetok.data import ImageBatch
-from imagetok.tokenizers import Autoencoder, TokenizerConfig, build_autoencoder
+from imagetok.errors import ConfigError
+from imagetok.named_configs import NamedConfig, configs_folder, find_config
+from imagetok.named_configs.experiments import experiments
+from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optim import build_optimizer
 from imagetok.training.tokenizer import loss_function
@@ -23,37 +26,41 @@ from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
 
 ROOT = Path(__file__).parent.parent / "configs"
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.yaml"))
-
-
-@cache
-def tree_of(name: str) -> dict[str, Any]:
-    return read_yaml(ROOT / name)
+ALL = {config.name: config for config in configs()}
+FILES = [name for name, config in ALL.items() if config.path is not None]
 
 
 @cache
 def run_of(name: str) -> TokenizerRun | PriorRun:
-    is_tokenizer = tree_of(name)["kind"] == "tokenizer"
-    return validate(tree_of(name), TokenizerRun if is_tokenizer else PriorRun, name)
+    section = TokenizerRun if ALL[name].tree["kind"] == "tokenizer" else PriorRun
+    return validate(ALL[name].tree, section, name)
 
 
-@cache
-def built(config: TokenizerConfig) -> Autoencoder:
+def families() -> dict[str, str]:
+    """One config of each network and quantizer, and of each prior, by what it is one of."""
+    found = {}
+    for name in ALL:
+        run = run_of(name)
+        if isinstance(run, TokenizerRun):
+            found.setdefault(f"{run.tokenizer.network.kind} {run.tokenizer.method[-1]}", name)
+        else:
+            found.setdefault(f"prior {run.model.kind}", name)
+    return found
+
+
+FAMILIES = families()
+
+
+def check_that_it_builds(run: TokenizerRun | PriorRun) -> None:
     """Nothing is allocated: many are large."""
-    with torch.device("meta"):
-        return build_autoencoder(config)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_config_loads_and_builds(name):
-    run = run_of(name)
     if isinstance(run, TokenizerRun):
         expected = [
             level.num_codes
             for level in run.tokenizer.levels
             for _ in range(getattr(level, "num_levels", 1))
         ]
-        assert list(built(run.tokenizer).num_codes) == expected
+        with torch.device("meta"):
+            assert list(build_autoencoder(run.tokenizer).num_codes) == expected
     else:
         levels = 2 if run.model.kind == "hierarchy" else 1
         architecture = PriorConfig(
@@ -67,30 +74,89 @@ def test_config_loads_and_builds(name):
             assert build_prior(architecture).config == architecture
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_header_holds_the_command_that_runs_it(name):
-    lines = [line for line in (ROOT / name).read_text().splitlines() if line.startswith("#")]
-    commands = [line.strip("# ") for line in lines if "imagetok train" in line]
-    assert commands, "no command in the header"
-    assert shlex.split(commands[-1])[2] == f"configs/{name}"
+@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES.keys())
+def test_every_method_builds(name):
+    check_that_it_builds(run_of(name))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_file_states_every_key(name):
-    """So that nobody has to know the defaults, and a changed default changes no experiment."""
-    assert differences(run_of(name).model_dump(mode="json"), tree_of(name)) == {}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_every_config_builds(name):
+    check_that_it_builds(run_of(name))
 
 
-def test_an_installation_has_every_folder():
+def test_a_config_states_every_key():
+    """But the lengths that are those of the run; so that nobody has to know the defaults."""
+    for name, config in ALL.items():
+        resolved = run_of(name).model_dump(mode="json")
+        missing = differences(config.tree, resolved)
+        assert all(key.endswith(".steps") for key in missing), (name, missing)
+        steps = resolved["train"]["steps"]
+        assert all(change == (None, steps) for change in missing.values()), (name, missing)
+
+
+def test_no_length_stands_there_that_is_that_of_the_run():
+    """So that another `train.steps` alone changes it, too."""
+
+    def lengths(tree, steps, path=""):
+        if not isinstance(tree, dict):
+            return []
+        is_schedule = "_cosine" in str(tree.get("kind"))
+        own = [path] if is_schedule and tree.get("steps") == steps else []
+        return own + [p for k, v in tree.items() for p in lengths(v, steps, f"{path}.{k}")]
+
+    for name, config in ALL.items():
+        assert lengths(config.tree, config.tree["train"]["steps"]) == [], name
+
+
+def test_headers_hold_the_command_that_runs_it():
+    for name, config in ALL.items():
+        lines = [line for line in config.text.splitlines() if line.startswith("#")]
+        commands = [line.strip("# ") for line in lines if "imagetok train" in line]
+        assert commands, f"{name}: no command in the header"
+        assert find_config(shlex.split(commands[-1])[2]).name == name
+
+
+def check_that_the_text_is_the_tree(config: NamedConfig) -> None:
+    assert parse_yaml(config.text, config.name) == config.tree
+
+
+@pytest.mark.parametrize("name", ["cifar10/edvae", *FAMILIES.values()])
+def test_what_is_printed_is_the_config(name):
+    check_that_the_text_is_the_tree(ALL[name])
+
+
+@pytest.mark.slow
+def test_whatever_is_printed_is_the_config():
+    for config in ALL.values():
+        check_that_the_text_is_the_tree(config)
+
+
+def test_a_file_is_the_experiment_that_has_its_path():
+    """Both are there to be read: the whole file, and what the paper varies."""
+    aliases = {alias: config for config in ALL.values() for alias in config.aliases}
+    both = [name for name in FILES if name in aliases]
+    assert len(both) == 6
+    for name in both:
+        assert run_of(name) == run_of(aliases[name].name)
+        assert ALL[name].expected == aliases[name].expected != {}
+
+
+def test_no_two_names_share_a_run_folder():
+    names = [n for config in ALL.values() for n in {config.name, *config.aliases}]
+    folders = {name: find_config(name).run_folder for name in FILES}
+    folders |= {name: Path("runs") / name.replace("/", "-") for name in names}
+    assert len(set(folders.values())) == len(folders)
+    assert find_config("digits/edvae").run_folder == Path("runs/digits-edvae")
+
+
+def test_an_installation_has_every_folder_and_no_package_is_made_of_them():
     files = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
-    expected = {f"configs/{Path(name).parent}" for name in CONFIGS}
-    assert {f"share/imagetok/{folder}" for folder in expected} == files["data-files"].keys()
-    assert [[f"{folder}/*.yaml"] for folder in sorted(expected)] == [*files["data-files"].values()]
-
-
-def test_files_of_the_tables_are_as_described(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    assert importlib.import_module("make").drift() == []  # else run: python configs/make.py
+    folders = sorted({path.parent.relative_to(ROOT.parent) for path in ROOT.rglob("*.yaml")})
+    assert files["data-files"] == {
+        f"share/imagetok/{folder.as_posix()}": [f"{folder.as_posix()}/*.yaml"] for folder in folders
+    }
+    assert {path.suffix for path in ROOT.rglob("*") if path.is_file()} == {".yaml"}
 
 
 @pytest.mark.parametrize(
@@ -114,23 +180,19 @@ def test_files_of_the_tables_are_as_described(monkeypatch):
 )
 def test_models_have_the_sizes_of_the_papers(name, parameters):
     """Counted in the released code."""
-    run = run_of(f"{name}.yaml")
+    run = validate(find_config(name).tree, TokenizerRun, name)
+    with torch.device("meta"):
+        model = build_autoencoder(run.tokenizer)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+TRAINED = [name for name in FAMILIES.values() if isinstance(run_of(name), TokenizerRun)]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_of_a_small_version_moves_encoder_and_decoder(name):
+    run = run_of(name)
     assert isinstance(run, TokenizerRun)
-    assert sum(p.numel() for p in built(run.tokenizer).parameters()) == parameters
-
-
-def families() -> dict[str, TokenizerRun]:
-    """One run of each network and quantizer."""
-    runs = (run_of(name) for name in CONFIGS)
-    return {
-        f"{run.tokenizer.network.kind} {run.tokenizer.method[-1]}": run
-        for run in runs
-        if isinstance(run, TokenizerRun)
-    }
-
-
-@pytest.mark.parametrize("run", families().values(), ids=families().keys())
-def test_a_step_of_a_small_version_moves_encoder_and_decoder(run):
     small = ["tokenizer.image.height=16", "tokenizer.image.width=16", "tokenizer.network.width=32"]
     if "num_codes" in getattr(type(run.tokenizer.quantizer), "model_fields", {}):
         small.append("tokenizer.quantizer.num_codes=16")
@@ -156,3 +218,50 @@ def test_a_step_of_a_small_version_moves_encoder_and_decoder(run):
     if run.tokenizer.method[-1] == "fsq":  # it starts at the code of zeros: no first weight acts
         still = [name for name in still if not name.startswith("decoder.layers.0.")]
     assert still == []
+
+
+SHEET = {
+    "title": "A paper",
+    "about": "",
+    "notes": "",
+    "base": {"kind": "tokenizer", "train": {"steps": 5}},
+    "data": {"cifar10": {"title": "CIFAR-10", "set": {"data": {"source": "cifar10"}}}},
+    "methods": {"vq": {"title": "VQ", "set": {"tokenizer.quantizer": {"num_codes": 4}}}},
+    "tables": [
+        {"source": "Table 1", "path": "{data}/{name}", "columns": ["MSE", "FID"],
+         "rows": {"cifar10": {"vq": "1.50 ± 0.1, 2"}}}
+    ],
+    "sweeps": [
+        {"source": "Fig. 2", "path": "{data}/sweep/{name}", "data": ["cifar10"], "methods": ["vq"],
+         "points": {f"codes-{n}": {"tokenizer.quantizer.num_codes": n} for n in (2, 4, 8)}}
+    ],
+}  # fmt: skip
+
+
+def test_a_sheet_describes_its_rows_and_the_points_that_change_something():
+    row, first, last = experiments(SHEET, "papers/p", "p.yaml")
+    assert (row.name, row.path) == ("papers/p/cifar10/vq", "cifar10/vq")
+    assert row.expected == {"MSE": "1.50 ± 0.1", "FID": "2"}
+    assert row.source == "A paper, Table 1"
+    assert [e.name.split("/")[-1] for e in (first, last)] == ["vq-codes-2", "vq-codes-8"]
+    assert last.tree["tokenizer"] == {"quantizer": {"num_codes": 8}}
+    assert row.tree["tokenizer"] == {"quantizer": {"num_codes": 4}}
+    assert last.expected == {} and last.path == "cifar10/sweep/vq-codes-8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tables.0.rows.cifar10": {"vqq": "1, 2"}}, "not defined in the sheet: vqq"),
+        ({"tables.0.rows.cifar10.vq": "1, 2, 3"}, "expected 2 numbers in the row, found '1, 2, 3'"),
+        ({"sweeps.0.data": ["mnist"]}, "not defined in the sheet: mnist"),
+        ({"methods.vq.sett": {}}, "unknown key; did you mean 'set'"),
+    ],
+)
+def test_a_sheet_that_is_none_is_refused(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        experiments(apply_overrides(SHEET, changes), "papers/p", "p.yaml")
+
+
+def test_the_checkout_is_where_the_configs_are():
+    assert configs_folder() == ROOT

@@ -20,6 +20,7 @@ import torch
 import imagetok
 import prior
 from cli.main import _run
+from imagetok.errors import InputError
 from imagetok.results import Result
 
 ROOT = Path(__file__).parent.parent
@@ -27,12 +28,15 @@ DIGITS = ROOT / "configs" / "digits"
 NAMES = {
     "imagetok": [
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
-        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "decode", "diagnose",
-        "encode", "evaluate", "explore",
-        "export", "import_codes", "info", "load_config", "merge", "open_codes", "open_images",
-        "parse_spec", "reconstruct", "report", "train", "uncertainty",
+        "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
+        "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info", "inspect",
+        "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", "reconstruct",
+        "report", "train", "uncertainty", "verify",
     ],
-    "prior": ["Prior", "evaluate_samples", "report", "train"],
+    "prior": [
+        "Prior", "SamplingParams", "compare", "complete", "evaluate_samples", "generate",
+        "generate_codes", "inspect", "push", "report", "train", "verify",
+    ],
 }  # fmt: skip
 PACKAGES = {"imagetok": imagetok, "prior": prior}
 
@@ -102,10 +106,36 @@ def _export(world: World, out: Path) -> Path:
     return out / "codes.parquet"
 
 
+def _compare(function: Callable[..., object], out: Path) -> object:
+    config = DIGITS / "edvae.yaml"
+    return function([config], out, seeds=[1], set=TINY, device="cpu", progress=False)
+
+
+def _push(function: Callable[..., object], folder: Path) -> str:
+    """A run is refused before any network is asked."""
+    with pytest.raises(InputError) as refusal:
+        function(folder, "user/name")
+    return str(refusal.value)
+
+
 CALLS: dict[str, Callable[[World, Path], object]] = {
+    "imagetok.compare": lambda w, out: _compare(imagetok.compare, out),
+    "imagetok.inspect": lambda w, out: imagetok.inspect(w.codes),
+    "imagetok.push": lambda w, out: _push(imagetok.push, w.run),
+    "imagetok.verify": lambda w, out: imagetok.verify(w.tokenizer),
+    "prior.compare": lambda w, out: _compare(prior.compare, out),
+    "prior.complete": lambda w, out: prior.complete(
+        w.prior, np.zeros((1, 8, 8), dtype=np.uint8), keep_rows=1, progress=False
+    ),
+    "prior.generate": lambda w, out: prior.generate(w.prior, 2, progress=False),
+    "prior.generate_codes": lambda w, out: prior.generate_codes(w.prior, 2, out, progress=False),
+    "prior.inspect": lambda w, out: prior.inspect(w.prior),
+    "prior.push": lambda w, out: _push(prior.push, w.prior_run),
+    "prior.verify": lambda w, out: prior.verify(w.prior_run),
     "imagetok.build_tokenizer": lambda w, out: imagetok.build_tokenizer(
         imagetok.Tokenizer.from_pretrained(w.tokenizer).config
     ),
+    "imagetok.configs": lambda w, out: imagetok.configs("digits/edvae"),
     "imagetok.decode": lambda w, out: imagetok.decode(
         w.tokenizer, w.codes, out, limit=3, progress=False
     ),

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import torch
 
 from imagetok.codes.commit import begin_with, continue_with
+from imagetok.codes.owner import check_owner
 from imagetok.codes.plan import read_json
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.results import Decoded
 from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
-from imagetok.errors import ConfigError, ShardError
+from imagetok.errors import ConfigError
 from imagetok.images import Images, to_stored
 from imagetok.pictures import grid, palette, png_bytes
 from imagetok.processes import device_of
@@ -89,12 +90,12 @@ def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
 
 def check_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
     """Raise ShardError when the codes are another tokenizer's."""
-    if dataset.fingerprint != tokenizer.fingerprint:
-        raise ShardError(
-            f"{dataset.place}: codes of tokenizer {dataset.fingerprint[:16]} "
-            f"({dataset.plan.tokenizer.name}), but --tokenizer is {tokenizer.fingerprint[:16]}; "
-            "pass the tokenizer that made them"
-        )
+    made_by = dataset.plan.tokenizer
+    remedy = "pass the tokenizer that made them"
+    check_owner(
+        str(dataset.place), made_by.fingerprint, tokenizer.fingerprint, "--tokenizer", remedy,
+        name=made_by.name,
+    )  # fmt: skip
 
 
 def save_images(images: Images, folder: Path, names: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
 from imagetok.codes.exchange import EDITED, ROWS, Binding, ContentHash, Rows, StoredRows, code_names
 from imagetok.codes.npy import NpyRows
+from imagetok.codes.owner import check_owner
 from imagetok.codes.parquet import ParquetRows
 from imagetok.codes.plan import Plan, Skip, TokenizerId, smallest_dtype
 from imagetok.codes.results import Encoded
@@ -16,7 +17,7 @@ from imagetok.codes.writer import EncodedPart, write_shard
 from imagetok.data import NO_LABEL
 from imagetok.data.labels import MAX_CLASSES
 from imagetok.durable import lock
-from imagetok.errors import InputError, ShardError
+from imagetok.errors import InputError
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.opening import name_of, open_tokenizer
 
@@ -100,12 +101,11 @@ def _strangers(stored: StoredRows, tokenizer: Tokenizer, file: str, name: str) -
 def _own(stored: StoredRows, binding: Binding, tokenizer: Tokenizer) -> "_CheckedRows":
     """The rows of a file that imagetok wrote, all as they were exported."""
     plan, skips = binding.plan, [skip.index for skip in binding.skipped]
-    if plan.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise ShardError(
-            f"{stored.where}: codes of tokenizer {plan.tokenizer.fingerprint[:16]} "
-            f"({plan.tokenizer.name}), but --tokenizer is {tokenizer.fingerprint[:16]}; "
-            "pass the tokenizer that made them"
-        )
+    made_by, remedy = plan.tokenizer, "pass the tokenizer that made them"
+    check_owner(
+        stored.where, made_by.fingerprint, tokenizer.fingerprint, "--tokenizer", remedy,
+        name=made_by.name,
+    )  # fmt: skip
     fits = (
         (plan.num_codes, plan.grids, plan.image)
         == (tokenizer.num_codes, tokenizer.grids, tokenizer.image)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
+from imagetok.codes.owner import check_owner
 from imagetok.codes.plan import Part, Plan, shard_name
 from imagetok.codes.reader import CodeDataset, check_shard_file, open_codes
 from imagetok.codes.results import Encoded
@@ -103,12 +104,14 @@ def parts_of(plan: Plan) -> tuple[Part, ...]:
 def _check_same(first: CodeDataset, other: CodeDataset) -> None:
     """Refuse two datasets that differ in anything but the source."""
     ours, theirs = first.plan.tokenizer, other.plan.tokenizer
-    if ours.fingerprint != theirs.fingerprint:
-        raise ShardError(
-            f"{other.place}: expected codes of the tokenizer of {first.place}, "
-            f"{ours.fingerprint[:16]} ({ours.name}), found {theirs.fingerprint[:16]} "
-            f"({theirs.name}); encode the images of one of them again, with the other's tokenizer"
-        )
+    check_owner(
+        str(other.place),
+        theirs.fingerprint,
+        ours.fingerprint,
+        f"that of {first.place} ({ours.name})",
+        "encode the images of one of them again, with the other's tokenizer",
+        name=theirs.name,
+    )
     without = {*_OF_THE_SOURCE, "tokenizer"}  # its name is only for people
     changed = differences(
         first.plan.model_dump(mode="json", exclude=without),

@@ -13,7 +13,8 @@ from imagetok.codes.exchange import EDITED, ROWS, Binding, Rows, StoredRows, cod
 from imagetok.codes.plan import Plan
 from imagetok.config import validate
 from imagetok.durable import staged_file
-from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.errors import ConfigError, InputError
+from imagetok.optional import require
 
 _KEY = b"imagetok"
 _INDEX = "source_index"
@@ -181,9 +182,5 @@ def _class_names(text: bytes | None) -> tuple[str, ...]:
 
 
 def _library() -> tuple[Any, Any]:
-    try:
-        import pyarrow  # pyright: ignore[reportMissingImports]
-        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ResourceError('parquet: needs pyarrow; pip install "imagetok[data]"') from None
-    return pyarrow, pyarrow.parquet
+    parquet = require("pyarrow.parquet", extra="data", purpose="parquet")
+    return require("pyarrow", extra="data", purpose="parquet"), parquet

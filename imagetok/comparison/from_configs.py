@@ -18,6 +18,7 @@ from imagetok.comparison.jobs import Failure, imagetok_command
 from imagetok.comparison.plan import SEEDS, Cell, Plan, make_plan
 from imagetok.comparison.results import Comparison
 from imagetok.comparison.table import table_of
+from imagetok.comparison.variants import sweep_texts
 from imagetok.config import Overrides, override_texts
 from imagetok.data import open_images
 from imagetok.errors import ConfigError, ResourceError
@@ -76,9 +77,10 @@ class CompareResult(Result):
 class Request:
     """What to compare, as the caller gave it."""
 
-    configs: tuple[Path, ...]
+    configs: tuple[Path | str, ...]
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]
+    sweeps: tuple[str, ...]
     allow_different: tuple[str, ...]
     features: tuple[str, ...]
 
@@ -91,6 +93,7 @@ class Request:
             key, _, value = override.partition("=")
             is_place = key.startswith("data") and "/" in value
             words += ["--set", f"{key}=..." if is_place else override]
+        words += [word for text in self.sweeps for word in ("--sweep", text)]
         words += [word for key in self.allow_different for word in ("--allow-different", key)]
         for spec in self.features:
             name, equals, file = spec.partition("=")
@@ -104,6 +107,7 @@ def compare(
     *,
     seeds: Sequence[int] = SEEDS,
     set: Overrides = (),
+    sweep: Overrides = (),
     allow_different: Sequence[str] = (),
     features: Sequence[str] = (),
     jobs: int | None = None,
@@ -112,8 +116,9 @@ def compare(
 ) -> CompareResult:
     """Train tokenizers on the same network, data, budget and seeds, and compare them in `out`.
 
-    configs: files of tokenizers. set: overrides for every config. allow_different: keys of
-    `plan.MAY_DIFFER` in which the configs may differ. features: networks to measure the distance
+    configs: files or names of tokenizers' configs. set: overrides for every config. sweep: each
+    config also with each of these values, `a.b=V1,V2` or {"a.b": [v1, v2]}. allow_different: keys
+    of `plan.MAY_DIFFER` in which the configs may differ. features: networks to measure the distance
     of reconstructions in, as `imagetok evaluate --features` takes them. jobs: runs side by side,
     each a process of its own; None is one a GPU, or one a core on CPUs. device: `cpu` or `cuda`.
     Called again with the same arguments it goes on after a stop, and trains again what failed.
@@ -125,7 +130,7 @@ def compare(
 
     >>> result = imagetok.compare(["a.yaml", "b.yaml"], "runs/comparison", seeds=[42])
     """
-    request = request_of(configs, seeds, set, allow_different, features)
+    request = request_of(configs, seeds, set, sweep, allow_different, features)
     chosen = device_for_runs(device)
 
     def follow_up(plan: Plan) -> FollowUp | None:
@@ -139,6 +144,7 @@ def request_of(
     configs: Sequence[Path | str],
     seeds: Sequence[int],
     overrides: Overrides,
+    sweeps: Overrides,
     allow_different: Sequence[str],
     features: Sequence[str],
 ) -> Request:
@@ -148,9 +154,10 @@ def request_of(
     if process_state().num_processes > 1:
         raise ConfigError("compare starts its own processes; start it without a launcher")
     return Request(
-        tuple(map(Path, configs)),
+        tuple(configs),
         tuple(seeds),
         tuple(override_texts(overrides)),
+        tuple(sweep_texts(sweeps)),
         tuple(allow_different),
         tuple(features),
     )
@@ -176,7 +183,13 @@ def run_request(
     more_words: Sequence[str] = (),
 ) -> CompareResult:
     """Plan and run a comparison. more_words: of the published command, beside the request's."""
-    plan = make_plan(request.configs, request.seeds, request.overrides, request.allow_different)
+    plan = make_plan(
+        request.configs,
+        request.seeds,
+        request.overrides,
+        request.allow_different,
+        request.sweeps,
+    ).with_recorded_lengths(out)
 
     def train(cell: Cell) -> list[str]:
         words = ["train", str(cell.config), "--set", f"seed={cell.seed}"]
@@ -201,9 +214,10 @@ def num_test_images(plan: Plan) -> int:
     return len(open_images(config.data, "test", config.tokenizer.image))
 
 
-def published(config: Path) -> str:
-    """A config's path as others can use it."""
-    return str(Path(*config.parts[-2:]) if config.is_absolute() else config)
+def published(config: Path | str) -> str:
+    """A config's path or name as others can use it."""
+    path = Path(config)
+    return str(Path(*path.parts[-2:]) if path.is_absolute() else path)
 
 
 def _slots(jobs: int | None, device: torch.device) -> list[dict[str, str]]:

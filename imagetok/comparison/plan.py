@@ -6,18 +6,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imagetok.comparison.variants import variants
 from imagetok.config import (
     Section,
     apply_overrides,
     differences,
     dump_yaml,
-    read_yaml,
     validate,
+    value_at,
 )
 from imagetok.data import DataConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError
+from imagetok.named_configs import NamedConfig, find_config
 from imagetok.training.config import TokenizerRun
+from imagetok.training.run import recorded_lengths
 
 SEEDS = (42, 1773, 1)
 """Those of the EdVAE paper."""
@@ -82,7 +85,7 @@ class Plan(Section):
             for part in MAY_DIFFER
             for key in _shortest({k: None for t in trees for k in _differing(trees[0], t, part)})
         ]
-        return {key: [_value(tree, key) for tree in trees] for key in dict.fromkeys(keys)}
+        return {key: [value_at(tree, key) for tree in trees] for key in dict.fromkeys(keys)}
 
     def identity(self) -> dict[str, Any]:
         """All that decides the values, as plain data."""
@@ -96,6 +99,24 @@ class Plan(Section):
             mode="json", exclude_defaults=True, exclude={"source", *_places(data)}
         )
         return ",".join([f"{data.source}:test", *(f"{k}={v}" for k, v in options.items())])
+
+    def with_recorded_lengths(self, out: Path) -> "Plan":
+        """The plan as it goes on in its folder: schedules whose length was not given keep theirs.
+
+        A comparison that was begun when their configs still named lengths stays the same one.
+        """
+        try:
+            stored = json.loads((out / PLAN).read_bytes())
+        except (OSError, ValueError):
+            return self  # a new one; a damaged one is refused where the folder is held
+        known = value_at(stored, "methods")
+        if not isinstance(known, dict):
+            return self
+        methods = {
+            name: recorded_lengths(config, known.get(name), out / PLAN)
+            for name, config in self.methods.items()
+        }
+        return self.model_copy(update={"methods": methods})
 
     @contextmanager
     def hold(self, out: Path) -> Iterator[None]:
@@ -126,29 +147,36 @@ class Plan(Section):
 
 
 def make_plan(
-    paths: Sequence[Path],
+    configs: Sequence[Path | str],
     seeds: Sequence[int] = SEEDS,
     overrides: Sequence[str] = (),
     allow_different: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
 ) -> Plan:
     """Read the configs to compare, each with the `a.b=value` overrides, named by their files.
 
-    allow_different: keys of `MAY_DIFFER` that need not agree. Raises ConfigError where the
-    methods are not comparable, with the keys that differ.
+    configs: files, or names of configs. sweeps: `a.b=V1,V2`; each config is compared with itself
+    at every value, too. allow_different: keys of `MAY_DIFFER` that need not agree. Raises
+    ConfigError where the methods are not comparable, with the keys that differ.
     """
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ConfigError(f"--seeds: expected different seeds, found {list(seeds)}")
     if any(text.partition("=")[0].strip() == "seed" for text in overrides):
         raise ConfigError("--set seed=...: every method is trained with the same --seeds instead")
     methods: dict[str, TokenizerRun] = {}
-    for name, path in _names(paths).items():
-        tree = apply_overrides(read_yaml(path), list(overrides))
+    for name, found in _names(configs).items():
+        tree = apply_overrides(found.tree, list(overrides))
         if tree.get("kind") != "tokenizer":
             raise ConfigError(
-                f"{path}: kind: compare trains tokenizers, found {tree.get('kind')!r}"
+                f"{found.where}: kind: compare trains tokenizers, found {tree.get('kind')!r}"
             )
-        config = validate(tree, TokenizerRun, str(path))
-        methods[name] = config.model_copy(update={"seed": seeds[0]})
+        config = validate(tree, TokenizerRun, found.where)
+        for each, variant in ({name: config} | variants(name, tree, sweeps)).items():
+            if each in methods:
+                raise ConfigError(f"{found.where}: {each!r} is the name of two methods")
+            if variant == config and each != name:
+                continue  # the value is that of the config
+            methods[each] = variant.model_copy(update={"seed": seeds[0]})
     train, test = _agreed(methods, allow_different)
     return Plan(seeds=tuple(seeds), methods=methods, train_identity=train, test_identity=test)
 
@@ -168,19 +196,21 @@ def _places(data: DataConfig) -> tuple[str, ...]:
     return (*_PLACES, "name") if is_folder else _PLACES
 
 
-def _names(paths: Sequence[Path]) -> dict[str, Path]:
-    """A name for each config: of its file, and of its folder too where files have one name."""
-    stems = [path.stem for path in paths]
-    names = {}
-    for path in paths:
-        folder = path.resolve().parent.name
-        name = path.stem if stems.count(path.stem) == 1 else f"{folder}-{path.stem}"
+def _names(configs: Sequence[Path | str]) -> dict[str, NamedConfig]:
+    """A name for each config: of its file, and of its folders too where files have one name."""
+    found = [find_config(config) for config in configs]
+    parts = [config.name.split("/") for config in found]
+    names: dict[str, NamedConfig] = {}
+    for config, own in zip(found, parts, strict=True):
+        ends = [own[-count:] for count in range(1, len(own) + 1)]
+        alone = [end for end in ends if sum(other[-len(end) :] == end for other in parts) == 1]
+        name = "-".join(alone[0] if alone else own)
         if name in names:
             raise ConfigError(
-                f"{path}: is named {name!r} as {names[name]} is; give each config once, "
-                "under different file names"
+                f"{config.where}: is named {name!r} as {names[name].where} is; give each config "
+                "once, under different file names"
             )
-        names[name] = path
+        names[name] = config
     return names
 
 
@@ -213,14 +243,7 @@ def _agreed(methods: dict[str, TokenizerRun], allow_different: Sequence[str]) ->
 
 
 def _differing(one: Any, other: Any, part: str) -> dict[str, tuple[Any, Any]]:
-    return differences(_value(one, part), _value(other, part), part)
-
-
-def _value(tree: Any, key: str) -> Any:
-    """What lies under a dotted key; None where nothing does."""
-    for name in key.split("."):
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree
+    return differences(value_at(one, part), value_at(other, part), part)
 
 
 def _shortest(keys: dict[str, None]) -> list[str]:

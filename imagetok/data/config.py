@@ -24,9 +24,12 @@ class ShapesConfig(Section):
     """Coloured shapes drawn on demand: any size, any number, labels and class maps."""
 
     source: Literal["shapes"] = "shapes"
-    count: PositiveInt = 10_000  # of split train
+    count: PositiveInt = 10_000
+    """Images of split train."""
     test_count: PositiveInt = 1_000
+    """Images of split test."""
     seed: NonNegativeInt = 0
+    """What is drawn; another seed, other shapes."""
 
 
 class TorchvisionSection(Section):
@@ -46,24 +49,30 @@ class CIFAR10Config(TorchvisionSection):
     """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32 pixels."""
 
     source: Literal["cifar10"] = "cifar10"
-    root: str = "data"  # the folder that holds cifar-10-batches-py/
+    root: str = "data"
+    """The folder that holds cifar-10-batches-py/."""
     download: bool = False
+    """Fetch the images where they are missing."""
 
 
 class MNISTConfig(TorchvisionSection):
     """MNIST: 60,000 + 10,000 grey images of 28 x 28 pixels."""
 
     source: Literal["mnist"] = "mnist"
-    root: str = "data"  # the folder that holds MNIST/raw/
+    root: str = "data"
+    """The folder that holds MNIST/raw/."""
     download: bool = False
+    """Fetch the images where they are missing."""
 
 
 class FashionMNISTConfig(TorchvisionSection):
     """Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28 pixels."""
 
     source: Literal["fashion-mnist"] = "fashion-mnist"
-    root: str = "data"  # the folder that holds FashionMNIST/raw/
+    root: str = "data"
+    """The folder that holds FashionMNIST/raw/."""
     download: bool = False
+    """Fetch the images where they are missing."""
 
 
 class FolderConfig(Section):
@@ -71,8 +80,9 @@ class FolderConfig(Section):
 
     source: Literal["folder"] = "folder"
     root: str
-    # The share of split test, used if the folder has no test/ or val/.
+    """The folder of images."""
     holdout: Holdout = 0.1
+    """The share of split test, used if the folder has no test/ or val/."""
 
 
 class MasksConfig(Section):
@@ -83,8 +93,11 @@ class MasksConfig(Section):
 
     source: Literal["masks"] = "masks"
     images: str
+    """The folder of images."""
     masks: str
-    holdout: Holdout = 0.1  # as of `folder`, whose layouts `images` may have
+    """The folder of label maps."""
+    holdout: Holdout = 0.1
+    """As of `folder`, whose layouts `images` may have."""
 
 
 class TableConfig(Section):
@@ -92,56 +105,77 @@ class TableConfig(Section):
 
     source: Literal["table"] = "table"
     file: str
-    root: str = ""  # the folder that paths are relative to; empty: the file's own
-    image: str = "image"  # the column of paths
-    label: str = "label"  # the column of labels; empty: none
-    splits: str = ""  # the column of splits; empty: `holdout` says
+    """The table, .csv or .jsonl."""
+    root: str = ""
+    """The folder that paths are relative to; empty: the file's own."""
+    image: str = "image"
+    """The column of paths."""
+    label: str = "label"
+    """The column of labels; empty: none."""
+    splits: str = ""
+    """The column of splits; empty: `holdout` says."""
     holdout: Holdout = 0.1
+    """The share of split test, where there is no column of splits."""
 
 
 class WebDatasetConfig(Section):
     """Tars of images in WebDataset form: members of one name and several endings are a sample."""
 
     source: Literal["webdataset"] = "webdataset"
-    shards: str  # tars: a file, glob, brace pattern or URL
-    test: str = ""  # those of split test; empty: `holdout` says
-    image: str = ""  # the ending of images; empty: any, one a sample
-    label: str = "cls"  # the ending of labels
+    shards: str
+    """Tars: a file, glob, brace pattern or URL."""
+    test: str = ""
+    """Those of split test; empty: `holdout` says."""
+    image: str = ""
+    """The ending of images; empty: any, one a sample."""
+    label: str = "cls"
+    """The ending of labels."""
     holdout: Holdout = 0.1
+    """The share of split test, where `test` is empty."""
 
 
 class HuggingFaceConfig(Section):
     """A dataset of the Hugging Face `datasets` library, local or on the Hub."""
 
     source: Literal["huggingface"] = "huggingface"
-    name: str  # a folder, or user/name[@revision]
+    name: str
+    """A folder, or user/name[@revision] on the Hub."""
     subset: str = ""
-    image: str = "image"  # the column of images
-    label: str = "label"  # the column of labels; empty: none
+    """The name of a configuration of the dataset; empty: its only one."""
+    image: str = "image"
+    """The column of images."""
+    label: str = "label"
+    """The column of labels; empty: none."""
     holdout: Holdout = 0.1
+    """The share of the images that is split test, where the source has no such split."""
 
 
 class CelebAConfig(Section):
     """CelebA's aligned faces: 162,770 + 19,867 + 19,962 of 178 x 218 pixels, unlabelled."""
 
     source: Literal["celeba"] = "celeba"
-    root: str = "data"  # the folder that holds celeba/
+    root: str = "data"
+    """The folder that holds celeba/."""
 
 
 class LSUNConfig(Section):
     """One category of LSUN scenes: 126,227 + 300 of church_outdoor, short side 256, unlabelled."""
 
     source: Literal["lsun"] = "lsun"
-    root: str = "data"  # the folder that holds church_outdoor_train_lmdb/ and ..._val_lmdb/
+    root: str = "data"
+    """The folder that holds church_outdoor_train_lmdb/ and ..._val_lmdb/."""
     category: str = "church_outdoor"
+    """Which scenes."""
 
 
 class KaokoreConfig(Section):
     """Kaokore's faces of 256 x 256 pixels with their gender or status."""
 
     source: Literal["kaokore"] = "kaokore"
-    root: str = "data/kaokore"  # the folder that holds labels.csv and images_256/
+    root: str = "data/kaokore"
+    """The folder that holds labels.csv and images_256/."""
     label: Literal["gender", "status"] = "gender"
+    """Which of its two labels."""
 
 
 TorchvisionConfig = CIFAR10Config | MNISTConfig | FashionMNISTConfig

@@ -13,6 +13,7 @@ from imagetok.data.labels import held_out, number_labels
 from imagetok.data.open import ImageError, decode_image, open_image
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
+from imagetok.optional import require
 
 _NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 _ROWS = 4096
@@ -71,7 +72,7 @@ def open_huggingface(
     Split test is test, else validation, else held out of train. Raises ResourceError without the
     package or the network, InputError for what is not there, ConfigError for an unknown column.
     """
-    datasets = _library()
+    datasets = require("datasets", extra="data", purpose="data.source huggingface")
     parts = _load(datasets, config)
     chosen = _rows(datasets, parts, split, config)
     features = chosen.features
@@ -93,14 +94,6 @@ def open_huggingface(
         labels=labels,
         class_names=class_names,
     )
-
-
-def _library() -> Any:
-    try:
-        import datasets  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ResourceError('huggingface: needs datasets; pip install "imagetok[data]"') from None
-    return datasets
 
 
 def _load(datasets: Any, config: HuggingFaceConfig) -> dict[str, Any]:

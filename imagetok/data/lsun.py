@@ -11,8 +11,9 @@ from imagetok.data.base import NO_LABEL
 from imagetok.data.config import LSUNConfig
 from imagetok.data.encoded import EncodedImages
 from imagetok.data.open import ImageError, decode_image
-from imagetok.errors import InputError, ResourceError
+from imagetok.errors import InputError
 from imagetok.images import ImageContract
+from imagetok.optional import require
 
 _PARTS = {"train": ("train",), "val": ("val",), "test": ("val",), "all": ("train", "val")}
 
@@ -99,11 +100,7 @@ def _environment(folder: str) -> Any:
 
 
 def _library() -> Any:
-    try:
-        import lmdb  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ResourceError('lsun: needs lmdb; pip install "imagetok[data]"') from None
-    return lmdb
+    return require("lmdb", extra="data", purpose="data.source lsun")
 
 
 def _damaged(folder: str, found: object) -> InputError:

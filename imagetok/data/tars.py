@@ -242,4 +242,5 @@ def _remote(shard: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(shard)
     except ImportError as error:
-        raise ResourceError(f"{shard}: {error}") from None
+        extra = '; pip install "imagetok[data]"' if shard.startswith("http") else ""
+        raise ResourceError(f"{shard}: {error}{extra}") from None

@@ -22,7 +22,8 @@ def principal(vectors: Float[Tensor, "N F"], count: int = COMPONENTS) -> Float[T
 def tsne(vectors: Float[Tensor, "N F"]) -> Float[np.ndarray, "N 2"]:
     """t-SNE in the plane (van der Maaten & Hinton 2008), always the same for the same vectors.
 
-    Equal vectors, as of a collapsed codebook, lie in one place. scikit-learn's, of perplexity 30 (less for few vectors), from the first principal components.
+    scikit-learn's, of perplexity 30 (less for few vectors), from the first principal components.
+    Equal vectors, as of a collapsed codebook, lie in one place.
     Raises ResourceError without scikit-learn, InputError for fewer than 4 vectors.
     """
     manifold = require("sklearn.manifold", extra="eval", purpose="t-SNE")

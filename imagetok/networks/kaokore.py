@@ -18,6 +18,7 @@ class KaokoreConfig(Section):
 
     kind: Literal["kaokore"] = "kaokore"
     width: Width = 128
+    """Channels."""
     pixels: ClassVar[PixelRange] = SYMMETRIC
     downsampling: ClassVar[int] = 4
 

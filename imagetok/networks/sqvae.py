@@ -22,8 +22,11 @@ class SQVAENetConfig(Section):
 
     kind: Literal["sqvae"] = "sqvae"
     form: Literal["net_28", "net_32", "net_64"] = "net_32"
+    """Which of the released code's networks, named by the image size that it has there."""
     width: Width = 64
+    """Channels."""
     residual_layers: Annotated[int, Field(ge=1, le=64)] = 2
+    """How many residual blocks."""
     pixels: ClassVar[PixelRange] = UNIT
     downsampling: ClassVar[int] = 4
 

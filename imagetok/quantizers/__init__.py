@@ -4,7 +4,13 @@ from typing import Annotated, assert_never
 
 from pydantic import Field
 
-from imagetok.quantizers.base import Codes, Quantized, Quantizer, level_name
+from imagetok.quantizers.base import (
+    Codes,
+    Quantized,
+    Quantizer,
+    is_concatenated,
+    level_name,
+)
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
 from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
@@ -106,5 +112,6 @@ __all__ = [
     "build_quantizer",
     "code_counts",
     "codebook_use",
+    "is_concatenated",
     "level_name",
 ]

@@ -20,6 +20,14 @@ def level_name(name: str, level: int, num_levels: int) -> str:
     return name if num_levels == 1 else f"{name}_level{level}"
 
 
+def is_concatenated(name: str) -> bool:
+    """Whether stats of this name are rows, concatenated over micro-batches and ranks, not sums.
+
+    name: as a quantizer calls them, or with a level before it, as in `0.vectors`.
+    """
+    return name.rpartition(".")[2] == "vectors"
+
+
 class Quantized(NamedTuple):
     """What a quantizer returns in training."""
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import Quantized
+from imagetok.quantizers.logits import LogitQuantizer, TestRule
 
 
 class DVAEConfig(Section):
@@ -18,22 +19,18 @@ class DVAEConfig(Section):
     kind: Literal["dvae"] = "dvae"
     num_codes: PositiveInt = 512
     code_dim: PositiveInt = 16
-    test_rule: Literal["argmax", "sample"] = "argmax"
+    test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 
 
-class DVAEQuantizer(Quantizer):
+class DVAEQuantizer(LogitQuantizer):
     """Reads K logits per position; decodes by codebook lookup.
 
     The released code takes the argmax at test time and the paper's text a sample: `test_rule`.
     """
 
-    def __init__(self, num_codes: int, code_dim: int, test_rule: Literal["argmax", "sample"]):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = num_codes
-        self.test_rule = test_rule
+    def __init__(self, num_codes: int, code_dim: int, test_rule: TestRule):
+        super().__init__(num_codes, code_dim, in_channels=num_codes, test_rule=test_rule)
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
 
     def forward(
@@ -44,7 +41,7 @@ class DVAEQuantizer(Quantizer):
         generator: torch.Generator | None = None,
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # log-sum-exp over K in half is noise
-            logits = functional.channels_last(h.float())
+            logits = self.logits(h)
             z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
             return Quantized(
                 z_q=z_q,
@@ -53,18 +50,10 @@ class DVAEQuantizer(Quantizer):
                 stats={},
             )
 
-    def encode(
-        self, h: Float[Tensor, "B K H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        logits = functional.channels_last(h.float())
-        if self.test_rule == "sample":
-            logits = logits + functional.gumbel_noise(logits, generator)
-        return (functional.most_likely(logits),)
+    def logits(self, h: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
+        return functional.channels_last(h.float())
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
         logits = h.float()
         return {"entropy": functional.entropy(logits), "top_logit": logits.amax(dim=1)}
-
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], self.codebook)

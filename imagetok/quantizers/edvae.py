@@ -10,7 +10,8 @@ from torch.distributions import Dirichlet, kl_divergence
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import Quantized
+from imagetok.quantizers.logits import LogitQuantizer, TestRule
 
 
 class EdVAEConfig(Section):
@@ -20,14 +21,19 @@ class EdVAEConfig(Section):
     num_codes: PositiveInt = 512
     code_dim: PositiveInt = 16
     evidence: Literal["exp", "softplus"] = "exp"
+    """How logits become concentrations: exp(logit) + 1, clamped, or softplus(logit) + 1."""
     max_logit: Annotated[float, Field(gt=0, le=60)] = 20.0
+    """Where `exp` clamps the logits."""
     kl: Literal["exact", "torch"] = "exact"
+    """The exact KL, or the float32 form of torch.distributions that the released code trains
+    with."""
     probabilities: Literal["mean", "sample"] = "mean"
-    test_rule: Literal["argmax", "sample"] = "argmax"
+    """Of the codes in training: the mean of the Dirichlet, or a sample of it."""
+    test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 
 
-class EdVAEQuantizer(Quantizer):
+class EdVAEQuantizer(LogitQuantizer):
     """Reads K logits per position as evidence: alpha = exp(min(logit, max_logit)) + 1 (eq. 6).
 
     evidence: `exp`, or `softplus`, one of the released code's other maps, not clamped. kl: `exact`,
@@ -46,17 +52,13 @@ class EdVAEQuantizer(Quantizer):
         max_logit: float,
         kl: Literal["exact", "torch"],
         probabilities: Literal["mean", "sample"],
-        test_rule: Literal["argmax", "sample"],
+        test_rule: TestRule,
     ):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = num_codes
+        super().__init__(num_codes, code_dim, in_channels=num_codes, test_rule=test_rule)
         self.evidence = evidence
         self.max_logit = max_logit
         self.kl = kl
         self.probabilities = probabilities
-        self.test_rule = test_rule
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
 
     def forward(
@@ -68,7 +70,7 @@ class EdVAEQuantizer(Quantizer):
     ) -> Quantized:
         # exp(20) = 5e8 overflows float16, and bfloat16 drops the +1: float32 from here to the KL.
         with torch.autocast(h.device.type, enabled=False):
-            alpha = self._concentrations(functional.channels_last(h.float()))
+            alpha = self._concentrations(self.logits(h))
             # softmax needs log pi only up to a constant, so alpha / S enters as log alpha.
             log_pi = (
                 _log_gamma_draw(alpha, generator) if self.probabilities == "sample" else alpha.log()
@@ -81,14 +83,13 @@ class EdVAEQuantizer(Quantizer):
                 stats={},
             )
 
-    def encode(
-        self, h: Float[Tensor, "B K H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        logits = functional.channels_last(h.float())
-        if self.test_rule == "sample":
-            log_pi = _log_gamma_draw(self._concentrations(logits), generator)
-            logits = log_pi + functional.gumbel_noise(log_pi, generator)
-        return (functional.most_likely(logits),)
+    def logits(self, h: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
+        return functional.channels_last(h.float())
+
+    def drawn(
+        self, logits: Float[Tensor, "B K H W"], generator: torch.Generator | None
+    ) -> Float[Tensor, "B K H W"]:
+        return _log_gamma_draw(self._concentrations(logits), generator)
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
@@ -99,9 +100,6 @@ class EdVAEQuantizer(Quantizer):
             "top_logit": logits.amax(dim=1),
             "uncertainty": self.num_codes[0] / alpha.sum(dim=1),
         }
-
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], self.codebook)
 
     def _concentrations(self, logits: Tensor) -> Tensor:
         if self.evidence == "softplus":

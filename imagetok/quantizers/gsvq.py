@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Quantized
+from imagetok.quantizers.logits import LogitQuantizer, TestRule
 
 
 class GSVQConfig(Section):
@@ -18,11 +19,11 @@ class GSVQConfig(Section):
     kind: Literal["gs-vqvae"] = "gs-vqvae"
     num_codes: CodebookSize = 512
     code_dim: PositiveInt = 16
-    test_rule: Literal["argmax", "sample"] = "argmax"
+    test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 
 
-class GSVQQuantizer(Quantizer):
+class GSVQQuantizer(LogitQuantizer):
     """Reads D features per position; the logit of a code is minus its squared distance.
 
     Gradients reach encoder and codebook through the logits and the mixture; nothing is passed
@@ -30,12 +31,8 @@ class GSVQQuantizer(Quantizer):
     Codes start uniform in (-1/K, 1/K), where all distances are alike: training starts slowly.
     """
 
-    def __init__(self, num_codes: int, code_dim: int, test_rule: Literal["argmax", "sample"]):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = code_dim
-        self.test_rule = test_rule
+    def __init__(self, num_codes: int, code_dim: int, test_rule: TestRule):
+        super().__init__(num_codes, code_dim, in_channels=code_dim, test_rule=test_rule)
         codebook = torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
         self.codebook = nn.Parameter(codebook)
 
@@ -47,7 +44,7 @@ class GSVQQuantizer(Quantizer):
         generator: torch.Generator | None = None,
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
-            logits = self._logits(h)
+            logits = self.logits(h)
             z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
             return Quantized(
                 z_q=z_q,
@@ -56,27 +53,15 @@ class GSVQQuantizer(Quantizer):
                 stats={},
             )
 
-    def encode(
-        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        with torch.autocast(h.device.type, enabled=False):
-            logits = self._logits(h)
-        if self.test_rule == "sample":
-            logits = logits + functional.gumbel_noise(logits, generator)
-        return (functional.most_likely(logits),)
-
-    @torch.no_grad()
-    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        with torch.autocast(h.device.type, enabled=False):
-            logits = self._logits(h)
-            top = logits.amax(dim=1) - h.to(logits.dtype).square().sum(dim=1)
-        return {"entropy": functional.entropy(logits), "top_logit": top}
-
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], self.codebook)
-
-    def _logits(self, h: Tensor) -> Tensor:
+    def logits(self, h: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K H W"]:
         z = functional.channels_last(h.to(self.codebook.dtype))
         # -||z - e||^2 is the Gaussian's exponent at variance 1/2; ||z||^2, which all codes share,
         # is left out.
         return functional.gaussian_logits(z, self.codebook, z.new_full((1, 1, 1, 1), 0.5))
+
+    @torch.no_grad()
+    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        with torch.autocast(h.device.type, enabled=False):
+            logits = self.logits(h)
+            top = logits.amax(dim=1) - h.to(logits.dtype).square().sum(dim=1)
+        return {"entropy": functional.entropy(logits), "top_logit": top}

@@ -33,7 +33,9 @@ class RandomReset(Section):
 
     kind: Literal["random"] = "random"
     threshold: PositiveFloat = 1.0
+    """Uses a step below which a code is replaced."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the moving average of uses."""
 
 
 class LeastRecentlyUsedReset(Section):
@@ -44,7 +46,9 @@ class LeastRecentlyUsedReset(Section):
 
     kind: Literal["least-recently-used"] = "least-recently-used"
     timeout: PositiveInt = 20
+    """Steps without use after which a code is replaced."""
     noise: NonNegativeFloat = 0.01
+    """rho, the noise relative to the vector's length."""
 
 
 class SplitReset(Section):
@@ -57,8 +61,11 @@ class SplitReset(Section):
 
     kind: Literal["split"] = "split"
     every: PositiveInt = 25
+    """Steps between two looks at the uses."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.03
+    """The share of the most used code's uses below which the least used one is replaced."""
     noise: NonNegativeFloat = 1.0
+    """Standard deviation of the noise the first time."""
 
 
 ResetConfig = Annotated[

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Quantized
+from imagetok.quantizers.logits import LogitQuantizer, TestRule
 
 Variance = Literal["fixed", "I", "II", "III", "IV"]
 _MIN_LOG_VARIANCE = math.log(1e-10)
@@ -28,9 +29,13 @@ class SQVAEConfig(Section):
     num_codes: CodebookSize = 512
     code_dim: PositiveInt = 64
     variance: Variance = "I"
+    """Fixed, or learned: I one number, II one an image, III one a position, IV one a position and
+    dimension."""
     log_variance: float = math.log(20)
+    """Where the logarithm of the variance starts."""
     floor: bool = True
-    test_rule: Literal["argmax", "sample"] = "argmax"
+    """Keep the released code's lower bound of the variance; only `fixed` and I may leave it out."""
+    test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
 
     @model_validator(mode="after")
@@ -42,7 +47,7 @@ class SQVAEConfig(Section):
         return self
 
 
-class SQVAEQuantizer(Quantizer):
+class SQVAEQuantizer(LogitQuantizer):
     """Codes by their Gaussian density around the encoder's mean; the variance anneals by itself.
 
     variance: sigma^2 is exp(v) + exp(s) with a scalar s that starts at `log_variance`. Type I: v is
@@ -61,16 +66,13 @@ class SQVAEQuantizer(Quantizer):
         variance: Variance,
         log_variance: float,
         floor: bool,
-        test_rule: Literal["argmax", "sample"],
+        test_rule: TestRule,
     ):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.num_heads = 1 if variance in ("fixed", "I") else 2
-        self.in_channels = self.num_heads * code_dim
+        num_heads = 1 if variance in ("fixed", "I") else 2
+        super().__init__(num_codes, code_dim, num_heads * code_dim, test_rule)
+        self.num_heads = num_heads
         self.variance: Variance = variance
         self.floor = floor
-        self.test_rule = test_rule
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
         start = torch.tensor(log_variance)
         if variance == "fixed":
@@ -99,15 +101,9 @@ class SQVAEQuantizer(Quantizer):
                 stats={},
             )
 
-    def encode(
-        self, h: Float[Tensor, "B C H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        with torch.autocast(h.device.type, enabled=False):
-            z, variance = self._posterior(h)
-            logits = functional.gaussian_logits(z, self.codebook, variance)
-        if self.test_rule == "sample":
-            logits = logits + functional.gumbel_noise(logits, generator)
-        return (functional.most_likely(logits),)
+    def logits(self, h: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
+        z, variance = self._posterior(h)
+        return functional.gaussian_logits(z, self.codebook, variance)
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
@@ -120,9 +116,6 @@ class SQVAEQuantizer(Quantizer):
             "top_logit": logits.amax(dim=1) - shared,
             "variance": variance.mean(dim=1).expand(len(z), *z.shape[2:]),
         }
-
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], self.codebook)
 
     def _posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The mean (B, D, H, W), and a variance that broadcasts to it."""

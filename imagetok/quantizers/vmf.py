@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Quantized
+from imagetok.quantizers.logits import LogitQuantizer, TestRule
 
 
 class VMFSQVAEConfig(Section):
@@ -24,11 +25,12 @@ class VMFSQVAEConfig(Section):
     num_codes: CodebookSize = 64
     code_dim: PositiveInt = 64
     log_concentration: float = math.log(0.05)
-    test_rule: Literal["argmax", "sample"] = "argmax"
+    """Where s in kappa = 1 + exp(s) starts."""
+    test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
 
 
-class VMFSQVAEQuantizer(Quantizer):
+class VMFSQVAEQuantizer(LogitQuantizer):
     """Unit codes by their vMF density around the encoder's direction; kappa is learned.
 
     The density exp(kappa z . e) on the unit sphere is a Gaussian of variance 1 / kappa there. The
@@ -40,13 +42,9 @@ class VMFSQVAEQuantizer(Quantizer):
         num_codes: int,
         code_dim: int,
         log_concentration: float,
-        test_rule: Literal["argmax", "sample"],
+        test_rule: TestRule,
     ):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = code_dim
-        self.test_rule = test_rule
+        super().__init__(num_codes, code_dim, in_channels=code_dim, test_rule=test_rule)
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
         self.log_concentration = nn.Parameter(torch.tensor(log_concentration))
 
@@ -71,17 +69,17 @@ class VMFSQVAEQuantizer(Quantizer):
                 stats={},
             )
 
-    def encode(
-        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        logits = self._logits(h)
-        if self.test_rule == "sample":
-            logits = logits + functional.gumbel_noise(logits, generator)
-        return (functional.most_likely(logits),)
+    def logits(self, h: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K H W"]:
+        z, codes, kappa = self._on_sphere(h)
+        return functional.mix_codes(kappa * z, codes.T)  # kappa z . e
+
+    def codes(self) -> Float[Tensor, "K D"]:
+        return nn.functional.normalize(self.codebook, dim=1)
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        logits = self._logits(h)
+        with torch.autocast(h.device.type, enabled=False):
+            logits = self.logits(h)
         variance = 1 / (1 + self.log_concentration.exp())
         return {
             "entropy": functional.entropy(logits),
@@ -89,17 +87,8 @@ class VMFSQVAEQuantizer(Quantizer):
             "variance": variance.expand(len(h), *h.shape[2:]),
         }
 
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], nn.functional.normalize(self.codebook, dim=1))
-
     def _on_sphere(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit directions (B, D, H, W), unit codes (K, D), and kappa."""
         z = functional.channels_last(h.to(self.codebook.dtype))
         kappa = 1 + self.log_concentration.exp()
-        normalize = nn.functional.normalize
-        return normalize(z, dim=1), normalize(self.codebook, dim=1), kappa
-
-    def _logits(self, h: Tensor) -> Tensor:
-        with torch.autocast(h.device.type, enabled=False):
-            z, codes, kappa = self._on_sphere(h)
-            return functional.mix_codes(kappa * z, codes.T)
+        return nn.functional.normalize(z, dim=1), self.codes(), kappa

@@ -3,13 +3,14 @@
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Quantized
+from imagetok.quantizers.nearest import NearestCodeQuantizer
 from imagetok.quantizers.renewal import Init, NoReset, Renewal, ResetConfig, initial_codebook
 
 
@@ -31,60 +32,43 @@ class VQEMAConfig(Section):
     num_codes: CodebookSize = 512
     code_dim: PositiveInt = 16
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the moving averages that the codes are."""
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
     losses: ClassVar[tuple[str, ...]] = ("commitment",)
 
 
-class VQQuantizer(Quantizer):
+class VQQuantizer(NearestCodeQuantizer):
     """Reads D features per position; its codebook is a parameter with a loss of its own.
 
     Both losses are means over B, D, H, W: `codebook` moves the codes and `commitment` the encoder.
     """
 
     def __init__(self, num_codes: int, code_dim: int, renewal: Renewal):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = code_dim
+        super().__init__(num_codes, code_dim)
         self.codebook = nn.Parameter(initial_codebook(num_codes, code_dim, renewal.init))
         self.renewal = renewal
 
-    def forward(
+    def codes(self) -> Float[Tensor, "K D"]:
+        return self.codebook
+
+    def quantized(
         self,
-        h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        z_e: Float[Tensor, "B D H W"],
+        z_q: Float[Tensor, "B D H W"],
+        indices: Int[Tensor, "B H W"],
+        generator: torch.Generator | None,
     ) -> Quantized:
-        del temperature  # nothing is relaxed
-        # Distances in half precision pick wrong codes.
-        with torch.autocast(h.device.type, enabled=False):
-            z_e = functional.at_least_float32(h)
-            (indices,) = self.encode(z_e)
-            z_q = self.decode((indices,))
-            return Quantized(
-                z_q=functional.straight_through(z_e, z_q),
-                indices=(indices,),
-                losses={
-                    # eq. 3, second and third term
-                    "codebook": (z_e.detach() - z_q).square().mean(),
-                    "commitment": (z_e - z_q.detach()).square().mean(),
-                },
-                stats=self.renewal.stats(z_e, indices, generator),
-            )
-
-    def encode(
-        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        del generator
-        return (functional.nearest_map(h, self.codebook),)
-
-    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        return functional.nearest_certainty(h, self.codebook)
-
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], self.codebook)
+        return Quantized(
+            z_q=functional.straight_through(z_e, z_q),
+            indices=(indices,),
+            losses={
+                # eq. 3, second and third term
+                "codebook": (z_e.detach() - z_q).square().mean(),
+                "commitment": (z_e - z_q.detach()).square().mean(),
+            },
+            stats=self.renewal.stats(z_e, indices, generator),
+        )
 
     @torch.no_grad()
     def update(
@@ -97,7 +81,7 @@ class VQQuantizer(Quantizer):
         return {"codebook": renewed.rows}
 
 
-class VQEMAQuantizer(Quantizer):
+class VQEMAQuantizer(NearestCodeQuantizer):
     """Reads D features per position; its codebook follows the encoder by moving averages.
 
     Every code starts with cluster size 1, so that one that is never used keeps its value (starting
@@ -108,51 +92,32 @@ class VQEMAQuantizer(Quantizer):
     cluster_size: Tensor
 
     def __init__(self, num_codes: int, code_dim: int, decay: float, renewal: Renewal):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = code_dim
+        super().__init__(num_codes, code_dim)
         self.decay = decay
         self.register_buffer("codebook", initial_codebook(num_codes, code_dim, renewal.init))
         self.register_buffer("cluster_size", torch.ones(num_codes))
         self.renewal = renewal
 
-    def forward(
+    def codes(self) -> Float[Tensor, "K D"]:
+        return self.codebook
+
+    def quantized(
         self,
-        h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        z_e: Float[Tensor, "B D H W"],
+        z_q: Float[Tensor, "B D H W"],
+        indices: Int[Tensor, "B H W"],
+        generator: torch.Generator | None,
     ) -> Quantized:
-        del temperature  # nothing is relaxed
-        # Distances in half precision pick wrong codes.
-        with torch.autocast(h.device.type, enabled=False):
-            z_e = functional.at_least_float32(h)
-            (indices,) = self.encode(z_e)
-            z_q = self.decode((indices,))
-            counts, sums = functional.code_sums(
-                functional.as_vectors(z_e.detach()), indices.flatten(), self.num_codes[0]
-            )
-            return Quantized(
-                z_q=functional.straight_through(z_e, z_q),
-                indices=(indices,),
-                # eq. 3, third term; the codebook is a buffer and gets no gradient.
-                losses={"commitment": (z_e - z_q).square().mean()},
-                stats={"counts": counts, "sums": sums}
-                | self.renewal.stats(z_e, indices, generator),
-            )
-
-    def encode(
-        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        del generator
-        return (functional.nearest_map(h, self.codebook),)
-
-    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        return functional.nearest_certainty(h, self.codebook)
-
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], self.codebook)
+        counts, sums = functional.code_sums(
+            functional.as_vectors(z_e.detach()), indices.flatten(), self.num_codes[0]
+        )
+        return Quantized(
+            z_q=functional.straight_through(z_e, z_q),
+            indices=(indices,),
+            # eq. 3, third term; the codebook is a buffer and gets no gradient.
+            losses={"commitment": (z_e - z_q).square().mean()},
+            stats={"counts": counts, "sums": sums} | self.renewal.stats(z_e, indices, generator),
+        )
 
     @torch.no_grad()
     def update(

@@ -3,13 +3,14 @@
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import CodebookSize, Codes, Quantized, Quantizer
+from imagetok.quantizers.base import CodebookSize, Quantized
+from imagetok.quantizers.nearest import NearestCodeQuantizer
 from imagetok.quantizers.renewal import (
     Init,
     LeastRecentlyUsedReset,
@@ -25,16 +26,20 @@ class AffineConfig(Section):
     """Codes (1 + rate s) e + rate b, with s and b of D channels shared by the codes of a group."""
 
     rate: PositiveFloat = 10.0
+    """How fast scale and shift move, beside the codes."""
     groups: PositiveInt = 1
+    """Groups of codes with a scale and shift each; divides K."""
 
 
 class AlternationConfig(Section):
     """The codebook takes gradient steps of its own after each step of the rest."""
 
     steps: PositiveInt = 1
+    """Steps of the codebook after each step of the rest."""
     rate: PositiveFloat = 50.0
     """The loss is a mean over all vectors and channels, so its gradient is small."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of those steps."""
 
 
 class VQSTEConfig(Section):
@@ -46,9 +51,11 @@ class VQSTEConfig(Section):
     beta: Annotated[float, Field(ge=0, le=1)] = 0.98
     """Weight of the codebook term; that of the commitment is 1 - beta."""
     affine: AffineConfig | None = AffineConfig()
+    """The affine map of the codes; null: none."""
     synchronisation: NonNegativeFloat = 0.2
     """nu: how much of the decoder's gradient reaches the codebook."""
     alternation: AlternationConfig | None = None
+    """Steps of the codebook alone; null: none."""
     init: Init = "kmeans"
     reset: ResetConfig = LeastRecentlyUsedReset()
     losses: ClassVar[tuple[str, ...]] = ("vq",)
@@ -123,7 +130,7 @@ class Alternation(nn.Module):
         return codebook
 
 
-class VQSTEQuantizer(Quantizer):
+class VQSTEQuantizer(NearestCodeQuantizer):
     """Reads D features per position; nearest affine code, straight-through gradient.
 
     The one loss `vq` is (1 - beta) mean (z - sg[z_q])^2 + beta mean (sg[z] - z_q)^2: beta weights
@@ -147,10 +154,7 @@ class VQSTEQuantizer(Quantizer):
         alternation: Alternation | None,
         renewal: Renewal,
     ):
-        super().__init__()
-        self.num_codes = (num_codes,)
-        self.code_dim = code_dim
-        self.in_channels = code_dim
+        super().__init__(num_codes, code_dim)
         self.beta = beta
         self.affine = affine
         self.synchronisation = synchronisation
@@ -162,49 +166,33 @@ class VQSTEQuantizer(Quantizer):
         else:
             self.register_buffer("codebook", codebook)
 
-    def forward(
+    def codes(self) -> Float[Tensor, "K D"]:
+        return self.codebook if self.affine is None else self.affine(self.codebook)
+
+    def quantized(
         self,
-        h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        z_e: Float[Tensor, "B D H W"],
+        z_q: Float[Tensor, "B D H W"],
+        indices: Int[Tensor, "B H W"],
+        generator: torch.Generator | None,
     ) -> Quantized:
-        del temperature  # nothing is relaxed
-        # Distances in half precision pick wrong codes.
-        with torch.autocast(h.device.type, enabled=False):
-            z_e = functional.at_least_float32(h)
-            codes = self._codes()
-            indices = functional.nearest_map(z_e, codes)
-            z_q = functional.look_up(indices, codes)
-            out = functional.straight_through(z_e, z_q)
-            if self.synchronisation:
-                out = out + self.synchronisation * (z_q - z_q.detach())  # adds a gradient only
-            commitment = (z_e - z_q.detach()).square().mean()
-            codebook = (z_e.detach() - z_q).square().mean()
-            stats = self.renewal.stats(z_e, indices, generator)
-            if self.alternation is not None:
-                counts, sums = functional.code_sums(
-                    functional.as_vectors(z_e.detach()), indices.flatten(), self.num_codes[0]
-                )
-                stats |= {"counts": counts, "sums": sums}
-            return Quantized(
-                z_q=out,
-                indices=(indices,),
-                losses={"vq": (1 - self.beta) * commitment + self.beta * codebook},
-                stats=stats,
+        out = functional.straight_through(z_e, z_q)
+        if self.synchronisation:
+            out = out + self.synchronisation * (z_q - z_q.detach())  # adds a gradient only
+        commitment = (z_e - z_q.detach()).square().mean()
+        codebook = (z_e.detach() - z_q).square().mean()
+        stats = self.renewal.stats(z_e, indices, generator)
+        if self.alternation is not None:
+            counts, sums = functional.code_sums(
+                functional.as_vectors(z_e.detach()), indices.flatten(), self.num_codes[0]
             )
-
-    def encode(
-        self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
-    ) -> Codes:
-        del generator
-        return (functional.nearest_map(h, self._codes()),)
-
-    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        return functional.nearest_certainty(h, self._codes())
-
-    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        return functional.look_up(indices[0], self._codes())
+            stats |= {"counts": counts, "sums": sums}
+        return Quantized(
+            z_q=out,
+            indices=(indices,),
+            losses={"vq": (1 - self.beta) * commitment + self.beta * codebook},
+            stats=stats,
+        )
 
     @torch.no_grad()
     def update(
@@ -212,7 +200,7 @@ class VQSTEQuantizer(Quantizer):
     ) -> dict[str, Bool[Tensor, " K"]]:
         if self.alternation is not None:
             self.codebook.copy_(self.alternation(self.codebook, self.affine, stats))
-        renewed = self.renewal(self._codes(), stats, generator)
+        renewed = self.renewal(self.codes(), stats, generator)
         if renewed is None:
             return {}
         codes, rows = renewed.codebook, renewed.rows
@@ -222,6 +210,3 @@ class VQSTEQuantizer(Quantizer):
             self.alternation.velocity.masked_fill_(rows[:, None], 0)
             return {}
         return {"codebook": rows}
-
-    def _codes(self) -> Tensor:
-        return self.codebook if self.affine is None else self.affine(self.codebook)

@@ -6,9 +6,7 @@ would change in a forward pass (moving averages, dead codes, k-means): codebooks
 losses are written here, unweighted and by name, where the library gives one weighted sum.
 """
 
-import importlib
 import math
-from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, assert_never
 
 import torch
@@ -18,7 +16,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from imagetok.config import Section
-from imagetok.errors import ConfigError
+from imagetok.optional import require
 from imagetok.processes import full_float32
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Codes, Quantized, Quantizer
@@ -39,6 +37,7 @@ class FSQConfig(Section):
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=3, le=_MAX_CODES)], ...] = (8, 5, 5, 5)
+    """Steps of each dimension; their product is K."""
     losses: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="after")
@@ -66,7 +65,9 @@ class LFQConfig(Section):
 
     kind: Literal["lfq"] = "lfq"
     code_dim: Annotated[int, Field(ge=1, le=16)] = 10
+    """D, the number of signs; K is 2^D."""
     temperature: PositiveFloat = 0.01
+    """Of the probabilities in the losses."""
     losses: ClassVar[tuple[str, ...]] = ("sample_entropy", "diversity", "commitment")
 
     @property
@@ -84,8 +85,10 @@ class ResidualVQConfig(Section):
 
     kind: Literal["residual-vq"] = "residual-vq"
     num_codes: _NumCodes = 512
+    """K of each level."""
     code_dim: _CodeDim = 16
     num_levels: Annotated[int, Field(ge=2, le=16)] = 4
+    """How many codebooks, each for what those before left."""
     losses: ClassVar[tuple[str, ...]] = _VECTOR_LOSSES
 
 
@@ -111,25 +114,16 @@ ZooConfig = FSQConfig | LFQConfig | ResidualVQConfig | SimVQConfig | RotationVQC
 
 
 def build_zoo(config: ZooConfig) -> "ZooQuantizer":
-    """The quantizer that a section describes; ConfigError without the library."""
+    """The quantizer that a section describes; ResourceError without the library."""
     num_levels = config.num_levels if isinstance(config, ResidualVQConfig) else 1
     code_dim = len(config.levels) if isinstance(config, FSQConfig) else config.code_dim
     # On the CPU also where a skeleton is asked for: some of its tensors are not in a state dict.
     with torch.device("cpu"):
-        module = _build_module(config, _library(config.kind))
+        purpose = f"tokenizer.quantizer.kind: {config.kind!r}"
+        module = _build_module(config, require(_LIBRARY, extra="zoo", purpose=purpose))
     temperature = config.temperature if isinstance(config, LFQConfig) else None
     num_codes = (config.num_codes,) * num_levels
     return ZooQuantizer(module, num_codes, code_dim, config.losses, temperature)
-
-
-def _library(kind: str) -> ModuleType:
-    try:
-        return importlib.import_module(_LIBRARY)
-    except ImportError as error:
-        raise ConfigError(
-            f"tokenizer.quantizer.kind: {kind!r} needs vector-quantize-pytorch, which cannot be "
-            f'imported ({error}); pip install "imagetok[zoo]"'
-        ) from None
 
 
 def _build_module(config: ZooConfig, library: Any) -> nn.Module:

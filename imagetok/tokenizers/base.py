@@ -1,19 +1,18 @@
 """What an autoencoder and a tokenizer are, whatever their network and quantizer."""
 
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from imagetok import artifacts, hub
-from imagetok.durable import staged_folder
 from imagetok.errors import InputError, NotFiniteError
 from imagetok.images import ImageContract, Images, check_images, clamp_pixels
 from imagetok.modes import at_test_time
+from imagetok.pretrained import Card, Pretrained
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
 
@@ -47,19 +46,16 @@ def check_features(h: Float[Tensor, "B C H W"]) -> None:
     )
 
 
-class Autoencoder(nn.Module, ABC):
-    """Takes images to images; trained by the loop, measured by the evaluation, kept in a folder."""
+class Autoencoder(Pretrained[TokenizerConfig], ABC):
+    """Takes images to images; trained by the loop, measured by the evaluation, kept in a folder.
 
-    kind: ClassVar[artifacts.Kind]
-    """Of its artifact."""
-    config: TokenizerConfig
+    `Autoencoder.from_pretrained` loads a tokenizer, too.
+    """
+
+    kind = "autoencoder"
     image: ImageContract
     num_codes: tuple[int, ...] = ()
     """K of each level of codes."""
-    origin: str | None = None
-    """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
-    _fingerprint: str | None = None
-    _loaded_architecture: dict[str, object] | None = None
 
     @abstractmethod
     def forward(
@@ -87,16 +83,6 @@ class Autoencoder(nn.Module, ABC):
         del stats, generator
         return {}
 
-    @property
-    def fingerprint(self) -> str:
-        """What codes are bound to: sha256 of config and weights, as saved or loaded.
-
-        Of a model that was never saved it is computed from the weights of the moment.
-        """
-        if self._fingerprint is not None:
-            return self._fingerprint
-        return artifacts.fingerprint_of(self.kind, self._architecture(), self.state_dict())
-
     def save_pretrained(
         self, folder: Path | str, metrics: dict[str, float | int] | None = None
     ) -> None:
@@ -104,20 +90,7 @@ class Autoencoder(nn.Module, ABC):
 
         metrics: measured values by name (with their split in the name) for the model card.
         """
-        self._fingerprint = self._write(Path(folder), metrics)
-        self.origin = str(folder)
-
-    @staticmethod
-    def from_pretrained(source: Path | str, revision: str | None = None) -> "Autoencoder":
-        """Load a model on the CPU, in evaluation mode.
-
-        source: a folder, or a Hub id user/name[@revision]. revision: the Hub id's branch, tag or
-        commit. Raises ArtifactError if it is not there or not to be trusted, ResourceError if the
-        Hub cannot be reached and the cache does not have it.
-        """
-        from imagetok.tokenizers.build import load_autoencoder  # it knows the leaves of this class
-
-        return load_autoencoder(source, revision)
+        self._save(folder, metrics)
 
     def push_to_hub(
         self,
@@ -133,37 +106,34 @@ class Autoencoder(nn.Module, ABC):
         metrics: as for `save_pretrained`. private: of a new repository. revision: a branch, made
         if need be. To share a folder with its card as it is, use `imagetok push`.
         """
-        with tempfile.TemporaryDirectory(prefix="imagetok-") as temporary:
-            folder = Path(temporary) / self.kind
-            fingerprint = self._write(folder, metrics)
-            pushed = artifacts.push_artifact(
-                folder, repo, private=private, revision=revision, message=message
-            )
-        self._fingerprint, self.origin = fingerprint, pushed.origin
-        return pushed
+        return self._push(repo, metrics, private=private, revision=revision, message=message)
 
     @abstractmethod
     def _usage(self) -> list[str]:
         """What it is and how it is used, lines of its model card."""
 
-    def _write(self, folder: Path, metrics: dict[str, float | int] | None) -> str:
+    def _card(self) -> Card:
         method = self.config.method
-        with staged_folder(folder) as staged:
-            fingerprint = artifacts.write_artifact(staged, self.kind, self._architecture(), self)
-            body = [*self._usage(), "", f"Fingerprint: `{fingerprint}`"]
-            if metrics:
-                body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
-            title = f"{' '.join(method)} {self.kind}"
-            artifacts.write_card(staged, title, [f"image-{self.kind}", *method], body)
-        return fingerprint
+        return Card(
+            f"{' '.join(method)} {self.kind}", [f"image-{self.kind}", *method], self._usage()
+        )
 
-    def _architecture(self) -> dict[str, object]:
-        """As it was loaded, so that keys added since change no fingerprint."""
-        return self._loaded_architecture or self.config.model_dump(mode="json")
+    @staticmethod
+    def _load(artifact: artifacts.Artifact) -> "Autoencoder":
+        from imagetok.tokenizers.build import load_autoencoder  # it knows the leaves of this class
+
+        return load_autoencoder(artifact)
+
+    def _skeleton(self) -> "Autoencoder":
+        from imagetok.tokenizers.build import build_skeleton
+
+        return build_skeleton(self._architecture(), "the config of this model")
 
 
 class Tokenizer(Autoencoder, ABC):
     """An autoencoder with codes in the middle: a tuple of index maps, coarse to fine.
+
+    `Tokenizer.from_pretrained` refuses a VAE, which has none.
 
     >>> tokenizer = Tokenizer.from_pretrained("runs/digits-edvae/tokenizer")
     >>> codes = tokenizer.encode(images)  # (B, C, H, W) in [0, 1] -> tuple of (B, h, w) int64
@@ -173,13 +143,6 @@ class Tokenizer(Autoencoder, ABC):
     kind = "tokenizer"
     grids: tuple[tuple[int, int], ...]
     """(h, w) of each level."""
-
-    @staticmethod
-    def from_pretrained(source: Path | str, revision: str | None = None) -> "Tokenizer":
-        """As `Autoencoder.from_pretrained`, for what has codes; a VAE is refused."""
-        from imagetok.tokenizers.build import load_tokenizer  # it knows the leaves of this class
-
-        return load_tokenizer(source, revision)
 
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
         """Codes of images.

@@ -1,6 +1,7 @@
 """From a config, or from an artifact folder, to a tokenizer or a VAE."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -32,35 +33,30 @@ def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return FlatTokenizer(config)
 
 
-def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer:
-    """See `Tokenizer.from_pretrained`."""
-    model = _load(artifacts.read_artifact(source, "tokenizer", revision))
-    assert isinstance(model, Tokenizer)
-    return model
+def build_skeleton(architecture: Mapping[str, Any], where: str) -> Autoencoder:
+    """What the architecture of an artifact describes, on the meta device.
 
-
-def load_autoencoder(source: Path | str, revision: str | None = None) -> Autoencoder:
-    """See `Autoencoder.from_pretrained`."""
-    return _load(artifacts.read_artifact(source, "autoencoder", revision))
-
-
-def _load(artifact: artifacts.Artifact) -> Autoencoder:
-    where = f"{artifact.origin}/{artifacts.CONFIG}"
+    where: for messages. Raises ArtifactError where no model has this architecture.
+    """
     try:
-        config = validate(artifact.architecture, TokenizerConfig, where)
+        config = validate(architecture, TokenizerConfig, where)
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
-    if (config.latent is not None) != (artifact.kind == "autoencoder"):
-        raise ArtifactError(f"{where}: no {artifact.kind} has this architecture")
     try:
         with torch.device("meta"):
-            skeleton = build_autoencoder(config)
+            return build_autoencoder(config)
     except (RuntimeError, TypeError) as error:  # sizes beyond what torch can count
         raise ArtifactError(
             f"{where}: no model has this architecture: {str(error).splitlines()[0]}"
         ) from None
+
+
+def load_autoencoder(artifact: artifacts.Artifact) -> Autoencoder:
+    """The tokenizer or VAE of an artifact, with its weights; see `Autoencoder.from_pretrained`."""
+    where = f"{artifact.origin}/{artifacts.CONFIG}"
+    skeleton = build_skeleton(artifact.architecture, where)
+    if skeleton.kind != artifact.kind:
+        raise ArtifactError(f"{where}: no {artifact.kind} has this architecture")
     tensors = artifacts.load_weights(artifact, artifact.kind, skeleton)
     skeleton.load_state_dict(tensors, strict=True, assign=True)
-    skeleton._fingerprint, skeleton.origin = artifact.fingerprint, artifact.origin
-    skeleton._loaded_architecture = artifact.architecture
-    return skeleton.requires_grad_(False).eval()
+    return skeleton

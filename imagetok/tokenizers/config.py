@@ -20,7 +20,9 @@ class TokenizerConfig(Section):
     """
 
     image: ImageContract
+    """What images are brought to."""
     network: NetworkConfig
+    """Encoder and decoder, which decide the grid of codes."""
     quantizer: QuantizerConfig | None = Field(None, exclude_if=lambda value: value is None)
     """Of a network with one grid of codes."""
     quantizers: tuple[QuantizerConfig, ...] = Field((), exclude_if=lambda value: not value)
@@ -28,6 +30,7 @@ class TokenizerConfig(Section):
     latent: LatentConfig | None = Field(None, exclude_if=lambda value: value is None)
     """Of a VAE, which has no codes: in the place of a quantizer."""
     likelihood: LikelihoodConfig = MSEConfig()
+    """What a reconstruction's error is."""
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerConfig":

@@ -24,7 +24,9 @@ class LatentConfig(Section):
 
     kind: Literal["gaussian"] = "gaussian"
     dim: PositiveInt = 64
+    """Numbers of an image or position."""
     per: Literal["image", "position"] = "image"
+    """One vector an image, or one at every position of the grid."""
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 
 

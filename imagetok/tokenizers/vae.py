@@ -24,8 +24,6 @@ _NO_CODES = (
 class VAE(Autoencoder):
     """encoder -> Gaussian -> decoder; draws in training, and takes the mean at test time."""
 
-    kind = "autoencoder"
-
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config

@@ -14,7 +14,7 @@ from pydantic import (
 from imagetok.config import Section
 from imagetok.data.config import DataConfig
 from imagetok.tokenizers import TokenizerConfig
-from imagetok.training.schedules import Constant, Schedule
+from imagetok.training.schedules import Constant, Schedule, with_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -27,30 +27,42 @@ class OptimizerConfig(Section):
     """
 
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the averages of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
+    """What is added to the root of the latter."""
     weight_decay: NonNegativeFloat = 0.0
+    """How much of a matrix is taken off, relative to the learning rate."""
 
 
 class TrainConfig(Section):
     """What the training loop needs, whatever it trains."""
 
     steps: PositiveInt
+    """Optimizer steps of the run."""
     batch_size: PositiveInt
     """Images per optimizer step, over all processes and micro-batches."""
     accumulation: PositiveInt = 1
     """Micro-batches per optimizer step and process."""
     learning_rate: Schedule
+    """The learning rate at each step."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Adam's own settings."""
     clip_norm: PositiveFloat | None = None
+    """The norm that gradients are clipped to; null: none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Half precision where it is safe; fp16 needs a GPU."""
     ema_decay: Fraction | None = None
     """Of an average of the weights, which is then what is evaluated and exported."""
     log_every: PositiveInt = 50
+    """Steps between two lines of metrics.jsonl."""
     evaluate_every: PositiveInt = 1000
     """Steps between measurements on the held-out split (with pictures, for tokenizers)."""
     checkpoint_every: PositiveInt = 1000
+    """Steps between two checkpoints."""
     workers: NonNegativeInt = 0
+    """Processes that read data; 0: the training process reads. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
+    """Where measures are also written to, each a package to install."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -71,7 +83,16 @@ class ObjectiveConfig(Section):
     """
 
     weights: dict[str, Schedule]
+    """A schedule for each loss that the quantizer names."""
     temperature: Schedule = Constant(value=1.0)
+    """Of the relaxed codes in training."""
+
+
+def take_lengths(run: Section, steps: int) -> None:
+    """Give the schedules of a run that is being validated, and have no length, that of the run."""
+    filled = with_lengths(run, lambda key: steps)
+    for name in type(run).model_fields:
+        object.__setattr__(run, name, getattr(filled, name))  # frozen only once it is made
 
 
 class TokenizerRun(Section):
@@ -79,13 +100,19 @@ class TokenizerRun(Section):
 
     kind: Literal["tokenizer"] = "tokenizer"
     seed: NonNegativeInt = 0
+    """What every random draw of the run is derived from."""
     data: DataConfig
+    """Where images come from."""
     tokenizer: TokenizerConfig
+    """What is trained."""
     objective: ObjectiveConfig
+    """What is minimised."""
     train: TrainConfig
+    """How it is trained."""
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
+        take_lengths(self, self.train.steps)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(

@@ -1,14 +1,17 @@
-"""Configs of runs as callers give them: a file, a plain tree, or a typed config."""
+"""Configs of runs as callers give them: a file, a name, a plain tree, or a typed config."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from imagetok.config import Overrides, Section, apply_overrides, read_yaml
+from imagetok.config import Overrides, Section, apply_overrides
 from imagetok.errors import ConfigError
+from imagetok.named_configs import NamedConfig, find_config
+from imagetok.training.schedules import given_tree
 
 RunConfig = Path | str | Section | Mapping[str, Any]
-"""A YAML file, a tree as YAML would give it, or a `TokenizerRun` or `PriorRun`."""
+"""A YAML file, the name of a config, a tree as YAML would give it, or a `TokenizerRun` or
+`PriorRun`."""
 RunKind = Literal["tokenizer", "prior"]
 KINDS: tuple[RunKind, ...] = ("tokenizer", "prior")
 
@@ -18,9 +21,9 @@ class GivenConfig(NamedTuple):
 
     tree: dict[str, Any]
     where: str
-    """What it is called in messages: its file."""
-    file: Path | None
-    """None of one that is no file."""
+    """What it is called in messages: its file or name."""
+    named: NamedConfig | None
+    """None of one that has no name."""
 
 
 def open_config(config: RunConfig, overrides: Overrides = ()) -> GivenConfig:
@@ -29,11 +32,12 @@ def open_config(config: RunConfig, overrides: Overrides = ()) -> GivenConfig:
     Raises ConfigError for what is not there, no YAML, or no config.
     """
     if isinstance(config, Path | str):
-        file = Path(config)
-        return GivenConfig(apply_overrides(read_yaml(file), overrides), str(file), file)
+        named = find_config(config)
+        return GivenConfig(apply_overrides(named.tree, overrides), named.where, named)
     if isinstance(config, Section):
-        tree = config.model_dump(mode="json")
-        return GivenConfig(apply_overrides(tree, overrides), type(config).__name__, None)
+        return GivenConfig(
+            apply_overrides(given_tree(config), overrides), type(config).__name__, None
+        )
     if isinstance(config, Mapping):
         return GivenConfig(apply_overrides(dict(config), overrides), "config", None)
     raise ConfigError(
@@ -64,18 +68,18 @@ def check_kind(given: GivenConfig, expected: RunKind) -> None:
         )
 
 
-def run_folder(given: GivenConfig, out: Path | str | None) -> Path:
-    """The folder asked for, else `runs/` and the config's path below `configs/`, in one name.
+def run_folder(given: GivenConfig, out: Path | str | None, *, resume: bool = False) -> Path:
+    """The folder asked for, else `runs/` and the config's whole name, with - for /.
+
+    A run that older versions began under the last two parts of the name goes on there.
 
     >>> run_folder(open_config("configs/digits/edvae.yaml"), None)
     PosixPath('runs/digits-edvae')
     """
     if out is not None:
         return Path(out)
-    if given.file is None:
-        raise ConfigError("out: give the run's folder; only a config file has one of its own")
-    parts = given.file.resolve().with_suffix("").parts
-    if "configs" in parts[:-1]:
-        last = max(i for i, part in enumerate(parts) if part == "configs")
-        return Path("runs") / "-".join(parts[last + 1 :])
-    return Path("runs") / "-".join(parts[-2:])
+    if given.named is None:
+        raise ConfigError("out: give the run's folder; only a file or a name has one of its own")
+    older = Path("runs", "-".join(given.named.name.split("/")[-2:]))
+    goes_on = resume and older.is_dir() and not given.named.run_folder.is_dir()
+    return older if goes_on else given.named.run_folder

@@ -62,8 +62,8 @@ class Job:
     update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
     """(bare model, combined sums and rows, rank-free CPU generator), after each optimizer step ->
     masks of the rows of parameters that were replaced, by name."""
-    describe: Callable[[dict[str, Tensor]], dict[str, float]]
-    """Summed sums -> more scalars to log."""
+    describe: Callable[[tuple[Tensor, ...]], dict[str, float]]
+    """Summed `StepOutput.described` -> more scalars to log."""
     evaluate: Callable[[nn.Module, int, Callable[[], None]], dict[str, float | int]]
     """(bare model in evaluation mode, step, check to call often) -> held-out measures."""
     export: Callable[[nn.Module, dict[str, float | int]], None]
@@ -72,6 +72,10 @@ class Job:
     """The folder of the finished model."""
     selection: Selection | None = None
     """Keeps the best weights beside the last; None keeps the last only."""
+    shown: tuple[str, ...] = ()
+    """Names of logged values that the progress shows beside the loss."""
+    matrix_layers: tuple[type[nn.Module], ...] = ()
+    """Layers beside torch's own whose `weight` is a matrix; see `build_optimizer`."""
 
 
 def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
@@ -156,7 +160,7 @@ class _Training:
         self.stop = stop
         self.average = checkpoint.build_average(job.model.to(accelerator.device), config.ema_decay)
         self.model, self.optimizer = accelerator.prepare(
-            job.model, build_optimizer(job.model, config.optimizer)
+            job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
         )
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
@@ -279,7 +283,8 @@ class _Training:
                     rate = (self.step - logged_step) * config.batch_size / (now - logged_at)
                     self._log_timing(rate)
                     logged_at, logged_step = now, self.step
-                    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if _is_shown(k))
+                    names = ("loss", *self.job.shown)
+                    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if k in names)
                     progress.update(self.step, f"{shown}  {rate:.0f} {self.unit}/s")
                 else:
                     progress.update(self.step)
@@ -338,7 +343,7 @@ class _Training:
         self.divergence.refuse(self.checkpoints)
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
-        values |= self.job.describe(output.sums)
+        values |= self.job.describe(output.described)
         values["learning_rate"] = self.config.learning_rate.at(self.step - 1)
         self._record("train", values)
         return values
@@ -360,7 +365,7 @@ class _Training:
         try:
             self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
         except NotFiniteError as error:
-            checkpoint.refuse(self.checkpoints, self.step, f"on held-out images, {error}")
+            checkpoint.refuse(self.checkpoints, self.step, f"on held-out {self.unit}, {error}")
         for name, value in self.evaluation.items():
             if not math.isfinite(value):
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
@@ -435,11 +440,3 @@ class _Training:
     def _start_trackers(self) -> None:
         purge = {"purge_step": self.step + 1} if self.step else {}
         self.accelerator.init_trackers("logs", init_kwargs={"tensorboard": purge})
-
-
-def _is_shown(name: str) -> bool:
-    """Whether a value, or that of one level, is shown beside the progress."""
-    return name.partition("_level")[0] in _SHOWN
-
-
-_SHOWN = ("loss", "mse", "pixel_accuracy", "batch_perplexity", "batch_usage", "bits_per_code")

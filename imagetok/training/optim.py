@@ -7,13 +7,21 @@ from torch.optim.swa_utils import AveragedModel
 from imagetok.training.config import OptimizerConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Fused AdamW; the loop sets the learning rate at every step."""
+def build_optimizer(
+    model: nn.Module,
+    config: OptimizerConfig,
+    matrix_layers: tuple[type[nn.Module], ...] = (),
+) -> torch.optim.Optimizer:
+    """Fused AdamW; the loop sets the learning rate at every step.
+
+    Weight decay touches the weights of linear and convolution layers: torch's, and those of
+    `matrix_layers`, which another library has.
+    """
+    layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, *matrix_layers)
     decayed = {
         id(module._parameters.get("weight"))  # a normalised weight is no parameter
         for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-        or type(module).__name__ == "Conv1D"
+        if isinstance(module, layers)
     }
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [

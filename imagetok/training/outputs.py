@@ -18,11 +18,13 @@ class StepOutput(NamedTuple):
     """Additive tensors, summed over micro-batches and processes: counts, codebook statistics."""
     rows: dict[str, Tensor]
     """Tensors (N, ...) concatenated over processes, then micro-batches; N is alike everywhere."""
+    described: tuple[Tensor, ...] = ()
+    """Additive tensors, summed as `sums` are, that only the job's `describe` reads."""
 
     def detach(self) -> "StepOutput":
         """Without the graph of loss and metrics, which a later micro-batch need not keep."""
         metrics = {name: value.detach() for name, value in self.metrics.items()}
-        return StepOutput(self.loss.detach(), metrics, self.sums, self.rows)
+        return self._replace(loss=self.loss.detach(), metrics=metrics)
 
 
 def combine(outputs: list[StepOutput]) -> StepOutput:
@@ -34,9 +36,13 @@ def combine(outputs: list[StepOutput]) -> StepOutput:
         name: over_processes(torch.stack(values).float().sum(), "sum") / count
         for name, values in scalars.items()
     }
-    sums = {
-        name: over_processes(torch.stack([o.sums[name] for o in outputs]).sum(0), "sum")
-        for name in first.sums
-    }
+    sums = {name: _total([o.sums[name] for o in outputs]) for name in first.sums}
     rows = {name: gathered(torch.cat([o.rows[name] for o in outputs])) for name in first.rows}
-    return StepOutput(means.pop("loss"), means, sums, rows)
+    described = tuple(
+        _total(list(parts)) for parts in zip(*(o.described for o in outputs), strict=True)
+    )
+    return StepOutput(means.pop("loss"), means, sums, rows, described)
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return over_processes(torch.stack(parts).sum(0), "sum")

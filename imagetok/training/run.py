@@ -2,16 +2,18 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from imagetok.config import Section, differences, dump_yaml, load_config
+from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import ConfigError, InputError
+from imagetok.training.schedules import with_lengths
 
 logger = logging.getLogger("imagetok")
+S = TypeVar("S", bound=Section)
 CONFIG, FINISHED = "config.yaml", "finished.json"
 FREE_TO_CHANGE = (
     "train.steps",
@@ -20,27 +22,31 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.workers",
     "train.trackers",
-    "patience",
-    "export",
     # Where things lie: what lies there is compared by hash.
     "data.root",
     "data.download",
     "data.source",
     "data.test",
-    "tokenizer",
 )
-"""Keys that a resumed run may change without becoming another run."""
+"""Keys that a resumed run of any kind may change without becoming another run."""
 REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
 """Keys that may change to save a run that diverged; it is then no longer that of one config."""
 
 
 @contextmanager
-def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> Iterator[None]:
+def open_run(
+    folder: Path,
+    config: Section,
+    *,
+    resume: bool,
+    is_main: bool,
+    free: Collection[str] = (),
+) -> Iterator[None]:
     """Hold a run folder for this config.
 
     A non-empty folder is refused unless `resume`; with `resume`, one of another config is refused
     with the keys that differ, and an empty one starts fresh. Other processes than the main one
-    only pass through.
+    only pass through. free: keys that this kind of run may change, too.
     """
     if not is_main:
         yield
@@ -52,7 +58,7 @@ def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> I
         )
     with lock(folder):
         if (folder / CONFIG).is_file():
-            _check_same(folder, config)
+            _check_same(folder, config, free)
         elif entries and not (folder / "checkpoints").is_dir():
             raise ConfigError(
                 f"{folder}: holds files but no run ({CONFIG} is missing); choose another --out"
@@ -62,6 +68,34 @@ def open_run(folder: Path, config: Section, *, resume: bool, is_main: bool) -> I
         remove_temporaries(folder / "checkpoints")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
         yield
+
+
+def with_recorded_lengths(config: S, folder: Path, *, resume: bool) -> S:
+    """The config of a run as it goes on in its folder.
+
+    Schedules whose length was not given keep the length that the run started with, whatever
+    `train.steps` is now, and the log says so where the two differ.
+    """
+    if not (resume and (folder / CONFIG).is_file()):
+        return config
+    stored = load_config(folder / CONFIG, type(config))
+    return recorded_lengths(config, stored.model_dump(mode="json"), folder / CONFIG)
+
+
+def recorded_lengths(config: S, stored: Any, where: Path) -> S:
+    """The config with lengths that were not given taken from a stored tree of one like it."""
+
+    def recorded(key: str) -> int | None:
+        steps = value_at(stored, key)
+        return steps if isinstance(steps, int) else None
+
+    kept = with_lengths(config, recorded)
+    asked = config.model_dump(mode="json")
+    for key, (new, old) in differences(asked, kept.model_dump(mode="json")).items():
+        may_change = key.startswith(REPAIRS)
+        remedy = f"--set {key}={new} changes it" if may_change else "another length is another run"
+        logger.warning("%s stays %d, as recorded in %s; %s", key, old, where, remedy)
+    return kept
 
 
 def exported_step(run: Path) -> int | None:
@@ -86,14 +120,16 @@ def test_record(records: Sequence[Mapping[str, Any]], exported: int | None) -> d
     return dict(found[-1]) if found else {}
 
 
-def _check_same(folder: Path, config: Section) -> None:
+def _check_same(folder: Path, config: Section, free: Collection[str]) -> None:
     stored = load_config(folder / CONFIG, type(config))
     changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
         if key.startswith((*REPAIRS, "train.steps")):
             logger.warning("%s: goes on with %r instead of %r", key, new, old)
-    free = {k for k in changed if k in FREE_TO_CHANGE or k.startswith(REPAIRS)}
-    refused = {k: v for k, v in changed.items() if k not in free}
+    may_change = {*FREE_TO_CHANGE, *free}
+    refused = {
+        k: v for k, v in changed.items() if k not in may_change and not k.startswith(REPAIRS)
+    }
     if refused:
         lines = "\n".join(
             f"  {k}: {old!r} there, {new!r} asked" for k, (old, new) in refused.items()

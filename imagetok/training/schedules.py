@@ -1,11 +1,17 @@
-"""Schedules are functions of the step: same config, same step, same value."""
+"""Schedules are functions of the step: same config, same step, same value.
+
+One whose length is not given takes the `train.steps` of the config that it is part of.
+"""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from imagetok.config import Section
+from imagetok.config import Section, value_at
+
+S = TypeVar("S", bound=Section)
 
 
 class Constant(Section):
@@ -13,6 +19,7 @@ class Constant(Section):
 
     kind: Literal["constant"] = "constant"
     value: NonNegativeFloat
+    """The value."""
 
     def at(self, step: int) -> float:
         """The value at a step."""
@@ -28,12 +35,15 @@ class QuarterCosine(Section):
 
     kind: Literal["quarter_cosine"] = "quarter_cosine"
     start: NonNegativeFloat
+    """The value at step 0."""
     end: NonNegativeFloat
-    steps: PositiveInt
+    """The value from step `steps` on."""
+    steps: PositiveInt | None = None
+    """The length in steps; when absent, the `train.steps` that the run starts with."""
 
     def at(self, step: int) -> float:
         """The value at a step."""
-        way = 1 - math.cos(min(step / self.steps, 1.0) * math.pi / 2)
+        way = 1 - math.cos(min(step / _length(self), 1.0) * math.pi / 2)
         return way * self.end + (1 - way) * self.start
 
 
@@ -42,7 +52,9 @@ class Exponential(Section):
 
     kind: Literal["exponential"] = "exponential"
     start: PositiveFloat = 1.0
+    """The value at step 0."""
     rate: NonNegativeFloat
+    """How fast it falls: by the factor exp(-rate) each step."""
 
     def at(self, step: int) -> float:
         """The value at a step."""
@@ -54,18 +66,68 @@ class WarmupCosine(Section):
 
     kind: Literal["warmup_cosine"] = "warmup_cosine"
     peak: PositiveFloat
+    """The value after the warm-up."""
     end: NonNegativeFloat = 0.0
+    """The value from step `steps` on."""
     warmup: NonNegativeInt
-    steps: PositiveInt
+    """Steps of the warm-up."""
+    steps: PositiveInt | None = None
+    """The length in steps, warm-up included; when absent, the `train.steps` that the run starts
+    with.
+    """
 
     def at(self, step: int) -> float:
         """The value at a step."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
-        done = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
+        done = min((step - self.warmup) / max(_length(self) - self.warmup, 1), 1.0)
         return self.end + (self.peak - self.end) * 0.5 * (1 + math.cos(done * math.pi))
 
 
 Schedule = Annotated[
     Constant | QuarterCosine | Exponential | WarmupCosine, Field(discriminator="kind")
 ]
+
+
+def _length(schedule: QuarterCosine | WarmupCosine) -> int:
+    if schedule.steps is None:
+        raise ValueError(f"{schedule.kind} without `steps`: it has a length only inside a run")
+    return schedule.steps
+
+
+def with_lengths(section: S, length_of: Callable[[str], int | None]) -> S:
+    """A copy in which the schedules whose length was not given have the length that is asked for.
+
+    length_of: dotted key of a length -> number of steps, None to leave the schedule as it is. Such
+    a schedule is still one whose length was not given: the copy may be given other lengths.
+    """
+    return _filled(section, length_of, "")
+
+
+def _filled(value: Any, length_of: Callable[[str], int | None], path: str) -> Any:
+    if isinstance(value, QuarterCosine | WarmupCosine):
+        given = value.model_fields_set - ({"steps"} if value.steps is None else set())
+        if "steps" in given or (steps := length_of(f"{path}.steps")) is None:
+            return value
+        # Not model_copy(update=...), which would mark the length as given.
+        return type(value).model_construct(given, **{**dict(value), "steps": steps})
+    items: dict[str, Any] = dict(value) if isinstance(value, Section | dict) else {}
+    filled = {
+        name: _filled(item, length_of, f"{path}.{name}" if path else name)
+        for name, item in items.items()
+    }
+    changed = {name: item for name, item in filled.items() if item is not items[name]}
+    if not changed:
+        return value
+    return value.model_copy(update=changed) if isinstance(value, Section) else {**items, **changed}
+
+
+def given_tree(section: Section) -> dict[str, Any]:
+    """The section as plain data, without the lengths that were not given."""
+    tree = section.model_dump(mode="json")
+    keys: list[str] = []
+    with_lengths(section, lambda key: keys.append(key))
+    for key in keys:
+        *sections, name = key.split(".")
+        value_at(tree, ".".join(sections)).pop(name)
+    return tree

@@ -16,12 +16,12 @@ from imagetok.evaluation.diagnosis import state_of
 from imagetok.images import ImageContract, clamp_pixels, from_stored
 from imagetok.pictures import coloured, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
-from imagetok.quantizers import code_counts, codebook_use, level_name
+from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
-from imagetok.training.run import open_run
+from imagetok.training.run import open_run, with_recorded_lengths
 
 logger = logging.getLogger("imagetok")
 PICTURES = 16
@@ -48,6 +48,7 @@ def train_tokenizer(
         accelerator.num_processes,
         accelerator.device,
     )
+    config = with_recorded_lengths(config, run, resume=resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
     with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
         return train(
@@ -85,13 +86,20 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=open_images(config.data, "train", config.tokenizer.image),
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
-        update=lambda model, sums, draw: cast(Autoencoder, model).update(
-            {k.removeprefix("stats."): v for k, v in sums.items() if k.startswith("stats.")}, draw
-        ),
+        update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
         evaluate=evaluate,
         export=export,
         artifact=run / "tokenizer",
+        shown=(
+            "mse",
+            "pixel_accuracy",
+            *(
+                level_name(name, level, len(tokenizer.num_codes))
+                for name in ("batch_perplexity", "batch_usage")
+                for level in range(len(tokenizer.num_codes))
+            ),
+        ),
     )
 
 
@@ -115,21 +123,18 @@ def loss_function(
             metrics["mse"] = (out.x_hat.detach() - images).square().mean()
         else:
             metrics["pixel_accuracy"] = (out.x_hat == images).float().mean()
-        sums = {
-            f"counts.{level}": code_counts(indices, k)
-            for level, (indices, k) in enumerate(zip(out.indices, num_codes, strict=True))
-        }
-        stats = {f"stats.{name}": value for name, value in out.stats.items()}
-        rows = {name: value for name, value in stats.items() if name.endswith(".vectors")}
-        sums |= {name: value for name, value in stats.items() if name not in rows}
-        return StepOutput(total, metrics, sums, rows)
+        rows = {name: value for name, value in out.stats.items() if is_concatenated(name)}
+        sums = {name: value for name, value in out.stats.items() if name not in rows}
+        counts = tuple(
+            code_counts(indices, k) for indices, k in zip(out.indices, num_codes, strict=True)
+        )
+        return StepOutput(total, metrics, sums, rows, counts)
 
     return loss
 
 
-def _describe(sums: dict[str, Tensor]) -> dict[str, float]:
+def _describe(counts: tuple[Tensor, ...]) -> dict[str, float]:
     """Perplexity and share of codes used by one batch of training codes, per level."""
-    counts = [value for name, value in sums.items() if name.startswith("counts.")]
     values: dict[str, float] = {}
     for level, level_counts in enumerate(counts):
         use = codebook_use(level_counts)

@@ -91,12 +91,12 @@ def train(
 ) -> TrainedTokenizer:
     """Train the tokenizer (or VAE) that a config of `kind: tokenizer` describes.
 
-    >>> run = imagetok.train("configs/digits/edvae.yaml", out="runs/a", set={"train.steps": 500})
+    >>> run = imagetok.train("digits/edvae", out="runs/a", set={"train.steps": 500})
     >>> run.tokenizer, run.measures["psnr_db"], run.history[-1]
 
-    config: a YAML file, a mapping of the same form, or a `TokenizerRun`.
-    out: the run folder (default: runs/DATASET-METHOD, for a config file). One that is not empty is
-    refused, unless `resume` says to go on there; a finished run is only read.
+    config: a YAML file, the name of a config, a mapping of the same form, or a `TokenizerRun`.
+    out: the run folder (default: runs/NAME with - for /, for a file or name). One that is not empty
+    is refused, unless `resume` says to go on there; a finished run is only read.
     set: settings to change, {"train.steps": 500} or ["train.steps=500"].
     init_from: a folder or Hub id of the same architecture whose weights to start from.
     device: "cpu" to stay off a GPU.
@@ -108,7 +108,7 @@ def train(
     with progress_shown(progress):
         given = open_config(config, set)
         check_kind(given, "tokenizer")
-        run = run_folder(given, out)
+        run = run_folder(given, out, resume=resume)
         keep_freed_memory()
         measures = train_tokenizer(
             validate(given.tree, TokenizerRun, given.where),

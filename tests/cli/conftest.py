@@ -1,5 +1,6 @@
 """One short comparison that the tests of the command line share, made once a session."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from cli.main import _run
 from imagetok.config import read_yaml
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits"
-STEPS = 60
+STEPS = 20
 TINY = {
     "image": {"mode": "grey", "height": 12, "width": 12},
     "network": {"kind": "conv", "width": 8, "groups": 2, "blocks": 1, "residual_gain": 0.5,
@@ -28,7 +29,15 @@ def shared_folder(tmp_path_factory, worker_id) -> Path:
 
 
 @pytest.fixture(scope="session")
-def words(shared_folder) -> list[str]:
+def few_rounds() -> Iterator[None]:
+    """Speed is measured of three steps, not of twenty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("imagetok.comparison.speed._ROUNDS", 3)
+        yield
+
+
+@pytest.fixture(scope="session")
+def words(shared_folder, few_rounds) -> list[str]:
     """`compare` without --out: a method, one without codes, and one whose rate is far too high."""
     folder = shared_folder / "configs"
     folder.mkdir(exist_ok=True)
@@ -37,7 +46,7 @@ def words(shared_folder) -> list[str]:
         tree["tokenizer"] |= TINY
         tree["train"] |= {
             "steps": STEPS, "learning_rate": {"kind": "constant", "value": rate}, "log_every": 1,
-            "evaluate_every": 25, "checkpoint_every": 20, "trackers": [], "batch_size": 8,
+            "evaluate_every": 8, "checkpoint_every": 6, "trackers": [], "batch_size": 8,
         }  # fmt: skip
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     paths = [str(folder / f"{name}.yaml") for name in "abc"]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from cli.main import _run
-from cli.quickstart_pipeline import configs_folder, run_quickstart
+from cli.quickstart_pipeline import run_quickstart
 from imagetok import open_codes
+from imagetok.config import read_yaml
 from imagetok.pictures import save_grid
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "digits"
@@ -238,12 +240,15 @@ def test_quickstart_makes_a_report_and_can_be_continued(tmp_path, monkeypatch):
     monkeypatch.setattr("cli.quickstart_pipeline.NUM_SAMPLES", 40)
     recipe = tmp_path / "recipe"
     recipe.mkdir()
-    for name in ("edvae", "gpt"):
-        text = (configs_folder() / "digits" / f"{name}.yaml").read_text()
-        lines = [
-            "  steps: 10" if line.startswith("  steps:") else line for line in text.splitlines()
-        ]
-        (recipe / f"{name}.yaml").write_text("\n".join(lines))
+    small = {
+        "edvae": ("tokenizer", {"network": {"kind": "conv", "width": 8, "groups": 2}}),
+        "gpt": ("model", {"layers": 1, "heads": 2, "width": 16}),
+    }
+    for name, (section, changes) in small.items():
+        tree = read_yaml(CONFIGS / f"{name}.yaml")
+        tree[section] |= changes
+        tree["train"]["steps"] = 10
+        (recipe / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     out = tmp_path / "quickstart"
     summary = run_quickstart(out, recipe)
     stored = json.loads((out / "summary.json").read_text())

@@ -13,13 +13,14 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+import imagetok
 from cli.main import _run
 from imagetok.config import read_yaml
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.training.metrics import read_json_lines
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits"
-STEPS = 60
+STEPS = 20
 
 
 def values(out: Path) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def test_the_values_are_those_that_the_runs_stored(whole):
         for cell, seed in zip(method["cells"], (5, 6), strict=True):
             run = whole / method["name"] / f"seed-{seed}"
             tests = [r for r in read_json_lines(run / "metrics.jsonl") if r["split"] == "test"]
-            assert [r["step"] for r in tests] == [25, 50, STEPS] and "ssim" in tests[-1]
+            assert [r["step"] for r in tests] == [8, 16, STEPS] and "ssim" in tests[-1]
             assert cell["status"] == "finished" and cell["seed"] == seed
             assert {**cell["measures"], **tests[-1]} == {
                 **cell["measures"], "step": STEPS, "split": "test"
@@ -70,7 +71,7 @@ def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_p
     command = [*words, "--out", str(out), "--jobs", "1"]
     for run, number, code in [("a/seed-5", signal.SIGKILL, -9), ("b/seed-6", signal.SIGTERM, 143)]:
         process = subprocess.Popen([sys.executable, "-m", "imagetok", *command])
-        wait_for_steps(out / run, 9, process)
+        wait_for_steps(out / run, 5, process)
         process.send_signal(number)
         assert process.wait(timeout=300) == code
         assert not (out / run / "finished.json").exists()
@@ -93,8 +94,53 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[bytes]) -> N
     pytest.fail("no progress")
 
 
+def test_inspect_and_verify_know_a_comparison(words, whole, tmp_path, capsys):
+    """Its plan.json is not that of a code dataset."""
+    assert _run(["inspect", str(whole), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "comparison" and told["seeds"] == [5, 6]
+    stored = values(whole)["methods"]
+    assert {name: m["mean"] for name, m in told["methods"].items()} == {
+        m["name"]: m["mean"] for m in stored
+    }
+    assert told["methods"]["a"]["finished_seeds"] == [5, 6]
+    assert told["methods"]["c"]["finished_seeds"] == []
+    assert _run(["verify", str(whole)]) == 0
+    assert capsys.readouterr().out == f"{whole}: good\n"
+    assert _run(["push", str(whole), "ann/x"]) == 3
+    assert "is a comparison; push shares" in capsys.readouterr().err
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / "a.yaml").write_text((copy / "b.yaml").read_text())
+    result = json.loads((copy / "comparison.json").read_bytes())
+    result["methods"][0]["cells"][0]["fingerprint"] = "0" * 64
+    (copy / "comparison.json").write_text(json.dumps(result))
+    weights = copy / "b" / "seed-6" / "tokenizer" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    faults = imagetok.verify(copy).faults
+    assert len(faults) == 3
+    assert "a.yaml: is not the config of plan.json" in faults[0]
+    assert "a, seed 5: names another tokenizer" in faults[1]
+    assert "model.safetensors" in faults[2]
+    (copy / "plan.json").write_text("{")
+    assert imagetok.verify(copy).faults[0].startswith(f"{copy / 'plan.json'}: damaged")
+
+
+def test_the_function_gives_what_the_command_gave(words, whole, tmp_path):
+    """Nothing is left to train, so it measures and writes again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / "comparison.json").unlink()
+    configs = [word for word in words if word.endswith(".yaml")]
+    found = imagetok.compare(configs, copy, seeds=[5, 6], device="cpu", progress=False)
+    assert values(copy) == values(whole)
+    assert found.exit_code == 6 and {cell.method for cell in found.failures} == {"c"}
+    assert "3 tokenizers on digits:test" in repr(found) and "failed: c, seed 5" in repr(found)
+    assert {p.ndim for p in found.pictures().values()} == {3} and len(found.pictures()) == 2
+
+
 def test_other_seeds_or_settings_are_refused(words, whole, capsys):
-    for more, key in [(["--seeds", "5"], "seeds"), (["--set", "train.steps=30"], "train.steps")]:
+    for more, key in [(["--seeds", "5"], "seeds"), (["--set", "train.steps=10"], "train.steps")]:
         assert _run([*words, *more, "--out", str(whole)]) == 2
         assert key in capsys.readouterr().err
 

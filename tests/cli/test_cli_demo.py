@@ -314,7 +314,7 @@ def test_the_server_gives_no_files(served, file):
         assert connection.getresponse().status in (403, 404), path
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_in_a_browser(served, file, width):
     picture = (
         "[...document.querySelectorAll('.block')].some(b => b.innerText.includes('{}') "

@@ -2,8 +2,10 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -33,6 +35,31 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
     assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone"]])
+def test_a_project_with_folders_of_the_same_names_is_no_obstacle(tmp_path: Path, launcher):
+    for name in ("cli", "prior"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('of another project')\n")
+    command = [sys.executable, *launcher, "-m", "imagetok", "inspect", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert f"error: {tmp_path}: no tokenizer, prior, run" in done.stderr
+    assert done.returncode == (1 if launcher else 3)  # torchrun has a code of its own
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    """Standard input is a pipe, and its other end is closed when that one ends."""
+    code = (
+        "import time\nfrom cli.main import _run\n"
+        "_run(['--stop-with-parent', 'inspect', '.'])\ntime.sleep(60)"
+    )
+    waiting = [sys.executable, "-c", code]
+    process = subprocess.Popen(waiting, stdin=subprocess.PIPE, cwd=tmp_path, stderr=subprocess.PIPE)
+    assert process.stdin is not None and process.stderr is not None
+    process.stderr.readline()  # it has refused the folder, and sleeps
+    process.stdin.close()
+    assert process.wait(timeout=60) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("name", COMMANDS)

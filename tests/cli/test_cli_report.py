@@ -12,6 +12,7 @@ import pytest
 import torch
 from browser import open_browser
 from PIL import Image
+from representative import slow_but
 from torch.testing import assert_close
 
 from cli.main import _run
@@ -404,7 +405,10 @@ def everything(made, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False)])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    slow_but([(390, True), (1280, False)], [(390, False), (390, True), (1280, False)]),
+)
 def test_in_a_browser(everything, width, dark):
     with open_browser() as browser:
         browser.look(width, 800, dark)

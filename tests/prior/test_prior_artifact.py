@@ -50,6 +50,20 @@ def test_another_tokenizer_is_not_embedded(bound, other_tokenizer_folder, tmp_pa
     assert not (tmp_path / "prior").exists()
 
 
+def test_what_could_not_be_loaded_is_not_saved(bound, folder, tokenizer_folder):
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    bound.double()
+    with pytest.raises(ArtifactError, match=r"not saved.* is torch\.float64, expected torch\.fl"):
+        bound.save_pretrained(folder, tokenizer_folder)
+    bound.float().extra = torch.nn.Linear(1, 1)
+    with pytest.raises(ArtifactError, match=r"extra \['extra\.bias', 'extra\.weight'\]"):
+        bound.push_to_hub("user/name", tokenizer_folder)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
+    del bound.extra
+    bound.save_pretrained(folder, tokenizer_folder)
+    assert Prior.from_pretrained(folder).fingerprint == bound.fingerprint
+
+
 def test_codes_of_another_tokenizer_are_refused(bound):
     bound.check_tokenizer(bound.config.tokenizer_fingerprint, "here")
     with pytest.raises(ShardError, match=r"elsewhere: belongs to tokenizer 0000"):

@@ -1,6 +1,7 @@
 """What is the GPT prior's own."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -65,6 +66,26 @@ def test_keys_and_values_stay_where_they_are_put(named):
     assert [layer.memory.data_ptr() for layer in layers] == places
     assert [layer.keys.data_ptr() for layer in layers] == places
     assert all(x.keys.shape == x.memory.shape[1:] for x in layers)
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt-rotary"])
+def test_sampling_uses_nothing_that_transformers_warns_of(name, named):
+    stepper = named(name).stepper(torch.tensor([0, 1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stepper.next_logits(None)
+        stepper.next_logits(torch.tensor([2, 3]))
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt-rotary"])
+def test_weight_decay_touches_the_matrices_of_its_layers(name, named):
+    """GPT-2's matrices lie in transformers' own Conv1D."""
+    prior = named(name)
+    layers = (torch.nn.Linear, *prior.matrix_layers)
+    found = [m.weight for m in prior.modules() if isinstance(m, layers)]
+    blocks = prior.body.h if name == "gpt" else prior.body.layers
+    assert len(found) == 4 * len(blocks) + 1  # and the head
+    assert all(weight.ndim == 2 for weight in found)
 
 
 def test_rotary_positions_turn_pairs():

@@ -73,7 +73,7 @@ def test_codes_of_another_tokenizer_are_refused(codes_folder, other_tokenizer_fo
     other = Tokenizer.from_pretrained(other_tokenizer_folder).fingerprint
     found = open_codes(codes_folder).fingerprint
     run = make_run(codes_folder, other_tokenizer_folder)
-    with pytest.raises(ShardError, match=rf"codes of tokenizer {found[:16]}.*is {other[:16]}"):
+    with pytest.raises(ShardError, match=rf"belongs to tokenizer {found[:16]}.*is {other[:16]}"):
         train_prior(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "prior").exists()
 

@@ -2,9 +2,12 @@
 
 import gzip
 import io
+import sys
 import tarfile
 from pathlib import Path
 
+import fsspec
+import fsspec.registry
 import pytest
 import torch
 from PIL import Image
@@ -110,6 +113,13 @@ def test_tars_on_a_server_are_read_as_local_ones(tmp_path):
 def test_commands_and_unknown_protocols_are_refused(pattern):
     with pytest.raises(ConfigError, match="commands are not run"):
         expand_shards(pattern)
+
+
+def test_without_its_http_library_a_url_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec.implementations.http", None)
+    monkeypatch.delitem(fsspec.registry._registry, "http", raising=False)
+    with pytest.raises(ResourceError, match=r'a\.tar: .*pip install "imagetok\[data\]"'):
+        opened("http://127.0.0.1:9/a.tar")
 
 
 def test_a_pattern_that_is_none_is_refused():

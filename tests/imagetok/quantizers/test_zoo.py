@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from imagetok import seeding
 from imagetok.config import Section, validate
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, ResourceError
 from imagetok.quantizers import (
     FSQConfig,
     LFQConfig,
@@ -324,7 +324,7 @@ def test_without_the_library_it_says_what_to_install(
     config: QuantizerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    with pytest.raises(ConfigError, match=rf"'{config.kind}' needs .*imagetok\[zoo\]"):
+    with pytest.raises(ResourceError, match=rf"'{config.kind}' needs .*imagetok\[zoo\]"):
         build_quantizer(config)
 
 

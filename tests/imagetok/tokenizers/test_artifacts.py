@@ -11,12 +11,14 @@ import pytest
 import torch
 from representative import slow_but
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagetok import artifacts
 from imagetok.durable import MANIFEST, verify_folder
 from imagetok.errors import ArtifactError
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.tokenizers.flat import FlatTokenizer
+from imagetok.tokenizers.vae import VAE
 
 Build = Callable[..., Tokenizer]
 IMAGES = torch.rand(3, 3, 8, 12, generator=torch.Generator().manual_seed(1))
@@ -293,6 +295,51 @@ def test_weights_of_another_form_are_refused(folder: Path) -> None:
     ]:
         save_file(changed, path, metadata={"format": "pt"})
         refused(folder, says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda t: setattr(t.quantizer, "codebook", nn.Parameter(torch.zeros(17, 4))),
+            r"quantizer\.codebook has shape \(17, 4\), expected \(\d+, 4\)",
+        ),
+        (lambda t: setattr(t, "decoder", nn.Identity()), r"missing \['decoder\..*extra \[\]"),
+        (lambda t: t.register_buffer("mean", torch.zeros(1)), r"missing \[\], extra \['mean'\]"),
+        (lambda t: t.half(), r"is torch\.float16, expected torch\.float32"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(
+    folder: Path, build: Build, change: Callable[[Tokenizer], object], says: str
+) -> None:
+    """Refused before anything is written: what was there before stays."""
+    tokenizer = build()
+    change(tokenizer)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ArtifactError, match=says):
+        tokenizer.save_pretrained(folder)
+    with pytest.raises(ArtifactError, match="not saved, since it could not be loaded again"):
+        tokenizer.push_to_hub("user/name")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    Tokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("quantizer", [{}, {"kind": "rotation-vq"}])
+def test_saving_draws_nothing_from_the_global_generator(
+    tmp_path: Path, build: Build, quantizer: dict[str, str]
+) -> None:
+    """The modules of vector-quantize-pytorch are made on the CPU also for a comparison."""
+    tokenizer = build(**quantizer)
+    state = torch.random.get_rng_state()
+    tokenizer.save_pretrained(tmp_path / "t")
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_class_loads_no_other(folder: Path) -> None:
+    assert type(Autoencoder.from_pretrained(folder)) is FlatTokenizer
+    assert type(FlatTokenizer.from_pretrained(folder)) is FlatTokenizer
+    with pytest.raises(ArtifactError, match="expected a VAE, found a FlatTokenizer"):
+        VAE.from_pretrained(folder)
 
 
 def test_weights_of_another_tokenizer_are_refused(

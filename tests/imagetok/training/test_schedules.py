@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from imagetok.config import validate
 from imagetok.errors import ConfigError
-from imagetok.training.config import ObjectiveConfig
+from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.schedules import Constant, Exponential, QuarterCosine, WarmupCosine
 
 STEPS = st.integers(0, 10**7)
@@ -90,3 +90,56 @@ def test_warmup_may_be_none_or_all() -> None:
 def test_impossible_schedules_are_refused(tree: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=rf"here: weights\.{says}"):
         validate({"weights": {"kl": tree}}, ObjectiveConfig, "here")
+
+
+def run_tree(steps: int, **train: object) -> dict[str, object]:
+    """A run none of whose schedules has a length."""
+    return {
+        "data": {"source": "digits"},
+        "tokenizer": {
+            "image": {"mode": "grey", "height": 8, "width": 8},
+            "network": {"kind": "conv", "width": 8, "groups": 2, "blocks": 1},
+            "quantizer": {"kind": "dvae", "num_codes": 8, "code_dim": 4},
+        },
+        "objective": {
+            "weights": {"kl": {"kind": "quarter_cosine", "start": 0.0, "end": 1e-4}},
+            "temperature": {"kind": "quarter_cosine", "start": 1.0, "end": 0.5, "steps": None},
+        },
+        "train": {
+            "steps": steps,
+            "batch_size": 8,
+            "learning_rate": {"kind": "warmup_cosine", "peak": 1e-3, "warmup": 1},
+            **train,
+        },
+    }
+
+
+def test_a_schedule_without_a_length_has_that_of_the_run() -> None:
+    """And the run dumps it, so that what is stored has every length."""
+    run = validate(run_tree(steps=7), TokenizerRun, "here")
+    stored = run.model_dump(mode="json")
+    assert stored["objective"]["weights"]["kl"]["steps"] == 7
+    assert stored["objective"]["temperature"]["steps"] == 7
+    assert stored["train"]["learning_rate"]["steps"] == 7
+    assert run.train.learning_rate.at(7) == 0.0
+    given = run_tree(
+        steps=7, learning_rate={"kind": "quarter_cosine", "start": 1, "end": 0, "steps": 3}
+    )
+    assert validate(given, TokenizerRun, "here").train.learning_rate.model_dump()["steps"] == 3
+    assert validate(stored, TokenizerRun, "here") == run
+
+
+def test_sections_that_several_runs_share_keep_no_length_of_one() -> None:
+    first = validate(run_tree(steps=7), TokenizerRun, "here")
+    open_ = validate(run_tree(steps=7)["objective"], ObjectiveConfig, "here")
+    sections = {name: getattr(first, name) for name in ("data", "tokenizer", "objective")}
+    again = TokenizerRun(**sections, train=first.train.model_copy(update={"steps": 9}))
+    assert open_.weights["kl"].model_dump()["steps"] is None
+    assert first.objective.weights["kl"].model_dump()["steps"] == 7
+    assert again.objective.weights["kl"].model_dump()["steps"] == 9
+    assert again.train.learning_rate.model_dump()["steps"] == 9
+
+
+def test_a_schedule_without_a_length_outside_a_run_has_no_value() -> None:
+    with pytest.raises(ValueError, match="without `steps`"):
+        QuarterCosine(start=0.0, end=1.0).at(1)

@@ -1,0 +1,42 @@
+"""`imagetok configs`."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import say
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--out",
+    "--copy",
+    "out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the config to a new file instead of printing it.",
+)
+def configs(name: str | None, out: Path | None) -> None:
+    """List the configs that come with imagetok, or print one as complete YAML.
+
+    Every name can be given wherever a CONFIG is asked for. A NAME that is the beginning of several
+    lists those. Each line says what a config is, and the numbers that its paper reports.
+
+    Example: imagetok configs
+
+    Example: imagetok configs papers/edvae/cifar10
+
+    Example: imagetok configs digits/edvae --out mine.yaml
+    """
+    import imagetok
+
+    known = imagetok.configs()
+    group = known if name is None else known.under(name)
+    if name is not None and (name in known or not len(group)):
+        config = imagetok.configs(name)
+        say(f"written: {config.save(out)}" if out else config.text.removesuffix("\n"))
+    elif out is None:
+        say(str(group))
+    else:
+        raise click.UsageError("--out: give the NAME of one config to copy")

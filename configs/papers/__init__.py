@@ -1,1 +1,0 @@
-"""The cells of the papers' tables and figures, with the numbers that the papers report."""

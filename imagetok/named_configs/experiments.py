@@ -1,0 +1,203 @@
+"""The experiments that a sheet describes: each a whole config, with what its paper reports."""
+
+import copy
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from imagetok.config import validate
+from imagetok.errors import ConfigError
+from imagetok.named_configs.sheets import Settings, Sheet, SheetData, SheetPriorUse, SheetTable
+
+ORDER = {
+    "": ("kind", "seed", "data", "tokenizer", "conditional"),
+    "tokenizer": ("image", "network", "quantizer", "quantizers", "latent", "likelihood"),
+    "objective": ("weights", "temperature"),
+    "data": ("source",),
+    "train": (
+        *("steps", "batch_size", "accumulation", "learning_rate", "optimizer", "clip_norm"),
+        *("mixed_precision", "ema_decay", "log_every", "evaluate_every", "checkpoint_every"),
+        *("workers", "trackers"),
+    ),
+}
+"""Keys of a config's sections in the order in which people read them; others follow."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config that a sheet describes."""
+
+    name: str
+    """As in papers/edvae/cifar10/edvae-codes-128."""
+    path: str
+    """Its other name, which its run folder in `commands` has, too."""
+    what: str
+    """Method, data set and what is changed."""
+    source: str
+    """The paper, and where in it."""
+    expected: Mapping[str, str]
+    """The paper's numbers by measure."""
+    notes: str
+    """What the paper leaves open, and where it is not followed."""
+    commands: tuple[str, ...]
+    """How it is run."""
+    tree: dict[str, Any]
+    """The whole config."""
+
+    def header(self) -> str:
+        """The comment lines above the config."""
+        expected = ", ".join(f"{name}: {value}" for name, value in self.expected.items())
+        numbers = f"expected {expected}" if expected else "no numbers are given"
+        about = f"{self.what} ({self.source}); {numbers}. {self.notes}".strip()
+        lines = textwrap.wrap(about, 98, break_on_hyphens=False)
+        return "".join(f"# {line}\n" for line in [*lines, *(f"  {c}" for c in self.commands)])
+
+
+def experiments(tree: dict[str, Any], group: str, where: str) -> list[Experiment]:
+    """Every experiment of a sheet; group: what their names begin with, as in papers/edvae.
+
+    tree: the sheet as plain data. Raises ConfigError where it is none.
+    """
+    described = _Described(validate(tree, Sheet, where), group)
+    return [*described.of_tables(), *described.of_sweeps()]
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A sheet whose experiments have names that begin with `group`."""
+
+    sheet: Sheet
+    group: str
+
+    def of_tables(self) -> Iterator[Experiment]:
+        """Each row's tokenizer, and the prior on it."""
+        for table in self.sheet.tables:
+            for data, rows in table.rows.items():
+                for method, row in rows.items():
+                    yield from self._of_row(table, data, method, row)
+
+    def of_sweeps(self) -> Iterator[Experiment]:
+        """Each point that is not the method's own experiment."""
+        for sweep in self.sheet.sweeps:
+            for data, method in ((d, m) for d in sweep.data for m in sweep.methods):
+                base = self._tokenizer(data, method, sweep.source)
+                for point, settings in sweep.points.items():
+                    tree = _changed(base.tree, settings)
+                    if tree == base.tree:
+                        continue
+                    name = f"{base.name}-{point}"
+                    path = sweep.path.format(data=data, name=f"{method}-{point}")
+                    changes = ", ".join(f"{key}={value}" for key, value in settings.items())
+                    row = sweep.rows.get(data, {}).get(point, "")
+                    yield replace(
+                        base,
+                        name=name,
+                        path=path,
+                        what=f"{base.what}, {changes}",
+                        expected=_numbers(sweep.columns, row, f"{sweep.source}, {data}, {point}"),
+                        notes=_joined(sweep.notes, base.notes),
+                        commands=(_train(name, path, self.sheet.data[data]),),
+                        tree=tree,
+                    )
+
+    def _of_row(self, table: SheetTable, data: str, method: str, row: str) -> Iterator[Experiment]:
+        use = table.prior
+        columns = (*table.columns, *(use.columns if use else ()))
+        numbers = _numbers(columns, row, f"{table.source}, {data}, {method}")
+        own = {name: numbers[name] for name in table.columns if numbers}
+        path = _path(table, data, method)
+        made = self._tokenizer(data, method, table.source)
+        command = _train(made.name, path, self.sheet.data[data])
+        made = replace(made, path=path, commands=(command,), expected=own)
+        if use is None or (use.methods and method not in use.methods):
+            yield made
+            return
+        later = {name: numbers[name] for name in use.columns if numbers}
+        title = self.sheet.priors[use.use].title
+        sampled = {f"{name} with a {title} prior": value for name, value in later.items()}
+        yield replace(made, expected=own | sampled)
+        prior = self._prior(data, made, use, _path(table, data, f"{use.use}-{method}"))
+        yield replace(prior, source=self._source(use.source or table.source), expected=later)
+
+    def _tokenizer(self, data: str, method: str, source: str) -> Experiment:
+        its, tree = self.sheet.methods[method], self.sheet.base
+        for settings in (self.sheet.data[data].set, its.set, its.on.get(data, {})):
+            tree = _changed(tree, settings)
+        return Experiment(
+            name=f"{self.group}/{data}/{method}",
+            path="",
+            what=f"{its.title} on {self.sheet.data[data].title}",
+            source=self._source(source),
+            expected={},
+            notes=_joined(its.notes, self.sheet.notes),
+            commands=(),
+            tree=_in_order(tree),
+        )
+
+    def _prior(self, data: str, tokenizer: Experiment, use: SheetPriorUse, path: str) -> Experiment:
+        prior, run = self.sheet.priors[use.use], _run_folder(tokenizer.path)
+        places = {"tokenizer": f"{run}/tokenizer", "data.source": f"{run}/codes"}
+        images = f"{tokenizer.tree['data']['source']}:train"
+        encode = f"imagetok encode --tokenizer {run}/tokenizer --data {images} --shards {run}/codes"
+        folder, _, method = tokenizer.name.rpartition("/")
+        name = f"{folder}/{use.use}-{method}"
+        return replace(
+            tokenizer,
+            name=name,
+            path=path,
+            what=f"{prior.title} prior of {tokenizer.what}",
+            notes=prior.notes,
+            commands=(encode, f"imagetok train {name} --out {_run_folder(path)}"),
+            tree=_in_order(_changed(_changed(prior.base, prior.on.get(data, {})), places)),
+        )
+
+    def _source(self, place: str) -> str:
+        return f"{self.sheet.title}, {place}"
+
+
+def _joined(*notes: str) -> str:
+    return " ".join(filter(None, notes))
+
+
+def _path(table: SheetTable, data: str, name: str) -> str:
+    return table.paths.get(f"{data}/{name}") or table.path.format(data=data, name=name)
+
+
+def _run_folder(path: str) -> str:
+    return f"runs/{path.replace('/', '-')}"
+
+
+def _train(name: str, path: str, data: SheetData) -> str:
+    download = "--set data.download=true " if data.is_downloaded else ""
+    return f"imagetok train {name} {download}--out {_run_folder(path)}"
+
+
+def _numbers(columns: tuple[str, ...], row: str, where: str) -> dict[str, str]:
+    values = [value.strip() for value in row.split(",")] if row else []
+    if values and len(values) != len(columns):
+        raise ConfigError(f"{where}: expected {len(columns)} numbers in the row, found {row!r}")
+    return dict(zip(columns, values, strict=True)) if values else {}
+
+
+def _changed(tree: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """A copy of the tree with the value of each dotted key put in."""
+    result = copy.deepcopy(dict(tree))
+    for key, value in settings.items():
+        *sections, name = key.split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = copy.deepcopy(value)
+    return result
+
+
+def _in_order(tree: dict[str, Any], section: str = "") -> dict[str, Any]:
+    known = [name for name in ORDER.get(section, ()) if name in tree]
+    order = [*known, *(name for name in tree if name not in known)]
+    return {
+        name: _in_order(tree[name], name)
+        if not section and isinstance(tree[name], dict) and name in ORDER
+        else tree[name]
+        for name in order
+    }

@@ -1,0 +1,59 @@
+"""Quantizers that give every code a logit: what dVAE, EdVAE, GS-VQ-VAE and SQ-VAE share."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagetok.quantizers import functional
+from imagetok.quantizers.base import Codes, Quantizer
+
+TestRule = Literal["argmax", "sample"]
+"""The code at test time: the most likely one, or one drawn from the probabilities."""
+
+
+class LogitQuantizer(Quantizer, ABC):
+    """Codes by logits over the K rows of `codes()`.
+
+    test_rule: `argmax` of the logits, or `sample`.
+    """
+
+    codebook: nn.Parameter
+
+    def __init__(self, num_codes: int, code_dim: int, in_channels: int, test_rule: TestRule):
+        super().__init__()
+        self.num_codes = (num_codes,)
+        self.code_dim = code_dim
+        self.in_channels = in_channels
+        self.test_rule: TestRule = test_rule
+
+    @abstractmethod
+    def logits(self, h: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
+        """Of every code at every position; called outside of autocast."""
+
+    def codes(self) -> Float[Tensor, "K D"]:
+        """The vectors that the decoder is given: the codebook, where a leaf says nothing else."""
+        return self.codebook
+
+    def drawn(
+        self, logits: Float[Tensor, "B K H W"], generator: torch.Generator | None
+    ) -> Float[Tensor, "B K H W"]:
+        """The logits that a code is drawn from under `sample`: these, where a leaf draws none."""
+        del generator
+        return logits
+
+    def encode(
+        self, h: Float[Tensor, "B C H W"], *, generator: torch.Generator | None = None
+    ) -> Codes:
+        with torch.autocast(h.device.type, enabled=False):
+            logits = self.logits(h)
+            if self.test_rule == "sample":
+                logits = self.drawn(logits, generator)
+                # Gumbel-max: the largest sum of logit and noise is a draw from the softmax.
+                logits = logits + functional.gumbel_noise(logits, generator)
+        return (functional.most_likely(logits),)
+
+    def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
+        return functional.look_up(indices[0], self.codes())
