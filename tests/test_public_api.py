@@ -29,8 +29,8 @@ NAMES = {
     "imagetok": [
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
-        "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info", "inspect",
-        "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", "reconstruct",
+        "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
+        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", "reconstruct",
         "report", "train", "uncertainty", "verify",
     ],
     "prior": [
