@@ -30,8 +30,8 @@ NAMES = {
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
         "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
-        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", "reconstruct",
-        "report", "train", "uncertainty", "verify",
+        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push",
+        "reconstruct", "report", "train", "uncertainty", "verify",
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate_samples", "generate",
