@@ -30,7 +30,7 @@ NAMES = {
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
         "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
-        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push", 
+        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push",
         "reconstruct", "report", "train", "uncertainty", "verify",
     ],
     "prior": [
@@ -265,18 +265,20 @@ def in_a_thread(call: Callable[[], object]) -> object:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file, but for what depends on the clock.
+    """The bytes of every file, but for what is measured on the clock.
 
-    Of checkpoints these are the size of timing.jsonl and the states of generators that nothing
-    draws from, and so their hashes.
+    And for the states of generators in checkpoints, which nothing draws from, and their hash.
     """
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        is_state = path.suffix == ".pkl" or path.name in ("manifest.json", "state.json")
-        if path.is_file() and path.name != "timing.jsonl":
-            of_the_clock = is_state and "checkpoints" in path.parts
-            found[str(path.relative_to(folder))] = b"" if of_the_clock else path.read_bytes()
-    return found
+    unlike = {"timing.jsonl"}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in files:
+        if "checkpoints" in path.parts and path.suffix == ".pkl":
+            unlike |= {path.name, "manifest.json"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.name not in unlike
+    }
 
 
 @pytest.mark.parametrize("package", NAMES)
