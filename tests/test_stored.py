@@ -217,7 +217,7 @@ def test_measures_are_shown_beside_new_ones(stored, capsys):
     then, now = (json.loads((stored / f).read_bytes()) for f in ("measures.json", "again.json"))
     assert then["measures"].keys() <= now["measures"].keys()
     assert now["identity"] == then["identity"]
-    assert now["subject"]["fingerprint"] == then["subject"]["fingerprint"]
+    assert now["subject"]["tokenizer"] == then["subject"]["tokenizer"]
 
 
 def test_samples_are_measured(stored):

@@ -79,9 +79,7 @@ def _training(
         out.loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        combined = (out.sums | out.rows).items()
-        stats = {k.removeprefix("stats."): v for k, v in combined if k.startswith("stats.")}
-        model.update(stats, seeding.generator(0, "update", index))
+        model.update(out.sums | out.rows, seeding.generator(0, "update", index))
 
     return step
 

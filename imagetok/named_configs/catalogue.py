@@ -5,14 +5,14 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, overload
 
 from imagetok.config import compact_yaml, read_text, read_yaml
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError
-from imagetok.named_configs.experiments import experiments
+from imagetok.named_configs.experiments import Experiment, experiments
 from imagetok.named_configs.folder import configs_folder
 from imagetok.results import Result
 
@@ -183,16 +183,16 @@ def find_config(config: str | Path) -> NamedConfig:
 
 
 def _given(path: Path) -> NamedConfig:
-    """A file; one of ours has its name, another that of its folder and its own."""
-    whole = path.resolve()
-    name = f"{whole.parent.name}/{path.stem}"
-    try:
-        folder = configs_folder()
-    except ConfigError:
-        folder = None
-    if folder is not None and whole.is_relative_to(folder.resolve()):
-        name = whole.relative_to(folder.resolve()).with_suffix("").as_posix()
+    """A file: its name is its path below `configs`, or else that of its folder and its own."""
+    parts = path.resolve().with_suffix("").parts
+    name = "/".join(_below_configs(parts) or parts[-2:])
     return NamedConfig(name, "a file of yours", str(path), path=path, is_given_file=True)
+
+
+def _below_configs(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """What comes after the last folder named `configs` in a path; nothing where there is none."""
+    folders = [i for i, part in enumerate(parts[:-1]) if part == "configs"]
+    return parts[folders[-1] + 1 :] if folders else ()
 
 
 def _normal(path: Path) -> str:
@@ -217,7 +217,7 @@ def _catalogue(folder: Path) -> Catalogue:
         )
         for group in SHEETS
         for sheet in sorted((folder / group).glob("*.yaml"))
-        for one in experiments(read_yaml(sheet), f"{group}/{sheet.stem}", str(sheet))
+        for one in _of_sheet(sheet, f"{group}/{sheet.stem}", sheet.stat().st_mtime_ns)
     ]
     by_path = {entry.aliases[0]: entry for entry in described}
     files = [
@@ -226,6 +226,13 @@ def _catalogue(folder: Path) -> Catalogue:
         if (name := path.relative_to(folder).with_suffix("").as_posix()).split("/")[0] not in SHEETS
     ]
     return Catalogue((*files, *described))
+
+
+@lru_cache(maxsize=64)
+def _of_sheet(sheet: Path, group: str, modified_ns: int) -> tuple[Experiment, ...]:
+    """The experiments of a sheet, which take a second to lay out; read again when it changes."""
+    del modified_ns  # part of the key alone
+    return tuple(experiments(read_yaml(sheet), group, str(sheet)))
 
 
 def _file(path: Path, name: str, same: NamedConfig | None) -> NamedConfig:

@@ -125,7 +125,7 @@ class _Described:
         for settings in (self.sheet.data[data].set, its.set, its.on.get(data, {})):
             tree = _changed(tree, settings)
         return Experiment(
-            name=f"{self.group}/{data}/{method}",
+            name=f"{self._folder(data)}/{method}",
             path="",
             what=f"{its.title} on {self.sheet.data[data].title}",
             source=self._source(source),
@@ -151,6 +151,10 @@ class _Described:
             commands=(encode, f"imagetok train {name} --out {_run_folder(path)}"),
             tree=_in_order(_changed(_changed(prior.base, prior.on.get(data, {})), places)),
         )
+
+    def _folder(self, data: str) -> str:
+        """What names on this data begin with; a sheet may be named after its only data."""
+        return self.group if self.group.endswith(f"/{data}") else f"{self.group}/{data}"
 
     def _source(self, place: str) -> str:
         return f"{self.sheet.title}, {place}"

@@ -4,7 +4,6 @@ import tomllib
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-import imagetok
 from imagetok.errors import ConfigError
 
 INSTALLED = Path("share", "imagetok", "configs")
@@ -20,7 +19,7 @@ def configs_folder() -> Path:
     asked which files it has, so that no other package's folder is ever taken. Raises ConfigError
     where there is neither.
     """
-    package = Path(imagetok.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     if _is_checkout(package.parent):
         return package.parent / "configs"
     for distribution in distributions(name="imagetok"):

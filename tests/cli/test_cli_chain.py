@@ -130,7 +130,7 @@ def test_unreadable_images_are_refused_or_counted(chain, tmp_path, capsys):
 
 
 CASES = {
-    "no config": (["train", "nothing.yaml"], 2, "nothing.yaml"),
+    "no config": (["train", "nothing.yaml"], 2, "nothing: cannot read the config"),
     "unknown key": (
         ["train", str(CONFIGS / "edvae.yaml"), "--set", "train.stepz=3"],
         2,
@@ -156,7 +156,11 @@ CASES = {
     ),
     "no prior": (["sample", "--prior", "nowhere", "--out", "x"], 3, "nowhere"),
     "unknown command": (["frobnicate"], 2, "frobnicate"),
-    "nothing to verify": (["verify", "."], 3, "no tokenizer, prior, run or code dataset"),
+    "nothing to verify": (
+        ["verify", "."],
+        3,
+        "no tokenizer, prior, run, comparison or code",
+    ),
 }
 
 

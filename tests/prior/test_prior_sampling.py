@@ -101,7 +101,7 @@ def test_each_code_is_drawn_from_the_logits_of_all_before_it(settings, prior, po
     n, seed, length = 4, 5, prior.config.length
     cycle = prior.labels_for(None)
     labels = torch.tensor([cycle[j % len(cycle)] for j in range(n)])
-    codes = prior.sample(n, seed=seed, **vars(settings))
+    codes = prior.sample(n, **dict(settings) | {"seed": seed})
     uniforms = torch.stack(
         [
             torch.rand(length, generator=seeding.generator(seed, "sample", j), dtype=torch.float64)

@@ -106,7 +106,13 @@ def test_what_differs_is_named(folders, tokenizer, tmp_path, capsys):
     blocks, bf16 = {"samples_per_block": 2}, {"precision": "bfloat16"}
     shards, names = blocks | {"samples_per_shard": 2}, {"class_names": ("a", "c", "b")}
     for name, model, images, changes, field in [
-        ("other", other, shifted(5, 7), {}, rf"of the tokenizer of .*, {own} .*, found {foreign} "),
+        (
+            "other",
+            other,
+            shifted(5, 7),
+            {},
+            rf"belongs to tokenizer {foreign} .* is {own}; ",
+        ),
         ("bare", tokenizer, shifted(5, 7, False), {}, r"labels \(--data\): .* True, found False"),
         ("shards", tokenizer, shifted(5, 7), shards, r"\(--samples-per-shard\): .* 8, found 2\n"),
         ("blocks", tokenizer, shifted(5, 7), blocks, "images a block .*: expected 4, found 2"),

@@ -6,8 +6,6 @@ import sys
 import tarfile
 from pathlib import Path
 
-import fsspec
-import fsspec.registry
 import pytest
 import torch
 from PIL import Image
@@ -117,7 +115,7 @@ def test_commands_and_unknown_protocols_are_refused(pattern):
 
 def test_without_its_http_library_a_url_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.implementations.http", None)
-    monkeypatch.delitem(fsspec.registry._registry, "http", raising=False)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "http", raising=False)
     with pytest.raises(ResourceError, match=r'a\.tar: .*pip install "imagetok\[data\]"'):
         opened("http://127.0.0.1:9/a.tar")
 

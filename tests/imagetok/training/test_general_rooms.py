@@ -14,7 +14,8 @@ from imagetok.training.config import OptimizerConfig
 from imagetok.training.optim import build_optimizer
 
 ROOM = Path(imagetok.training.__file__).parent
-SPECIAL = {"tokenizer.py", "config.py"}  # a tokenizer's job, and its config
+SPECIAL = {"tokenizer.py", "config.py", "trained.py", "given.py"}
+"""A tokenizer's job, its config and its result, and what tells the kinds of configs apart."""
 GENERAL = sorted(path for path in ROOM.glob("*.py") if path.name not in SPECIAL)
 ROOMS = ("data", "images", "pictures", "quantizers", "networks", "tokenizers", "codes")
 NAMES = {
