@@ -65,7 +65,7 @@ def workplace(tmp_path_factory) -> Path:
     chain = next(
         block
         for block in blocks(ROOT / "README.md", "sh")
-        if block.startswith("imagetok train configs/digits/edvae.yaml")
+        if block.startswith("imagetok train digits/edvae")
     )
     before = Path.cwd()
     os.chdir(folder)
