@@ -20,6 +20,7 @@ VQEMA = [
     "tokenizer.network.width=8",
     "tokenizer.quantizer.num_codes=16",
     "train.steps=20",
+    "train.learning_rate.steps=20",  # also of a run that ends earlier and goes on
     "train.log_every=1",
     "train.evaluate_every=10",
     "train.checkpoint_every=10",
