@@ -26,7 +26,7 @@ ROWS = [
 ENTRY_POINT = ROOT / "imagetok" / "__main__.py"
 PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "weights.py"
 ALONE = {"quantizers", "networks", "data"}
-WITHOUT_CLICK = {"__init__.py", "demo_page.py", "quickstart_pipeline.py"}
+WITHOUT_CLICK = {"__init__.py", "demo_page.py", "demo_server.py", "quickstart_pipeline.py"}
 
 
 def imports(path: Path) -> set[str]:
