@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    {"errors", "version"},
-    {"durable", "seeding", "config", "processes", "modes", "destinations"},
+    {"errors", "urls", "version"},
+    {"durable", "seeding", "config", "files", "transfer", "processes", "modes", "destinations"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},
     {"environment", "named_configs"},

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok.durable import commit_folder, verify_folder, write_json
 from imagetok.errors import CheckpointError, DivergedError, ResourceError
+from imagetok.files import check_safetensors, read_regular
 from imagetok.training.best import BEST
 
 logger = logging.getLogger("imagetok")
@@ -136,11 +137,13 @@ def newest(folder: Path) -> Path | None:
 
 def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) -> Record:
     """Restore a verified checkpoint into the prepared model, optimizer and average."""
-    raw: dict[str, Any] = json.loads((path / _RECORD).read_bytes())
+    raw: dict[str, Any] = json.loads(read_regular(path / _RECORD))
     record = Record(**{"best": {}, **raw})  # checkpoints from before had none
     if accelerator.is_main_process:
         for damaged in _names(path.parent)[_names(path.parent).index(path) + 1 :]:
             _delete(damaged)  # it was passed over, and must not count towards those kept
+    for file in path.glob("*.safetensors"):
+        check_safetensors(file)
     accelerator.load_state(str(path))
     if average is not None:
         if not (path / _AVERAGE).is_file():
