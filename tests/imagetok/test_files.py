@@ -53,7 +53,7 @@ def test_only_regular_files_of_the_expected_size_are_read(tmp_path):
     file.write_bytes(b"12345")
     os.mkfifo(pipe)
     assert read_regular(file, 5) == b"12345"
-    with pytest.raises(FileError, match=r"file: expected at most 4 bytes, found 5"):
+    with pytest.raises(FileError, match=r"file: too large: expected at most 4 bytes, found 5"):
         read_regular(file, 4)
     with ends():
         for path in (pipe, Path("/dev/zero"), Path("/dev/null")):
