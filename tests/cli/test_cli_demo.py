@@ -146,15 +146,12 @@ def test_no_model_is_a_usage_error(capsys):
     assert "pass --tokenizer DIR, --prior DIR, or both" in capsys.readouterr().err
 
 
-def test_without_gradio_one_message_says_so():
-    code = (
-        "import sys\nsys.modules['gradio'] = None\nfrom cli.main import _run\n"
-        "sys.exit(_run(['demo', '--tokenizer', 'nowhere']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 5
-    assert done.stderr.startswith("error: imagetok demo needs gradio, which cannot be imported")
-    assert done.stderr.endswith('pip install "imagetok[demo]"\n')
+def test_without_gradio_one_message_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert _run(["demo", "--tokenizer", "nowhere"]) == 5
+    told = capsys.readouterr().err
+    assert told.startswith("error: imagetok demo needs gradio, which cannot be imported")
+    assert told.endswith('pip install "imagetok[demo]"\n')
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +283,7 @@ def test_a_host_that_is_no_address_of_the_machine_is_refused(host):
         serve(None, host, 0, announce=print)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow  # a server of its own
 def test_what_was_uploaded_is_removed_at_the_end(source, tmp_path):
     pytest.importorskip("gradio")
     command = [sys.executable, "-m", "imagetok", "demo", "--prior", str(source), "--port", "0"]
