@@ -45,7 +45,9 @@ def read_regular(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
-            raise FileError(path, f"too large: expected at most {max_bytes:,} bytes, found {size:,}")
+            raise FileError(
+                path, f"too large: expected at most {max_bytes:,} bytes, found {size:,}"
+            )
         return file.read(max_bytes)
 
 
