@@ -4,6 +4,7 @@ Nothing heavy is imported here: a command's module is loaded when the command ru
 """
 
 import errno
+import io
 import keyword
 import logging
 import os
@@ -124,8 +125,9 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stopped:
         return stopped.exit_code
     except click.ClickException as error:
-        error.message = without_secrets(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(without_secrets(shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (nobody reads it any more)

@@ -48,7 +48,7 @@ def read_regular(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
             raise FileError(
                 path, f"too large: expected at most {max_bytes:,} bytes, found {size:,}"
             )
-        return file.read(max_bytes)
+        return file.read(size)
 
 
 def check_safetensors(path: Path | str) -> None:

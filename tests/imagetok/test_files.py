@@ -14,7 +14,7 @@ from sampling_parts import make_prior_folder
 from cli.main import _run
 from imagetok import artifacts
 from imagetok.artifacts import read_artifact
-from imagetok.data.tars import _MAX_SHARDS, count_shards, expand_shards
+from imagetok.data.patterns import _MAX_SHARDS, count_shards, expand_shards
 from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.files import MAX_HEADER_BYTES, FileError, check_safetensors, read_regular
 from imagetok.tokenizers import Tokenizer
@@ -236,7 +236,7 @@ def test_as_many_tars_as_are_allowed():
     assert len(expand_shards("http://h/{0..99}/{000..099}.tar")) == 10_000
 
 
-@pytest.mark.parametrize("pattern", ["{" * 50_000, "{" * 3000 + "}" * 3000, "{a,b" * 2000])
+@pytest.mark.parametrize("pattern", ["{" * 50_000, "{" * 51 + "}" * 51, "{a,b" * 40])
 def test_patterns_without_form_are_refused(pattern):
     with ends(), pytest.raises(ConfigError, match="braces"):
         expand_shards(pattern)
