@@ -150,7 +150,7 @@ def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) ->
             raise CheckpointError(
                 f"{path}: has no averaged weights; train.ema_decay was not set in this run"
             )
-        average.load_state_dict(load_file(path / _AVERAGE), strict=True)
+        average.load_state_dict(_tensors(path / _AVERAGE), strict=True)
     return record
 
 
@@ -166,7 +166,7 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
         if faults:
             logger.warning("passing over a damaged checkpoint: %s", "; ".join(faults))
         elif (path / _AVERAGE).is_file():
-            averaged = load_file(path / _AVERAGE)
+            averaged = _tensors(path / _AVERAGE)
             prefix = "module."  # AveragedModel's; it counts its updates beside it
             found[int(path.name[5:])] = {
                 name.removeprefix(prefix): tensor
@@ -174,8 +174,13 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
                 if name.startswith(prefix)
             }
         else:
-            found[int(path.name[5:])] = load_file(path / "model.safetensors")
+            found[int(path.name[5:])] = _tensors(path / "model.safetensors")
     return found
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    check_safetensors(path)
+    return load_file(path)
 
 
 def has_checkpoints(folder: Path) -> bool:

@@ -240,3 +240,15 @@ def test_as_many_tars_as_are_allowed():
 def test_patterns_without_form_are_refused(pattern):
     with ends(), pytest.raises(ConfigError, match="braces"):
         expand_shards(pattern)
+
+
+def test_a_checkpoint_with_such_a_header_is_not_read(tmp_path):
+    from imagetok.durable import seal_folder
+    from imagetok.training.checkpoint import kept_weights
+
+    path = tmp_path / "step-00000001"
+    path.mkdir()
+    (path / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little"))
+    seal_folder(path)
+    with pytest.raises(FileError, match=r"model\.safetensors: expected a header of at most"):
+        kept_weights(tmp_path)
