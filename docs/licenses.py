@@ -19,10 +19,11 @@ PAGE = ROOT / "docs" / "licenses.md"
 EXTRAS = ("eval", "zoo", "data", "demo")
 HEAD = """# Licences of the dependencies
 
-imagetok is under the Apache License 2.0 (`LICENSE`); the digits that come with it are under the licence beside them
-(`imagetok/data/resources/DIGITS-LICENSE.txt`). It copies no dependency; `pip` installs them from their own projects. The table holds
-what each declares in its metadata, on Linux with a GPU; the packages of NVIDIA come with PyTorch's builds for CUDA and are under
-NVIDIA's own terms. `python docs/licenses.py` writes this page.
+imagetok is under the Apache License 2.0 (`LICENSE`); the digits that come with it are under the
+licence beside them (`imagetok/data/resources/DIGITS-LICENSE.txt`). It copies no dependency; `pip`
+installs them from their own projects. The table holds what each declares in its metadata, on Linux
+with a GPU; the packages of NVIDIA come with PyTorch's builds for CUDA and are under NVIDIA's own
+terms. `python docs/licenses.py` writes this page.
 
 | package | licence | needed by |
 |---|---|---|
@@ -53,7 +54,8 @@ def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
         if name not in found or requirement.extras:
             found[name] = package
             waiting += [
-                (Requirement(text), frozenset(requirement.extras)) for text in package.requires or ()
+                (Requirement(text), frozenset(requirement.extras))
+                for text in package.requires or ()
             ]
     return found
 
@@ -64,7 +66,9 @@ def license_of(package: Distribution) -> str:
     expression = metadata.get("License-Expression")
     if expression:
         return expression
-    names = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if "License" in c]
+    names = [
+        c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if "License" in c
+    ]
     names = [name for name in names if name != "OSI Approved"]
     lines = (metadata.get("License") or "").strip().splitlines()
     return ", ".join(names) or (lines[0][:60] if lines else "not declared")
