@@ -52,6 +52,11 @@ _ENVIRONMENT = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "choose a path that is not a folder",
     errno.EPERM: "choose a folder that you may write to",
+    errno.EIO: "the disk, or the connection to it, fails; copy what is there to another one",
+    errno.ELOOP: "the link leads to itself; remove it",
+    errno.EFBIG: "a file may not be so large here; look at `ulimit -f`, or choose another disk",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine; end other programs",
 }
 
 

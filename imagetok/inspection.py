@@ -19,9 +19,9 @@ from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.opening import open_tokenizer
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics import read_json_lines, test_record
 from imagetok.training.run import CONFIG as RUN_CONFIG
-from imagetok.training.run import exported_step, test_record
+from imagetok.training.run import exported_step
 
 Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
 

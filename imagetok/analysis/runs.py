@@ -19,8 +19,8 @@ from imagetok.evaluation.records import Record, read_record
 from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun, TrainConfig
-from imagetok.training.metrics import read_json_lines
-from imagetok.training.run import CONFIG, exported_step, test_record
+from imagetok.training.metrics import read_json_lines, test_record
+from imagetok.training.run import CONFIG, exported_step
 
 
 @runtime_checkable

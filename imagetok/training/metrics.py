@@ -3,10 +3,20 @@
 import json
 import math
 import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from imagetok.errors import CheckpointError
+from imagetok.errors import CheckpointError, InputError
+from imagetok.stored import parse_json
+
+MANY = 4096
+"""Records that a picture of a log is drawn from; see `read_thinned`."""
+MAX_LINE = 1 << 20
+MAX_STEP = 2**53
+_LARGEST = sys.float_info.max
 
 
 class JsonLines:
@@ -30,14 +40,17 @@ class JsonLines:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def cut(self, size: int) -> None:
-        """Forget everything after the first `size` bytes."""
+    def check_holds(self, size: int) -> None:
+        """Raise CheckpointError for a file of less than `size` bytes."""
         found = self.path.stat().st_size
         if found < size:
             raise CheckpointError(
                 f"{self.path}: expected at least {size} bytes as the checkpoint recorded, found "
                 f"{found}; the file was changed, restore it or train into a new --out"
             )
+
+    def cut(self, size: int) -> None:
+        """Forget everything after the first `size` bytes, which `check_holds` saw."""
         self._file.truncate(size)
         self._file.seek(0, os.SEEK_END)
 
@@ -46,7 +59,90 @@ class JsonLines:
         self._file.close()
 
 
+def records_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole records of a `.jsonl` file in order, read one by one.
+
+    Each has a `step`, may have a `split`, and else finite numbers, or None where one was not.
+    Raises InputError, which names the line, for anything else, and OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        for number in count(1):
+            line = file.readline(MAX_LINE + 1)
+            where = f"{path}:{number}"
+            if len(line) > MAX_LINE:
+                raise InputError(f"{where}: expected a line of at most {MAX_LINE:,} bytes; damaged")
+            if not line.endswith(b"\n"):
+                return  # the last one, cut off by a kill, or none
+            record = parse_json(line, where)
+            if (fault := _fault_of(record)) is not None:
+                raise InputError(f"{where}: {fault}; damaged, or not written by imagetok")
+            yield record
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a `.jsonl` file."""
-    with path.open() as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    """All whole records of a `.jsonl` file; raises what `records_of` raises."""
+    return list(records_of(path))
+
+
+def read_thinned(path: Path, kept: int | None = None) -> list[dict[str, Any]]:
+    """Records of a `.jsonl` file for a picture of it: all of a usual one, some of a very long one.
+
+    Of each split all are kept up to 2 x `MANY`, beyond that every second, fourth, ... one; the last
+    of each and those of the step `kept` always are. Raises what `records_of` raises.
+    """
+    thinned: dict[str | None, _Thinned] = {}
+    for number, record in enumerate(records_of(path)):
+        split = record.get("split")
+        thinned.setdefault(split, _Thinned()).add(number, record, record["step"] == kept)
+    numbered = {n: record for part in thinned.values() for n, record in part.all().items()}
+    return [numbered[number] for number in sorted(numbered)]
+
+
+class _Thinned:
+    """Some records of a split, by their place in the file."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._every = 1
+        self._spread: dict[int, dict[str, Any]] = {}
+        self._kept: dict[int, dict[str, Any]] = {}
+        self._last: dict[int, dict[str, Any]] = {}
+
+    def add(self, number: int, record: dict[str, Any], is_kept: bool) -> None:
+        self._last = {number: record}
+        if is_kept:
+            self._kept[number] = record
+        if self._seen % self._every == 0:
+            self._spread[number] = record
+            if len(self._spread) > 2 * MANY:
+                self._every *= 2
+                self._spread = dict(islice(self._spread.items(), None, None, 2))
+        self._seen += 1
+
+    def all(self) -> dict[int, dict[str, Any]]:
+        return self._spread | self._kept | self._last
+
+
+def _fault_of(record: object) -> str | None:
+    """What makes it no record of a log; None where nothing does."""
+    if type(record) is not dict:
+        return f"expected an object, found {type(record).__name__}"
+    step = record.get("step")
+    if type(step) is not int or not 0 <= step < MAX_STEP:
+        return f"step: expected a whole number from 0 on, found {str(step)[:40]}"
+    for name, value in record.items():
+        kind = type(value)
+        if kind is float or kind is int:
+            if not -_LARGEST <= value <= _LARGEST:
+                return f"{name}: expected a finite number, found a larger one"
+        elif value is not None and (kind is not str or name != "split"):
+            return f"{name}: expected a number or null, found {kind.__name__}"
+    return None
+
+
+def test_record(records: Sequence[Mapping[str, Any]], exported: int | None) -> dict[str, Any]:
+    """The measures on the held-out split of the exported step, or else the last; empty if none."""
+    tests = [record for record in records if record.get("split") == "test"]
+    of_exported = [record for record in tests if record.get("step") == exported]
+    found = of_exported or tests
+    return dict(found[-1]) if found else {}
