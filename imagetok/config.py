@@ -9,10 +9,10 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from imagetok.errors import ConfigError
@@ -29,6 +29,10 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+Size = Annotated[int, Field(ge=1, le=2**24)]
+"""Of an axis of what lies in memory: larger ones are slips, or attacks, that no machine holds."""
+Steps = Annotated[int, Field(ge=1, lt=2**53)]
+"""A number of steps, or a step: what every reader of JSON takes exactly."""
 
 
 class _Loader(yaml.SafeLoader):

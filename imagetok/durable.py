@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from imagetok.errors import ResourceError
+from imagetok.stored import read_json
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
@@ -174,11 +175,11 @@ def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[st
     cannot be read, which may be good.
     """
     try:
-        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        listed = read_json(folder / MANIFEST)["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
-    except FileNotFoundError:
-        return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        if not (folder / MANIFEST).exists():
+            return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
         return [f"{folder / MANIFEST}: damaged, it is not a manifest"]
     found = {p.relative_to(folder).as_posix() for p in _contents(folder)}
     if names is not None:

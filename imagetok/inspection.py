@@ -1,6 +1,5 @@
 """What a folder of ours holds, its description, and sharing it on the Hub."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.opening import open_tokenizer
-from imagetok.training.metrics import read_json_lines, test_record
+from imagetok.training import checkpoint
+from imagetok.training.metrics import read_thinned, test_record
+from imagetok.training.run import CHECKPOINTS, METRICS, exported_step
 from imagetok.training.run import CONFIG as RUN_CONFIG
-from imagetok.training.run import exported_step
 
 Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
 
@@ -85,12 +85,10 @@ def kind_of(path: Path) -> Kind:
     if (path / RUN_CONFIG).is_file():
         return "run"
     if (path / artifacts.CONFIG).is_file():
-        try:
-            kind = json.loads((path / artifacts.CONFIG).read_bytes())["kind"]
-        except (ValueError, KeyError, TypeError):
-            raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind") from None
-        if kind in artifacts.FILES:
-            return kind
+        kind = artifacts.kind_in(path / artifacts.CONFIG)
+        if kind is None:
+            raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind of ours")
+        return kind
     raise InputError(
         f"{path}: no tokenizer, prior, run, comparison or code dataset; expected a folder with "
         f"{artifacts.CONFIG}, {RUN_CONFIG} or {PLAN}"
@@ -145,8 +143,8 @@ def describe(source: Path | str) -> dict[str, Any]:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run, in order."""
-    return sorted(p for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit())
+    """The checkpoints of a run, in order; ResourceError where they cannot be listed."""
+    return checkpoint.names(run / CHECKPOINTS)
 
 
 def _describe_codes(path: Path) -> dict[str, Any]:
@@ -163,11 +161,8 @@ def _describe_codes(path: Path) -> dict[str, Any]:
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
-    try:
-        measured = read_json_lines(path / "metrics.jsonl")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path / 'metrics.jsonl'}: damaged ({error})") from None
     exported = exported_step(path)
+    measured = read_thinned(path / METRICS, exported) if (path / METRICS).exists() else []
     return {
         "checkpoints": [c.name for c in checkpoints_of(path)],
         "last_logged_step": measured[-1]["step"] if measured else 0,

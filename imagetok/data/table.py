@@ -120,12 +120,8 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
             continue
         count += 1
         try:
-            values = json.loads(row)
-        except (ValueError, RecursionError):
-            values = None
-        if isinstance(values, dict):
-            yield Row(line, {key: _text(value) for key, value in values.items()})
-        else:
+            yield Row(line, {key: _text(value) for key, value in json.loads(row).items()})
+        except (ValueError, AttributeError, RecursionError):
             faults.append(f"line {line}: expected an object, found {row[:80]!r}")
     refuse_rows(path, faults, count)
 

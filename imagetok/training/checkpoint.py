@@ -82,7 +82,7 @@ def _complete(
         save_file(best, staging / BEST)
     write_json(staging / _RECORD, record.stored())
     commit_folder(staging, final)
-    for old in _names(final.parent)[:-KEEP]:
+    for old in names(final.parent)[:-KEEP]:
         _delete(old)
 
 
@@ -114,7 +114,7 @@ def newest(folder: Path) -> Path | None:
 
     Raises ResourceError where one cannot be read: it may be good.
     """
-    for path in reversed(_names(folder)):
+    for path in reversed(names(folder)):
         with _reading(path):
             faults = verify_folder(path)
         if not faults:
@@ -195,7 +195,7 @@ def discard_after(path: Path) -> None:
     """Delete the checkpoints after one that is loaded: they are damaged, and must not count towards
     those kept.
     """
-    for damaged in _names(path.parent):
+    for damaged in names(path.parent):
         if _step_of(damaged) > _step_of(path):
             _delete(damaged)
 
@@ -224,7 +224,7 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
     warning.
     """
     found = {}
-    for path in _names(folder):
+    for path in names(folder):
         with _reading(path):
             faults = verify_folder(path)
         try:
@@ -250,7 +250,7 @@ def has_checkpoints(folder: Path) -> bool:
 
     Raises ResourceError where one of their files cannot be opened, or the folder not be listed.
     """
-    found = _names(folder)
+    found = names(folder)
     for path in found:
         with _reading(path):
             for file in path.iterdir():
@@ -267,7 +267,7 @@ def build_average(model: torch.nn.Module, decay: float | None) -> AveragedModel 
     return AveragedModel(model, multi_avg_fn=averaging, use_buffers=False)
 
 
-def _names(folder: Path) -> list[Path]:
+def names(folder: Path) -> list[Path]:
     """The checkpoints in a folder by step; ResourceError where it cannot be listed."""
     with _reading(folder):
         try:
