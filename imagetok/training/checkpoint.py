@@ -100,13 +100,31 @@ def check_finite(accelerator: Accelerator, folder: Path, step: int) -> None:
                 refuse(folder, step, f"the weights {name} are not finite")
 
 
-def refuse(folder: Path, step: int, what: str) -> NoReturn:
-    """Raise DivergedError, naming the last good checkpoint and what to try."""
+def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> NoReturn:
+    """Raise DivergedError, naming the last good checkpoint and what to try.
+
+    measure: the best checkpoint by this held-out one is named; None: the newest.
+    """
+    path, told = newest(folder), "Last good checkpoint"
+    if measure is not None and (best := _best(folder, measure)) is not None:
+        is_last, path = path == best[0], best[0]
+        told = f"Best checkpoint of those kept, by a {measure} of {best[1]:.4g}"
+        told += "" if is_last else " (delete those after it)"
     raise DivergedError(
-        f"step {step}: {what}; training stopped. Last good checkpoint: {newest(folder) or 'none'}. "
+        f"step {step}: {what}; training stopped. {told}: {path or 'none'}. "
         "Go on from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
         "train.mixed_precision=no"
     )
+
+
+def _best(folder: Path, measure: str) -> tuple[Path, float] | None:
+    """The good checkpoint with the lowest held-out measure, and that; of equal ones the newest."""
+    found = []
+    for path in reversed(names(folder)):
+        if not verify_folder(path):
+            value = read(path).evaluation.get(measure)
+            found += [(path, value)] if value is not None else []
+    return min(found, key=lambda pair: pair[1], default=None)
 
 
 def newest(folder: Path) -> Path | None:

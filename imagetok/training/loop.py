@@ -41,8 +41,8 @@ from imagetok.training.batches import (
 )
 from imagetok.training.best import Best, Selection
 from imagetok.training.config import TrainConfig
-from imagetok.training.divergence import Divergence
-from imagetok.training.metrics import JsonLines, read_json_lines, test_record
+from imagetok.training.divergence import Divergence, Limits
+from imagetok.training.metrics import JsonLines, read_json_lines, records_of, test_record
 from imagetok.training.optim import build_optimizer, forget_rows
 from imagetok.training.outputs import StepOutput, combine
 from imagetok.training.record import FINISHED, BestRecord, Record, read_finished
@@ -72,6 +72,8 @@ class Job:
     """The folder of the finished model."""
     selection: Selection | None = None
     """Keeps the best weights beside the last; None keeps the last only."""
+    limits: Limits | None = None
+    """What held-out measures of a run that did not diverge stay below; None: anything finite."""
     shown: tuple[str, ...] = ()
     """Names of logged values that the progress shows beside the loss."""
     matrix_layers: tuple[type[nn.Module], ...] = ()
@@ -219,6 +221,7 @@ class _Training:
             self._save()
         self.accelerator.wait_for_everyone()
         step, measures = self._exported()
+        self._refuse_nonsense(measures, is_last=True)
         if self.accelerator.is_main_process:
             model = self._bare_model()
             if self.best is not None and step != self.step:
@@ -373,6 +376,28 @@ class _Training:
         if self.best is not None and self.step % self.config.evaluate_every == 0:
             self.best.note(self.step, self.evaluation, model)
         self.pending_evaluation = False
+        self._refuse_nonsense(self.evaluation, is_last=False)
+        if self._is_over():
+            self._refuse_nonsense(self._exported()[1], is_last=True)
+
+    def _refuse_nonsense(self, measures: dict[str, float | int], *, is_last: bool) -> None:
+        """DivergedError for finite measures of weights that nobody wants; on every process."""
+        limits = self.job.limits
+        if limits is None:
+            return
+        best = self._lowest(limits.measure) if is_last else None
+        fault = limits.fault(measures, best, is_last)
+        if fault is not None:
+            checkpoint.refuse(self.checkpoints, self.step, fault, limits.measure)
+
+    def _lowest(self, measure: str) -> float | None:
+        """The lowest of a held-out measure so far, the same on every process."""
+        found = math.inf
+        if self.accelerator.is_main_process:
+            tests = (r for r in records_of(self.metrics.path) if r.get("split") == "test")
+            found = min((r[measure] for r in tests if r.get(measure) is not None), default=found)
+        lowest = -float(over_processes(torch.tensor(-found), "max"))
+        return lowest if math.isfinite(lowest) else None
 
     def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:
         if self.accelerator.is_main_process:
