@@ -23,7 +23,7 @@ def parse_json(data: bytes, where: str, error: type[InputError] = InputError) ->
     Raises `error`, which names `where`, for anything else.
     """
     try:
-        return from_json(data, allow_inf_nan=False)
+        return from_json(data, allow_inf_nan=False, cache_strings="keys")
     except ValueError as fault:
         reason = "nested too deep" if "recursion" in str(fault) else str(fault)
         raise error(f"{where}: damaged, it is not JSON as imagetok writes it ({reason})") from None

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from imagetok.stored import parse_json
 
 MANY = 4096
 """Records that a picture of a log is drawn from; see `read_thinned`."""
-MAX_LINE = 1 << 20
+BLOCK, MAX_LINE = 1 << 18, 1 << 20
 MAX_STEP = 2**53
 _LARGEST = sys.float_info.max
 
@@ -65,18 +66,19 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
     Each has a `step`, may have a `split`, and else finite numbers, or None where one was not.
     Raises InputError, which names the line, for anything else, and OSError where it cannot be read.
     """
+    number, rest = 0, b""
     with path.open("rb") as file:
-        for number in count(1):
-            line = file.readline(MAX_LINE + 1)
-            where = f"{path}:{number}"
-            if len(line) > MAX_LINE:
-                raise InputError(f"{where}: expected a line of at most {MAX_LINE:,} bytes; damaged")
-            if not line.endswith(b"\n"):
-                return  # the last one, cut off by a kill, or none
-            record = parse_json(line, where)
-            if (fault := _fault_of(record)) is not None:
-                raise InputError(f"{where}: {fault}; damaged, or not written by imagetok")
-            yield record
+        while block := file.read(BLOCK):
+            lines = (rest + block).split(b"\n")
+            rest = lines.pop()  # begun; at the end one that a kill cut off, or none
+            if len(rest) > MAX_LINE:
+                raise InputError(
+                    f"{path}:{number + 1 + len(lines)}: expected lines of at most "
+                    f"{MAX_LINE:,} bytes, found a longer one; damaged"
+                )
+            for line in lines:
+                number += 1
+                yield _record(line, path, number)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -90,10 +92,9 @@ def read_thinned(path: Path, kept: int | None = None) -> list[dict[str, Any]]:
     Of each split all are kept up to 2 x `MANY`, beyond that every second, fourth, ... one; the last
     of each and those of the step `kept` always are. Raises what `records_of` raises.
     """
-    thinned: dict[str | None, _Thinned] = {}
+    thinned: defaultdict[str | None, _Thinned] = defaultdict(_Thinned)
     for number, record in enumerate(records_of(path)):
-        split = record.get("split")
-        thinned.setdefault(split, _Thinned()).add(number, record, record["step"] == kept)
+        thinned[record.get("split")].add(number, record, record["step"] == kept)
     numbered = {n: record for part in thinned.values() for n, record in part.all().items()}
     return [numbered[number] for number in sorted(numbered)]
 
@@ -106,10 +107,10 @@ class _Thinned:
         self._every = 1
         self._spread: dict[int, dict[str, Any]] = {}
         self._kept: dict[int, dict[str, Any]] = {}
-        self._last: dict[int, dict[str, Any]] = {}
+        self._last: tuple[int, dict[str, Any]] | None = None
 
     def add(self, number: int, record: dict[str, Any], is_kept: bool) -> None:
-        self._last = {number: record}
+        self._last = number, record
         if is_kept:
             self._kept[number] = record
         if self._seen % self._every == 0:
@@ -120,7 +121,15 @@ class _Thinned:
         self._seen += 1
 
     def all(self) -> dict[int, dict[str, Any]]:
-        return self._spread | self._kept | self._last
+        return self._spread | self._kept | dict([self._last] if self._last else [])
+
+
+def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    record = parse_json(line, f"{path}:{number}")
+    fault = _fault_of(record)
+    if fault is not None:
+        raise InputError(f"{path}:{number}: {fault}; damaged, or not written by imagetok")
+    return record
 
 
 def _fault_of(record: object) -> str | None:
