@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import random
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -170,6 +171,19 @@ def stored(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
+
+
+def test_a_file_that_may_not_grow_is_the_machines_fault(stored, capsys):
+    """EFBIG, as of `ulimit -f` or a file system with a limit."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        code = _run(["export", "codes/edvae-test", "--to", "npy", "--out", "new"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 5
+    assert "ulimit -f" in capsys.readouterr().err
+    assert not Path("new").exists()
 
 
 @pytest.mark.parametrize("share", slow_but([0.02], [0.02, 1.0]))
