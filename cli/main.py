@@ -16,6 +16,7 @@ from importlib import import_module
 import click
 
 from imagetok.errors import ImagetokError
+from imagetok.urls import without_secrets
 
 COMMANDS = {
     "quickstart": ("cli.quickstart", "The whole chain on embedded data, in minutes on a CPU."),
@@ -128,6 +129,7 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stopped:
         return stopped.exit_code
     except click.ClickException as error:
+        error.message = without_secrets(error.message)
         error.show()
         return error.exit_code
     except BrokenPipeError:
@@ -149,7 +151,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     message = _environment_message(error)
     if message is not None:
-        return message, 5
+        return without_secrets(message), 5
     return "this is a bug in imagetok; please report it with the lines above", 1
 
 

@@ -18,7 +18,7 @@ from imagetok.errors import InputError
 Images = Float[Tensor, "B C H W"] | Int[Tensor, "B H W"]
 """Pixels in [0, 1], or label maps: the class of every pixel."""
 
-Side = Annotated[int, Field(ge=1, le=2**16)]
+Side = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class ImageContract(Section):

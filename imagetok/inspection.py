@@ -22,6 +22,7 @@ from imagetok.training import checkpoint
 from imagetok.training.metrics import read_thinned, test_record
 from imagetok.training.run import CHECKPOINTS, METRICS, exported_step
 from imagetok.training.run import CONFIG as RUN_CONFIG
+from imagetok.urls import public_url
 
 Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
 
@@ -150,8 +151,9 @@ def checkpoints_of(run: Path) -> list[Path]:
 def _describe_codes(path: Path) -> dict[str, Any]:
     dataset = open_codes(path)
     found = contents_of(dataset)
+    plan = dataset.plan.model_dump(mode="json")
     return {
-        "plan": dataset.plan.model_dump(mode="json"),
+        "plan": plan | {"source": public_url(plan["source"])},
         "root": dataset.manifest.root,
         "inputs": dataset.manifest.inputs,
         **found._asdict(),

@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from imagetok.config import Section, validate
 from imagetok.errors import ConfigError, InputError
+from imagetok.files import FileError, read_regular
 
 MAX_BYTES = 256 << 20
 Count = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
@@ -35,10 +36,9 @@ def read_json(path: Path, error: type[InputError] = InputError, max_bytes: int =
     Raises `error` where it is missing, too large or damaged, and OSError where it cannot be read.
     """
     try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise error(f"{path}: expected at most {max_bytes:,} bytes, found {size:,}; damaged")
-        return parse_json(path.read_bytes(), str(path), error)
+        return parse_json(read_regular(path, max_bytes), str(path), error)
+    except FileError as fault:
+        raise error(str(fault)) from None
     except (FileNotFoundError, NotADirectoryError):
         raise error(f"{path}: missing") from None
     except IsADirectoryError:

@@ -13,6 +13,7 @@ from imagetok.codes.exchange import EDITED, ROWS, Binding, Rows, StoredRows, cod
 from imagetok.codes.plan import Plan
 from imagetok.durable import staged_file
 from imagetok.errors import InputError
+from imagetok.files import open_regular
 from imagetok.optional import require
 from imagetok.stored import as_section, parse_json
 
@@ -49,6 +50,7 @@ class ParquetRows(StoredRows):
         self.where = str(path)
         self._pa, pq = _library()
         with self._refusing():
+            open_regular(path).close()
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
             self._schema = self._file.schema_arrow
             metadata = self._file.metadata.metadata or {}

@@ -21,6 +21,7 @@ from imagetok.named_configs import NamedConfig, find_config
 from imagetok.stored import read_json
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run import recorded_lengths
+from imagetok.urls import public_url
 
 SEEDS = (42, 1773, 1)
 """Those of the EdVAE paper."""
@@ -177,8 +178,21 @@ def make_plan(
             if variant == config and each != name:
                 continue  # the value is that of the config
             methods[each] = variant.model_copy(update={"seed": seeds[0]})
+    for name, config in methods.items():
+        _check_public(name, config.data)
     train, test = _agreed(methods, allow_different)
     return Plan(seeds=tuple(seeds), methods=methods, train_identity=train, test_identity=test)
+
+
+def _check_public(name: str, data: DataConfig) -> None:
+    """ConfigError for URLs with secrets, which the stored configs of the trainings do not hold."""
+    places = {key: getattr(data, key, "") for key in _PLACES}
+    secret = [key for key, place in places.items() if public_url(str(place)) != str(place)]
+    if secret:
+        raise ConfigError(
+            f"{name}: data.{secret[0]}: expected a URL without user, password and query, since "
+            "the trainings of a comparison read stored configs; copy the tars to a folder"
+        )
 
 
 def method_identity(config: TokenizerRun) -> dict[str, Any]:

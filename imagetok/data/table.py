@@ -6,6 +6,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from imagetok.data.config import TableConfig
 from imagetok.data.encoded import FileImages, below
 from imagetok.data.labels import held_out, number_labels
 from imagetok.errors import ConfigError, InputError
+from imagetok.files import open_regular
 from imagetok.images import ImageContract
 
 _SHOWN = 10
@@ -130,7 +132,8 @@ def rows_of(path: Path) -> Iterator[Row]:
     Raises InputError that says which lines are no rows, after the last.
     """
     is_json = path.suffix.lower() == ".jsonl"
-    with _refusing(path), path.open(encoding="utf-8-sig", newline="\n" if is_json else "") as file:
+    newline = "\n" if is_json else ""
+    with _refusing(path), TextIOWrapper(open_regular(path), "utf-8-sig", newline=newline) as file:
         yield from (_json_rows if is_json else _csv_rows)(path, file)
 
 
@@ -175,8 +178,8 @@ def _text(value: Any) -> str:
 
 def read_text(path: Path) -> str:
     """A UTF-8 text file; InputError for any other."""
-    with _refusing(path):
-        return path.read_text("utf-8-sig")
+    with _refusing(path), TextIOWrapper(open_regular(path), "utf-8-sig") as file:
+        return file.read()
 
 
 @contextmanager

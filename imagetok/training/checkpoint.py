@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok.durable import commit_folder, verify_folder, write_json
 from imagetok.errors import CheckpointError, DivergedError, ResourceError
+from imagetok.files import FileError, check_safetensors, open_regular
 from imagetok.training.best import BEST
 from imagetok.training.record import Record, read_record
 
@@ -159,6 +160,8 @@ def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) ->
     with _restoring(path):
         # The options are the config's, which is that of the checkpoint.
         options = [_options(group) for o in accelerator._optimizers for group in o.param_groups]
+        for file in path.glob("*.safetensors"):
+            check_safetensors(file)
         accelerator.load_state(str(path))
         if average is not None:
             average.load_state_dict(load_file(path / _AVERAGE), strict=True)
@@ -190,7 +193,7 @@ def _restoring(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | FileError):
             with _reading(path):
                 raise
         if any(text in str(error) for text in ("out of memory", "can't allocate memory")):
@@ -224,6 +227,7 @@ def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises CheckpointError where they have not, and ResourceError where it cannot be read.
     """
     with _restoring(path):
+        check_safetensors(path)
         tensors = load_file(path)
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         expected = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
@@ -256,6 +260,8 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
 
 def _evaluated_weights(path: Path) -> dict[str, Tensor]:
     with _restoring(path):
+        for file in path.glob("*.safetensors"):
+            check_safetensors(file)
         if not (path / _AVERAGE).is_file():
             return load_file(path / "model.safetensors")
         prefix = "module."  # AveragedModel's; it counts its updates beside it
@@ -273,7 +279,7 @@ def has_checkpoints(folder: Path) -> bool:
         with _reading(path):
             for file in path.iterdir():
                 if not file.is_dir():
-                    file.open("rb").close()
+                    open_regular(file).close()
     return bool(found)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagetok.errors import CheckpointError, InputError
+from imagetok.files import open_regular
 from imagetok.stored import parse_json
 
 MANY = 4096
@@ -67,7 +68,7 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
     Raises InputError, which names the line, for anything else, and OSError where it cannot be read.
     """
     number, rest = 0, b""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK):
             lines = (rest + block).split(b"\n")
             rest = lines.pop()  # begun; at the end one that a kill cut off, or none
