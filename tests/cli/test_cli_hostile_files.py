@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,12 +177,15 @@ def stored(tmp_path_factory):
         yield folder
 
 
-def test_a_file_that_may_not_grow_is_the_machines_fault(stored, capsys):
+def test_a_file_that_may_not_grow_is_the_machines_fault(stored, capsys, monkeypatch):
     """EFBIG, as of `ulimit -f` or a file system with a limit."""
+    export = ["export", "codes/edvae-test", "--to", "npy", "--out"]
+    assert _run([*export, "imported"]) == 0
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would keep half a file
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        code = _run(["export", "codes/edvae-test", "--to", "npy", "--out", "new"])
+        code = _run([*export, "new"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 5

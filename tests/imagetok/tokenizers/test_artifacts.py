@@ -234,7 +234,7 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "sprung",)
 
     (folder / "model.safetensors").write_bytes(pickle.dumps(Trap()))
-    refused(folder, "damaged or cut off")
+    refused(folder, r"damaged or cut off|header of at most")
     torch.save({"weight": torch.zeros(1), "trap": Trap()}, folder / "model.safetensors")
     refused(folder, "damaged or cut off|header of at most")
     (folder / "config.json").write_bytes(pickle.dumps(Trap()))
