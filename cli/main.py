@@ -54,6 +54,11 @@ _ENVIRONMENT = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "choose a path that is not a folder",
     errno.EPERM: "choose a folder that you may write to",
+    errno.EIO: "the disk, or the connection to it, fails; copy what is there to another one",
+    errno.ELOOP: "the link leads to itself; remove it",
+    errno.EFBIG: "a file may not be so large here; look at `ulimit -f`, or choose another disk",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine; end other programs",
 }
 
 
@@ -160,6 +165,8 @@ def _environment_message(error: BaseException) -> str | None:
     no_memory = ("out of memory", "can't allocate memory")
     if isinstance(error, MemoryError) or any(text in str(error).lower() for text in no_memory):
         return "out of memory; use a smaller train.batch_size or --batch-size, or a smaller model"
+    if "too many open files" in str(error).lower():  # torch's own words
+        return f"too many files are open; {_ENVIRONMENT[errno.EMFILE].partition('; ')[2]}"
     if "DataLoader timed out" in str(error):
         return "a loader worker gave no batch for 300 s; try train.workers=0, then --resume"
     if any(text in str(error) for text in ("closed by peer", "reset by peer")):

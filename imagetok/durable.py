@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from imagetok.errors import ResourceError
-from imagetok.files import read_regular
+from imagetok.stored import read_json
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
@@ -171,14 +171,15 @@ def seal_folder(folder: Path) -> None:
 def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[str]:
     """What is wrong with a sealed folder, one line a fault; empty when every byte is as written.
 
-    names: look at these files only, where a folder may hold others too.
+    names: look at these files only, where a folder may hold others too. Raises OSError for what
+    cannot be read, which may be good.
     """
     try:
-        listed = json.loads(read_regular(folder / MANIFEST))["files"]
+        listed = read_json(folder / MANIFEST)["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
-    except FileNotFoundError:
-        return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        if not (folder / MANIFEST).exists():
+            return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
         return [f"{folder / MANIFEST}: damaged, it is not a manifest"]
     found = {p.relative_to(folder).as_posix() for p in _contents(folder)}
     if names is not None:
@@ -197,8 +198,16 @@ def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[st
 
 
 def _contents(folder: Path) -> list[Path]:
-    """The files of a folder that a manifest lists, sorted; nested manifests are content too."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    """The files of a folder that a manifest lists, sorted; nested manifests are content too.
+
+    Raises OSError where a folder cannot be listed: what it holds is then unknown, not missing.
+    """
+    found = (Path(place) / n for place, _, names in os.walk(folder, onerror=_fail) for n in names)
+    return sorted(p for p in found if p.is_file() and p != folder / MANIFEST)
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise error
 
 
 def is_temporary(path: Path, name: str) -> bool:

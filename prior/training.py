@@ -20,6 +20,7 @@ from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
 from imagetok.processes import device_of, over_processes, process_state
 from imagetok.training.best import Selection
+from imagetok.training.divergence import Limits
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.run import CONFIG, open_run, with_recorded_lengths
@@ -130,6 +131,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         f"a prior on {config.data.source}",
     )
     prior = _initial(config, architecture, init_from)
+    uniform = math.log2(max(2, *dataset.num_codes))
     yardsticks = measure(dataset.num_codes, training.batches(), held_out.batches())
     for level, use in enumerate(dataset.manifest.usage):
         if (words := collapse_in_words(use)) is not None:
@@ -156,6 +158,8 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
+        # Codes that are all alike probable cost log2 K bits.
+        limits=Limits("bits_per_code", most=10 * uniform, noticed=uniform),
         selection=Selection("bits_per_code", config.patience, config.export),
         shown=("bits_per_code",),
         matrix_layers=prior.matrix_layers,

@@ -1,7 +1,7 @@
 """Measures of reconstructions and of samples, each with what it belongs to."""
 
-import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -24,9 +24,9 @@ from imagetok.evaluation.sets import (
     features_of,
     reconstruct_bytes,
 )
-from imagetok.files import read_regular
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
+from imagetok.stored import read_json
 from imagetok.tokenizers import Autoencoder
 
 
@@ -142,7 +142,7 @@ def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | i
 def read_record(path: Path) -> Record:
     """A file that `imagetok evaluate --out` wrote; InputError for any other."""
     try:
-        content = json.loads(read_regular(path))
+        content = read_json(path)
         record = Record(
             subject=dict(content["subject"]),
             identity=dict(content["identity"]),
@@ -156,8 +156,9 @@ def read_record(path: Path) -> Record:
             f"{path}: expected measures that imagetok evaluate --out wrote, of finite numbers"
         ) from None
     for name, value in record["measures"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{path}: measures: {name}: expected a number, found {value!r}")
+        if type(value) not in (int, float) or abs(value) > sys.float_info.max:
+            found = str(value)[:80]
+            raise InputError(f"{path}: measures: {name}: expected a number, found {found}")
     return record
 
 

@@ -19,6 +19,7 @@ from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
+from imagetok.training.divergence import Limits
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.run import open_run, with_recorded_lengths
@@ -91,6 +92,8 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         evaluate=evaluate,
         export=export,
         artifact=run / "tokenizer",
+        # Images in [0, 1] differ by 1 at most, and a grey one from all others by less.
+        limits=Limits("mse", most=1.0, noticed=0.01),
         shown=(
             "mse",
             "pixel_accuracy",
