@@ -7,6 +7,7 @@ from types import FrameType, TracebackType
 import torch
 
 from imagetok.errors import StoppedError
+from imagetok.peers import check_peers
 from imagetok.processes import over_processes, process_state
 
 
@@ -60,8 +61,12 @@ class StopRequest:
         self._raise(self.signal_number())
 
     def check_here(self) -> None:
-        """Raise StoppedError if this process was asked to stop."""
+        """Raise StoppedError if this process was asked to stop.
+
+        ResourceError if another one, which shares the work, has ended without finishing it.
+        """
         self._raise(self._signal, "; run the same command again to continue")
+        check_peers()
 
     def _raise(self, number: int, advice: str = "") -> None:
         if number:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "version"},
-    {"durable", "seeding", "config", "processes", "modes", "destinations"},
+    {"durable", "seeding", "config", "processes", "rendezvous", "peers", "modes", "destinations"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},
     {"environment", "named_configs"},

@@ -231,6 +231,7 @@ def encode_dataset(
         lambda inputs: encode_range(tokenizer, dataset, plan, inputs, threads),
         "encoding",
         max_skips=max_skips,
+        sample=dataset.sample,
     )
 
 

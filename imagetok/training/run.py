@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import ConfigError, InputError
+from imagetok.peers import shared_work
 from imagetok.training.schedules import with_lengths
 
 logger = logging.getLogger("imagetok")
 S = TypeVar("S", bound=Section)
 CONFIG, FINISHED = "config.yaml", "finished.json"
+PLACES = ("data.root", "data.download", "data.source", "data.test")
+"""Keys that say where things lie: what lies there is compared by hash."""
 FREE_TO_CHANGE = (
     "train.steps",
     "train.log_every",
@@ -22,11 +25,7 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.workers",
     "train.trackers",
-    # Where things lie: what lies there is compared by hash.
-    "data.root",
-    "data.download",
-    "data.source",
-    "data.test",
+    *PLACES,
 )
 """Keys that a resumed run of any kind may change without becoming another run."""
 REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
@@ -67,6 +66,25 @@ def open_run(
         (folder / "checkpoints").mkdir(exist_ok=True)
         remove_temporaries(folder / "checkpoints")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
+        yield
+
+
+@contextmanager
+def shared_run(
+    folder: Path, config: Section, data: Callable[[], Mapping[str, Any]], *, places: Collection[str]
+) -> Iterator[None]:
+    """A run that its processes share: before the folder is touched, all must agree.
+
+    data: what identifies the examples and the weights to start from. places: keys of the config
+    whose values may differ from machine to machine. Raises what `shared_work` raises.
+    """
+    tree = config.model_dump(mode="json")
+    for key in places:
+        owner, _, name = key.rpartition(".")
+        section = value_at(tree, owner) if owner else tree
+        if isinstance(section, dict):
+            section.pop(name, None)
+    with shared_work({"run folder": str(folder), "config": tree}, data):
         yield
 
 
