@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "version"},
-    {"durable", "seeding", "config", "processes", "rendezvous", "peers", "modes", "destinations"},
+    {"durable", "leftovers", "seeding", "config", "modes", "destinations"}
+    | {"processes", "rendezvous", "peers"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},
     {"environment", "named_configs"},

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from imagetok.durable import check_held
 from imagetok.errors import CheckpointError
 
 
@@ -17,7 +18,11 @@ class JsonLines:
         self._file = path.open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one record; values that are not finite become null."""
+        """Write one record; values that are not finite become null.
+
+        Raises ResourceError where the run folder was removed or renamed.
+        """
+        check_held(self.path)
         clean = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v
             for k, v in record.items()
@@ -27,6 +32,7 @@ class JsonLines:
 
     def durable_size(self) -> int:
         """fsync, and the size in bytes up to here."""
+        check_held(self.path)
         os.fsync(self._file.fileno())
         return self._file.tell()
 

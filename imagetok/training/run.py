@@ -65,6 +65,7 @@ def open_run(
         remove_temporaries(folder)
         (folder / "checkpoints").mkdir(exist_ok=True)
         remove_temporaries(folder / "checkpoints")
+        remove_temporaries(folder / "pictures")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
         yield
 

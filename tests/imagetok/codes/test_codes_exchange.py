@@ -133,6 +133,18 @@ def test_numpy_maps_the_arrays(with_skips, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_an_export_that_is_there_already_is_done(form, encode, tmp_path):
+    """An earlier one was killed after its rename; other codes of that name are refused."""
+    codes, out = encode(3, "three"), tmp_path / "out"
+    export_codes(codes, out, form)
+    before = {p: p.stat().st_mtime_ns for p in (out, *out.rglob("*"))}
+    export_codes(codes, out, form)
+    with pytest.raises(ConfigError, match="out: is there already"):
+        export_codes(encode(4, "four"), tmp_path / "out", form)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_an_export_replaces_nothing(form, encode, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
