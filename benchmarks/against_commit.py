@@ -58,13 +58,13 @@ def leave_half(old: Version, folder: Path, runs: ShortRuns) -> None:
     for place in ("samples", "exported"):
         shutil.rmtree(folder / place)
     shutil.rmtree(folder / "compared" / "vqvae-ema", ignore_errors=True)
-    for file in [*folder.glob("measures-*.json"), *folder.glob("codes/*/manifest.json")]:
-        file.unlink()
     old.run(folder, list(runs.sample(DRAWN // 2)))
     for kind in (runs.priors, runs.tokenizers):  # priors are trained with a tokenizer
         for config in kind:
             shutil.rmtree(folder / "runs" / name_of(config))
         old.run(folder, [runs.train(config, stop_after=STOP) for config in kind])
+    for file in [*folder.glob("measures-*.json"), *folder.glob("codes/*/manifest.json")]:
+        file.unlink()
 
 
 def read_json(path: Path) -> Any:

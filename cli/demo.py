@@ -39,4 +39,4 @@ def demo(
 
     page = build_page(open_workbench(tokenizer, prior, choose_device(device)))
     say("stop with Ctrl-C")
-    serve(page, host, port, announce=lambda url: say(f"open {url} in a browser"))
+    serve(page, host, port, announce=say)

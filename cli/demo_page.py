@@ -4,18 +4,15 @@ import atexit
 import inspect
 import os
 import shutil
-import signal
-import socket
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from imagetok.errors import ConfigError, ImagetokError, ResourceError, StoppedError
+from cli import demo_server
+from imagetok.errors import ConfigError, ImagetokError, InputError
 from imagetok.optional import require
 from imagetok.tokenizers import Tokenizer
 from prior.generation import Label
@@ -27,13 +24,14 @@ from prior.workbench import MOST, Workbench
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Uploads and pictures, which nobody else on the machine is to read, nor to find later.
-os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="imagetok-demo-")
-atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+_FOLDER = Path(tempfile.mkdtemp(prefix="imagetok-demo-"))
+os.environ["GRADIO_TEMP_DIR"] = str(_FOLDER)
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 require("gradio", extra="demo", purpose="imagetok demo")
 import gradio as gr  # noqa: E402
 from gradio.themes import Default  # noqa: E402
 
-_UPLOAD = "32mb"
+_MAX_WAITING = 64  # calls
 _CONTROLS = ("label", "temperature", "top_k", "top_p", "guidance", "seed")
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
@@ -51,19 +49,25 @@ def open_workbench(
 
 
 class _Page(gr.Blocks):
-    """A page that fetches nothing: gradio would download a file whose path is an address."""
+    """A page that opens uploads only: gradio would download a file whose path is an address."""
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
         super().validate_inputs(block_fn, inputs)
-        if _has_address(inputs):
-            raise gr.Error("expected an uploaded file, found an address", print_exception=False)
+        try:
+            _check_files(inputs)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
 
-def _has_address(value: Any) -> bool:
-    """Whether a file anywhere in what a client sent is one of the network."""
+def _check_files(value: Any) -> None:
+    """InputError for a file that was not uploaded, anywhere in what a client sent."""
     if isinstance(value, dict):
-        return "://" in str(value.get("path", "")) or any(map(_has_address, value.values()))
-    return isinstance(value, list) and any(map(_has_address, value))
+        if value.get("path") is not None:
+            demo_server.uploaded(value["path"], _FOLDER)
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            _check_files(inner)
 
 
 def build_page(bench: Workbench) -> gr.Blocks:
@@ -77,65 +81,24 @@ def build_page(bench: Workbench) -> gr.Blocks:
                 _sample_tab(bench)
             with gr.Tab("Complete"):
                 _complete_tab(bench)
+    page.queue(max_size=_MAX_WAITING)
     return page
 
 
 def serve(
     page: gr.Blocks, host: str, port: int, *, announce: Callable[[str], None], wait: bool = True
 ) -> None:
-    """Listen, and with `wait` only return when interrupted.
-
-    port: 0 is the first free one from 7860 on. announce: is given the address.
-    Raises ConfigError for a host that is no address of this machine, ResourceError when the port is
-    taken, StoppedError after SIGTERM.
-    """
-    bare = host.removeprefix("[").removesuffix("]")
-    _check_host(bare)
-    if wait:
-        signal.signal(signal.SIGTERM, _stop)
-    theme = Default(font=_FONTS, font_mono=_MONO)  # none that is fetched
-    try:
-        _, url, _ = page.launch(
-            server_name=f"[{bare}]" if ":" in bare else bare,
-            server_port=port or None,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            inbrowser=False,
-            theme=theme,
-            footer_links=[],
-            max_file_size=_UPLOAD,
-            ssr_mode=False,
-            enable_monitoring=False,
-        )
-    except OSError as error:
-        raise ResourceError(
-            f"--host {host} --port {port}: cannot listen there ({error}); choose another --port, "
-            "or --port 0 for one that is free"
-        ) from None
-    announce(url)
-    if wait:
-        try:
-            threading.Event().wait()
-        finally:
-            page.close(verbose=False)
-
-
-def _check_host(host: str) -> None:
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(
-            f"--host: expected an address of this machine, like 127.0.0.1 or 0.0.0.0, found "
-            f"{host!r} ({error})"
-        ) from None
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    del frame
-    raise StoppedError(f"stopped by {signal.Signals(number).name}", number)
+    """Listen, and with `wait` only return when interrupted; see `demo_server.serve`."""
+    demo_server.serve(
+        page,
+        host,
+        port,
+        folder=_FOLDER,
+        announce=announce,
+        wait=wait,
+        theme=Default(font=_FONTS, font_mono=_MONO),  # none that is fetched
+        footer_links=[],
+    )
 
 
 def _described(bench: Workbench) -> str:
@@ -178,7 +141,8 @@ def _filled(value: Any, name: str) -> Any:
 
 def _path(file: dict[str, Any] | None) -> str | None:
     """Of an upload, as it comes without gradio's preprocessing, which opens it before we do."""
-    return None if file is None else file.get("path")
+    path = None if file is None else file.get("path")
+    return None if path is None else demo_server.uploaded(path, _FOLDER)
 
 
 def _image_input() -> gr.Image:

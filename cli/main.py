@@ -4,6 +4,7 @@ Nothing heavy is imported here: a command's module is loaded when the command ru
 """
 
 import errno
+import io
 import keyword
 import logging
 import os
@@ -16,6 +17,7 @@ from importlib import import_module
 import click
 
 from imagetok.errors import ConfigError, ImagetokError
+from imagetok.urls import without_secrets
 
 COMMANDS = {
     "quickstart": ("cli.quickstart", "The whole chain on embedded data, in minutes on a CPU."),
@@ -124,7 +126,9 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stopped:
         return stopped.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(without_secrets(shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (nobody reads it any more)
@@ -155,7 +159,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     message = _environment_message(error)
     if message is not None:
-        return message, 5
+        return without_secrets(message), 5
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object!a}: expected names in UTF-8, found other bytes; rename it", 3
     return "this is a bug in imagetok; please report it with the lines above", 1

@@ -29,6 +29,7 @@ from imagetok.durable import (
     write_json,
 )
 from imagetok.errors import ArtifactError, ResourceError
+from imagetok.files import check_safetensors, read_regular
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -151,6 +152,8 @@ def read_artifact(
     """
     place = locate(source, kind, revision)
     config = _read_config(place, kind)
+    for name in FILES[config["kind"]]:
+        _check_inside(place, name)
     artifact = Artifact(
         place.folder,
         place.origin,
@@ -190,6 +193,7 @@ def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
             f"`imagetok train` leaves it in RUN/{accepted[0]}, with {CONFIG} and "
             f"{WEIGHTS}, or a Hub id like user/name"
         )
+    _check_inside(place, CONFIG)
     try:
         config = _json_in(folder / CONFIG)
     except FileNotFoundError:
@@ -220,10 +224,28 @@ def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
     return config
 
 
+def _check_inside(place: Place, name: str) -> None:
+    """ArtifactError for a link out of the folder: what it leads to would be copied and pushed.
+
+    The Hub's cache keeps the files beside the folders of commits, whose files are links to them.
+    """
+    try:
+        folder, path = place.folder.resolve(), (place.folder / name).resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        raise ArtifactError(f"{place.origin}/{name}: is a link that leads nowhere") from None
+    cache = next((p.parent for p in folder.parents if p.name == "snapshots"), None)
+    if path.is_relative_to(folder) or (cache and path.is_relative_to(cache / "blobs")):
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{place.origin}/{name}: expected a regular file, found another")
+        return
+    raise ArtifactError(
+        f"{place.origin}/{name}: is a link out of the folder, and only files that lie in it are "
+        "read; put the file itself there"
+    )
+
+
 def _json_in(path: Path) -> Any:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError("too large")
-    return json.loads(path.read_bytes())
+    return json.loads(read_regular(path, MAX_CONFIG_BYTES))
 
 
 def _kind_in(config: Path) -> Kind | None:
@@ -256,7 +278,7 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
     file_path, path = artifact.folder / WEIGHTS, f"{artifact.origin}/{WEIGHTS}"
     wanted = expected.state_dict()
     try:
-        file_path.open("rb").close()  # of whatever cannot be opened, safetensors says "not found"
+        check_safetensors(file_path)
         with safetensors.safe_open(file_path, framework="pt") as file:
             names = sorted(file.keys())
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
@@ -265,6 +287,8 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise ArtifactError(f"{artifact.origin}: not a {kind}: it has no {WEIGHTS}") from None
+    except FileError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read it: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:

@@ -9,15 +9,19 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails
 
 from imagetok.errors import ConfigError
+from imagetok.files import read_regular
+from imagetok.urls import public_url
 
 MAX_BYTES = 1 << 20
+PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]
+"""A path, or a URL whose user info and query are used, and neither shown nor stored."""
 
 
 class Section(BaseModel):
@@ -100,14 +104,12 @@ def read_text(path: Path | str) -> str:
     """The text of a config file; ConfigError when it is missing, too large, or not UTF-8."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the config: {error.strerror}; "
             "`imagetok configs` lists the ones that come with imagetok"
         ) from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: {len(data)} bytes is too large for a config")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

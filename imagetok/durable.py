@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imagetok.errors import ResourceError
+from imagetok.files import read_regular
 from imagetok.leftovers import hold, remove_leftovers
 
 MANIFEST = "manifest.json"
@@ -186,7 +187,7 @@ def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[st
     names: look at these files only, where a folder may hold others too.
     """
     try:
-        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        listed = json.loads(read_regular(folder / MANIFEST))["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
     except FileNotFoundError:
         return [f"{folder / MANIFEST}: missing, so the folder was never completed"]

@@ -1,10 +1,18 @@
 """What can go wrong by a user's doing, and the exit code that each kind ends a command with."""
 
+from imagetok.urls import without_secrets
+
 
 class ImagetokError(ValueError):
-    """A refusal with one clear message: what, where, expected and found, how to fix it."""
+    """A refusal with one clear message: what, where, expected and found, how to fix it.
+
+    Of a URL in it, neither user info nor query is kept.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str):
+        super().__init__(without_secrets(message))
 
 
 class ConfigError(ImagetokError):

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagetok.errors import ArtifactError, ConfigError, ImagetokError, ResourceError
+from imagetok.transfer import Progress, within_time
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("imagetok")
 TIMEOUT = 5.0
 """Seconds that the first request to the Hub may take; without it, no network means a long wait."""
+_PART = 10 << 20
+"""Bytes that huggingface_hub receives before it tells its progress."""
 
 _NAME = r"\w(?:[\w.-]{0,94}\w)?"
 _REPO = re.compile(rf"{_NAME}/{_NAME}", re.ASCII)
@@ -172,7 +175,7 @@ class Repository:
         if self._is_reachable is None:
             try:
                 with self._reading():
-                    _api().model_info(self.hub_id.repo, timeout=TIMEOUT)
+                    within_time(lambda _: _api().model_info(self.hub_id.repo, timeout=TIMEOUT))
                 self._is_reachable = True
             except ResourceError as error:
                 self._problem = str(error)
@@ -184,7 +187,15 @@ class Repository:
 
         with self._reading():
             try:
-                path = _api().hf_hub_download(self.hub_id.repo, name, revision=self._revision())
+                path = within_time(
+                    lambda progress: _api().hf_hub_download(
+                        self.hub_id.repo,
+                        name,
+                        revision=self._revision(),
+                        tqdm_class=_counting(progress),
+                    ),
+                    _PART,
+                )
             except LocalEntryNotFoundError:  # the Hub stopped to answer
                 raise
             except EntryNotFoundError:
@@ -284,6 +295,20 @@ def _make(api: "HfApi", target: HubId, private: bool) -> None:
             )
     if target.revision is not None:
         api.create_branch(target.repo, branch=target.revision, exist_ok=True)
+
+
+def _counting(progress: Progress) -> Any:
+    """The library's progress bar, which also tells how much was received."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            progress.received += int(n or 0)
+            if progress.is_over:
+                raise TimeoutError
+            return super().update(n)
+
+    return Bar
 
 
 def _api() -> "HfApi":

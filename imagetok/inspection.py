@@ -16,12 +16,14 @@ from imagetok.codes.plan import PLAN
 from imagetok.codes.reader import open_codes
 from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.files import read_regular
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.opening import open_tokenizer
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.run import CONFIG as RUN_CONFIG
 from imagetok.training.run import exported_step, test_record
+from imagetok.urls import public_url
 
 Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
 
@@ -86,7 +88,7 @@ def kind_of(path: Path) -> Kind:
         return "run"
     if (path / artifacts.CONFIG).is_file():
         try:
-            kind = json.loads((path / artifacts.CONFIG).read_bytes())["kind"]
+            kind = json.loads(read_regular(path / artifacts.CONFIG))["kind"]
         except (ValueError, KeyError, TypeError):
             raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind") from None
         if kind in artifacts.FILES:
@@ -152,8 +154,9 @@ def checkpoints_of(run: Path) -> list[Path]:
 def _describe_codes(path: Path) -> dict[str, Any]:
     dataset = open_codes(path)
     found = contents_of(dataset)
+    plan = dataset.plan.model_dump(mode="json")
     return {
-        "plan": dataset.plan.model_dump(mode="json"),
+        "plan": plan | {"source": public_url(plan["source"])},
         "root": dataset.manifest.root,
         "inputs": dataset.manifest.inputs,
         **found._asdict(),

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from imagetok.config import Section
+from imagetok.config import PlaceOrUrl, Section
 from imagetok.training.config import TrainConfig, take_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -173,9 +173,9 @@ class PriorConfig(Section):
 class CodesConfig(Section):
     """Which code datasets a prior is trained and measured on."""
 
-    source: str
+    source: PlaceOrUrl
     """Folder of the training codes."""
-    test: str | None = None
+    test: PlaceOrUrl | None = None
     """Folder of the held-out codes; without one, a part of the source is held out."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """The part of the source that is held out where there is no `test`."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,6 +60,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     after: int | None = None
     """Cut the connection at this byte of the file."""
+    drips: bool = False
+    """Send the file a byte now and then."""
 
 
 class HubServer:
@@ -111,6 +114,10 @@ class HubServer:
     def cut(self, pattern: str, after: int, times: float = float("inf")) -> None:
         """Close the connection at a byte of the file that is sent or received."""
         self.faults.append(Fault(pattern, times, after=after))
+
+    def drip(self, pattern: str) -> None:
+        """Send a file a byte now and then, as if for ever."""
+        self.faults.append(Fault(pattern, float("inf"), drips=True))
 
     def tamper(self, repo: str, name: str, data: bytes) -> None:
         """Serve other bytes than those committed, under the same hash."""
@@ -299,6 +306,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.met is not None and self.met.after is not None:
             self.wfile.write(data[first : self.met.after])
             return self.hang_up()
+        if self.met is not None and self.met.drips:
+            with suppress(OSError):  # nobody waits any more
+                for byte in part:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+            return None
         self.wfile.write(part)
 
     def create(self, *, body: bytes) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    {"errors", "version"},
-    {"durable", "leftovers", "seeding", "config", "modes", "destinations"}
+    {"errors", "urls", "version"},
+    {"durable", "leftovers", "seeding", "config", "files", "transfer", "modes", "destinations"}
     | {"processes", "rendezvous", "peers"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},
@@ -27,7 +27,7 @@ ROWS = [
 ENTRY_POINT = ROOT / "imagetok" / "__main__.py"
 PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "weights.py"
 ALONE = {"quantizers", "networks", "data"}
-WITHOUT_CLICK = {"__init__.py", "demo_page.py", "quickstart_pipeline.py"}
+WITHOUT_CLICK = {"__init__.py", "demo_page.py", "demo_server.py", "quickstart_pipeline.py"}
 
 
 def imports(path: Path) -> set[str]:

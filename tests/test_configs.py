@@ -16,7 +16,7 @@ from imagetok import configs, seeding
 from imagetok.config import apply_overrides, differences, parse_yaml, validate
 from imagetok.data import ImageBatch
 from imagetok.errors import ConfigError
-from imagetok.named_configs import NamedConfig, configs_folder, find_config
+from imagetok.named_configs import NamedConfig, catalogue, configs_folder, find_config
 from imagetok.named_configs.experiments import experiments
 from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
@@ -109,7 +109,8 @@ def test_no_length_stands_there_that_is_that_of_the_run():
         assert lengths(config.tree, config.tree["train"]["steps"]) == [], name
 
 
-def test_headers_hold_the_command_that_runs_it():
+def test_headers_hold_the_command_that_runs_it(monkeypatch):
+    monkeypatch.setattr(catalogue, "_catalogue", cache(catalogue._catalogue))
     for name, config in ALL.items():
         lines = [line for line in config.text.splitlines() if line.startswith("#")]
         commands = [line.strip("# ") for line in lines if "imagetok train" in line]

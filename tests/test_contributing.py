@@ -43,6 +43,7 @@ def copy(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_example_trains_encodes_and_decodes(copy):
     (command,) = [line for line in block("sh").splitlines() if line.startswith("imagetok train")]
     train = shlex.split(command)[1:]

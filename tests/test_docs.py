@@ -93,6 +93,7 @@ def test_python_of_the_readme_runs(workplace, monkeypatch, index):
         assert names["codes"].shape == (4, 4)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_python_of_the_page_on_python_runs(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     code = "\n".join(blocks(ROOT / "docs" / "python.md", "python"))

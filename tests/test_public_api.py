@@ -311,7 +311,7 @@ def test_every_function_is_documented_typed_and_no_module(name):
         assert parameter.annotation is not inspect.Parameter.empty, parameter
 
 
-@pytest.mark.parametrize("thread", ["main", "worker"])
+@pytest.mark.parametrize("thread", [pytest.param("main", marks=pytest.mark.slow), "worker"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_can_be_called_after_every_import(world, tmp_path, name, thread):
     assert name in CALLS, f"give {name} a call on tiny input in CALLS"

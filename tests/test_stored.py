@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representative import slow_but
 from safetensors import safe_open
 
 from cli.main import _run
@@ -25,6 +26,7 @@ TOKENIZERS = sorted(name for name, seen in INSPECTED.items() if seen["kind"] == 
 PRIORS = sorted(name for name, seen in INSPECTED.items() if seen["kind"] == "prior")
 CODES = sorted(name for name, seen in INSPECTED.items() if seen["kind"] == "codes")
 RUNS = sorted(name for name, seen in INSPECTED.items() if seen["kind"] == "run")
+REPORTED = [["runs/edvae", "runs/vqvae-ema"], *([run] for run in RUNS)]
 COMPARE = json.loads((STORED / "made.json").read_bytes())["compare"]
 CPU = ["--device", "cpu"]
 
@@ -228,12 +230,23 @@ def test_samples_are_measured(stored):
     assert json.loads((stored / "samples.json").read_bytes())["measures"]["num_samples"] == 6
 
 
-@pytest.mark.parametrize("runs", [*([run] for run in RUNS), ["runs/edvae", "runs/vqvae-ema"]])
+@pytest.mark.parametrize("runs", slow_but([REPORTED[0], ["runs/gpt"]], REPORTED))
 def test_runs_are_reported(runs, stored):
     assert _run(["report", *runs, "--out", "page.html"]) == 0
     assert (stored / "page.html").read_text().rstrip().endswith("</html>")
 
 
+def test_a_comparison_is_whole_and_described(stored, capsys):
+    assert _run(["verify", "compared"]) == 0
+    capsys.readouterr()
+    assert _run(["inspect", "compared", "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    then = {m["name"]: m["mean"] for m in methods(contents(stored / "compared"))}
+    assert seen["kind"] == "comparison"
+    assert {name: m["mean"] for name, m in seen["methods"].items()} == then
+
+
+@pytest.mark.slow  # measures speed and reconstructions again
 def test_a_comparison_is_read_and_left_as_it_is(stored):
     folder = stored / "compared"
     before = contents(folder)

@@ -16,6 +16,7 @@ from imagetok.config import Section, read_yaml, validate
 from imagetok.data import ImageDataset, open_images
 from imagetok.errors import ConfigError, ImagetokError, InputError
 from imagetok.evaluation.records import Record, read_record
+from imagetok.files import read_regular
 from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun, TrainConfig
@@ -259,7 +260,7 @@ def _found(path: Path) -> str:
         return "there is nothing there"
     config = path / "config.json"
     try:
-        kind = json.loads(config.read_bytes())["kind"]
+        kind = json.loads(read_regular(config))["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         return "no run"
     return f"is a {kind}, not a run; its run folder may be {path.resolve().parent}"

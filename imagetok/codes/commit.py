@@ -27,6 +27,7 @@ from imagetok.config import differences
 from imagetok.durable import is_temporary, remove_temporaries, sha256_file, write_json
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
 from imagetok.quantizers import codebook_use
+from imagetok.urls import public_url
 
 logger = logging.getLogger("imagetok")
 
@@ -53,6 +54,7 @@ def commit_plan(folder: Path, plan: Plan) -> None:
     if (folder / PLAN).is_file():
         old = open_plan(folder).model_dump(mode="json")
         old["tokenizer"]["name"] = new["tokenizer"]["name"]  # only for people
+        old["source"] = public_url(old["source"])  # of a time when it was stored as it was given
         continue_with(folder, "code dataset", old, new)
     else:
         begin_with(folder / PLAN, "code dataset", new)

@@ -11,6 +11,7 @@ from imagetok.codes.exchange import Binding, Rows, StoredRows, code_names
 from imagetok.codes.plan import Plan, read_json
 from imagetok.durable import MANIFEST, staged_folder, verify_folder, write_json
 from imagetok.errors import InputError
+from imagetok.files import open_regular
 
 BINDING = "imagetok.json"
 
@@ -92,6 +93,7 @@ def _map_if_there(folder: Path | None, name: str) -> np.ndarray | None:
 def _map(path: Path) -> np.ndarray:
     """An array in place; neither pickles nor sizes that the file does not have are believed."""
     try:
+        open_regular(path).close()
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: missing; codes are expected there") from None

@@ -14,6 +14,7 @@ from imagetok.codes.plan import Plan
 from imagetok.config import validate
 from imagetok.durable import staged_file
 from imagetok.errors import ConfigError, InputError
+from imagetok.files import open_regular
 from imagetok.optional import require
 
 _KEY = b"imagetok"
@@ -49,6 +50,7 @@ class ParquetRows(StoredRows):
         self.where = str(path)
         self._pa, pq = _library()
         with self._refusing():
+            open_regular(path).close()
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
             self._schema = self._file.schema_arrow
             metadata = self._file.metadata.metadata or {}

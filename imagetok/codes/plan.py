@@ -17,6 +17,7 @@ from pydantic import (
 from imagetok.config import Section, validate
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
+from imagetok.files import FileError, read_regular
 from imagetok.images import ImageContract
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -210,11 +211,11 @@ M = TypeVar("M", bound=Section)
 def read_json(path: Path, cls: type[M]) -> M:
     """A JSON file as a typed section; ShardError when it is missing or not of that form."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ShardError(f"{path}: too large to be a {cls.__name__.lower()}")
-        data = path.read_bytes()
+        data = read_regular(path, MAX_JSON_BYTES)
     except FileNotFoundError:
         raise ShardError(f"{path}: missing") from None
+    except FileError as error:
+        raise ShardError(f"{error}; it is no {cls.__name__.lower()}") from None
     return parse_json(data, cls, str(path))
 
 

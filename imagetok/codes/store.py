@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import NamedTuple, final
 from urllib.parse import urlsplit, urlunsplit
 
-from imagetok.data.tars import PROTOCOLS
+from imagetok.data.patterns import PROTOCOLS
 from imagetok.errors import ConfigError, ResourceError, ShardError
+from imagetok.files import FileError, open_regular, read_regular
+from imagetok.transfer import Progress, within_time
+from imagetok.urls import public_url, split_user, without_secrets
 
 REMEDY = (
     "Copy it again; or delete it with its .json and manifest.json where it was made, and run the "
@@ -69,16 +72,17 @@ class LocalStore(Store):
         path = self.folder / name
         if not path.is_file():
             raise ShardError(f"{path}: missing")
-        if path.stat().st_size > max_bytes:
-            raise ShardError(f"{path}: larger than {max_bytes:,} bytes; it cannot be what it says")
-        return path.read_bytes()
+        try:
+            return read_regular(path, max_bytes)
+        except FileError as error:
+            raise ShardError(f"{error}; it cannot be what it says") from None
 
     def load(self, name: str, num_bytes: int) -> Content:
         """Nothing is read yet; pages come in when they are touched."""
         path = self.folder / name
         if not path.is_file():
             raise ShardError(f"{path}: missing, though it is listed; copy the dataset again")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
             _check_size(str(path), num_bytes, status.st_size)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -98,9 +102,7 @@ class RemoteStore(Store):
                 f"{parts.scheme}://...: expected a folder or a URL of {', '.join(PROTOCOLS)}"
             )
         self._parts = parts._replace(path=parts.path.rstrip("/"), fragment="")
-        # Not the query, nor a user's name and password: they may be a signature.
-        host = parts.netloc.rpartition("@")[2]
-        self.place = urlunsplit((parts.scheme, host, self._parts.path, "", ""))
+        self.place = public_url(urlunsplit(self._parts))
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The whole file, tried again after a passing fault."""
@@ -122,11 +124,11 @@ class RemoteStore(Store):
         url = urlunsplit(self._parts._replace(path=f"{self._parts.path}/{name}"))
         get = _get_http if self._parts.scheme in ("http", "https") else _get_fsspec
         try:
-            return _patiently(lambda: get(url, max_bytes + 1))
+            return _patiently(lambda: within_time(lambda p: get(url, max_bytes + 1, p)))
         except FileNotFoundError:
             raise ShardError(f"{self.path(name)}: missing") from None
         except Exception as error:  # each protocol has its own
-            found = str(error) or type(error).__name__
+            found = without_secrets(str(error) or type(error).__name__, url)
             raise ResourceError(
                 f"{self.path(name)}: cannot be fetched: {found}; try again later, or check access"
             ) from None
@@ -153,12 +155,13 @@ def _patiently(get: Callable[[], bytes]) -> bytes:
     return get()
 
 
-def _get_http(url: str, max_bytes: int) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "imagetok"})
+def _get_http(url: str, max_bytes: int, progress: Progress) -> bytes:
+    plain, opener = _opener(url)
+    request = urllib.request.Request(plain, headers={"User-Agent": "imagetok"})
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        with opener.open(request, timeout=_TIMEOUT) as response:
             length = response.length
-            data = response.read(max_bytes)
+            data = progress.read(response.read1, max_bytes)
     except urllib.error.HTTPError as error:
         if error.code in _GONE:
             raise FileNotFoundError from None
@@ -173,12 +176,22 @@ def _get_http(url: str, max_bytes: int) -> bytes:
     return data
 
 
-def _get_fsspec(url: str, max_bytes: int) -> bytes:
+def _opener(url: str) -> tuple[str, urllib.request.OpenerDirector]:
+    """The URL without its user, whom the opener names to that host, and to no other."""
+    plain, user, password = split_user(url)
+    if user is None:
+        return plain, urllib.request.build_opener()
+    passwords = urllib.request.HTTPPasswordMgrWithPriorAuth()
+    passwords.add_password(None, plain, user, password, is_authenticated=True)
+    return plain, urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
+
+
+def _get_fsspec(url: str, max_bytes: int, progress: Progress) -> bytes:
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url)
     with system.open(path, "rb") as file:
-        return file.read(max_bytes)
+        return progress.read(file.read, max_bytes)
 
 
 def _check_size(where: str, expected: int, found: int | str) -> None:

@@ -9,6 +9,7 @@ from imagetok.comparison.plan import PLAN, Cell, method_identity
 from imagetok.comparison.results import Comparison, evaluations
 from imagetok.config import differences, load_config, validate
 from imagetok.errors import ConfigError, ImagetokError, InputError
+from imagetok.files import read_regular
 from imagetok.training.config import TokenizerRun
 
 RESULT = "comparison.json"
@@ -151,9 +152,7 @@ def _result_faults(folder: Path, result: Comparison) -> list[str]:
 def _read(path: Path) -> Any:
     """A small JSON file; InputError where it cannot be read."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: too large to be of a comparison")
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path, MAX_BYTES))
     except OSError as error:
         raise InputError(f"{path}: cannot read it: {error.strerror}") from None
     except ValueError as error:

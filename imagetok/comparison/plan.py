@@ -18,9 +18,11 @@ from imagetok.config import (
 from imagetok.data import DataConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError
+from imagetok.files import read_regular
 from imagetok.named_configs import NamedConfig, find_config
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run import recorded_lengths
+from imagetok.urls import public_url
 
 SEEDS = (42, 1773, 1)
 """Those of the EdVAE paper."""
@@ -106,7 +108,7 @@ class Plan(Section):
         A comparison that was begun when their configs still named lengths stays the same one.
         """
         try:
-            stored = json.loads((out / PLAN).read_bytes())
+            stored = json.loads(read_regular(out / PLAN))
         except (OSError, ValueError):
             return self  # a new one; a damaged one is refused where the folder is held
         known = value_at(stored, "methods")
@@ -135,7 +137,7 @@ class Plan(Section):
 
     def _check_same(self, path: Path) -> None:
         try:
-            stored = json.loads(path.read_bytes())
+            stored = json.loads(read_regular(path))
         except ValueError:
             raise ConfigError(f"{path}: damaged; choose another --out") from None
         changed = differences(stored, self.identity())
@@ -177,8 +179,21 @@ def make_plan(
             if variant == config and each != name:
                 continue  # the value is that of the config
             methods[each] = variant.model_copy(update={"seed": seeds[0]})
+    for name, config in methods.items():
+        _check_public(name, config.data)
     train, test = _agreed(methods, allow_different)
     return Plan(seeds=tuple(seeds), methods=methods, train_identity=train, test_identity=test)
+
+
+def _check_public(name: str, data: DataConfig) -> None:
+    """ConfigError for URLs with secrets, which the stored configs of the trainings do not hold."""
+    places = {key: getattr(data, key, "") for key in _PLACES}
+    secret = [key for key, place in places.items() if public_url(str(place)) != str(place)]
+    if secret:
+        raise ConfigError(
+            f"{name}: data.{secret[0]}: expected a URL without user, password and query, since "
+            "the trainings of a comparison read stored configs; copy the tars to a folder"
+        )
 
 
 def method_identity(config: TokenizerRun) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from imagetok.comparison.plan import Cell, method_identity
 from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
+from imagetok.files import read_regular
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics import read_json_lines
@@ -95,7 +96,7 @@ def is_finished(cell: Cell) -> bool:
     Raises InputError for one that is damaged, or that another config made.
     """
     try:
-        done = json.loads((cell.folder / "finished.json").read_bytes())["step"]
+        done = json.loads(read_regular(cell.folder / "finished.json"))["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     if done != cell.steps:

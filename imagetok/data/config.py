@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer
 
-from imagetok.config import Section, validate
+from imagetok.config import PlaceOrUrl, Section, validate
 from imagetok.errors import ConfigError
 
 Holdout = Annotated[float, Field(gt=0, lt=1)]
@@ -122,9 +122,9 @@ class WebDatasetConfig(Section):
     """Tars of images in WebDataset form: members of one name and several endings are a sample."""
 
     source: Literal["webdataset"] = "webdataset"
-    shards: str
+    shards: PlaceOrUrl
     """Tars: a file, glob, brace pattern or URL."""
-    test: str = ""
+    test: PlaceOrUrl = ""
     """Those of split test; empty: `holdout` says."""
     image: str = ""
     """The ending of images; empty: any, one a sample."""
@@ -259,7 +259,10 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
 
 
 def describe(config: DataConfig, split: str) -> str:
-    """The one spec that `parse_spec` reads back to the same: options in order, no defaults."""
+    """The one spec that `parse_spec` reads back to the same: options in order, no defaults.
+
+    (Without what a URL in it should not tell.)
+    """
     options = config.model_dump(mode="json", exclude_defaults=True, exclude={"source"})
     return ",".join([f"{config.source}:{split}", *(f"{k}={_text(v)}" for k, v in options.items())])
 

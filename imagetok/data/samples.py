@@ -7,6 +7,7 @@ from pathlib import Path
 from imagetok.data.encoded import FileImages
 from imagetok.data.folder import list_images, open_folder
 from imagetok.errors import InputError
+from imagetok.files import read_regular
 from imagetok.images import ImageContract
 
 RECORD = "samples.json"
@@ -28,7 +29,7 @@ def open_samples(folder: Path, contract: ImageContract) -> FileImages:
         key=lambda name: int(Path(name).stem),
     )
     try:
-        content = json.loads(record.read_bytes())
+        content = json.loads(read_regular(record))
         count, asked = int(content["num_images"]), [int(label) for label in content["labels"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{record}: not what imagetok sample writes: {error!r}") from None

@@ -1,6 +1,7 @@
 """A CSV or JSONL file of image paths and labels as a dataset."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from imagetok.data.config import TableConfig
 from imagetok.data.encoded import FileImages, is_file
 from imagetok.data.labels import held_out, number_labels
 from imagetok.errors import ConfigError, InputError
+from imagetok.files import open_regular
 from imagetok.images import ImageContract
 
 _SHOWN = 10
@@ -137,7 +139,8 @@ def _text(value: Any) -> str:
 def read_text(path: Path) -> str:
     """A UTF-8 text file; InputError for any other."""
     try:
-        return path.read_text("utf-8-sig")
+        with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
+            return file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; check the path") from None
     except UnicodeDecodeError:

@@ -13,6 +13,7 @@ from imagetok.errors import InputError
 
 _BLOCK = 512
 _MAX_EXTENDED = 1 << 20
+_MAX_PADDING = 64 << 20
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
@@ -45,6 +46,11 @@ def tar_members(file: SeekableFile, where: str) -> Iterator[TarMember]:
         file.seek(offset)
         header = file.read(_BLOCK)
         if header == bytes(_BLOCK):
+            if end - offset > _MAX_PADDING:
+                raise InputError(
+                    f"{where}: {end - offset:,} bytes follow the end of the tar; give joined tars "
+                    "one by one"
+                )
             _check_rest(file, where)
             return
         info = _parsed(header, where, offset)

@@ -1,15 +1,11 @@
 """Tars of images in WebDataset form, read in place: files, globs, brace patterns, URLs."""
 
-import glob
 import itertools
-import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-import braceexpand
 import numpy as np
 from jaxtyping import UInt8
 
@@ -18,13 +14,17 @@ from imagetok.data.encoded import EncodedImages
 from imagetok.data.folder import EXTENSIONS
 from imagetok.data.labels import held_out, number_labels
 from imagetok.data.open import MAX_BYTES, ImageError, decode_image
+from imagetok.data.patterns import expand_shards
 from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
 from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceError
+from imagetok.files import open_regular
 from imagetok.images import ImageContract
+from imagetok.transfer import within_time
+from imagetok.urls import public_url, without_secrets
 
-PROTOCOLS = ("http", "https", "s3", "gs", "az", "hf", "memory")
-_MAX_SHARDS = 1_000_000
 _MAX_LABEL_BYTES = 4096
+_READ_AHEAD = 5 << 20
+"""Bytes that fsspec fetches at once."""
 
 
 class Sample(NamedTuple):
@@ -68,7 +68,8 @@ class TarImages(EncodedImages):
 
     def path_of(self, index: int) -> str:
         """The tar's path and the member's."""
-        return f"{self.samples[index].shard}/{self.samples[index].image.name}"
+        shard, image, _ = self.samples[index]
+        return f"{public_url(shard)}/{image.name}"
 
 
 def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> TarImages:
@@ -83,21 +84,22 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     shards = [shard for part in parts.values() for shard in part]
     if len(set(shards)) < len(shards):
         twice = next(shard for shard in shards if shards.count(shard) > 1)
-        raise ConfigError(f"{twice}: is given twice; each tar may be read once")
+        raise ConfigError(f"{public_url(twice)}: is given twice; each tar may be read once")
     by_part = {
         part: [sample for shard in names for sample in index_shard(shard, config)]
         for part, names in parts.items()
     }
     samples = list(itertools.chain(*by_part.values()))
+    where = public_url(config.shards)
     is_asked = config.label not in ("", WebDatasetConfig.model_fields["label"].default)
     if is_asked and samples and not any(sample.label for sample in samples):
         raise ConfigError(
-            f"{config.shards}: expected labels in members that end in {config.label!r}, found "
+            f"{where}: expected labels in members that end in {config.label!r}, found "
             "none; name yours with label=ENDING (empty for none)"
         )
     labels, class_names = number_labels(
         [sample.label for sample in samples],
-        lambda i: f"{samples[i].shard}/{samples[i].image.name}",
+        lambda i: f"{public_url(samples[i].shard)}/{samples[i].image.name}",
     )
     num_train = len(by_part["train"])
     if split == "all":
@@ -105,9 +107,9 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     elif config.test:
         chosen = list(range(num_train) if split == "train" else range(num_train, len(samples)))
     else:
-        chosen = held_out(len(samples), split, config.holdout, config.shards)
+        chosen = held_out(len(samples), split, config.holdout, where)
     if not chosen:
-        raise InputError(f"{config.shards}: expected images in split {split!r}, found none")
+        raise InputError(f"{where}: expected images in split {split!r}, found none")
     return TarImages(
         [samples[i] for i in chosen],
         split=split,
@@ -117,37 +119,6 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     )
 
 
-def expand_shards(pattern: str) -> list[str]:
-    """The tars of a brace pattern, in its order; a glob in it gives its files, sorted.
-
-    Raises ConfigError for what is no file and no URL of a known protocol, such as `pipe:`.
-    """
-    ranges = re.findall(r"\{(-?[0-9]+)\.\.(-?[0-9]+)", pattern)
-    if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > _MAX_SHARDS:
-        raise ConfigError(f"{pattern}: stands for more than {_MAX_SHARDS:,} tars")
-    try:
-        pieces = list(braceexpand.braceexpand(pattern))
-    except ValueError as error:  # unbalanced braces
-        raise ConfigError(f"{pattern}: {error}") from None
-    shards = []
-    for piece in pieces:
-        protocol, is_url, _ = piece.partition("://")
-        if piece.startswith("pipe:") or (is_url and protocol not in PROTOCOLS):
-            raise ConfigError(
-                f"{piece}: expected a file or a URL of {', '.join(PROTOCOLS)}; commands are not run"
-            )
-        if is_url:
-            shards.append(piece)
-            continue
-        path = str(Path(piece).expanduser())
-        # Path.glob takes no absolute pattern.
-        found = sorted(glob.glob(path)) if glob.has_magic(path) else [path]  # noqa: PTH207
-        if not found:
-            raise InputError(f"{piece}: expected tars, found none; check the path")
-        shards += found
-    return shards
-
-
 def index_shard(shard: str, config: WebDatasetConfig) -> list[Sample]:
     """The images of one tar in the order of their first members.
 
@@ -155,41 +126,42 @@ def index_shard(shard: str, config: WebDatasetConfig) -> list[Sample]:
     ones, and those that start with `__`, are of none.
     """
     grouped: dict[str, dict[str, TarMember]] = {}
+    where = public_url(shard)
     with _fetching(shard), _open(shard) as file:
-        for member in tar_members(file, shard):
+        for member in tar_members(file, where):
             folder, _, base = member.name.rpartition("/")
             stem, _, ending = base.partition(".")
             if not stem or not ending or base.startswith("__"):
                 continue
             members = grouped.setdefault(f"{folder}/{stem}", {})
             if ending.lower() in members:
-                raise InputError(f"{shard}: {member.name!r} is there twice; pack it again")
+                raise InputError(f"{where}: {member.name!r} is there twice; pack it again")
             members[ending.lower()] = member
         found = []
         for key, members in grouped.items():
-            image = _image(shard, key, members, config)
+            image = _image(where, key, members, config)
             label = members.get(config.label.lower())
             if image is None and label is not None:
-                raise InputError(f"{shard}: {label.name!r} has no image beside it; is one missing?")
+                raise InputError(f"{where}: {label.name!r} has no image beside it; is one missing?")
             if image is not None:
-                found.append(Sample(shard, image, _label(file, shard, label) if label else ""))
+                found.append(Sample(shard, image, _label(file, where, label) if label else ""))
     return found
 
 
 def _image(
-    shard: str, key: str, members: dict[str, TarMember], config: WebDatasetConfig
+    where: str, key: str, members: dict[str, TarMember], config: WebDatasetConfig
 ) -> TarMember | None:
     if config.image:
         return members.get(config.image.lower())
     images = [end for end in members if f".{end.rpartition('.')[2]}" in EXTENSIONS]
     if len(images) > 1:
         raise ConfigError(
-            f"{shard}: {key!r} has several images ({', '.join(images)}); choose with image=ENDING"
+            f"{where}: {key!r} has several images ({', '.join(images)}); choose with image=ENDING"
         )
     return members[images[0]] if images else None
 
 
-def _label(file: SeekableFile, shard: str, member: TarMember) -> str:
+def _label(file: SeekableFile, where: str, member: TarMember) -> str:
     file.seek(member.offset)
     data = file.read(min(member.size, _MAX_LABEL_BYTES + 1))
     try:
@@ -197,7 +169,7 @@ def _label(file: SeekableFile, shard: str, member: TarMember) -> str:
             raise ValueError
         return data.decode().strip()
     except ValueError:
-        raise InputError(f"{shard}: {member.name!r}: expected a short UTF-8 label") from None
+        raise InputError(f"{where}: {member.name!r}: expected a short UTF-8 label") from None
 
 
 @contextmanager
@@ -210,16 +182,35 @@ def _fetching(shard: str) -> Iterator[None]:
     except Exception as error:  # each protocol has its own
         if "://" not in shard:
             raise
-        found = str(error) or type(error).__name__
-        raise ResourceError(f"{shard}: cannot be fetched: {found}; try again") from None
+        found = without_secrets(str(error) or type(error).__name__, shard)
+        raise ResourceError(f"{public_url(shard)}: cannot be fetched: {found}; try again") from None
+
+
+class _Remote:
+    """An open remote file, each of whose readings is given up after a while."""
+
+    def __init__(self, shard: str):
+        system, path = _remote(shard)
+        self._file = within_time(lambda _: system.open(path, "rb"))
+
+    def read(self, size: int = -1, /) -> bytes:
+        return within_time(lambda _: self._file.read(size), max(size, _READ_AHEAD))
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def __enter__(self) -> "_Remote":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
 
 def _open(shard: str) -> Any:
     if "://" in shard:
-        system, path = _remote(shard)
-        return system.open(path, "rb")
+        return _Remote(shard)
     try:
-        return Path(shard).open("rb")
+        return open_regular(shard)
     except OSError as error:
         raise InputError(f"{shard}: cannot be read: {error.strerror}; check the path") from None
 
@@ -230,8 +221,10 @@ def _read(shard: str, member: TarMember) -> bytes:
     if "://" in shard:
         system, path = _remote(shard)
         with _fetching(shard):
-            return system.cat_file(path, start=member.offset, end=end)
-    with Path(shard).open("rb") as file:
+            return within_time(
+                lambda _: system.cat_file(path, start=member.offset, end=end), member.size
+            )
+    with open_regular(shard) as file:
         file.seek(member.offset)
         return file.read(member.size)
 
@@ -243,4 +236,4 @@ def _remote(shard: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(shard)
     except ImportError as error:
         extra = '; pip install "imagetok[data]"' if shard.startswith("http") else ""
-        raise ResourceError(f"{shard}: {error}{extra}") from None
+        raise ResourceError(f"{public_url(shard)}: {error}{extra}") from None

@@ -25,6 +25,7 @@ from imagetok.evaluation.sets import (
     features_of,
     reconstruct_bytes,
 )
+from imagetok.files import read_regular
 from imagetok.peers import check_peers, shared_work
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
@@ -177,7 +178,7 @@ def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | i
 def read_record(path: Path) -> Record:
     """A file that `imagetok evaluate --out` wrote; InputError for any other."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
         record = Record(
             subject=dict(content["subject"]),
             identity=dict(content["identity"]),

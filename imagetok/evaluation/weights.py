@@ -14,6 +14,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from imagetok.errors import InputError, ResourceError
+from imagetok.files import check_safetensors, read_regular
+
+_MAX_BYTES = 8 << 30
 
 
 def published(
@@ -41,7 +44,9 @@ def read_weights(path: Path, prefix: str = "", *, exact: bool = False) -> dict[s
     modules (`_metadata`, as in nn.Module.state_dict) goes along.
     """
     try:
-        content = path.read_bytes()
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+        content = read_regular(path, _MAX_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot read weights: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()

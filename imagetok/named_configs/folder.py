@@ -26,7 +26,7 @@ def configs_folder() -> Path:
         if Path(str(distribution.locate_file("imagetok"))).resolve() == package:
             for folder in _installed(distribution, package.parent):
                 if (folder / PROBE).is_file():
-                    return folder
+                    return folder.resolve()
     raise ConfigError(
         f"{package}: the named configs are not installed with it; install the wheel of imagetok, "
         "or give the path of a config file"

@@ -32,7 +32,7 @@ def check_batch_size(batch_size: int, accumulation: int, num_processes: int) -> 
     """Raise ConfigError when a step's examples cannot be divided equally."""
     if batch_size % (accumulation * num_processes):
         raise ConfigError(
-            f"train.batch_size: {batch_size} images cannot be divided equally over "
+            f"train.batch_size: {batch_size} examples cannot be divided equally over "
             f"{num_processes} processes x {accumulation} micro-batches; "
             f"use a multiple of {accumulation * num_processes}"
         )

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok.durable import commit_folder, verify_folder, write_json
 from imagetok.errors import CheckpointError, DivergedError, ResourceError
+from imagetok.files import check_safetensors, read_regular
 from imagetok.training.best import BEST
 
 logger = logging.getLogger("imagetok")
@@ -136,18 +137,20 @@ def newest(folder: Path) -> Path | None:
 
 def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) -> Record:
     """Restore a verified checkpoint into the prepared model, optimizer and average."""
-    raw: dict[str, Any] = json.loads((path / _RECORD).read_bytes())
+    raw: dict[str, Any] = json.loads(read_regular(path / _RECORD))
     record = Record(**{"best": {}, **raw})  # checkpoints from before had none
     if accelerator.is_main_process:
         for damaged in _names(path.parent)[_names(path.parent).index(path) + 1 :]:
             _delete(damaged)  # it was passed over, and must not count towards those kept
+    for file in path.glob("*.safetensors"):
+        check_safetensors(file)
     accelerator.load_state(str(path))
     if average is not None:
         if not (path / _AVERAGE).is_file():
             raise CheckpointError(
                 f"{path}: has no averaged weights; train.ema_decay was not set in this run"
             )
-        average.load_state_dict(load_file(path / _AVERAGE), strict=True)
+        average.load_state_dict(_tensors(path / _AVERAGE), strict=True)
     return record
 
 
@@ -163,7 +166,7 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
         if faults:
             logger.warning("passing over a damaged checkpoint: %s", "; ".join(faults))
         elif (path / _AVERAGE).is_file():
-            averaged = load_file(path / _AVERAGE)
+            averaged = _tensors(path / _AVERAGE)
             prefix = "module."  # AveragedModel's; it counts its updates beside it
             found[int(path.name[5:])] = {
                 name.removeprefix(prefix): tensor
@@ -171,8 +174,13 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
                 if name.startswith(prefix)
             }
         else:
-            found[int(path.name[5:])] = load_file(path / "model.safetensors")
+            found[int(path.name[5:])] = _tensors(path / "model.safetensors")
     return found
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    check_safetensors(path)
+    return load_file(path)
 
 
 def has_checkpoints(folder: Path) -> bool:

@@ -30,6 +30,7 @@ from imagetok.errors import (
     NotFiniteError,
     StoppedError,
 )
+from imagetok.files import read_regular
 from imagetok.peers import agree
 from imagetok.processes import over_processes, peak_memory_mb, process_state
 from imagetok.progress import ProgressBar
@@ -252,7 +253,7 @@ class _Training:
         if not self._is_over() or not self.job.artifact.is_dir():
             return False
         try:
-            found = json.loads(self.finished.read_bytes())
+            found = json.loads(read_regular(self.finished))
             exported = found.get("exported", found["step"])  # older runs export the last
             return (found["step"], exported) == (self.step, self._exported()[0])
         except (OSError, ValueError, KeyError):

@@ -1,5 +1,6 @@
 """Append-only JSON lines, one object a record, that can be cut back to a checkpoint."""
 
+import io
 import json
 import math
 import os
@@ -8,6 +9,7 @@ from typing import Any
 
 from imagetok.durable import check_held
 from imagetok.errors import CheckpointError
+from imagetok.files import open_regular
 
 
 class JsonLines:
@@ -54,5 +56,5 @@ class JsonLines:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All whole records of a `.jsonl` file."""
-    with path.open() as file:
+    with io.TextIOWrapper(open_regular(path), "utf-8") as file:
         return [json.loads(line) for line in file if line.endswith("\n")]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import ConfigError, InputError
+from imagetok.files import read_regular
 from imagetok.peers import shared_work
 from imagetok.training.schedules import with_lengths
 
@@ -125,7 +126,7 @@ def exported_step(run: Path) -> int | None:
     if not (run / FINISHED).is_file():
         return None
     try:
-        found = json.loads((run / FINISHED).read_bytes())
+        found = json.loads(read_regular(run / FINISHED))
         return int(found.get("exported", found["step"]))  # older runs export the last
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{run / FINISHED}: damaged ({error!r})") from None

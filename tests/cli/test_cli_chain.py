@@ -240,6 +240,7 @@ def test_a_prior_refuses_codes_of_another_tokenizer(chain, tmp_path, capsys):
     assert _run([*words, "--tokenizer", str(tmp_path / "other" / "tokenizer")]) == 3
 
 
+@pytest.mark.slow  # the whole chain, twice
 def test_quickstart_makes_a_report_and_can_be_continued(tmp_path, monkeypatch):
     monkeypatch.setattr("cli.quickstart_pipeline.NUM_SAMPLES", 40)
     recipe = tmp_path / "recipe"

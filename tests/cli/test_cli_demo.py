@@ -146,15 +146,12 @@ def test_no_model_is_a_usage_error(capsys):
     assert "pass --tokenizer DIR, --prior DIR, or both" in capsys.readouterr().err
 
 
-def test_without_gradio_one_message_says_so():
-    code = (
-        "import sys\nsys.modules['gradio'] = None\nfrom cli.main import _run\n"
-        "sys.exit(_run(['demo', '--tokenizer', 'nowhere']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 5
-    assert done.stderr.startswith("error: imagetok demo needs gradio, which cannot be imported")
-    assert done.stderr.endswith('pip install "imagetok[demo]"\n')
+def test_without_gradio_one_message_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert _run(["demo", "--tokenizer", "nowhere"]) == 5
+    told = capsys.readouterr().err
+    assert told.startswith("error: imagetok demo needs gradio, which cannot be imported")
+    assert told.endswith('pip install "imagetok[demo]"\n')
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +160,11 @@ def served(bench) -> Iterator[str]:
     pytest.importorskip("gradio")
     from cli.demo_page import build_page, serve
 
-    urls: list[str] = []
+    lines: list[str] = []
     page = build_page(bench)
-    serve(page, "127.0.0.1", 0, announce=urls.append, wait=False)
-    yield urls[0]
+    serve(page, "127.0.0.1", 0, announce=lines.append, wait=False)
+    [line] = lines
+    yield line.removeprefix("open ").removesuffix(" in a browser")
     page.close(verbose=False)
 
 
@@ -270,9 +268,9 @@ def test_the_server_fetches_nothing(call):
     from gradio_client.exceptions import AppError
 
     file = handle_file("http://example.com/picture.png")
-    with pytest.raises(AppError, match="expected an uploaded file, found an address"):
+    with pytest.raises(AppError, match=r"^expected an uploaded file$"):
         call("look", file)
-    with pytest.raises(AppError, match="expected an uploaded file, found an address"):
+    with pytest.raises(AppError, match=r"^expected an uploaded file$"):
         call("decode", {"headers": ["0", "1", "2"], "data": [[file, 0, 0]] * 3})
 
 
@@ -285,6 +283,7 @@ def test_a_host_that_is_no_address_of_the_machine_is_refused(host):
         serve(None, host, 0, announce=print)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow  # a server of its own
 def test_what_was_uploaded_is_removed_at_the_end(source, tmp_path):
     pytest.importorskip("gradio")
     command = [sys.executable, "-m", "imagetok", "demo", "--prior", str(source), "--port", "0"]
@@ -312,6 +311,101 @@ def test_the_server_gives_no_files(served, file):
         connection = http.client.HTTPConnection(host, int(port), timeout=20)
         connection.request("GET", f"/gradio_api/file={path}")
         assert connection.getresponse().status in (403, 404), path
+
+
+@pytest.fixture(scope="module")
+def ask(served) -> Callable[..., tuple[int, str]]:
+    """ask(method, path, body, **headers): status and text of an answer, to what no browser asks."""
+    address = served.removeprefix("http://").rstrip("/")
+
+    def send(method: str, path: str, body: object = None, **headers: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(address, timeout=60)
+        content = body if isinstance(body, bytes | None) else json.dumps(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, content, {"Content-Type": "application/json"} | named)
+        answer = connection.getresponse()
+        allowed = answer.getheader("Access-Control-Allow-Origin")
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text if allowed is None else f"allowed {allowed}"
+
+    return send
+
+
+def form(*files: bytes) -> bytes:
+    """The body of an upload."""
+    head = b'--part\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    return b"".join(head + file + b"\r\n" for file in files) + b"--part--\r\n"
+
+
+def test_the_server_opens_nothing_but_uploads(ask, file, tmp_path):
+    """Wherever a file may stand, by each of the ways in; nor does it tell what there is."""
+    secret = tmp_path / "private.png"
+    secret.write_bytes(file.read_bytes())
+    told = set()
+    rest = ["none", 1.0, 0, 1.0, 1.0, 0]
+    for path in (str(secret), "/etc/passwd", "/no/such/file", f"{secret}\0", "", 5, {"path": "/"}):
+        for values in ([{"path": path}], [{"path": path, "meta": {"_type": "gradio.FileData"}}]):
+            for name, data in (("look", values), ("complete", [*values, 1, 2, *rest])):
+                status, text = ask("POST", f"/gradio_api/call/{name}", {"data": data})
+                event = json.loads(text)["event_id"]
+                told.add(ask("GET", f"/gradio_api/call/{name}/{event}"))
+        for way in ("run", "api"):
+            status, text = ask("POST", f"/gradio_api/{way}/look", {"data": [{"path": path}]})
+            assert status == 500 and json.loads(text)["error"] == "expected an uploaded file"
+    [(status, text)] = told
+    assert status == 200 and '"error": "expected an uploaded file"' in text
+
+
+UPLOAD = {"Content_Type": "multipart/form-data; boundary=part"}
+
+
+def test_other_names_and_other_pages_are_refused(ask, served):
+    own = served.removeprefix("http://").rstrip("/")
+    foreign = ["evil.example", f"evil.example:{own.rpartition(':')[2]}", "192.0.2.7", "localhost.x"]
+    for host in foreign:  # a name that leads here: its pages are of the same origin
+        for method, path in (("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/call/look")):
+            assert ask(method, path, Host=host, Origin=f"http://{host}")[0] == 403
+        preflight = {"Host": host, "Origin": f"http://{host}"}
+        preflight["Access_Control_Request_Method"] = "POST"
+        status, text = ask("OPTIONS", "/gradio_api/upload", **preflight)
+        assert status == 403 and not text.startswith("allowed")
+    for origin in ("http://evil.example", "null", "http://localhost:1", "http://127.0.0.1", ""):
+        status, text = ask("POST", "/gradio_api/upload", form(b"x"), Origin=origin, **UPLOAD)
+        assert (status, text) == (403, "requests of other pages are not answered\n"), origin
+    assert ask("POST", "/gradio_api/upload", form(b"x"), Origin=f"http://{own}", **UPLOAD)[0] == 200
+    port = own.rpartition(":")[2]
+    assert ask("GET", "/config", Host=f"localhost:{port}")[0] == 200
+
+
+def test_what_is_sent_is_bounded(ask, monkeypatch):
+    from cli import demo_server
+
+    monkeypatch.setattr(demo_server, "_MAX_UPLOAD_BODY", 5000)
+    monkeypatch.setattr(demo_server, "_MAX_BODY", 5000)
+    monkeypatch.setattr(demo_server, "MAX_KEPT_FILES", 10)
+    status, text = ask("POST", "/gradio_api/upload", form(bytes(5000)), **UPLOAD)
+    assert status == 413 and "at most" in text
+    status, _ = ask("POST", "/gradio_api/call/decode", {"data": ["x" * 5000]})
+    assert status == 413
+    paths = []
+    for i in range(16):
+        status, text = ask("POST", "/gradio_api/upload", form(b"%d" % i), **UPLOAD)
+        paths += [Path(path) for path in json.loads(text)]
+    assert paths[-1].exists() and not paths[0].exists()
+    demo_server.make_room(paths[-1].parents[1])
+    assert sum(path.is_file() for path in paths[-1].parents[1].rglob("*")) == 10
+
+
+def test_a_server_for_everyone_says_so(bench):
+    pytest.importorskip("gradio")
+    from cli.demo_page import build_page, serve
+
+    lines: list[str] = []
+    page = build_page(bench)
+    serve(page, "0.0.0.0", 0, announce=lines.append, wait=False)
+    page.close(verbose=False)
+    assert "everyone who can reach this machine" in lines[0] and lines[1].startswith("open http")
 
 
 @pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])

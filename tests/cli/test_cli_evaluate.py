@@ -169,6 +169,7 @@ def test_a_codebook_is_diagnosed(place, tmp_path, capsys):
     assert level["sentences"][0] in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_history_is_that_of_the_run_that_made_the_tokenizer(place, tmp_path, capsys):
     config, run = CONFIGS / "digits" / "edvae.yaml", tmp_path / "run"
     steps = [f"train.{key}=2" for key in ("steps", "evaluate_every", "log_every")]

@@ -37,7 +37,10 @@ def test_help_imports_nothing_heavy():
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone"]])
+@pytest.mark.parametrize(
+    "launcher",
+    [[], pytest.param(["-m", "torch.distributed.run", "--standalone"], marks=pytest.mark.slow)],
+)
 def test_a_project_with_folders_of_the_same_names_is_no_obstacle(tmp_path: Path, launcher):
     for name in ("cli", "prior"):
         (tmp_path / name).mkdir()

@@ -1,6 +1,4 @@
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -137,14 +135,6 @@ def test_save_grid_scales_without_smoothing_and_repeats_its_bytes(tmp_path):
 def test_png_keeps_every_pixel():
     picture = grid(numbered(4, channels=3), columns=2)
     assert np.array_equal(np.array(Image.open(io.BytesIO(png_bytes(picture)))), np.array(picture))
-
-
-def test_pictures_need_neither_matplotlib_nor_jinja2():
-    code = (
-        "import sys; import imagetok.pictures, imagetok.reporting.sections; "
-        "sys.exit(bool({'matplotlib', 'jinja2'} & sys.modules.keys()))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_an_overlay_is_dark_where_the_map_is_and_keeps_the_picture():

@@ -57,9 +57,8 @@ SHAPES = {
 }
 
 DEFAULT = (
-    *("gpt", "gpt-rectangular", "gpt-rotary-two-level"),
-    *("pixelsnail", "pixelsnail-no-attention", "pixelsnail-row", "pixelcnn", "pixelcnn-tall"),
-    *("hierarchy", "hierarchy-uneven", "hierarchy-gpt"),
+    *("gpt", "gpt-rotary-two-level", "pixelsnail", "pixelsnail-row"),
+    *("pixelcnn", "hierarchy-uneven", "hierarchy-gpt"),
 )
 """One of each mechanism: every model, one and two levels, with and without classes."""
 

@@ -147,7 +147,7 @@ def two_level_codes(tmp_path_factory):
     [
         pytest.param({"kind": "hierarchy", "top": SNAIL, "bottom": SNAIL}, marks=pytest.mark.slow),
         {"kind": "hierarchy", "top": CNN, "bottom": GPT},
-        GPT,
+        pytest.param(GPT, marks=pytest.mark.slow),
     ],
     ids=["pixelsnail", "pixelcnn-gpt", "gpt"],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import HubServer
+from representative import slow_but
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -227,15 +228,14 @@ def test_a_test_set_of_its_own_is_measured_whole(codes_folder, tokenizer_folder,
     assert all(isinstance(json.loads(line), dict) for line in lines) and lines
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        {"kind": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.1},
-        {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "heads": 2, "dropout": 0.1},
-        {"kind": "pixelcnn", "width": 8, "layers": 2, "head": 8, "dropout": 0.1},
-    ],
-    ids=lambda model: model["kind"],
-)
+DROPOUTS = [
+    {"kind": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.1},
+    {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "heads": 2, "dropout": 0.1},
+    {"kind": "pixelcnn", "width": 8, "layers": 2, "head": 8, "dropout": 0.1},
+]
+
+
+@pytest.mark.parametrize("model", slow_but(DROPOUTS[:1], DROPOUTS), ids=lambda model: model["kind"])
 def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
     model, codes_folder, tokenizer_folder, tmp_path
 ):
@@ -263,7 +263,7 @@ def test_a_resumed_prior_with_dropout_is_the_uninterrupted_one(
         assert run(7, f"stopped{stop}", resume=True) == whole
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("positions", slow_but(["rotary"], ["learned", "rotary"]))
 def test_gradient_checkpointing_and_bf16(positions, codes_folder, tokenizer_folder, tmp_path):
     """The first changes nothing, the second little; both leave a float32 prior."""
 

@@ -223,6 +223,7 @@ def test_reconstruct(place, tmp_path):
         imagetok.reconstruct(place / "tokenizer", [])
 
 
+@pytest.mark.slow
 def test_report(run, tmp_path):
     out = tmp_path / "a" / "r.html"
 

@@ -133,8 +133,8 @@ def failing_at(point: int, fail: Callable[[], None]) -> Callable[..., None]:
     return tick
 
 
-def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
-    """Kill an encoding at every read and disk operation, rerun it; leaves one folder per point."""
+def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path, stride: int) -> None:
+    """Kill an encoding at every n-th read and disk operation, rerun it; one folder per point."""
     images = make_images(count)
     plan = small_plan(tokenizer, images)
 
@@ -143,7 +143,7 @@ def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
         with at_every_operation(tick):
             encode_dataset(tokenizer, Watched(images, tick), folder, plan, threads=1)
 
-    for point in range(10**6):
+    for point in range(0, 10**6, stride):
         folder = out / f"{point:03d}"
         end = in_fork(lambda p=point, f=folder: killed(p, f))
         if end == 0:
@@ -153,11 +153,11 @@ def kill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
         assert rerun == 0, f"the rerun after point {point} ended with {rerun}"
 
 
-def fill_everywhere(tokenizer: Tokenizer, count: int, out: Path) -> None:
-    """Let the disk be full at every operation once; tells what the folder holds then, reruns."""
+def fill_everywhere(tokenizer: Tokenizer, count: int, out: Path, stride: int) -> None:
+    """Let the disk be full at every n-th operation; tells what the folder holds then, reruns."""
     images = make_images(count)
     plan = small_plan(tokenizer, images)
-    for point in range(10**6):
+    for point in range(0, 10**6, stride):
         folder = out / f"{point:03d}"
 
         def fail(name: str = str(folder)) -> None:
@@ -260,15 +260,15 @@ def kill_one_of_two(tokenizer: Tokenizer, count: int, out: Path) -> None:
 
 
 def main() -> None:
-    mode, source, out, count = sys.argv[1:]
+    mode, source, out, count, *more = sys.argv[1:]
     tokenizer = Tokenizer.from_pretrained(source)
     match mode:
         case "kill":
-            kill_everywhere(tokenizer, int(count), Path(out))
+            kill_everywhere(tokenizer, int(count), Path(out), *map(int, more))
         case "kill-export":
             kill_exports(tokenizer, int(count), Path(out))
         case "fill":
-            fill_everywhere(tokenizer, int(count), Path(out))
+            fill_everywhere(tokenizer, int(count), Path(out), *map(int, more))
         case "kill-one-of-two":
             kill_one_of_two(tokenizer, int(count), Path(out))
         case _:

@@ -62,7 +62,7 @@ def test_any_flipped_bit_is_refused(name, folder):
     path = folder / name
     data = path.read_bytes()
     draw = random.Random(name)
-    for _ in range(40):  # thousands, only read: test_codes_mutants
+    for _ in range(12):  # thousands, only read: test_codes_mutants
         damaged = bytearray(data)
         damaged[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(damaged)
@@ -74,7 +74,7 @@ def test_any_flipped_bit_is_refused(name, folder):
 def test_json_cut_anywhere_is_refused(name, folder):
     path = folder / name
     data = path.read_bytes()
-    for size in range(0, len(data) - 1, 37):
+    for size in range(0, len(data) - 1, 101):
         path.write_bytes(data[:size])
         assert_found(folder, name)
 

@@ -152,3 +152,11 @@ def test_no_path_of_images_is_told_apart_or_told(tmp_path):
         assert str(tmp_path) not in str(plan.identity())
         assert method_identity(configs["a"]) == method_identity(configs["b"])
         assert plan.data_name() == shown
+
+
+@pytest.mark.parametrize("place", ["https://me:secret@h/a.tar", "https://h/a.tar?sig=secret"])
+def test_urls_with_secrets_are_refused_before_any_training(tmp_path, place):
+    given = {"source": "webdataset", "shards": place}
+    with pytest.raises(ConfigError, match=r"data\.shards: expected a URL without user") as refused:
+        make_plan([changed(tmp_path, data=given), DVAE])
+    assert "secret" not in str(refused.value)

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from imagetok.comparison.drawing import measures_figure, reconstruction_grid
-from imagetok.comparison.results import CellResult, Comparison, MethodResult
+from imagetok.comparison.results import CellResult, Comparison, MethodResult, method_result
 from imagetok.comparison.sweep import sweep_figure
 from imagetok.comparison.table import markdown, table_of
+from imagetok.config import load_config
+from imagetok.training.config import TokenizerRun
 
 
 def cell(seed: int, **measures: float) -> CellResult:
@@ -34,6 +36,17 @@ def method(name: str, cells: list[CellResult], levels: int = 1, **more: object) 
         num_codes=(8,) * levels,
         **more,
     )
+
+
+def test_mean_and_spread_are_those_of_the_finished_seeds():
+    config = load_config("configs/digits/edvae.yaml", TokenizerRun)
+    broken = CellResult(seed=9, status="failed", reason="training diverged", measures={}, curve=())
+    cells = [cell(5, mse=0.25, ssim=0.5), cell(6, mse=0.5), broken]
+    found = method_result("a", config, cells, None, {}, {})
+    assert found.mean == {"mse": 0.375}  # ssim is not of every seed
+    assert found.std == {"mse": pytest.approx(0.125 * 2**0.5, rel=1e-12)}
+    assert method_result("a", config, cells[:1], None, {}, {}).std == {}
+    assert method_result("a", config, [broken], None, {}, {}).mean == {}
 
 
 @pytest.fixture

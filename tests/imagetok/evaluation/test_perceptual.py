@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from representative import slow_but
 from safetensors.torch import save_file
 
 from imagetok import seeding
@@ -47,7 +48,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", slow_but(["alex"], BACKBONES))
 def test_the_arithmetic_is_the_librarys(specs, pair, name):
     from torchmetrics.functional.image.lpips import _LPIPS
 

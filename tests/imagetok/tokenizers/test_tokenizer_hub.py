@@ -216,6 +216,16 @@ def test_a_cut_transfer_is_never_used(hub: HubServer, files: dict[str, bytes]) -
     Tokenizer.from_pretrained(NAME)
 
 
+def test_a_transfer_that_never_ends_is_given_up(
+    hub: HubServer, files: dict[str, bytes], monkeypatch
+) -> None:
+    hub.add(NAME, files)
+    hub.drip("GET /store/")
+    monkeypatch.setattr("imagetok.transfer.TOTAL", 2.0)
+    monkeypatch.setattr("imagetok.transfer.SLOWEST", 1e9)
+    refused(r"connection to the Hub .* failed: given up after 2 s", NAME, ResourceError)
+
+
 def test_origins_of_local_tokenizers(build: Build, tmp_path: Path) -> None:
     tokenizer = build()
     assert tokenizer.origin is None

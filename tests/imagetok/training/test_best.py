@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from representative import slow_but
 from scripted import checkpoint_parts, evaluated, exported, finished, run_scripted
 
 from imagetok.durable import commit_folder
@@ -36,7 +37,7 @@ def test_of_equal_measures_the_first_is_the_best(tmp_path):
     assert finished(tmp_path / "run") == {"step": 8, "exported": 4}
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.5])
+@pytest.mark.parametrize("ema_decay", slow_but([0.5], [None, 0.5]))
 @pytest.mark.parametrize(
     ("bits", "patience"),
     [(FALLING, None), (LOWER_AT_ENDS, None), (LOWER_AT_ENDS, 3), (ENDS_AT_8, 2)],

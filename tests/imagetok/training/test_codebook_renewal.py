@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from representative import slow_but
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -63,7 +64,7 @@ def checkpoint(folder, step: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("name", slow_but(["vqvae-ema"], QUANTIZERS))
 def test_a_run_with_reset_that_is_stopped_and_resumed_is_the_same(tmp_path, name):
     train_tokenizer(run(QUANTIZERS[name]), tmp_path / "whole")
     whole = checkpoint(tmp_path / "whole", 6)

@@ -100,7 +100,7 @@ def assert_same_run(a: Path, b: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("stops", [(1, 3, 5), pytest.param((2, 4), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", [config, vqema])
+@pytest.mark.parametrize("make", slow_but([vqema], [config, vqema]))
 def test_resuming_at_every_step_gives_the_same_weights(tmp_path, make, stops):
     train_tokenizer(make(steps=6), tmp_path / "whole")
     expected = checkpoint(tmp_path / "whole", 6)
@@ -176,16 +176,17 @@ def test_a_signal_stops_with_a_checkpoint(tmp_path, number):
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
     run = tmp_path / "run"
-    train_tokenizer(config(), tmp_path / "whole")
-    train_tokenizer(config(steps=8), run)
-    weights = run / "checkpoints" / "step-00000008" / "model.safetensors"
+    train_tokenizer(config(steps=6), tmp_path / "whole")
+    train_tokenizer(config(steps=5), run)
+    weights = run / "checkpoints" / "step-00000005" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    train_tokenizer(config(), run, resume=True)
+    train_tokenizer(config(steps=6), run, resume=True)
+    assert "step-00000005" in caplog.text
     assert torch.equal(
-        checkpoint(run, 12)["quantizer.codebook"],
-        checkpoint(tmp_path / "whole", 12)["quantizer.codebook"],
+        checkpoint(run, 6)["quantizer.codebook"],
+        checkpoint(tmp_path / "whole", 6)["quantizer.codebook"],
     )
 
 
@@ -310,6 +311,7 @@ def test_a_diverged_run_goes_on_with_a_lower_rate(tmp_path, caplog):
     assert (tmp_path / "tokenizer").is_dir()
 
 
+@pytest.mark.slow  # a process
 def test_a_disk_that_takes_no_checkpoint_ends_with_code_5(tmp_path):
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
@@ -371,7 +373,7 @@ def test_an_unreadable_image_stops_training_but_loses_nothing(tmp_path):
         wiring.save_grid(torch.full((1, 1, 8, 8), i / 12), tmp_path / "images" / f"{i}.png", 1)
     good = (tmp_path / "images" / "4.png").read_bytes()
     (tmp_path / "images" / "4.png").write_bytes(b"x" * len(good))
-    raw = tree(steps=30, batch_size=2, checkpoint_every=1000, evaluate_every=1000, workers=1)
+    raw = tree(steps=10, batch_size=2, checkpoint_every=1000, evaluate_every=1000, workers=1)
     raw["data"] = {"source": "folder", "root": str(tmp_path / "images")}
     run = validate(raw, TokenizerRun, "test")
     with pytest.raises(ImageError, match=r"4\.png"):
@@ -379,4 +381,4 @@ def test_an_unreadable_image_stops_training_but_loses_nothing(tmp_path):
     (tmp_path / "images" / "4.png").write_bytes(good)
     train_tokenizer(run, tmp_path / "run", resume=True)
     train_tokenizer(run, tmp_path / "whole")
-    assert_same_run(tmp_path / "whole", tmp_path / "run", 30)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", 10)

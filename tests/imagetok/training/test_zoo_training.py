@@ -53,7 +53,8 @@ def config(kind: str, **train: object) -> TokenizerRun:
     return validate(tree, TokenizerRun, "test")
 
 
-@pytest.mark.parametrize("kind", slow_but(["residual-vq"], KINDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_200_steps_on_digits_learn(kind: str, tmp_path: Path) -> None:
     measures = train_tokenizer(config(kind), tmp_path / "run", device="cpu")
     dataset, split = parse_spec("digits:test")

@@ -1,0 +1,20 @@
+"""docs/licenses.md names every package that the plain installation and the extras ask for."""
+
+import re
+import runpy
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_every_requirement_is_listed_with_a_licence():
+    page = (DOCS / "licenses.md").read_text()
+    listed = dict(re.findall(r"^\| (\S+) \| (.+?) \| ", page, flags=re.M))
+    asked = runpy.run_path(str(DOCS / "licenses.py"))["project"]()
+    assert {"", "eval", "zoo", "data", "demo"} == set(asked)
+    for text in (text for requirements in asked.values() for text in requirements):
+        name = canonicalize_name(Requirement(text).name)
+        assert listed.get(name, "not declared") != "not declared", f"run docs/licenses.py: {name}"
