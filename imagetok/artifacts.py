@@ -29,7 +29,7 @@ from imagetok.durable import (
     write_json,
 )
 from imagetok.errors import ArtifactError, ResourceError
-from imagetok.files import check_safetensors, read_regular
+from imagetok.files import FileError, check_safetensors, read_regular
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"

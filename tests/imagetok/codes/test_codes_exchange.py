@@ -314,7 +314,9 @@ def test_the_commands(encode, tokenizer_folder, tmp_path, capsys):
     assert _run(words) == 0
     assert "back: 21 images in 3 shard(s)" in capsys.readouterr().out
     assert tree(Path(back)) == tree(dataset.folder)
-    assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 2
+    assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 0  # is there
+    other = str(encode(3, "other").folder)
+    assert _run(["export", other, "--to", "parquet", "--out", out]) == 2
     assert exchange.ROWS > 5
 
 
