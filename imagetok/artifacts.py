@@ -283,7 +283,9 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
         raise ArtifactError(f"{artifact.origin}: not a {kind}: it has no {WEIGHTS}") from None
     except FileError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot read it: {error.strerror or error}") from None
+    except safetensors.SafetensorError as error:
         raise ArtifactError(f"{path}: damaged or cut off ({error}); fetch it again") from None
     if (misfit := _misfit_of_dtypes(tensors, wanted)) is not None:
         raise ArtifactError(f"{path}: {misfit}")
@@ -394,6 +396,6 @@ def write_card(
 
 
 def metrics_table(metrics: Mapping[str, float | int]) -> str:
-    """A Markdown table of measured values."""
-    rows = [f"| {name} | {value:.6g} |" for name, value in metrics.items()]
+    """A Markdown table of measured values, by name: a resumed run has them in another order."""
+    rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
     return "\n".join(["| measure | value |", "|---|---|", *rows])

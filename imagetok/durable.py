@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from imagetok.errors import ResourceError
+from imagetok.leftovers import hold, remove_leftovers
 from imagetok.stored import read_json
 
 MANIFEST = "manifest.json"
@@ -55,6 +56,13 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}{_TEMPORARY}{os.getpid()}")
 
 
+def _begin(path: Path) -> Path:
+    """The temporary name for `path`; what killed writers of it left is removed."""
+    check_held(path)
+    remove_leftovers(path, _TEMPORARY)
+    return _temporary(path)
+
+
 @contextmanager
 def _making(path: Path) -> Iterator[None]:
     """Refuse a place such as /proc, where what shall be made is "not found"."""
@@ -72,12 +80,13 @@ def staged_file(path: Path) -> Iterator[IO[bytes]]:
 
     An exception inside the block removes the temporary file and leaves `path` as it was.
     """
-    temporary = _temporary(path)
+    temporary = _begin(path)
     with _making(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = temporary.open("wb")
     try:
         with opened as file:
+            hold(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -130,16 +139,20 @@ def staged_folder(path: Path) -> Iterator[Path]:
 
     An existing `path` is replaced only after the new folder is complete.
     """
-    temporary = _temporary(path)
+    temporary = _begin(path)
     shutil.rmtree(temporary, ignore_errors=True)
     with _making(path):
         temporary.mkdir(parents=True)
+    descriptor = os.open(temporary, os.O_RDONLY)
     try:
+        hold(descriptor)
         yield temporary
         commit_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(descriptor)
 
 
 def commit_folder(temporary: Path, path: Path) -> None:
@@ -229,18 +242,44 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     """Hold a folder for one writer; the kernel frees it when the process ends, however it ends.
 
     Yields a function that lets other processes hold it too from then on, those with `shared`.
-    Raises ResourceError when another process holds it. A file system without locks is a warning.
+    Raises ResourceError when another process holds it, and when the folder is removed, renamed or
+    replaced while it is held. A file system without locks is a warning.
     """
     with _making(folder):
         folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
-    _held.add(descriptor)
+    _held[descriptor] = folder.absolute()
     try:
         _flock(folder, descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield lambda: _flock(folder, descriptor, fcntl.LOCK_SH)
+        check_held(folder)
+    except Exception as error:
+        try:
+            check_held(folder)  # then whatever was raised is its consequence
+        except ResourceError as gone:
+            raise gone from error
+        raise
     finally:
-        _held.discard(descriptor)
+        del _held[descriptor]
         os.close(descriptor)
+
+
+def check_held(path: Path) -> None:
+    """Raise ResourceError if a locked folder, which `path` is or lies in, is no longer the same."""
+    where = path.absolute()
+    for descriptor, folder in _held.items():
+        if where.is_relative_to(folder) and not _is_same(descriptor, folder):
+            raise ResourceError(
+                f"{folder}: was removed, renamed or replaced while it was written to; nothing is "
+                "written there any more. Put it back and continue, or begin in a new folder"
+            )
+
+
+def _is_same(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _flock(folder: Path, descriptor: int, kind: int) -> None:
@@ -257,7 +296,7 @@ def _flock(folder: Path, descriptor: int, kind: int) -> None:
         logger.warning("%s: no locks here (%s); let nobody else write there", folder, error)
 
 
-_held: set[int] = set()
+_held: dict[int, Path] = {}
 
 
 def _drop_inherited_locks() -> None:

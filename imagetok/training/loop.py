@@ -29,7 +29,8 @@ from imagetok.errors import (
     NotFiniteError,
     StoppedError,
 )
-from imagetok.processes import over_processes, peak_memory_mb
+from imagetok.peers import agree
+from imagetok.processes import over_processes, peak_memory_mb, process_state
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
@@ -70,6 +71,8 @@ class Job:
     """(bare model, last measures): write `artifact`; on the main process."""
     artifact: Path
     """The folder of the finished model."""
+    inputs: Callable[[], dict[str, str]] = dict
+    """What identifies the examples and the weights to start from; alike on all processes."""
     selection: Selection | None = None
     """Keeps the best weights beside the last; None keeps the last only."""
     limits: Limits | None = None
@@ -88,6 +91,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
                 f"train.trackers: {tracker} is not installed; pip install {tracker}, "
                 "or set train.trackers=[]"
             )
+    process_state(cpu=device == "cpu", patience=None)  # one that hangs in a step is noticed
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
     accelerator = Accelerator(
         cpu=device == "cpu",
@@ -429,6 +433,7 @@ class _Training:
     def _restore(self) -> None:
         """Go on from the newest good checkpoint; nothing on disk is touched before all was read."""
         path = checkpoint.newest(self.checkpoints)
+        agree({}, {f"the newest good checkpoint in {self.checkpoints}": path and path.name})
         if path is None:
             if not (self._take_finished() and self._is_finished()):
                 self._refuse_to_start_over()

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from imagetok.durable import check_held
 from imagetok.errors import CheckpointError, InputError
 from imagetok.files import open_regular
 from imagetok.stored import parse_json
@@ -29,7 +30,11 @@ class JsonLines:
         self._file = path.open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one record; values that are not finite become null."""
+        """Write one record; values that are not finite become null.
+
+        Raises ResourceError where the run folder was removed or renamed.
+        """
+        check_held(self.path)
         clean = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v
             for k, v in record.items()
@@ -39,6 +44,7 @@ class JsonLines:
 
     def durable_size(self) -> int:
         """fsync, and the size in bytes up to here."""
+        check_held(self.path)
         os.fsync(self._file.fileno())
         return self._file.tell()
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import CheckpointError, ConfigError
+from imagetok.peers import shared_work
 from imagetok.training.checkpoint import has_checkpoints
 from imagetok.training.metrics import read_json_lines
 from imagetok.training.record import FINISHED, read_finished
@@ -18,6 +19,8 @@ from imagetok.training.schedules import with_lengths
 logger = logging.getLogger("imagetok")
 S = TypeVar("S", bound=Section)
 CONFIG, METRICS, TIMING, CHECKPOINTS = "config.yaml", "metrics.jsonl", "timing.jsonl", "checkpoints"
+PLACES = ("data.root", "data.download", "data.source", "data.test")
+"""Keys that say where things lie: what lies there is compared by hash."""
 FREE_TO_CHANGE = (
     "train.steps",
     "train.log_every",
@@ -25,11 +28,7 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.workers",
     "train.trackers",
-    # Where things lie: what lies there is compared by hash.
-    "data.root",
-    "data.download",
-    "data.source",
-    "data.test",
+    *PLACES,
 )
 """Keys that a resumed run of any kind may change without becoming another run."""
 REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
@@ -73,6 +72,7 @@ def open_run(
         remove_temporaries(folder)
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
         remove_temporaries(folder / CHECKPOINTS)
+        remove_temporaries(folder / "pictures")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
         yield
 
@@ -104,6 +104,25 @@ def _start_over(folder: Path, train: Mapping[str, Any]) -> None:
         )
     for log in logs:
         os.truncate(log, 0)
+
+
+@contextmanager
+def shared_run(
+    folder: Path, config: Section, data: Callable[[], Mapping[str, Any]], *, places: Collection[str]
+) -> Iterator[None]:
+    """A run that its processes share: before the folder is touched, all must agree.
+
+    data: what identifies the examples and the weights to start from. places: keys of the config
+    whose values may differ from machine to machine. Raises what `shared_work` raises.
+    """
+    tree = config.model_dump(mode="json")
+    for key in places:
+        owner, _, name = key.rpartition(".")
+        section = value_at(tree, owner) if owner else tree
+        if isinstance(section, dict):
+            section.pop(name, None)
+    with shared_work({"run folder": str(folder), "config": tree}, data):
+        yield
 
 
 def with_recorded_lengths(config: S, folder: Path, *, resume: bool) -> S:
