@@ -103,7 +103,14 @@ def open_all(paths: Sequence[Path], device: torch.device) -> PriorSources:
 
 def _read_samples(path: Path) -> Samples:
     try:
-        return read_json(path / SAMPLES, Samples)
+        record = read_json(path / SAMPLES, Samples)
+        pictures = sum(file.suffix == ".png" for file in path.iterdir())
+        if not 0 < record.num_images <= pictures:
+            raise ShardError(
+                f"{path / SAMPLES}: num_images: expected from 1 to the {pictures:,} pictures "
+                f"there, found {record.num_images:,}"
+            )
+        return record
     except ShardError as error:
         raise InputError(
             f"{error}; leave {path} out of the report, or draw it again with `imagetok sample`"

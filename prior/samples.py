@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from imagetok.codes.commit import begin_with, continue_with
@@ -15,12 +17,14 @@ from imagetok.codes.plan import Plan, TokenizerId, read_json
 from imagetok.durable import canonical_json, write_json
 from imagetok.errors import InputError
 from imagetok.processes import device_of
+from imagetok.stored import Count
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.sampling import micro_batch_on
 from prior.sampling_params import SamplingParams
 
 RECORD = "samples.json"
+Label = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
 class Samples(SamplingParams):
@@ -30,8 +34,8 @@ class Samples(SamplingParams):
     origin: str | None
     """Where the prior came from; only for people."""
     tokenizer: str
-    num_images: int
-    labels: tuple[int, ...]
+    num_images: Count
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     """Image j has class labels[j % len(labels)]; -1 = none."""
 
     def params(self) -> SamplingParams:
