@@ -52,6 +52,8 @@ def read_section(path: Path, cls: type[S], error: type[InputError] = InputError)
 
 def as_section(tree: Any, cls: type[S], where: str, error: type[InputError] = InputError) -> S:
     """Plain data as a typed section; `error` names `where` and every value that does not fit."""
+    if not isinstance(tree, dict):
+        raise error(f"{where}: damaged, expected an object, found {type(tree).__name__}")
     try:
         return validate(tree, cls, where)
     except ConfigError as fault:

@@ -193,7 +193,7 @@ def read_record(path: Path) -> Record:
         ) from None
     for name, value in record["measures"].items():
         if type(value) not in (int, float) or abs(value) > sys.float_info.max:
-            found = str(value)[:80]
+            found = repr(value)[:80]
             raise InputError(f"{path}: measures: {name}: expected a number, found {found}")
     return record
 
