@@ -16,7 +16,7 @@ from importlib import import_module
 
 import click
 
-from imagetok.errors import ImagetokError
+from imagetok.errors import ConfigError, ImagetokError
 from imagetok.urls import without_secrets
 
 COMMANDS = {
@@ -54,6 +54,11 @@ _ENVIRONMENT = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "choose a path that is not a folder",
     errno.EPERM: "choose a folder that you may write to",
+    errno.EIO: "the disk, or the connection to it, fails; copy what is there to another one",
+    errno.ELOOP: "the link leads to itself; remove it",
+    errno.EFBIG: "a file may not be so large here; look at `ulimit -f`, or choose another disk",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine; end other programs",
 }
 
 
@@ -120,6 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
+        _check_text(arguments)
         result = imagetok.main(arguments, prog_name="imagetok", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stopped:
@@ -140,6 +146,16 @@ def _run(arguments: list[str]) -> int:
         return code
 
 
+def _check_text(arguments: list[str]) -> None:
+    """Refuse bytes that are no UTF-8: records and pages, which name paths, could not hold them."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise ConfigError(
+                f"{ascii(argument)[1:-1]}: expected text in UTF-8, found other bytes; rename the "
+                "file or folder, or reach it by a link with a name in UTF-8"
+            )
+
+
 def _explain(error: BaseException) -> tuple[str, int]:
     """What to tell the user, and the exit code; 1 is a bug of ours."""
     if isinstance(error, click.Abort | KeyboardInterrupt):
@@ -149,6 +165,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
     message = _environment_message(error)
     if message is not None:
         return without_secrets(message), 5
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object!a}: expected names in UTF-8, found other bytes; rename it", 3
     return "this is a bug in imagetok; please report it with the lines above", 1
 
 
@@ -160,6 +178,8 @@ def _environment_message(error: BaseException) -> str | None:
     no_memory = ("out of memory", "can't allocate memory")
     if isinstance(error, MemoryError) or any(text in str(error).lower() for text in no_memory):
         return "out of memory; use a smaller train.batch_size or --batch-size, or a smaller model"
+    if "too many open files" in str(error).lower():  # torch's own words
+        return f"too many files are open; {_ENVIRONMENT[errno.EMFILE].partition('; ')[2]}"
     if "DataLoader timed out" in str(error):
         return "a loader worker gave no batch for 300 s; try train.workers=0, then --resume"
     if "DataLoader worker" in str(error):

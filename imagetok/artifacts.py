@@ -6,7 +6,6 @@ checked against its architecture and its fingerprint before a model is built fro
 """
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -29,7 +28,8 @@ from imagetok.durable import (
     write_json,
 )
 from imagetok.errors import ArtifactError, ResourceError
-from imagetok.files import FileError, check_safetensors, read_regular
+from imagetok.files import FileError, check_safetensors
+from imagetok.stored import read_json
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -126,7 +126,7 @@ def locate(source: Path | str, kind: Kind | None = None, revision: str | None = 
         return Place(Path(source), str(Path(source)), False)
     repository = hub.Repository(hub_id)
     repository.fetch(CONFIG)
-    found = _kind_in(repository.folder / CONFIG)
+    found = kind_in(repository.folder / CONFIG)
     if found is None:
         raise ArtifactError(
             f"{repository.origin}: is no tokenizer or prior of imagetok, by its {CONFIG}"
@@ -194,17 +194,15 @@ def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
             f"{WEIGHTS}, or a Hub id like user/name"
         )
     _check_inside(place, CONFIG)
-    try:
-        config = _json_in(folder / CONFIG)
-    except FileNotFoundError:
+    if not (folder / CONFIG).exists():
         inner = folder / accepted[0]
         hint = f"; did you mean {inner}?" if (inner / CONFIG).is_file() else ""
         what = f"not a {_called(kind)}" if kind else "no tokenizer or prior"
-        raise ArtifactError(f"{place.origin}: {what}: it has no {CONFIG}{hint}") from None
+        raise ArtifactError(f"{place.origin}: {what}: it has no {CONFIG}{hint}")
+    try:
+        config = read_json(folder / CONFIG, ArtifactError, MAX_CONFIG_BYTES)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read it: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ArtifactError(f"{path}: damaged, it is not JSON") from None
     fields = {"format_version", "imagetok_version", "kind", "architecture", "fingerprint"}
     if not isinstance(config, dict) or config.keys() != fields:
         raise ArtifactError(f"{path}: expected exactly the keys {sorted(fields)}")
@@ -244,15 +242,11 @@ def _check_inside(place: Place, name: str) -> None:
     )
 
 
-def _json_in(path: Path) -> Any:
-    return json.loads(read_regular(path, MAX_CONFIG_BYTES))
-
-
-def _kind_in(config: Path) -> Kind | None:
+def kind_in(config: Path) -> Kind | None:
     """The kind that a config names; None where it names none of ours."""
     try:
-        kind = _json_in(config)["kind"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        kind = read_json(config, max_bytes=MAX_CONFIG_BYTES)["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return next((known for known in FILES if known == kind), None)
 
@@ -289,7 +283,9 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
         raise ArtifactError(f"{artifact.origin}: not a {kind}: it has no {WEIGHTS}") from None
     except FileError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot read it: {error.strerror or error}") from None
+    except safetensors.SafetensorError as error:
         raise ArtifactError(f"{path}: damaged or cut off ({error}); fetch it again") from None
     if (misfit := _misfit_of_dtypes(tensors, wanted)) is not None:
         raise ArtifactError(f"{path}: {misfit}")
@@ -400,6 +396,6 @@ def write_card(
 
 
 def metrics_table(metrics: Mapping[str, float | int]) -> str:
-    """A Markdown table of measured values."""
-    rows = [f"| {name} | {value:.6g} |" for name, value in metrics.items()]
+    """A Markdown table of measured values, by name: a resumed run has them in another order."""
+    rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
     return "\n".join(["| measure | value |", "|---|---|", *rows])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails
 
 from imagetok.errors import ConfigError
@@ -33,6 +33,10 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+Size = Annotated[int, Field(gt=0, le=2**24)]
+"""Of an axis of what lies in memory: larger ones are slips, or attacks, that no machine holds."""
+Steps = Annotated[int, Field(gt=0, lt=2**53)]
+"""A number of steps, or a step: what every reader of JSON takes exactly."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,10 +14,11 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from imagetok.errors import ResourceError
-from imagetok.files import read_regular
+from imagetok.leftovers import hold, remove_leftovers
+from imagetok.stored import read_json
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
@@ -55,6 +56,13 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}{_TEMPORARY}{os.getpid()}")
 
 
+def _begin(path: Path) -> Path:
+    """The temporary name for `path`; what killed writers of it left is removed."""
+    check_held(path)
+    remove_leftovers(path, _TEMPORARY)
+    return _temporary(path)
+
+
 @contextmanager
 def _making(path: Path) -> Iterator[None]:
     """Refuse a place such as /proc, where what shall be made is "not found"."""
@@ -72,12 +80,13 @@ def staged_file(path: Path) -> Iterator[IO[bytes]]:
 
     An exception inside the block removes the temporary file and leaves `path` as it was.
     """
-    temporary = _temporary(path)
+    temporary = _begin(path)
     with _making(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = temporary.open("wb")
     try:
         with opened as file:
+            hold(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -130,16 +139,20 @@ def staged_folder(path: Path) -> Iterator[Path]:
 
     An existing `path` is replaced only after the new folder is complete.
     """
-    temporary = _temporary(path)
+    temporary = _begin(path)
     shutil.rmtree(temporary, ignore_errors=True)
     with _making(path):
         temporary.mkdir(parents=True)
+    descriptor = os.open(temporary, os.O_RDONLY)
     try:
+        hold(descriptor)
         yield temporary
         commit_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(descriptor)
 
 
 def commit_folder(temporary: Path, path: Path) -> None:
@@ -171,14 +184,15 @@ def seal_folder(folder: Path) -> None:
 def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[str]:
     """What is wrong with a sealed folder, one line a fault; empty when every byte is as written.
 
-    names: look at these files only, where a folder may hold others too.
+    names: look at these files only, where a folder may hold others too. Raises OSError for what
+    cannot be read, which may be good.
     """
     try:
-        listed = json.loads(read_regular(folder / MANIFEST))["files"]
+        listed = read_json(folder / MANIFEST)["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
-    except FileNotFoundError:
-        return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        if not (folder / MANIFEST).exists():
+            return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
         return [f"{folder / MANIFEST}: damaged, it is not a manifest"]
     found = {p.relative_to(folder).as_posix() for p in _contents(folder)}
     if names is not None:
@@ -197,8 +211,16 @@ def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[st
 
 
 def _contents(folder: Path) -> list[Path]:
-    """The files of a folder that a manifest lists, sorted; nested manifests are content too."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    """The files of a folder that a manifest lists, sorted; nested manifests are content too.
+
+    Raises OSError where a folder cannot be listed: what it holds is then unknown, not missing.
+    """
+    found = (Path(place) / n for place, _, names in os.walk(folder, onerror=_fail) for n in names)
+    return sorted(p for p in found if p.is_file() and p != folder / MANIFEST)
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise error
 
 
 def is_temporary(path: Path, name: str) -> bool:
@@ -220,18 +242,44 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     """Hold a folder for one writer; the kernel frees it when the process ends, however it ends.
 
     Yields a function that lets other processes hold it too from then on, those with `shared`.
-    Raises ResourceError when another process holds it. A file system without locks is a warning.
+    Raises ResourceError when another process holds it, and when the folder is removed, renamed or
+    replaced while it is held. A file system without locks is a warning.
     """
     with _making(folder):
         folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
-    _held.add(descriptor)
+    _held[descriptor] = folder.absolute()
     try:
         _flock(folder, descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield lambda: _flock(folder, descriptor, fcntl.LOCK_SH)
+        check_held(folder)
+    except Exception as error:
+        try:
+            check_held(folder)  # then whatever was raised is its consequence
+        except ResourceError as gone:
+            raise gone from error
+        raise
     finally:
-        _held.discard(descriptor)
+        del _held[descriptor]
         os.close(descriptor)
+
+
+def check_held(path: Path) -> None:
+    """Raise ResourceError if a locked folder, which `path` is or lies in, is no longer the same."""
+    where = path.absolute()
+    for descriptor, folder in _held.items():
+        if where.is_relative_to(folder) and not _is_same(descriptor, folder):
+            raise ResourceError(
+                f"{folder}: was removed, renamed or replaced while it was written to; nothing is "
+                "written there any more. Put it back and continue, or begin in a new folder"
+            )
+
+
+def _is_same(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _flock(folder: Path, descriptor: int, kind: int) -> None:
@@ -248,7 +296,7 @@ def _flock(folder: Path, descriptor: int, kind: int) -> None:
         logger.warning("%s: no locks here (%s); let nobody else write there", folder, error)
 
 
-_held: set[int] = set()
+_held: dict[int, Path] = {}
 
 
 def _drop_inherited_locks() -> None:

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from pydantic import (
     Field,
-    PositiveInt,
     model_serializer,
     model_validator,
 )
@@ -18,6 +17,8 @@ from imagetok.errors import InputError
 
 Images = Float[Tensor, "B C H W"] | Int[Tensor, "B H W"]
 """Pixels in [0, 1], or label maps: the class of every pixel."""
+
+Side = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class ImageContract(Section):
@@ -30,11 +31,11 @@ class ImageContract(Section):
 
     mode: Literal["rgb", "grey", "labels"] = "rgb"
     """Colour, one channel of grey, or label maps: the class of every pixel."""
-    height: PositiveInt
+    height: Side
     """Rows of pixels."""
-    width: PositiveInt
+    width: Side
     """Columns of pixels."""
-    centre_crop: PositiveInt | None = None
+    centre_crop: Side | None = None
     """The side of the square that is cut out of a picture's middle first; null: none."""
     resize: Literal["cover", "stretch"] = "cover"
     """`cover` scales the shorter side and crops the rest; `stretch` ignores the aspect ratio."""

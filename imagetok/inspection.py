@@ -1,6 +1,5 @@
 """What a folder of ours holds, its description, and sharing it on the Hub."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from imagetok.codes.plan import PLAN
 from imagetok.codes.reader import open_codes
 from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
-from imagetok.files import read_regular
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.opening import open_tokenizer
-from imagetok.training.metrics import read_json_lines
+from imagetok.training import checkpoint
+from imagetok.training.metrics import read_thinned, test_record
+from imagetok.training.run import CHECKPOINTS, METRICS, exported_step
 from imagetok.training.run import CONFIG as RUN_CONFIG
-from imagetok.training.run import exported_step, test_record
 from imagetok.urls import public_url
 
 Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
@@ -87,12 +86,10 @@ def kind_of(path: Path) -> Kind:
     if (path / RUN_CONFIG).is_file():
         return "run"
     if (path / artifacts.CONFIG).is_file():
-        try:
-            kind = json.loads(read_regular(path / artifacts.CONFIG))["kind"]
-        except (ValueError, KeyError, TypeError):
-            raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind") from None
-        if kind in artifacts.FILES:
-            return kind
+        kind = artifacts.kind_in(path / artifacts.CONFIG)
+        if kind is None:
+            raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind of ours")
+        return kind
     raise InputError(
         f"{path}: no tokenizer, prior, run, comparison or code dataset; expected a folder with "
         f"{artifacts.CONFIG}, {RUN_CONFIG} or {PLAN}"
@@ -147,8 +144,8 @@ def describe(source: Path | str) -> dict[str, Any]:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run, in order."""
-    return sorted(p for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit())
+    """The checkpoints of a run, in order; ResourceError where they cannot be listed."""
+    return checkpoint.names(run / CHECKPOINTS)
 
 
 def _describe_codes(path: Path) -> dict[str, Any]:
@@ -166,11 +163,8 @@ def _describe_codes(path: Path) -> dict[str, Any]:
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
-    try:
-        measured = read_json_lines(path / "metrics.jsonl")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path / 'metrics.jsonl'}: damaged ({error})") from None
     exported = exported_step(path)
+    measured = read_thinned(path / METRICS, exported) if (path / METRICS).exists() else []
     return {
         "checkpoints": [c.name for c in checkpoints_of(path)],
         "last_logged_step": measured[-1]["step"] if measured else 0,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from imagetok.durable import write_bytes
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.images import Images, to_uint8
 
 # Half precision and resampling overshoot [0, 1] by less than this; a wrong range by far more.
@@ -50,6 +50,11 @@ def as_pixels(images: Tensor | np.ndarray) -> np.ndarray:
             "for integers 0..255 convert to uint8"
         )
     low, high = (float(v) for v in pixels.aminmax())
+    if low != low:
+        raise NotFiniteError(
+            "expected pixels in [0, 1], found NaN: what computed these images is at fault; of a "
+            "model, its weights have diverged"
+        )
     if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # also refuses NaN
         raise InputError(
             f"expected pixels in [0, 1], found [{low:g}, {high:g}]; "

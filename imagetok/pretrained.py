@@ -12,7 +12,7 @@ from torch import nn
 from imagetok import artifacts, hub
 from imagetok.config import Section
 from imagetok.durable import staged_folder
-from imagetok.errors import ArtifactError
+from imagetok.errors import ArtifactError, NotFiniteError
 
 C = TypeVar("C", bound=Section)
 Model = TypeVar("Model", bound="Pretrained[Any]")
@@ -71,6 +71,16 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         if self._fingerprint is not None:
             return self._fingerprint
         return artifacts.fingerprint_of(self.kind, self._architecture(), self.state_dict())
+
+    def check_finite(self) -> None:
+        """Raise NotFiniteError for weights that are NaN or infinite."""
+        for name, tensor in self.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise NotFiniteError(
+                    f"{self.origin or f'this {self.kind}'}: expected finite weights, found NaN or "
+                    f"infinity in {name}: its training has diverged; train it again with a lower "
+                    "train.learning_rate or train.clip_norm=1.0, or take an earlier checkpoint"
+                )
 
     @staticmethod
     @abstractmethod

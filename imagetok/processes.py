@@ -15,19 +15,23 @@ from accelerate.utils import gather, parse_flag_from_env, reduce
 from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
+from imagetok.rendezvous import METHOD
 
+_DAYS = timedelta(days=7)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def process_state(cpu: bool = False) -> PartialState:
-    """Accelerate's state of this process.
+def process_state(cpu: bool = False, *, patience: timedelta | None = _DAYS) -> PartialState:
+    """Accelerate's state of this process; the first call waits for the others of a run.
+
+    patience: how long one that has nothing left to do waits for the others; None is torch's own.
 
     Heeds ACCELERATE_USE_CPU (`accelerate launch --cpu`) as Accelerator does and PartialState alone
     does not: without it, every process launched on a machine without a GPU believes to be alone.
     """
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
-    # One that has nothing left to do waits for the others, however long they take.
-    return PartialState(cpu=cpu, timeout=timedelta(days=7))
+    limit = {} if patience is None else {"timeout": patience}
+    return PartialState(cpu=cpu, init_method=METHOD, **limit)
 
 
 def over_processes(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask for a stop; the loop answers at the next safe place."""
+"""SIGINT, SIGTERM and SIGHUP ask for a stop; the loop answers at the next safe place."""
 
 import signal
 import threading
@@ -7,13 +7,15 @@ from types import FrameType, TracebackType
 import torch
 
 from imagetok.errors import StoppedError
+from imagetok.peers import check_peers
 from imagetok.processes import over_processes, process_state
 
 
 class StopRequest:
-    """Context manager that turns the first SIGINT or SIGTERM into a request.
+    """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request.
 
-    A second SIGINT interrupts at once (KeyboardInterrupt). Outside the main thread, where Python
+    A second SIGINT interrupts at once (KeyboardInterrupt). SIGHUP, of a terminal that is closed, is
+    left alone where it is ignored, as `nohup` does. Outside the main thread, where Python
     allows no signal handlers, signals keep their meaning and nothing is requested.
     """
 
@@ -24,7 +26,9 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._ask)
         return self
 
@@ -60,8 +64,12 @@ class StopRequest:
         self._raise(self.signal_number())
 
     def check_here(self) -> None:
-        """Raise StoppedError if this process was asked to stop."""
+        """Raise StoppedError if this process was asked to stop.
+
+        ResourceError if another one, which shares the work, has ended without finishing it.
+        """
         self._raise(self._signal, "; run the same command again to continue")
+        check_peers()
 
     def _raise(self, number: int, advice: str = "") -> None:
         if number:

@@ -20,7 +20,7 @@ from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.opening import open_tokenizer
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics import records_of
 from imagetok.training.run import CONFIG as RUN_CONFIG
 
 LoadCheck = Callable[[Path], object]
@@ -199,9 +199,12 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
         faults.append(str(error))
     for name in ("metrics.jsonl", "timing.jsonl"):  # which carry no hash
         try:
-            read_json_lines(run / name)
-        except (OSError, ValueError) as error:
-            faults.append(f"{run / name}: {error}")
+            for _ in records_of(run / name):
+                pass
+        except FileNotFoundError:
+            faults.append(f"{run / name}: missing")
+        except InputError as error:
+            faults.append(str(error))
     made = [run / name for name in ("tokenizer", "prior") if (run / name).is_dir()]
     return faults + [fault for folder in made for fault in faults_of(folder, checks)]
 

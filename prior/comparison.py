@@ -28,11 +28,11 @@ from imagetok.comparison.jobs import imagetok_command
 from imagetok.comparison.plan import SEEDS, Cell, Plan
 from imagetok.config import Overrides, validate
 from imagetok.data import DataConfig, describe
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.records import Record, read_record
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics import records_of
 from prior.config import PriorRun
 
 
@@ -113,8 +113,11 @@ class _PriorWork:
 
     def measures(self, cell: Cell) -> dict[str, float | int]:
         """`prior_bits_per_code`, and distances as `imagetok evaluate` names them."""
-        records = read_json_lines(folder_of(cell) / "prior" / "metrics.jsonl")
-        bits = [r["bits_per_code"] for r in records if r["split"] == "test"]
+        log = folder_of(cell) / "prior" / "metrics.jsonl"
+        tests = [r for r in records_of(log) if r.get("split") == "test"]
+        bits = [r["bits_per_code"] for r in tests if r.get("bits_per_code") is not None]
+        if not bits:
+            raise InputError(f"{log}: expected held-out bits_per_code, found none; damaged")
         found = min(bits) if self.run.export == "best" else bits[-1]
         return {"prior_bits_per_code": found, **measures_in(self._records(cell))}
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from imagetok.config import PlaceOrUrl, Section
+from imagetok.config import PlaceOrUrl, Section, Size, Steps
 from imagetok.training.config import TrainConfig, take_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -19,7 +19,7 @@ class GPTConfig(Section):
     kind: Literal["gpt"] = "gpt"
     layers: Annotated[int, Field(ge=1, le=1024)] = 8
     """Transformer blocks."""
-    heads: PositiveInt = 8
+    heads: Size = 8
     """Attention heads of a block; divides the width."""
     width: Annotated[int, Field(ge=1, le=65536)] = 256
     """Channels."""
@@ -54,7 +54,7 @@ class PixelSNAILConfig(Section):
     """Of the causal convolutions."""
     attention: bool = True
     """Whether blocks end with causal attention."""
-    heads: PositiveInt = 8
+    heads: Size = 8
     """Attention heads; divides half the width."""
     dropout: Fraction = 0.1
     """How much of the inner activations training drops."""
@@ -147,6 +147,11 @@ class PriorConfig(Section):
             raise ValueError(f"{self.length} codes an image are more than {MAX_LENGTH}")
         if sum(self.num_codes) + self.num_classes > MAX_TOKENS:
             raise ValueError(f"codes and classes are more than {MAX_TOKENS} together")
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"class_names: expected {self.num_classes}, one a class, or none, found "
+                f"{len(self.class_names)}"
+            )
         kind, levels = self.model.kind, len(self.grids)
         if len(self.num_codes) != levels:
             raise ValueError(f"{len(self.num_codes)} levels of codes, but {levels} grids")
@@ -196,7 +201,7 @@ class PriorRun(Section):
     label_dropout: Fraction = 0.1
     """How often a label is hidden in training, which makes unconditional sampling and guidance
     possible."""
-    patience: PositiveInt | None = None
+    patience: Steps | None = None
     """Evaluations in a row without lower held-out bits per code after which training ends."""
     export: Literal["best", "last"] = "last"
     """Whether the prior is of the evaluation with the lowest held-out bits per code or of the last

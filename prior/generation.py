@@ -19,6 +19,7 @@ from imagetok.data import open_image, prepare
 from imagetok.durable import lock
 from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
+from imagetok.peers import agree, shared_work
 from imagetok.pictures import coloured, grid, save_grid
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar, progress_shown
@@ -27,7 +28,7 @@ from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.opening import open_pair
-from prior.samples import Samples, commit_record, plan_of, read_drawn, record_of
+from prior.samples import RECORD, Samples, commit_record, plan_of, read_drawn, record_of
 from prior.sampling_params import SamplingParams, sampling_params
 from prior.sequence import Codes
 
@@ -227,10 +228,18 @@ def _in_folder(
     n, state = record.num_images, process_state()
     chunks = _chunks(n, size)
     codes: list[Codes] = []
-    with lock(out) if state.is_main_process else nullcontext(), StopRequest() as stop:
+    made_by = record.model_dump(mode="json", exclude={"prior", "tokenizer", "origin"})
+    owners = {"prior": record.prior, "tokenizer": record.tokenizer}
+    with (
+        StopRequest() as stop,
+        shared_work({"samples": made_by, "batch_size": size}, lambda: owners),
+        lock(out) if state.is_main_process else nullcontext(),
+    ):
         if state.is_main_process:
             commit_record(out, record)
         state.wait_for_everyone()
+        there = (out / RECORD).is_file()
+        agree({}, {f"{RECORD} in the output folder": "there" if there else "no such file"})
         missing = [[j for j in chunk if not picture_file(out, j).is_file()] for chunk in chunks]
         state.wait_for_everyone()  # all have looked before any writes
         mine = range(state.process_index, len(chunks), state.num_processes)

@@ -29,7 +29,8 @@ def open_pair(
     """A prior and the tokenizer of its codes, on one device.
 
     tokenizer: None is the one embedded in the prior's folder. Raises ShardError for a tokenizer
-    that makes other codes, ConfigError where a prior that was never saved comes without one.
+    that makes other codes, ConfigError where a prior that was never saved comes without one,
+    NotFiniteError for weights that are not finite.
     """
     model = open_prior(prior, device)
     given = tokenizer or model.tokenizer_folder
@@ -38,4 +39,6 @@ def open_pair(
     own = open_tokenizer(given, device_of(model))
     named = tokenizer if isinstance(tokenizer, Path | str) else own.origin
     model.check_tokenizer(own.fingerprint, str(named or prior))
+    model.check_finite()
+    own.check_finite()
     return model, own

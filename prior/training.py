@@ -20,9 +20,10 @@ from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
 from imagetok.processes import device_of, over_processes, process_state
 from imagetok.training.best import Selection
+from imagetok.training.divergence import Limits
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
-from imagetok.training.run import CONFIG, open_run, with_recorded_lengths
+from imagetok.training.run import CONFIG, PLACES, open_run, shared_run, with_recorded_lengths
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
@@ -86,8 +87,10 @@ def train_prior(
     )
     config = with_recorded_lengths(_with_commit(config, run, resume), run, resume=resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
-    with open_run(
-        run, config, resume=resume, is_main=accelerator.is_main_process, free=FREE_TO_CHANGE
+    is_main = accelerator.is_main_process
+    with (
+        shared_run(run, config, job.inputs, places=(*PLACES, "tokenizer")),
+        open_run(run, config, resume=resume, is_main=is_main, free=FREE_TO_CHANGE),
     ):
         return train(
             job,
@@ -129,7 +132,8 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         PriorConfig,
         f"a prior on {config.data.source}",
     )
-    prior = _initial(config, architecture, init_from)
+    prior, started = _initial(config, architecture, init_from)
+    uniform = math.log2(max(2, *dataset.num_codes))
     yardsticks = measure(dataset.num_codes, training.batches(), held_out.batches())
     for level, use in enumerate(dataset.manifest.usage):
         if (words := collapse_in_words(use)) is not None:
@@ -150,35 +154,47 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     return Job(
         model=prior,
         dataset=training,
+        inputs=lambda: {
+            "tokenizer": fingerprint,
+            "training codes": training.identity(),
+            "held-out codes": held_out.identity(),
+            "weights to start from": started,
+        },
         loss=_loss_function(config, architecture.num_classes),
         update=lambda model, sums, draw: {},
         describe=lambda described: {},
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
+        # Codes that are all alike probable cost log2 K bits.
+        limits=Limits("bits_per_code", most=10 * uniform, noticed=uniform),
         selection=Selection("bits_per_code", config.patience, config.export),
         shown=("bits_per_code",),
         matrix_layers=prior.matrix_layers,
     )
 
 
-def _initial(config: PriorRun, architecture: PriorConfig, init_from: Path | str | None) -> Prior:
-    """The prior that training begins with."""
+def _initial(
+    config: PriorRun, architecture: PriorConfig, init_from: Path | str | None
+) -> tuple[Prior, str]:
+    """The prior that training begins with, and the fingerprint of the one it starts from."""
     seeding.reseed_global(config.seed, "init")
     prior = build_prior(architecture)
     if config.gradient_checkpointing:
         prior.recompute_activations()
     if config.compile:
         prior.compile()
+    started = ""
     if init_from is not None:
         source = Prior.from_pretrained(init_from)
+        started = source.fingerprint
         if source.config != architecture:
             raise ConfigError(
                 f"--init-from {init_from}: its architecture, codes or classes differ from the "
                 "config's; see config.json there"
             )
         prior.load_state_dict(source.state_dict(), strict=True)
-    return prior
+    return prior, started
 
 
 def evaluate_bits(

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "urls", "version"},
-    {"durable", "seeding", "config", "files", "transfer", "processes", "modes", "destinations"},
+    {"durable", "leftovers", "seeding", "config", "files", "stored", "transfer", "modes"}
+    | {"destinations", "processes", "rendezvous", "peers"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},
     {"environment", "named_configs"},

@@ -1,7 +1,8 @@
 """What training logged, as curves of one run or of several."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from imagetok.reporting import Figure, curves
@@ -87,10 +88,11 @@ def figures_of(
 ) -> list[Figure]:
     """One for every curve that the logs have points for; logs: by the name of the run."""
     figures = []
+    names = {run: dict.fromkeys(chain.from_iterable(records)) for run, records in logs.items()}
     for curve in wanted:
-        series = dict(_series(logs, curve))
+        series = dict(_series(logs, names, curve))
         if series:
-            shades = _series(logs, curve._replace(names=curve.deviations))
+            shades = _series(logs, names, curve._replace(names=curve.deviations))
             bands = {
                 name: deviations
                 for name, (steps, deviations) in shades
@@ -102,17 +104,19 @@ def figures_of(
 
 
 def _series(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]], curve: Curve
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    names: Mapping[str, Iterable[str]],
+    curve: Curve,
 ) -> Iterator[tuple[str, tuple[list[int], list[float]]]]:
-    """Name and points of every line of a figure."""
+    """Name and points of every line of a figure; names: what each run logged."""
     having = {
         name: records
         for name, records in logs.items()
-        if any(_levels(records, measure) for _, measure in curve.names)
+        if any(_levels(names[name], measure) for _, measure in curve.names)
     }
     for run, records in having.items():
         for (split, measure), told in curve.names.items():
-            for name in _levels(records, measure):
+            for name in _levels(names[run], measure):
                 points = [
                     (r["step"], r[name])
                     for r in records
@@ -126,7 +130,7 @@ def _series(
                     yield ", ".join(words), (list(steps), list(values))
 
 
-def _levels(records: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
+def _levels(names: Iterable[str], measure: str) -> list[str]:
     """The measure's name, or those of its levels, as far as they were logged."""
     pattern = re.compile(rf"{re.escape(measure)}(_level\d+)?")
-    return list(dict.fromkeys(n for record in records for n in record if pattern.fullmatch(n)))
+    return [name for name in names if pattern.fullmatch(name)]

@@ -41,7 +41,7 @@ from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.opening import as_given, open_tokenizer
 from imagetok.training.checkpoint import kept_weights
 from imagetok.training.config import TokenizerRun
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics import read_thinned
 from imagetok.training.run import CONFIG
 
 SAMPLE = 1000
@@ -192,7 +192,7 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
     """Every level's health and verdict."""
     levels = examine(tokenizer, dataset)
     run = _run_of(tokenizer, name)
-    history = read_json_lines(run / "metrics.jsonl") if run is not None else []
+    history = read_thinned(run / "metrics.jsonl") if run is not None else []
     before = _earlier(tokenizer, run) if run is not None else {}
     sample = FirstImages(dataset, SAMPLE)
     few = range(min(SHOWN, len(dataset)))

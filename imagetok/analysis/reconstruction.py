@@ -86,6 +86,7 @@ def reconstruct(
     if not len(several):
         raise InputError("expected at least one image, found none")
     model = open_autoencoder(tokenizer, device)
+    model.check_finite()
     as_labels = model.image.mode == "labels"
     stored = [
         prepare(open_image(one, as_labels) if isinstance(one, Path | str) else one, model.image)

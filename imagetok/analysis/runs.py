@@ -1,6 +1,5 @@
 """What a report is made of: run folders, and files of measures."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +10,16 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import torch
 
 from imagetok.analysis.curves import TOKENIZER_CURVES, Curve
-from imagetok.artifacts import read_artifact
+from imagetok.artifacts import kind_in, read_artifact
 from imagetok.config import Section, read_yaml, validate
 from imagetok.data import ImageDataset, open_images
 from imagetok.errors import ConfigError, ImagetokError, InputError
 from imagetok.evaluation.records import Record, read_record
-from imagetok.files import read_regular
 from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun, TrainConfig
-from imagetok.training.metrics import read_json_lines
-from imagetok.training.run import CONFIG, exported_step, test_record
+from imagetok.training.metrics import read_thinned, test_record
+from imagetok.training.run import CONFIG, exported_step
 
 
 @runtime_checkable
@@ -46,7 +44,7 @@ class RunFolder(ABC):
     """As it is called in the report."""
     config: RunConfig
     records: list[dict[str, Any]]
-    """Of metrics.jsonl, in order."""
+    """Of metrics.jsonl, in order; of a very long one not all, see `read_thinned`."""
     timing: list[dict[str, Any]]
     device: torch.device
     exported: int | None
@@ -238,29 +236,26 @@ def _open_run(
     if leaf is None:
         expected = " or ".join(repr(kind.kind) for kind in kinds)
         raise ConfigError(f"{where}: kind: expected {expected}, found {tree.get('kind')!r}")
-    records = _log(path / "metrics.jsonl")
+    exported = exported_step(path)
+    records = _log(path / "metrics.jsonl", exported)
     if not records:
         raise InputError(f"{path}: has logged nothing yet; train it for some steps first")
     config: Any = validate(tree, leaf.section, where)
     timing = _log(path / "timing.jsonl")
-    return leaf(path, name, config, records, timing, device, exported_step(path))
+    return leaf(path, name, config, records, timing, device, exported)
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
+def _log(path: Path, kept: int | None = None) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    try:
-        return read_json_lines(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({error})") from None
+    return read_thinned(path, kept)
 
 
 def _found(path: Path) -> str:
     if not path.exists():
         return "there is nothing there"
     config = path / "config.json"
-    try:
-        kind = json.loads(read_regular(config))["kind"]
-    except (OSError, ValueError, KeyError, TypeError):
+    kind = kind_in(config)
+    if kind is None:
         return "no run"
     return f"is a {kind}, not a run; its run folder may be {path.resolve().parent}"

@@ -121,6 +121,7 @@ def decode_dataset(
     when `folder` holds anything else, StoppedError after a signal.
     """
     check_fingerprint(dataset, tokenizer)
+    tokenizer.check_finite()
     count = len(dataset) if limit is None else min(limit, len(dataset))
     num_new = 0
     with (

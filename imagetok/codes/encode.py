@@ -136,6 +136,7 @@ def encode(
     _check_options(limit, samples_per_shard, precision, batch_size)
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
+        model.check_finite()
         dataset, source = open_inputs(data, model.image, identity=identity, class_names=class_names)
         dataset = dataset if limit is None else FirstImages(dataset, limit)
         max_skips = parse_allowance(str(max_skip), len(dataset))
@@ -231,6 +232,7 @@ def encode_dataset(
         lambda inputs: encode_range(tokenizer, dataset, plan, inputs, threads),
         "encoding",
         max_skips=max_skips,
+        sample=dataset.sample,
     )
 
 

@@ -1,5 +1,6 @@
 """A code dataset in formats that others read, with what binds it to its tokenizer."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, assert_never, get_args
@@ -7,13 +8,14 @@ from typing import Literal, assert_never, get_args
 import numpy as np
 
 from imagetok.codes.exchange import ROWS, Binding, ContentHash, Rows
-from imagetok.codes.npy import write_npy
-from imagetok.codes.parquet import write_parquet
+from imagetok.codes.npy import NpyRows, write_npy
+from imagetok.codes.parquet import ParquetRows, write_parquet
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.results import Exported
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, ImagetokError
 
 Form = Literal["parquet", "npy"]
+logger = logging.getLogger("imagetok")
 
 
 def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parquet") -> Exported:
@@ -22,11 +24,12 @@ def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parq
     >>> imagetok.export("codes/train", "codes.parquet")
     >>> imagetok.export("codes/train", "codes-npy", to="npy")
 
-    codes: a code dataset, its folder or URL. out: the file, or the folder; must not exist.
+    codes: a code dataset, its folder or URL. out: the file, or the folder; must not exist, unless
+    it holds these very codes already: then an earlier call was killed at its last moment.
     Both formats hold codes, labels, source indices and the tokenizer's fingerprint, and
     `import_codes` makes the same code dataset of them again, byte for byte.
-    Raises ConfigError when `out` exists, ShardError for a damaged shard, ResourceError for parquet
-    without pyarrow.
+    Raises ConfigError when `out` holds anything else, ShardError for a damaged shard, ResourceError
+    for parquet without pyarrow.
     """
     if to not in get_args(Form):
         raise ConfigError(f"to: expected {' or '.join(map(repr, get_args(Form)))}, found {to!r}")
@@ -38,12 +41,10 @@ def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parq
 def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
     """Write a code dataset as one parquet file or as a folder of .npy files, durably.
 
-    `imagetok.codes.import_` makes the same code dataset of it again, byte for byte. Raises
-    ConfigError when `out` exists, ShardError for a damaged shard, ResourceError for parquet
-    without pyarrow.
+    `imagetok.codes.import_` makes the same code dataset of it again, byte for byte. Where `out`
+    holds it already, nothing is written. Raises ConfigError when `out` holds anything else,
+    ShardError for a damaged shard, ResourceError for parquet without pyarrow.
     """
-    if out.exists():
-        raise ConfigError(f"{out}: is there already; choose another --out")
     content = ContentHash()
     plan = dataset.plan
     skipped = tuple(
@@ -54,6 +55,16 @@ def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
     def bind() -> Binding:
         return Binding(plan=plan, skipped=skipped, sha256=content.hexdigest(plan, skipped))
 
+    if out.exists():
+        # What has this name is complete; a process killed after it gave the name told nobody.
+        there = _binding_in(out, form, len(plan.num_codes))
+        if there is not None and (there.plan, there.skipped) == (plan, skipped):
+            for _ in rows:  # adds to the hash
+                pass
+            if there == bind():
+                logger.info("%s: is there already, whole", out)
+                return
+        raise ConfigError(f"{out}: is there already; choose another --out")
     match form:
         case "parquet":
             write_parquet(out, plan, rows, bind)
@@ -61,6 +72,14 @@ def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
             write_npy(out, plan, len(dataset), rows, bind)
         case _:
             assert_never(form)
+
+
+def _binding_in(out: Path, form: Form, levels: int) -> Binding | None:
+    """What an exported file or folder says of itself; None where that is not what it is."""
+    try:
+        return (NpyRows if form == "npy" else ParquetRows)(out, levels).binding
+    except (ImagetokError, OSError):
+        return None
 
 
 def _rows(dataset: CodeDataset, content: ContentHash) -> Iterator[Rows]:

@@ -11,11 +11,11 @@ import numpy as np
 
 from imagetok.codes.exchange import EDITED, ROWS, Binding, Rows, StoredRows, code_names
 from imagetok.codes.plan import Plan
-from imagetok.config import validate
 from imagetok.durable import staged_file
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import InputError
 from imagetok.files import open_regular
 from imagetok.optional import require
+from imagetok.stored import as_section, parse_json
 
 _KEY = b"imagetok"
 _INDEX = "source_index"
@@ -166,20 +166,15 @@ def _lists(pa: Any, codes: np.ndarray) -> Any:
 def _binding(where: str, text: bytes | None) -> Binding | None:
     if text is None:
         return None
-    try:
-        return validate(json.loads(text), Binding, where)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise InputError(f"{error}; damaged, or of another version of imagetok") from None
-        raise InputError(f"{where}: its metadata is damaged; copy or export it again") from None
+    return as_section(parse_json(text, f"{where}: its metadata"), Binding, where)
 
 
 def _class_names(text: bytes | None) -> tuple[str, ...]:
     """What `datasets` wrote down of a column `label`, if anything."""
     try:
-        names = json.loads(text or b"{}")["info"]["features"]["label"]["names"]
-        return tuple(str(name) for name in names)
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = parse_json(text or b"{}", "")
+        return tuple(str(name) for name in found["info"]["features"]["label"]["names"])
+    except (InputError, KeyError, TypeError):
         return ()
 
 

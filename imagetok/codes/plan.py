@@ -1,7 +1,6 @@
 """What a code dataset is: the plan written first, a record per shard, the manifest written last."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,15 +13,16 @@ from pydantic import (
     model_validator,
 )
 
-from imagetok.config import Section, validate
+from imagetok import stored
+from imagetok.config import Section
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
-from imagetok.files import FileError, read_regular
 from imagetok.images import ImageContract
+from imagetok.stored import as_section, read_section
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 FORMAT_VERSION = 1
-MAX_JSON_BYTES = 256 << 20
+MAX_JSON_BYTES = stored.MAX_BYTES
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -210,22 +210,9 @@ M = TypeVar("M", bound=Section)
 
 def read_json(path: Path, cls: type[M]) -> M:
     """A JSON file as a typed section; ShardError when it is missing or not of that form."""
-    try:
-        data = read_regular(path, MAX_JSON_BYTES)
-    except FileNotFoundError:
-        raise ShardError(f"{path}: missing") from None
-    except FileError as error:
-        raise ShardError(f"{error}; it is no {cls.__name__.lower()}") from None
-    return parse_json(data, cls, str(path))
+    return read_section(path, cls, ShardError)
 
 
 def parse_json(data: bytes, cls: type[M], where: str) -> M:
     """JSON as a typed section; ShardError, which names `where`, when it is not of that form."""
-    try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ShardError(f"{where}: damaged, it is not JSON; run `imagetok verify`") from None
-    try:
-        return validate(tree, cls, where)
-    except ConfigError as error:
-        raise ShardError(f"{error}; damaged, or made by another version of imagetok") from None
+    return as_section(stored.parse_json(data, where, ShardError), cls, where, ShardError)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from imagetok.codes.commit import (
     EncodeReport,
@@ -14,10 +15,11 @@ from imagetok.codes.commit import (
     read_record,
     stored_report,
 )
-from imagetok.codes.plan import Plan
+from imagetok.codes.plan import PLAN, Plan
 from imagetok.codes.writer import EncodedPart, write_shard
-from imagetok.durable import lock
+from imagetok.durable import lock, sha256_file
 from imagetok.errors import InputError
+from imagetok.peers import agree, shared_work
 from imagetok.processes import full_float32, process_state
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
@@ -32,18 +34,26 @@ def write_dataset(
     description: str,
     *,
     max_skips: int = 0,
+    sample: Callable[[], str] = str,
 ) -> EncodeReport:
     """Write the code dataset of `plan` into `folder`; a rerun continues where one was stopped.
 
     parts_of: the codes of a range of inputs, in order, always the same for the same range; called
     for each shard that is not there, in the process whose turn it is. description: of the progress.
-    max_skips: unreadable inputs allowed over the whole dataset. Raises ConfigError when `folder`
-    holds another plan, InputError beyond max_skips, ResourceError on too little disk, StoppedError
+    max_skips: unreadable inputs allowed over the whole dataset. sample: a hash of some inputs,
+    compared over the processes with the plan. Raises ConfigError when `folder` holds another plan
+    or a process was started for another one, InputError beyond max_skips and when processes see
+    different inputs, ResourceError on too little disk, StoppedError
     after a signal (rerun to continue).
     """
     state = process_state()
     logger.info("processes: %d", state.num_processes)
     with ExitStack() as held, StopRequest() as stop, full_float32():
+        settings, facts = _facts(plan)
+        work = shared_work(
+            {"plan": settings, "max_skips": max_skips}, lambda: facts | {"some inputs": sample()}
+        )
+        held.enter_context(work)
         if state.is_main_process:
             share = held.enter_context(lock(folder))
             check_space(folder, plan)
@@ -53,6 +63,15 @@ def write_dataset(
         if not state.is_main_process:
             # One that outlives the first process still keeps other writers away.
             held.enter_context(lock(folder, shared=True))
+        written = folder / PLAN
+        agree(
+            {},
+            {
+                f"{PLAN} in the output folder": sha256_file(written)
+                if written.is_file()
+                else "no such file"
+            },
+        )
         mine = range(state.process_index, plan.num_shards, state.num_processes)
         finished = [shard for shard in mine if is_complete(folder, plan, shard)]
         skipped = sum(len(read_record(folder, shard).skipped) for shard in finished)
@@ -69,6 +88,14 @@ def write_dataset(
         report = commit_manifest(folder, plan, max_skips) if is_main else None
         state.wait_for_everyone()
     return report or stored_report(folder)
+
+
+def _facts(plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A plan as its settings and as what it tells of the inputs; where those lie may differ."""
+    tree = plan.model_dump(mode="json", exclude={"source": True, "tokenizer": {"name"}})
+    names = ("tokenizer", "num_inputs", "source_identity", "labelled", "class_names", "parts")
+    inputs = {name: tree.pop(name) for name in names if name in tree}
+    return tree, inputs
 
 
 def _watched(

@@ -1,6 +1,8 @@
 """Reading code datasets: verified at first touch, random access, from disk or behind a URL."""
 
+import errno
 import hashlib
+import resource
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -42,7 +44,7 @@ __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
 
 Verification = Literal["full", "sampled", "size"]
 OPEN_SHARDS = 256
-"""Memory maps that a process holds; each keeps a file open."""
+"""Memory maps that a process holds; each keeps a file open. A low `ulimit -n` allows fewer."""
 REMOTE_SHARDS = 4
 """Remote shards that a process holds, whole, in memory."""
 _SAMPLED = 16
@@ -61,7 +63,7 @@ class CodeDataset(Dataset):
         self.manifest = manifest
         self.verify = verify
         self._store = store
-        self._max_open = REMOTE_SHARDS if store.is_remote else OPEN_SHARDS
+        self._max_open = REMOTE_SHARDS if store.is_remote else _most_open()
         self._length = manifest.written
         self._ends = np.cumsum([entry.samples for entry in manifest.shards], dtype=np.int64)
         self._open: OrderedDict[int, Shard] = OrderedDict()
@@ -232,11 +234,27 @@ class CodeDataset(Dataset):
     def _shard(self, shard: int) -> Shard:
         found = self._open.pop(shard, None)
         if found is None:
-            while len(self._open) >= self._max_open:
-                self._open.popitem(last=False)
-            found = self._first_touch(shard)
+            self._close_all_but(self._max_open - 1)
+            found = self._opened(shard)
         self._open[shard] = found  # as the one used last
         return found
+
+    def _opened(self, shard: int) -> Shard:
+        """A shard that was not open; where files run out, fewer are held from then on."""
+        while True:
+            try:
+                return self._first_touch(shard)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                    raise
+                self._recent = 0, 0, Shard(self.plan, 0, b"")  # it would keep one open
+                self._close_all_but(len(self._open) // 2)
+                self._max_open = len(self._open) + 1
+
+    def _close_all_but(self, count: int) -> None:
+        """Close the shards that were used least recently."""
+        while len(self._open) > count:
+            self._open.popitem(last=False)
 
     def _first_touch(self, shard: int) -> Shard:
         entry = self.manifest.shards[shard]
@@ -267,6 +285,13 @@ class CodeDataset(Dataset):
     def _view(self, shard: int, data: Any) -> Shard:
         samples = self.manifest.shards[shard].samples
         return Shard(self.plan, samples, data, self.plan.index_offset(shard))
+
+
+def _most_open() -> int:
+    """How many shards may be open: a quarter of the files that a process may have."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_low = allowed != resource.RLIM_INFINITY and allowed < 4 * OPEN_SHARDS
+    return max(1, allowed // 4) if is_low else OPEN_SHARDS
 
 
 def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeDataset:

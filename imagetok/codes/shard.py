@@ -100,6 +100,14 @@ class Shard:
         parts = zip(self._full.codes, self._last.codes, strict=True)
         return [max((int(part.max()) for part in pair if part.size), default=-1) for pair in parts]
 
+    def range_of_labels(self) -> tuple[int, int]:
+        """The smallest and the largest label; -1 without any."""
+        pairs = (self._full.labels, self._last.labels)
+        parts = [part for part in pairs if part is not None and part.size]
+        return min((int(p.min()) for p in parts), default=-1), max(
+            (int(p.max()) for p in parts), default=-1
+        )
+
 
 class _Arrays(NamedTuple):
     codes: tuple[np.ndarray, ...]
@@ -165,7 +173,13 @@ def check_form(where: str, plan: Plan, samples: int, data: Bytes) -> None:
 
 
 def check_range(where: str, plan: Plan, shard: Shard) -> None:
-    """Refuse codes that the codebook does not have."""
+    """Refuse codes that the codebook does not have, and labels that the plan has no name for."""
+    smallest, largest = shard.range_of_labels()
+    if smallest < -1 or largest >= len(plan.class_names):
+        raise ShardError(
+            f"{where}: expected labels in [-1, {len(plan.class_names)}), as the plan names "
+            f"{len(plan.class_names)} classes, found {smallest} to {largest}. {REMEDY}"
+        )
     for level, (k, largest) in enumerate(zip(plan.num_codes, shard.largest_codes(), strict=True)):
         if largest >= k:
             raise ShardError(

@@ -2,25 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from imagetok.artifacts import read_artifact
 from imagetok.comparison.plan import PLAN, Cell, method_identity
 from imagetok.comparison.results import Comparison, evaluations
-from imagetok.config import differences, load_config, validate
+from imagetok.config import Section, differences, load_config, validate, value_at
 from imagetok.errors import ConfigError, ImagetokError, InputError
-from imagetok.files import read_regular
+from imagetok.stored import Count, as_section, read_json
 from imagetok.training.config import TokenizerRun
 
 RESULT = "comparison.json"
 MAX_BYTES = 64 << 20
 
 
-class StoredPlan(NamedTuple):
+class StoredPlan(Section):
     """What plan.json holds of a comparison."""
 
-    seeds: tuple[int, ...]
-    methods: dict[str, dict[str, Any]]
+    seeds: tuple[Count, ...]
+    methods: dict[Annotated[str, Field(pattern=r"^[^/\\0]{1,200}$")], dict[str, Any]]
     """Configs by name, without seeds and places."""
 
 
@@ -38,14 +40,16 @@ def is_comparison(folder: Path) -> bool:
 def stored_plan(folder: Path) -> StoredPlan:
     """Seeds and methods; InputError for a damaged plan.json."""
     plan = _read(folder / PLAN)
-    try:
-        seeds = tuple(int(seed) for seed in plan["seeds"])
-        methods = {str(name): dict(config) for name, config in plan["methods"].items()}
-        for config in methods.values():
-            int(config["train"]["steps"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / PLAN}: damaged ({error!r})") from None
-    return StoredPlan(seeds, methods)
+    known = {name: value_at(plan, name) for name in StoredPlan.model_fields}
+    stored = as_section(known, StoredPlan, str(folder / PLAN))
+    for name, config in stored.methods.items():
+        steps = value_at(config, "train.steps")
+        if type(steps) is not int or steps < 0:
+            raise InputError(
+                f"{folder / PLAN}: methods.{name}.train.steps: expected a whole number, found "
+                f"{str(steps)[:40]}; damaged"
+            )
+    return stored
 
 
 def stored_cells(folder: Path) -> list[Cell]:
@@ -152,10 +156,6 @@ def _result_faults(folder: Path, result: Comparison) -> list[str]:
 def _read(path: Path) -> Any:
     """A small JSON file; InputError where it cannot be read."""
     try:
-        return json.loads(read_regular(path, MAX_BYTES))
+        return read_json(path, InputError, MAX_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot read it: {error.strerror}") from None
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: damaged ({error})") from None

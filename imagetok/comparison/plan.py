@@ -1,6 +1,5 @@
 """What is compared: one cell for each method and seed, alike in all that makes them comparable."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,9 @@ from imagetok.config import (
 )
 from imagetok.data import DataConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
-from imagetok.errors import ConfigError
-from imagetok.files import read_regular
+from imagetok.errors import ConfigError, InputError
 from imagetok.named_configs import NamedConfig, find_config
+from imagetok.stored import read_json
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run import recorded_lengths
 from imagetok.urls import public_url
@@ -108,7 +107,7 @@ class Plan(Section):
         A comparison that was begun when their configs still named lengths stays the same one.
         """
         try:
-            stored = json.loads(read_regular(out / PLAN))
+            stored = read_json(out / PLAN)
         except (OSError, ValueError):
             return self  # a new one; a damaged one is refused where the folder is held
         known = value_at(stored, "methods")
@@ -137,8 +136,8 @@ class Plan(Section):
 
     def _check_same(self, path: Path) -> None:
         try:
-            stored = json.loads(read_regular(path))
-        except ValueError:
+            stored = read_json(path)
+        except InputError:
             raise ConfigError(f"{path}: damaged; choose another --out") from None
         changed = differences(stored, self.identity())
         if changed:

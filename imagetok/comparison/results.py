@@ -1,7 +1,6 @@
 """The values of a comparison: as the runs stored them, and their mean and spread over seeds."""
 
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,10 @@ from imagetok.comparison.plan import Cell, method_identity
 from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
-from imagetok.files import read_regular
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics import records_of
+from imagetok.training.record import read_finished
 from imagetok.training.run import CONFIG
 
 DEFINITIONS = {
@@ -96,10 +95,10 @@ def is_finished(cell: Cell) -> bool:
     Raises InputError for one that is damaged, or that another config made.
     """
     try:
-        done = json.loads(read_regular(cell.folder / "finished.json"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        done = read_finished(cell.folder)
+    except InputError:
         return False
-    if done != cell.steps:
+    if done is None or done.step != cell.steps:
         return False
     remedy = f"delete {cell.folder} and run the same command to train it again"
     faults = verify_folder(cell.folder / "tokenizer")
@@ -117,7 +116,8 @@ def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
 
     Raises InputError where there is none of the last of its `steps`.
     """
-    records = [r for r in read_json_lines(run / "metrics.jsonl") if r.pop("split") == "test"]
+    log = run / "metrics.jsonl"
+    records = [r for r in records_of(log) if r.pop("split", None) == "test"]
     if not records or records[-1]["step"] != steps:
         raise InputError(f"{run}/metrics.jsonl: expected an evaluation at step {steps}")
     return records

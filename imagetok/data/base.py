@@ -10,6 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from imagetok.errors import InputError
 from imagetok.images import ImageContract
 
 NO_LABEL = -1
@@ -56,6 +57,20 @@ class ImageDataset(Dataset[ImageBatch], ABC):
 
         Raises ImageError at the first image that cannot be read, IndexError outside the dataset.
         """
+
+    def sample(self, count: int = 8) -> str:
+        """A hash of the pixels and labels of some images, spread over the dataset.
+
+        Beside `identity`, for what has the same names and sizes and shows something else.
+        """
+        digest = hashlib.sha256()
+        for place in range(min(count, len(self))):
+            try:
+                batch = self.read([place * len(self) // min(count, len(self))])
+                digest.update(batch.images.numpy().tobytes() + batch.labels.numpy().tobytes())
+            except InputError:
+                digest.update(b"unreadable")
+        return digest.hexdigest()
 
     def path_of(self, index: int) -> str:
         """A name of one input for messages: its path, or its place in the dataset."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer
+from pydantic import Field, NonNegativeInt, model_serializer
 
-from imagetok.config import PlaceOrUrl, Section, validate
+from imagetok.config import PlaceOrUrl, Section, Size, validate
 from imagetok.errors import ConfigError
 
 Holdout = Annotated[float, Field(gt=0, lt=1)]
@@ -24,9 +24,9 @@ class ShapesConfig(Section):
     """Coloured shapes drawn on demand: any size, any number, labels and class maps."""
 
     source: Literal["shapes"] = "shapes"
-    count: PositiveInt = 10_000
+    count: Size = 10_000
     """Images of split train."""
-    test_count: PositiveInt = 1_000
+    test_count: Size = 1_000
     """Images of split test."""
     seed: NonNegativeInt = 0
     """What is drawn; another seed, other shapes."""
@@ -35,7 +35,7 @@ class ShapesConfig(Section):
 class TorchvisionSection(Section):
     """What the sources that torchvision reads have in common."""
 
-    validation: NonNegativeInt = 0
+    validation: Annotated[int, Field(ge=0, le=2**24)] = 0
     """The last so many images of train stand for split test, and the others are train."""
 
     @model_serializer(mode="wrap")

@@ -1,14 +1,13 @@
 """A folder of drawn images as a dataset: what `imagetok sample` writes, or any other."""
 
-import json
 import re
 from pathlib import Path
 
 from imagetok.data.encoded import FileImages
 from imagetok.data.folder import list_images, open_folder
 from imagetok.errors import InputError
-from imagetok.files import read_regular
 from imagetok.images import ImageContract
+from imagetok.stored import read_json
 
 RECORD = "samples.json"
 _NUMBERED = re.compile(r"\d{6,}\.png")
@@ -29,9 +28,11 @@ def open_samples(folder: Path, contract: ImageContract) -> FileImages:
         key=lambda name: int(Path(name).stem),
     )
     try:
-        content = json.loads(read_regular(record))
-        count, asked = int(content["num_images"]), [int(label) for label in content["labels"]]
-    except (ValueError, KeyError, TypeError) as error:
+        content = read_json(record)
+        count, asked = content["num_images"], content["labels"]
+        if not all(type(number) is int for number in (count, *asked)):
+            raise TypeError("expected whole numbers")
+    except (KeyError, TypeError) as error:
         raise InputError(f"{record}: not what imagetok sample writes: {error!r}") from None
     if len(files) != count or not asked:
         raise InputError(

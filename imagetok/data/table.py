@@ -1,14 +1,17 @@
 """A CSV or JSONL file of image paths and labels as a dataset."""
 
 import csv
-import io
 import json
-from collections.abc import Iterator
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagetok.data.config import TableConfig
-from imagetok.data.encoded import FileImages, is_file
+from imagetok.data.encoded import FileImages, below
 from imagetok.data.labels import held_out, number_labels
 from imagetok.errors import ConfigError, InputError
 from imagetok.files import open_regular
@@ -27,6 +30,16 @@ class Row(NamedTuple):
     values: dict[str, str]
 
 
+class _Columns(NamedTuple):
+    """What is needed of a table, a value a row."""
+
+    lines: array
+    files: list[str]
+    labels: list[str]
+    splits: list[str]
+    """As written; empty without a column of splits."""
+
+
 def open_table(config: TableConfig, split: str, contract: ImageContract) -> FileImages:
     """The images that a table names, in its order.
 
@@ -35,15 +48,15 @@ def open_table(config: TableConfig, split: str, contract: ImageContract) -> File
     """
     path = Path(config.file).expanduser()
     root = Path(config.root).expanduser() if config.root else path.parent
-    rows = read_table(path)
-    check_columns(path, rows, [config.image, config.label, config.splits])
-    refuse_rows(path, list(_wrong_rows(config, root, rows)), len(rows))
-    written = [row.values[config.label] if config.label else "" for row in rows]
-    labels, class_names = number_labels(written, lambda i: f"{path}: line {rows[i].line}")
-    chosen = _chosen(config, path, rows, split)
+    columns = _read_columns(path, config)
+    refuse_rows(path, list(_wrong_rows(root, columns)), len(columns.lines))
+    labels, class_names = number_labels(
+        columns.labels, lambda i: f"{path}: line {columns.lines[i]}"
+    )
+    chosen = _chosen(config, path, columns, split)
     return FileImages(
         root,
-        [rows[i].values[config.image] for i in chosen],
+        columns.files if len(chosen) == len(labels) else [columns.files[i] for i in chosen],
         name="table",
         split=split,
         contract=contract,
@@ -52,29 +65,55 @@ def open_table(config: TableConfig, split: str, contract: ImageContract) -> File
     )
 
 
-def _wrong_rows(config: TableConfig, root: Path, rows: list[Row]) -> Iterator[str]:
+def _read_columns(path: Path, config: TableConfig) -> _Columns:
+    """The columns that the config names, read row by row: a table may have millions."""
+    names = list(filter(None, [config.image, config.label, config.splits]))
+    wanted = set(names)
+    found = _Columns(array("q"), [], [], [])
+    stored: dict[str, str] = {}  # labels and splits are few: each is kept once
+    first, missing = None, None
+    for row in rows_of(path):
+        first = first or row
+        if not row.values.keys() >= wanted:
+            missing = missing or row
+            continue
+        found.lines.append(row.line)
+        found.files.append(row.values[config.image])
+        if config.label:
+            label = row.values[config.label]
+            found.labels.append(stored.setdefault(label, label))
+        if config.splits:
+            part = row.values[config.splits]
+            found.splits.append(stored.setdefault(part, part))
+    check_columns(path, [row for row in (missing or first,) if row is not None], names)
+    return found if config.label else found._replace(labels=[""] * len(found.lines))
+
+
+def _wrong_rows(root: Path, columns: _Columns) -> Iterator[str]:
     seen: set[str] = set()
-    for line, values in rows:
-        file = values[config.image]
-        if not file or not is_file(root / file):
+    at = below(root)
+    for i, file in enumerate(columns.files):
+        line = columns.lines[i]
+        if not file or not os.path.isfile(at(file)):  # noqa: PTH113
             yield f"line {line}: no such image: {root / file if file else 'no path'}"
         elif file in seen:
             yield f"line {line}: {file} is there twice"
-        elif config.splits and values[config.splits] not in SPLITS:
-            found = values[config.splits]
+        elif columns.splits and columns.splits[i] not in SPLITS:
+            found = columns.splits[i]
             yield f"line {line}: expected a split of {', '.join(SPLITS)}, found {found!r}"
         seen.add(file)
 
 
-def _chosen(config: TableConfig, path: Path, rows: list[Row], split: str) -> list[int]:
+def _chosen(config: TableConfig, path: Path, columns: _Columns, split: str) -> Sequence[int]:
     """Which rows are of a split."""
+    count = len(columns.lines)
     if split == "all":
-        return list(range(len(rows)))
+        return range(count)
     if not config.splits:
         if split == "val":
             raise ConfigError(f"{path}: has no val without a column of splits: splits=COLUMN")
-        return held_out(len(rows), split, config.holdout, str(path))
-    parts = [SPLITS[row.values[config.splits]] for row in rows]
+        return held_out(count, split, config.holdout, str(path))
+    parts = [SPLITS[part] for part in columns.splits]
     wanted = "val" if split == "test" and "test" not in parts else split
     chosen = [i for i, part in enumerate(parts) if part == wanted]
     if not chosen:
@@ -83,18 +122,23 @@ def _chosen(config: TableConfig, path: Path, rows: list[Row], split: str) -> lis
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV file with a header line, or of a JSONL file of objects.
+    """All rows of a table; see `rows_of`."""
+    return list(rows_of(path))
 
-    Raises InputError that says which lines are no rows.
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """The rows of a CSV file with a header line, or of a JSONL file of objects, one by one.
+
+    Raises InputError that says which lines are no rows, after the last.
     """
-    text = read_text(path)
-    if path.suffix.lower() == ".jsonl":
-        return list(_json_rows(path, text))
-    return list(_csv_rows(path, text))
+    is_json = path.suffix.lower() == ".jsonl"
+    newline = "\n" if is_json else ""
+    with _refusing(path), TextIOWrapper(open_regular(path), "utf-8-sig", newline=newline) as file:
+        yield from (_json_rows if is_json else _csv_rows)(path, file)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
+    reader = csv.reader(file, strict=True)
     faults, count = [], 0
     try:
         header = next(reader, [])
@@ -115,20 +159,16 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
     refuse_rows(path, faults, count)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[Row]:
+def _json_rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
     faults, count = [], 0
-    for line, row in enumerate(text.split("\n"), 1):
+    for line, row in enumerate(file, 1):
         if not row.strip():
             continue
         count += 1
         try:
-            values = json.loads(row)
-        except (ValueError, RecursionError):
-            values = None
-        if isinstance(values, dict):
-            yield Row(line, {key: _text(value) for key, value in values.items()})
-        else:
-            faults.append(f"line {line}: expected an object, found {row[:80]!r}")
+            yield Row(line, {key: _text(value) for key, value in json.loads(row).items()})
+        except (ValueError, AttributeError, RecursionError):
+            faults.append(f"line {line}: expected an object, found {row.rstrip()[:80]!r}")
     refuse_rows(path, faults, count)
 
 
@@ -138,9 +178,14 @@ def _text(value: Any) -> str:
 
 def read_text(path: Path) -> str:
     """A UTF-8 text file; InputError for any other."""
+    with _refusing(path), TextIOWrapper(open_regular(path), "utf-8-sig") as file:
+        return file.read()
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
     try:
-        with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
-            return file.read()
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; check the path") from None
     except UnicodeDecodeError:

@@ -23,6 +23,7 @@ from imagetok.evaluation.weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
+from imagetok.peers import check_peers
 from imagetok.processes import device_of, full_float32, process_state
 from imagetok.tokenizers import Autoencoder
 
@@ -155,6 +156,7 @@ def mean_distance(distance: PerceptualDistance, model: Autoencoder, dataset: Ima
     starts = range(0, len(dataset), BATCH)
     found: list[tuple[int, Tensor]] = []
     for start in starts[state.process_index :: state.num_processes]:
+        check_peers()
         indices = range(start, min(start + BATCH, len(dataset)))
         images = dataset.read(indices).images.to(device)
         found.append((start, distance(images, change(images)).cpu()))

@@ -1,8 +1,9 @@
 """Measures of reconstructions and of samples, each with what it belongs to."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict
@@ -24,9 +25,10 @@ from imagetok.evaluation.sets import (
     features_of,
     reconstruct_bytes,
 )
-from imagetok.files import read_regular
+from imagetok.peers import check_peers, shared_work
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
+from imagetok.stored import read_json
 from imagetok.tokenizers import Autoencoder
 
 
@@ -55,6 +57,35 @@ def measure_reconstructions(
     """
     identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
     _check_all(identity, beside)
+    with _shared(identity, {"tokenizer": model.fingerprint, "some images": dataset.sample}):
+        measures = _reconstruction_measures(model, dataset, networks, distances)
+    return Record(
+        subject={"tokenizer": model.fingerprint, "origin": model.origin},
+        identity=identity,
+        measures=measures,
+    )
+
+
+@contextmanager
+def _shared(
+    identity: Mapping[str, Any], more: Mapping[str, str | Callable[[], str]]
+) -> Iterator[None]:
+    """Measuring that all processes share: they must measure the same thing with the same."""
+    settings = {"networks": sorted(identity["networks"]), "what": identity["what"]}
+
+    def data() -> dict[str, Any]:
+        return {**identity, **{k: v() if callable(v) else v for k, v in more.items()}}
+
+    with shared_work(settings, data):
+        yield
+
+
+def _reconstruction_measures(
+    model: Autoencoder,
+    dataset: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    distances: Sequence[PerceptualDistance],
+) -> dict[str, float | int]:
     measures = _with_progress(model, dataset)
     _check_finite(measures)
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
@@ -71,11 +102,7 @@ def measure_reconstructions(
                 f"class_accuracy_of_images_{network.name}": class_accuracy(real, classes),
             }
         )
-    return Record(
-        subject={"tokenizer": model.fingerprint, "origin": model.origin},
-        identity=identity,
-        measures=measures,
-    )
+    return measures
 
 
 def _with_progress(model: Autoencoder, dataset: ImageDataset) -> dict[str, float | int]:
@@ -83,8 +110,13 @@ def _with_progress(model: Autoencoder, dataset: ImageDataset) -> dict[str, float
     state = process_state()
     rounds = -(-num_batches(len(dataset)) // state.num_processes)
     done = iter(range(rounds))
+
+    def check() -> None:
+        check_peers()
+        progress.update(next(done))
+
     with ProgressBar("reconstructing", rounds, enabled=state.is_main_process) as progress:
-        measures = evaluate_reconstruction(model, dataset, lambda: progress.update(next(done)))
+        measures = evaluate_reconstruction(model, dataset, check)
         progress.update(rounds)
     return measures
 
@@ -107,6 +139,14 @@ def measure_samples(
         samples = open_samples(samples, reference.contract)
     identity = identity_of("samples", reference, len(samples), networks)
     _check_all(identity, beside)
+    with _shared(identity, {"samples": samples.identity, "some samples": samples.sample}):
+        measures = _sample_measures(samples, reference, networks)
+    return Record(subject={"samples": name}, identity=identity, measures=measures)
+
+
+def _sample_measures(
+    samples: ImageDataset, reference: ImageDataset, networks: Sequence[FeatureNetwork]
+) -> dict[str, float | int]:
     measures: dict[str, float | int] = {"num_samples": len(samples)}
     for network in networks:
         real, drawn = features_of(network, reference), features_of(network, samples)
@@ -118,11 +158,7 @@ def measure_samples(
                 f"class_accuracy_of_images_{network.name}": class_accuracy(real, classes),
             }
         )
-    return Record(
-        subject={"samples": name},
-        identity=identity,
-        measures=measures,
-    )
+    return measures
 
 
 def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | int]]:
@@ -142,7 +178,7 @@ def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | i
 def read_record(path: Path) -> Record:
     """A file that `imagetok evaluate --out` wrote; InputError for any other."""
     try:
-        content = json.loads(read_regular(path))
+        content = read_json(path)
         record = Record(
             subject=dict(content["subject"]),
             identity=dict(content["identity"]),
@@ -156,8 +192,9 @@ def read_record(path: Path) -> Record:
             f"{path}: expected measures that imagetok evaluate --out wrote, of finite numbers"
         ) from None
     for name, value in record["measures"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{path}: measures: {name}: expected a number, found {value!r}")
+        if type(value) not in (int, float) or abs(value) > sys.float_info.max:
+            found = str(value)[:80]
+            raise InputError(f"{path}: measures: {name}: expected a number, found {found}")
     return record
 
 

@@ -19,6 +19,7 @@ from imagetok.evaluation.distances import (
 )
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.images import from_stored, to_stored
+from imagetok.peers import check_peers
 from imagetok.processes import device_of, full_float32, process_state
 from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
@@ -56,6 +57,7 @@ def features_of(
     work = f"features of {network.name}"
     with ProgressBar(work, len(mine), enabled=state.is_main_process) as progress:
         for done, start in enumerate(mine, start=1):
+            check_peers()
             batch = dataset.read(range(start, min(start + BATCH, len(dataset))))
             images = batch.images.to(device)
             found = network(images if change is None else change(images))

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from imagetok.config import Section
@@ -27,7 +27,7 @@ class ConvConfig(Section):
     """Residual blocks of a group."""
     kernel_size: Annotated[int, Field(ge=1, le=31)] = 3
     """Of the first convolution."""
-    residual_gain: PositiveFloat | None = None
+    residual_gain: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """None: the paper's 1 / (groups * blocks)^2."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """How much of the inner activations training drops."""

@@ -4,10 +4,9 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Quantized
 from imagetok.quantizers.logits import LogitQuantizer, TestRule
@@ -17,8 +16,8 @@ class DVAEConfig(Section):
     """Gumbel-softmax quantizer (Ramesh et al. 2021; the dVAE of the EdVAE paper)."""
 
     kind: Literal["dvae"] = "dvae"
-    num_codes: PositiveInt = 512
-    code_dim: PositiveInt = 16
+    num_codes: Size = 512
+    code_dim: Size = 16
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 

@@ -4,11 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Dirichlet, kl_divergence
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Quantized
 from imagetok.quantizers.logits import LogitQuantizer, TestRule
@@ -18,8 +18,8 @@ class EdVAEConfig(Section):
     """Evidential quantizer; the defaults are those of the released code, but for the exact KL."""
 
     kind: Literal["edvae"] = "edvae"
-    num_codes: PositiveInt = 512
-    code_dim: PositiveInt = 16
+    num_codes: Size = 512
+    code_dim: Size = 16
     evidence: Literal["exp", "softplus"] = "exp"
     """How logits become concentrations: exp(logit) + 1, clamped, or softplus(logit) + 1."""
     max_logit: Annotated[float, Field(gt=0, le=60)] = 20.0

@@ -4,10 +4,9 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
 from imagetok.quantizers.logits import LogitQuantizer, TestRule
@@ -18,7 +17,7 @@ class GSVQConfig(Section):
 
     kind: Literal["gs-vqvae"] = "gs-vqvae"
     num_codes: CodebookSize = 512
-    code_dim: PositiveInt = 16
+    code_dim: Size = 16
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 

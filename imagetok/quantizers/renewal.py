@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Steps
 from imagetok.quantizers import functional
 
 Init = Literal["uniform", "normal", "data", "kmeans"]
@@ -45,7 +45,7 @@ class LeastRecentlyUsedReset(Section):
     """
 
     kind: Literal["least-recently-used"] = "least-recently-used"
-    timeout: PositiveInt = 20
+    timeout: Steps = 20
     """Steps without use after which a code is replaced."""
     noise: NonNegativeFloat = 0.01
     """rho, the noise relative to the vector's length."""
@@ -60,7 +60,7 @@ class SplitReset(Section):
     """
 
     kind: Literal["split"] = "split"
-    every: PositiveInt = 25
+    every: Steps = 25
     """Steps between two looks at the uses."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.03
     """The share of the most used code's uses below which the least used one is replaced."""

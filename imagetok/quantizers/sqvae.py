@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
 from imagetok.quantizers.logits import LogitQuantizer, TestRule
@@ -27,7 +27,7 @@ class SQVAEConfig(Section):
 
     kind: Literal["sqvae"] = "sqvae"
     num_codes: CodebookSize = 512
-    code_dim: PositiveInt = 64
+    code_dim: Size = 64
     variance: Variance = "I"
     """Fixed, or learned: I one number, II one an image, III one a position, IV one a position and
     dimension."""

@@ -5,10 +5,9 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
 from imagetok.quantizers.logits import LogitQuantizer, TestRule
@@ -23,7 +22,7 @@ class VMFSQVAEConfig(Section):
 
     kind: Literal["vmf-sqvae"] = "vmf-sqvae"
     num_codes: CodebookSize = 64
-    code_dim: PositiveInt = 64
+    code_dim: Size = 64
     log_concentration: float = math.log(0.05)
     """Where s in kappa = 1 + exp(s) starts."""
     test_rule: TestRule = "argmax"

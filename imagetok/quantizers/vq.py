@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
 from imagetok.quantizers.nearest import NearestCodeQuantizer
@@ -19,7 +19,7 @@ class VQConfig(Section):
 
     kind: Literal["vqvae"] = "vqvae"
     num_codes: CodebookSize = 512
-    code_dim: PositiveInt = 16
+    code_dim: Size = 16
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
     losses: ClassVar[tuple[str, ...]] = ("codebook", "commitment")
@@ -30,7 +30,7 @@ class VQEMAConfig(Section):
 
     kind: Literal["vqvae-ema"] = "vqvae-ema"
     num_codes: CodebookSize = 512
-    code_dim: PositiveInt = 16
+    code_dim: Size = 16
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Of the moving averages that the codes are."""
     init: Init = "uniform"

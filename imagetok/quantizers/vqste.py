@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
 from imagetok.quantizers.nearest import NearestCodeQuantizer
@@ -27,14 +27,14 @@ class AffineConfig(Section):
 
     rate: PositiveFloat = 10.0
     """How fast scale and shift move, beside the codes."""
-    groups: PositiveInt = 1
+    groups: Size = 1
     """Groups of codes with a scale and shift each; divides K."""
 
 
 class AlternationConfig(Section):
     """The codebook takes gradient steps of its own after each step of the rest."""
 
-    steps: PositiveInt = 1
+    steps: Size = 1
     """Steps of the codebook after each step of the rest."""
     rate: PositiveFloat = 50.0
     """The loss is a mean over all vectors and channels, so its gradient is small."""
@@ -47,7 +47,7 @@ class VQSTEConfig(Section):
 
     kind: Literal["vq-ste++"] = "vq-ste++"
     num_codes: CodebookSize = 512
-    code_dim: PositiveInt = 16
+    code_dim: Size = 16
     beta: Annotated[float, Field(ge=0, le=1)] = 0.98
     """Weight of the codebook term; that of the commitment is 1 - beta."""
     affine: AffineConfig | None = AffineConfig()

@@ -4,10 +4,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from imagetok.config import Section
+from imagetok.config import Section, Size
 
 _LOG_VARIANCES = -30.0, 20.0  # their exponentials and those of their halves are finite in float32
 
@@ -23,7 +22,7 @@ class LatentConfig(Section):
     """
 
     kind: Literal["gaussian"] = "gaussian"
-    dim: PositiveInt = 64
+    dim: Size = 64
     """Numbers of an image or position."""
     per: Literal["image", "position"] = "image"
     """One vector an image, or one at every position of the grid."""

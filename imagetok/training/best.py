@@ -1,11 +1,11 @@
 """The weights with the lowest held-out measure of a run, kept beside the last ones."""
 
 import logging
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from imagetok.training.record import BestRecord
 
 logger = logging.getLogger("imagetok")
 BEST = "best.safetensors"
@@ -57,7 +57,9 @@ class Best:
     def is_beaten_by(self, measures: dict[str, float | int]) -> bool:
         """Whether other measures are better; any are where there is no best yet."""
         name = self.selection.measure
-        return not self.measures or measures[name] < self.measures[name]
+        if not self.measures:
+            return True
+        return name in measures and measures[name] < self.measures[name]
 
     @property
     def is_over(self) -> bool:
@@ -65,13 +67,12 @@ class Best:
         patience = self.selection.patience
         return patience is not None and self.since >= patience
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> BestRecord:
         """What a checkpoint keeps beside the tensors."""
-        return {"step": self.step, "measures": self.measures, "since": self.since}
+        return BestRecord(step=self.step, measures=self.measures, since=self.since)
 
-    def restore(self, record: dict[str, Any], checkpoint: Path) -> None:
+    def restore(self, record: BestRecord | None, tensors: dict[str, Tensor]) -> None:
         """As it was at a checkpoint; of one from before there was a best, nothing."""
-        if record:
-            self.step, self.measures = record["step"], record["measures"]
-            self.since = record["since"]
-            self.tensors = load_file(checkpoint / BEST) if self.measures else {}
+        if record is not None:
+            self.step, self.measures, self.since = record.step, record.measures, record.since
+            self.tensors = tensors

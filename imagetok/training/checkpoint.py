@@ -4,11 +4,14 @@ The record is JSON and the averaged weights are safetensors; nothing is register
 for checkpointing, because that would be unpickled on loading.
 """
 
-import json
 import logging
+import math
+import re
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -19,32 +22,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok.durable import commit_folder, verify_folder, write_json
 from imagetok.errors import CheckpointError, DivergedError, ResourceError
-from imagetok.files import check_safetensors, read_regular
+from imagetok.files import FileError, check_safetensors, open_regular
 from imagetok.training.best import BEST
+from imagetok.training.record import Record, read_record
 
 logger = logging.getLogger("imagetok")
 KEEP = 2
 _RECORD, _AVERAGE = "state.json", "average.safetensors"
-
-
-class Record(NamedTuple):
-    """Where a run stood when the checkpoint was taken."""
-
-    step: int
-    """Optimizer steps that are done."""
-    metrics_bytes: int
-    """Size of metrics.jsonl up to here."""
-    timing_bytes: int
-    """Size of timing.jsonl up to here."""
-    pending_evaluation: bool
-    """The evaluation that was due at this step had not finished."""
-    evaluation: dict[str, float | int]
-    """The last finished evaluation."""
-    num_processes: int
-    data: str
-    """Identity of the training data."""
-    best: dict[str, Any]
-    """Of the best weights so far; empty where none are kept."""
+_NAME = re.compile("step-[0-9]{8,15}")
 
 
 def save(
@@ -96,9 +81,9 @@ def _complete(
         save_file(tensors, staging / _AVERAGE)
     if best:
         save_file(best, staging / BEST)
-    write_json(staging / _RECORD, record._asdict())
+    write_json(staging / _RECORD, record.stored())
     commit_folder(staging, final)
-    for old in _names(final.parent)[:-KEEP]:
+    for old in names(final.parent)[:-KEEP]:
         _delete(old)
 
 
@@ -116,42 +101,142 @@ def check_finite(accelerator: Accelerator, folder: Path, step: int) -> None:
                 refuse(folder, step, f"the weights {name} are not finite")
 
 
-def refuse(folder: Path, step: int, what: str) -> NoReturn:
-    """Raise DivergedError, naming the last good checkpoint and what to try."""
+def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> NoReturn:
+    """Raise DivergedError, naming the last good checkpoint and what to try.
+
+    measure: the best checkpoint by this held-out one is named; None: the newest.
+    """
+    path, told = newest(folder), "Last good checkpoint"
+    if measure is not None and (best := _best(folder, measure)) is not None:
+        is_last, path = path == best[0], best[0]
+        told = f"Best checkpoint of those kept, by a {measure} of {best[1]:.4g}"
+        told += "" if is_last else " (delete those after it)"
     raise DivergedError(
-        f"step {step}: {what}; training stopped. Last good checkpoint: {newest(folder) or 'none'}. "
+        f"step {step}: {what}; training stopped. {told}: {path or 'none'}. "
         "Go on from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
         "train.mixed_precision=no"
     )
 
 
+def _best(folder: Path, measure: str) -> tuple[Path, float] | None:
+    """The good checkpoint with the lowest held-out measure, and that; of equal ones the newest."""
+    found = []
+    for path in reversed(names(folder)):
+        if not verify_folder(path):
+            value = read(path).evaluation.get(measure)
+            found += [(path, value)] if value is not None else []
+    return min(found, key=lambda pair: pair[1], default=None)
+
+
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that verifies; damaged ones are passed over with a warning."""
-    for path in reversed(_names(folder)):
-        faults = verify_folder(path)
+    """The newest checkpoint that verifies; damaged ones are passed over with a warning.
+
+    Raises ResourceError where one cannot be read: it may be good.
+    """
+    for path in reversed(names(folder)):
+        with _reading(path):
+            faults = verify_folder(path)
         if not faults:
             return path
         logger.warning("passing over a damaged checkpoint: %s", "; ".join(faults))
     return None
 
 
-def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) -> Record:
-    """Restore a verified checkpoint into the prepared model, optimizer and average."""
-    raw: dict[str, Any] = json.loads(read_regular(path / _RECORD))
-    record = Record(**{"best": {}, **raw})  # checkpoints from before had none
-    if accelerator.is_main_process:
-        for damaged in _names(path.parent)[_names(path.parent).index(path) + 1 :]:
-            _delete(damaged)  # it was passed over, and must not count towards those kept
-    for file in path.glob("*.safetensors"):
-        check_safetensors(file)
-    accelerator.load_state(str(path))
-    if average is not None:
-        if not (path / _AVERAGE).is_file():
-            raise CheckpointError(
-                f"{path}: has no averaged weights; train.ema_decay was not set in this run"
+def read(path: Path) -> Record:
+    """The record of a verified checkpoint; CheckpointError where it is not one."""
+    with _reading(path):
+        return read_record(path / _RECORD, _step_of(path))
+
+
+def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) -> None:
+    """Restore a verified checkpoint into the prepared model, optimizer and average.
+
+    Raises CheckpointError for one that does not fit them.
+    """
+    if average is not None and not (path / _AVERAGE).is_file():
+        raise CheckpointError(
+            f"{path}: has no averaged weights; train.ema_decay was not set in this run"
+        )
+    with _restoring(path):
+        # The options are the config's, which is that of the checkpoint.
+        options = [_options(group) for o in accelerator._optimizers for group in o.param_groups]
+        for file in path.glob("*.safetensors"):
+            check_safetensors(file)
+        accelerator.load_state(str(path))
+        if average is not None:
+            average.load_state_dict(load_file(path / _AVERAGE), strict=True)
+        groups = [group for o in accelerator._optimizers for group in o.param_groups]
+        for group, option in zip(groups, options, strict=True):
+            group.update(option)
+        for optimizer in accelerator._optimizers:
+            _check_moments(optimizer)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse moments of another shape than their parameter, which torch takes and stumbles over."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            shape = (1,) if name == "step" else tuple(parameter.shape)
+            if not isinstance(value, Tensor) or math.prod(value.shape) != math.prod(shape):
+                raise ValueError(f"{name} of a parameter of shape {tuple(parameter.shape)}")
+
+
+@contextmanager
+def _restoring(path: Path) -> Iterator[None]:
+    """Refuse what was sealed but is no checkpoint of this run: readers fail each in their way."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | FileError):
+            with _reading(path):
+                raise
+        if any(text in str(error) for text in ("out of memory", "can't allocate memory")):
+            raise
+        raise CheckpointError(
+            f"{path}: does not fit this run, or was changed ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}); restore it, or delete it to go on "
+            "from the one before"
+        ) from error
+
+
+def best_tensors(path: Path, record: Record, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The best weights that a checkpoint keeps; none where there is no best yet."""
+    if record.best is None or not record.best.measures:
+        return {}
+    return read_tensors(path / BEST, wanted)
+
+
+def discard_after(path: Path) -> None:
+    """Delete the checkpoints after one that is loaded: they are damaged, and must not count towards
+    those kept.
+    """
+    for damaged in names(path.parent):
+        if _step_of(damaged) > _step_of(path):
+            _delete(damaged)
+
+
+def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's file, which have the names and shapes of those wanted.
+
+    Raises CheckpointError where they have not, and ResourceError where it cannot be read.
+    """
+    with _restoring(path):
+        check_safetensors(path)
+        tensors = load_file(path)
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+        if found != expected:
+            odd = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
+            raise ValueError(
+                f"{odd[0]}: expected {expected.get(odd[0])}, found {found.get(odd[0])}"
             )
-        average.load_state_dict(_tensors(path / _AVERAGE), strict=True)
-    return record
+        return tensors
 
 
 def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
@@ -161,31 +246,41 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
     warning.
     """
     found = {}
-    for path in _names(folder):
-        faults = verify_folder(path)
+    for path in names(folder):
+        with _reading(path):
+            faults = verify_folder(path)
+        try:
+            found |= {} if faults else {_step_of(path): _evaluated_weights(path)}
+        except CheckpointError as error:
+            faults = [str(error)]
         if faults:
             logger.warning("passing over a damaged checkpoint: %s", "; ".join(faults))
-        elif (path / _AVERAGE).is_file():
-            averaged = _tensors(path / _AVERAGE)
-            prefix = "module."  # AveragedModel's; it counts its updates beside it
-            found[int(path.name[5:])] = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in averaged.items()
-                if name.startswith(prefix)
-            }
-        else:
-            found[int(path.name[5:])] = _tensors(path / "model.safetensors")
     return found
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    check_safetensors(path)
-    return load_file(path)
+def _evaluated_weights(path: Path) -> dict[str, Tensor]:
+    with _restoring(path):
+        for file in path.glob("*.safetensors"):
+            check_safetensors(file)
+        if not (path / _AVERAGE).is_file():
+            return load_file(path / "model.safetensors")
+        prefix = "module."  # AveragedModel's; it counts its updates beside it
+        averaged = load_file(path / _AVERAGE)
+        return {k.removeprefix(prefix): v for k, v in averaged.items() if k.startswith(prefix)}
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether any checkpoint, good or damaged, is there."""
-    return bool(_names(folder))
+    """Whether any checkpoint, good or damaged, is there.
+
+    Raises ResourceError where one of their files cannot be opened, or the folder not be listed.
+    """
+    found = names(folder)
+    for path in found:
+        with _reading(path):
+            for file in path.iterdir():
+                if not file.is_dir():
+                    open_regular(file).close()
+    return bool(found)
 
 
 def build_average(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
@@ -196,6 +291,32 @@ def build_average(model: torch.nn.Module, decay: float | None) -> AveragedModel 
     return AveragedModel(model, multi_avg_fn=averaging, use_buffers=False)
 
 
-def _names(folder: Path) -> list[Path]:
-    found = [p for p in folder.glob("step-*") if p.name[5:].isdigit() and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+def names(folder: Path) -> list[Path]:
+    """The checkpoints in a folder by step; ResourceError where it cannot be listed."""
+    with _reading(folder):
+        try:
+            entries = list(
+                folder.iterdir()
+            )  # glob would take an unreadable folder for an empty one
+        except FileNotFoundError:
+            return []
+        found = [p for p in entries if _NAME.fullmatch(p.name)]
+        for path in filter(Path.is_symlink, found):
+            path.stat()  # a link to nowhere is one to a disk that is away
+    return sorted(found, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name[5:])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell what cannot be read from what is not there or damaged."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"{error.filename or path}: a checkpoint cannot be read ({error.strerror or error}); "
+            "nothing was changed. Make it readable, then run the same command with --resume"
+        ) from None

@@ -7,11 +7,10 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
-from imagetok.config import Section
+from imagetok.config import Section, Size, Steps
 from imagetok.data.config import DataConfig
 from imagetok.tokenizers import TokenizerConfig
 from imagetok.training.schedules import Constant, Schedule, with_lengths
@@ -37,11 +36,11 @@ class OptimizerConfig(Section):
 class TrainConfig(Section):
     """What the training loop needs, whatever it trains."""
 
-    steps: PositiveInt
+    steps: Steps
     """Optimizer steps of the run."""
-    batch_size: PositiveInt
+    batch_size: Size
     """Images per optimizer step, over all processes and micro-batches."""
-    accumulation: PositiveInt = 1
+    accumulation: Size = 1
     """Micro-batches per optimizer step and process."""
     learning_rate: Schedule
     """The learning rate at each step."""
@@ -53,13 +52,13 @@ class TrainConfig(Section):
     """Half precision where it is safe; fp16 needs a GPU."""
     ema_decay: Fraction | None = None
     """Of an average of the weights, which is then what is evaluated and exported."""
-    log_every: PositiveInt = 50
+    log_every: Steps = 50
     """Steps between two lines of metrics.jsonl."""
-    evaluate_every: PositiveInt = 1000
+    evaluate_every: Steps = 1000
     """Steps between measurements on the held-out split (with pictures, for tokenizers)."""
-    checkpoint_every: PositiveInt = 1000
+    checkpoint_every: Steps = 1000
     """Steps between two checkpoints."""
-    workers: NonNegativeInt = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read data; 0: the training process reads. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Where measures are also written to, each a package to install."""

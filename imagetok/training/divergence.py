@@ -1,11 +1,46 @@
-"""A loss that is not finite: noticed at every step, told when the host looks anyway."""
+"""Training that diverged: to a loss that is not finite, noticed at every step and told when the
+host looks anyway, or to measures that are finite nonsense.
+"""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from imagetok.training import checkpoint
 from imagetok.training.outputs import StepOutput
+
+GROWTH = 100.0
+"""How many times its lowest a measure may be at the end."""
+HOPELESS = 1e4
+"""How many times the most that is allowed at the end a measure may be on the way there."""
+
+
+class Limits(NamedTuple):
+    """What a held-out measure of a run that learns stays below."""
+
+    measure: str
+    """Lower is better."""
+    most: float
+    """Above it, a constant answer would be better."""
+    noticed: float
+    """Only above it growth is a fault: below, the measure is good whatever it was before."""
+
+    def fault(self, measures: Mapping[str, Any], best: float | None, is_last: bool) -> str | None:
+        """Why these measures are nonsense; None where they are not.
+
+        best: the lowest of the run so far, None if unknown. is_last: of what would be exported.
+        """
+        value = measures.get(self.measure)
+        if value is None:
+            return None
+        told = f"the held-out {self.measure} is {value:.4g}"
+        if value > self.most * (1 if is_last else HOPELESS):
+            return f"{told}, and above {self.most:.4g} nothing was learned"
+        if is_last and best is not None and value > max(self.noticed, GROWTH * best):
+            return f"{told}, and was {best:.4g} before"
+        return None
 
 
 class Divergence:

@@ -3,7 +3,6 @@
 It knows no images and no codes; a `Job` says what is trained.
 """
 
-import json
 import logging
 import math
 import time
@@ -31,8 +30,8 @@ from imagetok.errors import (
     NotFiniteError,
     StoppedError,
 )
-from imagetok.files import read_regular
-from imagetok.processes import over_processes, peak_memory_mb
+from imagetok.peers import agree
+from imagetok.processes import over_processes, peak_memory_mb, process_state
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
@@ -45,10 +44,11 @@ from imagetok.training.batches import (
 )
 from imagetok.training.best import Best, Selection
 from imagetok.training.config import TrainConfig
-from imagetok.training.divergence import Divergence
-from imagetok.training.metrics import JsonLines
+from imagetok.training.divergence import Divergence, Limits
+from imagetok.training.metrics import JsonLines, read_json_lines, records_of, test_record
 from imagetok.training.optim import build_optimizer, forget_rows
 from imagetok.training.outputs import StepOutput, combine
+from imagetok.training.record import FINISHED, BestRecord, Record, read_finished
 from imagetok.training.running import average_running_statistics
 
 logger = logging.getLogger("imagetok")
@@ -73,8 +73,12 @@ class Job:
     """(bare model, last measures): write `artifact`; on the main process."""
     artifact: Path
     """The folder of the finished model."""
+    inputs: Callable[[], dict[str, str]] = dict
+    """What identifies the examples and the weights to start from; alike on all processes."""
     selection: Selection | None = None
     """Keeps the best weights beside the last; None keeps the last only."""
+    limits: Limits | None = None
+    """What held-out measures of a run that did not diverge stay below; None: anything finite."""
     shown: tuple[str, ...] = ()
     """Names of logged values that the progress shows beside the loss."""
     matrix_layers: tuple[type[nn.Module], ...] = ()
@@ -89,6 +93,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
                 f"train.trackers: {tracker} is not installed; pip install {tracker}, "
                 "or set train.trackers=[]"
             )
+    process_state(cpu=device == "cpu", patience=None)  # one that hangs in a step is noticed
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
     accelerator = Accelerator(
         cpu=device == "cpu",
@@ -157,7 +162,7 @@ class _Training:
         self.config = config
         self.accelerator = accelerator
         self.checkpoints = folder / "checkpoints"
-        self.finished = folder / "finished.json"
+        self.finished = folder / FINISHED
         self.seed = seed
         self.unit = unit
         self.stop = stop
@@ -222,6 +227,7 @@ class _Training:
             self._save()
         self.accelerator.wait_for_everyone()
         step, measures = self._exported()
+        self._refuse_nonsense(measures, is_last=True)
         if self.accelerator.is_main_process:
             model = self._bare_model()
             if self.best is not None and step != self.step:
@@ -251,11 +257,11 @@ class _Training:
         if not self._is_over() or not self.job.artifact.is_dir():
             return False
         try:
-            found = json.loads(read_regular(self.finished))
-            exported = found.get("exported", found["step"])  # older runs export the last
-            return (found["step"], exported) == (self.step, self._exported()[0])
-        except (OSError, ValueError, KeyError):
+            found = read_finished(self.finished.parent)
+        except InputError:  # it is written again
             return False
+        expected = self.step, self._exported()[0]
+        return found is not None and (found.step, found.exported_step) == expected
 
     def _steps(self) -> None:
         config, accelerator = self.config, self.accelerator
@@ -376,6 +382,28 @@ class _Training:
         if self.best is not None and self.step % self.config.evaluate_every == 0:
             self.best.note(self.step, self.evaluation, model)
         self.pending_evaluation = False
+        self._refuse_nonsense(self.evaluation, is_last=False)
+        if self._is_over():
+            self._refuse_nonsense(self._exported()[1], is_last=True)
+
+    def _refuse_nonsense(self, measures: dict[str, float | int], *, is_last: bool) -> None:
+        """DivergedError for finite measures of weights that nobody wants; on every process."""
+        limits = self.job.limits
+        if limits is None:
+            return
+        best = self._lowest(limits.measure) if is_last else None
+        fault = limits.fault(measures, best, is_last)
+        if fault is not None:
+            checkpoint.refuse(self.checkpoints, self.step, fault, limits.measure)
+
+    def _lowest(self, measure: str) -> float | None:
+        """The lowest of a held-out measure so far, the same on every process."""
+        found = math.inf
+        if self.accelerator.is_main_process:
+            tests = (r for r in records_of(self.metrics.path) if r.get("split") == "test")
+            found = min((r[measure] for r in tests if r.get(measure) is not None), default=found)
+        lowest = -float(over_processes(torch.tensor(-found), "max"))
+        return lowest if math.isfinite(lowest) else None
 
     def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:
         if self.accelerator.is_main_process:
@@ -390,7 +418,7 @@ class _Training:
 
     def _save(self) -> None:
         self.divergence.refuse(self.checkpoints)
-        record = checkpoint.Record(
+        record = Record(
             step=self.step,
             metrics_bytes=self.metrics.durable_size(),
             timing_bytes=self.timing.durable_size(),
@@ -398,37 +426,40 @@ class _Training:
             evaluation=self.evaluation,
             num_processes=self.accelerator.num_processes,
             data=self.job.dataset.identity(),
-            best=self.best.record() if self.best is not None else {},
+            best=self.best.record() if self.best is not None else None,
         )
         tensors = self.best.tensors if self.best is not None else {}
         checkpoint.save(self.accelerator, self.checkpoints, record, self.average, tensors)
         self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:
+        """Go on from the newest good checkpoint; nothing on disk is touched before all was read."""
         path = checkpoint.newest(self.checkpoints)
+        agree({}, {f"the newest good checkpoint in {self.checkpoints}": path and path.name})
         if path is None:
-            if checkpoint.has_checkpoints(self.checkpoints):
-                raise CheckpointError(
-                    f"{self.checkpoints}: every checkpoint is damaged; restore one from a backup, "
-                    "or train into a new --out"
-                )
-            if self.accelerator.is_main_process:
-                self.metrics.cut(0)
-                self.timing.cut(0)
+            if not (self._take_finished() and self._is_finished()):
+                self._refuse_to_start_over()
             return
-        record = checkpoint.load(self.accelerator, path, self.average)
+        record = checkpoint.read(path)
         if record.data != self.job.dataset.identity():
             raise CheckpointError(
                 f"{path}: was made with other training data (images were added, removed or "
                 "changed since); restore the data, or train into a new --out"
             )
+        if self.accelerator.is_main_process:
+            self.metrics.check_holds(record.metrics_bytes)
+            self.timing.check_holds(record.timing_bytes)
+        if self.best is not None:
+            wanted = self.accelerator.unwrap_model(self.model).state_dict()
+            self.best.restore(record.best, checkpoint.best_tensors(path, record, wanted))
+        checkpoint.load(self.accelerator, path, self.average)
         self.saved = (record.step, record.pending_evaluation)
         self.step = record.step
         self.pending_evaluation = record.pending_evaluation
         self.evaluation = record.evaluation
-        if self.best is not None:
-            self.best.restore(record.best, path)
+        self.accelerator.wait_for_everyone()  # until nobody reads any more
         if self.accelerator.is_main_process:
+            checkpoint.discard_after(path)
             self.metrics.cut(record.metrics_bytes)
             self.timing.cut(record.timing_bytes)
         logger.info("resuming from %s", path)
@@ -438,6 +469,35 @@ class _Training:
                 "the run is no longer bit-identical to an uninterrupted one",
                 record.num_processes,
                 self.accelerator.num_processes,
+            )
+
+    def _take_finished(self) -> bool:
+        """Stand where a run ended whose checkpoints were removed since; whether it did."""
+        found = read_finished(self.finished.parent)
+        if found is None or found.step != self.config.steps:
+            return False
+        records = read_json_lines(self.metrics.path)
+        measures = test_record(records, found.exported_step)
+        if measures.pop("step", None) != found.exported_step:
+            return False
+        del measures["split"]
+        self.step, self.evaluation = found.step, measures
+        if self.best is not None:
+            best = BestRecord(step=found.exported_step, measures=measures, since=0)
+            self.best.restore(best, {})
+        return True
+
+    def _refuse_to_start_over(self) -> None:
+        """CheckpointError where a run without a good checkpoint has been on its way."""
+        if checkpoint.has_checkpoints(self.checkpoints):
+            raise CheckpointError(
+                f"{self.checkpoints}: every checkpoint is damaged; restore one from a backup, "
+                "or train into a new --out"
+            )
+        if self.metrics.path.stat().st_size:
+            raise CheckpointError(
+                f"{self.metrics.path}: is the log of a run, of which {self.checkpoints} holds no "
+                "checkpoint; put them back, or train into a new --out"
             )
 
     def _start_trackers(self) -> None:

@@ -1,21 +1,26 @@
 """Run folders: how a run starts, goes on, and says that it is finished."""
 
-import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.durable import lock, remove_temporaries, write_bytes
-from imagetok.errors import ConfigError, InputError
-from imagetok.files import read_regular
+from imagetok.errors import CheckpointError, ConfigError
+from imagetok.peers import shared_work
+from imagetok.training.checkpoint import has_checkpoints
+from imagetok.training.metrics import read_json_lines
+from imagetok.training.record import FINISHED, read_finished
 from imagetok.training.schedules import with_lengths
 
 logger = logging.getLogger("imagetok")
 S = TypeVar("S", bound=Section)
-CONFIG, FINISHED = "config.yaml", "finished.json"
+CONFIG, METRICS, TIMING, CHECKPOINTS = "config.yaml", "metrics.jsonl", "timing.jsonl", "checkpoints"
+PLACES = ("data.root", "data.download", "data.source", "data.test")
+"""Keys that say where things lie: what lies there is compared by hash."""
 FREE_TO_CHANGE = (
     "train.steps",
     "train.log_every",
@@ -23,11 +28,7 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.workers",
     "train.trackers",
-    # Where things lie: what lies there is compared by hash.
-    "data.root",
-    "data.download",
-    "data.source",
-    "data.test",
+    *PLACES,
 )
 """Keys that a resumed run of any kind may change without becoming another run."""
 REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
@@ -46,8 +47,10 @@ def open_run(
     """Hold a run folder for this config.
 
     A non-empty folder is refused unless `resume`; with `resume`, one of another config is refused
-    with the keys that differ, and an empty one starts fresh. Other processes than the main one
-    only pass through. free: keys that this kind of run may change, too.
+    with the keys that differ, and an empty one starts fresh, as one does that ended before its
+    first checkpoint. Nothing is touched before the checkpoints were seen: ResourceError where they
+    cannot be read, CheckpointError where there are none of a run that had some. Other processes
+    than the main one only pass through. free: keys that this kind of run may change, too.
     """
     if not is_main:
         yield
@@ -59,15 +62,66 @@ def open_run(
         )
     with lock(folder):
         if (folder / CONFIG).is_file():
-            _check_same(folder, config, free)
-        elif entries and not (folder / "checkpoints").is_dir():
+            stored = _check_same(folder, config, free)
+            if not has_checkpoints(folder / CHECKPOINTS) and not _is_finished(folder, config):
+                _start_over(folder, stored.model_dump()["train"])
+        elif entries and not (folder / CHECKPOINTS).is_dir():
             raise ConfigError(
                 f"{folder}: holds files but no run ({CONFIG} is missing); choose another --out"
             )
         remove_temporaries(folder)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        remove_temporaries(folder / "checkpoints")
+        (folder / CHECKPOINTS).mkdir(exist_ok=True)
+        remove_temporaries(folder / CHECKPOINTS)
+        remove_temporaries(folder / "pictures")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
+        yield
+
+
+def _is_finished(folder: Path, config: Section) -> bool:
+    """Whether the run has reached the steps that are asked for."""
+    found = read_finished(folder)
+    return found is not None and found.step == config.model_dump()["train"]["steps"]
+
+
+def _start_over(folder: Path, train: Mapping[str, Any]) -> None:
+    """Empty the logs of a run that ended before its first checkpoint, and say so.
+
+    Raises CheckpointError where the log goes further than that: the checkpoints are elsewhere.
+    """
+    logs = [folder / name for name in (METRICS, TIMING) if (folder / name).is_file()]
+    logged = max((int(r["step"]) for log in logs for r in read_json_lines(log)), default=0)
+    due = min(train["checkpoint_every"], train["steps"])
+    had_some = logged > due or (logged and not (folder / CHECKPOINTS).is_dir())
+    if had_some or (folder / FINISHED).is_file():
+        raise CheckpointError(
+            f"{folder / CHECKPOINTS}: expected the checkpoints of a run that went to step "
+            f"{logged:,}, found none; put them back, or train into a new --out"
+        )
+    if logged:
+        logger.warning(
+            "%s: no checkpoint was taken yet; starts over at step 0, and drops the log of %d steps",
+            *(folder, logged),
+        )
+    for log in logs:
+        os.truncate(log, 0)
+
+
+@contextmanager
+def shared_run(
+    folder: Path, config: Section, data: Callable[[], Mapping[str, Any]], *, places: Collection[str]
+) -> Iterator[None]:
+    """A run that its processes share: before the folder is touched, all must agree.
+
+    data: what identifies the examples and the weights to start from. places: keys of the config
+    whose values may differ from machine to machine. Raises what `shared_work` raises.
+    """
+    tree = config.model_dump(mode="json")
+    for key in places:
+        owner, _, name = key.rpartition(".")
+        section = value_at(tree, owner) if owner else tree
+        if isinstance(section, dict):
+            section.pop(name, None)
+    with shared_work({"run folder": str(folder), "config": tree}, data):
         yield
 
 
@@ -104,24 +158,12 @@ def exported_step(run: Path) -> int | None:
 
     Raises InputError for a damaged finished.json.
     """
-    if not (run / FINISHED).is_file():
-        return None
-    try:
-        found = json.loads(read_regular(run / FINISHED))
-        return int(found.get("exported", found["step"]))  # older runs export the last
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{run / FINISHED}: damaged ({error!r})") from None
+    found = read_finished(run)
+    return None if found is None else found.exported_step
 
 
-def test_record(records: Sequence[Mapping[str, Any]], exported: int | None) -> dict[str, Any]:
-    """The measures on the held-out split of the exported step, or else the last; empty if none."""
-    tests = [record for record in records if record.get("split") == "test"]
-    of_exported = [record for record in tests if record.get("step") == exported]
-    found = of_exported or tests
-    return dict(found[-1]) if found else {}
-
-
-def _check_same(folder: Path, config: Section, free: Collection[str]) -> None:
+def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
+    """The config of a run that goes on with another one; ConfigError where it is another run's."""
     stored = load_config(folder / CONFIG, type(config))
     changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
@@ -140,3 +182,4 @@ def _check_same(folder: Path, config: Section, free: Collection[str]) -> None:
             "give the same values, or train into another --out (with --init-from to start from "
             "these weights)"
         )
+    return stored

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from imagetok.config import Section, value_at
+from imagetok.config import Section, Steps, value_at
 
 S = TypeVar("S", bound=Section)
 
@@ -38,7 +38,7 @@ class QuarterCosine(Section):
     """The value at step 0."""
     end: NonNegativeFloat
     """The value from step `steps` on."""
-    steps: PositiveInt | None = None
+    steps: Steps | None = None
     """The length in steps; when absent, the `train.steps` that the run starts with."""
 
     def at(self, step: int) -> float:
@@ -69,9 +69,9 @@ class WarmupCosine(Section):
     """The value after the warm-up."""
     end: NonNegativeFloat = 0.0
     """The value from step `steps` on."""
-    warmup: NonNegativeInt
+    warmup: Annotated[int, Field(ge=0, lt=2**53)]
     """Steps of the warm-up."""
-    steps: PositiveInt | None = None
+    steps: Steps | None = None
     """The length in steps, warm-up included; when absent, the `train.steps` that the run starts
     with.
     """

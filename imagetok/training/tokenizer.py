@@ -19,9 +19,10 @@ from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
+from imagetok.training.divergence import Limits
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
-from imagetok.training.run import open_run, with_recorded_lengths
+from imagetok.training.run import PLACES, open_run, shared_run, with_recorded_lengths
 
 logger = logging.getLogger("imagetok")
 PICTURES = 16
@@ -50,7 +51,10 @@ def train_tokenizer(
     )
     config = with_recorded_lengths(config, run, resume=resume)
     job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
-    with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
+    with (
+        shared_run(run, config, job.inputs, places=PLACES),
+        open_run(run, config, resume=resume, is_main=accelerator.is_main_process),
+    ):
         return train(
             job,
             config.train,
@@ -65,8 +69,7 @@ def train_tokenizer(
 def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
-    if init_from is not None:
-        _start_from(tokenizer, init_from)
+    started = None if init_from is None else _start_from(tokenizer, init_from)
     held_out = open_images(config.data, "test", config.tokenizer.image)
     states = [""] * len(tokenizer.num_codes)
 
@@ -82,15 +85,28 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         named = {f"{config.data.source} test {name}": value for name, value in measures.items()}
         cast(Autoencoder, model).save_pretrained(run / "tokenizer", named)
 
+    training = open_images(config.data, "train", config.tokenizer.image)
+
+    def inputs() -> dict[str, str]:
+        return {
+            "training images": training.identity(),
+            "some training images": training.sample(),
+            "held-out images": held_out.identity(),
+            "weights to start from": "" if started is None else started,
+        }
+
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
-        dataset=open_images(config.data, "train", config.tokenizer.image),
+        dataset=training,
+        inputs=inputs,
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
         evaluate=evaluate,
         export=export,
         artifact=run / "tokenizer",
+        # Images in [0, 1] differ by 1 at most, and a grey one from all others by less.
+        limits=Limits("mse", most=1.0, noticed=0.01),
         shown=(
             "mse",
             "pixel_accuracy",
@@ -160,7 +176,8 @@ def _tell_states(step: int, measures: dict[str, float | int], states: list[str])
             )
 
 
-def _start_from(tokenizer: Autoencoder, folder: Path | str) -> None:
+def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
+    """Take the weights of an artifact; its fingerprint."""
     source = Autoencoder.from_pretrained(folder)
     if source.config != tokenizer.config:
         raise ConfigError(
@@ -168,6 +185,7 @@ def _start_from(tokenizer: Autoencoder, folder: Path | str) -> None:
             f"copy the section from {folder}/config.json"
         )
     tokenizer.load_state_dict(source.state_dict(), strict=True)
+    return source.fingerprint
 
 
 def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) -> None:

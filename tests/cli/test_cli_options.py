@@ -1,5 +1,11 @@
-"""How measures are printed."""
+"""How measures are printed, and arguments that are refused whatever the command."""
 
+import os
+from pathlib import Path
+
+import pytest
+
+from cli.main import _run
 from cli.options import show_columns
 
 
@@ -15,3 +21,13 @@ def test_several_columns_leave_places_free(capsys):
         "  a        0.5   2",
         "  between       30",
     ]
+
+
+@pytest.mark.parametrize("words", [["train", "{}"], ["inspect", "{}"], ["encode", "--data", "{}"]])
+def test_a_path_that_is_not_utf8_is_refused_before_any_work(words, tmp_path, capsys):
+    """Records, pages and plans, which hold paths, are UTF-8."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    Path(path).mkdir()
+    assert _run([word.format(path) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert "caf\\udce9: expected text in UTF-8" in said and said.count("\n") == 1

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from imagetok.durable import (
     write_json,
 )
 from imagetok.errors import ResourceError
+from imagetok.leftovers import hold
 
 
 @pytest.fixture
@@ -204,3 +206,41 @@ def test_what_a_writer_itself_misses_is_no_fault_of_the_place(tmp_path: Path) ->
     with pytest.raises(FileNotFoundError), staged_file(tmp_path / "file"):
         (tmp_path / "missing").read_bytes()
     assert names(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_is_written_stays(tmp_path):
+    """Of the same name only, whoever wrote it: nobody holds its lock."""
+    ended = [tmp_path / f"a.png{form}" for form in (".tmp-999999991", ".tmp-old-999999992")]
+    ended[0].touch()
+    ended[1].mkdir()
+    (ended[1] / "inside").touch()
+    written = tmp_path / "a.png.tmp-999999993"
+    strangers = [tmp_path / name for name in ("b.png.tmp-999999991", "a.png.tmp-mine", "a.png.old")]
+    for path in (written, *strangers):
+        path.touch()
+    with written.open("rb") as file:
+        hold(file.fileno())
+        write_bytes(tmp_path / "a.png", b"new")
+    assert names(tmp_path) == sorted(p.name for p in (tmp_path / "a.png", written, *strangers))
+
+
+def test_a_file_is_held_while_it_is_staged(tmp_path):
+    with staged_file(tmp_path / "a"), staged_folder(tmp_path / "b"):
+        for temporary in tmp_path.iterdir():
+            with pytest.raises(BlockingIOError):
+                descriptor = os.open(temporary, os.O_RDONLY)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("error", [None, KeyError("consequence"), FileNotFoundError("gone")])
+def test_a_locked_folder_that_vanishes_is_the_machines_fault(tmp_path, error):
+    folder = tmp_path / "held"
+    with pytest.raises(ResourceError, match="held: was removed, renamed or replaced"), lock(folder):
+        folder.rename(tmp_path / "moved")
+        with pytest.raises(ResourceError):
+            write_bytes(folder / "below" / "file", b"")
+        if error is not None:
+            raise error
+    assert names(tmp_path) == ["moved"]
+    with pytest.raises(KeyError), lock(tmp_path / "moved"):
+        raise KeyError("of its own")

@@ -33,7 +33,7 @@ with StopRequest() as stop:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_a_request_and_its_handler_is_given_back(number):
     before = signal.getsignal(number)
     with pytest.raises(StoppedError, match=number.name) as stopped, StopRequest() as stop:
@@ -43,6 +43,17 @@ def test_a_signal_is_a_request_and_its_handler_is_given_back(number):
         stop.check()
     assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    """As `nohup imagetok train ...` starts it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal_number() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_nothing_is_requested_and_nothing_fails():

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from disk_faults import at_every_operation, in_fork
@@ -17,7 +18,9 @@ from torch import Tensor
 from cli.main import _explain
 from imagetok import seeding
 from imagetok.codes.encode import encode_dataset, make_plan
+from imagetok.codes.export import Form, export_codes
 from imagetok.codes.plan import Plan
+from imagetok.codes.reader import open_codes
 from imagetok.config import validate
 from imagetok.data.base import ArrayImages, ImageBatch, ImageDataset
 from imagetok.data.open import ImageError
@@ -216,6 +219,29 @@ def encode_by_two(
             time.sleep(0.01)
 
 
+def kill_exports(tokenizer: Tokenizer, count: int, out: Path) -> None:
+    """Kill an export at every disk operation, rerun it; leaves one folder per point and form."""
+    images = make_images(count)
+    encode_dataset(tokenizer, images, out / "codes", small_plan(tokenizer, images), threads=1)
+
+    def killed(point: int, path: Path, form: Form) -> None:
+        tick = failing_at(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        with at_every_operation(tick):
+            export_codes(open_codes(out / "codes"), path, form)
+
+    for form in get_args(Form):
+        for point in range(10**6):
+            path = out / f"{form}-{point:03d}" / "exported"
+            end = in_fork(lambda p=point, f=path, m=form: killed(p, f, m))
+            if end == 0:
+                break
+            assert end == -signal.SIGKILL, f"{form}, point {point} ended with {end}"
+            sys.stdout.write(f"{path.exists()}\n")
+            sys.stdout.flush()
+            rerun = in_fork(lambda f=path, m=form: export_codes(open_codes(out / "codes"), f, m))
+            assert rerun == 0, f"the rerun of {form} after point {point} ended with {rerun}"
+
+
 def num_records(folder: Path) -> int:
     """How many files of an encoding are whole."""
     return len(list(folder.glob("*.json"))) if folder.exists() else 0
@@ -239,6 +265,8 @@ def main() -> None:
     match mode:
         case "kill":
             kill_everywhere(tokenizer, int(count), Path(out), *map(int, more))
+        case "kill-export":
+            kill_exports(tokenizer, int(count), Path(out))
         case "fill":
             fill_everywhere(tokenizer, int(count), Path(out), *map(int, more))
         case "kill-one-of-two":

@@ -133,6 +133,18 @@ def test_numpy_maps_the_arrays(with_skips, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_an_export_that_is_there_already_is_done(form, encode, tmp_path):
+    """An earlier one was killed after its rename; other codes of that name are refused."""
+    codes, out = encode(3, "three"), tmp_path / "out"
+    export_codes(codes, out, form)
+    before = {p: p.stat().st_mtime_ns for p in (out, *out.rglob("*"))}
+    export_codes(codes, out, form)
+    with pytest.raises(ConfigError, match="out: is there already"):
+        export_codes(encode(4, "four"), tmp_path / "out", form)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_an_export_replaces_nothing(form, encode, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
@@ -302,7 +314,9 @@ def test_the_commands(encode, tokenizer_folder, tmp_path, capsys):
     assert _run(words) == 0
     assert "back: 21 images in 3 shard(s)" in capsys.readouterr().out
     assert tree(Path(back)) == tree(dataset.folder)
-    assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 2
+    assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 0  # is there
+    other = str(encode(3, "other").folder)
+    assert _run(["export", other, "--to", "parquet", "--out", out]) == 2
     assert exchange.ROWS > 5
 
 

@@ -4,18 +4,21 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import code_samples
 import pytest
-from code_samples import Watched, make_images, small_plan
+from code_samples import Watched, failing_at, make_images, small_plan
+from disk_faults import at_every_operation
 from representative import slow_but
 
 from cli.main import _explain
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.plan import PLAN
+from imagetok.codes.import_ import import_rows
+from imagetok.codes.plan import MANIFEST, PLAN
 from imagetok.durable import lock
 from imagetok.errors import ResourceError
 
@@ -189,3 +192,48 @@ def test_a_file_system_without_locks_is_a_warning(tokenizer, tmp_path, monkeypat
     assert encode_dataset(tokenizer, images, tmp_path, small_plan(tokenizer, images)).written == 3
     assert re.search(rf"{tmp_path}: no locks here .*; let nobody else write", caplog.text)
     assert (tmp_path / PLAN).is_file()
+
+
+@pytest.mark.slow
+def test_a_kill_of_an_export_at_any_operation_is_made_good_by_a_rerun(run, tokenizer, tmp_path):
+    pytest.importorskip("pyarrow")
+    renamed = run("kill-export", COUNT)
+    assert len(renamed) > 12 and {"True", "False"} == set(renamed)  # before and past the rename
+    out = tmp_path / "out"
+    for folder in out.iterdir():
+        if folder.name != "codes":
+            assert [p.name for p in folder.iterdir()] == ["exported"], folder.name  # no temporary
+            import_rows(folder / "exported", tokenizer, tmp_path / folder.name, name="tiny")
+            assert content(tmp_path / folder.name) == content(out / "codes")
+
+
+@pytest.mark.parametrize("end", slow_but(["removed"], ["removed", "renamed", "replaced"]))
+def test_shards_that_vanish_while_they_are_written_are_the_machines_fault(end, tokenizer, tmp_path):
+    """At any disk operation: exit code 5, and nothing is written under the old name."""
+    images = make_images(5)
+    plan = small_plan(tokenizer, images)
+    found = 0
+    for point in range(10**6):
+        folder = tmp_path / f"{point:03d}"
+
+        def vanish(folder: Path = folder) -> None:
+            if folder.is_dir():
+                folder.rename(folder.with_suffix(".moved"))
+                if end == "removed":
+                    shutil.rmtree(folder.with_suffix(".moved"))
+                elif end == "replaced":
+                    folder.mkdir()
+
+        try:
+            with at_every_operation(failing_at(point, vanish)):
+                encode_dataset(tokenizer, images, folder, plan, threads=1)
+        except Exception as error:
+            assert isinstance(error, ResourceError), (point, repr(error))
+            assert "was removed, renamed or replaced" in str(error)
+            found += 1
+            continue
+        if (folder / MANIFEST).is_file():  # it ended before, or nothing was there yet
+            if point > 10:
+                break
+            continue
+    assert found > 15

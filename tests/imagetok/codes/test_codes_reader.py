@@ -5,6 +5,9 @@ import io
 import os
 import pickle
 import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import torch
 from code_samples import make_images, small_plan
 from torch.utils.data import DataLoader
 
+from cli.main import _explain
 from imagetok.codes import reader
 from imagetok.codes.layout import HEADER_BYTES, block_places
 from imagetok.codes.reader import CodeDataset, open_codes
@@ -141,6 +145,40 @@ def test_few_files_are_open_however_many_are_read(dataset, monkeypatch):
     kept = few[0]
     few.__getitems__(range(COUNT))
     assert np.array_equal(kept.codes[0], whole.codes[0][0])  # though its shard was put away
+
+
+@contextmanager
+def files_at_most(count: int) -> Iterator[None]:
+    """As after `ulimit -n`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files through /proc")
+def test_a_low_limit_of_open_files_is_enough(encode, monkeypatch):
+    count = 80
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # for time
+    folder = encode(count, samples_per_shard=1, samples_per_block=1).folder
+    assert len(list(folder.glob("*.tar"))) == count
+    order = random.Random(0).choices(range(count), k=3 * count)
+    with files_at_most(40):
+        # By the limit itself; by what is left of it, where others took the files meanwhile.
+        few = open_codes(folder)
+        assert [few[i].key for i in order] == order
+        many = open_codes(folder)
+        many._max_open = 256
+        assert [many[i].key for i in order] == order
+        assert many._max_open < 40
+        assert many.__getitems__(order).keys.tolist() == order
+    with files_at_most(1), pytest.raises(OSError) as told:
+        open_codes(folder)
+    message, code = _explain(told.value)
+    assert code == 5
+    assert "ulimit -n" in message
 
 
 def test_any_list_of_indices_is_gathered_as_it_stands(encode):

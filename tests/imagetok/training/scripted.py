@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from imagetok.training.best import Selection
 from imagetok.training.config import TrainConfig
+from imagetok.training.divergence import Limits
 from imagetok.training.loop import Job, build_accelerator, train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.schedules import Constant
@@ -36,6 +37,7 @@ def run_scripted(
     steps: int,
     patience: int | None = None,
     export: str = "best",
+    limits: Limits | None = None,
     **changes: object,
 ) -> dict[str, float | int]:
     """Train a linear map to `steps`, or on from the folder's checkpoint; bits: measure by step.
@@ -67,6 +69,7 @@ def run_scripted(
         export=save,
         artifact=folder / "artifact",
         selection=Selection("bits", patience, export),
+        limits=limits,
     )
     accelerator = build_accelerator(config, folder, "cpu")
     return train(job, config, accelerator=accelerator, run=folder, seed=0, unit="numbers")

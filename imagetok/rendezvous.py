@@ -1,0 +1,137 @@
+"""How the processes of a run find each other: within a stated time, and saying whom they wait for.
+
+Registered with torch as a rendezvous of its own, because torch's waits in silence, as long as the
+collectives of the run may take.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import register_rendezvous_handler
+
+from imagetok.errors import ResourceError
+
+METHOD = "imagetok://"
+"""The `init_method` of a process group."""
+PATIENCE = 600.0
+"""Seconds that processes may come late."""
+TELL_EVERY = 15.0
+"""Seconds between two lines about who is waited for."""
+logger = logging.getLogger("imagetok")
+
+
+def _rendezvous(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
+    """The store of a run, this process's rank and how many there are; torch asks once."""
+    given = parse_qs(urlparse(url).query)
+    rank, size = (_number(given, name) for name in ("rank", "world_size"))
+    end = time.monotonic() + PATIENCE
+    store = _reach(rank, size, end)
+    try:
+        _gather(store, rank, size, end)
+    except DistError as error:
+        raise ResourceError(
+            f"the first process of this run ended while {size} processes were to come "
+            f"({_brief(error)}); its own message says why"
+        ) from None
+    yield store, rank, size
+    raise RuntimeError("a run has one rendezvous")
+
+
+def _number(given: dict[str, list[str]], name: str) -> int:
+    """From the URL, where torch puts what it was given, or else from the launcher."""
+    there = int(given.get(name, ["-1"])[0])
+    return there if there >= 0 else int(os.environ[name.upper()])
+
+
+def _reach(rank: int, size: int, end: float) -> Store:
+    """The store, which the launcher or else the first process serves."""
+    host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not serves:
+        _wait_for_server(host, port, rank, size, end)
+    try:
+        return TCPStore(
+            host,
+            port,
+            size,
+            is_master=serves,
+            timeout=timedelta(seconds=60),
+            wait_for_workers=False,
+            multi_tenant=serves,
+        )
+    except DistError as error:
+        fault = f"the first process cannot listen there ({_brief(error)}); choose a port"
+        raise ResourceError(
+            f"MASTER_ADDR={host} MASTER_PORT={port}: {fault} that is free"
+            if serves
+            else f"MASTER_ADDR={host} MASTER_PORT={port}: no process of this run answers there "
+            f"({_brief(error)})"
+        ) from None
+
+
+def _wait_for_server(host: str, port: int, rank: int, size: int, end: float) -> None:
+    """Return when somebody listens there. (The store's own waiting writes a C++ trace a second.)"""
+    is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    told = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=TELL_EVERY).close()
+            return
+        except OSError as error:
+            reason = error.strerror or str(error)
+        now = time.monotonic()
+        if now >= end:
+            raise ResourceError(
+                f"process {rank} waited {PATIENCE:g} s for the first of {size} processes, at "
+                f"MASTER_ADDR={host} MASTER_PORT={port} ({reason}); start all of them, with the "
+                "address of the first one's machine and a port that is open there"
+            )
+        if is_first_here and now - told >= TELL_EVERY:
+            # As an error, for information is shown by the first process alone.
+            logger.error("waiting for the first of %d processes, at %s:%d", size, host, port)
+            told = now
+        time.sleep(0.1)
+
+
+def _gather(store: Store, rank: int, size: int, end: float) -> None:
+    """Return when all processes are there."""
+    # A launcher that starts its processes again keeps the store.
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    arrivals = PrefixStore(f"imagetok-{start}", store)
+    arrivals.set(f"process-{rank}", "there")
+    count, told = arrivals.add("count", 1), time.monotonic()
+    while count < size:
+        now = time.monotonic()
+        if now >= end:
+            raise ResourceError(
+                f"waited {PATIENCE:g} s for {size - count} of {size} processes "
+                f"({_missing(arrivals, size)}); start all of them, with the same MASTER_ADDR, "
+                "MASTER_PORT and number of processes, and look at what they say"
+            )
+        if rank == 0 and now - told >= TELL_EVERY:
+            absent = _missing(arrivals, size)
+            logger.info("waiting for %d of %d processes (%s)", size - count, size, absent)
+            told = now
+        time.sleep(0.05 if now - told < 1 else 0.5)
+        count = arrivals.add("count", 0)
+
+
+def _missing(arrivals: Store, size: int) -> str:
+    absent = [str(rank) for rank in range(size) if not arrivals.check([f"process-{rank}"])]
+    more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
+    return f"process {', '.join(absent[:8])}{more}"
+
+
+def _brief(error: Exception) -> str:
+    return str(error).split("\n", 1)[0].rstrip(".")
+
+
+register_rendezvous_handler("imagetok", _rendezvous)
