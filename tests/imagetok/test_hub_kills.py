@@ -20,7 +20,7 @@ OLD = {"config.json": b"old", ".gitattributes": b"*.safetensors filter=lfs\n"}
 
 
 def push(before: Callable[[str], None], revision: str | None) -> None:
-    """Push, calling `before(what)` ahead of each disk operation and request, and after each answer."""
+    """Push, with `before(what)` ahead of disk operations and requests, and after answers."""
     huggingface_hub.close_session()  # the parent's connections are not to be shared
     client = type(huggingface_hub.get_session())
     send = client.send
