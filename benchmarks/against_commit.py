@@ -23,7 +23,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from short_runs import DRAWN, PRIORS, QUICK, STOP, TOKENIZERS, Command, ShortRuns, name_of
+from short_runs import (
+    DRAWN,
+    PRIORS,
+    QUICK,
+    STOP,
+    TOKENIZERS,
+    Command,
+    ShortRuns,
+    name_of,
+    write_small_prior,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ROOT / "benchmarks" / "run_commands.py"
@@ -177,6 +187,7 @@ def compare_versions(old: Version, new: Version, work: Path, runs: ShortRuns) ->
     for title in ("old", "new"):
         folders[title].mkdir()
         shutil.copytree(old.tree / "configs", folders[title] / "configs")
+        write_small_prior(folders[title])
     with ThreadPoolExecutor() as pool:
         filled = [
             pool.submit(version.run, folders[title], runs.all())

@@ -1,7 +1,10 @@
 """What `against_commit.py` runs: short trainings of every kind, and what is made of them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
+
+import yaml
 
 STEPS, STOP, DRAWN = 12, 7, 12
 CPU = ["--device", "cpu"]
@@ -36,6 +39,8 @@ PRIORS = {
         for part, value in ((f"{level}.width", 16), (f"{level}.blocks", 1), (f"{level}.heads", 2))
     ],
 }
+SMALL_PRIOR = "small-gpt.yaml"
+"""A config that `write_small_prior` leaves: `compare --set` changes tokenizers only."""
 QUICK = ("digits/edvae", "digits/vqvae-ema", "digits/gpt")
 
 
@@ -47,6 +52,15 @@ def settings(values: list[str]) -> list[str]:
 def name_of(config: str) -> str:
     """Of the run of a config."""
     return config.partition("/")[2]
+
+
+def write_small_prior(folder: Path) -> None:
+    """The GPT on digits, small and short."""
+    tree = yaml.safe_load((folder / "configs" / "digits" / "gpt.yaml").read_bytes())
+    tree["model"] |= {"layers": 1, "width": 16, "heads": 2}
+    tree["train"] |= {"steps": STEPS, "log_every": 1, "evaluate_every": 5, "trackers": []}
+    tree["train"]["learning_rate"] |= {"steps": STEPS, "warmup": 2}
+    (folder / SMALL_PRIOR).write_text(yaml.safe_dump(tree))
 
 
 class ShortRuns(NamedTuple):
@@ -91,7 +105,7 @@ class ShortRuns(NamedTuple):
 
     def compare(self) -> Command:
         words = ["compare", *(f"configs/digits/{name}.yaml" for name in ("edvae", "vqvae-ema"))]
-        words += ["--prior", "configs/digits/gpt.yaml", "--out", "compared", "--seeds", "4"]
+        words += ["--prior", SMALL_PRIOR, "--out", "compared", "--seeds", "4"]
         return [*words, "--jobs", "1", *CPU, *settings(TRAIN)], None
 
     def verify(self) -> Iterator[Command]:
