@@ -182,6 +182,8 @@ def _environment_message(error: BaseException) -> str | None:
         return f"too many files are open; {_ENVIRONMENT[errno.EMFILE].partition('; ')[2]}"
     if "DataLoader timed out" in str(error):
         return "a loader worker gave no batch for 300 s; try train.workers=0, then --resume"
+    if "DataLoader worker" in str(error):
+        return "a loader worker was killed, perhaps for its memory; try train.workers=0 or fewer"
     if any(text in str(error) for text in ("closed by peer", "reset by peer")):
         return "another process of this run ended; its own message says why"
     return None

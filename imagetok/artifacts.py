@@ -29,6 +29,7 @@ from imagetok.durable import (
 )
 from imagetok.errors import ArtifactError, ResourceError
 from imagetok.files import FileError, check_safetensors
+from imagetok.markdown import plain
 from imagetok.stored import read_json
 
 FORMAT_VERSION = 1
@@ -397,5 +398,5 @@ def write_card(
 
 def metrics_table(metrics: Mapping[str, float | int]) -> str:
     """A Markdown table of measured values, by name: a resumed run has them in another order."""
-    rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
+    rows = [f"| {plain(name)} | {value:.6g} |" for name, value in sorted(metrics.items())]
     return "\n".join(["| measure | value |", "|---|---|", *rows])

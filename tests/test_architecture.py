@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "urls", "version"},
     {"durable", "leftovers", "seeding", "config", "files", "stored", "transfer", "modes"}
-    | {"destinations", "processes", "rendezvous", "peers"},
+    | {"destinations", "processes", "rendezvous", "peers", "markdown"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},
     {"environment", "named_configs"},

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from imagetok.comparison.results import Comparison, MethodResult
+from imagetok.markdown import block, plain
 
 
 class _Column(NamedTuple):
@@ -50,8 +51,8 @@ def markdown(result: Comparison) -> str:
     """The page of a comparison: one table, what was measured, and how."""
     header, rows = table_of(result)
     lines = [markdown_row(header), rule(len(header)), *(markdown_row(row) for row in rows), ""]
-    lines += [f"{sentence}  " for sentence in notes(result)]
-    return "\n".join([*lines, "", "```sh", result.command, "```", ""])
+    lines += [f"{plain(sentence)}  " for sentence in notes(result)]
+    return "\n".join([*lines, "", *block(result.command, "sh"), ""])
 
 
 def notes(result: Comparison) -> list[str]:
@@ -86,8 +87,8 @@ def notes(result: Comparison) -> list[str]:
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    """One row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    """One row of a Markdown table; the cells are text."""
+    return f"| {' | '.join(map(plain, cells))} |"
 
 
 def rule(columns: int) -> str:

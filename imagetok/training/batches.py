@@ -9,10 +9,16 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from imagetok import seeding
-from imagetok.errors import ConfigError, InputError
+from imagetok.errors import ConfigError, InputError, ResourceError
+
+_REMEDY = (
+    "set train.workers=0, which needs none of it, or give the machine more (of a container: "
+    "--shm-size=1g)"
+)
 
 
 @runtime_checkable
@@ -100,9 +106,31 @@ class _Refusals(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> Any:
         try:
-            return self.dataset.__getitems__(indices)
-        except InputError as error:
+            batch = self.dataset.__getitems__(indices)
+            if get_worker_info() is not None:
+                _share(batch)
+            return batch
+        except (InputError, ResourceError) as error:
             return error
+
+
+def _share(batch: Any) -> None:
+    """Move a batch's tensors to shared memory, in place; ResourceError where there is no room.
+
+    Left to the loader, a thread of the worker does it, and its error reaches nobody.
+    """
+    if isinstance(batch, tuple):
+        for part in batch:
+            _share(part)
+    elif isinstance(batch, Tensor):
+        try:
+            batch.share_memory_()
+        except (RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ResourceError(
+                f"train.workers: a batch found no room in shared memory, /dev/shm ({reason}); "
+                f"{_REMEDY}"
+            ) from None
 
 
 def _as_is(batch: Any) -> Any:
@@ -121,7 +149,8 @@ def batch_loader(
 ) -> DataLoader:
     """An endless loader of whole batches; workers hold no state that matters.
 
-    Where an example cannot be read it gives the InputError in the batch's place.
+    Where an example cannot be read it gives the InputError in the batch's place, and a
+    ResourceError where a worker finds no shared memory for a batch.
     """
     return DataLoader(
         _Refusals(dataset),
@@ -134,3 +163,15 @@ def batch_loader(
         # Its own generator: the default would draw a seed from torch's global one.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def begin(loader: DataLoader) -> Iterator[Any]:
+    """The loader's batches; ResourceError where its workers cannot be started."""
+    try:
+        return iter(loader)
+    except OSError as error:  # also their semaphores lie in shared memory
+        raise ResourceError(
+            f"train.workers: {loader.num_workers} loader workers cannot be started "
+            f"({error.strerror or error}): they need processes, file descriptors and shared "
+            f"memory, /dev/shm; {_REMEDY}"
+        ) from None

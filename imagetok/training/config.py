@@ -59,7 +59,8 @@ class TrainConfig(Section):
     checkpoint_every: Steps = 1000
     """Steps between two checkpoints."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processes that read data; 0: the training process reads. Changes no value."""
+    """Processes that read data; 0: the training process reads. They need
+    shared memory, `/dev/shm`. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Where measures are also written to, each a package to install."""
 

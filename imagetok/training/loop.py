@@ -25,6 +25,7 @@ from imagetok.durable import write_json
 from imagetok.errors import (
     CheckpointError,
     ConfigError,
+    ImagetokError,
     InputError,
     NotFiniteError,
     StoppedError,
@@ -38,6 +39,7 @@ from imagetok.training.batches import (
     BatchedDataset,
     MicroBatches,
     batch_loader,
+    begin,
     check_batch_size,
 )
 from imagetok.training.best import Best, Selection
@@ -275,7 +277,7 @@ class _Training:
         loader = batch_loader(
             self.job.dataset, micro_batches, config.workers, accelerator.device.type == "cuda"
         )
-        self.batches = iter(()) if self._is_over() else iter(loader)
+        self.batches = iter(()) if self._is_over() else begin(loader)
         logged_at, logged_step = time.perf_counter(), self.step
         with ProgressBar(
             "training", config.steps, self.step, accelerator.is_main_process
@@ -313,7 +315,7 @@ class _Training:
         outputs: list[StepOutput] = []
         for micro in range(config.accumulation):
             batch = next(self.batches)
-            if isinstance(batch, InputError):
+            if isinstance(batch, ImagetokError):
                 raise batch
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             noise = seeding.generator(

@@ -1,16 +1,19 @@
 """`imagetok compare` on tiny runs: killed or not, alone or side by side, the same values."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from disk_faults import at_every_operation, in_fork
 from safetensors.torch import save_file
 
 import imagetok
@@ -77,6 +80,87 @@ def test_killed_and_stopped_and_one_at_a_time_gives_the_same(words, whole, tmp_p
     assert values(out) == values(whole)
     shown = capsys.readouterr().out
     assert "failed: c, seed 5: step" in shown and "written:" in shown
+
+
+def no_rates(out: Path) -> dict[str, Any]:
+    result = json.loads((out / "comparison.json").read_bytes())
+    for method in result["methods"]:
+        del method["train_images_per_second"], method["encode_images_per_second"]
+    return result
+
+
+@pytest.fixture(scope="module")
+def two(words, tmp_path_factory) -> tuple[list[str], Path]:
+    """The command for two methods that both finish, and what it makes, uninterrupted."""
+    command = [*words[:3], *words[4:]]
+    out = tmp_path_factory.mktemp("two") / "out"
+    assert _run([*command, "--out", str(out)]) == 0
+    return command, out
+
+
+STAGES = {
+    "planned": "plan.json",
+    "training": "a/seed-5/metrics.jsonl",
+    "first finished": "a/seed-5/finished.json",
+    "all trained": "b/seed-5/finished.json",
+}
+
+
+@pytest.mark.slow  # a comparison a stage, and a half
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_at_a_stage_it_gives_the_same(two, tmp_path, stage):
+    command, whole = two
+    out = tmp_path / "out"
+    words = [*command, "--out", str(out), "--jobs", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "imagetok", *words])
+    begun = time.monotonic()
+    while not (out / STAGES[stage]).exists() and time.monotonic() - begun < 600:
+        assert process.poll() is None, "ended early"
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert not (out / "comparison.json").exists()
+    assert _run(words) == 0
+    assert no_rates(out) == no_rates(whole)
+    assert imagetok.verify(out).faults == ()
+
+
+def kill_at(point: int, work: Callable[[], None]) -> int:
+    """How the work ends in a process that is killed before its point-th disk operation."""
+    points = iter(range(10**6))
+
+    def before(_: str) -> None:
+        if next(points) == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed() -> None:
+        with at_every_operation(before):
+            work()
+
+    return in_fork(killed)
+
+
+@pytest.mark.slow  # many reruns
+def test_killed_while_it_writes_it_gives_the_same(two, tmp_path):
+    command, whole = two
+    for point in range(0, 10**6, 3):
+        out = tmp_path / f"{point:03d}" / "out"
+        made = shutil.ignore_patterns("comparison.*", "*.png", "report.html")
+        shutil.copytree(whole, out, ignore=made)
+
+        def work(out: Path = out) -> None:
+            assert _run([*command, "--out", str(out)]) == 0
+
+        end = kill_at(point, work)
+        assert end in (0, -signal.SIGKILL)
+        assert end == 0 or in_fork(work) == 0
+        assert no_rates(out) == no_rates(whole)
+        assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+        for name in ("comparison.png", "reconstructions.png"):
+            assert (out / name).read_bytes() == (whole / name).read_bytes()
+        if end == 0:
+            assert point > 10
+            break
 
 
 def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[bytes]) -> None:

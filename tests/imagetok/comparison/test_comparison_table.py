@@ -134,3 +134,16 @@ def test_the_grid_names_its_rows():
     assert (canvas[:, :margin] < 128).any(axis=1).reshape(2, -1).any(axis=1).all()  # two names
     pictures = canvas[:, margin:]
     assert (pictures[20:70, 20:70] == 0).all() and (pictures[100:150] == 255).all()
+
+
+def test_a_hostile_name_of_a_method_is_text(result):
+    evil = "a | b<script>\n```\n# x"
+    renamed = result.methods[0].model_copy(update={"name": evil})
+    command = "imagetok compare 'a\n```\n<script>.yaml'"
+    changed = result.model_copy(
+        update={"methods": (renamed, *result.methods[1:]), "command": command}
+    )
+    table, _, rest = markdown(changed).partition("\n\n")
+    assert {line.count("|") for line in table.splitlines()} == {table.splitlines()[0].count("|")}
+    assert "<script>" not in table and "&#60;script&#62;" in table
+    assert rest.count("````") == 2 and rest.endswith(f"````sh\n{command}\n````\n")
