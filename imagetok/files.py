@@ -52,10 +52,14 @@ def read_regular(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def check_safetensors(path: Path | str) -> None:
-    """FileError for a header so large that reading it would take the memory of a model."""
+    """FileError for a header so large that reading it would take the memory of a model.
+
+    A file that ends before its header does is left to its reader, which reads nothing of it.
+    """
     with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > MAX_HEADER_BYTES:
+        rest = os.fstat(file.fileno()).st_size - 8
+    if MAX_HEADER_BYTES < size <= rest:
         raise FileError(
             path, f"expected a header of at most {MAX_HEADER_BYTES:,} bytes, found {size:,}"
         )

@@ -91,7 +91,8 @@ def edit(folder, change) -> None:
     ("change", "message"),
     [
         (lambda c: c["architecture"].update(num_codes=[8]), "shape"),
-        (lambda c: c["architecture"].update(num_classes=2), "shape"),
+        (lambda c: c["architecture"].update(num_classes=2), "class_names: expected 2"),
+        (lambda c: c["architecture"].update(num_classes=2, class_names=["a", "b"]), "shape"),
         (lambda c: c["architecture"].update(grids=[[3, 4]]), "shape"),
         (lambda c: c["architecture"]["model"].update(layers=3), "missing"),
         (lambda c: c["architecture"]["model"].update(layers=1), "extra"),

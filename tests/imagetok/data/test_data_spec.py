@@ -99,9 +99,9 @@ def test_a_wrong_spec_is_refused_with_the_nearest_name(spec, message):
 @given(
     config=one_of(
         sampled_from([DigitsConfig(), CIFAR10Config()]),
-        integers(1, 10**9).map(lambda n: ShapesConfig(count=n, test_count=n, seed=n)),
+        integers(1, 2**24).map(lambda n: ShapesConfig(count=n, test_count=n, seed=n)),
         WORDS.map(lambda root: MNISTConfig(root=root, download=True)),
-        integers(0, 10**9).map(lambda n: CIFAR10Config(validation=n)),
+        integers(0, 2**24).map(lambda n: CIFAR10Config(validation=n)),
         WORDS.map(lambda root: FolderConfig(root=root, holdout=0.25)),
         WORDS.map(lambda word: TableConfig(file=word, label="", splits=word)),
         WORDS.map(lambda word: WebDatasetConfig(shards=word, test=word)),
