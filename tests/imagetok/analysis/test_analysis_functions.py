@@ -142,6 +142,7 @@ def test_evaluate_of_samples_needs_no_prior(place, data, tmp_path):
     assert found.measures["num_samples"] == 8 and found.subject == str(tmp_path / "drawn")
 
 
+@pytest.mark.slow
 def test_diagnose(run, tmp_path):
     words = ["diagnose", "--tokenizer", str(run / "tokenizer"), "--data", "digits:test"]
 
@@ -184,6 +185,7 @@ def test_uncertainty(place, data, tmp_path):
     assert imagetok.uncertainty(same, data, shifted="noise", limit=12).record == found.record
 
 
+@pytest.mark.slow
 def test_explore(place, data, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     words = ["explore", "--tokenizer", str(place / "tokenizer"), "--data", data, "--code", "3"]

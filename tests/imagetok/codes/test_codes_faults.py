@@ -64,7 +64,8 @@ def test_a_kill_at_any_disk_operation_is_made_good_by_a_rerun(encode, run, tmp_p
         assert tree_hash(folder) == tree_hash(whole), folder.name
 
 
-@STRIDE
+@pytest.mark.slow
+@pytest.mark.parametrize("stride", [1])
 def test_a_full_disk_at_any_operation_leaves_nothing_half_made(encode, run, tmp_path, stride):
     whole = content(encode(COUNT, "whole").folder)
     found = [json.loads(line) for line in run("fill", COUNT, stride)]

@@ -73,6 +73,7 @@ def test_an_exception_leaves_nothing_running(tmp_path):
         os.kill(int(pid.read_text()), 0)
 
 
+@pytest.mark.slow  # a process of its own; test_cli_help has the same of a command
 def test_standard_input_ends_with_this_process(tmp_path):
     code = (
         "import sys; from pathlib import Path; from imagetok.comparison.jobs import Job, run_jobs\n"
