@@ -302,7 +302,7 @@ def _counting(progress: Progress) -> Any:
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
+        def update(self, n: float | int | None = 1) -> bool | None:
             progress.received += int(n or 0)
             if progress.is_over:
                 raise TimeoutError
