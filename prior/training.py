@@ -21,7 +21,8 @@ from imagetok.hub import same_commit
 from imagetok.processes import device_of, over_processes, process_state
 from imagetok.training.best import Selection
 from imagetok.training.divergence import Limits
-from imagetok.training.loop import Job, build_accelerator, train
+from imagetok.training.job import Job, build_accelerator
+from imagetok.training.loop import train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.run import CONFIG, PLACES, open_run, shared_run, with_recorded_lengths
 from prior.base import Prior, bits_per_code, negative_log_likelihood

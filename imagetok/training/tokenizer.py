@@ -20,7 +20,8 @@ from imagetok.quantizers import code_counts, codebook_use, is_concatenated, leve
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import Limits
-from imagetok.training.loop import Job, build_accelerator, train
+from imagetok.training.job import Job, build_accelerator
+from imagetok.training.loop import train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.run import PLACES, open_run, shared_run, with_recorded_lengths
 

@@ -20,7 +20,8 @@ from imagetok.config import read_yaml, validate
 from imagetok.data import ArrayImages
 from imagetok.errors import ConfigError, ResourceError, ShardError
 from imagetok.tokenizers import Tokenizer
-from imagetok.training.loop import Job, train
+from imagetok.training.job import Job
+from imagetok.training.loop import train
 from prior import Prior
 from prior.base import NO_LABEL
 from prior.config import PriorRun

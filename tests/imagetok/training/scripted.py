@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from imagetok.training.best import Selection
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Limits
-from imagetok.training.loop import Job, build_accelerator, train
+from imagetok.training.job import Job, build_accelerator
+from imagetok.training.loop import train
 from imagetok.training.outputs import StepOutput
 from imagetok.training.schedules import Constant
 

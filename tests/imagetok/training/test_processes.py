@@ -35,7 +35,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from imagetok.config import load_config
 from imagetok.training.config import TokenizerRun
-from imagetok.training.loop import build_accelerator, train
+from imagetok.training.job import build_accelerator
+from imagetok.training.loop import train
 from imagetok.training.run import open_run
 from imagetok.training.tokenizer import _job
 
