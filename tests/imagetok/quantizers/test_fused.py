@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from imagetok.quantizers import functional, rows
-from imagetok.quantizers.rows import first_largest, pieces
+from imagetok.quantizers import functional, fused
+from imagetok.quantizers.fused import chunks, first_argmax
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -20,20 +20,20 @@ def gen(seed: int) -> torch.Generator:
 def test_first_largest_is_the_first_of_several(seed: int, size: int, num_codes: int) -> None:
     matrix = torch.randint(-2, 3, (size, num_codes), generator=gen(seed)).float()
     expected = [row.index(max(row)) for row in matrix.tolist()]
-    assert first_largest(matrix).tolist() == expected
+    assert first_argmax(matrix).tolist() == expected
 
 
 def test_what_is_no_number_is_found_as_by_argmax() -> None:
     matrix = torch.zeros(3, 64)
     matrix[0, 40] = matrix[1, :] = torch.nan
     matrix[2, 5] = torch.inf
-    assert first_largest(matrix).tolist() == matrix.argmax(dim=1).tolist()
+    assert first_argmax(matrix).tolist() == matrix.argmax(dim=1).tolist()
 
 
 def test_pieces_are_all_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_IN_CACHE", 12)
+    monkeypatch.setattr(fused, "_IN_CACHE", 12)
     matrix, other = torch.arange(28.0).view(7, 4), torch.arange(7)
-    parts = list(pieces(matrix, other))
+    parts = list(chunks(matrix, other))
     assert [len(scratch) for *_, scratch in parts] == [3, 3, 1]
     assert torch.equal(torch.cat([part for part, _, _ in parts]), matrix)
     assert torch.equal(torch.cat([part for _, part, _ in parts]), other)
@@ -55,7 +55,7 @@ def test_the_size_of_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, cac
     logits = torch.randn(2, 16, 3, 5, dtype=torch.float64, generator=gen(0))
     codebook = torch.randn(16, 4, dtype=torch.float64, generator=gen(1))
     expected = everything(logits, codebook)
-    monkeypatch.setattr(rows, "_IN_CACHE", cache)
+    monkeypatch.setattr(fused, "_IN_CACHE", cache)
     for layout in (torch.contiguous_format, torch.channels_last):
         found = everything(logits.contiguous(memory_format=layout), codebook)
         for one, other in zip(found, expected, strict=True):

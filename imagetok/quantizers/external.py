@@ -110,10 +110,10 @@ class RotationVQConfig(Section):
     losses: ClassVar[tuple[str, ...]] = _VECTOR_LOSSES
 
 
-ZooConfig = FSQConfig | LFQConfig | ResidualVQConfig | SimVQConfig | RotationVQConfig
+ExternalConfig = FSQConfig | LFQConfig | ResidualVQConfig | SimVQConfig | RotationVQConfig
 
 
-def build_zoo(config: ZooConfig) -> "ZooQuantizer":
+def build_external(config: ExternalConfig) -> "ExternalQuantizer":
     """The quantizer that a section describes; ResourceError without the library."""
     num_levels = config.num_levels if isinstance(config, ResidualVQConfig) else 1
     code_dim = len(config.levels) if isinstance(config, FSQConfig) else config.code_dim
@@ -123,10 +123,10 @@ def build_zoo(config: ZooConfig) -> "ZooQuantizer":
         module = _build_module(config, require(_LIBRARY, extra="zoo", purpose=purpose))
     temperature = config.temperature if isinstance(config, LFQConfig) else None
     num_codes = (config.num_codes,) * num_levels
-    return ZooQuantizer(module, num_codes, code_dim, config.losses, temperature)
+    return ExternalQuantizer(module, num_codes, code_dim, config.losses, temperature)
 
 
-def _build_module(config: ZooConfig, library: Any) -> nn.Module:
+def _build_module(config: ExternalConfig, library: Any) -> nn.Module:
     learned = {"learnable_codebook": True, "ema_update": False, "commitment_weight": 0.0}
     match config:
         case FSQConfig():
@@ -154,7 +154,7 @@ def _build_module(config: ZooConfig, library: Any) -> nn.Module:
             assert_never(config)
 
 
-class ZooQuantizer(Quantizer):
+class ExternalQuantizer(Quantizer):
     """A module of the library, given one row a position.
 
     library: takes (1, N, D) and returns the quantized and their indices (1, N) or (1, N, L) first.
@@ -182,7 +182,7 @@ class ZooQuantizer(Quantizer):
     def _is_lfq(self) -> bool:
         return self.temperature is not None
 
-    def train(self, mode: bool = True) -> "ZooQuantizer":
+    def train(self, mode: bool = True) -> "ExternalQuantizer":
         """The library gives no gradient in evaluation mode; here the two paths are two methods.
 
         LFQ's is not missed, and its training mode makes entropies of all vectors and codes.

@@ -12,14 +12,14 @@ from torch.testing import assert_close
 
 from imagetok import seeding
 from imagetok.quantizers import VQConfig, VQEMAConfig, VQSTEConfig, build_quantizer
-from imagetok.quantizers.functional import draw_vectors, k_means, nearest_codes
-from imagetok.quantizers.renewal import (
+from imagetok.quantizers.codebook_init_reset import (
     LeastRecentlyUsedReset,
     NoReset,
     RandomReset,
     SplitReset,
     build_reset,
 )
+from imagetok.quantizers.functional import draw_vectors, k_means, nearest_codes
 from imagetok.quantizers.vqste import AffineConfig, AlternationConfig
 
 FLOAT64 = torch.float64

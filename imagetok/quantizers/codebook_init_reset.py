@@ -73,7 +73,7 @@ ResetConfig = Annotated[
 ]
 
 
-class Renewed(NamedTuple):
+class ResetResult(NamedTuple):
     """A codebook after some of its rows were replaced."""
 
     codebook: Float[Tensor, "K D"]
@@ -90,7 +90,7 @@ class Reset(nn.Module, ABC):
     @abstractmethod
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
-    ) -> Renewed:
+    ) -> ResetResult:
         """Count a step and replace what is due.
 
         stats: `counts` (K,) of the step's codes and, if needed, `vectors` (N, D), encoder outputs.
@@ -116,12 +116,12 @@ class ReplaceRarelyUsed(Reset):
 
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
-    ) -> Renewed:
+    ) -> ResetResult:
         self.usage.mul_(self.decay).add_(stats["counts"], alpha=1 - self.decay)
         rows = self.usage < self.threshold
         self.usage.masked_fill_(rows, self.threshold)
         drawn = functional.draw_vectors(stats["vectors"], len(codebook), generator)
-        return Renewed(torch.where(rows[:, None], drawn, codebook), rows)
+        return ResetResult(torch.where(rows[:, None], drawn, codebook), rows)
 
 
 class ReplaceLeastRecentlyUsed(Reset):
@@ -138,14 +138,14 @@ class ReplaceLeastRecentlyUsed(Reset):
 
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
-    ) -> Renewed:
+    ) -> ResetResult:
         self.idle.add_(1).masked_fill_(stats["counts"] > 0, 0)
         rows = self.idle >= self.timeout
         self.idle.masked_fill_(rows, 0)
         drawn = functional.draw_vectors(stats["vectors"], len(codebook), generator)
         noise = torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype).to(drawn.device)
         drawn = drawn + self.noise * drawn.norm(dim=1, keepdim=True) * noise
-        return Renewed(torch.where(rows[:, None], drawn, codebook), rows)
+        return ResetResult(torch.where(rows[:, None], drawn, codebook), rows)
 
 
 class SplitMostUsed(Reset):
@@ -167,7 +167,7 @@ class SplitMostUsed(Reset):
 
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
-    ) -> Renewed:
+    ) -> ResetResult:
         self.usage.add_(stats["counts"])
         self.steps.add_(1)
         is_due = self.steps % self.every == 0
@@ -178,7 +178,7 @@ class SplitMostUsed(Reset):
         code = codebook[most] + noise.to(codebook.device) * (self.noise / (self.splits + 1))
         self.splits.add_(splits)
         self.usage.masked_fill_(is_due, 0)
-        return Renewed(torch.where(rows[:, None], code, codebook), rows)
+        return ResetResult(torch.where(rows[:, None], code, codebook), rows)
 
 
 def build_reset(config: ResetConfig, num_codes: int) -> Reset | None:
@@ -203,7 +203,7 @@ def initial_codebook(num_codes: int, code_dim: int, init: Init) -> Float[Tensor,
     return torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
 
 
-class Renewal(nn.Module):
+class CodebookInitReset(nn.Module):
     """Starts a codebook from the first step's encoder outputs if asked, and resets its codes.
 
     Its state (whether the codes have started, the counters of the reset) is buffers, there only if
@@ -220,7 +220,7 @@ class Renewal(nn.Module):
         self._has_started = init not in ("data", "kmeans")
         if not self._has_started:
             self.register_buffer("started", torch.tensor(False))
-            self.register_load_state_dict_post_hook(_look_again)
+            self.register_load_state_dict_post_hook(_check_started_again)
 
     @torch.no_grad()
     def stats(
@@ -251,7 +251,7 @@ class Renewal(nn.Module):
 
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
-    ) -> Renewed | None:
+    ) -> ResetResult | None:
         """Once per optimizer step, after the codebook itself was updated; None: nothing to do.
 
         stats: those of all micro-batches and ranks. generator: on the CPU, the same on every rank.
@@ -259,7 +259,7 @@ class Renewal(nn.Module):
         if self._is_waiting():
             rows = torch.ones(self.num_codes, dtype=torch.bool, device=codebook.device)
             self.started.fill_(True)
-            return Renewed(self._first_codes(stats["vectors"], generator), rows)
+            return ResetResult(self._first_codes(stats["vectors"], generator), rows)
         return None if self.reset is None else self.reset(codebook, stats, generator)
 
     def _first_codes(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
@@ -277,7 +277,7 @@ class Renewal(nn.Module):
         return not self._has_started
 
 
-def _look_again(renewal: Renewal, keys: object) -> None:
+def _check_started_again(renewal: CodebookInitReset, keys: object) -> None:
     """A loaded state may be one of before the start."""
     del keys
     renewal._has_started = False
