@@ -29,7 +29,7 @@ from imagetok.comparison.plan import SEEDS, Cell, Plan
 from imagetok.config import Overrides, validate
 from imagetok.data import DataConfig, describe
 from imagetok.errors import ConfigError, InputError
-from imagetok.evaluation.records import Record, read_record
+from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.training.metrics import records_of
@@ -126,7 +126,7 @@ class _PriorWork:
         config = self.run.model_dump(mode="json", exclude={"data", "tokenizer", "seed"})
         return {**identity_of(self._records(cell)), "prior": config}
 
-    def _records(self, cell: Cell) -> list[Record]:
+    def _records(self, cell: Cell) -> list[MeasureRecord]:
         """What `imagetok evaluate` wrote."""
         if not self.distances.features:
             return []

@@ -10,7 +10,7 @@ from imagetok.comparison.jobs import imagetok_command
 from imagetok.comparison.plan import Cell, Plan
 from imagetok.data import DataConfig, describe
 from imagetok.durable import canonical_json
-from imagetok.evaluation.records import Record, read_record
+from imagetok.evaluation.records import MeasureRecord, read_record
 
 _PLAIN = {
     *("fid", "kid", "precision", "recall", "inception_score"),
@@ -27,7 +27,7 @@ def feature_follow_up(
         return None
     work = FeatureWork(features, num_test_images, plan.data, device)
 
-    def records(cell: Cell) -> list[Record]:
+    def records(cell: Cell) -> list[MeasureRecord]:
         return [read_record(work.path(cell, "reconstructions"))]
 
     return FollowUp(
@@ -78,12 +78,12 @@ def tokenizer_words(cell: Cell) -> list[str]:
     return ["--tokenizer", str(cell.folder / "tokenizer")]
 
 
-def measures_in(records: list[Record]) -> dict[str, float | int]:
+def measures_in(records: list[MeasureRecord]) -> dict[str, float | int]:
     """The distances of some records, named as `imagetok evaluate` names them."""
     return {name: value for record in records for name, value in _distances(record).items()}
 
 
-def identity_of(records: list[Record]) -> dict[str, Any]:
+def identity_of(records: list[MeasureRecord]) -> dict[str, Any]:
     """Names of the distances, networks and counts; what a comparison stores as `later`."""
     identity: dict[str, Any] = {"measures": [], "networks": {}, "num_samples": 0, "prior": None}
     for record in records:
@@ -93,7 +93,7 @@ def identity_of(records: list[Record]) -> dict[str, Any]:
     return identity
 
 
-def _distances(record: Record) -> dict[str, float | int]:
+def _distances(record: MeasureRecord) -> dict[str, float | int]:
     """The measures that need a network; the accuracy of a class is another one of samples."""
     endings = tuple(f"_{network}" for network in record["identity"]["networks"])
     return {

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from imagetok.data import ImageDataset
 from imagetok.errors import ConfigError, InputError
-from imagetok.evaluation.sets import BATCH, reconstruct_bytes
-from imagetok.evaluation.weights import (
+from imagetok.evaluation.feature_distances import FEATURE_BATCH, reconstruct_bytes
+from imagetok.evaluation.published_weights import (
     hash_of,
     is_checked,
     load_weights,
@@ -153,11 +153,11 @@ def mean_distance(distance: PerceptualDistance, model: Autoencoder, dataset: Ima
         raise ConfigError("--lpips: this model is for label maps, which look like nothing")
     state, device = process_state(), device_of(distance)
     change = reconstruct_bytes(model)
-    starts = range(0, len(dataset), BATCH)
+    starts = range(0, len(dataset), FEATURE_BATCH)
     found: list[tuple[int, Tensor]] = []
     for start in starts[state.process_index :: state.num_processes]:
         check_peers()
-        indices = range(start, min(start + BATCH, len(dataset)))
+        indices = range(start, min(start + FEATURE_BATCH, len(dataset)))
         images = dataset.read(indices).images.to(device)
         found.append((start, distance(images, change(images)).cpu()))
     if state.num_processes > 1:

@@ -76,12 +76,12 @@ def read_weights(path: Path, prefix: str = "", *, exact: bool = False) -> dict[s
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], name: Path | str) -> None:
     """Give a model its weights; InputError, with the name of their file, if they do not fit."""
-    with told_if_unfit(name):
+    with refusing_unfit_weights(name):
         model.load_state_dict(state)
 
 
 @contextmanager
-def told_if_unfit(name: Path | str) -> Iterator[None]:
+def refusing_unfit_weights(name: Path | str) -> Iterator[None]:
     """Turn what load_state_dict raises for weights that do not fit into the InputError."""
     try:
         yield

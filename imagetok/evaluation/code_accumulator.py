@@ -14,7 +14,7 @@ MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_no
 """What `Quantizer.certainty` may tell of every position."""
 
 
-class CodeTally:
+class CodeAccumulator:
     """What every measure of a tokenizer's codes over a split is made of.
 
     Batches are added as `Tokenizer.encode_with_certainty` gives them; `sum_over_processes` joins

@@ -24,7 +24,7 @@ from imagetok.processes import device_of, full_float32, process_state
 from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
-BATCH = 100
+FEATURE_BATCH = 100
 """Images that go through a network at once; fixed, so that nothing depends on a choice."""
 NEIGHBOURS = 3
 
@@ -51,14 +51,14 @@ def features_of(
     """
     state = process_state()
     device = device_of(network)
-    starts = range(0, len(dataset), BATCH)
+    starts = range(0, len(dataset), FEATURE_BATCH)
     parts: list[tuple[int, FeatureSet]] = []
     mine = starts[state.process_index :: state.num_processes]
     work = f"features of {network.name}"
     with ProgressBar(work, len(mine), enabled=state.is_main_process) as progress:
         for done, start in enumerate(mine, start=1):
             check_peers()
-            batch = dataset.read(range(start, min(start + BATCH, len(dataset))))
+            batch = dataset.read(range(start, min(start + FEATURE_BATCH, len(dataset))))
             images = batch.images.to(device)
             found = network(images if change is None else change(images))
             check_features(network.name, found.vectors)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
-from imagetok.evaluation.tally import CodeTally
+from imagetok.evaluation.code_accumulator import CodeAccumulator
 from imagetok.processes import full_float32
 from imagetok.quantizers import codebook_use, level_name
 from imagetok.tokenizers import Tokenizer
 
-RARE = 0.01
+RARE_SHARE = 0.01
 """A code used less than this share of equal use is nearly dead."""
 COLLAPSED, UNDERUSED = 0.05, 0.25
 """Perplexities below these shares of K are called so."""
@@ -74,29 +74,31 @@ class Verdict:
 
 
 @full_float32()
-def examine(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
+def codebook_health(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
     """Every level's health over all images of `dataset`, each counted once."""
-    tally = CodeTally(tokenizer.num_codes, keeps_maps=True)
+    accumulator = CodeAccumulator(tokenizer.num_codes, keeps_maps=True)
     for batch in batches(tokenizer, dataset, work="counting codes"):
-        tally.add(*tokenizer.encode_with_certainty(batch.images, generator=batch.draw()))
-    values = tally.values()
+        accumulator.add(*tokenizer.encode_with_certainty(batch.images, generator=batch.draw()))
+    values = accumulator.values()
     keys = set(type(tokenizer.config.levels[0]).model_fields)
     return tuple(
         replace(
             _health(
                 counts,
-                statistics.fmean(tally.perplexities[level]),
+                statistics.fmean(accumulator.perplexities[level]),
                 tokenizer.codebook(level),
-                _of_level(values, level, len(tally.counts)),
+                _of_level(values, level, len(accumulator.counts)),
             ),
             can_start_and_reset={"init", "reset"} <= keys,
         )
-        for level, counts in enumerate(tally.counts)
+        for level, counts in enumerate(accumulator.counts)
     )
 
 
 @full_float32()
-def drift(earlier: Tokenizer, later: Tokenizer, dataset: ImageDataset) -> tuple[float, ...]:
+def code_change_rates(
+    earlier: Tokenizer, later: Tokenizer, dataset: ImageDataset
+) -> tuple[float, ...]:
     """The share of positions of each level whose code the later tokenizer chose differently."""
     changed, positions = [0] * len(later.num_codes), [0] * len(later.num_codes)
     for batch in batches(later, dataset):
@@ -118,7 +120,9 @@ def evaluations(
     return [(uncertainty, perplexity) for uncertainty, perplexity in found]
 
 
-def together(records: Sequence[Mapping[str, Any]], level: int, num_levels: int) -> float | None:
+def uncertainty_perplexity_correlation(
+    records: Sequence[Mapping[str, Any]], level: int, num_levels: int
+) -> float | None:
     """Pearson's correlation of uncertainty and held-out perplexity over training (EdVAE, Fig. 3).
 
     None when fewer than three evaluations have both, or either does not vary.
@@ -130,7 +134,7 @@ def together(records: Sequence[Mapping[str, Any]], level: int, num_levels: int) 
     return found if math.isfinite(found) else None
 
 
-def began(
+def collapse_onset(
     records: Sequence[Mapping[str, Any]], level: int, num_levels: int, threshold: float
 ) -> int | None:
     """The training step from which the perplexity of batches stayed below `threshold`.
@@ -145,31 +149,33 @@ def began(
     return steps[last_above + 1][0]
 
 
-def state_of(perplexity: float, num_codes: int) -> Literal["healthy", "underused", "collapsed"]:
+def codebook_state(
+    perplexity: float, num_codes: int
+) -> Literal["healthy", "underused", "collapsed"]:
     """Collapsed: a perplexity below COLLAPSED of K; underused: below UNDERUSED of it."""
     share = perplexity / num_codes
     return "healthy" if share >= UNDERUSED else "underused" if share >= COLLAPSED else "collapsed"
 
 
-def judge(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
+def verdict_of(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
     """A verdict: what is wrong first, what may have caused it, what to try.
 
-    collapsed_at: the training step that `began` found, if the run is known.
+    collapsed_at: the training step that `collapse_onset` found, if the run is known.
     """
     faults = _faults(health)
     if faults:
         return Verdict("broken", tuple(faults))
-    state = state_of(health.perplexity, health.num_codes)
-    told = [
+    state = codebook_state(health.perplexity, health.num_codes)
+    sentences = [
         f"{health.codes_used} of {health.num_codes} codes are used, as evenly as "
         f"{health.perplexity:.0f} codes would be if each were used alike."
     ]
     if state == "healthy":
-        return Verdict(state, tuple(told))
+        return Verdict(state, tuple(sentences))
     if collapsed_at is not None:
-        told.append(f"It has been so since step {collapsed_at:,} of the training.")
-    told += _causes(health)
-    return Verdict(state, tuple(told))
+        sentences.append(f"It has been so since step {collapsed_at:,} of the training.")
+    sentences += _causes(health)
+    return Verdict(state, tuple(sentences))
 
 
 def _health(
@@ -187,7 +193,7 @@ def _health(
     return LevelHealth(
         num_codes=use.num_codes,
         codes_used=use.codes_used,
-        rare_codes=int(((counts > 0) & (counts < RARE * total / use.num_codes)).sum()),
+        rare_codes=int(((counts > 0) & (counts < RARE_SHARE * total / use.num_codes)).sum()),
         top_share=float(counts.max() / max(1, total)),
         perplexity=use.perplexity,
         perplexity_batch128=perplexity_batch128,
@@ -224,22 +230,22 @@ def _spread(norms: Tensor) -> tuple[float, float, float] | None:
 
 
 def _faults(health: LevelHealth) -> list[str]:
-    told = []
+    sentences = []
     if health.not_finite:
         rows = ", ".join(map(str, health.not_finite[:5]))
         more = "" if len(health.not_finite) <= 5 else ", ..."
-        told.append(
+        sentences.append(
             f"{len(health.not_finite)} codes hold NaN or infinity (row {rows}{more}): they can "
             "poison every image they are chosen for. Go back to an earlier checkpoint, and lower "
             "the learning rate or set train.clip_norm."
         )
     if health.copies:
-        told.append(
+        sentences.append(
             f"{health.copies} codes are exact copies of others and can never add information. "
             "A start from too few encoder outputs makes them (init: data or kmeans on a small "
             "first batch), or weights that were edited; train with a larger batch or a reset."
         )
-    return told
+    return sentences
 
 
 def _causes(health: LevelHealth) -> list[str]:
@@ -261,7 +267,7 @@ def _causes(health: LevelHealth) -> list[str]:
             f"{math.log(health.num_codes):.2f} nats), so that the largest is chance. Lower the "
             "weight of the KL, let the temperature fall further, or train longer."
         ]
-    told = [
+    sentences = [
         f"{health.dead_codes} codes were never the most likely (entropy {health.entropy:.2f} of "
         f"{math.log(health.num_codes):.2f} nats). How many codes live is settled early: start the "
         "temperature higher (objective.temperature.start: 2) and let it fall as far."
@@ -272,8 +278,8 @@ def _causes(health: LevelHealth) -> list[str]:
             if health.uncertainty is not None
             else "a larger weight of the KL keeps it open"
         )
-        told.append(
+        sentences.append(
             f"{health.logits_above[1]:.0%} of the largest logits are above {LOGIT_MARKS[1]:.0f}: "
             f"the encoder has decided, and {advice}."
         )
-    return told
+    return sentences

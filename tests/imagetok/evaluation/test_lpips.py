@@ -12,8 +12,8 @@ from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.data import DigitsConfig, ShapesConfig, open_images
 from imagetok.errors import ConfigError, InputError, ResourceError
-from imagetok.evaluation import perceptual
-from imagetok.evaluation.perceptual import BACKBONES, mean_distance, open_perceptual
+from imagetok.evaluation import lpips
+from imagetok.evaluation.lpips import BACKBONES, mean_distance, open_perceptual
 from imagetok.images import from_stored, to_stored
 from imagetok.tokenizers import build_tokenizer
 from imagetok.training.config import TokenizerRun
@@ -91,7 +91,7 @@ def untrained(name: str):
 
 
 def test_every_reconstruction_counts_once(specs, monkeypatch):
-    monkeypatch.setattr(perceptual, "BATCH", 4)
+    monkeypatch.setattr(lpips, "FEATURE_BATCH", 4)
     model, distance = untrained("shapes/edvae.yaml"), open_perceptual(specs["alex"])
     dataset = open_images(ShapesConfig(test_count=10), "test", model.image)
     images = dataset.read(range(len(dataset))).images

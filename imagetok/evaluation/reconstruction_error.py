@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from imagetok.evaluation.similarity import SSIM_WINDOW, ssim
+from imagetok.evaluation.ssim import SSIM_WINDOW, ssim
 from imagetok.images import ImageContract, Images
 from imagetok.modes import at_test_time
 from imagetok.quantizers import Codes

@@ -15,7 +15,7 @@ from imagetok.quantizers import Codes, code_counts
 from imagetok.tokenizers import Tokenizer
 
 
-class Encoded(NamedTuple):
+class EncodedImageCodes(NamedTuple):
     """The codes of some images of a dataset."""
 
     indices: list[int]
@@ -31,14 +31,16 @@ def spread(count: int, most: int) -> list[int]:
 
 
 @full_float32()
-def encode_spread(tokenizer: Tokenizer, dataset: ImageDataset, most: int) -> Encoded:
+def encode_spread(tokenizer: Tokenizer, dataset: ImageDataset, most: int) -> EncodedImageCodes:
     """Codes of at most `most` images spread evenly over a dataset."""
     indices = spread(len(dataset), most)
     parts = []
     for batch in batches(tokenizer, dataset, indices):
         codes = tokenizer.encode(batch.images, generator=batch.draw())
         parts.append(tuple(level.cpu() for level in codes))
-    return Encoded(indices, tuple(torch.cat(levels) for levels in zip(*parts, strict=True)))
+    return EncodedImageCodes(
+        indices, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
+    )
 
 
 def codes_to_show(
@@ -52,7 +54,7 @@ def codes_to_show(
 
 
 def code_patches(
-    dataset: ImageDataset, encoded: Encoded, level: int, code: int, count: int
+    dataset: ImageDataset, encoded: EncodedImageCodes, level: int, code: int, count: int
 ) -> list[Tensor]:
     """Pixels around `count` of the places where a code occurs, the places spread over all of them.
 
