@@ -55,7 +55,7 @@ def _curves(
     axes: Axes, methods: Sequence[MethodResult], measure: str, scale: float, label: str
 ) -> None:
     for i, method in enumerate(methods):
-        curves = [cell.curve for cell in method.cells if cell.status == "finished"]
+        curves = [trial.curve for trial in method.trials if trial.status == "finished"]
         levels = [key for key in curves[0][-1] if key in _level_keys(method, measure)]
         for level, key in enumerate(levels):
             points = [[(p["step"], p[key] * scale) for p in curve if key in p] for curve in curves]

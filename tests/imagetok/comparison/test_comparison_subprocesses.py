@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from imagetok.comparison.jobs import Job, run_jobs
+from imagetok.comparison.subprocesses import Command, run_commands
 from imagetok.errors import StoppedError
 from imagetok.stopping import StopRequest
 
 
-def job(tmp_path: Path, name: str, shell: str) -> Job:
-    return Job(name, ["sh", "-c", shell], tmp_path / f"{name}.log")
+def job(tmp_path: Path, name: str, shell: str) -> Command:
+    return Command(name, ["sh", "-c", shell], tmp_path / f"{name}.log")
 
 
 def test_every_command_runs_once_and_tells_how_it_ended(tmp_path):
@@ -24,7 +24,7 @@ def test_every_command_runs_once_and_tells_how_it_ended(tmp_path):
     jobs = [job(tmp_path, name, shell) for name, shell in endings.items()]
     seen: list[int] = []
     with StopRequest() as stop:
-        codes = run_jobs(jobs, [{}, {}], stop, lambda running: seen.append(len(running)))
+        codes = run_commands(jobs, [{}, {}], stop, lambda running: seen.append(len(running)))
     assert codes == {"good": 0, "bad": 6, "killed": -9}
     assert max(seen) <= 2
     assert (tmp_path / "good.log").read_text() == "fine\n"
@@ -34,7 +34,7 @@ def test_every_command_runs_once_and_tells_how_it_ended(tmp_path):
 def test_places_have_their_environment_and_are_filled_again(tmp_path):
     jobs = [job(tmp_path, str(i), "echo $PLACE; sleep 0.1") for i in range(4)]
     with StopRequest() as stop:
-        run_jobs(jobs, [{"PLACE": "a"}, {"PLACE": "b"}], stop, lambda running: None)
+        run_commands(jobs, [{"PLACE": "a"}, {"PLACE": "b"}], stop, lambda running: None)
     places = [(tmp_path / f"{i}.log").read_text().strip() for i in range(4)]
     assert sorted(places[:2]) == ["a", "b"] and set(places) == {"a", "b"}
 
@@ -42,7 +42,7 @@ def test_places_have_their_environment_and_are_filled_again(tmp_path):
 def test_a_stop_is_passed_on_once_and_waited_for(tmp_path):
     shell = 'trap "sleep 0.3; echo saved; exit 143" TERM; touch $0; while :; do sleep 0.05; done'
     flag = tmp_path / "started"
-    first = Job("first", ["sh", "-c", shell, str(flag)], tmp_path / "first.log")
+    first = Command("first", ["sh", "-c", shell, str(flag)], tmp_path / "first.log")
     second = job(tmp_path, "second", "echo never")
 
     def interrupt() -> None:
@@ -52,7 +52,7 @@ def test_a_stop_is_passed_on_once_and_waited_for(tmp_path):
 
     threading.Thread(target=interrupt).start()
     with StopRequest() as stop:
-        codes = run_jobs([first, second], [{}], stop, lambda running: None)
+        codes = run_commands([first, second], [{}], stop, lambda running: None)
         with pytest.raises(StoppedError) as stopped:
             stop.check_here()
     assert stopped.value.exit_code == 143
@@ -63,7 +63,7 @@ def test_a_stop_is_passed_on_once_and_waited_for(tmp_path):
 def test_an_exception_leaves_nothing_running(tmp_path):
     pid = tmp_path / "pid"
     with StopRequest() as stop, pytest.raises(ZeroDivisionError):
-        run_jobs(
+        run_commands(
             [job(tmp_path, "long", f"echo $$ > {pid}; sleep 60")],
             [{}],
             stop,
@@ -76,13 +76,14 @@ def test_an_exception_leaves_nothing_running(tmp_path):
 @pytest.mark.slow  # a process of its own; test_cli_help has the same of a command
 def test_standard_input_ends_with_this_process(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from imagetok.comparison.jobs import Job, run_jobs\n"
+        "import sys; from pathlib import Path; "
+        "from imagetok.comparison.subprocesses import Command, run_commands\n"
         "from imagetok.stopping import StopRequest\n"
         f"shell = 'echo ready; cat; echo gone > {tmp_path}/gone'\n"
-        f"job = Job('x', ['sh', '-c', shell], Path('{tmp_path}/log'))\n"
+        f"job = Command('x', ['sh', '-c', shell], Path('{tmp_path}/log'))\n"
         "import os\n"
         f"watch = lambda names: os.path.getsize('{tmp_path}/log') and os._exit(9)\n"
-        "with StopRequest() as stop: run_jobs([job], [{}], stop, watch)"
+        "with StopRequest() as stop: run_commands([job], [{}], stop, watch)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     for _ in range(500):

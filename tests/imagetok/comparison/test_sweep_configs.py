@@ -5,7 +5,7 @@ import json
 import pytest
 
 from imagetok.comparison.plan import make_plan
-from imagetok.comparison.variants import sweep_texts
+from imagetok.comparison.sweep_configs import sweep_texts
 from imagetok.errors import ConfigError
 
 CODES = "tokenizer.quantizer.num_codes"

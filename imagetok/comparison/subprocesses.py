@@ -12,7 +12,7 @@ from typing import NamedTuple
 from imagetok.stopping import StopRequest
 
 
-class Job(NamedTuple):
+class Command(NamedTuple):
     """A command, and the file that gets what it says."""
 
     name: str
@@ -36,7 +36,7 @@ def imagetok_command(*words: str) -> list[str]:
     return [sys.executable, "-P", "-m", "imagetok", "--stop-with-parent", *words]
 
 
-def failure_of(job: Job, code: int) -> Failure:
+def failure_of(job: Command, code: int) -> Failure:
     """With the error message that the process ended with."""
     if code < 0:
         return Failure(code, f"its process was killed by signal {-code}; {job.log}")
@@ -44,8 +44,8 @@ def failure_of(job: Job, code: int) -> Failure:
     return Failure(code, message.strip() if found else f"ended with exit code {code}; {job.log}")
 
 
-def run_jobs(
-    jobs: Sequence[Job],
+def run_commands(
+    jobs: Sequence[Command],
     slots: Sequence[Mapping[str, str]],
     stop: StopRequest,
     watch: Callable[[list[str]], None],
@@ -57,7 +57,7 @@ def run_jobs(
     called with the names of those that run, often. When `stop` is asked for, each is sent SIGTERM
     once and waited for, and no other is started.
     """
-    waiting, running = deque(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]]()
+    waiting, running = deque(jobs), dict[int, tuple[Command, subprocess.Popen[bytes]]]()
     codes: dict[str, int] = {}
     is_told = False
     try:
@@ -85,7 +85,7 @@ def run_jobs(
     return codes
 
 
-def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(job: Command, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with job.log.open("ab") as log:
         return subprocess.Popen(
             job.command,

@@ -9,7 +9,9 @@ from imagetok.errors import ConfigError
 from imagetok.training.config import TokenizerRun
 
 
-def variants(name: str, tree: Mapping[str, Any], sweeps: Sequence[str]) -> dict[str, TokenizerRun]:
+def sweep_variants(
+    name: str, tree: Mapping[str, Any], sweeps: Sequence[str]
+) -> dict[str, TokenizerRun]:
     """The config with each value of each sweep, by names such as edvae-num_codes-128.
 
     tree: the config as plain data, overrides applied. sweeps: as `a.b=V1,V2`, values in YAML.

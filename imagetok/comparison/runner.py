@@ -11,19 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from imagetok.comparison.drawing import measures_figure, reconstruction_grid, reconstructions
+from imagetok.comparison.figures import measures_figure, reconstruction_grid, reconstructions
 from imagetok.comparison.follow_up import FollowUp, run_follow_up
-from imagetok.comparison.jobs import Failure, Job, failure_of, run_jobs
-from imagetok.comparison.plan import Cell, Plan
+from imagetok.comparison.plan import ComparisonPlan, Trial
 from imagetok.comparison.results import (
-    CellResult,
     Comparison,
-    finished_cell,
+    TrialResult,
+    finished_trial,
     is_finished,
     method_result,
 )
 from imagetok.comparison.speed import measure_speed
-from imagetok.comparison.sweep import sweep_figure
+from imagetok.comparison.subprocesses import Command, Failure, failure_of, run_commands
+from imagetok.comparison.sweep_figure import sweep_figure
 from imagetok.comparison.table import markdown, notes, table_of
 from imagetok.data import ImageDataset, open_images
 from imagetok.durable import lock, write_bytes, write_json
@@ -46,67 +46,69 @@ _REASONS = {
 
 
 def run_comparison(
-    plan: Plan,
+    plan: ComparisonPlan,
     out: Path,
-    train: Callable[[Cell], Sequence[str]],
+    train: Callable[[Trial], Sequence[str]],
     *,
     slots: Sequence[Mapping[str, str]],
     device: torch.device,
     command: str,
     follow_up: FollowUp | None = None,
-) -> tuple[Comparison | None, dict[Cell, Failure]]:
+) -> tuple[Comparison | None, dict[Trial, Failure]]:
     """Train every cell that is not finished, measure them all, and write the comparison to `out`.
 
     train: the command of a process that trains a cell, or goes on with it, to its end, and exits
-    with 0 or one of our codes. slots: see `run_jobs`. device: for speed and pictures. command: to
-    write down as what made this, without paths of this machine. follow_up: work on cells with
+    with 0 or one of our codes. slots: see `run_commands`. device: for speed and pictures. command:
+    to write down as what made this, without paths of this machine. follow_up: work on cells with
     codes after training. Returns the comparison, None where no cell finished, and the cells that
     failed, also those that did so in the follow-up. Raises StoppedError after a signal, when every
     cell can be gone on with, and ConfigError for a folder of another comparison.
     """
     with plan.hold(out), StopRequest() as stop:
-        cells = plan.cells(out)
-        failures = _train(cells, train, slots, stop)
-        if len(failures) == len(cells):
+        trials = plan.trials(out)
+        failures = _train(trials, train, slots, stop)
+        if len(failures) == len(trials):
             return None, failures
         tokenizers = {
-            cell: Autoencoder.from_pretrained(cell.folder / "tokenizer").to(device)
-            for cell in cells
-            if cell not in failures
+            trial: Autoencoder.from_pretrained(trial.folder / "tokenizer").to(device)
+            for trial in trials
+            if trial not in failures
         }
-        first: dict[str, Cell] = {}
-        for cell in tokenizers:
-            first.setdefault(cell.method, cell)
+        first: dict[str, Trial] = {}
+        for trial in tokenizers:
+            first.setdefault(trial.method, trial)
         config = next(iter(plan.methods.values()))
         test = open_images(config.data, "test", config.tokenizer.image)
         rates = _rates(plan, first, test, device, stop)
         more, late = _follow_up(follow_up, tokenizers, slots, stop)
-        result = _collect(plan, tokenizers, cells, failures, more, rates, _machine(device), command)
+        result = _collect(
+            plan, tokenizers, trials, failures, more, rates, _machine(device), command
+        )
         if follow_up is not None and more:
             identity = follow_up.identity(next(iter(more)))
-            result = result.model_copy(update={"later": identity})
-        shown = {name: tokenizers[cell] for name, cell in first.items()}
+            result = result.model_copy(update={"follow_up": identity})
+        shown = {name: tokenizers[trial] for name, trial in first.items()}
         _write(result, *reconstructions(shown, test), out)
     return result, failures | late
 
 
 def _train(
-    cells: Sequence[Cell],
-    train: Callable[[Cell], Sequence[str]],
+    trials: Sequence[Trial],
+    train: Callable[[Trial], Sequence[str]],
     slots: Sequence[Mapping[str, str]],
     stop: StopRequest,
-) -> dict[Cell, Failure]:
-    failures: dict[Cell, Failure] = {}
-    todo: dict[str, Cell] = {}
-    for cell in cells:
-        _wait_until_free(cell, stop)
+) -> dict[Trial, Failure]:
+    failures: dict[Trial, Failure] = {}
+    todo: dict[str, Trial] = {}
+    for trial in trials:
+        _wait_until_free(trial, stop)
         try:
-            if not is_finished(cell):
-                todo[f"{cell.method} {cell.seed}"] = cell
+            if not is_finished(trial):
+                todo[f"{trial.method} {trial.seed}"] = trial
         except ImagetokError as error:
-            failures[cell] = Failure(error.exit_code, str(error))
-    jobs = {name: Job(name, train(cell), cell.log) for name, cell in todo.items()}
-    total, begun = sum(cell.steps for cell in cells), sum(map(_steps_done, cells))
+            failures[trial] = Failure(error.exit_code, str(error))
+    jobs = {name: Command(name, train(trial), trial.log) for name, trial in todo.items()}
+    total, begun = sum(trial.steps for trial in trials), sum(map(_steps_done, trials))
     with ProgressBar("comparing", total, begun, bool(jobs)) as bar:
         looked, said = time.monotonic(), -1
 
@@ -115,57 +117,57 @@ def _train(
             if time.monotonic() - looked < 1:  # seconds; looking reads files
                 return
             # A cell that goes on from its checkpoint has lost the steps after it.
-            looked, done = time.monotonic(), max(begun, sum(map(_steps_done, cells)))
+            looked, done = time.monotonic(), max(begun, sum(map(_steps_done, trials)))
             if done != said:
                 bar.update(done, f"training {', '.join(running)}")
                 said = done
 
-        codes = run_jobs(list(jobs.values()), slots, stop, watch)
+        codes = run_commands(list(jobs.values()), slots, stop, watch)
     stop.check_here()
     for name, code in codes.items():
         if code != 0:
             failures[todo[name]] = failure_of(jobs[name], code)
-    return {cell: failures[cell] for cell in cells if cell in failures}
+    return {trial: failures[trial] for trial in trials if trial in failures}
 
 
-def _wait_until_free(cell: Cell, stop: StopRequest) -> None:
+def _wait_until_free(trial: Trial, stop: StopRequest) -> None:
     """Until the process of an earlier, killed comparison has saved where it was, and ended."""
     begun = time.monotonic()
-    while cell.folder.is_dir() and time.monotonic() - begun < 300:  # seconds; then it is refused
+    while trial.folder.is_dir() and time.monotonic() - begun < 300:  # seconds; then it is refused
         try:
-            with lock(cell.folder):
+            with lock(trial.folder):
                 return
         except ResourceError:
             stop.check_here()
             time.sleep(0.1)
 
 
-def _steps_done(cell: Cell) -> int:
+def _steps_done(trial: Trial) -> int:
     """The last step that a cell logged."""
     try:
-        records = read_json_lines(cell.folder / "metrics.jsonl")
-        return min(int(records[-1]["step"]), cell.steps)
+        records = read_json_lines(trial.folder / "metrics.jsonl")
+        return min(int(records[-1]["step"]), trial.steps)
     except (OSError, ValueError, LookupError, TypeError):
         return 0
 
 
 def _follow_up(
     follow_up: FollowUp | None,
-    tokenizers: Mapping[Cell, Autoencoder],
+    tokenizers: Mapping[Trial, Autoencoder],
     slots: Sequence[Mapping[str, str]],
     stop: StopRequest,
-) -> tuple[dict[Cell, dict[str, float | int]], dict[Cell, Failure]]:
+) -> tuple[dict[Trial, dict[str, float | int]], dict[Trial, Failure]]:
     """More measures of the cells with codes, and those that gave none."""
     if follow_up is None:
         return {}, {}
-    coded = [cell for cell, model in tokenizers.items() if isinstance(model, Tokenizer)]
+    coded = [trial for trial, model in tokenizers.items() if isinstance(model, Tokenizer)]
     failures = run_follow_up(follow_up, coded, slots, stop)
-    return {cell: follow_up.measures(cell) for cell in coded if cell not in failures}, failures
+    return {trial: follow_up.measures(trial) for trial in coded if trial not in failures}, failures
 
 
 def _rates(
-    plan: Plan,
-    first: Mapping[str, Cell],
+    plan: ComparisonPlan,
+    first: Mapping[str, Trial],
     test: ImageDataset,
     device: torch.device,
     stop: StopRequest,
@@ -174,17 +176,17 @@ def _rates(
     logger.info("measuring the speed of training and encoding")
     keep_freed_memory()
     measured = {
-        name: (plan.methods[name], cell.folder / "tokenizer") for name, cell in first.items()
+        name: (plan.methods[name], trial.folder / "tokenizer") for name, trial in first.items()
     }
     return measure_speed(measured, test, device, stop.check_here)
 
 
 def _collect(
-    plan: Plan,
-    tokenizers: Mapping[Cell, Autoencoder],
-    cells: Sequence[Cell],
-    failures: Mapping[Cell, Failure],
-    more: Mapping[Cell, dict[str, float | int]],
+    plan: ComparisonPlan,
+    tokenizers: Mapping[Trial, Autoencoder],
+    trials: Sequence[Trial],
+    failures: Mapping[Trial, Failure],
+    more: Mapping[Trial, dict[str, float | int]],
     rates: Mapping[str, Mapping[str, float]],
     machine: dict[str, str | int],
     command: str,
@@ -193,16 +195,16 @@ def _collect(
     methods = []
     for i, (name, config) in enumerate(plan.methods.items()):
         results = [
-            _failed(cell, failures[cell])
-            if cell in failures
-            else finished_cell(cell, tokenizers[cell], more.get(cell, {}))
-            for cell in cells
-            if cell.method == name
+            _failed(trial, failures[trial])
+            if trial in failures
+            else finished_trial(trial, tokenizers[trial], more.get(trial, {}))
+            for trial in trials
+            if trial.method == name
         ]
         leave = {key: values[i] for key, values in different.items()}
-        tokenizer = next((t for cell, t in tokenizers.items() if cell.method == name), None)
+        tokenizer = next((t for trial, t in tokenizers.items() if trial.method == name), None)
         methods.append(method_result(name, config, results, tokenizer, rates.get(name, {}), leave))
-    measured = next(cell for m in methods for cell in m.cells if cell.status == "finished")
+    measured = next(trial for m in methods for trial in m.trials if trial.status == "finished")
     return Comparison(
         command=command,
         data=plan.data_name(),
@@ -219,11 +221,11 @@ def _collect(
     )
 
 
-def _failed(cell: Cell, failure: Failure) -> CellResult:
+def _failed(trial: Trial, failure: Failure) -> TrialResult:
     """Without the message, which names files of this machine."""
     killed = "its process was killed" if failure.code < 0 else "its process ended early"
     reason = _REASONS.get(failure.code, killed)
-    return CellResult(seed=cell.seed, status="failed", reason=reason, measures={}, curve=())
+    return TrialResult(seed=trial.seed, status="failed", reason=reason, measures={}, curve=())
 
 
 def _machine(device: torch.device) -> dict[str, str | int]:
@@ -241,16 +243,16 @@ def _machine(device: torch.device) -> dict[str, str | int]:
 
 def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Path) -> None:
     figure = measures_figure(result)
-    write_json(out / "comparison.json", result.model_dump(mode="json"))
+    write_json(out / "comparison.json", result.model_dump(mode="json", by_alias=True))
     write_bytes(out / "comparison.md", markdown(result).encode())
     write_bytes(out / "comparison.png", figure)
     sweep = sweep_figure(result)
     if sweep is not None:
         write_bytes(out / "sweep.png", sweep)
     write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(rows)))
-    header, cells = table_of(result)
+    header, trials = table_of(result)
     # Methods as columns: a page is not as wide as the table.
-    table = Table(["", *(row[0] for row in cells)], list(zip(*[header, *cells], strict=True))[1:])
+    table = Table(["", *(row[0] for row in trials)], list(zip(*[header, *trials], strict=True))[1:])
     pictures = Pictures(torch.cat(list(rows.values())), columns, row_labels=list(rows))
     caption = (
         "Lines: means over the seeds, in the range from the lowest to the highest. Bars: mean and "
