@@ -3,7 +3,7 @@
 from imagetok.errors import ShardError
 
 
-def check_owner(
+def check_same_tokenizer(
     place: str, found: str, expected: str, whose: str, remedy: str, *, name: str = ""
 ) -> None:
     """Refuse codes, or what reads them, of another tokenizer with ShardError.

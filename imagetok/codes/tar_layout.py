@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imagetok.codes.plan import Member, Plan
+from imagetok.codes.schema import CodePlan, Member
 
 _TAR_BLOCK = 512
 _TAR_RECORD = 10240
@@ -20,7 +20,7 @@ HEADER_BYTES = _TAR_BLOCK + _NPY_HEADER
 """Before the data of each member; a multiple of 64."""
 
 
-class Place(NamedTuple):
+class ArraySpan(NamedTuple):
     """One array of a block."""
 
     suffix: str
@@ -61,35 +61,35 @@ class Place(NamedTuple):
         return info.tobuf(tarfile.USTAR_FORMAT) + npy.ljust(_NPY_HEADER - 1) + b"\n"
 
 
-def block_places(plan: Plan, size: int) -> list[Place]:
+def block_spans(plan: CodePlan, size: int) -> list[ArraySpan]:
     """The arrays of a block of `size` samples; offsets count from where the block begins."""
-    places: list[Place] = []
+    places: list[ArraySpan] = []
     start = 0
     for suffix in plan.member_suffixes():
         dtype, shape = _form(plan, suffix, size)
-        places.append(Place(suffix, start + HEADER_BYTES, dtype, shape))
+        places.append(ArraySpan(suffix, start + HEADER_BYTES, dtype, shape))
         start += places[-1].stored_bytes
     return places
 
 
-def block_bytes(plan: Plan, size: int) -> int:
+def block_bytes(plan: CodePlan, size: int) -> int:
     """How long a block of `size` samples is."""
-    return sum(place.stored_bytes for place in block_places(plan, size))
+    return sum(place.stored_bytes for place in block_spans(plan, size))
 
 
-def shard_places(plan: Plan, samples: int) -> Iterator[list[Place]]:
+def shard_spans(plan: CodePlan, samples: int) -> Iterator[list[ArraySpan]]:
     """The arrays of each block of a shard; offsets count from the beginning of the tar.
 
     All blocks but the last hold `plan.samples_per_block` samples.
     """
     start = 0
     for first in range(0, samples, plan.samples_per_block):
-        places = block_places(plan, min(plan.samples_per_block, samples - first))
+        places = block_spans(plan, min(plan.samples_per_block, samples - first))
         yield [place._replace(offset=start + place.offset) for place in places]
         start += sum(place.stored_bytes for place in places)
 
 
-def content_bytes(plan: Plan, samples: int) -> int:
+def content_bytes(plan: CodePlan, samples: int) -> int:
     """How long all blocks of a shard are, without the end of the tar."""
     full, rest = divmod(samples, plan.samples_per_block)
     return full * block_bytes(plan, plan.samples_per_block) + (
@@ -97,18 +97,18 @@ def content_bytes(plan: Plan, samples: int) -> int:
     )
 
 
-def end_bytes(plan: Plan, samples: int) -> int:
+def end_bytes(plan: CodePlan, samples: int) -> int:
     """How many zeros end the tar of a shard: two blocks or more, up to a whole tar record."""
     content = content_bytes(plan, samples)
     return -(-(content + 2 * _TAR_BLOCK) // _TAR_RECORD) * _TAR_RECORD - content
 
 
-def shard_bytes(plan: Plan, samples: int) -> int:
+def shard_bytes(plan: CodePlan, samples: int) -> int:
     """How long the tar of a shard is."""
     return content_bytes(plan, samples) + end_bytes(plan, samples)
 
 
-def _form(plan: Plan, suffix: str, size: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _form(plan: CodePlan, suffix: str, size: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
     if suffix == "labels.npy":
         return np.dtype("<i4"), (size,)
     if suffix == "index.npy":

@@ -6,8 +6,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from imagetok.codes.layout import block_places, end_bytes, shard_bytes, shard_places
-from imagetok.codes.plan import Plan, ShardRecord, Skip, shard_name
+from imagetok.codes.schema import CodePlan, ShardRecord, Skip, shard_name
+from imagetok.codes.tar_layout import block_spans, end_bytes, shard_bytes, shard_spans
 from imagetok.durable import sha256_file, staged_file, write_json
 
 
@@ -23,7 +23,9 @@ class EncodedPart(NamedTuple):
     skipped: list[Skip]
 
 
-def write_shard(folder: Path, plan: Plan, shard: int, parts: Iterable[EncodedPart]) -> ShardRecord:
+def write_shard(
+    folder: Path, plan: CodePlan, shard: int, parts: Iterable[EncodedPart]
+) -> ShardRecord:
     """Write `NNNNN.tar`, then `NNNNN.json`; each appears only when complete.
 
     parts: the samples in source order; regrouped into blocks of `plan.samples_per_block`.
@@ -53,7 +55,7 @@ def write_shard(folder: Path, plan: Plan, shard: int, parts: Iterable[EncodedPar
         counts=tuple(tuple(c.tolist()) for c in counts),
         blocks=tuple(
             {place.suffix: place.member for place in places}
-            for places in shard_places(plan, samples)
+            for places in shard_spans(plan, samples)
         ),
     )
     write_json(folder / f"{name}.json", record.model_dump(mode="json"))
@@ -89,13 +91,13 @@ def _slice(part: EncodedPart, start: int, stop: int) -> EncodedPart:
     return EncodedPart(codes, part.labels[start:stop], part.keys[start:stop], [])
 
 
-def _write_block(file: IO[bytes], plan: Plan, number: int, block: EncodedPart) -> None:
+def _write_block(file: IO[bytes], plan: CodePlan, number: int, block: EncodedPart) -> None:
     arrays = dict(zip(plan.member_suffixes(), block.codes, strict=False))
     for level, codes in enumerate(block.codes):
         low, high = int(codes.min()), int(codes.max())
         assert low >= 0 and high < plan.num_codes[level], "a quantizer returned codes out of range"
     arrays |= {"labels.npy": block.labels, "index.npy": block.keys}
-    for place in block_places(plan, len(block.keys)):
+    for place in block_spans(plan, len(block.keys)):
         array = arrays[place.suffix].astype(place.dtype)
         assert array.shape == place.shape, f"{place.suffix}: {array.shape}, not {place.shape}"
         file.write(place.header(number) + array.tobytes() + bytes(place.padding))

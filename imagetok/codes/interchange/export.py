@@ -7,9 +7,9 @@ from typing import Literal, assert_never, get_args
 
 import numpy as np
 
-from imagetok.codes.exchange import ROWS, Binding, ContentHash, Rows
-from imagetok.codes.npy import NpyRows, write_npy
-from imagetok.codes.parquet import ParquetRows, write_parquet
+from imagetok.codes.interchange.format import ROWS, Binding, CodeRows, ContentHash
+from imagetok.codes.interchange.npy import NpyRows, write_npy
+from imagetok.codes.interchange.parquet import ParquetRows, write_parquet
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.results import Exported
 from imagetok.errors import ConfigError, ImagetokError
@@ -41,9 +41,9 @@ def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parq
 def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
     """Write a code dataset as one parquet file or as a folder of .npy files, durably.
 
-    `imagetok.codes.import_` makes the same code dataset of it again, byte for byte. Where `out`
-    holds it already, nothing is written. Raises ConfigError when `out` holds anything else,
-    ShardError for a damaged shard, ResourceError for parquet without pyarrow.
+    `imagetok.codes.interchange.import_` makes the same code dataset of it again, byte for byte.
+    Where `out` holds it already, nothing is written. Raises ConfigError when `out` holds
+    anything else, ShardError for a damaged shard, ResourceError for parquet without pyarrow.
     """
     content = ContentHash()
     plan = dataset.plan
@@ -82,11 +82,11 @@ def _binding_in(out: Path, form: Form, levels: int) -> Binding | None:
         return None
 
 
-def _rows(dataset: CodeDataset, content: ContentHash) -> Iterator[Rows]:
+def _rows(dataset: CodeDataset, content: ContentHash) -> Iterator[CodeRows]:
     """The dataset in pieces, each added to the hash."""
     plan = dataset.plan
     for batch in dataset.batches(ROWS):
-        rows = Rows(
+        rows = CodeRows(
             tuple(c.numpy().astype(plan.code_dtype(i)) for i, c in enumerate(batch.codes)),
             batch.labels.numpy().astype("<i4") if plan.labelled else None,
             batch.keys.numpy().astype(np.dtype("<u8")),

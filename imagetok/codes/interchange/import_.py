@@ -6,14 +6,22 @@ from typing import final
 
 import numpy as np
 
-from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
-from imagetok.codes.exchange import EDITED, ROWS, Binding, ContentHash, Rows, StoredRows, code_names
-from imagetok.codes.npy import NpyRows
-from imagetok.codes.owner import check_owner
-from imagetok.codes.parquet import ParquetRows
-from imagetok.codes.plan import Plan, Skip, TokenizerId, smallest_dtype
+from imagetok.codes.dataset_commit import EncodeReport, commit_manifest, commit_plan, is_complete
+from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.codes.interchange.format import (
+    EDITED,
+    ROWS,
+    Binding,
+    CodeRows,
+    ContentHash,
+    ReadableRows,
+    code_names,
+)
+from imagetok.codes.interchange.npy import NpyRows
+from imagetok.codes.interchange.parquet import ParquetRows
 from imagetok.codes.results import Encoded
-from imagetok.codes.writer import EncodedPart, write_shard
+from imagetok.codes.schema import CodePlan, Skip, TokenizerId, smallest_dtype
+from imagetok.codes.shard_writer import EncodedPart, write_shard
 from imagetok.data import NO_LABEL
 from imagetok.data.labels import MAX_CLASSES
 from imagetok.durable import lock
@@ -49,9 +57,9 @@ def import_rows(source: Path, tokenizer: Tokenizer, folder: Path, *, name: str) 
     """
     stored = _open(source, len(tokenizer.num_codes))
     checked = (
-        _strangers(stored, tokenizer, source.name, name)
+        _foreign_rows(stored, tokenizer, source.name, name)
         if stored.binding is None
-        else _own(stored, stored.binding, tokenizer)
+        else _exported_rows(stored, stored.binding, tokenizer)
     )
     plan = checked.plan
     with lock(folder):
@@ -62,7 +70,7 @@ def import_rows(source: Path, tokenizer: Tokenizer, folder: Path, *, name: str) 
         return commit_manifest(folder, plan, len(checked.skipped))
 
 
-def _open(source: Path, levels: int) -> StoredRows:
+def _open(source: Path, levels: int) -> ReadableRows:
     if not source.exists():
         raise InputError(f"{source}: nothing there; expected a .parquet file, an .npy, or a folder")
     if source.is_dir() or source.suffix == ".npy":
@@ -70,14 +78,16 @@ def _open(source: Path, levels: int) -> StoredRows:
     return ParquetRows(source, levels)
 
 
-def _strangers(stored: StoredRows, tokenizer: Tokenizer, file: str, name: str) -> "_CheckedRows":
+def _foreign_rows(
+    stored: ReadableRows, tokenizer: Tokenizer, file: str, name: str
+) -> "_CheckedRows":
     """The rows of a file that imagetok did not write, all looked at, with a plan for them."""
     if not stored.count:
         raise InputError(
             f"{stored.where}: expected the codes of one image or more, found 0 rows; "
             "look at what wrote it, and write it again"
         )
-    plan = Plan(
+    plan = CodePlan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
         num_codes=tokenizer.num_codes,
         grids=tokenizer.grids,
@@ -98,11 +108,11 @@ def _strangers(stored: StoredRows, tokenizer: Tokenizer, file: str, name: str) -
     return _CheckedRows(stored, plan.model_copy(update=found | {"labelled": bool(names)}), ())
 
 
-def _own(stored: StoredRows, binding: Binding, tokenizer: Tokenizer) -> "_CheckedRows":
+def _exported_rows(stored: ReadableRows, binding: Binding, tokenizer: Tokenizer) -> "_CheckedRows":
     """The rows of a file that imagetok wrote, all as they were exported."""
     plan, skips = binding.plan, [skip.index for skip in binding.skipped]
     made_by, remedy = plan.tokenizer, "pass the tokenizer that made them"
-    check_owner(
+    check_same_tokenizer(
         stored.where, made_by.fingerprint, tokenizer.fingerprint, "--tokenizer", remedy,
         name=made_by.name,
     )  # fmt: skip
@@ -129,13 +139,13 @@ class _CheckedRows:
     Reading them raises InputError at the first that is not.
     """
 
-    def __init__(self, stored: StoredRows, plan: Plan, skipped: tuple[Skip, ...]):
+    def __init__(self, stored: ReadableRows, plan: CodePlan, skipped: tuple[Skip, ...]):
         self.stored = stored
         self.plan = plan
         self.skipped = skipped
         self._skips = np.array([skip.index for skip in skipped], dtype=np.int64)
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[CodeRows]:
         return self._pieces(0, self.stored.count)
 
     def parts(self, shard: int) -> Iterator[EncodedPart]:
@@ -151,11 +161,11 @@ class _CheckedRows:
             labels = np.full(len(rows.keys), NO_LABEL) if rows.labels is None else rows.labels
             yield EncodedPart(rows.codes, labels, rows.keys - offset, [])
 
-    def _pieces(self, first: int, end: int) -> Iterator[Rows]:
+    def _pieces(self, first: int, end: int) -> Iterator[CodeRows]:
         for start in range(first, end, ROWS):
             yield self._rows(start, min(start + ROWS, end))
 
-    def _rows(self, start: int, stop: int) -> Rows:
+    def _rows(self, start: int, stop: int) -> CodeRows:
         found = self.stored.read(start, stop)
         codes = tuple(self._codes(level, array, start) for level, array in enumerate(found.codes))
         labels = None if found.labels is None else self._labels(found.labels, start)
@@ -167,7 +177,7 @@ class _CheckedRows:
                 f"{self.stored.where}: rows {start} to {stop}: expected the source indices of its "
                 f"plan, found others; {EDITED}"
             )
-        return Rows(codes, labels, index)
+        return CodeRows(codes, labels, index)
 
     def _codes(self, level: int, array: np.ndarray, start: int) -> np.ndarray:
         (height, width), k = self.plan.grids[level], self.plan.num_codes[level]

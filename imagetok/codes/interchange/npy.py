@@ -7,8 +7,8 @@ from typing import IO, Any, final
 
 import numpy as np
 
-from imagetok.codes.exchange import Binding, Rows, StoredRows, code_names
-from imagetok.codes.plan import Plan, read_json
+from imagetok.codes.interchange.format import Binding, CodeRows, ReadableRows, code_names
+from imagetok.codes.schema import CodePlan, read_json
 from imagetok.durable import MANIFEST, staged_folder, verify_folder, write_json
 from imagetok.errors import InputError
 from imagetok.files import open_regular
@@ -17,7 +17,7 @@ BINDING = "imagetok.json"
 
 
 def write_npy(
-    out: Path, plan: Plan, count: int, rows: Iterator[Rows], bind: Callable[[], Binding]
+    out: Path, plan: CodePlan, count: int, rows: Iterator[CodeRows], bind: Callable[[], Binding]
 ) -> None:
     """Write a folder of .npy files; it appears when complete, with a manifest of hashes.
 
@@ -46,7 +46,7 @@ def write_npy(
 
 
 @final
-class NpyRows(StoredRows):
+class NpyRows(ReadableRows):
     """A folder as `write_npy` writes it, one with only some of its files, or one .npy of codes."""
 
     def __init__(self, path: Path, levels: int):
@@ -79,10 +79,10 @@ class NpyRows(StoredRows):
         has_binding = folder is not None and (folder / BINDING).is_file()
         self.binding = read_json(folder / BINDING, Binding) if folder and has_binding else None
 
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int) -> CodeRows:
         codes = tuple(level[start:stop] for level in self._codes)
         labels = None if self._labels is None else self._labels[start:stop]
-        return Rows(codes, labels, None if self._index is None else self._index[start:stop])
+        return CodeRows(codes, labels, None if self._index is None else self._index[start:stop])
 
 
 def _map_if_there(folder: Path | None, name: str) -> np.ndarray | None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from imagetok.codes.commit import (
+from imagetok.codes.dataset_commit import (
     EncodeReport,
     check_space,
     commit_manifest,
@@ -15,8 +15,8 @@ from imagetok.codes.commit import (
     read_record,
     stored_report,
 )
-from imagetok.codes.plan import PLAN, Plan
-from imagetok.codes.writer import EncodedPart, write_shard
+from imagetok.codes.schema import PLAN, CodePlan
+from imagetok.codes.shard_writer import EncodedPart, write_shard
 from imagetok.durable import lock, sha256_file
 from imagetok.errors import InputError
 from imagetok.peers import agree, shared_work
@@ -29,8 +29,8 @@ logger = logging.getLogger("imagetok")
 
 def write_dataset(
     folder: Path,
-    plan: Plan,
-    parts_of: Callable[[range], Iterable[EncodedPart]],
+    plan: CodePlan,
+    merged_parts: Callable[[range], Iterable[EncodedPart]],
     description: str,
     *,
     max_skips: int = 0,
@@ -49,7 +49,7 @@ def write_dataset(
     state = process_state()
     logger.info("processes: %d", state.num_processes)
     with ExitStack() as held, StopRequest() as stop, full_float32():
-        settings, facts = _facts(plan)
+        settings, facts = _comparable_facts(plan)
         work = shared_work(
             {"plan": settings, "max_skips": max_skips}, lambda: facts | {"some inputs": sample()}
         )
@@ -81,7 +81,7 @@ def write_dataset(
         with ProgressBar(description, total, done, is_main, rate_unit="images/s") as progress:
             for shard in sorted(set(mine) - set(finished)):
                 inputs = plan.input_range(shard)
-                parts = _watched(parts_of(inputs), progress, done, max_skips - skipped, stop)
+                parts = _watched(merged_parts(inputs), progress, done, max_skips - skipped, stop)
                 skipped += len(write_shard(folder, plan, shard, parts).skipped)
                 done += len(inputs)
         state.wait_for_everyone()
@@ -90,7 +90,7 @@ def write_dataset(
     return report or stored_report(folder)
 
 
-def _facts(plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+def _comparable_facts(plan: CodePlan) -> tuple[dict[str, Any], dict[str, Any]]:
     """A plan as its settings and as what it tells of the inputs; where those lie may differ."""
     tree = plan.model_dump(mode="json", exclude={"source": True, "tokenizer": {"name"}})
     names = ("tokenizer", "num_inputs", "source_identity", "labelled", "class_names", "parts")

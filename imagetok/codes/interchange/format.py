@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from imagetok.codes.plan import Plan, Skip
+from imagetok.codes.schema import CodePlan, Skip
 from imagetok.config import Section
 from imagetok.durable import canonical_json
 
@@ -21,7 +21,7 @@ EDITED = (
 """What to say of a file that is not what was exported."""
 
 
-class Rows(NamedTuple):
+class CodeRows(NamedTuple):
     """Consecutive images' codes, labels and source indices."""
 
     codes: tuple[np.ndarray, ...]
@@ -36,7 +36,7 @@ class Binding(Section):
     """What an exported file says of itself, as JSON beside its arrays."""
 
     format_version: Literal[1] = 1
-    plan: Plan
+    plan: CodePlan
     skipped: tuple[Skip, ...]
     sha256: str
     """Of plan, skips and arrays; see `ContentHash`."""
@@ -48,7 +48,7 @@ class ContentHash:
     def __init__(self) -> None:
         self._digests = [hashlib.sha256()]
 
-    def update(self, rows: Rows) -> None:
+    def update(self, rows: CodeRows) -> None:
         """Add rows: codes in the smallest type of their K, labels `<i4`, source indices `<u8`."""
         arrays = [a for a in (*rows.codes, rows.labels, rows.keys) if a is not None]
         while len(self._digests) < len(arrays):
@@ -56,7 +56,7 @@ class ContentHash:
         for digest, array in zip(self._digests, arrays, strict=True):
             digest.update(np.ascontiguousarray(array).data)
 
-    def hexdigest(self, plan: Plan | None, skipped: tuple[Skip, ...] = ()) -> str:
+    def hexdigest(self, plan: CodePlan | None, skipped: tuple[Skip, ...] = ()) -> str:
         """Of all rows added and of what they belong to."""
         content = {
             "plan": plan and plan.model_dump(mode="json"),
@@ -66,7 +66,7 @@ class ContentHash:
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
-class StoredRows(ABC):
+class ReadableRows(ABC):
     """Codes in a file of another format, in rows that can be read in pieces.
 
     Whatever is read raises InputError, with the file's name, where it is damaged or of a form that
@@ -83,7 +83,7 @@ class StoredRows(ABC):
     """Of labels, where a file without a binding tells them."""
 
     @abstractmethod
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int) -> CodeRows:
         """Rows [start, stop), codes as (n, h, w) or (n, h * w)."""
 
 

@@ -10,12 +10,12 @@ from code_samples import NUM_CODES, Unreadable, make_images, make_tokenizer, sma
 from PIL import Image
 
 from cli.main import _run
-from imagetok.codes.contents import contents_of, save_contact_sheet
 from imagetok.codes.decode import decode_in_batches
 from imagetok.codes.encode import FirstImages, encode_dataset
 from imagetok.codes.merge import merge_codes
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.reencode import _micro_batches, reencode
+from imagetok.codes.statistics import code_statistics, save_contact_sheet
 from imagetok.data import FolderConfig, open_images
 from imagetok.errors import InputError, ShardError
 from imagetok.images import to_uint8
@@ -31,7 +31,7 @@ def with_skips(tokenizer, tmp_path) -> CodeDataset:
 
 
 def test_counts_are_those_of_the_codes(with_skips):
-    found = contents_of(with_skips)
+    found = code_statistics(with_skips)
     codes = with_skips.__getitems__(range(18)).codes[0].numpy()
     p = np.bincount(codes.ravel(), minlength=NUM_CODES) / codes.size
     entropy = -sum(q * math.log2(q) for q in p if q)
@@ -49,9 +49,9 @@ def test_counts_are_those_of_the_codes(with_skips):
 
 
 def test_an_empty_and_an_unlabelled_dataset_have_contents(encode):
-    empty = contents_of(encode(0))
+    empty = code_statistics(encode(0))
     assert (empty.images, empty.levels[0].entropy_bits, empty.bits_per_image.stored) == (0, 0, 0)
-    assert contents_of(encode(5, "bare", labelled=False)).labels == {}
+    assert code_statistics(encode(5, "bare", labelled=False)).labels == {}
 
 
 def test_the_contact_sheet_shows_decoded_images_spread_evenly(encode, tokenizer, tmp_path):

@@ -35,7 +35,7 @@ class TokenizerId(Section):
     name: str
 
 
-class Part(Section):
+class MergedPart(Section):
     """One of the datasets that a merged one joins."""
 
     source: str
@@ -43,7 +43,7 @@ class Part(Section):
     num_inputs: NonNegativeInt
 
 
-class Plan(Section):
+class CodePlan(Section):
     """What will be made: immutable, and equal for every process and every rerun."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -67,11 +67,11 @@ class Plan(Section):
     """Images per forward pass; in the plan, because it can change the last bit of a feature."""
     precision: Precision = "float32"
     """Of the encoder's arithmetic."""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[MergedPart, ...] = ()
     """Of a merged dataset: what it joins, in order. Its source indices count through them all."""
 
     @model_validator(mode="after")
-    def _check(self) -> "Plan":
+    def _check(self) -> "CodePlan":
         if sum(self._part_sizes()) != self.num_inputs:
             raise ValueError("parts: their inputs do not add up to num_inputs")
         return self

@@ -9,8 +9,15 @@ from typing import Any, final
 
 import numpy as np
 
-from imagetok.codes.exchange import EDITED, ROWS, Binding, Rows, StoredRows, code_names
-from imagetok.codes.plan import Plan
+from imagetok.codes.interchange.format import (
+    EDITED,
+    ROWS,
+    Binding,
+    CodeRows,
+    ReadableRows,
+    code_names,
+)
+from imagetok.codes.schema import CodePlan
 from imagetok.durable import staged_file
 from imagetok.errors import InputError
 from imagetok.files import open_regular
@@ -21,7 +28,9 @@ _KEY = b"imagetok"
 _INDEX = "source_index"
 
 
-def write_parquet(out: Path, plan: Plan, rows: Iterator[Rows], bind: Callable[[], Binding]) -> None:
+def write_parquet(
+    out: Path, plan: CodePlan, rows: Iterator[CodeRows], bind: Callable[[], Binding]
+) -> None:
     """Write columns `codes` (h lists of w), `label`, `source_index`; it appears when complete.
 
     bind: called after the last row. Pages carry checksums; row groups have `ROWS` rows.
@@ -42,7 +51,7 @@ def write_parquet(out: Path, plan: Plan, rows: Iterator[Rows], bind: Callable[[]
 
 
 @final
-class ParquetRows(StoredRows):
+class ParquetRows(ReadableRows):
     """A parquet file of codes: of imagetok, or with the columns that `write_parquet` names."""
 
     def __init__(self, path: Path, levels: int):
@@ -76,7 +85,7 @@ class ParquetRows(StoredRows):
         self.class_names = _class_names(metadata.get(b"huggingface"))
         self._held: tuple[int, Any] = (-1, None)
 
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int) -> CodeRows:
         tables = []
         while start < stop:
             group = bisect_right(self._ends, start)
@@ -88,7 +97,7 @@ class ParquetRows(StoredRows):
             tables = [self._schema.empty_table()]
         table = self._pa.concat_tables(tables)
         has = table.schema.names
-        return Rows(
+        return CodeRows(
             tuple(self._array(table, name) for name in self._names),
             self._array(table, "label") if "label" in has else None,
             self._array(table, _INDEX) if _INDEX in has else None,
@@ -139,7 +148,7 @@ class ParquetRows(StoredRows):
             raise InputError(f"{self.where}: no parquet file, or damaged ({reason})") from None
 
 
-def _schema(pa: Any, plan: Plan) -> Any:
+def _schema(pa: Any, plan: CodePlan) -> Any:
     """Columns, and the same in the words of `datasets`, which adds the names of classes."""
     fields, features = [], {}
     for level, name in enumerate(code_names(len(plan.num_codes))):

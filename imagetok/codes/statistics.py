@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imagetok.codes.decode import check_fingerprint, decode_in_batches
+from imagetok.codes.decode import check_dataset_fingerprint, decode_in_batches
 from imagetok.codes.reader import CodeDataset
 from imagetok.errors import InputError
 from imagetok.pictures import coloured, save_grid
@@ -15,7 +15,7 @@ from imagetok.tokenizers import Tokenizer
 _BATCH = 16384
 
 
-class LevelContents(NamedTuple):
+class LevelStatistics(NamedTuple):
     """One level's codes over the whole dataset."""
 
     num_codes: int
@@ -37,7 +37,7 @@ class BitsPerImage(NamedTuple):
     """With each level's entropy a code."""
 
 
-class Contents(NamedTuple):
+class CodeStatistics(NamedTuple):
     """A code dataset in numbers."""
 
     images: int
@@ -45,25 +45,25 @@ class Contents(NamedTuple):
     """Inputs without codes, by reason."""
     num_shards: int
     num_bytes: int
-    levels: tuple[LevelContents, ...]
+    levels: tuple[LevelStatistics, ...]
     bits_per_image: BitsPerImage
     labels: dict[str, int]
     """Images by class name, in the order of the classes; `none` for those without a label. Empty
     if unlabelled."""
 
 
-def contents_of(dataset: CodeDataset) -> Contents:
+def code_statistics(dataset: CodeDataset) -> CodeStatistics:
     """Count a code dataset; reads, and so verifies, the shards only if it is labelled."""
     plan, manifest = dataset.plan, dataset.manifest
     levels = tuple(
-        LevelContents(
+        LevelStatistics(
             use.num_codes, grid, use.codes_used, use.perplexity, float(np.log2(use.perplexity))
         )
         for use, grid in zip(manifest.usage, plan.grids, strict=True)
     )
     sizes = [level.grid[0] * level.grid[1] for level in levels]
     num_bytes = sum(entry.bytes for entry in manifest.shards)
-    return Contents(
+    return CodeStatistics(
         images=len(dataset),
         skipped=_skips(dataset),
         num_shards=len(manifest.shards),
@@ -88,7 +88,7 @@ def save_contact_sheet(
 
     Raises ShardError when the codes are another tokenizer's, InputError for an empty dataset.
     """
-    check_fingerprint(dataset, tokenizer)
+    check_dataset_fingerprint(dataset, tokenizer)
     if not len(dataset):
         raise InputError(f"{dataset.place}: no images to show, it is empty")
     count = min(count, len(dataset))

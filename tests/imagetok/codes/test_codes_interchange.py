@@ -13,10 +13,10 @@ from code_samples import NUM_CODES, Unreadable, make_images, make_tokenizer, sma
 from hierarchical_samples import build_mixed
 
 from cli.main import _run
-from imagetok.codes import exchange, export, import_
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.export import export_codes
-from imagetok.codes.import_ import import_rows
+from imagetok.codes.interchange import export, format, import_
+from imagetok.codes.interchange.export import export_codes
+from imagetok.codes.interchange.import_ import import_rows
 from imagetok.codes.merge import merge_codes
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.verify import verify_codes
@@ -317,7 +317,7 @@ def test_the_commands(encode, tokenizer_folder, tmp_path, capsys):
     assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 0  # is there
     other = str(encode(3, "other").folder)
     assert _run(["export", other, "--to", "parquet", "--out", out]) == 2
-    assert exchange.ROWS > 5
+    assert format.ROWS > 5
 
 
 def test_without_pyarrow_parquet_says_how_to_get_it(encode, tmp_path, monkeypatch, capsys):

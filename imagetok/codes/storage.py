@@ -37,7 +37,7 @@ class Content(NamedTuple):
     """Changes when the file does; 0 where every reading must be verified."""
 
 
-class Store(ABC):
+class Storage(ABC):
     """A folder of files that do not change any more."""
 
     place: str
@@ -58,7 +58,7 @@ class Store(ABC):
 
 
 @final
-class LocalStore(Store):
+class LocalStorage(Storage):
     """A folder; its shards are memory-mapped."""
 
     is_remote = False
@@ -90,7 +90,7 @@ class LocalStore(Store):
 
 
 @final
-class RemoteStore(Store):
+class RemoteStorage(Storage):
     """A URL below which the files lie: http(s) by Python's own client, the others by fsspec."""
 
     is_remote = True
@@ -124,7 +124,7 @@ class RemoteStore(Store):
         url = urlunsplit(self._parts._replace(path=f"{self._parts.path}/{name}"))
         get = _get_http if self._parts.scheme in ("http", "https") else _get_fsspec
         try:
-            return _patiently(lambda: within_time(lambda p: get(url, max_bytes + 1, p)))
+            return _with_retries(lambda: within_time(lambda p: get(url, max_bytes + 1, p)))
         except FileNotFoundError:
             raise ShardError(f"{self.path(name)}: missing") from None
         except Exception as error:  # each protocol has its own
@@ -134,18 +134,18 @@ class RemoteStore(Store):
             ) from None
 
 
-def open_store(place: Path | str) -> Store:
+def open_storage(place: Path | str) -> Storage:
     """A URL as a RemoteStore, anything else as a folder."""
     if isinstance(place, str) and "://" in place:
-        return RemoteStore(place)
-    return LocalStore(Path(place))
+        return RemoteStorage(place)
+    return LocalStorage(Path(place))
 
 
 class _Passing(Exception):
     """A fault of a network that may be over at the next try."""
 
 
-def _patiently(get: Callable[[], bytes]) -> bytes:
+def _with_retries(get: Callable[[], bytes]) -> bytes:
     """What `get` gives, at the latest at the fourth try."""
     for seconds in _RETRY_AFTER:
         try:

@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from imagetok.codes.layout import shard_bytes
-from imagetok.codes.plan import (
+from imagetok.codes.reader import check_record, check_shard_file, open_plan
+from imagetok.codes.schema import (
     MANIFEST,
     PLAN,
+    CodePlan,
     LevelUse,
     Manifest,
-    Plan,
     ShardEntry,
     ShardRecord,
     Skip,
     read_json,
     shard_name,
 )
-from imagetok.codes.reader import check_record, check_shard_file, open_plan
+from imagetok.codes.tar_layout import shard_bytes
 from imagetok.config import differences
 from imagetok.durable import is_temporary, remove_temporaries, sha256_file, write_json
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
@@ -45,7 +45,7 @@ class EncodeReport(NamedTuple):
     usage: tuple[LevelUse, ...]
 
 
-def commit_plan(folder: Path, plan: Plan) -> None:
+def commit_plan(folder: Path, plan: CodePlan) -> None:
     """Write the plan into an empty folder, or go on with the same; hold the folder's lock.
 
     Raises ConfigError, with the differing fields, when the folder holds anything else.
@@ -55,12 +55,12 @@ def commit_plan(folder: Path, plan: Plan) -> None:
         old = open_plan(folder).model_dump(mode="json")
         old["tokenizer"]["name"] = new["tokenizer"]["name"]  # only for people
         old["source"] = public_url(old["source"])  # of a time when it was stored as it was given
-        continue_with(folder, "code dataset", old, new)
+        continue_folder(folder, "code dataset", old, new)
     else:
-        begin_with(folder / PLAN, "code dataset", new)
+        start_folder(folder / PLAN, "code dataset", new)
 
 
-def begin_with(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
+def start_folder(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
     """Write what a folder's files are made by as its first file; hold the folder's lock.
 
     what: the folder will hold, for the message of the ConfigError when it holds anything.
@@ -76,7 +76,9 @@ def begin_with(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
     remove_temporaries(folder)
 
 
-def continue_with(folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def continue_folder(
+    folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
     """Go on in a folder whose files are made by `old`; hold its lock.
 
     Raises ConfigError with the fields in which `new` differs.
@@ -88,7 +90,7 @@ def continue_with(folder: Path, what: str, old: Mapping[str, Any], new: Mapping[
     remove_temporaries(folder)
 
 
-def is_complete(folder: Path, plan: Plan, shard: int) -> bool:
+def is_complete(folder: Path, plan: CodePlan, shard: int) -> bool:
     """Whether a shard and its record are there, undamaged."""
     path = folder / f"{shard_name(shard)}.json"
     if not path.is_file():
@@ -109,7 +111,7 @@ def read_record(folder: Path, shard: int) -> ShardRecord:
     return read_json(folder / f"{shard_name(shard)}.json", ShardRecord)
 
 
-def commit_manifest(folder: Path, plan: Plan, max_skips: int) -> EncodeReport:
+def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeReport:
     """Finish a dataset whose shards are all there; InputError beyond max_skips."""
     entries: list[ShardEntry] = []
     skips: list[Skip] = []
@@ -171,13 +173,13 @@ def _report(manifest: Manifest, skips: list[Skip]) -> EncodeReport:
     )
 
 
-def expected_bytes(plan: Plan) -> int:
+def expected_bytes(plan: CodePlan) -> int:
     """About what a dataset takes on disk if no image is skipped: tars, records and manifest."""
     full, rest = divmod(plan.num_inputs, plan.samples_per_shard)
     return full * _shard_bytes(plan, plan.samples_per_shard) + _shard_bytes(plan, rest)
 
 
-def _shard_bytes(plan: Plan, samples: int) -> int:
+def _shard_bytes(plan: CodePlan, samples: int) -> int:
     members = len(plan.member_suffixes()) * -(-samples // plan.samples_per_block)
     json_bytes = 1024 + 256 * members + 18 * sum(plan.num_codes)
     return shard_bytes(plan, samples) + json_bytes if samples else 0
@@ -189,7 +191,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def check_space(folder: Path, plan: Plan) -> None:
+def check_space(folder: Path, plan: CodePlan) -> None:
     """Refuse when what is missing does not fit the disk; call it with the folder's lock held."""
     done = (int(p.stem) for p in folder.glob("*.json") if p.stem.isdecimal())
     there = sum(_shard_bytes(plan, len(plan.input_range(s))) for s in done if s < plan.num_shards)
