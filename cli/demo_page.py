@@ -160,7 +160,7 @@ def _look_tab(bench: Workbench) -> None:
         original, back, unsure = (
             _picture(label) for label in ("as it is read", "after the codes", "where it is unsure")
         )
-    told = gr.Markdown()
+    summary = gr.Markdown()
     maps, tables = [], []
     for level in levels:
         named = f", level {level}" if len(levels) > 1 else ""
@@ -205,7 +205,7 @@ def _look_tab(bench: Workbench) -> None:
         changed[chosen] = bench.swap(values[chosen], chosen, old, new)
         return [*changed, *redraw(*changed)]
 
-    outputs = [original, back, unsure, told, *maps, *tables]
+    outputs = [original, back, unsure, summary, *maps, *tables]
     codes = ["codes"] if len(levels) == 1 else [f"codes_level{i}" for i in levels]
     file.change(_endpoint(look, "image"), file, outputs, api_name="look", preprocess=False)
     decode.click(_endpoint(redraw, *codes), tables, [edited, *maps], api_name="decode")

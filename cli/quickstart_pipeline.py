@@ -18,7 +18,7 @@ from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
 from imagetok.named_configs import NamedConfig, find_config
 from imagetok.processes import one_thread, peak_memory_mb
-from imagetok.reporting import Commands, Numbers, Section, write_report
+from imagetok.reporting import Commands, Numbers, ReportSection, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
 from prior.generation import generate
@@ -126,8 +126,8 @@ def _judge(
     return float(agreement), float(accuracy)
 
 
-def _numbers_section(summary: dict[str, float | int]) -> Section:
-    return Section(
+def _numbers_section(summary: dict[str, float | int]) -> ReportSection:
+    return ReportSection(
         "In numbers",
         [
             Numbers(
@@ -161,10 +161,10 @@ def _numbers_section(summary: dict[str, float | int]) -> Section:
     )
 
 
-def _commands_section(edvae: NamedConfig, gpt: NamedConfig) -> Section:
+def _commands_section(edvae: NamedConfig, gpt: NamedConfig) -> ReportSection:
     run = "runs/digits-edvae"
     encode = f"imagetok encode --tokenizer {run}/tokenizer --data digits"
-    return Section(
+    return ReportSection(
         "The same by hand",
         [
             Commands(

@@ -20,7 +20,7 @@ from imagetok.durable import lock
 from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
 from imagetok.peers import agree, shared_work
-from imagetok.pictures import coloured, grid, save_grid
+from imagetok.pictures import as_rgb, grid, save_grid
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
@@ -88,7 +88,7 @@ class Generated(Result):
     def pictures(self) -> dict[str, np.ndarray]:
         """The first images in one grid."""
         shown = self.images[: min(self.record.num_images, MOST_IN_GRID)]
-        return {"new images": np.array(grid(coloured(shown), _columns(self.record)))}
+        return {"new images": np.array(grid(as_rgb(shown), _columns(self.record)))}
 
 
 @dataclass(frozen=True, repr=False, eq=False)

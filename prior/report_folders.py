@@ -96,9 +96,9 @@ def open_all(paths: Sequence[Path], device: torch.device) -> PriorSources:
     samples = {name: path for name, path in named.items() if (path / SAMPLES).is_file()}
     others = {name: path for name, path in named.items() if name not in samples}
     kinds = (TokenizerRunFolder, PriorRunFolder)
-    told = f"a folder of samples (with {SAMPLES}), "
+    summary = f"a folder of samples (with {SAMPLES}), "
     folders = [SampleFolder(path, name, _read_samples(path)) for name, path in samples.items()]
-    return PriorSources(open_sources(others, device, kinds, told), folders)
+    return PriorSources(open_sources(others, device, kinds, summary), folders)
 
 
 def _read_samples(path: Path) -> Samples:

@@ -19,7 +19,7 @@ from imagetok.data import open_image, preprocess
 from imagetok.errors import InputError
 from imagetok.evaluation.uncertainty import uncertainty_map
 from imagetok.images import Images, from_stored
-from imagetok.pictures import as_pixels, coloured, grid, overlay, palette
+from imagetok.pictures import as_pixels, as_rgb, grid, overlay, palette
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
@@ -66,9 +66,9 @@ class Workbench:
         """Encode an image file and decode it again. Raises InputError for what is no image."""
         image = self._read(file)
         codes, maps = self.tokenizer.encode_with_certainty(image.to(self.device))
-        unsure, told = _unsure(image, maps)
+        unsure, told = _uncertainty_maps(image, maps)
         return Looked(
-            _picture(coloured(image)),
+            _picture(as_rgb(image)),
             self._decoded(codes),
             [level[0].tolist() for level in codes],
             [_colours(level[0].cpu()) for level in codes],
@@ -100,7 +100,7 @@ class Workbench:
     ) -> list[np.ndarray]:
         """New images. Raises ConfigError for what this prior cannot follow."""
         codes = self._prior().sample(_counted(count), label=label, **params.model_dump())
-        return _pictures(as_pixels(coloured(decode_in_batches(self.tokenizer, codes))))
+        return _pictures(as_pixels(as_rgb(decode_in_batches(self.tokenizer, codes))))
 
     def complete(
         self,
@@ -118,7 +118,7 @@ class Workbench:
             **params.model_dump(),
         )  # fmt: skip
         both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
-        pixels = as_pixels(coloured(decode_in_batches(self.tokenizer, both)))
+        pixels = as_pixels(as_rgb(decode_in_batches(self.tokenizer, both)))
         share = keep_rows / min(h for h, _ in prior.config.grids)
         return _pictures(with_kept(pixels, share))
 
@@ -145,7 +145,7 @@ class Workbench:
         return tuple(torch.tensor([level], device=self.device) for level in levels)
 
     def _decoded(self, codes: Codes) -> np.ndarray:
-        return _picture(coloured(self.tokenizer.decode(codes).cpu()))
+        return _picture(as_rgb(self.tokenizer.decode(codes).cpu()))
 
 
 def _whole(table: Sequence[Sequence[object]], level: int, grid: tuple[int, int]) -> Table:
@@ -172,14 +172,14 @@ def _counted(count: int) -> int:
     return count
 
 
-def _unsure(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
+def _uncertainty_maps(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
     """The map of the coarsest level, scaled to its largest value."""
     found = uncertainty_map(maps)
     if not found:
         return None, "This quantizer gives no probabilities, so it does not tell how sure it is."
     name, values = next((name, values.cpu()) for name, values in found.items())
     largest = float(values.max())
-    shown = overlay(coloured(image), values / max(largest, 1e-12))
+    shown = overlay(as_rgb(image), values / max(largest, 1e-12))
     told = f"{name.replace('_level', ', level ')}: dark is sure, pale yellow is {largest:.3g}"
     return _enlarged(shown[0].transpose(1, 2, 0)), told
 
