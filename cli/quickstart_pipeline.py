@@ -41,7 +41,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     begun = time.perf_counter()
     if out.is_dir() and any(out.iterdir()) and not (out / "edvae").is_dir():
         raise ConfigError(f"{out}: not empty and no quickstart; choose another --out")
-    edvae, gpt = _recipe(recipe)
+    edvae, gpt = _configs(recipe)
     config = validate(edvae.tree, TokenizerRun, edvae.where)
     _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 2 to 3 minutes)")
     trained = imagetok.train(edvae.where, out=out / "edvae", resume=True, device="cpu")
@@ -60,7 +60,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     _say(4, f"draw {NUM_SAMPLES} new digits (seconds)")
     samples, labels = _sample(out, tokenizer)
     _say(5, "let a classifier fitted on real digits judge them, and write the report (seconds)")
-    agreement, accuracy = _judge(samples, labels, datasets)
+    agreement, accuracy = _class_agreement(samples, labels, datasets)
     summary: dict[str, float | int] = {
         "seconds": round(time.perf_counter() - begun, 1),
         "peak_memory_mb": round(peak_memory_mb()),
@@ -83,7 +83,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     return summary
 
 
-def _recipe(folder: Path | None) -> tuple[NamedConfig, NamedConfig]:
+def _configs(folder: Path | None) -> tuple[NamedConfig, NamedConfig]:
     """The configs of the tokenizer and of the prior."""
     names = ("digits/edvae", "digits/gpt")
     if folder is not None:
@@ -111,7 +111,7 @@ def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     return to_unit_range(images), torch.tensor(samples.labels)
 
 
-def _judge(
+def _class_agreement(
     samples: Tensor, labels: Tensor, datasets: dict[str, ImageDataset]
 ) -> tuple[float, float]:
     """(share of samples recognised as the class asked for, held-out accuracy of the judge)."""

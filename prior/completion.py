@@ -25,8 +25,8 @@ from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.generation import Label
-from prior.opening import open_pair
-from prior.samples import record_of
+from prior.loading import open_pair
+from prior.sample_folder import record_of
 from prior.sampling_params import SamplingParams, sampling_params
 from prior.sequence import Codes, flatten_codes, kept_positions
 

@@ -16,9 +16,9 @@ from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.completion import with_kept
 from prior.config import PriorRun
-from prior.opening import open_pair
+from prior.loading import open_pair
 from prior.report_folders import PriorRunFolder, SampleFolder
-from prior.samples import read_drawn
+from prior.sample_folder import read_drawn
 from prior.stepper import NO_LABEL
 from prior.training import open_data
 

@@ -29,7 +29,7 @@ from prior.generation import Label
 from prior.sampling_params import SamplingParams
 
 DEFAULTS = SamplingParams()
-MOST = 64
+MAX_SAMPLES = 64
 """Images drawn at once."""
 _SIDE = 384  # pixels that a small picture is enlarged to, about
 
@@ -37,7 +37,7 @@ Table = list[list[int]]
 """Codes of one level, row by row."""
 
 
-class Looked(NamedTuple):
+class EncodedView(NamedTuple):
     """An image, seen by a tokenizer."""
 
     original: np.ndarray
@@ -48,11 +48,11 @@ class Looked(NamedTuple):
     """A colour for each code."""
     unsure: np.ndarray | None
     """Uncertainty, or else entropy, over the image; None where the quantizer tells of neither."""
-    told: str
+    description: str
     """What the map means, and how large its largest value is."""
 
 
-class Workbench:
+class DemoSession:
     """A tokenizer, and perhaps a prior on its codes, with everything that the page can do."""
 
     def __init__(self, tokenizer: Tokenizer, prior: Prior | None):
@@ -62,18 +62,18 @@ class Workbench:
         self.prior = prior
         self.device = device_of(tokenizer)
 
-    def look(self, file: str) -> Looked:
+    def look(self, file: str) -> EncodedView:
         """Encode an image file and decode it again. Raises InputError for what is no image."""
         image = self._read(file)
         codes, maps = self.tokenizer.encode_with_certainty(image.to(self.device))
-        unsure, told = _uncertainty_maps(image, maps)
-        return Looked(
+        unsure, description = _uncertainty_maps(image, maps)
+        return EncodedView(
             _picture(as_rgb(image)),
             self._decoded(codes),
             [level[0].tolist() for level in codes],
             [_colours(level[0].cpu()) for level in codes],
             unsure,
-            told,
+            description,
         )
 
     def decode(self, tables: Sequence[Sequence[Sequence[object]]]) -> np.ndarray:
@@ -167,8 +167,8 @@ def _whole(table: Sequence[Sequence[object]], level: int, grid: tuple[int, int])
 
 
 def _counted(count: int) -> int:
-    if not 1 <= count <= MOST:
-        raise InputError(f"expected 1 to {MOST} images at once, found {count}")
+    if not 1 <= count <= MAX_SAMPLES:
+        raise InputError(f"expected 1 to {MAX_SAMPLES} images at once, found {count}")
     return count
 
 
@@ -180,8 +180,10 @@ def _uncertainty_maps(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarra
     name, values = next((name, values.cpu()) for name, values in found.items())
     largest = float(values.max())
     shown = overlay(as_rgb(image), values / max(largest, 1e-12))
-    told = f"{name.replace('_level', ', level ')}: dark is sure, pale yellow is {largest:.3g}"
-    return _enlarged(shown[0].transpose(1, 2, 0)), told
+    description = (
+        f"{name.replace('_level', ', level ')}: dark is sure, pale yellow is {largest:.3g}"
+    )
+    return _enlarged(shown[0].transpose(1, 2, 0)), description
 
 
 def _colours(codes: Tensor) -> np.ndarray:
