@@ -140,7 +140,7 @@ def test_another_plan_in_the_folder_is_refused_by_its_fields(
 ):
     images = make_images(21)
     plan = small_plan(tokenizer, images, **{field: value})
-    with pytest.raises(ConfigError, match=f"{field}: .* there, {value!r} asked"):
+    with pytest.raises(ConfigError, match=f"{field}: .* in the folder, {value!r} requested"):
         encode_dataset(tokenizer, images, tmp_path / "expected", plan)
     assert content(tmp_path / "expected") == expected
 

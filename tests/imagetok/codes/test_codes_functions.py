@@ -160,7 +160,7 @@ REFUSALS: dict[str, Refusal] = {
     "merge none": (ConfigError, "found none", lambda t, p, path: imagetok.merge([], path / "all")),
     "no file": (
         InputError,
-        "nothing there",
+        "does not exist",
         lambda t, p, path: imagetok.import_codes(path / "none.npy", t, path / "codes"),
     ),
 }

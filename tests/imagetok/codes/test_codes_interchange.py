@@ -248,7 +248,7 @@ def test_no_codes_of_others_are_refused(form, tokenizer, tmp_path):
     codes, labels = strangers()
     source = write_strangers(tmp_path, form, codes[:0], labels[:0])
     with pytest.raises(
-        InputError, match=f"{source.name}.*: expected .* one image or more, found 0"
+        InputError, match=f"{source.name}.*: expected .* at least one image, found 0"
     ):
         import_rows(source, tokenizer, tmp_path / "codes", name="tiny")
     assert not (tmp_path / "codes").exists()
@@ -261,13 +261,13 @@ def test_hostile_arrays_are_refused(tokenizer, tmp_path):
     with (tmp_path / "huge.npy").open("wb") as file:
         header = {"descr": "<u8", "fortran_order": False, "shape": (10**14, 4, 4)}
         np.lib.format.write_array_header_1_0(file, header)
-    cases["huge"] = "no .npy array, or a damaged one"
+    cases["huge"] = "not a .npy array, or a damaged one"
     np.save(tmp_path / "longer.npy", strangers()[0])
     with (tmp_path / "longer.npy").open("ab") as file:
         file.write(b"more")
     cases["longer"] = "bytes of data, found more"
     (tmp_path / "text.npy").write_text("codes")
-    cases["text"] = "no .npy array"
+    cases["text"] = "not a .npy array"
     for name, message in cases.items():
         with pytest.raises(InputError, match=rf"{name}\.npy: .*{message}"):
             import_rows(tmp_path / f"{name}.npy", tokenizer, tmp_path / "codes", name="tiny")
@@ -309,7 +309,7 @@ def test_the_commands(encode, tokenizer_folder, tmp_path, capsys):
     out = str(tmp_path / "codes.parquet")
     words = ["import", out, "--tokenizer", str(tokenizer_folder), "--shards", back]
     assert _run(words) == 3
-    assert "nothing there" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 0
     assert _run(words) == 0
     assert "back: 21 images in 3 shard(s)" in capsys.readouterr().out

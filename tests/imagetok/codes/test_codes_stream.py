@@ -189,7 +189,7 @@ def test_a_url_reads_as_the_folder_does(dataset, server):
     assert torch.equal(whole.labels, expected.labels)
     assert np.array_equal(remote[17].codes[0], dataset[17].codes[0])
     assert torch.equal(torch.cat([b.keys for b in remote.batches(4)]), expected.keys)
-    with pytest.raises(ShardError, match=r"is remote; copy it"):
+    with pytest.raises(ShardError, match=r"expected a local folder, found a remote dataset"):
         _ = remote.folder
 
 
