@@ -1,4 +1,4 @@
-"""docs/reference/licenses.md names every package that the plain installation and the extras ask for."""
+"""docs/reference/licenses.md names every package that the installation and the extras ask for."""
 
 import re
 import runpy

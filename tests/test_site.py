@@ -45,11 +45,11 @@ def test_the_index_finds_pages_options_and_methods(site, term, page):
 def test_the_notebook_and_its_pictures_are_a_page(site):
     text = (site / "tutorial" / "pictures.html").read_text()
     assert text.count("data:image/png;base64") >= 4
-    assert "prior.generate" in text and (site / "tutorial" / "pictures.ipynb").exists()
+    assert ">generate<" in text and (site / "tutorial" / "pictures.ipynb").exists()
 
 
 def test_every_page_opens_from_disk_and_fetches_nothing(site):
-    pages = sorted(site.rglob("*.html"))
+    pages = sorted(set(site.rglob("*.html")) - {site / "404.html"})  # which only a server sends
     assert len(pages) > 40
     with open_browser() as browser:
         for page in pages:
@@ -60,21 +60,19 @@ def test_every_page_opens_from_disk_and_fetches_nothing(site):
 
 
 def test_the_search_works_from_disk(site):
+    field = "document.querySelector('.md-search__input')"
+    results = "[...document.querySelectorAll('.md-search-result__link')]"
     with open_browser() as browser:
         browser.look(1280, 800)
         browser.open((site / "index.html").as_uri())
-        results = "document.querySelectorAll('.md-search-result__link')"
         for term, page in [
             ("perplexity", "measures.html"),
             ("fingerprint", "files.html"),
             ("import_codes", "codes.html"),
         ]:
-            browser.run("document.querySelector('[data-md-toggle=search]').checked = true")
-            browser.run("document.querySelector('.md-search__input').focus()")
-            browser.run(
-                "(field => {field.value = " + json.dumps(term) + "; "
-                "field.dispatchEvent(new Event('keyup', {bubbles: true}))})"
-                "(document.querySelector('.md-search__input'))"
-            )
-            browser.wait(f"[...{results}].some(a => a.href.includes('{page}'))")
+            browser.run(f"{field}.focus()")
+            browser.run(f"{field}.value = '{term}'")
+            for event in ("input", "keyup"):
+                browser.run(f"{field}.dispatchEvent(new Event('{event}', {{bubbles: true}}))")
+            browser.wait(f"{results}.some(a => a.href.includes('{page}'))")
         assert browser.errors == []

@@ -61,5 +61,5 @@ def _row(option: click.Option, context: click.Context) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Plain text as Markdown shows it: upper-case words in angle brackets or pipes stay as they are."""
+    """Plain text for Markdown: what has a meaning there is escaped, except in code."""
     return re.sub(r"(`[^`]*`)|([|<>*_\[\]])", lambda m: m[1] or f"\\{m[2]}", text)

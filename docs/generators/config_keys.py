@@ -34,7 +34,8 @@ SHARED = {
 """Meanings of keys that many quantizers have, unless a field says more."""
 GRID = """## How the grid of codes follows from the network
 
-An image of H x W pixels has (H / f) x (W / f) codes, where f is the downsampling factor of the network:
+An image of H x W pixels has (H / f) x (W / f) codes, where f is the downsampling factor of the
+network:
 
 | network | f | |
 |---|---|---|
@@ -59,8 +60,8 @@ HEAD = f"""# Config keys
 Every key of a config file, written from the types that configs are checked by
 (`python docs/generators/config_keys.py`). A key without a default is required. `--set a.b=value`
 changes one key. A section that changes its `kind` is given as a whole:
-`--set "tokenizer.quantizer={{kind: dvae}}"`. The [named configs](configs.md) are complete examples to start
-from.
+`--set "tokenizer.quantizer={{kind: dvae}}"`. The [named configs](configs.md) are complete examples
+to start from.
 
 {GRID}"""
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}

@@ -10,6 +10,8 @@ from typing import Any
 import griffe
 
 FIELD = re.compile(r"^(\w+(?:, \w+)*): (?=\S)")
+# Sentences about the whole function, which end a list of parameters.
+ENDS = ("Raises ", "Returns ", "Writes ")
 
 
 class ImagetokDocstrings(griffe.Extension):
@@ -40,6 +42,8 @@ def _paragraph(text: str, parameters: set[str]) -> str:
             if not written or not written[-1].startswith(("- ", "  ")):
                 written.append("")  # a list begins after a blank line
             written.append(f"- {names}: {line[found.end() :]}")
+        elif line.startswith(ENDS):
+            written += ["", line]
         elif written and written[-1].startswith(("- ", "  ")):
             written.append("  " + line)
         else:
