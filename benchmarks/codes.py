@@ -35,12 +35,12 @@ from machine import describe_machine
 from torch.utils.data import DataLoader
 
 from imagetok import durable
-from imagetok.codes import writer
-from imagetok.codes.commit import commit_manifest, commit_plan
-from imagetok.codes.export import Form, export_codes
-from imagetok.codes.plan import Plan, TokenizerId
+from imagetok.codes import shard_writer
+from imagetok.codes.dataset_commit import commit_manifest, commit_plan
+from imagetok.codes.interchange.export import Form, export_codes
 from imagetok.codes.reader import CodeDataset, open_codes
-from imagetok.codes.writer import EncodedPart, write_shard
+from imagetok.codes.schema import CodePlan, TokenizerId
+from imagetok.codes.shard_writer import EncodedPart, write_shard
 from imagetok.config import load_config
 from imagetok.images import ImageContract
 from imagetok.tokenizers import build_tokenizer
@@ -59,9 +59,9 @@ def make_codes(count: int) -> tuple[np.ndarray, np.ndarray]:
     return codes.astype("<u2"), draw.integers(0, CLASSES, count)
 
 
-def make_plan(count: int) -> Plan:
+def make_plan(count: int) -> CodePlan:
     """As `imagetok encode` would make it."""
-    return Plan(
+    return CodePlan(
         tokenizer=TokenizerId(fingerprint="f" * 64, name="none"),
         num_codes=(K,),
         grids=((SIDE, SIDE),),
@@ -295,13 +295,13 @@ def measure_durability(folder: Path, images: int = 256) -> dict[str, float]:
 
         return run
 
-    hashed, fsync, rename = writer.sha256_file, os.fsync, Path.replace
-    writer.sha256_file = timed(hashed)  # pyright: ignore[reportAttributeAccessIssue]
+    hashed, fsync, rename = shard_writer.sha256_file, os.fsync, Path.replace
+    shard_writer.sha256_file = timed(hashed)  # pyright: ignore[reportAttributeAccessIssue]
     os.fsync, Path.replace = timed(fsync), timed(rename)  # pyright: ignore[reportAttributeAccessIssue]
     begun = time.perf_counter()
     write_ours(folder / "shard", codes, labels, len(codes))
     whole = time.perf_counter() - begun
-    writer.sha256_file, os.fsync, Path.replace = hashed, fsync, rename
+    shard_writer.sha256_file, os.fsync, Path.replace = hashed, fsync, rename
     path = Path(__file__).parent.parent / "configs" / "cifar10" / "edvae.yaml"
     tokenizer = build_tokenizer(load_config(path, TokenizerRun).tokenizer).eval()
     pixels = torch.rand(64, 3, 32, 32)

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from machine import describe_machine
 
-from imagetok.codes.commit import commit_manifest, commit_plan
-from imagetok.codes.plan import Plan, TokenizerId
+from imagetok.codes.dataset_commit import commit_manifest, commit_plan
 from imagetok.codes.reader import open_codes
-from imagetok.codes.writer import EncodedPart, write_shard
+from imagetok.codes.schema import CodePlan, TokenizerId
+from imagetok.codes.shard_writer import EncodedPart, write_shard
 from imagetok.durable import lock
 from imagetok.images import ImageContract
 
@@ -33,7 +33,7 @@ NUM_CODES, GRID = 512, (8, 8)
 
 def make(folder: Path, count: int) -> None:
     """A dataset of `count` images whose codes are drawn, not encoded."""
-    plan = Plan(
+    plan = CodePlan(
         tokenizer=TokenizerId(fingerprint="0" * 64, name="none"),
         num_codes=(NUM_CODES,),
         grids=(GRID,),
@@ -51,7 +51,7 @@ def make(folder: Path, count: int) -> None:
         commit_manifest(folder, plan, 0)
 
 
-def parts(plan: Plan, shard: int) -> Iterator[EncodedPart]:
+def parts(plan: CodePlan, shard: int) -> Iterator[EncodedPart]:
     """Random codes of a shard."""
     draw = np.random.default_rng(shard)
     inputs = plan.input_range(shard)

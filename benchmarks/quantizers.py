@@ -46,7 +46,7 @@ from imagetok.quantizers import (
     VQSTEConfig,
     build_quantizer,
 )
-from imagetok.quantizers.renewal import NoReset
+from imagetok.quantizers.codebook_init_reset import NoReset
 
 
 class Job(NamedTuple):

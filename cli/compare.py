@@ -128,5 +128,5 @@ def _summary(result: "CompareResult") -> Iterator[str]:
         yield (
             f"written: {result.folder}/comparison.md, .json, .png, reconstructions.png, report.html"
         )
-    for cell, failure in result.failures.items():
-        yield f"failed: {cell.method}, seed {cell.seed}: {failure.message}"
+    for trial, failure in result.failures.items():
+        yield f"failed: {trial.method}, seed {trial.seed}: {failure.message}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:  # slow to import
-    from imagetok.codes.plan import LevelUse
+    from imagetok.codes.schema import LevelUse
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

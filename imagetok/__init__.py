@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from imagetok.analysis.uncertainty import uncertainty
     from imagetok.codes.decode import decode
     from imagetok.codes.encode import encode
-    from imagetok.codes.export import export
-    from imagetok.codes.import_ import import_codes
+    from imagetok.codes.interchange.export import export
+    from imagetok.codes.interchange.import_ import import_codes
     from imagetok.codes.merge import merge
     from imagetok.codes.reader import CodeDataset, open_codes
     from imagetok.comparison.from_configs import compare
@@ -52,8 +52,8 @@ _HOMES = {
     "encode": "imagetok.codes.encode",
     "evaluate": "imagetok.evaluation.evaluate",
     "explore": "imagetok.analysis.latent_space",
-    "export": "imagetok.codes.export",
-    "import_codes": "imagetok.codes.import_",
+    "export": "imagetok.codes.interchange.export",
+    "import_codes": "imagetok.codes.interchange.import_",
     "info": "imagetok.environment",
     "inspect": "imagetok.inspection",
     "load_config": "imagetok.config",

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from imagetok import artifacts, hub
-from imagetok.codes.contents import contents_of, save_contact_sheet
-from imagetok.codes.plan import PLAN
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import PLAN
+from imagetok.codes.statistics import code_statistics, save_contact_sheet
 from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.results import Result
@@ -150,7 +150,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 def _describe_codes(path: Path) -> dict[str, Any]:
     dataset = open_codes(path)
-    found = contents_of(dataset)
+    found = code_statistics(dataset)
     plan = dataset.plan.model_dump(mode="json")
     return {
         "plan": plan | {"source": public_url(plan["source"])},

@@ -10,7 +10,7 @@ from imagetok import artifacts
 from imagetok.codes.reader import open_codes
 from imagetok.codes.reencode import reencode as encode_again
 from imagetok.codes.verify import verify_codes
-from imagetok.comparison.folder import comparison_faults, stored_cells
+from imagetok.comparison.folder import comparison_faults, stored_trials
 from imagetok.config import read_yaml
 from imagetok.data import DataConfig, ImageDataset
 from imagetok.data.inputs import open_inputs
@@ -212,10 +212,10 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
 def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
     """Of its own files, of every run, and of what was made of a run's tokenizer."""
     faults = comparison_faults(folder)
-    for cell in stored_cells(folder):
-        later = cell.folder.with_name(f"{cell.folder.name}-later")
-        parts = [cell.folder, *(later / "codes" / split for split in ("train", "test"))]
-        for part in (*parts, later / "prior"):
+    for trial in stored_trials(folder):
+        follow_up_folder = trial.folder.with_name(f"{trial.folder.name}-later")
+        parts = [trial.folder, *(follow_up_folder / "codes" / split for split in ("train", "test"))]
+        for part in (*parts, follow_up_folder / "prior"):
             begun = part / ("plan.json" if part.parent.name == "codes" else RUN_CONFIG)
             if begun.is_file():
                 faults += _unless_refused(part, checks)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imagetok import artifacts, hub
-from imagetok.codes.owner import check_owner
+from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.errors import ConfigError, InputError
 from imagetok.modes import at_test_time
 from imagetok.pretrained import Card, Pretrained
@@ -185,7 +185,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         """Refuse codes, or a decoder, of another tokenizer."""
         expected = self.config.tokenizer_fingerprint
         remedy = "use the one embedded in the prior's folder, or train a prior on these codes"
-        check_owner(what, fingerprint, expected, "this prior's tokenizer", remedy)
+        check_same_tokenizer(what, fingerprint, expected, "this prior's tokenizer", remedy)
 
     def check_codes(self, codes: Codes) -> None:
         """Refuse codes whose levels, grids or range are not this prior's."""

@@ -14,7 +14,7 @@ from imagetok.comparison.features import (
     measures_in,
     tokenizer_words,
 )
-from imagetok.comparison.follow_up import FollowUp, Step
+from imagetok.comparison.follow_up import FollowUp, FollowUpStep
 from imagetok.comparison.from_configs import (
     CompareResult,
     device_for_runs,
@@ -24,12 +24,12 @@ from imagetok.comparison.from_configs import (
     run_request,
 )
 from imagetok.comparison.from_configs import compare as compare_tokenizers
-from imagetok.comparison.jobs import imagetok_command
-from imagetok.comparison.plan import SEEDS, Cell, Plan
+from imagetok.comparison.plan import SEEDS, ComparisonPlan, Trial
+from imagetok.comparison.subprocesses import imagetok_command
 from imagetok.config import Overrides, validate
 from imagetok.data import DataConfig, describe
 from imagetok.errors import ConfigError, InputError
-from imagetok.evaluation.records import Record, read_record
+from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.training.metrics import records_of
@@ -75,7 +75,7 @@ def compare(
     words = ["--prior", published(prior)]
     words += [] if num_samples is None else ["--samples", str(num_samples)]
 
-    def follow_up(plan: Plan) -> FollowUp:
+    def follow_up(plan: ComparisonPlan) -> FollowUp:
         run = validate(found.tree, PriorRun, found.where)
         count = num_samples or num_test_images(plan)
         measured = FeatureWork(request.features, count, plan.data, chosen.type)
@@ -100,64 +100,64 @@ class _PriorWork:
     device: str
     distances: FeatureWork
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[FollowUpStep]:
         """In order; those that leave a last file behind are not done again."""
         measured = bool(self.distances.features)
         steps = [self.distances.step("reconstructions")] if measured else []
         steps += [self._encoding("train"), self._encoding("test")]
-        steps.append(Step("training priors", self._train, lambda cell: False))
+        steps.append(FollowUpStep("training priors", self._train, lambda trial: False))
         if measured:
-            steps.append(Step("sampling", self._sample, lambda cell: False))
+            steps.append(FollowUpStep("sampling", self._sample, lambda trial: False))
             steps.append(self.distances.step("samples"))
         return steps
 
-    def measures(self, cell: Cell) -> dict[str, float | int]:
+    def measures(self, trial: Trial) -> dict[str, float | int]:
         """`prior_bits_per_code`, and distances as `imagetok evaluate` names them."""
-        log = folder_of(cell) / "prior" / "metrics.jsonl"
+        log = folder_of(trial) / "prior" / "metrics.jsonl"
         tests = [r for r in records_of(log) if r.get("split") == "test"]
         bits = [r["bits_per_code"] for r in tests if r.get("bits_per_code") is not None]
         if not bits:
             raise InputError(f"{log}: expected held-out bits_per_code, found none; damaged")
         found = min(bits) if self.run.export == "best" else bits[-1]
-        return {"prior_bits_per_code": found, **measures_in(self._records(cell))}
+        return {"prior_bits_per_code": found, **measures_in(self._records(trial))}
 
-    def identity(self, cell: Cell) -> dict[str, Any]:
+    def identity(self, trial: Trial) -> dict[str, Any]:
         """That of the distances, and the prior's config without places."""
         config = self.run.model_dump(mode="json", exclude={"data", "tokenizer", "seed"})
-        return {**identity_of(self._records(cell)), "prior": config}
+        return {**identity_of(self._records(trial)), "prior": config}
 
-    def _records(self, cell: Cell) -> list[Record]:
+    def _records(self, trial: Trial) -> list[MeasureRecord]:
         """What `imagetok evaluate` wrote."""
         if not self.distances.features:
             return []
         return [
-            read_record(self.distances.path(cell, what)) for what in ("reconstructions", "samples")
+            read_record(self.distances.path(trial, what)) for what in ("reconstructions", "samples")
         ]
 
-    def _encoding(self, split: str) -> Step:
-        def command(cell: Cell) -> list[str]:
-            words = ["--data", describe(self.data, split), "--shards", str(_codes(cell, split))]
-            return self._process("encode", *tokenizer_words(cell), *words)
+    def _encoding(self, split: str) -> FollowUpStep:
+        def command(trial: Trial) -> list[str]:
+            words = ["--data", describe(self.data, split), "--shards", str(_codes(trial, split))]
+            return self._process("encode", *tokenizer_words(trial), *words)
 
-        return Step(
+        return FollowUpStep(
             f"encoding {split}",
             command,
-            lambda cell: (_codes(cell, split) / "manifest.json").is_file(),
+            lambda trial: (_codes(trial, split) / "manifest.json").is_file(),
         )
 
-    def _train(self, cell: Cell) -> list[str]:
+    def _train(self, trial: Trial) -> list[str]:
         settings = {
-            "seed": cell.seed,
-            "tokenizer": cell.folder / "tokenizer",
-            "data.source": _codes(cell, "train"),
-            "data.test": _codes(cell, "test"),
+            "seed": trial.seed,
+            "tokenizer": trial.folder / "tokenizer",
+            "data.source": _codes(trial, "train"),
+            "data.test": _codes(trial, "test"),
         }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        out = ["--out", str(folder_of(cell) / "prior"), "--resume"]
+        out = ["--out", str(folder_of(trial) / "prior"), "--resume"]
         return self._process("train", self.config, *words, *out)
 
-    def _sample(self, cell: Cell) -> list[str]:
-        folder = folder_of(cell)
+    def _sample(self, trial: Trial) -> list[str]:
+        folder = folder_of(trial)
         words = ["--prior", str(folder / "prior" / "prior"), "--out", str(folder / "samples")]
         return self._process("sample", *words, "-n", str(self.num_samples))
 
@@ -165,5 +165,5 @@ class _PriorWork:
         return imagetok_command(*words, "--device", self.device)
 
 
-def _codes(cell: Cell, split: str) -> Path:
-    return folder_of(cell) / "codes" / split
+def _codes(trial: Trial, split: str) -> Path:
+    return folder_of(trial) / "codes" / split

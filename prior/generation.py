@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagetok.codes.commit import EncodeReport
+from imagetok.codes.dataset_commit import EncodeReport
+from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.decode import decode_in_batches, picture_file, save_images
-from imagetok.codes.production import write_dataset
 from imagetok.codes.reader import CodeDataset, open_codes
-from imagetok.codes.writer import EncodedPart
+from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import open_image, prepare
 from imagetok.durable import lock
 from imagetok.errors import ConfigError

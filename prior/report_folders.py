@@ -16,7 +16,7 @@ from imagetok.analysis.runs import (
     open_sources,
 )
 from imagetok.artifacts import read_artifact
-from imagetok.codes.plan import read_json
+from imagetok.codes.schema import read_json
 from imagetok.config import Section
 from imagetok.errors import InputError, ShardError
 from prior.config import PriorRun

@@ -14,7 +14,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.evaluate import Evaluation, evaluate
 from imagetok.evaluation.features import NetworkSpecs
-from imagetok.evaluation.records import Record
+from imagetok.evaluation.records import MeasureRecord
 from imagetok.images import to_stored
 from imagetok.processes import process_state
 from imagetok.tokenizers import Tokenizer
@@ -36,7 +36,7 @@ def evaluate_samples(
     label: Label = None,
     params: SamplingParams = _DEFAULTS,
     folder: Path | str | None = None,
-    beside: Path | str | Sequence[Path | str] | Mapping[str, Record] = (),
+    beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
     out: Path | str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,

@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from imagetok.codes.commit import begin_with, continue_with
+from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.decode import picture_file
-from imagetok.codes.plan import Plan, TokenizerId, read_json
+from imagetok.codes.schema import CodePlan, TokenizerId, read_json
 from imagetok.durable import canonical_json, write_json
 from imagetok.errors import InputError
 from imagetok.processes import device_of
@@ -76,20 +76,22 @@ def commit_record(out: Path, record: Samples) -> None:
         new = record.model_dump(mode="json") | {"origin": old["origin"]}
         is_more = old["num_images"] < record.num_images
         same = old | {"num_images": record.num_images} if is_more else old
-        continue_with(out, "set of samples", same, new)
+        continue_folder(out, "set of samples", same, new)
         if is_more:
             write_json(path, new)
     else:
-        begin_with(path, "set of samples", record.model_dump(mode="json"))
+        start_folder(path, "set of samples", record.model_dump(mode="json"))
 
 
-def plan_of(record: Samples, prior: Prior, tokenizer: Tokenizer, samples_per_shard: int) -> Plan:
+def plan_of(
+    record: Samples, prior: Prior, tokenizer: Tokenizer, samples_per_shard: int
+) -> CodePlan:
     """The plan of a code dataset of samples: its source says what they were made by."""
     whole = record.model_dump(mode="json")
     made_by = {name: whole[name] for name in ("prior", "labels", *SamplingParams.model_fields)}
     described = ", ".join(f"{name}={value}" for name, value in made_by.items())
     classes = prior.config.num_classes
-    return Plan(
+    return CodePlan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=tokenizer.origin or ""),
         num_codes=prior.config.num_codes,
         grids=prior.config.grids,

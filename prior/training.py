@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
-from imagetok.codes.owner import check_owner
+from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
 from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
@@ -316,7 +316,7 @@ def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:
             f"{key}: {folder}: expected codes of one image or more, found 0; "
             "name another code dataset, or encode images again"
         )
-    check_owner(
+    check_same_tokenizer(
         folder,
         dataset.fingerprint,
         fingerprint,

@@ -17,7 +17,7 @@ from torch import Tensor
 from imagetok.codes.decode import decode_in_batches
 from imagetok.data import open_image, prepare
 from imagetok.errors import InputError
-from imagetok.evaluation.uncertainty import map_of_doubt
+from imagetok.evaluation.uncertainty import uncertainty_map
 from imagetok.images import Images, from_stored
 from imagetok.pictures import as_pixels, coloured, grid, overlay, palette
 from imagetok.processes import device_of
@@ -174,7 +174,7 @@ def _counted(count: int) -> int:
 
 def _unsure(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
     """The map of the coarsest level, scaled to its largest value."""
-    found = map_of_doubt(maps)
+    found = uncertainty_map(maps)
     if not found:
         return None, "This quantizer gives no probabilities, so it does not tell how sure it is."
     name, values = next((name, values.cpu()) for name, values in found.items())

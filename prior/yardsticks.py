@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from imagetok.codes.plan import LevelUse
+from imagetok.codes.schema import LevelUse
 from prior.sequence import Codes
 
 COLLAPSED_SHARE = 0.05

@@ -25,7 +25,7 @@ ROWS = [
     {"inspection", "verification"},  # of every kind of folder
 ]
 ENTRY_POINT = ROOT / "imagetok" / "__main__.py"
-PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "weights.py"
+PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "published_weights.py"
 ALONE = {"quantizers", "networks", "data"}
 WITHOUT_CLICK = {"__init__.py", "demo_page.py", "demo_server.py", "quickstart_pipeline.py"}
 

@@ -18,18 +18,18 @@ from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
-from imagetok.evaluation.diagnosis import (
+from imagetok.evaluation.codebook_health import (
     COLLAPSED,
     LOGIT_MARKS,
     UNDERUSED,
     LevelHealth,
     Verdict,
-    began,
-    drift,
-    examine,
-    judge,
-    state_of,
-    together,
+    code_change_rates,
+    codebook_health,
+    codebook_state,
+    collapse_onset,
+    uncertainty_perplexity_correlation,
+    verdict_of,
 )
 from imagetok.evaluation.records import identity_of
 from imagetok.images import Images, from_stored
@@ -97,7 +97,7 @@ class Diagnosis(Result):
 
     def correlation(self, level: int) -> float | None:
         """Of uncertainty and perplexity over the training of a level; None where unknown."""
-        return together(self.history, level, len(self.levels))
+        return uncertainty_perplexity_correlation(self.history, level, len(self.levels))
 
     def title(self) -> str:
         """The tokenizer and the data."""
@@ -190,7 +190,7 @@ def diagnose(
 
 def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str) -> Diagnosis:
     """Every level's health and verdict."""
-    levels = examine(tokenizer, dataset)
+    levels = codebook_health(tokenizer, dataset)
     run = _run_of(tokenizer, name)
     history = read_thinned(run / "metrics.jsonl") if run is not None else []
     before = _earlier(tokenizer, run) if run is not None else {}
@@ -206,7 +206,9 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
         fingerprint=tokenizer.fingerprint,
         origin=tokenizer.origin,
         history=history,
-        drifts={step: drift(model, tokenizer, sample) for step, model in before.items()},
+        drifts={
+            step: code_change_rates(model, tokenizer, sample) for step, model in before.items()
+        },
         images=images.cpu(),
         entropies=_entropies(before, tokenizer, images),
     )
@@ -217,9 +219,9 @@ def _verdict(
 ) -> Verdict:
     """One level's verdict, with the step since when it holds, if the history tells."""
     health = levels[level]
-    state = state_of(health.perplexity, health.num_codes)
+    state = codebook_state(health.perplexity, health.num_codes)
     share = COLLAPSED if state == "collapsed" else UNDERUSED
-    return judge(health, began(history, level, len(levels), share * health.num_codes))
+    return verdict_of(health, collapse_onset(history, level, len(levels), share * health.num_codes))
 
 
 def _entropies(

@@ -6,7 +6,7 @@ import numpy as np
 
 from imagetok.analysis.curves import codebook_figures
 from imagetok.analysis.diagnosis import Diagnosis, entropy_maps
-from imagetok.evaluation.diagnosis import evaluations
+from imagetok.evaluation.codebook_health import evaluations
 from imagetok.quantizers import level_name
 from imagetok.reporting import (
     Block,

@@ -17,7 +17,9 @@ from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
+from imagetok.evaluation.code_patches import code_patches, encode_spread
 from imagetok.evaluation.embedding import neighbour_accuracy, tsne
+from imagetok.evaluation.feature_distances import compare_sets, features_of
 from imagetok.evaluation.features import FeatureNetwork, NetworkSpecs, open_networks
 from imagetok.evaluation.manipulation import (
     ChangedImages,
@@ -25,9 +27,7 @@ from imagetok.evaluation.manipulation import (
     decode_between,
     decode_neighbours,
 )
-from imagetok.evaluation.patches import code_patches, encode_spread
 from imagetok.evaluation.records import identity_of
-from imagetok.evaluation.sets import compare_sets, features_of
 from imagetok.images import from_stored, to_stored
 from imagetok.pictures import as_pixels, grid, grid_of_rows
 from imagetok.processes import device_of

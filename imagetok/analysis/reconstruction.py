@@ -12,7 +12,7 @@ from imagetok.data import open_image, prepare
 from imagetok.destinations import file_for
 from imagetok.durable import write_bytes
 from imagetok.errors import InputError
-from imagetok.evaluation.quality import quality, quality_sums
+from imagetok.evaluation.reconstruction_error import quality, quality_sums
 from imagetok.images import Images, clamp_pixels, from_stored
 from imagetok.pictures import coloured, enlarged, grid, png_bytes, side_by_side
 from imagetok.processes import device_of

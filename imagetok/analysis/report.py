@@ -18,7 +18,7 @@ from imagetok.analysis.tokenizer_sections import tokenizer_sections
 from imagetok.destinations import file_for
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError
-from imagetok.evaluation.records import Record, side_by_side
+from imagetok.evaluation.records import MeasureRecord, side_by_side
 from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
 from imagetok.reporting import Block, Commands, Numbers, Section, Table, write_report
@@ -34,7 +34,7 @@ class Report(Result):
     """The HTML file."""
     contents: tuple[str, ...]
     """Titles of its sections, in order."""
-    records: Mapping[str, Record]
+    records: Mapping[str, MeasureRecord]
     """Held-out measures of runs and of files of measures, by name, with what they belong to."""
     history: Mapping[str, Sequence[Mapping[str, Any]]]
     """What each run logged, by its name: the records of metrics.jsonl."""
@@ -126,7 +126,7 @@ def sections_of(sources: Sources, first: Sequence[Section] = ()) -> list[Section
     return [*sections, environment_section()]
 
 
-def _records(sources: Sources) -> dict[str, Record]:
+def _records(sources: Sources) -> dict[str, MeasureRecord]:
     """Of runs that have been measured, then of files, by name."""
     records = {run.name: record_of_run(run) for run in sources.runs if run.test}
     return records | sources.measures
@@ -210,7 +210,7 @@ def _largest(run: RunFolder, name: str) -> str | None:
     return f"{max(values):,.0f}" if values else None
 
 
-def record_of_run(run: RunFolder) -> Record:
+def record_of_run(run: RunFolder) -> MeasureRecord:
     """The held-out measures of a run, with what they belong to."""
     measures = {k: v for k, v in run.test.items() if k not in ("step", "split", "num_images")}
     identity: dict[str, object] = {
@@ -218,12 +218,12 @@ def record_of_run(run: RunFolder) -> Record:
         "count": run.test.get("num_images"),
         **run.measured_on(),
     }
-    return Record(subject={"step": run.test["step"]}, identity=identity, measures=measures)
+    return MeasureRecord(subject={"step": run.test["step"]}, identity=identity, measures=measures)
 
 
-def _measures_sections(records: Mapping[str, Record]) -> list[Section]:
+def _measures_sections(records: Mapping[str, MeasureRecord]) -> list[Section]:
     """One table for each identity: numbers measured differently share none."""
-    groups: dict[bytes, dict[str, Record]] = {}
+    groups: dict[bytes, dict[str, MeasureRecord]] = {}
     for name, record in records.items():
         groups.setdefault(canonical_json(record["identity"]), {})[name] = record
     blocks: list[Block] = []
@@ -241,7 +241,7 @@ def _measures_sections(records: Mapping[str, Record]) -> list[Section]:
     return [Section("Measures", blocks)] if blocks else []
 
 
-def _subject(name: str, record: Record) -> str:
+def _subject(name: str, record: MeasureRecord) -> str:
     told = ", ".join(f"{key} {_plain(value)}" for key, value in record["subject"].items())
     return f"{name}: {told}"
 

@@ -14,7 +14,7 @@ from imagetok.artifacts import kind_in, read_artifact
 from imagetok.config import Section, read_yaml, validate
 from imagetok.data import ImageDataset, open_images
 from imagetok.errors import ConfigError, ImagetokError, InputError
-from imagetok.evaluation.records import Record, read_record
+from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun, TrainConfig
@@ -184,7 +184,7 @@ class Sources(NamedTuple):
     """Everything that a report is to show, each in the order given."""
 
     runs: list[RunFolder]
-    measures: dict[str, Record]
+    measures: dict[str, MeasureRecord]
     """Records of files, by name."""
 
 

@@ -11,15 +11,15 @@ from imagetok import seeding
 from imagetok.analysis.runs import TokenizerRunFolder
 from imagetok.data import ImageDataset, open_image
 from imagetok.errors import InputError
-from imagetok.evaluation.patches import (
-    Encoded,
+from imagetok.evaluation.code_patches import (
+    EncodedImageCodes,
     code_patches,
     codes_to_show,
     cut_patch,
     encode_spread,
     spread,
 )
-from imagetok.evaluation.uncertainty import map_of_doubt
+from imagetok.evaluation.uncertainty import uncertainty_map
 from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
 from imagetok.pictures import as_pixels, coloured, cut_grid, overlay
 from imagetok.processes import device_of
@@ -175,7 +175,7 @@ def _unsure(tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> list[Sect
     images = _shown(dataset, _PER_ROW)
     draw = seeding.generator(0, "pictures", device=device)
     _, maps = tokenizer.encode_with_certainty(images.to(device), generator=draw)
-    found = {key: values.cpu() for key, values in map_of_doubt(maps).items()}
+    found = {key: values.cpu() for key, values in uncertainty_map(maps).items()}
     if not found:
         return []
     measure = next(iter(found)).partition("_level")[0]
@@ -200,7 +200,9 @@ def _as_rgb(images: Tensor) -> np.ndarray:
     return np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:]))
 
 
-def _codes(tokenizer: Tokenizer, dataset: ImageDataset, encoded: Encoded, name: str) -> Section:
+def _codes(
+    tokenizer: Tokenizer, dataset: ImageDataset, encoded: EncodedImageCodes, name: str
+) -> Section:
     """How often each code is used, and what the common and the rare ones stand for."""
     blocks: list[Block] = []
     levels = len(tokenizer.num_codes)
@@ -221,7 +223,7 @@ def _codes(tokenizer: Tokenizer, dataset: ImageDataset, encoded: Encoded, name: 
 def _patches(
     tokenizer: Tokenizer,
     dataset: ImageDataset,
-    encoded: Encoded,
+    encoded: EncodedImageCodes,
     level: int,
     codes: Sequence[int],
     counts: Tensor,

@@ -17,11 +17,11 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
 from imagetok.evaluation.records import identity_of
 from imagetok.evaluation.uncertainty import (
-    Calibration,
-    Doubts,
+    BinnedError,
+    UncertaintyScores,
     auroc,
-    calibrate,
-    measure_doubts,
+    binned_error,
+    measure_uncertainty,
     noise_images,
     spearman,
 )
@@ -52,7 +52,7 @@ class UncertaintyStudy(Result):
     """By measure: Spearman's with the error, of positions and of images."""
     aurocs: dict[str, dict[str, float]]
     """By measure (and `error` itself, for comparison): of each shifted set."""
-    calibrations: dict[str, Calibration]
+    binned_errors: dict[str, BinnedError]
     shown: dict[str, np.ndarray]
     """Rows of at most NUM_SHOWN images: images, reconstructions, error, and each measure."""
 
@@ -107,8 +107,8 @@ class UncertaintyStudy(Result):
             "spearman": self.correlations,
             "auroc": self.aurocs,
             "calibration": {
-                name: {"doubt": found.doubt.tolist(), "mse_x1000": found.error.tolist()}
-                for name, found in self.calibrations.items()
+                name: {"doubt": found.uncertainty_score.tolist(), "mse_x1000": found.error.tolist()}
+                for name, found in self.binned_errors.items()
             },
         }
 
@@ -229,18 +229,18 @@ def _study(
     """One tokenizer on its data and on shifted sets; each set is read whole, or to `limit`."""
     model = open_tokenizer(given, device)
     name, dataset = _open(data, model, limit, 0)
-    doubts = measure_doubts(model, dataset)
-    aurocs: dict[str, dict[str, float]] = {m: {} for m in (*doubts.maps, "error")}
+    scores = measure_uncertainty(model, dataset)
+    aurocs: dict[str, dict[str, float]] = {m: {} for m in (*scores.maps, "error")}
     identities = {name: identity_of("doubt", dataset, len(dataset), ())}
-    first = next(iter(doubts.maps))
+    first = next(iter(scores.maps))
     for spec in shifted:
         other_name, others = _open(spec, model, limit, len(dataset))
-        found = measure_doubts(model, others)
+        found = measure_uncertainty(model, others)
         identities[other_name] = identity_of("doubt", others, len(others), ())
-        for m in doubts.maps:
-            pair = (of.of_images(m)[0] for of in (doubts, found))
+        for m in scores.maps:
+            pair = (of.of_images(m)[0] for of in (scores, found))
             aurocs[m][other_name] = auroc(*pair)
-        pair = (of.of_images(first)[1] for of in (doubts, found))
+        pair = (of.of_images(first)[1] for of in (scores, found))
         aurocs["error"][other_name] = auroc(*pair)
     return UncertaintyStudy(
         tokenizer=as_given(given),
@@ -248,10 +248,10 @@ def _study(
         method=", ".join(model.config.method),
         data=name,
         identities=identities,
-        correlations={m: _correlations(doubts, m) for m in doubts.maps},
+        correlations={m: _correlations(scores, m) for m in scores.maps},
         aurocs=aurocs,
-        calibrations={m: calibrate(doubts.maps[m], doubts.errors[m]) for m in doubts.maps},
-        shown=_shown(model, dataset, doubts),
+        binned_errors={m: binned_error(scores.maps[m], scores.errors[m]) for m in scores.maps},
+        shown=_shown(model, dataset, scores),
     )
 
 
@@ -265,18 +265,20 @@ def _open(
     return source, dataset if limit is None else FirstImages(dataset, limit)
 
 
-def _correlations(doubts: Doubts, name: str) -> dict[str, float | None]:
+def _correlations(scores: UncertaintyScores, name: str) -> dict[str, float | None]:
     return {
-        "positions": spearman(doubts.maps[name].reshape(-1), doubts.errors[name].reshape(-1)),
-        "images": spearman(*doubts.of_images(name)),
+        "positions": spearman(scores.maps[name].reshape(-1), scores.errors[name].reshape(-1)),
+        "images": spearman(*scores.of_images(name)),
     }
 
 
 @full_float32()
-def _shown(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[str, np.ndarray]:
-    first = next(iter(doubts.maps))
+def _shown(
+    model: Tokenizer, dataset: ImageDataset, scores: UncertaintyScores
+) -> dict[str, np.ndarray]:
+    first = next(iter(scores.maps))
     among = range(min(AMONG, len(dataset)))
-    chosen = np.argsort(-doubts.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
+    chosen = np.argsort(-scores.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
     # In the batches that were measured, so that a test-time rule that samples draws the same.
     pairs = [
         (batch.images, model.decode(model.encode(batch.images, generator=batch.draw())))
@@ -286,7 +288,7 @@ def _shown(model: Tokenizer, dataset: ImageDataset, doubts: Doubts) -> dict[str,
     rgb = [as_pixels(part.expand(-1, 3, -1, -1).cpu()) for part in (images, decoded)]
     shown = {"image": rgb[0], "reconstruction": rgb[1]}
     size = images.shape[-2:]
-    for name, maps in {"error": doubts.errors[first], **doubts.maps}.items():
+    for name, maps in {"error": scores.errors[first], **scores.maps}.items():
         low, high = maps[chosen].min(), maps[chosen].max()
         scaled = torch.from_numpy((maps[chosen] - low) / max(high - low, 1e-12))
         grown = torch.nn.functional.interpolate(scaled[:, None], size=size, mode="nearest")[:, 0]

@@ -37,7 +37,7 @@ def _together(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> Sec
     lines = {
         f"{title}: {shown_as(name)}": (np.arange(1, len(found.error) + 1), found.error)
         for study, title in zip(studies, titles, strict=True)
-        for name, found in study.calibrations.items()
+        for name, found in study.binned_errors.items()
     }
     blocks: list[Block] = [
         Text(

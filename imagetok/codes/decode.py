@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from imagetok.codes.commit import begin_with, continue_with
-from imagetok.codes.owner import check_owner
-from imagetok.codes.plan import read_json
+from imagetok.codes.dataset_commit import continue_folder, start_folder
+from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.results import Decoded
+from imagetok.codes.schema import read_json
 from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
 from imagetok.errors import ConfigError
@@ -23,11 +23,11 @@ from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.opening import open_tokenizer
 
-BATCH = 64
+DECODE_BATCH = 64
 RECORD = "decoded.json"
 
 
-class Origin(Section):
+class DecodeRecord(Section):
     """What made a folder of decoded images."""
 
     codes: str
@@ -72,27 +72,28 @@ def decode(
 def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
     """Images as from `Tokenizer.decode`, on the CPU.
 
-    Every forward pass has `BATCH` images, the last one padded, so an image does not depend on how
-    many are decoded with it.
+    Every forward pass has `DECODE_BATCH` images, the last one padded, so an image does not depend
+    on how many are decoded with it.
     """
     device = device_of(tokenizer)
     count = len(codes[0])
     parts = []
-    for start in range(0, max(count, 1), BATCH):
-        part = tuple(level[start : start + BATCH].to(device) for level in codes)
+    for start in range(0, max(count, 1), DECODE_BATCH):
+        part = tuple(level[start : start + DECODE_BATCH].to(device) for level in codes)
         size = len(part[0])
         padded = tuple(
-            torch.cat([level, level.new_zeros(BATCH - size, *level.shape[1:])]) for level in part
+            torch.cat([level, level.new_zeros(DECODE_BATCH - size, *level.shape[1:])])
+            for level in part
         )
         parts.append(tokenizer.decode(padded)[:size].cpu())
     return torch.cat(parts)
 
 
-def check_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
+def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
     """Raise ShardError when the codes are another tokenizer's."""
     made_by = dataset.plan.tokenizer
     remedy = "pass the tokenizer that made them"
-    check_owner(
+    check_same_tokenizer(
         str(dataset.place), made_by.fingerprint, tokenizer.fingerprint, "--tokenizer", remedy,
         name=made_by.name,
     )  # fmt: skip
@@ -120,7 +121,7 @@ def decode_dataset(
     Raises ShardError when the codes are another tokenizer's or a shard is damaged, ConfigError
     when `folder` holds anything else, StoppedError after a signal.
     """
-    check_fingerprint(dataset, tokenizer)
+    check_dataset_fingerprint(dataset, tokenizer)
     tokenizer.check_finite()
     count = len(dataset) if limit is None else min(limit, len(dataset))
     num_new = 0
@@ -129,10 +130,10 @@ def decode_dataset(
         StopRequest() as stop,
         ProgressBar("decoding", count, rate_unit="images/s") as progress,
     ):
-        _commit_origin(folder, Origin(codes=dataset.manifest.root))
-        for start in range(0, count, BATCH):
+        _commit_origin(folder, DecodeRecord(codes=dataset.manifest.root))
+        for start in range(0, count, DECODE_BATCH):
             stop.check_here()
-            batch = dataset.__getitems__(range(start, min(start + BATCH, count)))
+            batch = dataset.__getitems__(range(start, min(start + DECODE_BATCH, count)))
             files = [picture_file(folder, key) for key in batch.keys.tolist()]
             missing = [i for i, file in enumerate(files) if not file.is_file()]
             if missing:
@@ -143,11 +144,11 @@ def decode_dataset(
     return DecodeReport(count, num_new)
 
 
-def _commit_origin(folder: Path, origin: Origin) -> None:
+def _commit_origin(folder: Path, origin: DecodeRecord) -> None:
     """Begin an empty folder, or go on in one of the same codes."""
     path, new = folder / RECORD, origin.model_dump(mode="json")
     if path.is_file():
-        old = read_json(path, Origin).model_dump(mode="json")
-        continue_with(folder, "set of decoded images", old, new)
+        old = read_json(path, DecodeRecord).model_dump(mode="json")
+        continue_folder(folder, "set of decoded images", old, new)
     else:
-        begin_with(path, "set of decoded images", new)
+        start_folder(path, "set of decoded images", new)

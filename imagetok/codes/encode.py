@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple, get_args, overload
 import torch
 
 from imagetok import seeding
-from imagetok.codes.commit import EncodeReport, expected_bytes, free_bytes
-from imagetok.codes.plan import Plan, Precision, Skip, TokenizerId
-from imagetok.codes.production import write_dataset
+from imagetok.codes.dataset_commit import EncodeReport, expected_bytes, free_bytes
+from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.results import Encoded, EncodingEstimate
-from imagetok.codes.writer import EncodedPart
+from imagetok.codes.schema import CodePlan, Precision, Skip, TokenizerId
+from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.errors import ConfigError
@@ -186,14 +186,14 @@ def make_plan(
     name: str,
     samples_per_shard: int = 65536,
     precision: Precision = "float32",
-) -> Plan:
+) -> CodePlan:
     """What encoding `dataset` with `tokenizer` will make.
 
     source: the data spec, for people and for the comparison at a rerun. name: of the tokenizer,
     for people only. precision: of the encoder; `bfloat16` is faster where the machine computes in
     it and changes some of the codes.
     """
-    return Plan(
+    return CodePlan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
         num_codes=tokenizer.num_codes,
         grids=tokenizer.grids,
@@ -213,7 +213,7 @@ def encode_dataset(
     tokenizer: Tokenizer,
     dataset: ImageDataset,
     folder: Path,
-    plan: Plan,
+    plan: CodePlan,
     *,
     max_skips: int = 0,
     threads: int | None = None,
@@ -236,7 +236,7 @@ def encode_dataset(
     )
 
 
-def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Plan) -> Estimate:
+def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: CodePlan) -> Estimate:
     """Size and time of an encoding, from encoding the first images; writes nothing."""
     count = min(len(dataset), 4 * plan.micro_batch)
     begun = time.perf_counter()
@@ -253,7 +253,7 @@ def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Pl
 
 
 def encode_range(
-    tokenizer: Tokenizer, dataset: ImageDataset, plan: Plan, inputs: range, threads: int | None
+    tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan, inputs: range, threads: int | None
 ) -> Iterator[EncodedPart]:
     """Micro-batches of a range of inputs, in order, several computed at once."""
     if threads is None:
@@ -279,7 +279,7 @@ def encode_range(
 
 
 def _encode_micro(
-    tokenizer: Tokenizer, dataset: ImageDataset, plan: Plan, inputs: range
+    tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan, inputs: range
 ) -> EncodedPart:
     """One forward pass of exactly `plan.micro_batch` images, padded with zeros."""
     kept, skips = _read(dataset, inputs)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagetok.codes.commit import EncodeReport, commit_manifest, commit_plan, is_complete
-from imagetok.codes.owner import check_owner
-from imagetok.codes.plan import Part, Plan, shard_name
+from imagetok.codes.dataset_commit import EncodeReport, commit_manifest, commit_plan, is_complete
+from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.codes.reader import CodeDataset, check_shard_file, open_codes
 from imagetok.codes.results import Encoded
+from imagetok.codes.schema import CodePlan, MergedPart, shard_name
 from imagetok.config import differences
 from imagetok.durable import link_or_copy, lock, write_json
 from imagetok.errors import ConfigError, ShardError
@@ -65,14 +65,14 @@ def merge_codes(folders: Sequence[Path], out: Path) -> EncodeReport:
         return commit_manifest(out, plan, plan.num_inputs)
 
 
-def merged_plan(datasets: Sequence[CodeDataset]) -> Plan:
+def merged_plan(datasets: Sequence[CodeDataset]) -> CodePlan:
     """The plan of datasets joined; see `merge_codes` for what is refused."""
     first = datasets[0]
     for other in datasets[1:]:
         _check_same(first, other)
     owner: dict[str, Path] = {}
     for dataset in datasets:
-        for part in parts_of(dataset.plan):
+        for part in merged_parts(dataset.plan):
             whole = part.source_identity.split("[:")[0]  # of `--limit N` the first N are the same
             if whole in owner:
                 raise ShardError(
@@ -80,7 +80,7 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> Plan:
                     "expected different images, or these would count twice"
                 )
             owner[whole] = dataset.folder
-    parts = tuple(part for dataset in datasets for part in parts_of(dataset.plan))
+    parts = tuple(part for dataset in datasets for part in merged_parts(dataset.plan))
     joined = {
         "source": " + ".join(part.source for part in parts),
         "source_identity": " + ".join(part.source_identity for part in parts),
@@ -90,10 +90,10 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> Plan:
     return first.plan.model_copy(update=joined)
 
 
-def parts_of(plan: Plan) -> tuple[Part, ...]:
+def merged_parts(plan: CodePlan) -> tuple[MergedPart, ...]:
     """What a plan joins; of one that joins nothing, itself."""
     return plan.parts or (
-        Part(
+        MergedPart(
             source=plan.source,
             source_identity=plan.source_identity,
             num_inputs=plan.num_inputs,
@@ -104,7 +104,7 @@ def parts_of(plan: Plan) -> tuple[Part, ...]:
 def _check_same(first: CodeDataset, other: CodeDataset) -> None:
     """Refuse two datasets that differ in anything but the source."""
     ours, theirs = first.plan.tokenizer, other.plan.tokenizer
-    check_owner(
+    check_same_tokenizer(
         str(other.place),
         theirs.fingerprint,
         ours.fingerprint,

@@ -14,13 +14,12 @@ import torch
 from torch.utils.data import Dataset
 
 from imagetok import seeding
-from imagetok.codes.layout import shard_bytes, shard_places
-from imagetok.codes.plan import (
+from imagetok.codes.schema import (
     MANIFEST,
     MAX_JSON_BYTES,
     PLAN,
+    CodePlan,
     Manifest,
-    Plan,
     ShardEntry,
     ShardRecord,
     parse_json,
@@ -35,8 +34,9 @@ from imagetok.codes.shard import (
     check_range,
     take,
 )
-from imagetok.codes.store import LocalStore, Store, open_store
+from imagetok.codes.storage import LocalStorage, Storage, open_storage
 from imagetok.codes.stream import CodeStream
+from imagetok.codes.tar_layout import shard_bytes, shard_spans
 from imagetok.durable import readable_json
 from imagetok.errors import ConfigError, ShardError
 
@@ -58,7 +58,7 @@ class CodeDataset(Dataset):
     used last stay open: memory maps of local ones, the bytes of remote ones.
     """
 
-    def __init__(self, store: Store, plan: Plan, manifest: Manifest, verify: Verification):
+    def __init__(self, store: Storage, plan: CodePlan, manifest: Manifest, verify: Verification):
         self.plan = plan
         self.manifest = manifest
         self.verify = verify
@@ -79,7 +79,7 @@ class CodeDataset(Dataset):
     @property
     def folder(self) -> Path:
         """The folder; ShardError when the dataset is behind a URL."""
-        if isinstance(self._store, LocalStore):
+        if isinstance(self._store, LocalStorage):
             return self._store.folder
         raise ShardError(f"{self.place}: is remote; copy it into a folder first, then name that")
 
@@ -306,7 +306,7 @@ def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeData
     """
     if verify not in get_args(Verification):
         raise ConfigError(f"verify: expected one of {get_args(Verification)}, found {verify!r}")
-    store = open_store(folder)
+    store = open_storage(folder)
     plan, plan_sha256 = _read_plan(store)
     manifest = _read_manifest(store, plan)
     where = store.path(MANIFEST)
@@ -320,17 +320,17 @@ def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeData
         name != f"{shard_name(shard)}.tar" for shard, name in enumerate(listed)
     ):
         raise ShardError(f"{where}: does not list the {plan.num_shards} planned shards")
-    if not _adds_up(plan, manifest):
+    if not _totals_match(plan, manifest):
         raise ShardError(f"{where}: its numbers of samples or bytes do not fit the plan; damaged")
     return CodeDataset(store, plan, manifest, verify)
 
 
-def open_plan(folder: Path | str) -> Plan:
+def open_plan(folder: Path | str) -> CodePlan:
     """The plan of a code dataset, finished or not."""
-    return _read_plan(open_store(folder))[0]
+    return _read_plan(open_storage(folder))[0]
 
 
-def check_record(where: str, plan: Plan, shard: int, record: ShardRecord) -> None:
+def check_record(where: str, plan: CodePlan, shard: int, record: ShardRecord) -> None:
     """Refuse a record that is not of this shard or whose blocks lie elsewhere than planned."""
     inputs = plan.input_range(shard)
     fits = (
@@ -343,7 +343,7 @@ def check_record(where: str, plan: Plan, shard: int, record: ShardRecord) -> Non
     )
     if not fits or any(
         block != {place.suffix: place.member for place in places}
-        for block, places in zip(record.blocks, shard_places(plan, record.samples), strict=True)
+        for block, places in zip(record.blocks, shard_spans(plan, record.samples), strict=True)
     ):
         plan_file = f"{where.rpartition('/')[0]}/{PLAN}"
         raise ShardError(f"{where}: does not fit {plan_file}; damaged, or of another dataset")
@@ -351,11 +351,11 @@ def check_record(where: str, plan: Plan, shard: int, record: ShardRecord) -> Non
 
 def check_shard_file(folder: Path, entry: ShardEntry | ShardRecord) -> None:
     """Refuse a tar whose size or sha256 is not the recorded one."""
-    store = LocalStore(folder)
+    store = LocalStorage(folder)
     check_hash(store.path(entry.file), entry.sha256, store.load(entry.file, entry.bytes).data)
 
 
-def _adds_up(plan: Plan, manifest: Manifest) -> bool:
+def _totals_match(plan: CodePlan, manifest: Manifest) -> bool:
     """Whether the totals are those of the shards, and each shard as long as it must be."""
     return (
         manifest.inputs == plan.num_inputs == manifest.written + manifest.skipped
@@ -368,23 +368,23 @@ def _adds_up(plan: Plan, manifest: Manifest) -> bool:
     )
 
 
-def _read_plan(store: Store) -> tuple[Plan, str]:
+def _read_plan(store: Storage) -> tuple[CodePlan, str]:
     """The plan and the sha256 of its file."""
-    if isinstance(store, LocalStore) and not (store.folder / PLAN).is_file():
+    if isinstance(store, LocalStorage) and not (store.folder / PLAN).is_file():
         found = f"it has no {PLAN}" if store.folder.is_dir() else "there is no such folder"
         raise ShardError(
             f"{store.place}: not a code dataset, {found}; "
             "make one with `imagetok encode --tokenizer T --data SPEC --shards DIR`"
         )
     data = store.read(PLAN, MAX_JSON_BYTES)
-    plan = parse_json(data, Plan, store.path(PLAN))
+    plan = parse_json(data, CodePlan, store.path(PLAN))
     if not 0 < len(plan.num_codes) == len(plan.grids) or max(plan.num_codes) > 2**32:
         raise ShardError(f"{store.path(PLAN)}: its levels do not fit each other; damaged")
     return plan, hashlib.sha256(data).hexdigest()
 
 
-def _read_manifest(store: Store, plan: Plan) -> Manifest:
-    if isinstance(store, LocalStore) and not (store.folder / MANIFEST).is_file():
+def _read_manifest(store: Storage, plan: CodePlan) -> Manifest:
+    if isinstance(store, LocalStorage) and not (store.folder / MANIFEST).is_file():
         done = sum(p.suffix == ".json" and p.stem.isdigit() for p in store.folder.iterdir())
         raise ShardError(
             f"{store.place}: unfinished, {done} of {plan.num_shards} shards are there; "

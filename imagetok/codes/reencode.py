@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from imagetok.codes.decode import check_fingerprint
+from imagetok.codes.decode import check_dataset_fingerprint
 from imagetok.codes.encode import FirstImages, encode_range
-from imagetok.codes.merge import parts_of
-from imagetok.codes.plan import Plan
+from imagetok.codes.merge import merged_parts
 from imagetok.codes.reader import CodeDataset
+from imagetok.codes.schema import CodePlan
 from imagetok.data import ImageDataset
 from imagetok.errors import ShardError
 from imagetok.processes import full_float32
@@ -45,7 +45,7 @@ def reencode(
     or not, that made the codes all are equal; on another, near ties may fall otherwise.
     Raises ShardError when tokenizer or images are not those of the dataset.
     """
-    check_fingerprint(dataset, tokenizer)
+    check_dataset_fingerprint(dataset, tokenizer)
     offset, images = _part_of(dataset, images)
     compared, differences = 0, []
     with full_float32():
@@ -67,7 +67,7 @@ def reencode(
 def _part_of(dataset: CodeDataset, images: ImageDataset) -> tuple[int, ImageDataset]:
     """Where the source indices of `images` begin in the dataset, and as many as were encoded."""
     whole, offset = images.identity(), 0
-    parts = parts_of(dataset.plan)
+    parts = merged_parts(dataset.plan)
     for part in parts:
         size = part.num_inputs
         if part.source_identity == f"{whole}[:{size}]":  # of `--limit`
@@ -82,7 +82,7 @@ def _part_of(dataset: CodeDataset, images: ImageDataset) -> tuple[int, ImageData
     )
 
 
-def _micro_batches(plan: Plan, num_images: int, count: int) -> Iterator[range]:
+def _micro_batches(plan: CodePlan, num_images: int, count: int) -> Iterator[range]:
     """The encoder's micro-batches, of which none crosses a shard; enough for `count`, spread."""
     a_shard = -(-plan.samples_per_shard // plan.micro_batch)
     full, rest = divmod(num_images, plan.samples_per_shard)

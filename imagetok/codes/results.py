@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from imagetok.codes.commit import EncodeReport
-from imagetok.codes.plan import LevelUse, Skip
+from imagetok.codes.dataset_commit import EncodeReport
 from imagetok.codes.reader import CodeDataset, open_codes
+from imagetok.codes.schema import LevelUse, Skip
 from imagetok.data import open_image
 from imagetok.pictures import grid
 from imagetok.quantizers import level_name

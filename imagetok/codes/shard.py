@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
-from imagetok.codes.layout import (
-    block_places,
+from imagetok.codes.schema import CodePlan
+from imagetok.codes.storage import REMEDY
+from imagetok.codes.tar_layout import (
+    block_spans,
     end_bytes,
-    shard_places,
+    shard_spans,
 )
-from imagetok.codes.plan import Plan
-from imagetok.codes.store import REMEDY
 from imagetok.errors import ShardError
 
 Bytes = mmap.mmap | bytes
@@ -55,7 +55,7 @@ class _Blocks(NamedTuple):
 class Shard:
     """The samples of a shard whose bytes are in `data`; nothing is copied or checked here."""
 
-    def __init__(self, plan: Plan, samples: int, data: Bytes, index_offset: int = 0):
+    def __init__(self, plan: CodePlan, samples: int, data: Bytes, index_offset: int = 0):
         """index_offset: what to add to the source indices that are stored."""
         self._index_offset = index_offset
         self._block_size = plan.samples_per_block
@@ -116,7 +116,7 @@ class _Arrays(NamedTuple):
 
 
 def take(
-    plan: Plan,
+    plan: CodePlan,
     ends: Int64[np.ndarray, " shards"],
     open_shard: Callable[[int], Shard],
     indices: Int64[np.ndarray, " B"],
@@ -153,10 +153,10 @@ def check_hash(where: str, sha256: str, data: Bytes) -> None:
         )
 
 
-def check_form(where: str, plan: Plan, samples: int, data: Bytes) -> None:
+def check_form(where: str, plan: CodePlan, samples: int, data: Bytes) -> None:
     """Refuse a tar that holds anything but the planned members, one after the other."""
     end = 0
-    for block, places in enumerate(shard_places(plan, samples)):
+    for block, places in enumerate(shard_spans(plan, samples)):
         for place in places:
             header = place.header(block)
             start, stop = place.offset - len(header), place.offset + place.nbytes
@@ -172,7 +172,7 @@ def check_form(where: str, plan: Plan, samples: int, data: Bytes) -> None:
         raise ShardError(f"{where}: at byte {end:,}: expected the end of the tar, found more")
 
 
-def check_range(where: str, plan: Plan, shard: Shard) -> None:
+def check_range(where: str, plan: CodePlan, shard: Shard) -> None:
     """Refuse codes that the codebook does not have, and labels that the plan has no name for."""
     smallest, largest = shard.range_of_labels()
     if smallest < -1 or largest >= len(plan.class_names):
@@ -188,9 +188,9 @@ def check_range(where: str, plan: Plan, shard: Shard) -> None:
             )
 
 
-def _view(plan: Plan, size: int, data: Bytes, start: int, count: int) -> tuple[_Blocks, int]:
+def _view(plan: CodePlan, size: int, data: Bytes, start: int, count: int) -> tuple[_Blocks, int]:
     """`count` blocks of `size` samples from byte `start` on, and where they end."""
-    places = block_places(plan, size)
+    places = block_spans(plan, size)
     stride = sum(place.stored_bytes for place in places)
     arrays = {}
     for place in places:

@@ -48,7 +48,7 @@ class CodeStream(IterableDataset):
         rank: int | None,
         num_ranks: int | None,
     ):
-        own_rank, own_num_ranks, _, _ = _who_is_this()
+        own_rank, own_num_ranks, _, _ = _rank_and_worker()
         num_ranks = own_num_ranks if num_ranks is None else num_ranks
         rank = own_rank if rank is None else rank
         if not 0 <= rank < num_ranks or min(batch_size, mix) < 1 or start < 0:
@@ -74,7 +74,7 @@ class CodeStream(IterableDataset):
         return -(-samples // self._batch_size) - self._start // self._batch_size
 
     def __iter__(self) -> Iterator[CodeBatch]:
-        _, _, worker, num_workers = _who_is_this()
+        _, _, worker, num_workers = _rank_and_worker()
         order = self._order.reader()
         # The worker that is asked first begins inside of a batch.
         taken = self._start % self._batch_size if worker == 0 else 0
@@ -154,7 +154,7 @@ class _Order:
         return indices
 
 
-def _who_is_this() -> tuple[int, int, int, int]:
+def _rank_and_worker() -> tuple[int, int, int, int]:
     """Rank, number of processes, loader worker, number of workers."""
     from webdataset.utils import pytorch_worker_info  # 0.1 s
 

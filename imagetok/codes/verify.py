@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from imagetok.codes.plan import MANIFEST, PLAN, shard_name
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import MANIFEST, PLAN, shard_name
 from imagetok.errors import ShardError
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from imagetok.artifacts import read_artifact
-from imagetok.comparison.plan import PLAN, Cell, method_identity
+from imagetok.comparison.plan import PLAN, Trial, method_identity
 from imagetok.comparison.results import Comparison, evaluations
 from imagetok.config import Section, differences, load_config, validate, value_at
 from imagetok.errors import ConfigError, ImagetokError, InputError
@@ -52,14 +52,14 @@ def stored_plan(folder: Path) -> StoredPlan:
     return stored
 
 
-def stored_cells(folder: Path) -> list[Cell]:
+def stored_trials(folder: Path) -> list[Trial]:
     """The runs of a comparison, method by method; none where its plan is damaged."""
     try:
         plan = stored_plan(folder)
     except InputError:
         return []
     return [
-        Cell(
+        Trial(
             name,
             seed,
             int(config["train"]["steps"]),
@@ -85,10 +85,10 @@ def read_comparison(folder: Path) -> Comparison | None:
 def describe_comparison(folder: Path) -> dict[str, Any]:
     """Seeds, which runs finished, and the mean measures of every method, in plain data."""
     plan, result = stored_plan(folder), read_comparison(folder)
-    cells = stored_cells(folder)
+    trials = stored_trials(folder)
     methods: dict[str, Any] = {}
     for name in plan.methods:
-        folders = {cell.seed: cell.folder for cell in cells if cell.method == name}
+        folders = {trial.seed: trial.folder for trial in trials if trial.method == name}
         methods[name] = {
             "finished_seeds": [s for s, run in folders.items() if (run / "tokenizer").is_dir()],
             "mean": {},
@@ -131,24 +131,24 @@ def comparison_faults(folder: Path) -> list[str]:
 def _result_faults(folder: Path, result: Comparison) -> list[str]:
     """Where comparison.json does not tell what the runs stored."""
     faults = []
-    cells = {(cell.method, cell.seed): cell for cell in stored_cells(folder)}
+    trials = {(trial.method, trial.seed): trial for trial in stored_trials(folder)}
     for method in result.methods:
-        for told in method.cells:
-            where = f"{folder / RESULT}: {method.name}, seed {told.seed}"
-            cell = cells.get((method.name, told.seed))
-            if cell is None:
+        for stored in method.trials:
+            where = f"{folder / RESULT}: {method.name}, seed {stored.seed}"
+            trial = trials.get((method.name, stored.seed))
+            if trial is None:
                 faults.append(f"{where}: is not in {PLAN}")
-            elif told.status == "finished":
+            elif stored.status == "finished":
                 try:
-                    curve = evaluations(cell.folder, cell.steps)
-                    fingerprint = read_artifact(cell.folder / "tokenizer").fingerprint
+                    curve = evaluations(trial.folder, trial.steps)
+                    fingerprint = read_artifact(trial.folder / "tokenizer").fingerprint
                 except (OSError, ValueError, KeyError) as error:
                     message = error if isinstance(error, ImagetokError) else repr(error)
                     faults.append(f"{where}: {message}")
                     continue
-                if fingerprint != told.fingerprint:
+                if fingerprint != stored.fingerprint:
                     faults.append(f"{where}: names another tokenizer than its run made")
-                if list(told.curve) != curve:
+                if list(stored.curve) != curve:
                     faults.append(f"{where}: its measures are not those of its run")
     return faults
 

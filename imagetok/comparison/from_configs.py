@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imagetok.comparison.execution import run_comparison
 from imagetok.comparison.features import feature_follow_up
 from imagetok.comparison.follow_up import FollowUp
-from imagetok.comparison.jobs import Failure, imagetok_command
-from imagetok.comparison.plan import SEEDS, Cell, Plan, make_plan
+from imagetok.comparison.plan import SEEDS, ComparisonPlan, Trial, make_plan
 from imagetok.comparison.results import Comparison
+from imagetok.comparison.runner import run_comparison
+from imagetok.comparison.subprocesses import Failure, imagetok_command
+from imagetok.comparison.sweep_configs import sweep_texts
 from imagetok.comparison.table import table_of
-from imagetok.comparison.variants import sweep_texts
 from imagetok.config import Overrides, override_texts
 from imagetok.data import open_images
 from imagetok.errors import ConfigError, ResourceError
@@ -34,7 +34,7 @@ class CompareResult(Result):
     folder: Path
     comparison: Comparison | None
     """What comparison.json holds; None where no cell finished."""
-    failures: Mapping[Cell, Failure]
+    failures: Mapping[Trial, Failure]
     """The cells that failed, also those that did so after training."""
 
     @property
@@ -59,8 +59,8 @@ class CompareResult(Result):
                 for i, title in enumerate(header)
                 if any(row[i] for row in rows)
             }
-        for cell, failure in self.failures.items():
-            found[f"failed: {cell.method}, seed {cell.seed}"] = failure.message
+        for trial, failure in self.failures.items():
+            found[f"failed: {trial.method}, seed {trial.seed}"] = failure.message
         return found
 
     def pictures(self) -> dict[str, np.ndarray]:
@@ -133,7 +133,7 @@ def compare(
     request = request_of(configs, seeds, set, sweep, allow_different, features)
     chosen = device_for_runs(device)
 
-    def follow_up(plan: Plan) -> FollowUp | None:
+    def follow_up(plan: ComparisonPlan) -> FollowUp | None:
         return feature_follow_up(plan, request.features, num_test_images(plan), chosen.type)
 
     with progress_shown(progress):
@@ -176,7 +176,7 @@ def device_for_runs(device: torch.device | str | None) -> torch.device:
 def run_request(
     request: Request,
     out: Path,
-    follow_up: Callable[[Plan], FollowUp | None],
+    follow_up: Callable[[ComparisonPlan], FollowUp | None],
     *,
     jobs: int | None,
     device: torch.device,
@@ -191,9 +191,9 @@ def run_request(
         request.sweeps,
     ).with_recorded_lengths(out)
 
-    def train(cell: Cell) -> list[str]:
-        words = ["train", str(cell.config), "--set", f"seed={cell.seed}"]
-        words += ["--out", str(cell.folder), "--resume", "--device", device.type]
+    def train(trial: Trial) -> list[str]:
+        words = ["train", str(trial.config), "--set", f"seed={trial.seed}"]
+        words += ["--out", str(trial.folder), "--resume", "--device", device.type]
         return imagetok_command(*words)
 
     result, failures = run_comparison(
@@ -208,7 +208,7 @@ def run_request(
     return CompareResult(out, result, failures)
 
 
-def num_test_images(plan: Plan) -> int:
+def num_test_images(plan: ComparisonPlan) -> int:
     """How many images all methods are measured on."""
     config = next(iter(plan.methods.values()))
     return len(open_images(config.data, "test", config.tokenizer.image))

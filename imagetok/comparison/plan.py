@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imagetok.comparison.variants import variants
+from imagetok.comparison.sweep_configs import sweep_variants
 from imagetok.config import (
     Section,
     apply_overrides,
@@ -35,7 +35,7 @@ _WITHOUT_EFFECT = ("workers", "trackers")
 PLAN = "plan.json"
 
 
-class Cell(NamedTuple):
+class Trial(NamedTuple):
     """One method trained with one seed."""
 
     method: str
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
     """What training said."""
 
 
-class Plan(Section):
+class ComparisonPlan(Section):
     """The methods by name, each with its config (the seed in it does not count), and the seeds."""
 
     seeds: tuple[int, ...]
@@ -63,10 +63,10 @@ class Plan(Section):
         """The data that all methods are trained and measured on."""
         return next(iter(self.methods.values())).data
 
-    def cells(self, out: Path) -> list[Cell]:
+    def trials(self, out: Path) -> list[Trial]:
         """All cells of a comparison in the folder `out`, method by method."""
         return [
-            Cell(
+            Trial(
                 name,
                 seed,
                 config.train.steps,
@@ -101,7 +101,7 @@ class Plan(Section):
         )
         return ",".join([f"{data.source}:test", *(f"{k}={v}" for k, v in options.items())])
 
-    def with_recorded_lengths(self, out: Path) -> "Plan":
+    def with_recorded_lengths(self, out: Path) -> "ComparisonPlan":
         """The plan as it goes on in its folder: schedules whose length was not given keep theirs.
 
         A comparison that was begun when their configs still named lengths stays the same one.
@@ -153,7 +153,7 @@ def make_plan(
     overrides: Sequence[str] = (),
     allow_different: Sequence[str] = (),
     sweeps: Sequence[str] = (),
-) -> Plan:
+) -> ComparisonPlan:
     """Read the configs to compare, each with the `a.b=value` overrides, named by their files.
 
     configs: files, or names of configs. sweeps: `a.b=V1,V2`; each config is compared with itself
@@ -172,7 +172,7 @@ def make_plan(
                 f"{found.where}: kind: compare trains tokenizers, found {tree.get('kind')!r}"
             )
         config = validate(tree, TokenizerRun, found.where)
-        for each, variant in ({name: config} | variants(name, tree, sweeps)).items():
+        for each, variant in ({name: config} | sweep_variants(name, tree, sweeps)).items():
             if each in methods:
                 raise ConfigError(f"{found.where}: {each!r} is the name of two methods")
             if variant == config and each != name:
@@ -181,7 +181,9 @@ def make_plan(
     for name, config in methods.items():
         _check_public(name, config.data)
     train, test = _agreed(methods, allow_different)
-    return Plan(seeds=tuple(seeds), methods=methods, train_identity=train, test_identity=test)
+    return ComparisonPlan(
+        seeds=tuple(seeds), methods=methods, train_identity=train, test_identity=test
+    )
 
 
 def _check_public(name: str, data: DataConfig) -> None:

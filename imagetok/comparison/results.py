@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from imagetok.comparison.plan import Cell, method_identity
+from pydantic import AliasChoices, Field
+
+from imagetok.comparison.plan import Trial, method_identity
 from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
@@ -35,7 +37,7 @@ DEFINITIONS = {
 }
 
 
-class CellResult(Section):
+class TrialResult(Section):
     """What one run gave."""
 
     seed: int
@@ -54,7 +56,10 @@ class MethodResult(Section):
     """One method over all seeds; what no finished cell could tell is None or missing."""
 
     name: str
-    cells: tuple[CellResult, ...]
+    trials: tuple[TrialResult, ...] = Field(
+        validation_alias=AliasChoices("trials", "cells"), serialization_alias="cells"
+    )
+    """`cells` in comparison.json."""
     config: dict[str, Any]
     config_sha256: str
     different: dict[str, Any]
@@ -84,30 +89,37 @@ class Comparison(Section):
     machine: dict[str, str | int]
     versions: dict[str, str]
     definitions: dict[str, str] = DEFINITIONS
-    later: dict[str, Any] | None = None
-    """What the measures of `--features` and `--prior` depend on beside the tokenizer."""
+    follow_up: dict[str, Any] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("follow_up", "later"),
+        serialization_alias="later",
+    )
+    """What the measures of `--features` and `--prior` depend on beside the tokenizer.
+
+    `later` in comparison.json.
+    """
     methods: tuple[MethodResult, ...]
 
 
-def is_finished(cell: Cell) -> bool:
+def is_finished(trial: Trial) -> bool:
     """Whether a cell's run reached its end, after checking every byte of what it made.
 
     Raises InputError for one that is damaged, or that another config made.
     """
     try:
-        done = read_finished(cell.folder)
+        done = read_finished(trial.folder)
     except InputError:
         return False
-    if done is None or done.step != cell.steps:
+    if done is None or done.step != trial.steps:
         return False
-    remedy = f"delete {cell.folder} and run the same command to train it again"
-    faults = verify_folder(cell.folder / "tokenizer")
+    remedy = f"delete {trial.folder} and run the same command to train it again"
+    faults = verify_folder(trial.folder / "tokenizer")
     if faults:
         raise ArtifactError(f"{'; '.join(faults)}; {remedy}")
-    stored = load_config(cell.folder / CONFIG, TokenizerRun)
-    asked = load_config(cell.config, TokenizerRun, [f"seed={cell.seed}"])
-    if stored.seed != cell.seed or differences(method_identity(stored), method_identity(asked)):
-        raise InputError(f"{cell.folder}: was made with another config; {remedy}")
+    stored = load_config(trial.folder / CONFIG, TokenizerRun)
+    asked = load_config(trial.config, TokenizerRun, [f"seed={trial.seed}"])
+    if stored.seed != trial.seed or differences(method_identity(stored), method_identity(asked)):
+        raise InputError(f"{trial.folder}: was made with another config; {remedy}")
     return True
 
 
@@ -123,16 +135,16 @@ def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
     return records
 
 
-def finished_cell(
-    cell: Cell, tokenizer: Autoencoder, more: Mapping[str, float | int]
-) -> CellResult:
+def finished_trial(
+    trial: Trial, tokenizer: Autoencoder, more: Mapping[str, float | int]
+) -> TrialResult:
     """The measures that a finished cell stored, those that follow from them, and `more`."""
-    curve = evaluations(cell.folder, cell.steps)
+    curve = evaluations(trial.folder, trial.steps)
     measures = {name: value for name, value in curve[-1].items() if name != "step"}
     if isinstance(tokenizer, Tokenizer):
         measures |= _of_codes(measures, tokenizer)
-    return CellResult(
-        seed=cell.seed,
+    return TrialResult(
+        seed=trial.seed,
         status="finished",
         fingerprint=tokenizer.fingerprint,
         measures={**more, **measures},
@@ -156,13 +168,13 @@ def _of_codes(measures: Mapping[str, float | int], tokenizer: Tokenizer) -> dict
 def method_result(
     name: str,
     config: TokenizerRun,
-    cells: Sequence[CellResult],
+    trials: Sequence[TrialResult],
     tokenizer: Autoencoder | None,
     rates: Mapping[str, float],
     different: Mapping[str, Any],
 ) -> MethodResult:
     """Mean and spread over the finished cells; tokenizer: any of them, None if there is none."""
-    finished = [cell.measures for cell in cells if cell.status == "finished"]
+    finished = [trial.measures for trial in trials if trial.status == "finished"]
     every = [k for k in (finished[0] if finished else {}) if all(k in m for m in finished)]
     values = {k: [m[k] for m in finished] for k in every}
     identity = method_identity(config)
@@ -180,6 +192,6 @@ def method_result(
         different=dict(different),
         mean={k: statistics.fmean(v) for k, v in values.items()},
         std={k: statistics.stdev(v) for k, v in values.items() if len(v) > 1},
-        cells=tuple(cells),
+        trials=tuple(trials),
         **known,
     )

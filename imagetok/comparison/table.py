@@ -33,7 +33,7 @@ _MEASURES = (
 def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows, one row a method; a dash where there is nothing to tell."""
     different = list(result.methods[0].different)
-    columns = [*_MEASURES, *(_Column(name, name, 1, ".4g") for name in _later(result))]
+    columns = [*_MEASURES, *(_Column(name, name, 1, ".4g") for name in _follow_up_measures(result))]
     columns = [column for column in columns if any(_values(m, column) for m in result.methods)]
     header = ["method", "seeds", *different, *(column.title for column in columns)]
     header += ["images/s, training", "images/s, encoding", "parameters"]
@@ -59,10 +59,10 @@ def notes(result: Comparison) -> list[str]:
     """What a reader of the table must know, one sentence or two each."""
     seeds = ", ".join(map(str, result.seeds))
     failed = [
-        f"{method.name}, seed {cell.seed}: {cell.reason}."
+        f"{method.name}, seed {trial.seed}: {trial.reason}."
         for method in result.methods
-        for cell in method.cells
-        if cell.status == "failed"
+        for trial in method.trials
+        if trial.status == "failed"
     ]
     machine = ", ".join(
         f"{value} cores" if name == "cores" else str(value)
@@ -81,7 +81,7 @@ def notes(result: Comparison) -> list[str]:
         "each, or their order-0 entropy over the split.",
         "Images/s were measured after training, the methods in turns, on one thread: medians of "
         "whole optimizer steps and of encoding batches of 64, without reading images.",
-        *_about_later(result),
+        *_follow_up_notes(result),
         f"Machine: {machine}. Versions: {versions}.",
     ]
 
@@ -101,23 +101,23 @@ def spread(mean: float, std: float | None, form: str) -> str:
     return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
 
 
-def _later(result: Comparison) -> list[str]:
+def _follow_up_measures(result: Comparison) -> list[str]:
     """Names of measures in feature networks, as `imagetok evaluate` names them."""
-    return [] if result.later is None else result.later["measures"]
+    return [] if result.follow_up is None else result.follow_up["measures"]
 
 
-def _about_later(result: Comparison) -> list[str]:
+def _follow_up_notes(result: Comparison) -> list[str]:
     """How the measures in feature networks and of a prior came about."""
-    told, sentences = result.later or {}, []
-    if told.get("networks"):
-        drawn = told["num_samples"]
+    details, sentences = result.follow_up or {}, []
+    if details.get("networks"):
+        drawn = details["num_samples"]
         samples = f", and of {drawn:,} images drawn from the prior" if drawn else ""
         sentences.append(
-            f"In the features of {', '.join(told['networks'])}: distances from the same images of "
-            f"their reconstructions (names that begin with r){samples}."
+            f"In the features of {', '.join(details['networks'])}: distances from the same images "
+            f"of their reconstructions (names that begin with r){samples}."
         )
-    if told.get("prior"):
-        model, steps = told["prior"]["model"]["kind"], told["prior"]["train"]["steps"]
+    if details.get("prior"):
+        model, steps = details["prior"]["model"]["kind"], details["prior"]["train"]["steps"]
         sentences.append(
             f"Prior: the same {model}, trained for {steps:,} steps on the codes of each tokenizer, "
             "with its seed; bits per code are those of the test split."
@@ -148,8 +148,8 @@ def _values(method: MethodResult, column: _Column) -> dict[str, str]:
 
 def _seeds(method: MethodResult) -> str:
     """The seeds that finished, and how many did not."""
-    finished = [str(cell.seed) for cell in method.cells if cell.status == "finished"]
-    failed = len(method.cells) - len(finished)
+    finished = [str(trial.seed) for trial in method.trials if trial.status == "finished"]
+    failed = len(method.trials) - len(finished)
     return ", ".join(finished + ([f"{failed} failed"] if failed else []))
 
 

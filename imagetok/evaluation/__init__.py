@@ -1,8 +1,8 @@
 """Measures: one definition each."""
 
-from imagetok.evaluation.neighbours import nearest_labels
+from imagetok.evaluation.knn import nearest_labels
 from imagetok.evaluation.reconstruction import evaluate_reconstruction
-from imagetok.evaluation.similarity import ssim
+from imagetok.evaluation.ssim import ssim
 
 __all__ = [
     "evaluate_reconstruction",

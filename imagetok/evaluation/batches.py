@@ -14,7 +14,7 @@ from imagetok.processes import device_of
 from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
-BATCH = 128
+EVALUATION_BATCH = 128
 """Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
 
 
@@ -32,12 +32,12 @@ class Batch(NamedTuple):
 
 def num_batches(count: int) -> int:
     """In which `count` images come."""
-    return -(-count // BATCH)
+    return -(-count // EVALUATION_BATCH)
 
 
 def read_batch(model: Autoencoder, dataset: ImageDataset, places: Sequence[int], n: int) -> Batch:
     """The n-th batch of the images at `places`."""
-    stored = dataset.read(places[n * BATCH : (n + 1) * BATCH])
+    stored = dataset.read(places[n * EVALUATION_BATCH : (n + 1) * EVALUATION_BATCH])
     device = device_of(model)
     return Batch(n, from_stored(stored.images.to(device), model.image), stored.labels)
 
@@ -58,4 +58,4 @@ def batches(
         for n in range(num_batches(len(chosen))):
             batch = read_batch(model, dataset, chosen, n)
             yield batch
-            progress.update(min((n + 1) * BATCH, len(chosen)))
+            progress.update(min((n + 1) * EVALUATION_BATCH, len(chosen)))

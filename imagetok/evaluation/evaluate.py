@@ -12,9 +12,9 @@ from imagetok.destinations import file_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.features import NetworkSpecs, open_networks
-from imagetok.evaluation.perceptual import PerceptualSpecs, open_distances
+from imagetok.evaluation.lpips import PerceptualSpecs, open_distances
 from imagetok.evaluation.records import (
-    Record,
+    MeasureRecord,
     measure_reconstructions,
     measure_samples,
     read_record,
@@ -34,9 +34,9 @@ class Evaluation(Result):
     subject: str
     """The tokenizer or the folder of samples, as it was given."""
     data: str
-    record: Record
+    record: MeasureRecord
     """The measures with what they belong to, as `out` holds them."""
-    beside: Mapping[str, Record]
+    beside: Mapping[str, MeasureRecord]
     """Earlier records, by name."""
 
     @property
@@ -70,7 +70,7 @@ def evaluate(
     samples: ImageDataset | Path | str | None = None,
     features: NetworkSpecs = (),
     lpips: PerceptualSpecs = (),
-    beside: Path | str | Sequence[Path | str] | Mapping[str, Record] = (),
+    beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
     out: Path | str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -115,6 +115,6 @@ def evaluate(
     return Evaluation(subject, source, record, records)
 
 
-def _read(files: Path | str | Sequence[Path | str]) -> dict[str, Record]:
+def _read(files: Path | str | Sequence[Path | str]) -> dict[str, MeasureRecord]:
     several = [files] if isinstance(files, str | Path) else files
     return {str(file): read_record(Path(file)) for file in several}

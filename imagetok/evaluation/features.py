@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
 from imagetok.evaluation.cifar_resnet import CLASSES, WIDTHS, CIFARResNet
-from imagetok.evaluation.weights import (
+from imagetok.evaluation.published_weights import (
     as_own_file,
     hash_of,
     load_weights,
     published,
     read_weights,
-    told_if_unfit,
+    refusing_unfit_weights,
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
@@ -150,7 +150,7 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
     entry = published_entry(name)
     option = "--features vgg16" if name == "vgg16" else f"--features torchvision:{name}"
     state = published(entry.url, path, option=option, exact=name == "vgg16")
-    with told_if_unfit(path or Path(entry.url).name):
+    with refusing_unfit_weights(path or Path(entry.url).name):
         model = build_published(name, state)
     prepare = entry.transforms()
     return FeatureNetwork(name, model, before_last_layer(model, prepare), repr(prepare))

@@ -9,8 +9,13 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError
-from imagetok.evaluation.batches import BATCH, batches
-from imagetok.evaluation.quality import decode_unclamped, num_sums, quality, quality_sums
+from imagetok.evaluation.batches import EVALUATION_BATCH, batches
+from imagetok.evaluation.reconstruction_error import (
+    decode_unclamped,
+    num_sums,
+    quality,
+    quality_sums,
+)
 from imagetok.images import clamp_pixels, to_stored
 from imagetok.processes import full_float32
 from imagetok.quantizers import Codes
@@ -85,7 +90,7 @@ def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ChangedImages
     pairs = zip(
         batches(tokenizer, dataset, work="decoding what lies between"),
         batches(tokenizer, dataset, partners.tolist()),
-        shares.split(BATCH),
+        shares.split(EVALUATION_BATCH),
         strict=True,
     )
     for first, second, share in pairs:

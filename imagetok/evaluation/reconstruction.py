@@ -7,8 +7,13 @@ from torch import Tensor
 
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import Batch, num_batches, read_batch
-from imagetok.evaluation.quality import decode_unclamped, num_sums, quality, quality_sums
-from imagetok.evaluation.tally import CodeTally
+from imagetok.evaluation.code_accumulator import CodeAccumulator
+from imagetok.evaluation.reconstruction_error import (
+    decode_unclamped,
+    num_sums,
+    quality,
+    quality_sums,
+)
 from imagetok.processes import full_float32, over_processes, process_state
 from imagetok.tokenizers import Autoencoder, Tokenizer
 
@@ -43,27 +48,27 @@ def evaluate_reconstruction(
     state = process_state()
     count = num_batches(len(dataset))
     sums = torch.zeros(num_sums(model.image), dtype=torch.float64)
-    tally = CodeTally(model.num_codes)
+    accumulator = CodeAccumulator(model.num_codes)
     for first in range(0, count, state.num_processes):
         check()  # on every process, also on one that has no batch left in this round
         number = first + state.process_index
         if number < count:
             batch = read_batch(model, dataset, range(len(dataset)), number)
-            x_hat = _reconstruct(model, batch, tally)
+            x_hat = _reconstruct(model, batch, accumulator)
             sums += quality_sums(x_hat, batch.images, model.image)
     sums = over_processes(sums, "sum")
-    tally.sum_over_processes()
+    accumulator.sum_over_processes()
     return {
         "num_images": len(dataset),
         **quality(sums, len(dataset), model.image),
-        **tally.measures(),
+        **accumulator.measures(),
     }
 
 
-def _reconstruct(model: Autoencoder, batch: Batch, tally: CodeTally) -> Tensor:
+def _reconstruct(model: Autoencoder, batch: Batch, accumulator: CodeAccumulator) -> Tensor:
     """What comes back of a batch, unclamped; codes are added to the tally on the way."""
     if not isinstance(model, Tokenizer):
         return model.reconstruct(batch.images, generator=batch.draw())
     codes, certainty = model.encode_with_certainty(batch.images, generator=batch.draw())
-    tally.add(codes, certainty)
+    accumulator.add(codes, certainty)
     return decode_unclamped(model, codes)

@@ -15,9 +15,7 @@ from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.batches import num_batches
-from imagetok.evaluation.features import FeatureNetwork
-from imagetok.evaluation.perceptual import PerceptualDistance, mean_distance
-from imagetok.evaluation.sets import (
+from imagetok.evaluation.feature_distances import (
     NEIGHBOURS,
     class_accuracy,
     class_agreement,
@@ -25,6 +23,8 @@ from imagetok.evaluation.sets import (
     features_of,
     reconstruct_bytes,
 )
+from imagetok.evaluation.features import FeatureNetwork
+from imagetok.evaluation.lpips import PerceptualDistance, mean_distance
 from imagetok.peers import check_peers, shared_work
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
@@ -32,7 +32,7 @@ from imagetok.stored import read_json
 from imagetok.tokenizers import Autoencoder
 
 
-class Record(TypedDict):
+class MeasureRecord(TypedDict):
     """What a JSON file of measures holds."""
 
     subject: dict[str, Any]
@@ -47,8 +47,8 @@ def measure_reconstructions(
     dataset: ImageDataset,
     networks: Sequence[FeatureNetwork],
     distances: Sequence[PerceptualDistance] = (),
-    beside: Mapping[str, Record] = MappingProxyType({}),
-) -> Record:
+    beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
+) -> MeasureRecord:
     """Errors, codebook use, how different each reconstruction looks from its image, and for every
     network how far all of them are from all images.
 
@@ -59,7 +59,7 @@ def measure_reconstructions(
     _check_all(identity, beside)
     with _shared(identity, {"tokenizer": model.fingerprint, "some images": dataset.sample}):
         measures = _reconstruction_measures(model, dataset, networks, distances)
-    return Record(
+    return MeasureRecord(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
         identity=identity,
         measures=measures,
@@ -125,8 +125,8 @@ def measure_samples(
     samples: ImageDataset | Path,
     reference: ImageDataset,
     networks: Sequence[FeatureNetwork],
-    beside: Mapping[str, Record] = MappingProxyType({}),
-) -> Record:
+    beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
+) -> MeasureRecord:
     """How far samples are from the reference images, for every network.
 
     samples: a folder, see `open_samples`, or images of the reference's form. beside: as for
@@ -141,7 +141,7 @@ def measure_samples(
     _check_all(identity, beside)
     with _shared(identity, {"samples": samples.identity, "some samples": samples.sample}):
         measures = _sample_measures(samples, reference, networks)
-    return Record(subject={"samples": name}, identity=identity, measures=measures)
+    return MeasureRecord(subject={"samples": name}, identity=identity, measures=measures)
 
 
 def _sample_measures(
@@ -161,7 +161,7 @@ def _sample_measures(
     return measures
 
 
-def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | int]]:
+def side_by_side(records: Mapping[str, MeasureRecord]) -> dict[str, dict[str, float | int]]:
     """Rows of measures, a column a record.
 
     Raises ConfigError when two were measured with different networks, images or counts.
@@ -175,11 +175,11 @@ def side_by_side(records: Mapping[str, Record]) -> dict[str, dict[str, float | i
     }
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> MeasureRecord:
     """A file that `imagetok evaluate --out` wrote; InputError for any other."""
     try:
         content = read_json(path)
-        record = Record(
+        record = MeasureRecord(
             subject=dict(content["subject"]),
             identity=dict(content["identity"]),
             measures=dict(content["measures"]),
@@ -219,17 +219,18 @@ def identity_of(
 
 
 def _check_all(
-    expected: Mapping[str, Any], records: Mapping[str, Record], name: str = "this"
+    expected: Mapping[str, Any], records: Mapping[str, MeasureRecord], name: str = "this"
 ) -> None:
     """Raise ConfigError unless all can share a table with what is called `name`."""
     for other, record in records.items():
         different = differences(dict(expected), record["identity"])
         if different:
-            told = "; ".join(
+            differing = "; ".join(
                 f"{key}: {_brief(a)}, {_brief(b)}" for key, (a, b) in sorted(different.items())
             )
             raise ConfigError(
-                f"{name} and {other} cannot share a table, they were measured differently: {told}"
+                f"{name} and {other} cannot share a table, they were measured differently: "
+                f"{differing}"
             )
 
 

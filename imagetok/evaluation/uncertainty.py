@@ -18,12 +18,17 @@ from imagetok.images import ImageContract
 from imagetok.processes import full_float32
 from imagetok.tokenizers import Tokenizer
 
-DOUBTS: Mapping[str, int] = {"uncertainty": 1, "entropy": 1, "top_logit": -1, "margin": -1}
+UNCERTAINTY_SIGNS: Mapping[str, int] = {
+    "uncertainty": 1,
+    "entropy": 1,
+    "top_logit": -1,
+    "margin": -1,
+}
 """Maps of `Quantizer.certainty` that tell doubt, and the sign that makes more of it more doubt."""
 
 
 @dataclass(frozen=True, eq=False)
-class Doubts:
+class UncertaintyScores:
     """What a tokenizer doubts in the images of a dataset, and where it errs."""
 
     maps: Mapping[str, Float[np.ndarray, "N h w"]]
@@ -36,16 +41,16 @@ class Doubts:
         return self.maps[name].mean(axis=(1, 2)), self.errors[name].mean(axis=(1, 2))
 
 
-class Calibration(NamedTuple):
+class BinnedError(NamedTuple):
     """Positions in groups of equal size, from the least doubt to the most."""
 
-    doubt: Float[np.ndarray, " G"]
+    uncertainty_score: Float[np.ndarray, " G"]
     """Mean of each group, in the measure's own unit and sign."""
     error: Float[np.ndarray, " G"]
     """Mean squared error of each group, x 10^3."""
 
 
-def map_of_doubt(certainty: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def uncertainty_map(certainty: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The one measure to show of `Tokenizer.encode_with_certainty`, a map a level.
 
     The Dirichlet uncertainty, or else the entropy, under its own name (`entropy_level0` with
@@ -59,7 +64,7 @@ def map_of_doubt(certainty: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @full_float32()
-def measure_doubts(tokenizer: Tokenizer, dataset: ImageDataset) -> Doubts:
+def measure_uncertainty(tokenizer: Tokenizer, dataset: ImageDataset) -> UncertaintyScores:
     """Doubt and error at every code position of every image; held in memory, 4 bytes a number.
 
     Raises ConfigError for a tokenizer whose quantizer tells no doubt (FSQ, LFQ, residual ones),
@@ -73,7 +78,7 @@ def measure_doubts(tokenizer: Tokenizer, dataset: ImageDataset) -> Doubts:
         codes, certainty = tokenizer.encode_with_certainty(batch.images, generator=batch.draw())
         squares = (tokenizer.decode(codes) - batch.images).square().mean(dim=1, keepdim=True)
         for name, values in certainty.items():
-            sign = DOUBTS.get(name.partition("_level")[0])
+            sign = UNCERTAINTY_SIGNS.get(name.partition("_level")[0])
             if sign is not None:
                 rows, columns = values.shape[-2:]
                 cells = adaptive_avg_pool2d(squares, (rows, columns))[:, 0]
@@ -82,7 +87,7 @@ def measure_doubts(tokenizer: Tokenizer, dataset: ImageDataset) -> Doubts:
     if not maps:
         method = ", ".join(tokenizer.config.method)
         raise ConfigError(f"uncertainty: nothing of this tokenizer ({method}) tells how sure it is")
-    return Doubts(
+    return UncertaintyScores(
         {name: torch.cat(parts).numpy() for name, parts in maps.items()},
         {name: torch.cat(parts).numpy() for name, parts in errors.items()},
     )
@@ -123,14 +128,16 @@ def auroc(inside: Float[np.ndarray, " N"], outside: Float[np.ndarray, " M"]) -> 
     return float(above / (n * m))
 
 
-def calibrate(
-    doubt: Float[np.ndarray, "N h w"], error: Float[np.ndarray, "N h w"], groups: int = 10
-) -> Calibration:
+def binned_error(
+    uncertainty_score: Float[np.ndarray, "N h w"],
+    error: Float[np.ndarray, "N h w"],
+    groups: int = 10,
+) -> BinnedError:
     """Mean doubt and error of `groups` groups of positions, equal in size to within one."""
-    order = np.argsort(doubt.reshape(-1), kind="stable")
+    order = np.argsort(uncertainty_score.reshape(-1), kind="stable")
     parts = np.array_split(order, min(groups, len(order)))
     means = [
         np.array([values.reshape(-1)[part].mean(dtype=np.float64) for part in parts])
-        for values in (doubt, error)
+        for values in (uncertainty_score, error)
     ]
-    return Calibration(means[0], 1e3 * means[1])
+    return BinnedError(means[0], 1e3 * means[1])

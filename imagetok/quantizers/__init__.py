@@ -11,23 +11,23 @@ from imagetok.quantizers.base import (
     is_concatenated,
     level_name,
 )
+from imagetok.quantizers.codebook_init_reset import CodebookInitReset, build_reset
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
 from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
-from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
-from imagetok.quantizers.renewal import Renewal, build_reset
-from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
-from imagetok.quantizers.usage import CodebookUse, code_counts, codebook_use
-from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
-from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
-from imagetok.quantizers.vqste import Affine, Alternation, VQSTEConfig, VQSTEQuantizer
-from imagetok.quantizers.zoo import (
+from imagetok.quantizers.external import (
     FSQConfig,
     LFQConfig,
     ResidualVQConfig,
     RotationVQConfig,
     SimVQConfig,
-    build_zoo,
+    build_external,
 )
+from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
+from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
+from imagetok.quantizers.usage import CodebookUse, code_counts, codebook_use
+from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
+from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
+from imagetok.quantizers.vqste import Affine, Alternation, VQSTEConfig, VQSTEQuantizer
 
 QuantizerConfig = Annotated[
     EdVAEConfig
@@ -63,14 +63,16 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
         case VMFSQVAEConfig():
             return VMFSQVAEQuantizer(**config.model_dump(exclude={"kind"}))
         case FSQConfig() | LFQConfig() | ResidualVQConfig() | SimVQConfig() | RotationVQConfig():
-            return build_zoo(config)
+            return build_external(config)
         case _:
             assert_never(config)
 
 
 def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
     size = config.num_codes, config.code_dim
-    renewal = Renewal(config.num_codes, config.init, build_reset(config.reset, config.num_codes))
+    renewal = CodebookInitReset(
+        config.num_codes, config.init, build_reset(config.reset, config.num_codes)
+    )
     match config:
         case VQConfig():
             return VQQuantizer(*size, renewal)

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from imagetok.processes import full_float32
-from imagetok.quantizers.rows import (
-    NegativeEntropy,
-    RelaxedDraw,
-    first_largest,
-    pieces,
-    rows_at_once,
+from imagetok.quantizers.fused import (
+    FusedGumbelSoftmax,
+    FusedNegativeEntropy,
+    chunks,
+    first_argmax,
+    rows_per_chunk,
 )
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -103,7 +103,7 @@ def draw_relaxed(
     grid = logits[:, 0].shape
     rows = as_vectors(logits)
     uniforms = torch.empty_like(rows).uniform_(generator=generator)
-    drawn: Any = RelaxedDraw.apply(rows, uniforms, codebook, temperature)
+    drawn: Any = FusedGumbelSoftmax.apply(rows, uniforms, codebook, temperature)
     mixed, largest = drawn
     return mixed.view(*grid, -1).movedim(-1, 1), largest.view(grid)
 
@@ -111,7 +111,7 @@ def draw_relaxed(
 def most_likely(logits: Float[Tensor, "B K H W"]) -> Int[Tensor, "B H W"]:
     """The code of the largest logit at every position; ties go to the lowest index."""
     rows = as_vectors(logits)
-    return torch.cat([first_largest(part) for part, _ in pieces(rows)]).view(logits[:, 0].shape)
+    return torch.cat([first_argmax(part) for part, _ in chunks(rows)]).view(logits[:, 0].shape)
 
 
 def look_up(
@@ -128,7 +128,7 @@ def entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
 
 def categorical_kl_to_uniform(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
     """KL(Cat(softmax(logits)) || uniform) in nats at every position, in [0, ln K]."""
-    values: Any = NegativeEntropy.apply(as_vectors(logits))
+    values: Any = FusedNegativeEntropy.apply(as_vectors(logits))
     return values.view(logits[:, 0].shape) + math.log(logits.shape[1])
 
 
@@ -155,14 +155,14 @@ class _CodeTerms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(alpha)
-        return torch.cat([_code_term(part).sum(dim=1) for part, _ in pieces(alpha)])
+        return torch.cat([_code_term(part).sum(dim=1) for part, _ in chunks(alpha)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (alpha,) = ctx.saved_tensors
         to_alpha = torch.empty_like(alpha)
-        for part, g, out, _ in pieces(alpha, grad[:, None], to_alpha):
+        for part, g, out, _ in chunks(alpha, grad[:, None], to_alpha):
             torch.mul(_code_term_slope(part), g, out=out)
         return to_alpha
 
@@ -242,7 +242,7 @@ def nearest_codes(
     Works on `chunk` vectors at a time (None: what fits into a cache), so that no (N, K) matrix of
     distances is kept. TF32 would pick wrong codes.
     """
-    chunk = chunk or rows_at_once(len(codebook), vectors.device)
+    chunk = chunk or rows_per_chunk(len(codebook), vectors.device)
     offsets = -0.5 * codebook.square().sum(dim=1)
     # Matrix products round the columns that are over differently: equal codes would not tie.
     over = -len(codebook) % _COLUMNS
@@ -251,7 +251,7 @@ def nearest_codes(
     with full_float32():
         # z . e - e^2 / 2 is largest where (z - e)^2 is least.
         parts = [
-            first_largest(torch.addmm(offsets, part, codebook.T)) for part in vectors.split(chunk)
+            first_argmax(torch.addmm(offsets, part, codebook.T)) for part in vectors.split(chunk)
         ]
     return torch.cat(parts)
 
@@ -273,7 +273,7 @@ def nearest_certainty(
     with torch.autocast(h.device.type, enabled=False), full_float32():
         vectors, shape = as_vectors(at_least_float32(h)), (h.shape[0], *h.shape[2:])
         offsets, margins = -0.5 * codebook.square().sum(dim=1), []
-        for part in vectors.split(rows_at_once(len(codebook), h.device)):
+        for part in vectors.split(rows_per_chunk(len(codebook), h.device)):
             two = torch.addmm(offsets, part, codebook.T).topk(min(2, len(codebook)), dim=1).values
             margins.append(2 * (two[:, 0] - two[:, -1]))
         margin = torch.cat(margins) if margins else vectors.new_zeros(0)

@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
+from imagetok.quantizers.codebook_init_reset import (
+    CodebookInitReset,
+    Init,
+    NoReset,
+    ResetConfig,
+    initial_codebook,
+)
 from imagetok.quantizers.nearest import NearestCodeQuantizer
-from imagetok.quantizers.renewal import Init, NoReset, Renewal, ResetConfig, initial_codebook
 
 
 class VQConfig(Section):
@@ -44,7 +50,7 @@ class VQQuantizer(NearestCodeQuantizer):
     Both losses are means over B, D, H, W: `codebook` moves the codes and `commitment` the encoder.
     """
 
-    def __init__(self, num_codes: int, code_dim: int, renewal: Renewal):
+    def __init__(self, num_codes: int, code_dim: int, renewal: CodebookInitReset):
         super().__init__(num_codes, code_dim)
         self.codebook = nn.Parameter(initial_codebook(num_codes, code_dim, renewal.init))
         self.renewal = renewal
@@ -91,7 +97,7 @@ class VQEMAQuantizer(NearestCodeQuantizer):
     codebook: Tensor
     cluster_size: Tensor
 
-    def __init__(self, num_codes: int, code_dim: int, decay: float, renewal: Renewal):
+    def __init__(self, num_codes: int, code_dim: int, decay: float, renewal: CodebookInitReset):
         super().__init__(num_codes, code_dim)
         self.decay = decay
         self.register_buffer("codebook", initial_codebook(num_codes, code_dim, renewal.init))

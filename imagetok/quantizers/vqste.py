@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
-from imagetok.quantizers.nearest import NearestCodeQuantizer
-from imagetok.quantizers.renewal import (
+from imagetok.quantizers.codebook_init_reset import (
+    CodebookInitReset,
     Init,
     LeastRecentlyUsedReset,
-    Renewal,
     ResetConfig,
     initial_codebook,
 )
+from imagetok.quantizers.nearest import NearestCodeQuantizer
 
 _LEAST_GAIN = 0.1
 
@@ -152,7 +152,7 @@ class VQSTEQuantizer(NearestCodeQuantizer):
         affine: Affine | None,
         synchronisation: float,
         alternation: Alternation | None,
-        renewal: Renewal,
+        renewal: CodebookInitReset,
     ):
         super().__init__(num_codes, code_dim)
         self.beta = beta

@@ -12,7 +12,7 @@ from imagetok import seeding
 from imagetok.data import ImageBatch, ImageDataset, open_images
 from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
-from imagetok.evaluation.diagnosis import state_of
+from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored
 from imagetok.pictures import coloured, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
@@ -167,7 +167,7 @@ def _tell_states(step: int, measures: dict[str, float | int], states: list[str])
             measures[level_name(name, level, len(states))]
             for name in ("perplexity", "codes_used", "num_codes")
         )
-        states[level] = state_of(perplexity, int(num_codes))
+        states[level] = codebook_state(perplexity, int(num_codes))
         if states[level] != before:
             advice = "" if states[level] == "healthy" else "; imagetok diagnose says what to try"
             logger.info(

@@ -19,7 +19,7 @@ import pytest
 from representative import slow_but
 
 from cli.main import _run
-from imagetok.codes.plan import Manifest
+from imagetok.codes.schema import Manifest
 from imagetok.durable import canonical_json, seal_folder, sha256_file
 
 STORED = Path(__file__).parent.parent / "stored"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from imagetok.codes.plan import LevelUse
+from imagetok.codes.schema import LevelUse
 from prior.yardsticks import LevelCounts, collapse_in_words, measure, verdict_in_words
 
 

@@ -3,7 +3,7 @@
 from imagetok.evaluation.distances.frechet import FeatureMoments, frechet_distance
 from imagetok.evaluation.distances.inception_score import inception_score
 from imagetok.evaluation.distances.kernel import kernel_distance
-from imagetok.evaluation.distances.manifold import precision_recall
+from imagetok.evaluation.distances.precision_recall import precision_recall
 
 __all__ = [
     "FeatureMoments",

@@ -18,9 +18,9 @@ from torch import Tensor
 from cli.main import _explain
 from imagetok import seeding
 from imagetok.codes.encode import encode_dataset, make_plan
-from imagetok.codes.export import Form, export_codes
-from imagetok.codes.plan import Plan
+from imagetok.codes.interchange.export import Form, export_codes
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import CodePlan
 from imagetok.config import validate
 from imagetok.data.base import ArrayImages, ImageBatch, ImageDataset
 from imagetok.data.open import ImageError
@@ -75,7 +75,7 @@ def make_images(count: int, labelled: bool = True) -> ArrayImages:
     )
 
 
-def small_plan(tokenizer: Tokenizer, images: ImageDataset, **changes: object) -> Plan:
+def small_plan(tokenizer: Tokenizer, images: ImageDataset, **changes: object) -> CodePlan:
     """Blocks of 4, shards of 8, micro-batches of 3: every boundary within a few images."""
     plan = make_plan(tokenizer, images, source="random:train", name="tiny")
     sizes = {"samples_per_block": BLOCK, "samples_per_shard": SHARD, "micro_batch": MICRO_BATCH}

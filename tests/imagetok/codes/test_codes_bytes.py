@@ -10,8 +10,8 @@ import torch
 from code_samples import MICRO_BATCH, Watched, make_images, make_tokenizer, small_plan
 
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.plan import MANIFEST, PLAN
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import MANIFEST, PLAN
 from imagetok.codes.verify import verify_codes
 from imagetok.errors import ConfigError, ResourceError, ShardError, StoppedError
 

@@ -10,8 +10,8 @@ import pytest
 from code_samples import make_images, small_plan
 
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.plan import MANIFEST, PLAN, Manifest, read_json
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import MANIFEST, PLAN, Manifest, read_json
 from imagetok.codes.verify import verify_codes
 from imagetok.durable import sha256_file, write_json
 from imagetok.errors import ShardError

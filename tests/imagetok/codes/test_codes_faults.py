@@ -17,8 +17,8 @@ from representative import slow_but
 
 from cli.main import _explain
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.import_ import import_rows
-from imagetok.codes.plan import MANIFEST, PLAN
+from imagetok.codes.interchange.import_ import import_rows
+from imagetok.codes.schema import MANIFEST, PLAN
 from imagetok.durable import lock
 from imagetok.errors import ResourceError
 

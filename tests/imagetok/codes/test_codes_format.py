@@ -11,10 +11,10 @@ from code_samples import BLOCK, make_images, small_plan
 from torch.testing import assert_close
 
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.plan import PLAN, Plan, ShardRecord, Skip, read_json, smallest_dtype
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import PLAN, CodePlan, ShardRecord, Skip, read_json, smallest_dtype
+from imagetok.codes.shard_writer import EncodedPart, write_shard
 from imagetok.codes.verify import verify_codes
-from imagetok.codes.writer import EncodedPart, write_shard
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 
@@ -42,7 +42,7 @@ def test_more_codes_than_32_bits_are_refused():
         smallest_dtype(2**32 + 1)
 
 
-def parts_of(plan: Plan, shard: int, size: int = 3) -> list[EncodedPart]:
+def parts_of(plan: CodePlan, shard: int, size: int = 3) -> list[EncodedPart]:
     """Random codes for the inputs of a shard, the largest code of each level among them."""
     inputs = plan.input_range(shard)
     random = np.random.default_rng(shard)
@@ -59,7 +59,7 @@ def parts_of(plan: Plan, shard: int, size: int = 3) -> list[EncodedPart]:
     return parts
 
 
-def written(folder, tokenizer, **changes) -> tuple[Plan, list[EncodedPart]]:
+def written(folder, tokenizer, **changes) -> tuple[CodePlan, list[EncodedPart]]:
     """A dataset whose codes are given, not encoded."""
     images = make_images(13)
     plan = small_plan(tokenizer, images, **changes)

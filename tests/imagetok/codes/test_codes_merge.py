@@ -11,8 +11,8 @@ from code_samples import SHARD, Unreadable, make_images, make_tokenizer, small_p
 from cli.main import _run
 from imagetok.codes.encode import FirstImages, encode_dataset
 from imagetok.codes.merge import merge_codes
-from imagetok.codes.plan import Plan
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import CodePlan
 from imagetok.codes.verify import verify_codes
 from imagetok.data.base import ArrayImages
 from imagetok.durable import sha256_file
@@ -124,7 +124,9 @@ def test_what_differs_is_named(folders, tokenizer, tmp_path, capsys):
         with pytest.raises(ShardError, match=field) as caught:
             merge_codes([*folders, tmp_path / name], tmp_path / "all")
         assert str(tmp_path / name) in str(caught.value) and "source" not in str(caught.value)
-        assert not any(field in str(caught.value) for field in Plan.model_fields if "_" in field)
+        assert not any(
+            field in str(caught.value) for field in CodePlan.model_fields if "_" in field
+        )
     assert not (tmp_path / "all").exists()
     assert _run(["merge", str(folders[0]), str(tmp_path / "other"), "--out", "all"]) == 3
     assert "error: " in capsys.readouterr().err

@@ -18,8 +18,8 @@ from code_samples import make_images, small_plan
 from disk_faults import in_fork
 
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.plan import MANIFEST, PLAN, Manifest, parse_json
 from imagetok.codes.reader import CodeDataset, open_codes
+from imagetok.codes.schema import MANIFEST, PLAN, Manifest, parse_json
 from imagetok.codes.verify import verify_codes
 from imagetok.durable import readable_json, sha256_file
 from imagetok.errors import ShardError

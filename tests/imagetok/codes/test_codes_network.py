@@ -15,8 +15,8 @@ from shard_server import ShardServer
 
 from cli.main import _run
 from imagetok import transfer
-from imagetok.codes import store
-from imagetok.codes.commit import commit_plan
+from imagetok.codes import storage
+from imagetok.codes.dataset_commit import commit_plan
 from imagetok.codes.encode import encode_dataset
 from imagetok.codes.reader import open_codes
 from imagetok.data import open_images
@@ -39,7 +39,7 @@ def dataset(tokenizer, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(store, "_RETRY_AFTER", ())
+    monkeypatch.setattr(storage, "_RETRY_AFTER", ())
 
 
 def with_secrets(server: ShardServer) -> str:

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 from cli.main import _explain
 from imagetok.codes import reader
-from imagetok.codes.layout import HEADER_BYTES, block_places
 from imagetok.codes.reader import CodeDataset, open_codes
-from imagetok.codes.writer import EncodedPart
+from imagetok.codes.shard_writer import EncodedPart
+from imagetok.codes.tar_layout import HEADER_BYTES, block_spans
 from imagetok.errors import ConfigError, ShardError
 
 COUNT = 45  # 6 shards of 8 in blocks of 4, the last of 5
@@ -48,7 +48,7 @@ def test_headers_are_those_of_numpy(shape, num_codes, tokenizer):
     plan = small_plan(
         tokenizer, make_images(1), num_codes=(num_codes,), grids=(shape[1:] or (1, 1),)
     )
-    for place in block_places(plan, shape[0]):
+    for place in block_spans(plan, shape[0]):
         buffer = io.BytesIO()
         form = {"descr": place.dtype.str, "fortran_order": False, "shape": place.shape}
         np.lib.format.write_array_header_1_0(buffer, form)
@@ -213,7 +213,7 @@ def test_opening_reads_no_shard_and_takes_little_memory_whatever_the_size(encode
 
 
 def test_the_writer_refuses_parts_of_another_form(tokenizer, tmp_path):
-    from imagetok.codes.writer import write_shard
+    from imagetok.codes.shard_writer import write_shard
 
     plan = small_plan(tokenizer, make_images(3))
     part = EncodedPart((np.zeros((3, 4, 5), dtype=int),), np.zeros(3), np.arange(3), [])

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from imagetok.codes.decode import decode_dataset, decode_in_batches
 from imagetok.codes.encode import encode_dataset
-from imagetok.codes.plan import TokenizerId
 from imagetok.codes.reader import open_codes
+from imagetok.codes.schema import TokenizerId
 from imagetok.codes.verify import verify_codes
 from imagetok.errors import ConfigError, ShardError
 from imagetok.images import to_uint8, to_unit_range

@@ -14,7 +14,7 @@ from representative import slow_but
 from shard_server import ShardServer
 from torch.utils.data import DataLoader
 
-from imagetok.codes import store
+from imagetok.codes import storage
 from imagetok.codes.encode import encode_dataset
 from imagetok.codes.reader import REMOTE_SHARDS, CodeDataset, open_codes
 from imagetok.errors import ConfigError, ResourceError, ShardError
@@ -38,7 +38,7 @@ def dataset(intact, tmp_path) -> CodeDataset:
 @pytest.fixture
 def server(dataset, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(store, "_RETRY_AFTER", (0, 0, 0))
+    monkeypatch.setattr(storage, "_RETRY_AFTER", (0, 0, 0))
     with ShardServer(dataset.folder) as running:
         yield running
 

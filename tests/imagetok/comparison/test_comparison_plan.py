@@ -5,7 +5,7 @@ import yaml
 
 from cli.compare import MAY_DIFFER as OFFERED
 from imagetok.comparison import make_plan
-from imagetok.comparison.plan import MAY_DIFFER, Plan, method_identity
+from imagetok.comparison.plan import MAY_DIFFER, ComparisonPlan, method_identity
 from imagetok.config import read_yaml, validate
 from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError
@@ -29,11 +29,11 @@ def changed(tmp_path: Path, **sections: dict) -> Path:
 
 def test_a_cell_for_every_method_and_seed(tmp_path):
     plan = make_plan([EDVAE, DVAE], [5, 7], ["train.steps=9"])
-    cells = plan.cells(tmp_path)
-    assert [(c.method, c.seed, c.steps) for c in cells] == [
+    trials = plan.trials(tmp_path)
+    assert [(c.method, c.seed, c.steps) for c in trials] == [
         ("edvae", 5, 9), ("edvae", 7, 9), ("dvae", 5, 9), ("dvae", 7, 9)
     ]  # fmt: skip
-    assert cells[1].folder == tmp_path / "edvae" / "seed-7"
+    assert trials[1].folder == tmp_path / "edvae" / "seed-7"
     assert plan.different() == {}
 
 
@@ -148,7 +148,7 @@ def test_no_path_of_images_is_told_apart_or_told(tmp_path):
             name: validate(read_yaml(DVAE) | {"data": data}, TokenizerRun, name)
             for name, data in zip("ab", sources, strict=True)
         }
-        plan = Plan(seeds=(1,), methods=configs, train_identity="", test_identity="")
+        plan = ComparisonPlan(seeds=(1,), methods=configs, train_identity="", test_identity="")
         assert str(tmp_path) not in str(plan.identity())
         assert method_identity(configs["a"]) == method_identity(configs["b"])
         assert plan.data_name() == shown

@@ -8,26 +8,26 @@ import pytest
 import torch
 from PIL import Image
 
-from imagetok.comparison.drawing import measures_figure, reconstruction_grid
-from imagetok.comparison.results import CellResult, Comparison, MethodResult, method_result
-from imagetok.comparison.sweep import sweep_figure
+from imagetok.comparison.figures import measures_figure, reconstruction_grid
+from imagetok.comparison.results import Comparison, MethodResult, TrialResult, method_result
+from imagetok.comparison.sweep_figure import sweep_figure
 from imagetok.comparison.table import markdown, table_of
 from imagetok.config import load_config
 from imagetok.training.config import TokenizerRun
 
 
-def cell(seed: int, **measures: float) -> CellResult:
-    return CellResult(
+def trial(seed: int, **measures: float) -> TrialResult:
+    return TrialResult(
         seed=seed, status="finished", measures=measures, curve=({"step": 4, **measures},)
     )
 
 
-def method(name: str, cells: list[CellResult], levels: int = 1, **more: object) -> MethodResult:
-    measures = [c.measures for c in cells if c.status == "finished"]
+def method(name: str, trials: list[TrialResult], levels: int = 1, **more: object) -> MethodResult:
+    measures = [c.measures for c in trials if c.status == "finished"]
     keys = measures[0] if measures else {}
     return MethodResult(
         name=name,
-        cells=tuple(cells),
+        trials=tuple(trials),
         config={},
         config_sha256="0" * 64,
         different={"train.steps": 4},
@@ -40,26 +40,26 @@ def method(name: str, cells: list[CellResult], levels: int = 1, **more: object) 
 
 def test_mean_and_spread_are_those_of_the_finished_seeds():
     config = load_config("configs/digits/edvae.yaml", TokenizerRun)
-    broken = CellResult(seed=9, status="failed", reason="training diverged", measures={}, curve=())
-    cells = [cell(5, mse=0.25, ssim=0.5), cell(6, mse=0.5), broken]
-    found = method_result("a", config, cells, None, {}, {})
+    broken = TrialResult(seed=9, status="failed", reason="training diverged", measures={}, curve=())
+    trials = [trial(5, mse=0.25, ssim=0.5), trial(6, mse=0.5), broken]
+    found = method_result("a", config, trials, None, {}, {})
     assert found.mean == {"mse": 0.375}  # ssim is not of every seed
     assert found.std == {"mse": pytest.approx(0.125 * 2**0.5, rel=1e-12)}
-    assert method_result("a", config, cells[:1], None, {}, {}).std == {}
+    assert method_result("a", config, trials[:1], None, {}, {}).std == {}
     assert method_result("a", config, [broken], None, {}, {}).mean == {}
 
 
 @pytest.fixture
 def result() -> Comparison:
     flat = [
-        cell(s, mse=s / 1e3, perplexity=2.0, codes_used=s, num_codes=8, bits_per_image=48)
+        trial(s, mse=s / 1e3, perplexity=2.0, codes_used=s, num_codes=8, bits_per_image=48)
         for s in (1, 3)
     ]
-    deep = cell(
+    deep = trial(
         1, mse=5e-3, perplexity_level0=3.0, perplexity_level1=4.0, codes_used_level0=5,
         codes_used_level1=6, num_codes_level0=8, num_codes_level1=8,
     )  # fmt: skip
-    broken = CellResult(seed=3, status="failed", reason="training diverged", measures={}, curve=())
+    broken = TrialResult(seed=3, status="failed", reason="training diverged", measures={}, curve=())
     return Comparison(
         command="imagetok compare a.yaml", data="digits:test", num_images=180,
         train_identity="t", test_identity="u", seeds=(1, 3), machine={"processor": "P", "cores": 2},
@@ -91,7 +91,7 @@ def test_the_table_holds_mean_spread_levels_and_failures(result):
 
 
 def test_label_maps_have_no_note_on_ssim_and_their_measures_are_defined(result):
-    maps = method("maps", [cell(1, pixel_accuracy=0.5, miou=0.25)])
+    maps = method("maps", [trial(1, pixel_accuracy=0.5, miou=0.25)])
     result = result.model_copy(update={"methods": (maps,)})
     assert "SSIM" not in markdown(result)
     assert {"pixel_accuracy", "miou"} <= result.definitions.keys()
@@ -107,9 +107,9 @@ def test_the_figure_is_drawn_for_levels_failures_and_single_points(result):
 
 
 def sized(kind: str, num_codes: int, code_dim: int, mse: float) -> MethodResult:
-    cells = [cell(s, mse=mse + s / 1e4, perplexity=num_codes / s) for s in (1, 2)]
+    trials = [trial(s, mse=mse + s / 1e4, perplexity=num_codes / s) for s in (1, 2)]
     quantizer = {"kind": kind, "num_codes": num_codes, "code_dim": code_dim}
-    drawn = method(f"{kind}-{num_codes}-{code_dim}", cells)
+    drawn = method(f"{kind}-{num_codes}-{code_dim}", trials)
     return drawn.model_copy(update={"config": {"tokenizer": {"quantizer": quantizer}}})
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.data import ShapesConfig, open_images
-from imagetok.evaluation import batches, evaluate_reconstruction, sets
+from imagetok.evaluation import batches, evaluate_reconstruction, feature_distances
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.evaluation.features import open_features
 from imagetok.tokenizers import Tokenizer, build_tokenizer
@@ -29,7 +29,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.mark.parametrize("places", [None, [5, 3, 3, 129]])
 def test_all_images_come_once_and_in_order(tokenizer, places, monkeypatch):
-    monkeypatch.setattr(batches, "BATCH", 3)
+    monkeypatch.setattr(batches, "EVALUATION_BATCH", 3)
     dataset = open_images(ShapesConfig(count=COUNT), "train", tokenizer.image)
     found = list(batches.batches(tokenizer, dataset, places))
     expected = dataset.read(range(COUNT) if places is None else places)
@@ -47,13 +47,15 @@ def test_no_measure_depends_on_how_many_go_together(tokenizer, tmp_path, monkeyp
     dataset = open_images(ShapesConfig(count=COUNT), "train", tokenizer.image)
     found = []
     for size in (128, 7):
-        monkeypatch.setattr(batches, "BATCH", size)
-        monkeypatch.setattr(sets, "BATCH", size)
+        monkeypatch.setattr(batches, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(feature_distances, "FEATURE_BATCH", size)
         measures = evaluate_reconstruction(tokenizer, dataset)
         del measures["perplexity_batch128"]
-        real = sets.features_of(network, dataset)
-        changed = sets.features_of(network, dataset, sets.reconstruct_bytes(tokenizer))
-        found.append(measures | sets.compare_sets(real, changed, "resnet"))
+        real = feature_distances.features_of(network, dataset)
+        changed = feature_distances.features_of(
+            network, dataset, feature_distances.reconstruct_bytes(tokenizer)
+        )
+        found.append(measures | feature_distances.compare_sets(real, changed, "resnet"))
     assert found[0]["num_images"] == COUNT and found[0]["frechet_resnet"] > 1e-3
     deviations = [measures.pop("entropy_std") for measures in found]
     assert found[1] == pytest.approx(found[0], rel=1e-6)

@@ -10,10 +10,15 @@ from safetensors.torch import save_file
 
 from imagetok.data import DigitsConfig, open_images
 from imagetok.errors import ConfigError, InputError, ResourceError
-from imagetok.evaluation import weights as published_weights
+from imagetok.evaluation import published_weights as published_weights
 from imagetok.evaluation.cifar_resnet import CLASSES, CIFARResNet
+from imagetok.evaluation.feature_distances import (
+    FeatureSet,
+    check_features,
+    class_accuracy,
+    features_of,
+)
 from imagetok.evaluation.features import open_features
-from imagetok.evaluation.sets import FeatureSet, check_features, class_accuracy, features_of
 from imagetok.images import ImageContract
 
 

@@ -3,7 +3,13 @@
 import torch
 
 from imagetok.data import ArrayImages
-from imagetok.evaluation.patches import Encoded, code_patches, codes_to_show, cut_patch, spread
+from imagetok.evaluation.code_patches import (
+    EncodedImageCodes,
+    code_patches,
+    codes_to_show,
+    cut_patch,
+    spread,
+)
 from imagetok.images import ImageContract
 
 CONTRACT = ImageContract(mode="grey", height=8, width=12)
@@ -18,7 +24,7 @@ def test_the_middle_of_a_patch_is_the_cell_of_the_code():
     codes = torch.randint(0, 5, (6, 4, 4), generator=torch.Generator().manual_seed(0))
     images = ArrayImages(cells_as_pixels(codes), name="a", split="test", contract=CONTRACT)
     chosen = [5, 0, 3]  # the codes are of some of the images, in an order of their own
-    encoded = Encoded(chosen, (codes[chosen],))
+    encoded = EncodedImageCodes(chosen, (codes[chosen],))
     for code in range(5):
         found = code_patches(images, encoded, 0, code, 100)
         assert len(found) == int((codes[chosen] == code).sum()) > 0

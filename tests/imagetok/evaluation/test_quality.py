@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imagetok.evaluation.quality import num_sums, quality, quality_sums
+from imagetok.evaluation.reconstruction_error import num_sums, quality, quality_sums
 from imagetok.images import ImageContract
 
 LABELS = ImageContract(mode="labels", height=2, width=3, interpolation="nearest", num_classes=4)

@@ -20,7 +20,7 @@ from imagetok.evaluation.features import (
     open_features,
     published_entry,
 )
-from imagetok.evaluation.weights import read_weights
+from imagetok.evaluation.published_weights import read_weights
 
 EVERY = models.list_models(module=models)
 # Plain ones, and some whose only weights have names of their own.

@@ -12,12 +12,12 @@ from imagetok.data import ArrayImages
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.uncertainty import (
     auroc,
-    calibrate,
-    map_of_doubt,
-    measure_doubts,
+    binned_error,
+    measure_uncertainty,
     noise_images,
     ranks,
     spearman,
+    uncertainty_map,
 )
 from imagetok.images import to_unit_range
 from imagetok.quantizers import functional
@@ -65,12 +65,14 @@ def test_auroc(values):
 
 
 def test_calibration_groups_every_position_once():
-    doubt = np.random.default_rng(1).permutation(1003).astype(np.float32).reshape(17, 59, 1)
-    found = calibrate(doubt, 2 * doubt, groups=10)
-    assert (np.diff(found.doubt) > 0).all()
-    np.testing.assert_allclose(found.error, 2000 * found.doubt)
+    uncertainty_score = (
+        np.random.default_rng(1).permutation(1003).astype(np.float32).reshape(17, 59, 1)
+    )
+    found = binned_error(uncertainty_score, 2 * uncertainty_score, groups=10)
+    assert (np.diff(found.uncertainty_score) > 0).all()
+    np.testing.assert_allclose(found.error, 2000 * found.uncertainty_score)
     sizes = np.array([len(part) for part in np.array_split(np.arange(1003), 10)])
-    assert (sizes * found.doubt).sum() == pytest.approx(1002 * 1003 / 2)
+    assert (sizes * found.uncertainty_score).sum() == pytest.approx(1002 * 1003 / 2)
 
 
 def test_margin_is_the_gap_of_squared_distances():
@@ -87,27 +89,27 @@ def test_margin_is_the_gap_of_squared_distances():
 def test_doubt_and_error_of_the_same_position():
     tokenizer = tokenizer_of(VQ)
     dataset = noise_images(tokenizer.image, 150)  # more than a batch
-    found = measure_doubts(tokenizer, dataset)
+    found = measure_uncertainty(tokenizer, dataset)
     images = to_unit_range(dataset.images)
     squares = (tokenizer.decode(tokenizer.encode(images)) - images).square()[:, 0].numpy()
     cells = squares.reshape(150, 4, 2, 4, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(found.errors["margin"], cells, rtol=1e-4)
     margin = tokenizer.encode_with_certainty(images)[1]["margin"].numpy()
     np.testing.assert_allclose(found.maps["margin"], -margin, rtol=1e-4, atol=1e-6)
-    doubt, error = found.of_images("margin")
+    uncertainty_score, error = found.of_images("margin")
     np.testing.assert_allclose(error, squares.mean(axis=(1, 2)), rtol=1e-4)
-    assert doubt.shape == (150,)
+    assert uncertainty_score.shape == (150,)
 
 
 def test_edvae_doubts_more_where_its_evidence_is_less():
     tokenizer = tokenizer_of({"kind": "edvae", "num_codes": 12, "code_dim": 4})
     dataset = noise_images(tokenizer.image, 20)
-    found = measure_doubts(tokenizer, dataset)
+    found = measure_uncertainty(tokenizer, dataset)
     assert found.maps.keys() == {"uncertainty", "entropy", "top_logit"}
     before = found.maps["uncertainty"]
     with torch.no_grad():
         tokenizer.encoder.layers[-1].bias += 2
-    after = measure_doubts(tokenizer, dataset).maps["uncertainty"]
+    after = measure_uncertainty(tokenizer, dataset).maps["uncertainty"]
     assert (after < before).all() and (after > 0).all() and (before <= 1).all()
 
 
@@ -122,10 +124,10 @@ def test_noise_is_uniform_and_always_the_same():
 def test_uncertainty_is_shown_before_entropy_and_every_level_of_it():
     names = ("entropy_level0", "entropy_level1", "uncertainty_level1", "top_logit_level0")
     maps = {name: torch.zeros(1, 2, 2) for name in names}
-    assert map_of_doubt(maps).keys() == {"uncertainty_level1"}
+    assert uncertainty_map(maps).keys() == {"uncertainty_level1"}
     del maps["uncertainty_level1"]
-    assert map_of_doubt(maps).keys() == {"entropy_level0", "entropy_level1"}
-    assert map_of_doubt({"margin": maps["entropy_level0"]}) == {}
+    assert uncertainty_map(maps).keys() == {"entropy_level0", "entropy_level1"}
+    assert uncertainty_map({"margin": maps["entropy_level0"]}) == {}
 
 
 def test_what_tells_nothing_is_refused():
@@ -134,4 +136,4 @@ def test_what_tells_nothing_is_refused():
         torch.zeros(2, 1, 8, 8, dtype=torch.uint8), name="x", split="y", contract=tokenizer.image
     )
     with pytest.raises(ConfigError, match=r"nothing of this tokenizer \(fsq\)"):
-        measure_doubts(tokenizer, dataset)
+        measure_uncertainty(tokenizer, dataset)

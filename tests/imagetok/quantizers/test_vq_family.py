@@ -17,8 +17,8 @@ from imagetok.quantizers import (
     VQSTEConfig,
     build_quantizer,
 )
+from imagetok.quantizers.codebook_init_reset import NoReset
 from imagetok.quantizers.functional import code_sums, codebook_gradient, nearest_codes
-from imagetok.quantizers.renewal import NoReset
 from imagetok.quantizers.vqste import AffineConfig, AlternationConfig
 
 FLOAT64 = torch.float64

@@ -24,7 +24,7 @@ from imagetok.errors import (
     DivergedError,
     StoppedError,
 )
-from imagetok.evaluation.diagnosis import state_of
+from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.tokenizers import Tokenizer
 from imagetok.training import tokenizer as wiring
 from imagetok.training.checkpoint import kept_weights
@@ -250,7 +250,7 @@ def test_a_codebook_is_judged_while_it_is_trained(tmp_path, caplog):
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         if record["split"] == "test":
-            state = state_of(record["perplexity"], record["num_codes"])
+            state = codebook_state(record["perplexity"], record["num_codes"])
             told[record["step"]] = (state, record["codes_used"])
     before = None
     for step, (state, used) in told.items():

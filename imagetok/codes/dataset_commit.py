@@ -1,0 +1,205 @@
+"""What makes a code dataset appear: its plan first, then records, its manifest last."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from imagetok.codes.reader import check_record, check_shard_file, open_plan
+from imagetok.codes.schema import (
+    MANIFEST,
+    PLAN,
+    CodePlan,
+    LevelUse,
+    Manifest,
+    ShardEntry,
+    ShardRecord,
+    Skip,
+    read_json,
+    shard_name,
+)
+from imagetok.codes.tar_layout import shard_bytes
+from imagetok.config import differences
+from imagetok.durable import is_temporary, remove_temporaries, sha256_file, write_json
+from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
+from imagetok.quantizers import codebook_use
+from imagetok.urls import public_url
+
+logger = logging.getLogger("imagetok")
+
+
+class EncodeReport(NamedTuple):
+    """What an encoding made; `inputs == written + skipped` was checked."""
+
+    inputs: int
+    written: int
+    skipped: int
+    skips: list[Skip]
+    """Each skipped input with its path and reason; only on the main process."""
+    num_shards: int
+    num_bytes: int
+    usage: tuple[LevelUse, ...]
+
+
+def commit_plan(folder: Path, plan: CodePlan) -> None:
+    """Write the plan into an empty folder, or go on with the same; hold the folder's lock.
+
+    Raises ConfigError, with the differing fields, when the folder holds anything else.
+    """
+    new = plan.model_dump(mode="json")
+    if (folder / PLAN).is_file():
+        old = open_plan(folder).model_dump(mode="json")
+        old["tokenizer"]["name"] = new["tokenizer"]["name"]  # only for people
+        old["source"] = public_url(old["source"])  # of a time when it was stored as it was given
+        continue_folder(folder, "code dataset", old, new)
+    else:
+        start_folder(folder / PLAN, "code dataset", new)
+
+
+def start_folder(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
+    """Write what a folder's files are made by as its first file; hold the folder's lock.
+
+    what: the folder will hold, for the message of the ConfigError when it holds anything.
+    """
+    folder = path.parent
+    # A writer that was killed at its first file leaves that one's temporary name.
+    foreign = [p.name for p in folder.iterdir() if not is_temporary(p, path.name)]
+    if foreign:
+        raise ConfigError(
+            f"{folder}: not empty and no {what} (found {foreign[0]}); choose another folder"
+        )
+    write_json(path, made_by)
+    remove_temporaries(folder)
+
+
+def continue_folder(
+    folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    """Go on in a folder whose files are made by `old`; hold its lock.
+
+    Raises ConfigError with the fields in which `new` differs.
+    """
+    changed = differences(old, new)
+    if changed:
+        lines = "\n".join(f"  {k}: {a!r} there, {b!r} asked" for k, (a, b) in changed.items())
+        raise ConfigError(f"{folder}: holds another {what}:\n{lines}\nchoose another folder")
+    remove_temporaries(folder)
+
+
+def is_complete(folder: Path, plan: CodePlan, shard: int) -> bool:
+    """Whether a shard and its record are there, undamaged."""
+    path = folder / f"{shard_name(shard)}.json"
+    if not path.is_file():
+        return False
+    try:
+        record = read_json(path, ShardRecord)
+        check_record(str(path), plan, shard, record)
+        check_shard_file(folder, record)
+    except ShardError as error:
+        reason = str(error).partition("; ")[0]
+        logger.warning("making a damaged shard again: %s", reason)
+        return False
+    return True
+
+
+def read_record(folder: Path, shard: int) -> ShardRecord:
+    """A shard's record as it is stored."""
+    return read_json(folder / f"{shard_name(shard)}.json", ShardRecord)
+
+
+def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeReport:
+    """Finish a dataset whose shards are all there; InputError beyond max_skips."""
+    entries: list[ShardEntry] = []
+    skips: list[Skip] = []
+    counts = [torch.zeros(k, dtype=torch.int64) for k in plan.num_codes]
+    for shard in range(plan.num_shards):
+        record = read_record(folder, shard)  # one at a time: of a large codebook each is large
+        entries.append(
+            ShardEntry(
+                file=record.file,
+                sha256=record.sha256,
+                bytes=record.bytes,
+                samples=record.samples,
+                record_sha256=sha256_file(folder / f"{shard_name(shard)}.json"),
+            )
+        )
+        skips += record.skipped
+        for total, level in zip(counts, record.counts, strict=True):
+            total += torch.tensor(level)
+    written = sum(entry.samples for entry in entries)
+    assert plan.num_inputs == written + len(skips), "inputs == written + skipped"
+    if len(skips) > max_skips:
+        raise InputError(
+            f"{len(skips)} of {plan.num_inputs} images are unreadable, {max_skips} are allowed; "
+            f"the first is {skips[0].path} ({skips[0].reason}). "
+            "Remove them, or allow skips with --max-skip N or P%"
+        )
+    manifest = Manifest(
+        plan_sha256=sha256_file(folder / PLAN),
+        shards=tuple(entries),
+        inputs=plan.num_inputs,
+        written=written,
+        skipped=len(skips),
+        usage=tuple(_level_use(level) for level in counts),
+    )
+    manifest = manifest.model_copy(update={"root": manifest.expected_root()})
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return _report(manifest, skips)
+
+
+def _level_use(counts: Tensor) -> LevelUse:
+    use = codebook_use(counts)
+    return LevelUse(num_codes=len(counts), codes_used=use.codes_used, perplexity=use.perplexity)
+
+
+def stored_report(folder: Path) -> EncodeReport:
+    """What the manifest tells, without the list of skips."""
+    return _report(read_json(folder / MANIFEST, Manifest), [])
+
+
+def _report(manifest: Manifest, skips: list[Skip]) -> EncodeReport:
+    return EncodeReport(
+        manifest.inputs,
+        manifest.written,
+        manifest.skipped,
+        skips,
+        len(manifest.shards),
+        sum(entry.bytes for entry in manifest.shards),
+        manifest.usage,
+    )
+
+
+def expected_bytes(plan: CodePlan) -> int:
+    """About what a dataset takes on disk if no image is skipped: tars, records and manifest."""
+    full, rest = divmod(plan.num_inputs, plan.samples_per_shard)
+    return full * _shard_bytes(plan, plan.samples_per_shard) + _shard_bytes(plan, rest)
+
+
+def _shard_bytes(plan: CodePlan, samples: int) -> int:
+    members = len(plan.member_suffixes()) * -(-samples // plan.samples_per_block)
+    json_bytes = 1024 + 256 * members + 18 * sum(plan.num_codes)
+    return shard_bytes(plan, samples) + json_bytes if samples else 0
+
+
+def free_bytes(folder: Path) -> int:
+    """On the disk of a folder, which need not exist yet."""
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_space(folder: Path, plan: CodePlan) -> None:
+    """Refuse when what is missing does not fit the disk; call it with the folder's lock held."""
+    done = (int(p.stem) for p in folder.glob("*.json") if p.stem.isdecimal())
+    there = sum(_shard_bytes(plan, len(plan.input_range(s))) for s in done if s < plan.num_shards)
+    needed = expected_bytes(plan) - there
+    # What killed writers left behind will be removed.
+    free = free_bytes(folder) + sum(p.stat().st_size for p in folder.glob("*.tmp-*"))
+    if needed > free:
+        raise ResourceError(
+            f"{folder}: the codes need about {needed:,} more bytes, the disk has {free:,} free; "
+            "free some, or choose another disk"
+        )

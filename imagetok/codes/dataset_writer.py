@@ -1,0 +1,121 @@
+"""How a code dataset is made: by any number of processes, killed or not, the same bytes."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from imagetok.codes.dataset_commit import (
+    EncodeReport,
+    check_space,
+    commit_manifest,
+    commit_plan,
+    is_complete,
+    read_record,
+    stored_report,
+)
+from imagetok.codes.schema import PLAN, CodePlan
+from imagetok.codes.shard_writer import EncodedPart, write_shard
+from imagetok.durable import lock, sha256_file
+from imagetok.errors import InputError
+from imagetok.peers import agree, shared_work
+from imagetok.processes import full_float32, process_state
+from imagetok.progress import ProgressBar
+from imagetok.stopping import StopRequest
+
+logger = logging.getLogger("imagetok")
+
+
+def write_dataset(
+    folder: Path,
+    plan: CodePlan,
+    merged_parts: Callable[[range], Iterable[EncodedPart]],
+    description: str,
+    *,
+    max_skips: int = 0,
+    sample: Callable[[], str] = str,
+) -> EncodeReport:
+    """Write the code dataset of `plan` into `folder`; a rerun continues where one was stopped.
+
+    parts_of: the codes of a range of inputs, in order, always the same for the same range; called
+    for each shard that is not there, in the process whose turn it is. description: of the progress.
+    max_skips: unreadable inputs allowed over the whole dataset. sample: a hash of some inputs,
+    compared over the processes with the plan. Raises ConfigError when `folder` holds another plan
+    or a process was started for another one, InputError beyond max_skips and when processes see
+    different inputs, ResourceError on too little disk, StoppedError
+    after a signal (rerun to continue).
+    """
+    state = process_state()
+    logger.info("processes: %d", state.num_processes)
+    with ExitStack() as held, StopRequest() as stop, full_float32():
+        settings, facts = _comparable_facts(plan)
+        work = shared_work(
+            {"plan": settings, "max_skips": max_skips}, lambda: facts | {"some inputs": sample()}
+        )
+        held.enter_context(work)
+        if state.is_main_process:
+            share = held.enter_context(lock(folder))
+            check_space(folder, plan)
+            commit_plan(folder, plan)
+            share()
+        state.wait_for_everyone()
+        if not state.is_main_process:
+            # One that outlives the first process still keeps other writers away.
+            held.enter_context(lock(folder, shared=True))
+        written = folder / PLAN
+        agree(
+            {},
+            {
+                f"{PLAN} in the output folder": sha256_file(written)
+                if written.is_file()
+                else "no such file"
+            },
+        )
+        mine = range(state.process_index, plan.num_shards, state.num_processes)
+        finished = [shard for shard in mine if is_complete(folder, plan, shard)]
+        skipped = sum(len(read_record(folder, shard).skipped) for shard in finished)
+        done = sum(len(plan.input_range(shard)) for shard in finished)
+        total = sum(len(plan.input_range(shard)) for shard in mine)
+        is_main = state.is_main_process
+        with ProgressBar(description, total, done, is_main, rate_unit="images/s") as progress:
+            for shard in sorted(set(mine) - set(finished)):
+                inputs = plan.input_range(shard)
+                parts = _watched(merged_parts(inputs), progress, done, max_skips - skipped, stop)
+                skipped += len(write_shard(folder, plan, shard, parts).skipped)
+                done += len(inputs)
+        state.wait_for_everyone()
+        report = commit_manifest(folder, plan, max_skips) if is_main else None
+        state.wait_for_everyone()
+    return report or stored_report(folder)
+
+
+def _comparable_facts(plan: CodePlan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A plan as its settings and as what it tells of the inputs; where those lie may differ."""
+    tree = plan.model_dump(mode="json", exclude={"source": True, "tokenizer": {"name"}})
+    names = ("tokenizer", "num_inputs", "source_identity", "labelled", "class_names", "parts")
+    inputs = {name: tree.pop(name) for name in names if name in tree}
+    return tree, inputs
+
+
+def _watched(
+    parts: Iterable[EncodedPart],
+    progress: ProgressBar,
+    done: int,
+    max_skips: int,
+    stop: StopRequest,
+) -> Iterator[EncodedPart]:
+    """The same parts, with progress, the stop request and the allowance of skips looked at."""
+    skipped = 0
+    for part in parts:
+        stop.check_here()
+        skipped += len(part.skipped)
+        if skipped > max_skips:
+            worst = part.skipped[-1]
+            raise InputError(
+                f"{worst.path}: {worst.reason}; more images are unreadable than --max-skip allows. "
+                "Remove the file, or allow more with --max-skip N or P%"
+            )
+        yield part
+        done += len(part.keys) + len(part.skipped)
+        progress.update(done)

@@ -1,0 +1,1 @@
+"""Codes in other formats (parquet, .npy), and back to code datasets."""

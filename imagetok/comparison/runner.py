@@ -1,0 +1,269 @@
+"""A comparison from its plan: cells side by side, then speed, table, pictures and report."""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from imagetok.comparison.figures import measures_figure, reconstruction_grid, reconstructions
+from imagetok.comparison.follow_up import FollowUp, run_follow_up
+from imagetok.comparison.plan import ComparisonPlan, Trial
+from imagetok.comparison.results import (
+    Comparison,
+    TrialResult,
+    finished_trial,
+    is_finished,
+    method_result,
+)
+from imagetok.comparison.speed import measure_speed
+from imagetok.comparison.subprocesses import Command, Failure, failure_of, run_commands
+from imagetok.comparison.sweep_figure import sweep_figure
+from imagetok.comparison.table import markdown, notes, table_of
+from imagetok.data import ImageDataset, open_images
+from imagetok.durable import lock, write_bytes, write_json
+from imagetok.errors import ImagetokError, ResourceError
+from imagetok.pictures import png_bytes
+from imagetok.processes import keep_freed_memory
+from imagetok.progress import ProgressBar
+from imagetok.reporting import Commands, Figure, Pictures, Section, Table, Text, write_report
+from imagetok.stopping import StopRequest
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.training.metrics import read_json_lines
+
+logger = logging.getLogger("imagetok")
+_SWEEP = "Perplexity and error against the size of the codebook"
+_REASONS = {
+    3: "its input was refused",
+    5: "the machine could not do it (disk, memory)",
+    6: "training diverged",
+}
+
+
+def run_comparison(
+    plan: ComparisonPlan,
+    out: Path,
+    train: Callable[[Trial], Sequence[str]],
+    *,
+    slots: Sequence[Mapping[str, str]],
+    device: torch.device,
+    command: str,
+    follow_up: FollowUp | None = None,
+) -> tuple[Comparison | None, dict[Trial, Failure]]:
+    """Train every cell that is not finished, measure them all, and write the comparison to `out`.
+
+    train: the command of a process that trains a cell, or goes on with it, to its end, and exits
+    with 0 or one of our codes. slots: see `run_commands`. device: for speed and pictures. command:
+    to write down as what made this, without paths of this machine. follow_up: work on cells with
+    codes after training. Returns the comparison, None where no cell finished, and the cells that
+    failed, also those that did so in the follow-up. Raises StoppedError after a signal, when every
+    cell can be gone on with, and ConfigError for a folder of another comparison.
+    """
+    with plan.hold(out), StopRequest() as stop:
+        trials = plan.trials(out)
+        failures = _train(trials, train, slots, stop)
+        if len(failures) == len(trials):
+            return None, failures
+        tokenizers = {
+            trial: Autoencoder.from_pretrained(trial.folder / "tokenizer").to(device)
+            for trial in trials
+            if trial not in failures
+        }
+        first: dict[str, Trial] = {}
+        for trial in tokenizers:
+            first.setdefault(trial.method, trial)
+        config = next(iter(plan.methods.values()))
+        test = open_images(config.data, "test", config.tokenizer.image)
+        rates = _rates(plan, first, test, device, stop)
+        more, late = _follow_up(follow_up, tokenizers, slots, stop)
+        result = _collect(
+            plan, tokenizers, trials, failures, more, rates, _machine(device), command
+        )
+        if follow_up is not None and more:
+            identity = follow_up.identity(next(iter(more)))
+            result = result.model_copy(update={"follow_up": identity})
+        shown = {name: tokenizers[trial] for name, trial in first.items()}
+        _write(result, *reconstructions(shown, test), out)
+    return result, failures | late
+
+
+def _train(
+    trials: Sequence[Trial],
+    train: Callable[[Trial], Sequence[str]],
+    slots: Sequence[Mapping[str, str]],
+    stop: StopRequest,
+) -> dict[Trial, Failure]:
+    failures: dict[Trial, Failure] = {}
+    todo: dict[str, Trial] = {}
+    for trial in trials:
+        _wait_until_free(trial, stop)
+        try:
+            if not is_finished(trial):
+                todo[f"{trial.method} {trial.seed}"] = trial
+        except ImagetokError as error:
+            failures[trial] = Failure(error.exit_code, str(error))
+    jobs = {name: Command(name, train(trial), trial.log) for name, trial in todo.items()}
+    total, begun = sum(trial.steps for trial in trials), sum(map(_steps_done, trials))
+    with ProgressBar("comparing", total, begun, bool(jobs)) as bar:
+        looked, said = time.monotonic(), -1
+
+        def watch(running: list[str]) -> None:
+            nonlocal looked, said
+            if time.monotonic() - looked < 1:  # seconds; looking reads files
+                return
+            # A cell that goes on from its checkpoint has lost the steps after it.
+            looked, done = time.monotonic(), max(begun, sum(map(_steps_done, trials)))
+            if done != said:
+                bar.update(done, f"training {', '.join(running)}")
+                said = done
+
+        codes = run_commands(list(jobs.values()), slots, stop, watch)
+    stop.check_here()
+    for name, code in codes.items():
+        if code != 0:
+            failures[todo[name]] = failure_of(jobs[name], code)
+    return {trial: failures[trial] for trial in trials if trial in failures}
+
+
+def _wait_until_free(trial: Trial, stop: StopRequest) -> None:
+    """Until the process of an earlier, killed comparison has saved where it was, and ended."""
+    begun = time.monotonic()
+    while trial.folder.is_dir() and time.monotonic() - begun < 300:  # seconds; then it is refused
+        try:
+            with lock(trial.folder):
+                return
+        except ResourceError:
+            stop.check_here()
+            time.sleep(0.1)
+
+
+def _steps_done(trial: Trial) -> int:
+    """The last step that a cell logged."""
+    try:
+        records = read_json_lines(trial.folder / "metrics.jsonl")
+        return min(int(records[-1]["step"]), trial.steps)
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
+
+
+def _follow_up(
+    follow_up: FollowUp | None,
+    tokenizers: Mapping[Trial, Autoencoder],
+    slots: Sequence[Mapping[str, str]],
+    stop: StopRequest,
+) -> tuple[dict[Trial, dict[str, float | int]], dict[Trial, Failure]]:
+    """More measures of the cells with codes, and those that gave none."""
+    if follow_up is None:
+        return {}, {}
+    coded = [trial for trial, model in tokenizers.items() if isinstance(model, Tokenizer)]
+    failures = run_follow_up(follow_up, coded, slots, stop)
+    return {trial: follow_up.measures(trial) for trial in coded if trial not in failures}, failures
+
+
+def _rates(
+    plan: ComparisonPlan,
+    first: Mapping[str, Trial],
+    test: ImageDataset,
+    device: torch.device,
+    stop: StopRequest,
+) -> dict[str, dict[str, float]]:
+    """Speed does not depend on the seed, so that of one cell of each method is measured."""
+    logger.info("measuring the speed of training and encoding")
+    keep_freed_memory()
+    measured = {
+        name: (plan.methods[name], trial.folder / "tokenizer") for name, trial in first.items()
+    }
+    return measure_speed(measured, test, device, stop.check_here)
+
+
+def _collect(
+    plan: ComparisonPlan,
+    tokenizers: Mapping[Trial, Autoencoder],
+    trials: Sequence[Trial],
+    failures: Mapping[Trial, Failure],
+    more: Mapping[Trial, dict[str, float | int]],
+    rates: Mapping[str, Mapping[str, float]],
+    machine: dict[str, str | int],
+    command: str,
+) -> Comparison:
+    different = plan.different()
+    methods = []
+    for i, (name, config) in enumerate(plan.methods.items()):
+        results = [
+            _failed(trial, failures[trial])
+            if trial in failures
+            else finished_trial(trial, tokenizers[trial], more.get(trial, {}))
+            for trial in trials
+            if trial.method == name
+        ]
+        leave = {key: values[i] for key, values in different.items()}
+        tokenizer = next((t for trial, t in tokenizers.items() if trial.method == name), None)
+        methods.append(method_result(name, config, results, tokenizer, rates.get(name, {}), leave))
+    measured = next(trial for m in methods for trial in m.trials if trial.status == "finished")
+    return Comparison(
+        command=command,
+        data=plan.data_name(),
+        num_images=int(measured.measures["num_images"]),
+        train_identity=plan.train_identity,
+        test_identity=plan.test_identity,
+        seeds=plan.seeds,
+        machine=machine,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("imagetok", "torch", "accelerate")},
+        },
+        methods=tuple(methods),
+    )
+
+
+def _failed(trial: Trial, failure: Failure) -> TrialResult:
+    """Without the message, which names files of this machine."""
+    killed = "its process was killed" if failure.code < 0 else "its process ended early"
+    reason = _REASONS.get(failure.code, killed)
+    return TrialResult(seed=trial.seed, status="failed", reason=reason, measures={}, curve=())
+
+
+def _machine(device: torch.device) -> dict[str, str | int]:
+    """What decides speed, without the machine's name."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.is_file() else []:
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+    machine: dict[str, str | int] = {"processor": processor, "cores": os.cpu_count() or 1}
+    if device.type == "cuda":
+        machine["GPU"] = torch.cuda.get_device_name(device)
+    return machine | {"system": f"{platform.system()} {platform.machine()}"}
+
+
+def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Path) -> None:
+    figure = measures_figure(result)
+    write_json(out / "comparison.json", result.model_dump(mode="json", by_alias=True))
+    write_bytes(out / "comparison.md", markdown(result).encode())
+    write_bytes(out / "comparison.png", figure)
+    sweep = sweep_figure(result)
+    if sweep is not None:
+        write_bytes(out / "sweep.png", sweep)
+    write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(rows)))
+    header, trials = table_of(result)
+    # Methods as columns: a page is not as wide as the table.
+    table = Table(["", *(row[0] for row in trials)], list(zip(*[header, *trials], strict=True))[1:])
+    pictures = Pictures(torch.cat(list(rows.values())), columns, row_labels=list(rows))
+    caption = (
+        "Lines: means over the seeds, in the range from the lowest to the highest. Bars: mean and "
+        "standard deviation at the end. Hard codes of the test set."
+    )
+    sections = [
+        Section("Measures", [table, *(Text(note) for note in notes(result))]),
+        Section("Over the steps", [Figure(figure, "Measures over steps and codes used", caption)]),
+        *([] if sweep is None else [Section("Over codebook sizes", [Figure(sweep, _SWEEP)])]),
+        Section("Reconstructions", [Text("Test images; the first finished seed."), pictures]),
+        Section("Command", [Commands([result.command])]),
+    ]
+    title = f"{len(result.methods)} tokenizers on {result.data}"
+    write_report(out / "report.html", title, sections, subtitle="imagetok compare")

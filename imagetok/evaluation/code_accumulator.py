@@ -1,0 +1,127 @@
+"""The accumulator of a split: uses of codes and sums of certainty, added up batch by batch."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from imagetok.processes import over_processes
+from imagetok.quantizers import CodebookUse, Codes, code_counts, codebook_use, level_name
+
+MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
+"""What `Quantizer.certainty` may tell of every position."""
+
+
+class CodeAccumulator:
+    """What every measure of a tokenizer's codes over a split is made of.
+
+    Batches are added as `Tokenizer.encode_with_certainty` gives them; `sum_over_processes` joins
+    what the processes of a distributed run counted.
+    """
+
+    counts: list[Int64[Tensor, " K"]]
+    """Uses of each code, by level."""
+    perplexities: list[list[float]]
+    """Of each batch that was added here, by level."""
+
+    def __init__(self, num_codes: tuple[int, ...], *, keeps_maps: bool = False):
+        """keeps_maps: also keep every value, for medians and the like."""
+        levels = len(num_codes)
+        self.counts = [torch.zeros(k, dtype=torch.int64) for k in num_codes]
+        self.perplexities = [[] for _ in num_codes]
+        self._num_batches = torch.zeros(1, dtype=torch.int64)
+        self._perplexity_sums = torch.zeros(levels, dtype=torch.float64)
+        # Every name that a map may have: with several levels, their quantizers are one or several.
+        self._names = [
+            level_name(name, level, count)
+            for count in {1, levels}
+            for level in range(count)
+            for name in MAPS
+        ]
+        self._sums = torch.zeros(len(self._names), 3, dtype=torch.float64)
+        self._highest = torch.full((len(self._names),), -torch.inf)
+        self._keeps_maps = keeps_maps
+        self._kept: dict[str, list[Tensor]] = {}
+
+    def add(self, codes: Codes, certainty: Mapping[str, Tensor]) -> None:
+        """Count one batch: its codes, and the maps (B, h, w) of `Quantizer.certainty` by name."""
+        uses = [
+            code_counts(level, len(counts)).cpu()
+            for level, counts in zip(codes, self.counts, strict=True)
+        ]
+        perplexities = [codebook_use(level).perplexity for level in uses]
+        self.counts = [total + part for total, part in zip(self.counts, uses, strict=True)]
+        for of_level, perplexity in zip(self.perplexities, perplexities, strict=True):
+            of_level.append(perplexity)
+        self._perplexity_sums += torch.tensor(perplexities, dtype=torch.float64)
+        self._num_batches += 1
+        self._sums += _map_sums(certainty, self._names)
+        self._highest = self._highest.maximum(_map_maxima(certainty, self._names))
+        if self._keeps_maps:
+            for name, values in certainty.items():
+                self._kept.setdefault(name, []).append(values.flatten().cpu())
+
+    def sum_over_processes(self) -> None:
+        """Join all processes' tallies; every process must call this (a collective)."""
+        self.counts = [over_processes(level, "sum") for level in self.counts]
+        self._num_batches = over_processes(self._num_batches, "sum")
+        self._perplexity_sums = over_processes(self._perplexity_sums, "sum")
+        self._sums = over_processes(self._sums, "sum")
+        self._highest = over_processes(self._highest, "max")
+
+    def use(self, level: int) -> CodebookUse:
+        """Usage and perplexity of one level over the whole split."""
+        return codebook_use(self.counts[level])
+
+    def values(self) -> dict[str, Tensor]:
+        """Every map's values (N,) on the CPU, in order; only of a tally that keeps them."""
+        return {name: torch.cat(parts) for name, parts in self._kept.items()}
+
+    def measures(self) -> dict[str, float | int]:
+        """The measures by their names on disk; see `evaluate_reconstruction`."""
+        levels = len(self.counts)
+        result: dict[str, float | int] = {}
+        for level in range(levels):
+            use = self.use(level)
+            mean = float(self._perplexity_sums[level] / self._num_batches[0])
+            result |= {
+                level_name("perplexity", level, levels): use.perplexity,
+                level_name("perplexity_batch128", level, levels): mean,
+                level_name("codes_used", level, levels): use.codes_used,
+                level_name("num_codes", level, levels): use.num_codes,
+            }
+        rows = zip(self._names, self._sums, self._highest, strict=True)
+        measured = [row for row in rows if row[1][0] > 0]
+        result |= {name: float(total / positions) for name, (positions, total, _), _ in measured}
+        result |= {
+            name.replace("entropy", "entropy_std"): _deviation(*row.tolist())
+            for name, row, _ in measured
+            if name.startswith("entropy")
+        }
+        return result | {
+            name.replace("top", "max"): float(most)
+            for name, _, most in measured
+            if name.startswith("top_logit")
+        }
+
+
+def _map_sums(maps: Mapping[str, Tensor], names: list[str]) -> Tensor:
+    """(number of positions, sum, sum of squares) of every named map; zeros for those not there."""
+    rows = torch.zeros(len(names), 3, dtype=torch.float64)
+    for row, name in zip(rows, names, strict=True):
+        if name in maps:
+            values = maps[name].double()
+            row[0], row[1], row[2] = values.numel(), values.sum(), values.square().sum()
+    return rows
+
+
+def _map_maxima(maps: Mapping[str, Tensor], names: list[str]) -> Tensor:
+    """The largest value of every named map; -inf for those that are not there."""
+    return torch.tensor([float(maps[n].max()) if n in maps else -torch.inf for n in names])
+
+
+def _deviation(count: float, total: float, squares: float) -> float:
+    """The sample standard deviation."""
+    return math.sqrt(max(0.0, squares - total**2 / count) / max(1, count - 1))

@@ -1,0 +1,89 @@
+"""What single codes stand for: the pixels around where each occurs."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from imagetok.data import ImageDataset
+from imagetok.evaluation.batches import batches
+from imagetok.images import from_stored
+from imagetok.processes import full_float32
+from imagetok.quantizers import Codes, code_counts
+from imagetok.tokenizers import Tokenizer
+
+
+class EncodedImageCodes(NamedTuple):
+    """The codes of some images of a dataset."""
+
+    indices: list[int]
+    """Places in the dataset."""
+    codes: Codes
+    """Of these images in order, per level, on the CPU."""
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` places of 0..count - 1, evenly spread from the first on."""
+    shown = min(count, most)
+    return [i * count // shown for i in range(shown)]
+
+
+@full_float32()
+def encode_spread(tokenizer: Tokenizer, dataset: ImageDataset, most: int) -> EncodedImageCodes:
+    """Codes of at most `most` images spread evenly over a dataset."""
+    indices = spread(len(dataset), most)
+    parts = []
+    for batch in batches(tokenizer, dataset, indices):
+        codes = tokenizer.encode(batch.images, generator=batch.draw())
+        parts.append(tuple(level.cpu() for level in codes))
+    return EncodedImageCodes(
+        indices, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
+    )
+
+
+def codes_to_show(
+    codes: Int[Tensor, "N h w"], num_codes: int, most: int, rare: int
+) -> tuple[list[int], Int[Tensor, " K"]]:
+    """The codes used most, then the rarest of the others in use, and the uses of every code."""
+    counts = code_counts(codes, num_codes)
+    order = counts.argsort(descending=True, stable=True).tolist()
+    used = [code for code in order if counts[code] > 0]
+    return used[:most] + used[most:][-rare:], counts
+
+
+def code_patches(
+    dataset: ImageDataset, encoded: EncodedImageCodes, level: int, code: int, count: int
+) -> list[Tensor]:
+    """Pixels around `count` of the places where a code occurs, the places spread over all of them.
+
+    Each is one image (1, C, h, w), or (1, h, w) of classes, twice as large as what the code stands
+    for, which is in its middle; beyond the image's border its edge goes on.
+    """
+    indices = encoded.codes[level]
+    places = (indices == code).nonzero()
+    chosen = places[spread(len(places), count)].tolist()
+    return [
+        cut_patch(
+            from_stored(dataset.read([encoded.indices[n]]).images, dataset.contract),
+            (row, column),
+            (indices.shape[1], indices.shape[2]),
+        )
+        for n, row, column in chosen
+    ]
+
+
+def cut_patch(images: Tensor, place: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Twice the pixels that one place of a grid stands for, with that place in the middle.
+
+    images: (..., H, W), cut alike. Beyond the border their edge is repeated.
+    """
+    cut = images
+    for axis, (position, cells) in enumerate(zip(place, grid, strict=True), start=-2):
+        size = images.shape[axis]
+        cell = max(1, size // cells)
+        centre = (2 * position + 1) * size // (2 * cells)
+        rows = np.arange(centre - cell, centre + cell)
+        cut = cut.index_select(images.ndim + axis, torch.from_numpy(rows.clip(0, size - 1)))
+    return cut

@@ -1,0 +1,142 @@
+"""How far apart two sets of images are, in the features of a stated network."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from accelerate.utils import gather_object
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from imagetok.data import ImageDataset
+from imagetok.errors import InputError
+from imagetok.evaluation.distances import (
+    FeatureMoments,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from imagetok.evaluation.features import FeatureNetwork
+from imagetok.images import from_stored, to_stored
+from imagetok.peers import check_peers
+from imagetok.processes import device_of, full_float32, process_state
+from imagetok.progress import ProgressBar
+from imagetok.tokenizers import Autoencoder
+
+FEATURE_BATCH = 100
+"""Images that go through a network at once; fixed, so that nothing depends on a choice."""
+NEIGHBOURS = 3
+
+
+class FeatureSet(NamedTuple):
+    """The features of every image of a set, in order."""
+
+    vectors: Float[Tensor, "N F"]
+    logits: Float[Tensor, "N C"] | None
+    labels: Int64[Tensor, " N"]
+    class_names: tuple[str, ...] = ()
+    """What the classes of the logits are, where it is known."""
+
+
+@full_float32()
+def features_of(
+    network: FeatureNetwork,
+    dataset: ImageDataset,
+    change: Callable[[UInt8[Tensor, "B C H W"]], UInt8[Tensor, "B C H W"]] | None = None,
+) -> FeatureSet:
+    """Of every image once, as stored bytes, after `change` if there is one.
+
+    Batches are shared over the processes of a distributed run; every process gets all features.
+    """
+    state = process_state()
+    device = device_of(network)
+    starts = range(0, len(dataset), FEATURE_BATCH)
+    parts: list[tuple[int, FeatureSet]] = []
+    mine = starts[state.process_index :: state.num_processes]
+    work = f"features of {network.name}"
+    with ProgressBar(work, len(mine), enabled=state.is_main_process) as progress:
+        for done, start in enumerate(mine, start=1):
+            check_peers()
+            batch = dataset.read(range(start, min(start + FEATURE_BATCH, len(dataset))))
+            images = batch.images.to(device)
+            found = network(images if change is None else change(images))
+            check_features(network.name, found.vectors)
+            logits = None if found.logits is None else found.logits.cpu()
+            parts.append((start, FeatureSet(found.vectors.float().cpu(), logits, batch.labels)))
+            progress.update(done)
+    if state.num_processes > 1:
+        parts = gather_object(parts)
+    ordered = [part for _, part in sorted(parts, key=lambda part: part[0])]
+    logits = [part.logits for part in ordered if part.logits is not None]
+    return FeatureSet(
+        torch.cat([part.vectors for part in ordered]),
+        torch.cat(logits) if logits else None,
+        torch.cat([part.labels for part in ordered]),
+        network.class_names,
+    )
+
+
+def check_features(network: str, vectors: Tensor) -> None:
+    """Refuse features that no distance can be taken of."""
+    if vectors.ndim != 2:
+        raise InputError(
+            f"--features {network}: expected features (B, F), one vector an image, "
+            f"found {tuple(vectors.shape)}; pool or flatten them"
+        )
+    if not bool(vectors.isfinite().all()):
+        raise InputError(f"--features {network}: the network gives NaN or infinity")
+
+
+def reconstruct_bytes(model: Autoencoder) -> Callable[[Tensor], Tensor]:
+    """Images to their reconstructions, as bytes."""
+    return lambda stored: to_stored(model.reconstruct(from_stored(stored, model.image)))
+
+
+def compare_sets(real: FeatureSet, other: FeatureSet, network: str) -> dict[str, float]:
+    """Measures of `other` against `real`, each with the network in its name.
+
+    `frechet`, `kernel` (squared maximum mean discrepancy), `precision` and `recall` (k = 3); of a
+    classifier also `classifier_score`, the Inception score with that classifier. With the original
+    network the names are those of the papers: `fid`, `kid`, `inception_score`.
+    """
+    moments = [FeatureMoments.of(s.vectors) for s in (real, other)]
+    precision, recall = precision_recall(other.vectors, real.vectors, NEIGHBOURS)
+    measures = {
+        "frechet": frechet_distance(*moments),
+        "kernel": kernel_distance(real.vectors, other.vectors),
+        "precision": precision,
+        "recall": recall,
+    }
+    if other.logits is not None:
+        measures["classifier_score"] = inception_score(other.logits)[0]
+    return {_name(measure, network): value for measure, value in measures.items()}
+
+
+def class_agreement(real: FeatureSet, other: FeatureSet) -> float | None:
+    """The share of images whose most likely class stays what it was; None without a classifier."""
+    if real.logits is None or other.logits is None:
+        return None
+    return float((real.logits.argmax(1) == other.logits.argmax(1)).double().mean())
+
+
+def class_accuracy(found: FeatureSet, class_names: tuple[str, ...]) -> float | None:
+    """The share of images whose most likely class is their label.
+
+    class_names: those of the labels. None without a classifier, or where its classes are not known
+    to be these, in this order: as many classes need not be the same.
+    """
+    if found.logits is None or not class_names or found.class_names != class_names:
+        return None
+    if not 0 <= int(found.labels.min()) <= int(found.labels.max()) < len(class_names):
+        return None
+    return float((found.logits.argmax(dim=1) == found.labels).double().mean())
+
+
+def _name(measure: str, network: str) -> str:
+    standard = {"frechet": "fid", "kernel": "kid", "classifier_score": "inception_score"}
+    if network == "inception" and measure in standard:
+        return standard[measure]
+    if network == "vgg16" and measure in ("precision", "recall"):
+        return measure
+    return f"{measure}_{network}"

@@ -1,0 +1,166 @@
+"""LPIPS: how different two images look, by features of an ImageNet network that people weighted."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import gather_object
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from imagetok.data import ImageDataset
+from imagetok.errors import ConfigError, InputError
+from imagetok.evaluation.feature_distances import FEATURE_BATCH, reconstruct_bytes
+from imagetok.evaluation.published_weights import (
+    hash_of,
+    is_checked,
+    load_weights,
+    published,
+    read_weights,
+)
+from imagetok.images import to_unit_range
+from imagetok.optional import require
+from imagetok.peers import check_peers
+from imagetok.processes import device_of, full_float32, process_state
+from imagetok.tokenizers import Autoencoder
+
+
+class _Backbone(NamedTuple):
+    model: str
+    """torchvision's name."""
+    ends: tuple[int, ...]
+    """Where its `features` are cut: after the ReLUs that LPIPS looks at."""
+    smallest: int
+    """Pixels on a side that leave something to look at."""
+
+
+BACKBONES = {
+    "alex": _Backbone("alexnet", (2, 5, 8, 10, 12), 31),
+    "vgg": _Backbone("vgg16", (4, 9, 16, 23, 30), 16),
+}
+# Of torchvision's normalisation, on [-1, 1], as the authors' code rounds it.
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+
+
+class PerceptualDistance(nn.Module):
+    """LPIPS 0.1 with one backbone (Zhang et al. 2018, eq. 1), and its identity."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, name: str, backbone: nn.Sequential, heads: list[Tensor], checked: bool):
+        """heads: a weight >= 0 for each channel of each layer. checked: by hash; else the name
+        of the measure says that its backbone may be another."""
+        super().__init__()
+        self.name = f"lpips_{name}" if checked else f"lpips_{name}_unchecked"
+        self.smallest = BACKBONES[name].smallest
+        cuts = pairwise((0, *BACKBONES[name].ends))
+        self.slices = nn.ModuleList(backbone[start:end] for start, end in cuts)
+        self.heads = nn.ParameterList(heads)
+        self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None], persistent=False)
+        self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
+        self.eval().requires_grad_(False)
+        self.sha256 = hash_of(self)
+
+    @torch.no_grad()
+    def forward(
+        self, x: UInt8[Tensor, "B C H W"], y: UInt8[Tensor, "B C H W"]
+    ) -> Float[Tensor, " B"]:
+        """Of each pair of images, as bytes; grey ones are taken as three equal channels.
+
+        Raises InputError for images too small for the backbone.
+        """
+        if min(x.shape[2:]) < self.smallest:
+            raise InputError(
+                f"{self.name}: expected images of at least {self.smallest} x {self.smallest} "
+                f"pixels, found {x.shape[2]} x {x.shape[3]}"
+            )
+        h = torch.cat([x, y]).expand(-1, 3, -1, -1)
+        h = (2 * to_unit_range(h) - 1 - self.shift) / self.scale
+        total = h.new_zeros(len(x))
+        for part, head in zip(self.slices, self.heads, strict=True):
+            h = part(h)
+            unit = h / (h.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
+            first, second = unit.chunk(2)
+            weighted = (first - second).square() * head[:, None, None]
+            total = total + weighted.sum(dim=1).mean(dim=(1, 2))
+        return total
+
+    def identity(self) -> dict[str, str]:
+        """What two numbers must share to be compared, as far as the network goes."""
+        return {
+            "network": self.name,
+            "network_sha256": self.sha256,
+            "preprocessing": "none",
+        }
+
+
+PerceptualSpecs = str | PerceptualDistance | Sequence[str | PerceptualDistance]
+"""One or several distances, each opened already or as `open_perceptual` takes it."""
+
+
+def open_distances(given: PerceptualSpecs, device: torch.device) -> list[PerceptualDistance]:
+    """The distances on a device, in order; see `open_perceptual`."""
+    several = [given] if isinstance(given, str | PerceptualDistance) else given
+    return [(open_perceptual(one) if isinstance(one, str) else one).to(device) for one in several]
+
+
+def open_perceptual(spec: str) -> PerceptualDistance:
+    """The distance that `--lpips` names: `alex` or `vgg`, or `=FILE` with its weights.
+
+    The backbone is torchvision's, from torch.hub's folder or fetched into it; the heads come with
+    torchmetrics. Hashes are checked, and no code in them is run; a .safetensors FILE, which has no
+    published hash, makes a measure `lpips_NAME_unchecked`. Raises ConfigError for another name,
+    InputError for a file that is not what it should be, ResourceError when weights cannot be had or
+    torchmetrics is not installed.
+    """
+    import torchvision.models as models
+
+    name, _, file = spec.partition("=")
+    if name not in BACKBONES:
+        raise ConfigError(f"--lpips: expected alex or vgg, also with =FILE; found {spec!r}")
+    heads = _heads(name)
+    architecture = BACKBONES[name].model
+    weights: Any = models.get_model_weights(architecture)
+    url = weights.IMAGENET1K_V1.url
+    path = Path(file) if file else None
+    state = published(url, path, option=f"--lpips {name}")
+    with torch.device("meta"):  # a classifier of 500 MB hangs on it
+        features: Any = models.get_model(architecture).features
+    features = features.to_empty(device="cpu")
+    kept = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
+    load_weights(features, kept, file or Path(url).name)
+    return PerceptualDistance(name, features, heads, is_checked(path))
+
+
+def _heads(name: str) -> list[Tensor]:
+    """The authors' weights of version 0.1, a vector a layer."""
+    package = files(require("torchmetrics.functional.image", extra="eval", purpose="LPIPS"))
+    state = read_weights(Path(str(package / "lpips_models" / f"{name}.pth")))
+    return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(BACKBONES[name].ends))]
+
+
+@full_float32()
+def mean_distance(distance: PerceptualDistance, model: Autoencoder, dataset: ImageDataset) -> float:
+    """The mean over all images of how different each looks from its reconstruction, both as bytes.
+
+    Batches are shared over the processes of a distributed run. Raises ConfigError for label maps.
+    """
+    if model.image.mode == "labels":
+        raise ConfigError("--lpips: this model is for label maps, which look like nothing")
+    state, device = process_state(), device_of(distance)
+    change = reconstruct_bytes(model)
+    starts = range(0, len(dataset), FEATURE_BATCH)
+    found: list[tuple[int, Tensor]] = []
+    for start in starts[state.process_index :: state.num_processes]:
+        check_peers()
+        indices = range(start, min(start + FEATURE_BATCH, len(dataset)))
+        images = dataset.read(indices).images.to(device)
+        found.append((start, distance(images, change(images)).cpu()))
+    if state.num_processes > 1:
+        found = gather_object(found)
+    ordered = [values for _, values in sorted(found, key=lambda part: part[0])]
+    return float(torch.cat(ordered).double().mean())

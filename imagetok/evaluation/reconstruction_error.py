@@ -1,0 +1,76 @@
+"""How near reconstructions are to their images: sums over batches, and the measures they make."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from imagetok.evaluation.ssim import SSIM_WINDOW, ssim
+from imagetok.images import ImageContract, Images
+from imagetok.modes import at_test_time
+from imagetok.quantizers import Codes
+from imagetok.tokenizers import Tokenizer
+
+
+def decode_unclamped(tokenizer: Tokenizer, codes: Codes) -> Images:
+    """Images of a tokenizer's own codes as the decoder gives them, also beyond [0, 1].
+
+    `mse` is measured on these, wherever it is measured (the papers' convention).
+    """
+    with at_test_time(tokenizer), torch.no_grad():
+        return tokenizer._decode(codes)
+
+
+def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Float64[Tensor, " N"]:
+    """What `quality` needs of a batch, additive over batches and processes, on the CPU.
+
+    Of pixels: the sum over images of their squared error, their PSNR and, where they are large
+    enough, their SSIM. Of label maps, for
+    each class: pixels that have it in both, in the image, in the reconstruction.
+    """
+    if contract.num_classes is not None:
+        both = images[x_hat == images]
+        counts = [
+            torch.bincount(x.flatten(), minlength=contract.num_classes)
+            for x in (both, images, x_hat)
+        ]
+        return torch.cat(counts).cpu().double()
+    if images.device.type == "mps":  # it has no float64
+        x_hat, images = x_hat.cpu(), images.cpu()
+    errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
+    clamped = x_hat.clamp(0, 1)
+    squares = (clamped - images).double().square().mean(dim=(1, 2, 3))
+    psnr = -10 * squares.clamp_min(1e-10).log10()
+    sums = [errors.sum(), psnr.sum()]
+    if _has_ssim(contract):
+        sums.append(ssim(clamped.double(), images.double()).sum())
+    return torch.stack(sums).cpu()
+
+
+def num_sums(contract: ImageContract) -> int:
+    """How many sums `quality_sums` gives."""
+    if contract.num_classes is not None:
+        return 3 * contract.num_classes
+    return 3 if _has_ssim(contract) else 2
+
+
+def quality(
+    sums: Float64[Tensor, " N"], num_images: int, contract: ImageContract
+) -> dict[str, float]:
+    """`mse`, `psnr_db` and `ssim` of pixels, `pixel_accuracy` and `miou` of label maps.
+
+    `miou`: mean over the classes that occur, in images or reconstructions, of the pixels that have
+    the class in both over those that have it in either, counted over all images.
+    """
+    if contract.num_classes is None:
+        return dict(zip(("mse", "psnr_db", "ssim"), (sums / num_images).tolist(), strict=False))
+    both, there, found = sums.view(3, contract.num_classes)
+    either = there + found - both
+    occurs = either > 0
+    return {
+        "pixel_accuracy": float(both.sum() / there.sum()),
+        "miou": float((both[occurs] / either[occurs]).mean()),
+    }
+
+
+def _has_ssim(contract: ImageContract) -> bool:
+    return min(contract.height, contract.width) >= SSIM_WINDOW

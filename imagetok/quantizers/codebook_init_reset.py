@@ -1,0 +1,283 @@
+"""How the codes of a codebook start, and when they are replaced (codebook reset)."""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar, Literal, NamedTuple, assert_never
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+
+from imagetok.config import Section, Steps
+from imagetok.quantizers import functional
+
+Init = Literal["uniform", "normal", "data", "kmeans"]
+"""`uniform`: U(-1/K, 1/K), the paper's. `normal`: N(0, 1). `data`: random encoder outputs of the
+first step. `kmeans`: centres of those (k-means++ and a few Lloyd steps)."""
+
+_FEW = 256  # encoder outputs that are kept of a micro-batch even where there are fewer codes
+_PER_CODE = 8  # encoder outputs for each centre of k-means
+
+
+class NoReset(Section):
+    """Codes are never replaced."""
+
+    kind: Literal["none"] = "none"
+
+
+class RandomReset(Section):
+    """Codes whose moving average of uses a step is below `threshold` become encoder outputs.
+
+    Jukebox (Dhariwal et al. 2020, App. A.1).
+    """
+
+    kind: Literal["random"] = "random"
+    threshold: PositiveFloat = 1.0
+    """Uses a step below which a code is replaced."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the moving average of uses."""
+
+
+class LeastRecentlyUsedReset(Section):
+    """Codes that were not used for `timeout` steps become encoder outputs v plus noise.
+
+    The noise is rho |v| N(0, 1), with `noise` = rho. As in the released code of VQ-STE++.
+    """
+
+    kind: Literal["least-recently-used"] = "least-recently-used"
+    timeout: Steps = 20
+    """Steps without use after which a code is replaced."""
+    noise: NonNegativeFloat = 0.01
+    """rho, the noise relative to the vector's length."""
+
+
+class SplitReset(Section):
+    """Every `every` steps, the least used code becomes the most used one plus noise.
+
+    If its uses since the last time are fewer than `threshold` times the most. The noise is
+    N(0, noise^2) the first time, and a half, a third, ... of it from then on. HQA (Williams et al.
+    2020); nobody says with which scale.
+    """
+
+    kind: Literal["split"] = "split"
+    every: Steps = 25
+    """Steps between two looks at the uses."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.03
+    """The share of the most used code's uses below which the least used one is replaced."""
+    noise: NonNegativeFloat = 1.0
+    """Standard deviation of the noise the first time."""
+
+
+ResetConfig = Annotated[
+    NoReset | RandomReset | LeastRecentlyUsedReset | SplitReset, Field(discriminator="kind")
+]
+
+
+class ResetResult(NamedTuple):
+    """A codebook after some of its rows were replaced."""
+
+    codebook: Float[Tensor, "K D"]
+    rows: Bool[Tensor, " K"]
+    """Which ones."""
+
+
+class Reset(nn.Module, ABC):
+    """Decides when codes are replaced, and by what; never waits for the device."""
+
+    needs_vectors: ClassVar[bool]
+    """Whether `stats` must hold encoder outputs at every step."""
+
+    @abstractmethod
+    def forward(
+        self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
+    ) -> ResetResult:
+        """Count a step and replace what is due.
+
+        stats: `counts` (K,) of the step's codes and, if needed, `vectors` (N, D), encoder outputs.
+        generator: on the CPU, the same on every rank.
+        """
+
+
+class ReplaceRarelyUsed(Reset):
+    """See `RandomReset`.
+
+    A replaced code counts as used `threshold` times a step, so that it stays if it is used so
+    often. Jukebox leaves its average as low as it was: the code is then replaced step after step.
+    """
+
+    needs_vectors = True
+    usage: Tensor
+
+    def __init__(self, num_codes: int, threshold: float, decay: float):
+        super().__init__()
+        self.threshold = threshold
+        self.decay = decay
+        self.register_buffer("usage", torch.full((num_codes,), float(threshold)))
+
+    def forward(
+        self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
+    ) -> ResetResult:
+        self.usage.mul_(self.decay).add_(stats["counts"], alpha=1 - self.decay)
+        rows = self.usage < self.threshold
+        self.usage.masked_fill_(rows, self.threshold)
+        drawn = functional.draw_vectors(stats["vectors"], len(codebook), generator)
+        return ResetResult(torch.where(rows[:, None], drawn, codebook), rows)
+
+
+class ReplaceLeastRecentlyUsed(Reset):
+    """See `LeastRecentlyUsedReset`."""
+
+    needs_vectors = True
+    idle: Tensor
+
+    def __init__(self, num_codes: int, timeout: int, noise: float):
+        super().__init__()
+        self.timeout = timeout
+        self.noise = noise
+        self.register_buffer("idle", torch.zeros(num_codes, dtype=torch.int64))
+
+    def forward(
+        self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
+    ) -> ResetResult:
+        self.idle.add_(1).masked_fill_(stats["counts"] > 0, 0)
+        rows = self.idle >= self.timeout
+        self.idle.masked_fill_(rows, 0)
+        drawn = functional.draw_vectors(stats["vectors"], len(codebook), generator)
+        noise = torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype).to(drawn.device)
+        drawn = drawn + self.noise * drawn.norm(dim=1, keepdim=True) * noise
+        return ResetResult(torch.where(rows[:, None], drawn, codebook), rows)
+
+
+class SplitMostUsed(Reset):
+    """See `SplitReset`."""
+
+    needs_vectors = False
+    usage: Tensor
+    steps: Tensor
+    splits: Tensor
+
+    def __init__(self, num_codes: int, every: int, threshold: float, noise: float):
+        super().__init__()
+        self.every = every
+        self.threshold = threshold
+        self.noise = noise
+        self.register_buffer("usage", torch.zeros(num_codes))
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("splits", torch.tensor(0))
+
+    def forward(
+        self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
+    ) -> ResetResult:
+        self.usage.add_(stats["counts"])
+        self.steps.add_(1)
+        is_due = self.steps % self.every == 0
+        least, most = self.usage.argmin(), self.usage.argmax()
+        splits = is_due & (self.usage[least] < self.threshold * self.usage[most])
+        rows = splits & (torch.arange(len(codebook), device=codebook.device) == least)
+        noise = torch.randn(codebook.shape[1], generator=generator, dtype=codebook.dtype)
+        code = codebook[most] + noise.to(codebook.device) * (self.noise / (self.splits + 1))
+        self.splits.add_(splits)
+        self.usage.masked_fill_(is_due, 0)
+        return ResetResult(torch.where(rows[:, None], code, codebook), rows)
+
+
+def build_reset(config: ResetConfig, num_codes: int) -> Reset | None:
+    """The reset that a config section describes, with its counters at their start."""
+    match config:
+        case NoReset():
+            return None
+        case RandomReset():
+            return ReplaceRarelyUsed(num_codes, config.threshold, config.decay)
+        case LeastRecentlyUsedReset():
+            return ReplaceLeastRecentlyUsed(num_codes, config.timeout, config.noise)
+        case SplitReset():
+            return SplitMostUsed(num_codes, config.every, config.threshold, config.noise)
+        case _:
+            assert_never(config)
+
+
+def initial_codebook(num_codes: int, code_dim: int, init: Init) -> Float[Tensor, "K D"]:
+    """The codebook before the first step, from torch's global generator."""
+    if init == "normal":
+        return torch.randn(num_codes, code_dim)
+    return torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
+
+
+class CodebookInitReset(nn.Module):
+    """Starts a codebook from the first step's encoder outputs if asked, and resets its codes.
+
+    Its state (whether the codes have started, the counters of the reset) is buffers, there only if
+    they have a use.
+    """
+
+    started: Tensor
+
+    def __init__(self, num_codes: int, init: Init, reset: Reset | None):
+        super().__init__()
+        self.num_codes = num_codes
+        self.init: Init = init
+        self.reset = reset
+        self._has_started = init not in ("data", "kmeans")
+        if not self._has_started:
+            self.register_buffer("started", torch.tensor(False))
+            self.register_load_state_dict_post_hook(_check_started_again)
+
+    @torch.no_grad()
+    def stats(
+        self,
+        z_e: Float[Tensor, "B D H W"],
+        indices: Int[Tensor, "B H W"],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """What `forward` needs of a micro-batch: `counts`, and some `vectors`, chosen at random.
+
+        generator: on the device of z_e. Empty where nothing is to be renewed.
+        """
+        needs = {}
+        if self.reset is not None:
+            counts = torch.bincount(indices.flatten(), minlength=self.num_codes)
+            needs["counts"] = counts.to(z_e.dtype)
+        is_waiting = self._is_waiting()
+        if is_waiting or (self.reset is not None and self.reset.needs_vectors):
+            kept = max(self.num_codes, _FEW)
+            if is_waiting and self.init == "kmeans":
+                kept = max(kept, _PER_CODE * self.num_codes)
+            vectors = functional.as_vectors(z_e)
+            if kept < len(vectors):
+                order = torch.randperm(len(vectors), generator=generator, device=vectors.device)
+                vectors = vectors[order[:kept]]
+            needs["vectors"] = vectors
+        return needs
+
+    def forward(
+        self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
+    ) -> ResetResult | None:
+        """Once per optimizer step, after the codebook itself was updated; None: nothing to do.
+
+        stats: those of all micro-batches and ranks. generator: on the CPU, the same on every rank.
+        """
+        if self._is_waiting():
+            rows = torch.ones(self.num_codes, dtype=torch.bool, device=codebook.device)
+            self.started.fill_(True)
+            return ResetResult(self._first_codes(stats["vectors"], generator), rows)
+        return None if self.reset is None else self.reset(codebook, stats, generator)
+
+    def _first_codes(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
+        count = self.num_codes
+        if self.init == "kmeans":
+            enough = max(count, min(len(vectors), _PER_CODE * count))
+            sample = functional.draw_vectors(vectors, enough, generator)
+            return functional.k_means(sample, count, generator)
+        return functional.draw_vectors(vectors, count, generator)
+
+    def _is_waiting(self) -> bool:
+        # Reading the buffer waits for the device; once it is set, it stays so.
+        if not self._has_started:
+            self._has_started = bool(self.started)
+        return not self._has_started
+
+
+def _check_started_again(renewal: CodebookInitReset, keys: object) -> None:
+    """A loaded state may be one of before the start."""
+    del keys
+    renewal._has_started = False
