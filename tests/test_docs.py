@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pkgutil
 import re
 import runpy
 import shlex
@@ -75,6 +76,8 @@ def test_every_public_name_is_in_the_python_reference():
         wanted = {f"{package}.{n}" for n in module.__all__ if not n.startswith("__")}
         assert wanted - named - {"imagetok.ImagetokError"} == set()  # that is with the errors
     assert "imagetok.errors" in named
+    for name in named:
+        assert pkgutil.resolve_name(name) is not None
 
 
 @pytest.mark.parametrize("path", OF_DOCS, ids=docs_pages.name)
