@@ -20,9 +20,16 @@ import imagetok as library
 import prior
 from cli.main import COMMANDS, _run, imagetok
 from imagetok import configs
+from imagetok.config import validate
+from imagetok.training.config import TokenizerRun
+from imagetok.training.given import kind_of, open_config
+from prior.config import PriorRun
 
+OWN_QUANTIZER = ("configs/digits/vqvae.yaml", "CONTRIBUTING.md")
+"""The example there trains a quantizer that it adds itself; test_contributing.py runs it."""
 PACKAGES = {"imagetok": library, "prior": prior}
 OF_DOCS = [page for page in PAGES if page.is_relative_to(DOCS)]
+RUNS = {"tokenizer": TokenizerRun, "prior": PriorRun}
 RUN = [page for page in OF_DOCS if blocks_to_run(page)]
 
 
@@ -33,10 +40,14 @@ def test_commands_parse_and_configs_exist(path):
             continue
         command = imagetok.get_command(click.Context(imagetok), name)
         assert command is not None, name
-        command.make_context(name, arguments)
+        parameters = command.make_context(name, arguments).params
         for word in arguments:
             if word.startswith(("configs/", "papers/", "comparisons/", "digits/", "cifar10/")):
                 assert configs(word).tree, word
+        if name == "train" and (parameters["config"], path.name) != OWN_QUANTIZER:
+            config, changes = parameters["config"], parameters["overrides"]
+            run = RUNS[kind_of(config, changes)]
+            validate(open_config(config, changes).tree, run, config)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=docs_pages.name)
