@@ -17,7 +17,7 @@ from imagetok.comparison.results import evaluations
 from imagetok.comparison.table import markdown_row, rule, spread
 from imagetok.config import read_yaml
 from imagetok.reporting.figures import curves
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics_log import read_json_lines
 
 COLUMNS = {
     "MSE x 10^3": ("mse", 1e3, ".2f"),

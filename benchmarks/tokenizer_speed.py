@@ -25,7 +25,7 @@ from imagetok.config import validate
 from imagetok.processes import keep_freed_memory, peak_memory_mb
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 from imagetok.training.config import OptimizerConfig
-from imagetok.training.optim import build_optimizer
+from imagetok.training.optimizer import build_optimizer
 
 TREE = {
     "image": {"mode": "rgb", "height": 32, "width": 32},

@@ -11,7 +11,7 @@ import imagetok
 import prior
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.config import validate
-from imagetok.data import ImageDataset, open_image, open_images, prepare
+from imagetok.data import ImageDataset, open_image, open_images, preprocess
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation import nearest_labels
@@ -107,7 +107,7 @@ def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
         old.unlink()
     samples = generate(out / "gpt" / "prior", NUM_SAMPLES, out=folder, seed=0, device="cpu")
     files = [folder / f"{j:06d}.png" for j in range(NUM_SAMPLES)]
-    images = torch.stack([prepare(open_image(file), tokenizer.image) for file in files])
+    images = torch.stack([preprocess(open_image(file), tokenizer.image) for file in files])
     return to_unit_range(images), torch.tensor(samples.labels)
 
 

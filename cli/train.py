@@ -34,7 +34,7 @@ def train(
     import imagetok
     import prior
     from imagetok.named_configs import find_config
-    from imagetok.training.given import kind_of
+    from imagetok.training.config_input import kind_of
 
     say(find_config(config).taken())
     kind = kind_of(config, overrides)

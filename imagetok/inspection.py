@@ -17,11 +17,11 @@ from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
-from imagetok.tokenizers.opening import open_tokenizer
+from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training import checkpoint
-from imagetok.training.metrics import read_thinned, test_record
-from imagetok.training.run import CHECKPOINTS, METRICS, exported_step
-from imagetok.training.run import CONFIG as RUN_CONFIG
+from imagetok.training.metrics_log import read_thinned, test_record
+from imagetok.training.run_folder import CHECKPOINTS, METRICS, exported_step
+from imagetok.training.run_folder import CONFIG as RUN_CONFIG
 from imagetok.urls import public_url
 
 Kind = artifacts.Kind | Literal["codes", "run", "comparison"]

@@ -19,9 +19,9 @@ from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from imagetok.tokenizers.opening import open_tokenizer
-from imagetok.training.metrics import records_of
-from imagetok.training.run import CONFIG as RUN_CONFIG
+from imagetok.tokenizers.loading import open_tokenizer
+from imagetok.training.metrics_log import records_of
+from imagetok.training.run_folder import CONFIG as RUN_CONFIG
 
 LoadCheck = Callable[[Path], object]
 """Loads an artifact's folder; raises InputError for what is wrong with it."""

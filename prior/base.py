@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from imagetok import artifacts, hub
 from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.errors import ConfigError, InputError
-from imagetok.modes import at_test_time
+from imagetok.eval_mode import eval_mode
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from prior.config import PriorConfig
@@ -86,7 +86,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         if labels is None:
             labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
         self.check_labels(labels)
-        with at_test_time(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             nll = negative_log_likelihood(self(codes, labels), codes)
         return unflatten_codes(-nll, self.config.grids)
 
@@ -152,7 +152,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         if given is not None and keep_rows is not None:
             self.check_codes(given)
         recipe = Recipe(labels, params, given_rows(given, keep_rows, grids, device))
-        with at_test_time(self):
+        with eval_mode(self):
             return sample_codes(self.prepare, grids, device, recipe, range(first, first + n))
 
     def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:

@@ -32,7 +32,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
-from imagetok.training.metrics import records_of
+from imagetok.training.metrics_log import records_of
 from prior.config import PriorRun
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from imagetok.codes.decode import decode_in_batches, save_images
-from imagetok.data import open_image, prepare
+from imagetok.data import open_image, preprocess
 from imagetok.data.inputs import open_inputs
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError, InputError
@@ -201,7 +201,7 @@ def _opened(images: Any, tokenizer: Tokenizer) -> dict[str, Images]:
         if len(files) < len(several):
             raise InputError("expected files, or pictures in memory, found both")
         as_labels = contract.mode == "labels"
-        stored = [prepare(open_image(file, as_labels), contract) for file in files]
+        stored = [preprocess(open_image(file, as_labels), contract) for file in files]
         names = [str(file) for file in files]
     else:
         dataset = open_inputs(several, contract).dataset

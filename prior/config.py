@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from imagetok.config import PlaceOrUrl, Section, Size, Steps
-from imagetok.training.config import TrainConfig, take_lengths
+from imagetok.training.config import TrainConfig, fill_schedule_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MAX_LENGTH = 1 << 20
@@ -217,7 +217,7 @@ class PriorRun(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "PriorRun":
-        take_lengths(self, self.train.steps)
+        fill_schedule_lengths(self, self.train.steps)
         models = self.model.levels if self.model.kind == "hierarchy" else (self.model,)
         has_snail = any(model.kind == "pixelsnail" for model in models)
         if has_snail and self.train.optimizer.weight_decay > 0:

@@ -15,7 +15,7 @@ from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.decode import decode_in_batches, picture_file, save_images
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.shard_writer import EncodedPart
-from imagetok.data import open_image, prepare
+from imagetok.data import open_image, preprocess
 from imagetok.durable import lock
 from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
@@ -64,7 +64,9 @@ class Generated(Result):
             return self._drawn
         contract = self.tokenizer.image
         files = [picture_file(self.folder, j) for j in range(self.record.num_images)]
-        stored = [prepare(open_image(file, contract.mode == "labels"), contract) for file in files]
+        stored = [
+            preprocess(open_image(file, contract.mode == "labels"), contract) for file in files
+        ]
         return from_stored(torch.stack(stored), contract)
 
     @property

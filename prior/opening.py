@@ -7,7 +7,7 @@ import torch
 from imagetok.errors import ConfigError
 from imagetok.processes import choose_device, device_of
 from imagetok.tokenizers import Tokenizer
-from imagetok.tokenizers.opening import open_tokenizer
+from imagetok.tokenizers.loading import open_tokenizer
 from prior.base import Prior
 
 

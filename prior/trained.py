@@ -9,7 +9,7 @@ import torch
 from imagetok.config import Overrides, validate
 from imagetok.processes import choose_device, keep_freed_memory
 from imagetok.progress import progress_shown
-from imagetok.training.given import ConfigInput, check_kind, open_config, run_folder
+from imagetok.training.config_input import ConfigInput, check_kind, open_config, run_folder
 from imagetok.training.trained import Trained
 from prior.base import Prior
 from prior.config import PriorRun

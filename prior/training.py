@@ -19,12 +19,12 @@ from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
 from imagetok.processes import device_of, over_processes, process_state
-from imagetok.training.best import Selection
-from imagetok.training.divergence import Limits
+from imagetok.training.best_weights import WeightSelection
+from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
-from imagetok.training.outputs import StepOutput
-from imagetok.training.run import CONFIG, PLACES, open_run, shared_run, with_recorded_lengths
+from imagetok.training.run_folder import CONFIG, PLACES, open_run, shared_run, with_recorded_lengths
+from imagetok.training.step_output import StepOutput
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
@@ -168,8 +168,8 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         export=export,
         artifact=run / "prior",
         # Codes that are all alike probable cost log2 K bits.
-        limits=Limits("bits_per_code", most=10 * uniform, noticed=uniform),
-        selection=Selection("bits_per_code", config.patience, config.export),
+        limits=DivergenceLimits("bits_per_code", most=10 * uniform, noticed=uniform),
+        selection=WeightSelection("bits_per_code", config.patience, config.export),
         shown=("bits_per_code",),
         matrix_layers=prior.matrix_layers,
     )

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from imagetok.codes.decode import decode_in_batches
-from imagetok.data import open_image, prepare
+from imagetok.data import open_image, preprocess
 from imagetok.errors import InputError
 from imagetok.evaluation.uncertainty import uncertainty_map
 from imagetok.images import Images, from_stored
@@ -131,7 +131,7 @@ class Workbench:
         """One image file as the tokenizer takes it."""
         contract = self.tokenizer.image
         try:
-            stored = prepare(open_image(file, contract.mode == "labels"), contract)
+            stored = preprocess(open_image(file, contract.mode == "labels"), contract)
         except InputError as error:
             # Where the server keeps uploads is nobody's business.
             raise InputError(str(error).replace(file, Path(file).name)) from None

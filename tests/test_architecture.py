@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "urls", "version"},
-    {"durable", "leftovers", "seeding", "config", "files", "stored", "transfer", "modes"}
+    {"durable", "leftovers", "seeding", "config", "files", "stored", "transfer", "eval_mode"}
     | {"destinations", "processes", "rendezvous", "peers", "markdown"},
     {"images", "artifacts", "hub", "progress", "stopping", "optional"},
     {"pictures", "results", "pretrained"},

@@ -20,7 +20,7 @@ from imagetok.named_configs import NamedConfig, catalogue, configs_folder, find_
 from imagetok.named_configs.experiments import experiments
 from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
-from imagetok.training.optim import build_optimizer
+from imagetok.training.optimizer import build_optimizer
 from imagetok.training.tokenizer import loss_function
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun

@@ -38,11 +38,11 @@ from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from imagetok.tokenizers.opening import as_given, open_tokenizer
+from imagetok.tokenizers.loading import display_name, open_tokenizer
 from imagetok.training.checkpoint import kept_weights
 from imagetok.training.config import TokenizerRun
-from imagetok.training.metrics import read_thinned
-from imagetok.training.run import CONFIG
+from imagetok.training.metrics_log import read_thinned
+from imagetok.training.run_folder import CONFIG
 
 SAMPLE = 1000
 """Images whose codes are compared with those of earlier checkpoints."""
@@ -179,7 +179,7 @@ def diagnose(
     model = open_tokenizer(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
     with progress_shown(progress):
-        found = _measure(model, dataset, as_given(tokenizer), source)
+        found = _measure(model, dataset, display_name(tokenizer), source)
     if folder is not None:
         from imagetok.analysis.diagnosis_page import write_page
 

@@ -35,7 +35,7 @@ from imagetok.progress import progress_shown
 from imagetok.quantizers import level_name
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from imagetok.tokenizers.opening import as_given, device_for, open_tokenizer
+from imagetok.tokenizers.loading import device_for, display_name, open_tokenizer
 
 SHOWN = 8
 STEPS = 7
@@ -155,7 +155,7 @@ def explore(
     if limit is not None:
         dataset = FirstImages(dataset, limit)
     with progress_shown(progress):
-        found = _explore(model, dataset, networks, chosen, (as_given(tokenizer), source))
+        found = _explore(model, dataset, networks, chosen, (display_name(tokenizer), source))
     if folder is not None:
         from imagetok.analysis.latent_space_page import write_page
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imagetok.data import open_image, prepare
+from imagetok.data import open_image, preprocess
 from imagetok.destinations import file_for
 from imagetok.durable import write_bytes
 from imagetok.errors import InputError
@@ -18,7 +18,7 @@ from imagetok.pictures import coloured, enlarged, grid, png_bytes, side_by_side
 from imagetok.processes import device_of
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder
-from imagetok.tokenizers.opening import as_given, open_autoencoder
+from imagetok.tokenizers.loading import display_name, open_autoencoder
 
 COLUMNS = 8
 SIDE = 128
@@ -89,14 +89,14 @@ def reconstruct(
     model.check_finite()
     as_labels = model.image.mode == "labels"
     stored = [
-        prepare(open_image(one, as_labels) if isinstance(one, Path | str) else one, model.image)
+        preprocess(open_image(one, as_labels) if isinstance(one, Path | str) else one, model.image)
         for one in several
     ]
     batch = from_stored(torch.stack(stored), model.image)
     x_hat = clamp_pixels(model.reconstruct(batch.to(device_of(model)))).cpu()
     pairs = zip(x_hat.split(1), batch.split(1), strict=True)
     found = BeforeAndAfter(
-        tokenizer=as_given(tokenizer),
+        tokenizer=display_name(tokenizer),
         names=tuple(
             str(one) if isinstance(one, Path | str) else f"image {i}"
             for i, one in enumerate(several)

@@ -23,7 +23,7 @@ from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
 from imagetok.reporting import Block, Commands, Numbers, Section, Table, write_report
 from imagetok.results import Result
-from imagetok.training.run import CONFIG
+from imagetok.training.run_folder import CONFIG
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -18,8 +18,8 @@ from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun, TrainConfig
-from imagetok.training.metrics import read_thinned, test_record
-from imagetok.training.run import CONFIG, exported_step
+from imagetok.training.metrics_log import read_thinned, test_record
+from imagetok.training.run_folder import CONFIG, exported_step
 
 
 @runtime_checkable

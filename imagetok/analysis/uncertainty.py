@@ -30,7 +30,7 @@ from imagetok.processes import choose_device, full_float32
 from imagetok.progress import progress_shown
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from imagetok.tokenizers.opening import as_given, open_tokenizer
+from imagetok.tokenizers.loading import display_name, open_tokenizer
 
 NUM_SHOWN = 8
 AMONG = 256  # the first images, of which the pictures are chosen
@@ -209,7 +209,9 @@ def _check_asked(tokenizers: Sequence[Autoencoder | Path | str], data: object) -
     places = [one if isinstance(one, Autoencoder) else Path(one).resolve() for one in tokenizers]
     for one, place in zip(tokenizers, places, strict=True):
         if sum(other is place or other == place for other in places) > 1:
-            raise ConfigError(f"--tokenizer: expected different ones, found {as_given(one)} twice")
+            raise ConfigError(
+                f"--tokenizer: expected different ones, found {display_name(one)} twice"
+            )
     if not tokenizers:
         raise ConfigError("--tokenizer: expected at least one, found none")
     if isinstance(data, str) and data == "noise":
@@ -243,7 +245,7 @@ def _study(
         pair = (of.of_images(first)[1] for of in (scores, found))
         aurocs["error"][other_name] = auroc(*pair)
     return UncertaintyStudy(
-        tokenizer=as_given(given),
+        tokenizer=display_name(given),
         fingerprint=model.fingerprint,
         method=", ".join(model.config.method),
         data=name,

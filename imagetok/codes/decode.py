@@ -21,7 +21,7 @@ from imagetok.progress import ProgressBar, progress_shown
 from imagetok.quantizers import Codes
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
-from imagetok.tokenizers.opening import open_tokenizer
+from imagetok.tokenizers.loading import open_tokenizer
 
 DECODE_BATCH = 64
 RECORD = "decoded.json"

@@ -21,12 +21,12 @@ from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.errors import ConfigError
+from imagetok.eval_mode import eval_mode
 from imagetok.images import from_stored
-from imagetok.modes import at_test_time
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.tokenizers import Tokenizer
-from imagetok.tokenizers.opening import name_of, open_tokenizer
+from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 logger = logging.getLogger("imagetok")
 
@@ -144,7 +144,7 @@ def encode(
             model,
             dataset,
             source=source,
-            name=name_of(tokenizer, model),
+            name=recorded_name(tokenizer, model),
             samples_per_shard=samples_per_shard,
             precision=precision,
         )
@@ -261,7 +261,7 @@ def encode_range(
         threads = torch.get_num_threads() if is_cpu else 1
     # One intra-op thread each: the split of a sum over threads would change its last bit.
     with (
-        at_test_time(tokenizer),
+        eval_mode(tokenizer),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         waiting: deque[Future[EncodedPart]] = deque()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, final
 from urllib.parse import urlsplit, urlunsplit
 
-from imagetok.data.patterns import PROTOCOLS
+from imagetok.data.shard_patterns import PROTOCOLS
 from imagetok.errors import ConfigError, ResourceError, ShardError
 from imagetok.files import FileError, open_regular, read_regular
 from imagetok.transfer import Progress, within_time

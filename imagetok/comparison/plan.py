@@ -20,7 +20,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.named_configs import NamedConfig, find_config
 from imagetok.stored import read_json
 from imagetok.training.config import TokenizerRun
-from imagetok.training.run import recorded_lengths
+from imagetok.training.run_folder import recorded_lengths
 from imagetok.urls import public_url
 
 SEEDS = (42, 1773, 1)

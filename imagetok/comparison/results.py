@@ -14,10 +14,10 @@ from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
 from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.training.checkpoint_record import read_finished
 from imagetok.training.config import TokenizerRun
-from imagetok.training.metrics import records_of
-from imagetok.training.record import read_finished
-from imagetok.training.run import CONFIG
+from imagetok.training.metrics_log import records_of
+from imagetok.training.run_folder import CONFIG
 
 DEFINITIONS = {
     "mse": "mean squared error on [0, 1], reconstruction not clamped",

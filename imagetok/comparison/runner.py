@@ -34,7 +34,7 @@ from imagetok.progress import ProgressBar
 from imagetok.reporting import Commands, Figure, Pictures, Section, Table, Text, write_report
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics_log import read_json_lines
 
 logger = logging.getLogger("imagetok")
 _SWEEP = "Perplexity and error against the size of the codebook"

@@ -14,7 +14,7 @@ from imagetok.images import from_stored
 from imagetok.processes import one_thread
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
-from imagetok.training.optim import build_optimizer
+from imagetok.training.optimizer import build_optimizer
 from imagetok.training.tokenizer import loss_function
 
 ENCODE_BATCH = 64

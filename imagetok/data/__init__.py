@@ -23,17 +23,17 @@ from imagetok.data.config import (
     parse_spec,
 )
 from imagetok.data.digits import open_digits
-from imagetok.data.encoded import EncodedImages, FileImages
+from imagetok.data.encoded_images import EncodedImages, FileImages
 from imagetok.data.faces import open_celeba, open_kaokore
 from imagetok.data.folder import open_folder
 from imagetok.data.huggingface import open_huggingface
+from imagetok.data.image_decoding import ImageError, open_image
+from imagetok.data.label_maps import open_masks
 from imagetok.data.lsun import open_lsun
-from imagetok.data.masks import open_masks
-from imagetok.data.open import ImageError, open_image
+from imagetok.data.preprocessing import preprocess, preprocess_batch
 from imagetok.data.shapes import Shapes, open_shapes
 from imagetok.data.table import open_table
-from imagetok.data.tars import open_tars
-from imagetok.data.transforms import prepare, prepare_batch
+from imagetok.data.webdataset_tars import open_tars
 from imagetok.images import ImageContract
 
 __all__ = [
@@ -63,8 +63,8 @@ __all__ = [
     "open_image",
     "open_images",
     "parse_spec",
-    "prepare",
-    "prepare_batch",
+    "preprocess",
+    "preprocess_batch",
 ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from imagetok.data.base import ArrayImages
-from imagetok.data.transforms import prepare_batch
+from imagetok.data.preprocessing import preprocess_batch
 from imagetok.images import ImageContract
 from imagetok.seeding import generator
 
@@ -30,7 +30,7 @@ def open_digits(split: str, contract: ImageContract) -> ArrayImages:
             chosen = np.arange(len(values))
     pixels = (values[chosen].astype(np.uint16) * 255 + _LEVELS // 2) // _LEVELS
     return ArrayImages(
-        prepare_batch(pixels.astype(np.uint8), contract),
+        preprocess_batch(pixels.astype(np.uint8), contract),
         torch.from_numpy(labels[chosen].astype(np.int64)),
         name="digits",
         split=split,

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from imagetok.data.config import CelebAConfig, KaokoreConfig
-from imagetok.data.encoded import FileImages, is_file
+from imagetok.data.encoded_images import FileImages, is_file
 from imagetok.data.table import SPLITS, check_columns, read_table, read_text, refuse_rows
 from imagetok.errors import InputError
 from imagetok.images import ImageContract

@@ -4,8 +4,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from imagetok.data.encoded import FileImages
-from imagetok.data.labels import held_out
+from imagetok.data.encoded_images import FileImages
+from imagetok.data.labels_and_splits import split_indices
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
@@ -43,7 +43,7 @@ def open_folder(root: str, split: str, contract: ImageContract, *, holdout: floa
             f"{', '.join(sorted(EXTENSIONS))}; check the path"
         )
     if not parts and split != "all":
-        files = [files[i] for i in held_out(len(files), split, holdout, str(folder))]
+        files = [files[i] for i in split_indices(len(files), split, holdout, str(folder))]
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = [label_of[file.split("/")[0]] for _, file in files] if class_names else None
     paths = [str(PurePosixPath(part, file)) for part, file in files]

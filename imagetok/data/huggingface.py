@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
 from imagetok.data.config import HuggingFaceConfig
-from imagetok.data.encoded import EncodedImages, file_size
-from imagetok.data.labels import held_out, number_labels
-from imagetok.data.open import ImageError, decode_image, open_image
+from imagetok.data.encoded_images import EncodedImages, file_size
+from imagetok.data.image_decoding import ImageError, decode_image, open_image
+from imagetok.data.labels_and_splits import number_labels, split_indices
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
 from imagetok.optional import require
@@ -123,7 +123,7 @@ def _rows(datasets: Any, parts: dict[str, Any], split: str, config: HuggingFaceC
         return datasets.concatenate_datasets(list(parts.values()))
     if list(parts) == ["train"] and split != "val":
         rows = parts["train"]
-        return rows.select(held_out(len(rows), split, config.holdout, config.name))
+        return rows.select(split_indices(len(rows), split, config.holdout, config.name))
     wanted = "val" if split == "test" and "test" not in parts else split
     if wanted not in parts:
         raise ConfigError(f"{config.name}: expected one of {', '.join(parts)}; found {split!r}")

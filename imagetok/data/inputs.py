@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from imagetok.config import Section
 from imagetok.data import DataConfig, FileImages, describe, open_images, parse_spec
 from imagetok.data.base import ImageDataset
-from imagetok.data.items import ItemImages, split_item
+from imagetok.data.in_memory import ItemImages, split_item
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 

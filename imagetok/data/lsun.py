@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
 from imagetok.data.config import LSUNConfig
-from imagetok.data.encoded import EncodedImages
-from imagetok.data.open import ImageError, decode_image
+from imagetok.data.encoded_images import EncodedImages
+from imagetok.data.image_decoding import ImageError, decode_image
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.optional import require
@@ -18,7 +18,7 @@ from imagetok.optional import require
 _PARTS = {"train": ("train",), "val": ("val",), "test": ("val",), "all": ("train", "val")}
 
 
-class Entry(NamedTuple):
+class LMDBEntry(NamedTuple):
     """One image: its LMDB folder, its key, its size in bytes."""
 
     folder: str
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 class LSUNImages(EncodedImages):
     """Encoded images in LMDB folders, in the order of their keys."""
 
-    def __init__(self, entries: list[Entry], *, split: str, contract: ImageContract):
+    def __init__(self, entries: list[LMDBEntry], *, split: str, contract: ImageContract):
         super().__init__("lsun", split, contract, [NO_LABEL] * len(entries), ())
         self.entries = entries
 
@@ -75,10 +75,12 @@ def open_lsun(config: LSUNConfig, split: str, contract: ImageContract) -> LSUNIm
     return LSUNImages(entries, split=split, contract=contract)
 
 
-def _entries(folder: str) -> list[Entry]:
+def _entries(folder: str) -> list[LMDBEntry]:
     try:
         with _environment(folder).begin(buffers=True) as transaction:
-            return [Entry(folder, bytes(key), len(value)) for key, value in transaction.cursor()]
+            return [
+                LMDBEntry(folder, bytes(key), len(value)) for key, value in transaction.cursor()
+            ]
     except _library().Error as error:
         raise _damaged(folder, error) from None
 

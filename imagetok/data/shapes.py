@@ -21,7 +21,7 @@ _LUMA = (0.299, 0.587, 0.114)
 _NUM_DRAWS = 10
 
 
-class _Drawing(NamedTuple):
+class _ShapeBatch(NamedTuple):
     """What is drawn on a batch of canvases."""
 
     distance: Float64[Tensor, "B H W"]  # to the edge in pixels, negative inside
@@ -79,7 +79,7 @@ class Shapes(ImageDataset):
         """`class_map` of several images."""
         return _classes(self._draw(indices))
 
-    def _draw(self, indices: Sequence[int]) -> _Drawing:
+    def _draw(self, indices: Sequence[int]) -> _ShapeBatch:
         self.check_indices(indices)
         numbers = torch.empty(len(indices), _NUM_DRAWS, dtype=torch.float64)
         generator = torch.Generator()
@@ -90,7 +90,7 @@ class Shapes(ImageDataset):
         labels = torch.tensor(classes, dtype=torch.int64)
         background, foreground = numbers[:, :3], _contrasting(numbers[:, 3:6], numbers[:, :3])
         distance = self._distances(numbers[:, 6:], labels)
-        return _Drawing(distance, foreground, background, labels)
+        return _ShapeBatch(distance, foreground, background, labels)
 
     def _distances(
         self, numbers: Float64[Tensor, "B 4"], labels: Int64[Tensor, " B"]
@@ -115,7 +115,7 @@ class Shapes(ImageDataset):
         return distance * radius[:, None, None]
 
 
-def _classes(drawing: _Drawing) -> Int64[Tensor, "B H W"]:
+def _classes(drawing: _ShapeBatch) -> Int64[Tensor, "B H W"]:
     inside = 1 + drawing.labels[:, None, None]
     return torch.where(drawing.distance < 0, inside, BACKGROUND)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagetok.data.config import TableConfig
-from imagetok.data.encoded import FileImages, below
-from imagetok.data.labels import held_out, number_labels
+from imagetok.data.encoded_images import FileImages, below
+from imagetok.data.labels_and_splits import number_labels, split_indices
 from imagetok.errors import ConfigError, InputError
 from imagetok.files import open_regular
 from imagetok.images import ImageContract
@@ -23,7 +23,7 @@ SPLITS = {name: name for name in ("train", "val", "test")} | {
 }
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One line of a table: its number, and its values by column."""
 
     line: int
@@ -112,7 +112,7 @@ def _chosen(config: TableConfig, path: Path, columns: _Columns, split: str) -> S
     if not config.splits:
         if split == "val":
             raise ConfigError(f"{path}: has no val without a column of splits: splits=COLUMN")
-        return held_out(count, split, config.holdout, str(path))
+        return split_indices(count, split, config.holdout, str(path))
     parts = [SPLITS[part] for part in columns.splits]
     wanted = "val" if split == "test" and "test" not in parts else split
     chosen = [i for i, part in enumerate(parts) if part == wanted]
@@ -121,12 +121,12 @@ def _chosen(config: TableConfig, path: Path, columns: _Columns, split: str) -> S
     return chosen
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[TableRow]:
     """All rows of a table; see `rows_of`."""
     return list(rows_of(path))
 
 
-def rows_of(path: Path) -> Iterator[Row]:
+def rows_of(path: Path) -> Iterator[TableRow]:
     """The rows of a CSV file with a header line, or of a JSONL file of objects, one by one.
 
     Raises InputError that says which lines are no rows, after the last.
@@ -137,7 +137,7 @@ def rows_of(path: Path) -> Iterator[Row]:
         yield from (_json_rows if is_json else _csv_rows)(path, file)
 
 
-def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
+def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
     reader = csv.reader(file, strict=True)
     faults, count = [], 0
     try:
@@ -149,7 +149,7 @@ def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
                 continue
             count += 1
             if len(values) == len(header):
-                yield Row(reader.line_num, dict(zip(header, values, strict=True)))
+                yield TableRow(reader.line_num, dict(zip(header, values, strict=True)))
             else:
                 faults.append(
                     f"line {reader.line_num}: expected {len(header)} values, found {len(values)}"
@@ -159,14 +159,14 @@ def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
     refuse_rows(path, faults, count)
 
 
-def _json_rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
+def _json_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
     faults, count = [], 0
     for line, row in enumerate(file, 1):
         if not row.strip():
             continue
         count += 1
         try:
-            yield Row(line, {key: _text(value) for key, value in json.loads(row).items()})
+            yield TableRow(line, {key: _text(value) for key, value in json.loads(row).items()})
         except (ValueError, AttributeError, RecursionError):
             faults.append(f"line {line}: expected an object, found {row.rstrip()[:80]!r}")
     refuse_rows(path, faults, count)
@@ -192,7 +192,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: expected UTF-8 text, found another; save it as UTF-8") from None
 
 
-def check_columns(path: Path, rows: list[Row], names: list[str]) -> None:
+def check_columns(path: Path, rows: list[TableRow], names: list[str]) -> None:
     """Raise InputError for no rows, ConfigError for a column that is named but not there."""
     if not rows:
         raise InputError(f"{path}: expected a row an image below a header line, found none")

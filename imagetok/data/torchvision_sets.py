@@ -14,7 +14,7 @@ from imagetok.data.config import (
     MNISTConfig,
     TorchvisionConfig,
 )
-from imagetok.data.transforms import prepare_batch
+from imagetok.data.preprocessing import preprocess_batch
 from imagetok.errors import InputError, ResourceError
 from imagetok.images import ImageContract
 
@@ -39,7 +39,7 @@ def open_torchvision(config: TorchvisionConfig, split: str, contract: ImageContr
             )
         chosen = {"train": slice(first), "test": slice(first, None), "all": slice(None)}[split]
     return ArrayImages(
-        prepare_batch(pixels[chosen], contract),
+        preprocess_batch(pixels[chosen], contract),
         torch.from_numpy(labels[chosen].astype(np.int64)),
         name=config.source,
         split=split,

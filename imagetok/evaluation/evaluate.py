@@ -24,7 +24,7 @@ from imagetok.processes import process_state
 from imagetok.progress import progress_shown
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder
-from imagetok.tokenizers.opening import as_given, device_for, open_autoencoder
+from imagetok.tokenizers.loading import device_for, display_name, open_autoencoder
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,7 +111,7 @@ def evaluate(
     record["subject"]["data"] = source
     if file is not None and process_state().is_main_process:
         write_json(file, record)
-    subject = as_given(tokenizer) if samples is None else record["subject"]["samples"]
+    subject = display_name(tokenizer) if samples is None else record["subject"]["samples"]
     return Evaluation(subject, source, record, records)
 
 

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from imagetok.eval_mode import eval_mode
 from imagetok.evaluation.ssim import SSIM_WINDOW, ssim
 from imagetok.images import ImageContract, Images
-from imagetok.modes import at_test_time
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
 
@@ -16,7 +16,7 @@ def decode_unclamped(tokenizer: Tokenizer, codes: Codes) -> Images:
 
     `mse` is measured on these, wherever it is measured (the papers' convention).
     """
-    with at_test_time(tokenizer), torch.no_grad():
+    with eval_mode(tokenizer), torch.no_grad():
         return tokenizer._decode(codes)
 
 

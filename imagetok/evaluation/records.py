@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from imagetok.config import differences
 from imagetok.data import ImageDataset
-from imagetok.data.samples import open_samples
+from imagetok.data.sample_folder import open_samples
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction

@@ -7,12 +7,12 @@ from torch import nn
 
 from imagetok.networks.conv import ConvConfig, ConvDecoder, ConvEncoder
 from imagetok.networks.hierarchy import Hierarchy, VQVAE2Config
-from imagetok.networks.kaokore import KaokoreConfig, build_kaokore
+from imagetok.networks.kaokore import KaokoreNetConfig, build_kaokore
 from imagetok.networks.pixels import PixelRange
 from imagetok.networks.sonnet import SonnetConfig, build_sonnet
 from imagetok.networks.sqvae import SQVAENetConfig, build_sqvae_net
 
-FlatNetworkConfig = ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreConfig
+FlatNetworkConfig = ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreNetConfig
 """One grid of codes."""
 NetworkConfig = Annotated[FlatNetworkConfig | VQVAE2Config, Field(discriminator="kind")]
 
@@ -42,7 +42,7 @@ def build_network(
             return build_sonnet(config, *channels)
         case SQVAENetConfig():
             return build_sqvae_net(config, *channels, num_heads=num_heads, is_bounded=is_bounded)
-        case KaokoreConfig():
+        case KaokoreNetConfig():
             return build_kaokore(config, *channels, is_bounded=is_bounded)
         case _:
             assert_never(config)
@@ -54,7 +54,7 @@ __all__ = [
     "ConvEncoder",
     "FlatNetworkConfig",
     "Hierarchy",
-    "KaokoreConfig",
+    "KaokoreNetConfig",
     "NetworkConfig",
     "PixelRange",
     "SQVAENetConfig",

@@ -9,7 +9,7 @@ from imagetok.networks.pixels import SYMMETRIC, PixelRange
 from imagetok.networks.residual import SkipBlock, Width, match_channels
 
 
-class KaokoreConfig(Section):
+class KaokoreNetConfig(Section):
     """Batch-normalised, four pixels per code along each side, with a tanh at its end.
 
     In the original the width is D, and the squared error is on [-1, 1]: here it is on [0, 1], so
@@ -24,7 +24,7 @@ class KaokoreConfig(Section):
 
 
 def build_kaokore(
-    config: KaokoreConfig,
+    config: KaokoreNetConfig,
     image_channels: int,
     encoder_channels: int,
     decoder_channels: int,

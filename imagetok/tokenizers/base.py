@@ -10,8 +10,8 @@ from torch import Tensor
 
 from imagetok import artifacts, hub
 from imagetok.errors import InputError, NotFiniteError
+from imagetok.eval_mode import eval_mode
 from imagetok.images import ImageContract, Images, check_images, clamp_pixels
-from imagetok.modes import at_test_time
 from imagetok.pretrained import Card, Pretrained
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
@@ -153,7 +153,7 @@ class Tokenizer(Autoencoder, ABC):
         (B, h, w) int64 maps, coarse to fine. generator: only for a test rule that samples.
         """
         check_images(images, self.image)
-        with at_test_time(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             return self._encode(images, generator)
 
     def encode_with_certainty(
@@ -165,7 +165,7 @@ class Tokenizer(Autoencoder, ABC):
         per level the names carry the level, as in `entropy_level0`.
         """
         check_images(images, self.image)
-        with at_test_time(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             return self._encode_with_certainty(images, generator)
 
     def encode_between(
@@ -184,7 +184,7 @@ class Tokenizer(Autoencoder, ABC):
         """
         check_images(images, self.image)
         check_images(others, self.image)
-        with at_test_time(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             return self._encode_between(images, others, share.view(-1, 1, 1, 1), generator)
 
     def decode(self, codes: Codes) -> Images:
@@ -195,12 +195,12 @@ class Tokenizer(Autoencoder, ABC):
         Raises InputError when levels, shapes, dtype or range do not fit this tokenizer.
         """
         self._check_codes(codes)
-        with at_test_time(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             return clamp_pixels(self._decode(tuple(level.long() for level in codes)))
 
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
         codes = self.encode(images, generator=generator)
-        with at_test_time(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             return self._decode(codes)
 
     @abstractmethod

@@ -9,7 +9,7 @@ from imagetok.config import Section
 from imagetok.images import ImageContract
 from imagetok.networks import NetworkConfig, VQVAE2Config
 from imagetok.quantizers import QuantizerConfig, level_name
-from imagetok.tokenizers.latent import LatentConfig
+from imagetok.tokenizers.gaussian_latent import LatentConfig
 from imagetok.tokenizers.likelihood import LikelihoodConfig, MSEConfig
 
 

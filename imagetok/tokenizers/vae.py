@@ -7,12 +7,12 @@ from torch import Tensor
 
 from imagetok import artifacts
 from imagetok.errors import InputError
+from imagetok.eval_mode import eval_mode
 from imagetok.images import Images, check_images
-from imagetok.modes import at_test_time
 from imagetok.networks import VQVAE2Config, build_network
 from imagetok.tokenizers.base import Autoencoder, Reconstruction, check_features
 from imagetok.tokenizers.config import TokenizerConfig
-from imagetok.tokenizers.latent import GaussianLatent, gaussian_kl
+from imagetok.tokenizers.gaussian_latent import GaussianLatent, gaussian_kl
 from imagetok.tokenizers.likelihood import build_likelihood
 
 _NO_CODES = (
@@ -60,7 +60,7 @@ class VAE(Autoencoder):
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
         del generator  # nothing is drawn
         check_images(images, self.image)
-        with at_test_time(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             h = self.encoder(self.likelihood.to_network(images))
             check_features(h)
             return self.likelihood.to_image(

@@ -23,8 +23,8 @@ from torch.optim.swa_utils import AveragedModel
 from imagetok.durable import commit_folder, verify_folder, write_json
 from imagetok.errors import CheckpointError, DivergedError, ResourceError
 from imagetok.files import FileError, check_safetensors, open_regular
-from imagetok.training.best import BEST
-from imagetok.training.record import Record, read_record
+from imagetok.training.best_weights import BEST
+from imagetok.training.checkpoint_record import CheckpointRecord, read_record
 
 logger = logging.getLogger("imagetok")
 KEEP = 2
@@ -35,7 +35,7 @@ _NAME = re.compile("step-[0-9]{8,15}")
 def save(
     accelerator: Accelerator,
     folder: Path,
-    record: Record,
+    record: CheckpointRecord,
     average: AveragedModel | None,
     best: dict[str, Tensor],
 ) -> None:
@@ -71,7 +71,7 @@ def save(
 def _complete(
     staging: Path,
     final: Path,
-    record: Record,
+    record: CheckpointRecord,
     average: AveragedModel | None,
     best: dict[str, Tensor],
 ) -> None:
@@ -106,13 +106,13 @@ def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> No
 
     measure: the best checkpoint by this held-out one is named; None: the newest.
     """
-    path, told = newest(folder), "Last good checkpoint"
+    path, message = newest(folder), "Last good checkpoint"
     if measure is not None and (best := _best(folder, measure)) is not None:
         is_last, path = path == best[0], best[0]
-        told = f"Best checkpoint of those kept, by a {measure} of {best[1]:.4g}"
-        told += "" if is_last else " (delete those after it)"
+        message = f"Best checkpoint of those kept, by a {measure} of {best[1]:.4g}"
+        message += "" if is_last else " (delete those after it)"
     raise DivergedError(
-        f"step {step}: {what}; training stopped. {told}: {path or 'none'}. "
+        f"step {step}: {what}; training stopped. {message}: {path or 'none'}. "
         "Go on from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
         "train.mixed_precision=no"
     )
@@ -142,7 +142,7 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> CheckpointRecord:
     """The record of a verified checkpoint; CheckpointError where it is not one."""
     with _reading(path):
         return read_record(path / _RECORD, _step_of(path))
@@ -205,7 +205,9 @@ def _restoring(path: Path) -> Iterator[None]:
         ) from error
 
 
-def best_tensors(path: Path, record: Record, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def best_tensors(
+    path: Path, record: CheckpointRecord, wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The best weights that a checkpoint keeps; none where there is no best yet."""
     if record.best is None or not record.best.measures:
         return {}

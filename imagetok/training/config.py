@@ -88,7 +88,7 @@ class ObjectiveConfig(Section):
     """Of the relaxed codes in training."""
 
 
-def take_lengths(run: Section, steps: int) -> None:
+def fill_schedule_lengths(run: Section, steps: int) -> None:
     """Give the schedules of a run that is being validated, and have no length, that of the run."""
     filled = with_lengths(run, lambda key: steps)
     for name in type(run).model_fields:
@@ -112,7 +112,7 @@ class TokenizerRun(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
-        take_lengths(self, self.train.steps)
+        fill_schedule_lengths(self, self.train.steps)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from imagetok.training import checkpoint
-from imagetok.training.outputs import StepOutput
+from imagetok.training.step_output import StepOutput
 
 GROWTH = 100.0
 """How many times its lowest a measure may be at the end."""
@@ -17,7 +17,7 @@ HOPELESS = 1e4
 """How many times the most that is allowed at the end a measure may be on the way there."""
 
 
-class Limits(NamedTuple):
+class DivergenceLimits(NamedTuple):
     """What a held-out measure of a run that learns stays below."""
 
     measure: str
@@ -35,11 +35,11 @@ class Limits(NamedTuple):
         value = measures.get(self.measure)
         if value is None:
             return None
-        told = f"the held-out {self.measure} is {value:.4g}"
+        message = f"the held-out {self.measure} is {value:.4g}"
         if value > self.most * (1 if is_last else HOPELESS):
-            return f"{told}, and above {self.most:.4g} nothing was learned"
+            return f"{message}, and above {self.most:.4g} nothing was learned"
         if is_last and best is not None and value > max(self.noticed, GROWTH * best):
-            return f"{told}, and was {best:.4g} before"
+            return f"{message}, and was {best:.4g} before"
         return None
 
 

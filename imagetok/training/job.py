@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
 from imagetok.processes import process_state
-from imagetok.training.batches import BatchedDataset, check_batch_size
-from imagetok.training.best import Selection
+from imagetok.training.batch_order import BatchedDataset, check_batch_size
+from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
-from imagetok.training.divergence import Limits
-from imagetok.training.outputs import StepOutput
+from imagetok.training.divergence import DivergenceLimits
+from imagetok.training.step_output import StepOutput
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Job:
     """The folder of the finished model."""
     inputs: Callable[[], dict[str, str]] = dict
     """What identifies the examples and the weights to start from; alike on all processes."""
-    selection: Selection | None = None
+    selection: WeightSelection | None = None
     """Keeps the best weights beside the last; None keeps the last only."""
-    limits: Limits | None = None
+    limits: DivergenceLimits | None = None
     """What held-out measures of a run that did not diverge stay below; None: anything finite."""
     shown: tuple[str, ...] = ()
     """Names of logged values that the progress shows beside the loss."""

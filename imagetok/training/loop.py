@@ -31,20 +31,25 @@ from imagetok.processes import over_processes, peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.stopping import StopRequest
 from imagetok.training import checkpoint
-from imagetok.training.batches import (
+from imagetok.training.batch_norm import average_batch_norm_statistics
+from imagetok.training.batch_order import (
     MicroBatches,
     batch_loader,
     begin,
 )
-from imagetok.training.best import Best
+from imagetok.training.best_weights import BestWeights
+from imagetok.training.checkpoint_record import (
+    FINISHED,
+    BestRecord,
+    CheckpointRecord,
+    read_finished,
+)
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
 from imagetok.training.job import Job
-from imagetok.training.metrics import JsonLines, read_json_lines, records_of, test_record
-from imagetok.training.optim import build_optimizer, forget_rows
-from imagetok.training.outputs import StepOutput, combine
-from imagetok.training.record import FINISHED, BestRecord, Record, read_finished
-from imagetok.training.running import average_running_statistics
+from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
+from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows
+from imagetok.training.step_output import StepOutput, combine_outputs
 
 logger = logging.getLogger("imagetok")
 
@@ -110,7 +115,7 @@ class _Training:
         self.batches: Iterator[Any] = iter(())
         self.step = 0
         self.divergence = Divergence(accelerator.device)
-        self.best = Best(job.selection) if job.selection is not None else None
+        self.best = BestWeights(job.selection) if job.selection is not None else None
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
         self.saved: tuple[int, bool] | None = None
@@ -262,7 +267,7 @@ class _Training:
                 output = self.job.loss(self.model, batch, step, noise)
                 accelerator.backward(output.loss / config.accumulation)
             outputs.append(output.detach())
-        total = combine(outputs)
+        total = combine_outputs(outputs)
         self.divergence.watch(step, total)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -272,12 +277,12 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
-            average_running_statistics(bare, lambda values: over_processes(values, "mean"))
+            average_batch_norm_statistics(bare, lambda values: over_processes(values, "mean"))
         draw = seeding.generator(self.seed, "update", step)
         replaced = self.job.update(bare, total.sums | total.rows, draw)
         if self.average is not None:
             self.average.update_parameters(bare)
-        forget_rows(self.optimizer, bare, self.average, replaced)
+        reset_optimizer_rows(self.optimizer, bare, self.average, replaced)
         return total
 
     def _due(self, every: int) -> bool:
@@ -353,7 +358,7 @@ class _Training:
 
     def _save(self) -> None:
         self.divergence.refuse(self.checkpoints)
-        record = Record(
+        record = CheckpointRecord(
             step=self.step,
             metrics_bytes=self.metrics.durable_size(),
             timing_bytes=self.timing.durable_size(),

@@ -19,11 +19,11 @@ from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
-from imagetok.training.divergence import Limits
+from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
-from imagetok.training.outputs import StepOutput
-from imagetok.training.run import PLACES, open_run, shared_run, with_recorded_lengths
+from imagetok.training.run_folder import PLACES, open_run, shared_run, with_recorded_lengths
+from imagetok.training.step_output import StepOutput
 
 logger = logging.getLogger("imagetok")
 PICTURES = 16
@@ -79,7 +79,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         if process_state().is_main_process:
             _save_pictures(bare, held_out, run / "pictures" / f"step-{step:08d}.png")
         measures = evaluate_reconstruction(bare, held_out, check)
-        _tell_states(step, measures, states)
+        _log_codebook_states(step, measures, states)
         return measures
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
@@ -107,7 +107,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         export=export,
         artifact=run / "tokenizer",
         # Images in [0, 1] differ by 1 at most, and a grey one from all others by less.
-        limits=Limits("mse", most=1.0, noticed=0.01),
+        limits=DivergenceLimits("mse", most=1.0, noticed=0.01),
         shown=(
             "mse",
             "pixel_accuracy",
@@ -160,7 +160,7 @@ def _describe(counts: tuple[Tensor, ...]) -> dict[str, float]:
     return values
 
 
-def _tell_states(step: int, measures: dict[str, float | int], states: list[str]) -> None:
+def _log_codebook_states(step: int, measures: dict[str, float | int], states: list[str]) -> None:
     """Log every level whose codebook is in another state than at the evaluation before."""
     for level, before in enumerate(states):
         perplexity, used, num_codes = (

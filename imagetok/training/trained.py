@@ -16,10 +16,10 @@ from imagetok.processes import choose_device, keep_freed_memory
 from imagetok.progress import progress_shown
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from imagetok.tokenizers.opening import open_tokenizer
+from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.config import TokenizerRun
-from imagetok.training.given import ConfigInput, check_kind, open_config, run_folder
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.config_input import ConfigInput, check_kind, open_config, run_folder
+from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.tokenizer import train_tokenizer
 
 

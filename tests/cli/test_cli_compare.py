@@ -20,7 +20,7 @@ import imagetok
 from cli.main import _run
 from imagetok.config import read_yaml
 from imagetok.evaluation.cifar_resnet import CIFARResNet
-from imagetok.training.metrics import read_json_lines
+from imagetok.training.metrics_log import read_json_lines
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits"
 STEPS = 20

@@ -74,7 +74,7 @@ def test_training_says_which_config_it_took_and_where_the_run_goes(tmp_path, mon
 
 def test_a_run_that_was_begun_under_a_shorter_name_goes_on_there(tmp_path, monkeypatch, capsys):
     """As `imagetok train configs/cifar10/comparison/gpt.yaml` named its folder."""
-    from imagetok.training.given import open_config, run_folder
+    from imagetok.training.config_input import open_config, run_folder
 
     monkeypatch.chdir(tmp_path)
     given = open_config("cifar10/comparison/gpt")

@@ -14,7 +14,7 @@ from sampling_parts import make_prior_folder
 from cli.main import _run
 from imagetok import artifacts
 from imagetok.artifacts import read_artifact
-from imagetok.data.patterns import _MAX_SHARDS, count_shards, expand_shards
+from imagetok.data.shard_patterns import _MAX_SHARDS, count_shards, expand_shards
 from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.files import MAX_HEADER_BYTES, FileError, check_safetensors, read_regular
 from imagetok.tokenizers import Tokenizer

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from imagetok.config import validate
 from imagetok.errors import ConfigError
 from imagetok.training.config import OptimizerConfig
-from imagetok.training.optim import build_optimizer
+from imagetok.training.optimizer import build_optimizer
 from prior.base import NO_LABEL, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PixelSNAILConfig, PriorConfig, PriorRun

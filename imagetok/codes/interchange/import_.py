@@ -23,11 +23,11 @@ from imagetok.codes.results import Encoded
 from imagetok.codes.schema import CodePlan, Skip, TokenizerId, smallest_dtype
 from imagetok.codes.shard_writer import EncodedPart, write_shard
 from imagetok.data import NO_LABEL
-from imagetok.data.labels import MAX_CLASSES
+from imagetok.data.labels_and_splits import MAX_CLASSES
 from imagetok.durable import lock
 from imagetok.errors import InputError
 from imagetok.tokenizers import Tokenizer
-from imagetok.tokenizers.opening import name_of, open_tokenizer
+from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 
 def import_codes(source: Path | str, tokenizer: Tokenizer | Path | str, out: Path | str) -> Encoded:
@@ -42,7 +42,7 @@ def import_codes(source: Path | str, tokenizer: Tokenizer | Path | str, out: Pat
     it cannot have and for damage, before anything is written.
     """
     model = open_tokenizer(tokenizer)
-    name = name_of(tokenizer, model)
+    name = recorded_name(tokenizer, model)
     return Encoded.of(Path(out), import_rows(Path(source), model, Path(out), name=name))
 
 

@@ -23,7 +23,7 @@ from imagetok.codes.reader import open_codes
 from imagetok.codes.schema import CodePlan
 from imagetok.config import validate
 from imagetok.data.base import ArrayImages, ImageBatch, ImageDataset
-from imagetok.data.open import ImageError
+from imagetok.data.image_decoding import ImageError
 from imagetok.images import to_unit_range
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 

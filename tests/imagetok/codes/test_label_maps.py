@@ -12,7 +12,14 @@ from imagetok.codes.decode import decode_dataset, decode_in_batches
 from imagetok.codes.encode import encode_dataset, make_plan
 from imagetok.codes.reader import open_codes
 from imagetok.config import validate
-from imagetok.data import FolderConfig, ImageError, ShapesConfig, open_image, open_images, prepare
+from imagetok.data import (
+    FolderConfig,
+    ImageError,
+    ShapesConfig,
+    open_image,
+    open_images,
+    preprocess,
+)
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.images import ImageContract, from_stored
@@ -146,7 +153,7 @@ def test_a_file_with_another_class_or_with_colours_is_refused(tmp_path: Path) ->
 
 def test_label_maps_are_resized_to_the_nearest_pixel(tmp_path: Path) -> None:
     pixels = np.kron(np.array([[0, 10], [5, 3]], dtype=np.uint8), np.ones((24, 24), dtype=np.uint8))
-    small = prepare(pixels, CONTRACT)[0].numpy()
+    small = preprocess(pixels, CONTRACT)[0].numpy()
     assert np.array_equal(small, pixels[::3, ::3])  # no class that was not there
     Image.fromarray(pixels).save(tmp_path / "map.png")
     assert np.array_equal(open_image(tmp_path / "map.png", as_labels=True), pixels)

@@ -11,7 +11,7 @@ from image_files import chunk, interlaced_png, packed, png, saved, tiff
 from PIL import Image, ImageCms, ImageFile
 
 from imagetok.data import ImageError, open_image
-from imagetok.data.open import MAX_BYTES, decode_image
+from imagetok.data.image_decoding import MAX_BYTES, decode_image
 from imagetok.errors import ConfigError
 
 H, W = 6, 8

@@ -17,7 +17,7 @@ from imagetok.data import (
     TableConfig,
     open_images,
 )
-from imagetok.data.labels import number_labels
+from imagetok.data.labels_and_splits import number_labels
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.seeding import generator

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from imagetok.data import NO_LABEL, ImageError, WebDatasetConfig, open_images
-from imagetok.data.patterns import expand_shards
+from imagetok.data.shard_patterns import expand_shards
 from imagetok.data.tar_index import tar_members
-from imagetok.data.tars import TarImages
+from imagetok.data.webdataset_tars import TarImages
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
-from imagetok.data import DigitsConfig, open_image, open_images, prepare
+from imagetok.data import DigitsConfig, open_image, open_images, preprocess
+from imagetok.data.image_decoding import ImageError
+from imagetok.data.in_memory import pixels_of
 from imagetok.data.inputs import open_inputs
-from imagetok.data.items import pixels_of
-from imagetok.data.open import ImageError
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
@@ -61,7 +61,7 @@ def forms(pictures: np.ndarray) -> dict[str, object]:
 
 @pytest.mark.parametrize("contract", [RGB, GREY], ids=["rgb", "grey"])
 def test_all_forms_of_the_same_pixels_are_the_same_images(pictures, contract):
-    expected = torch.stack([prepare(p, contract) for p in pictures])
+    expected = torch.stack([preprocess(p, contract) for p in pictures])
     opened = {name: open_inputs(data, contract) for name, data in forms(pictures).items()}
     for name, (dataset, _) in opened.items():
         batch = dataset.read(range(5))
@@ -79,7 +79,7 @@ def test_grey_arrays(pictures):
     forms = [grey, grey[..., None], grey[:, None], torch.from_numpy(grey), grey.astype("f4") / 255]
     opened = [open_inputs(form, GREY).dataset for form in forms]
     assert len({dataset.identity() for dataset in opened}) == 1
-    expected = torch.stack([prepare(p, GREY) for p in grey])
+    expected = torch.stack([preprocess(p, GREY) for p in grey])
     assert all(torch.equal(dataset.read(range(5)).images, expected) for dataset in opened)
 
 

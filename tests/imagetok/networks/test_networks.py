@@ -13,7 +13,7 @@ from imagetok.errors import ConfigError
 from imagetok.networks import (
     ConvConfig,
     FlatNetworkConfig,
-    KaokoreConfig,
+    KaokoreNetConfig,
     SonnetConfig,
     SQVAENetConfig,
     build_network,
@@ -29,7 +29,7 @@ SMALL: list[FlatNetworkConfig] = [
     SQVAENetConfig(form="net_28", width=8, residual_layers=1),
     SQVAENetConfig(form="net_32", width=8),
     SQVAENetConfig(form="net_64", width=8, residual_layers=3),
-    KaokoreConfig(width=8),
+    KaokoreNetConfig(width=8),
 ]
 
 
@@ -59,7 +59,7 @@ def test_parameters_of_the_papers(
 
 
 def test_parameters_of_the_kaokore_network() -> None:
-    assert sum(sizes(KaokoreConfig(), 3, 128, 128)) + 512 * 128 == 1_260_931
+    assert sum(sizes(KaokoreNetConfig(), 3, 128, 128)) + 512 * 128 == 1_260_931
 
 
 @pytest.mark.parametrize("config", SMALL, ids=repr)
@@ -99,7 +99,7 @@ def test_decoders_end_in_their_range(config: FlatNetworkConfig) -> None:
         assert_close(out.aminmax()[1].item(), config.pixels.high, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("config", [SQVAENetConfig(width=8), KaokoreConfig(width=8)], ids=repr)
+@pytest.mark.parametrize("config", [SQVAENetConfig(width=8), KaokoreNetConfig(width=8)], ids=repr)
 def test_a_decoder_may_end_unbounded(config: FlatNetworkConfig) -> None:
     kinds = [
         type(list(build_network(config, 1, 6, 6, is_bounded=is_bounded)[1].modules())[-1])
@@ -135,7 +135,7 @@ def test_a_skip_carries_what_came() -> None:
 
 def test_features_of_the_kaokore_network_start_small() -> None:
     seeding.reseed_global(0)
-    encoder, _ = build_network(KaokoreConfig(width=16), 3, 16, 16)
+    encoder, _ = build_network(KaokoreNetConfig(width=16), 3, 16, 16)
     features = encoder(torch.randn(8, 3, 32, 32))
     assert_close(features.std(dim=(0, 2, 3)), torch.full((16,), 1 / 40), rtol=0.01, atol=0)
 
@@ -158,7 +158,7 @@ def test_pixel_ranges_go_there_and_back(image: float) -> None:
         (SonnetConfig, {"halvings": 0}, "halvings: Input should be greater than or equal to 1"),
         (SQVAENetConfig, {"form": "net_16"}, "form: Input should be 'net_28', 'net_32' or"),
         (SQVAENetConfig, {"residual_layers": 0}, "residual_layers: Input should be greater"),
-        (KaokoreConfig, {"widht": 64}, "widht: unknown key; did you mean 'width'"),
+        (KaokoreNetConfig, {"widht": 64}, "widht: unknown key; did you mean 'width'"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(

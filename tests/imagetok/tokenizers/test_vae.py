@@ -21,7 +21,7 @@ from imagetok.tokenizers import (
     build_autoencoder,
     build_tokenizer,
 )
-from imagetok.tokenizers.latent import Posterior, gaussian_kl, reparameterise
+from imagetok.tokenizers.gaussian_latent import Posterior, gaussian_kl, reparameterise
 from imagetok.tokenizers.vae import VAE
 
 CONV = {"kind": "conv", "width": 8, "groups": 2, "init": "torch", "residual_gain": 0.5}

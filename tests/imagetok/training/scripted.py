@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from imagetok.training.best import Selection
+from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
-from imagetok.training.divergence import Limits
+from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
-from imagetok.training.outputs import StepOutput
 from imagetok.training.schedules import Constant
+from imagetok.training.step_output import StepOutput
 
 
 class Numbers:
@@ -38,7 +38,7 @@ def run_scripted(
     steps: int,
     patience: int | None = None,
     export: str = "best",
-    limits: Limits | None = None,
+    limits: DivergenceLimits | None = None,
     **changes: object,
 ) -> dict[str, float | int]:
     """Train a linear map to `steps`, or on from the folder's checkpoint; bits: measure by step.
@@ -69,7 +69,7 @@ def run_scripted(
         evaluate=lambda model, step, check: {"bits": bits[step]},
         export=save,
         artifact=folder / "artifact",
-        selection=Selection("bits", patience, export),
+        selection=WeightSelection("bits", patience, export),
         limits=limits,
     )
     accelerator = build_accelerator(config, folder, "cpu")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from imagetok.data.base import ArrayImages
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
-from imagetok.training.batches import MicroBatches, batch_loader
+from imagetok.training.batch_order import MicroBatches, batch_loader
 
 SEEDS = st.integers(0, 2**32)
 

@@ -13,7 +13,7 @@ from imagetok.config import validate
 from imagetok.errors import DivergedError, InputError
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import OptimizerConfig, TokenizerRun
-from imagetok.training.optim import build_optimizer, forget_rows
+from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows
 from imagetok.training.tokenizer import train_tokenizer
 
 LRU = {"kind": "least-recently-used", "timeout": 2, "noise": 0.01}
@@ -104,7 +104,7 @@ def test_only_the_replaced_rows_are_forgotten():
     before = {k: v.clone() for k, v in optimizer.state[model["codebook"]].items()}
     past = average.module["codebook"].clone()
     rows = torch.tensor([False, True, False, True])
-    forget_rows(optimizer, model, average, {"codebook": rows})
+    reset_optimizer_rows(optimizer, model, average, {"codebook": rows})
     for key, value in optimizer.state[model["codebook"]].items():
         if key == "step":
             assert torch.equal(value, before[key])

@@ -11,7 +11,7 @@ from torch import nn
 
 import imagetok.training
 from imagetok.training.config import OptimizerConfig
-from imagetok.training.optim import build_optimizer
+from imagetok.training.optimizer import build_optimizer
 
 ROOM = Path(imagetok.training.__file__).parent
 SPECIAL = {"tokenizer.py", "config.py", "trained.py", "given.py"}

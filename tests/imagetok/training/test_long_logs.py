@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from imagetok.errors import InputError
-from imagetok.training import metrics
-from imagetok.training.metrics import MAX_LINE, read_json_lines, read_thinned, records_of
+from imagetok.training import metrics_log
+from imagetok.training.metrics_log import MAX_LINE, read_json_lines, read_thinned, records_of
 
 
 def write(path: Path, count: int, evaluate_every: int = 100) -> list[dict]:
@@ -29,7 +29,7 @@ def log(tmp_path) -> Path:
 
 
 def test_a_usual_log_is_kept_whole(log):
-    records = write(log, 2 * metrics.MANY)
+    records = write(log, 2 * metrics_log.MANY)
     assert read_json_lines(log) == records
     assert read_thinned(log) == records
 
@@ -44,7 +44,7 @@ def test_a_very_long_log_is_thinned_evenly(log, count):
     assert most < 32 << 20
     assert found[-1] == records[-1]
     steps = [r["step"] for r in found if r["split"] == "train" and r["step"] != 12_300]
-    assert metrics.MANY / 2 <= len(steps) <= 2 * metrics.MANY + 2
+    assert metrics_log.MANY / 2 <= len(steps) <= 2 * metrics_log.MANY + 2
     apart = {b - a for a, b in pairwise(steps[:-1])}
     assert len(apart) <= 2  # two where the kept step was taken out
     assert [r for r in found if r["step"] == 12_300] == [r for r in records if r["step"] == 12_300]

@@ -37,7 +37,7 @@ from imagetok.config import load_config
 from imagetok.training.config import TokenizerRun
 from imagetok.training.job import build_accelerator
 from imagetok.training.loop import train
-from imagetok.training.run import open_run
+from imagetok.training.run_folder import open_run
 from imagetok.training.tokenizer import _job
 
 config, run = load_config(sys.argv[1], TokenizerRun, sys.argv[3:]), Path(sys.argv[2])

@@ -15,7 +15,7 @@ from cli.main import _explain, _run
 from imagetok.data import ArrayImages
 from imagetok.errors import ResourceError
 from imagetok.images import ImageContract
-from imagetok.training.batches import MicroBatches, batch_loader, begin
+from imagetok.training.batch_order import MicroBatches, batch_loader, begin
 
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "edvae.yaml"
 TRAIN = (

@@ -9,7 +9,7 @@ import prior
 from imagetok.config import load_config, read_yaml
 from imagetok.errors import ArtifactError, ConfigError
 from imagetok.training.config import TokenizerRun
-from imagetok.training.given import kind_of, open_config, run_folder
+from imagetok.training.config_input import kind_of, open_config, run_folder
 
 DIGITS = Path(__file__).parents[3] / "configs" / "digits"
 TINY = {

@@ -22,7 +22,7 @@ class BestRecord(Section):
     """Evaluations that came after it."""
 
 
-class Record(Section):
+class CheckpointRecord(Section):
     """Where a run stood when a checkpoint was taken."""
 
     step: Count
@@ -54,13 +54,13 @@ class Record(Section):
         return {**tree, "best": tree["best"] or {}}
 
     @model_validator(mode="after")
-    def _check(self) -> "Record":
+    def _check(self) -> "CheckpointRecord":
         if self.best is not None and self.best.step > self.step:
             raise ValueError(f"best.step: expected at most step, {self.step}")
         return self
 
 
-class Finished(Section):
+class FinishedRecord(Section):
     """What finished.json holds."""
 
     step: Count
@@ -73,9 +73,9 @@ class Finished(Section):
         return self.step if self.exported is None else self.exported
 
 
-def read_record(path: Path, step: int) -> Record:
+def read_record(path: Path, step: int) -> CheckpointRecord:
     """The record of a checkpoint of this step; CheckpointError where it is damaged."""
-    record = read_section(path, Record, CheckpointError)
+    record = read_section(path, CheckpointRecord, CheckpointError)
     if record.step != step:
         raise CheckpointError(
             f"{path}: step: expected {step}, as its folder says, found {record.step}; damaged"
@@ -83,8 +83,8 @@ def read_record(path: Path, step: int) -> Record:
     return record
 
 
-def read_finished(run: Path) -> Finished | None:
+def read_finished(run: Path) -> FinishedRecord | None:
     """What a run says of its end; None while it goes on, InputError for a damaged file."""
     if not (run / FINISHED).is_file():
         return None
-    return read_section(run / FINISHED, Finished, InputError)
+    return read_section(run / FINISHED, FinishedRecord, InputError)

@@ -39,7 +39,7 @@ def build_optimizer(
 
 
 @torch.no_grad()
-def forget_rows(
+def reset_optimizer_rows(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     average: AveragedModel | None,

@@ -37,7 +37,7 @@ def number_labels(
     return labels, tuple(str(label) for label in range(largest + 1))
 
 
-def held_out(count: int, split: str, holdout: float, where: str) -> list[int]:
+def split_indices(count: int, split: str, holdout: float, where: str) -> list[int]:
     """The indices of split train or test of `count` images, in order; each gets at least one.
 
     The same for every source of so many images. Raises InputError for fewer than two.

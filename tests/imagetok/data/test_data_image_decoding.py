@@ -11,7 +11,7 @@ from image_files import png
 from PIL import Image, ImageFile
 
 from imagetok.data import ImageError, open_image
-from imagetok.data.open import MAX_PIXELS
+from imagetok.data.image_decoding import MAX_PIXELS
 
 FORMATS = {
     "jpeg": {"format": "JPEG", "quality": 95},
@@ -143,9 +143,9 @@ def test_exif_orientation_is_applied(tmp_path, kind, orientation):
     exif[0x0112] = orientation
     path = tmp_path / "image"
     Image.fromarray(np.ascontiguousarray(stored_as)).save(path, exif=exif, **FORMATS[kind])
-    upright = open_image(path)
-    assert upright.shape == pixels.shape
-    assert np.abs(upright.astype(int) - pixels).mean() < 3
+    apply_exif_orientation = open_image(path)
+    assert apply_exif_orientation.shape == pixels.shape
+    assert np.abs(apply_exif_orientation.astype(int) - pixels).mean() < 3
 
 
 def test_damaged_exif_is_no_reason_to_refuse(tmp_path):

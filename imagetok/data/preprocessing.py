@@ -18,7 +18,7 @@ _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 
 
-def prepare(
+def preprocess(
     image: Image.Image | UInt8[np.ndarray, "H W *C"], contract: ImageContract
 ) -> UInt8[Tensor, "C h w"]:
     """Bring one picture to the contract: mode, then centre crop, then antialiased resize.
@@ -39,10 +39,10 @@ def prepare(
     return tensor.movedim(-1, 0).contiguous() if contract.mode == "rgb" else tensor[None]
 
 
-def prepare_batch(
+def preprocess_batch(
     pixels: UInt8[np.ndarray, "B H W *C"], contract: ImageContract
 ) -> UInt8[Tensor, "B C h w"]:
-    """`prepare` for many pictures of one size, without a loop when only the layout changes.
+    """`preprocess` for many pictures of one size, without a loop when only the layout changes.
 
     pixels: 0..255, (B, H, W), (B, H, W, 1) or (B, H, W, 3).
     """
@@ -51,13 +51,13 @@ def prepare_batch(
     height, width = pixels.shape[1:3]
     crop = contract.centre_crop or max(height, width)
     if (height, width) != (contract.height, contract.width) or crop < max(height, width):
-        prepared = [prepare(image, contract) for image in pixels]
+        prepared = [preprocess(image, contract) for image in pixels]
         shape = (0, contract.channels, contract.height, contract.width)
         return torch.stack(prepared) if prepared else torch.empty(shape, dtype=torch.uint8)
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.shape[-1] == 3 and contract.mode == "grey":
-        pixels = _luma(pixels)[..., None]
+        pixels = _luminance(pixels)[..., None]
     images = torch.from_numpy(np.array(np.moveaxis(pixels, -1, 1), order="C"))  # (B, C, H, W)
     return images.expand(-1, contract.channels, -1, -1).contiguous()
 
@@ -129,7 +129,7 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
     )
 
 
-def _luma(pixels: np.ndarray) -> np.ndarray:
+def _luminance(pixels: np.ndarray) -> np.ndarray:
     """Grey of RGB by PIL's own fixed-point weights (ITU-R 601-2), so both ways agree exactly."""
     wide = pixels.astype(np.uint32)
     total = wide[..., 0] * 19595 + wide[..., 1] * 38470 + wide[..., 2] * 7471

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
-from imagetok.data.open import ImageError, open_image
-from imagetok.data.transforms import prepare
+from imagetok.data.image_decoding import ImageError, open_image
+from imagetok.data.preprocessing import preprocess
 from imagetok.durable import canonical_json
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
@@ -74,7 +74,7 @@ class EncodedImages(ImageDataset, ABC):
         shape = (len(indices), self.contract.channels, self.contract.height, self.contract.width)
         images = torch.empty(shape, dtype=torch.uint8)
         for position, index in enumerate(indices):
-            images[position] = self._prepared(index)
+            images[position] = self._preprocessed(index)
         labels = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
         return ImageBatch(images, labels, torch.tensor(indices, dtype=torch.int64))
 
@@ -83,10 +83,10 @@ class EncodedImages(ImageDataset, ABC):
         """Whether the images are label maps."""
         return self.contract.mode == "labels"
 
-    def _prepared(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def _preprocessed(self, index: int) -> UInt8[Tensor, "C H W"]:
         pixels = self.decode(index)
         try:
-            return prepare(pixels, self.contract)
+            return preprocess(pixels, self.contract)
         except InputError as error:  # a class that the contract does not have
             where = self.path_of(index)
             raise ImageError(f"{where}: {error}", where, "unknown_class") from None

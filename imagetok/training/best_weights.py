@@ -5,14 +5,14 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from imagetok.training.record import BestRecord
+from imagetok.training.checkpoint_record import BestRecord
 
 logger = logging.getLogger("imagetok")
 BEST = "best.safetensors"
 """The best weights' file in a checkpoint: as old as the checkpoint, so a resumed run has them."""
 
 
-class Selection(NamedTuple):
+class WeightSelection(NamedTuple):
     """By what a run tells good weights from better ones, and what it does about it."""
 
     measure: str
@@ -23,14 +23,14 @@ class Selection(NamedTuple):
     """The weights that become the artifact."""
 
 
-class Best:
+class BestWeights:
     """The best weights so far, on the CPU.
 
     Only evaluations that fall due take part, not one that the end of `train.steps` brings about:
     so a run with more steps has the best weights, and ends where it would have, in one go.
     """
 
-    def __init__(self, selection: Selection):
+    def __init__(self, selection: WeightSelection):
         self.selection = selection
         self.tensors: dict[str, Tensor] = {}
         self.step = 0

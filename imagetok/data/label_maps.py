@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from imagetok.data.config import MasksConfig
-from imagetok.data.encoded import FileImages
+from imagetok.data.encoded_images import FileImages
 from imagetok.data.folder import list_images, open_folder
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
@@ -37,7 +37,7 @@ def open_masks(config: MasksConfig, split: str, contract: ImageContract) -> File
     is_masks = contract.mode == "labels"
     return FileImages(
         root if is_masks else chosen.root,
-        [masks[_stem(file)] for file in chosen.files] if is_masks else chosen.files,
+        [masks[_name_without_ending(file)] for file in chosen.files] if is_masks else chosen.files,
         name="masks",
         split=split,
         contract=contract,
@@ -46,14 +46,14 @@ def open_masks(config: MasksConfig, split: str, contract: ImageContract) -> File
     )
 
 
-def _stem(file: str) -> str:
+def _name_without_ending(file: str) -> str:
     return str(PurePosixPath(file).with_suffix(""))
 
 
 def _by_stem(root: Path, files: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in files:
-        other = found.setdefault(_stem(file), file)
+        other = found.setdefault(_name_without_ending(file), file)
         if other != file:
             raise InputError(
                 f"{root}: expected one file of a name, found {other} and {file}; move one away"

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from imagetok.data.config import WebDatasetConfig
-from imagetok.data.encoded import EncodedImages
+from imagetok.data.encoded_images import EncodedImages
 from imagetok.data.folder import EXTENSIONS
-from imagetok.data.labels import held_out, number_labels
-from imagetok.data.open import MAX_BYTES, ImageError, decode_image
-from imagetok.data.patterns import expand_shards
+from imagetok.data.image_decoding import MAX_BYTES, ImageError, decode_image
+from imagetok.data.labels_and_splits import number_labels, split_indices
+from imagetok.data.shard_patterns import expand_shards
 from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
 from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceError
 from imagetok.files import open_regular
@@ -27,7 +27,7 @@ _READ_AHEAD = 5 << 20
 """Bytes that fsspec fetches at once."""
 
 
-class Sample(NamedTuple):
+class TarSample(NamedTuple):
     """One image of a tar, and its label as it is written there."""
 
     shard: str
@@ -41,7 +41,7 @@ class TarImages(EncodedImages):
 
     def __init__(
         self,
-        samples: list[Sample],
+        samples: list[TarSample],
         *,
         split: str,
         contract: ImageContract,
@@ -107,7 +107,7 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     elif config.test:
         chosen = list(range(num_train) if split == "train" else range(num_train, len(samples)))
     else:
-        chosen = held_out(len(samples), split, config.holdout, where)
+        chosen = split_indices(len(samples), split, config.holdout, where)
     if not chosen:
         raise InputError(f"{where}: expected images in split {split!r}, found none")
     return TarImages(
@@ -119,7 +119,7 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     )
 
 
-def index_shard(shard: str, config: WebDatasetConfig) -> list[Sample]:
+def index_shard(shard: str, config: WebDatasetConfig) -> list[TarSample]:
     """The images of one tar in the order of their first members.
 
     Members are of one sample if they are the same up to the first dot of the file name; hidden
@@ -144,7 +144,7 @@ def index_shard(shard: str, config: WebDatasetConfig) -> list[Sample]:
             if image is None and label is not None:
                 raise InputError(f"{where}: {label.name!r} has no image beside it; is one missing?")
             if image is not None:
-                found.append(Sample(shard, image, _label(file, where, label) if label else ""))
+                found.append(TarSample(shard, image, _label(file, where, label) if label else ""))
     return found
 
 
@@ -186,7 +186,7 @@ def _fetching(shard: str) -> Iterator[None]:
         raise ResourceError(f"{public_url(shard)}: cannot be fetched: {found}; try again") from None
 
 
-class _Remote:
+class _RemoteFile:
     """An open remote file, each of whose readings is given up after a while."""
 
     def __init__(self, shard: str):
@@ -199,7 +199,7 @@ class _Remote:
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return self._file.seek(offset, whence)
 
-    def __enter__(self) -> "_Remote":
+    def __enter__(self) -> "_RemoteFile":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -208,7 +208,7 @@ class _Remote:
 
 def _open(shard: str) -> Any:
     if "://" in shard:
-        return _Remote(shard)
+        return _RemoteFile(shard)
     try:
         return open_regular(shard)
     except OSError as error:

@@ -8,7 +8,7 @@ from hypothesis.strategies import integers, sampled_from
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from imagetok.data import prepare, prepare_batch
+from imagetok.data import preprocess, preprocess_batch
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.seeding import generator
@@ -39,7 +39,7 @@ def test_cover_is_torchvisions_resize_then_centre_crop(width, height, size, inte
     picture = Image.fromarray(noise(height, width, 3))
     contract = ImageContract(height=size, width=size, interpolation=interpolation)
     resized = functional.resize(picture, [size], MODES[interpolation])
-    assert gap(prepare(picture, contract), functional.center_crop(resized, [size, size])) <= 1
+    assert gap(preprocess(picture, contract), functional.center_crop(resized, [size, size])) <= 1
 
 
 @pytest.mark.parametrize("interpolation", MODES)
@@ -49,7 +49,7 @@ def test_stretch_is_torchvisions_resize(interpolation):
         height=16, width=24, resize="stretch", interpolation=interpolation, mode="grey"
     )
     expected = functional.resize(picture.convert("L"), [16, 24], MODES[interpolation])
-    assert gap(prepare(picture, contract), expected) == 0
+    assert gap(preprocess(picture, contract), expected) == 0
 
 
 def test_the_celeba_recipe_crops_before_it_resizes():
@@ -57,24 +57,24 @@ def test_the_celeba_recipe_crops_before_it_resizes():
     contract = ImageContract(height=64, width=64, centre_crop=140)
     cropped = picture.crop((19, 39, 159, 179))
     expected = functional.resize(cropped, [64, 64], MODES["bilinear"])
-    assert gap(prepare(picture, contract), expected) == 0
+    assert gap(preprocess(picture, contract), expected) == 0
 
 
 def test_a_crop_larger_than_the_picture_takes_all_of_it():
     pixels = noise(20, 20, 3)
     crop, plain = (ImageContract(height=8, width=8, centre_crop=c) for c in (99, None))
-    assert torch.equal(prepare(pixels, crop), prepare(pixels, plain))
+    assert torch.equal(preprocess(pixels, crop), preprocess(pixels, plain))
 
 
 def test_cover_to_another_aspect_ratio_keeps_the_middle():
     pixels = np.repeat(np.repeat(noise(4, 12, 3), 5, 0), 5, 1)
     contract = ImageContract(height=20, width=40)
-    assert np.array_equal(prepare(pixels, contract).movedim(0, -1).numpy(), pixels[:, 10:50])
+    assert np.array_equal(preprocess(pixels, contract).movedim(0, -1).numpy(), pixels[:, 10:50])
 
 
 def test_a_very_long_picture_makes_no_huge_one():
     contract = ImageContract(height=64, width=64)
-    assert prepare(np.full((1, 60_000, 3), 7, np.uint8), contract).unique().tolist() == [7]
+    assert preprocess(np.full((1, 60_000, 3), 7, np.uint8), contract).unique().tolist() == [7]
 
 
 @pytest.mark.parametrize("mode", ["rgb", "grey"])
@@ -83,22 +83,22 @@ def test_a_very_long_picture_makes_no_huge_one():
 def test_a_batch_is_prepared_like_each_of_its_images(mode, trailing, crop):
     pixels = noise(3, 8, 9, *trailing)
     contract = ImageContract(mode=mode, height=8, width=9, centre_crop=crop)
-    batch = prepare_batch(pixels, contract)
+    batch = preprocess_batch(pixels, contract)
     assert batch.shape == (3, contract.channels, 8, 9)
-    assert torch.equal(batch, torch.stack([prepare(image, contract) for image in pixels]))
+    assert torch.equal(batch, torch.stack([preprocess(image, contract) for image in pixels]))
     assert batch.is_contiguous()
 
 
 def test_a_batch_of_another_size_is_resized_and_an_empty_one_stays_empty():
     contract = ImageContract(mode="grey", height=4, width=6)
-    batch = prepare_batch(noise(2, 8, 12), contract)
-    assert torch.equal(batch[1], prepare(noise(2, 8, 12)[1], contract))
-    assert prepare_batch(noise(0, 8, 12), contract).shape == (0, 1, 4, 6)
+    batch = preprocess_batch(noise(2, 8, 12), contract)
+    assert torch.equal(batch[1], preprocess(noise(2, 8, 12)[1], contract))
+    assert preprocess_batch(noise(0, 8, 12), contract).shape == (0, 1, 4, 6)
 
 
 def test_prepared_pixels_share_no_memory_with_the_source():
     pixels = noise(2, 4, 4, 3)
-    before = prepare_batch(pixels, ImageContract(height=4, width=4))
+    before = preprocess_batch(pixels, ImageContract(height=4, width=4))
     after = before.clone()
     pixels[:] = 0
     assert torch.equal(before, after)
@@ -106,4 +106,4 @@ def test_prepared_pixels_share_no_memory_with_the_source():
 
 def test_pixels_of_another_layout_are_refused_with_the_fix():
     with pytest.raises(InputError, match=r"\(H, W, 3\), found \(3, 8, 8\); .*movedim"):
-        prepare(noise(3, 8, 8), ImageContract(height=8, width=8))
+        preprocess(noise(3, 8, 8), ImageContract(height=8, width=8))

@@ -12,8 +12,8 @@ from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import CheckpointError, ConfigError
 from imagetok.peers import shared_work
 from imagetok.training.checkpoint import has_checkpoints
-from imagetok.training.metrics import read_json_lines
-from imagetok.training.record import FINISHED, read_finished
+from imagetok.training.checkpoint_record import FINISHED, read_finished
+from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.schedules import with_lengths
 
 logger = logging.getLogger("imagetok")

@@ -8,10 +8,10 @@ from scripted import evaluated, finished, run_scripted
 from test_resume import config
 
 from imagetok.errors import DivergedError
-from imagetok.training.divergence import GROWTH, HOPELESS, Limits
+from imagetok.training.divergence import GROWTH, HOPELESS, DivergenceLimits
 from imagetok.training.tokenizer import train_tokenizer
 
-LIMITS = Limits("bits", most=10.0, noticed=1.0)
+LIMITS = DivergenceLimits("bits", most=10.0, noticed=1.0)
 
 
 def scripted(folder: Path, bits: dict[int, float], **changes: Any) -> dict[str, float | int]:

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from imagetok.data.transforms import to_array
+from imagetok.data.preprocessing import to_array
 from imagetok.errors import ConfigError, InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -135,7 +135,7 @@ def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         if not isinstance(image, PngImageFile):
             factor = _factor(image)
             image.load()
-            return _upright_pixels(image, as_labels, factor)
+            return _oriented_pixels(image, as_labels, factor)
         image.verify()  # checksums and an end: decoding alone looks at neither
         if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
             raise EOFError("truncated PNG file")
@@ -146,7 +146,7 @@ def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         factor = _factor(image)
         image.load()
         picture = image.convert("I;16") if image.mode == "I" else image
-        return _upright_pixels(picture, as_labels, factor)
+        return _oriented_pixels(picture, as_labels, factor)
 
 
 def _factor(image: ImageFile.ImageFile) -> int:
@@ -157,8 +157,8 @@ def _factor(image: ImageFile.ImageFile) -> int:
     return _FACTORS.get(arguments if isinstance(arguments, str) else arguments[0], 1)
 
 
-def _upright_pixels(image: Image.Image, as_labels: bool, factor: int) -> np.ndarray:
-    pixels = to_array(upright(image), as_labels)
+def _oriented_pixels(image: Image.Image, as_labels: bool, factor: int) -> np.ndarray:
+    pixels = to_array(apply_exif_orientation(image), as_labels)
     return pixels // np.uint8(factor) if as_labels else pixels  # classes as they are written
 
 
@@ -232,7 +232,7 @@ def _too_large(name: str, found: str) -> ImageError:
     )
 
 
-def upright(image: Image.Image) -> Image.Image:
+def apply_exif_orientation(image: Image.Image) -> Image.Image:
     """Turn by the EXIF orientation; as in any viewer, damaged EXIF data means none."""
     try:
         is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
-from imagetok.data.open import ImageError, upright
-from imagetok.data.transforms import prepare, to_array
+from imagetok.data.image_decoding import ImageError, apply_exif_orientation
+from imagetok.data.preprocessing import preprocess, to_array
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
@@ -24,14 +24,14 @@ IDENTITY_SAMPLE = 64
 
 
 @runtime_checkable
-class Items(Protocol):
+class ItemSource(Protocol):
     """What can be read by index: a list, an array, a map-style Dataset."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-class Item(NamedTuple):
+class ImageItem(NamedTuple):
     """One image as it was given, in one form, and its label."""
 
     pixels: np.ndarray
@@ -50,7 +50,7 @@ class ItemImages(ImageDataset):
 
     def __init__(
         self,
-        items: Items,
+        items: ItemSource,
         *,
         name: str,
         contract: ImageContract,
@@ -102,7 +102,7 @@ class ItemImages(ImageDataset):
         for position, index in enumerate(indices):
             item = self._item(index)
             try:
-                images[position] = prepare(item.pixels, self.contract)
+                images[position] = preprocess(item.pixels, self.contract)
             except InputError as error:  # a class that the contract does not have
                 where = self.path_of(index)
                 raise ImageError(f"{where}: {error}", where, "unknown_class") from None
@@ -118,7 +118,7 @@ class ItemImages(ImageDataset):
         digest.update(np.ascontiguousarray(pixels).data)
         return digest.hexdigest()
 
-    def _item(self, index: int) -> Item:
+    def _item(self, index: int) -> ImageItem:
         where = self.path_of(index)
         try:
             with self._lock:
@@ -133,7 +133,7 @@ class ItemImages(ImageDataset):
             message = f"{where}: {type(error).__name__}: {error}"
             raise ImageError(message, where, "unreadable") from None
         if not self.class_names or label is None:
-            return Item(pixels, NO_LABEL)
+            return ImageItem(pixels, NO_LABEL)
         if not NO_LABEL <= label < len(self.class_names):
             raise ImageError(
                 f"{where}: expected a label in [0, {len(self.class_names)}), or -1 for none, found "
@@ -141,7 +141,7 @@ class ItemImages(ImageDataset):
                 where,
                 "unknown_class",
             )
-        return Item(pixels, label)
+        return ImageItem(pixels, label)
 
 
 def split_item(item: Any) -> tuple[Any, int | None]:
@@ -164,7 +164,7 @@ def pixels_of(image: Any, as_labels: bool = False) -> np.ndarray:
     Raises InputError that says what was expected and what was found.
     """
     if isinstance(image, Image.Image):
-        return to_array(upright(image), as_labels)
+        return to_array(apply_exif_orientation(image), as_labels)
     if isinstance(image, Tensor):
         # bfloat16 has no counterpart in numpy.
         cpu = image.detach().cpu()

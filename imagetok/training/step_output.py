@@ -27,7 +27,7 @@ class StepOutput(NamedTuple):
         return self._replace(loss=self.loss.detach(), metrics=metrics)
 
 
-def combine(outputs: list[StepOutput]) -> StepOutput:
+def combine_outputs(outputs: list[StepOutput]) -> StepOutput:
     """Means of losses and metrics, sums of sums, all rows, of micro-batches and processes."""
     first, count = outputs[0], len(outputs) * process_state().num_processes
     scalars = {"loss": [o.loss for o in outputs]}

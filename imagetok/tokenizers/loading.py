@@ -32,14 +32,14 @@ def open_tokenizer(
     return given if device is None else given.to(choose_device(device))
 
 
-def name_of(given: Autoencoder | Path | str, model: Autoencoder) -> str:
+def recorded_name(given: Autoencoder | Path | str, model: Autoencoder) -> str:
     """What a tokenizer is called in records: its commit on the Hub, else as it was given."""
     if model.origin:
         return model.origin
     return "a tokenizer in memory" if isinstance(given, Autoencoder) else str(given)
 
 
-def as_given(given: Autoencoder | Path | str) -> str:
+def display_name(given: Autoencoder | Path | str) -> str:
     """What a caller called a tokenizer: the path or Hub id, or where an object came from."""
     if isinstance(given, Autoencoder):
         return given.origin or "a tokenizer in memory"

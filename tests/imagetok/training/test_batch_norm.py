@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from imagetok import seeding
-from imagetok.training.running import average_running_statistics
+from imagetok.training.batch_norm import average_batch_norm_statistics
 
 
 def model() -> nn.Module:
@@ -22,10 +22,10 @@ def test_two_models_get_the_mean_of_their_statistics_and_nothing_else_changes() 
     before = [copy.deepcopy(one.state_dict()) for one in pair]
     sent: list[torch.Tensor] = []
     for one in pair:  # what each process sends, before anyone has the mean
-        average_running_statistics(one, lambda values: sent.append(values) or values)
+        average_batch_norm_statistics(one, lambda values: sent.append(values) or values)
     mean = torch.stack(sent).mean(dim=0)
     for one in pair:
-        average_running_statistics(one, lambda values: mean)
+        average_batch_norm_statistics(one, lambda values: mean)
     for name, value in pair[0].state_dict().items():
         assert torch.equal(value, pair[1].state_dict()[name])
         first, second = before[0][name], before[1][name]
@@ -40,4 +40,4 @@ def test_a_model_without_norms_sends_nothing() -> None:
     def fail(values: torch.Tensor) -> torch.Tensor:
         raise AssertionError
 
-    average_running_statistics(nn.Conv2d(1, 1, 1), fail)
+    average_batch_norm_statistics(nn.Conv2d(1, 1, 1), fail)

@@ -16,7 +16,7 @@ RunKind = Literal["tokenizer", "prior"]
 KINDS: tuple[RunKind, ...] = ("tokenizer", "prior")
 
 
-class GivenConfig(NamedTuple):
+class ConfigSource(NamedTuple):
     """A config that is read, and not yet validated."""
 
     tree: dict[str, Any]
@@ -26,20 +26,20 @@ class GivenConfig(NamedTuple):
     """None of one that has no name."""
 
 
-def open_config(config: ConfigInput, overrides: Overrides = ()) -> GivenConfig:
+def open_config(config: ConfigInput, overrides: Overrides = ()) -> ConfigSource:
     """Read a config and put overrides in.
 
     Raises ConfigError for what is not there, no YAML, or no config.
     """
     if isinstance(config, Path | str):
         named = find_config(config)
-        return GivenConfig(apply_overrides(named.tree, overrides), named.where, named)
+        return ConfigSource(apply_overrides(named.tree, overrides), named.where, named)
     if isinstance(config, Section):
-        return GivenConfig(
+        return ConfigSource(
             apply_overrides(given_tree(config), overrides), type(config).__name__, None
         )
     if isinstance(config, Mapping):
-        return GivenConfig(apply_overrides(dict(config), overrides), "config", None)
+        return ConfigSource(apply_overrides(dict(config), overrides), "config", None)
     raise ConfigError(
         f"config: expected a path, a mapping or a typed config, found {type(config).__qualname__}"
     )
@@ -50,7 +50,7 @@ def kind_of(config: ConfigInput, overrides: Overrides = ()) -> RunKind:
     return _kind(open_config(config, overrides))
 
 
-def _kind(given: GivenConfig) -> RunKind:
+def _kind(given: ConfigSource) -> RunKind:
     kind = given.tree.get("kind")
     for known in KINDS:
         if kind == known:
@@ -58,7 +58,7 @@ def _kind(given: GivenConfig) -> RunKind:
     raise ConfigError(f"{given.where}: kind: expected 'tokenizer' or 'prior', found {kind!r}")
 
 
-def check_kind(given: GivenConfig, expected: RunKind) -> None:
+def check_kind(given: ConfigSource, expected: RunKind) -> None:
     """Raise ConfigError, which names the function to call, for a config of another kind."""
     kind = _kind(given)
     if kind != expected:
@@ -68,7 +68,7 @@ def check_kind(given: GivenConfig, expected: RunKind) -> None:
         )
 
 
-def run_folder(given: GivenConfig, out: Path | str | None, *, resume: bool = False) -> Path:
+def run_folder(given: ConfigSource, out: Path | str | None, *, resume: bool = False) -> Path:
     """The folder asked for, else `runs/` and the config's whole name, with - for /.
 
     A run that older versions began under the last two parts of the name goes on there.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def average_running_statistics(model: nn.Module, mean: Callable[[Tensor], Tensor]) -> None:
+def average_batch_norm_statistics(model: nn.Module, mean: Callable[[Tensor], Tensor]) -> None:
     """Give every process the mean of all processes' running means and variances.
 
     Each process normalises, and counts, the images of its own part of a batch. Averaged after each

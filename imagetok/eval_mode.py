@@ -7,7 +7,7 @@ from torch import nn
 
 
 @contextmanager
-def at_test_time(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """No dropout, and norms by their running statistics, also in the middle of training."""
     was_training = model.training
     if was_training:  # else other threads may be using it
