@@ -19,7 +19,7 @@ from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
-from prior.yardsticks import measure
+from prior.ngram_baselines import measure
 
 
 def held_out_bits(

@@ -35,8 +35,8 @@ def demo(
     """
     if tokenizer is None and prior is None:
         raise click.UsageError("pass --tokenizer DIR, --prior DIR, or both")
-    from cli.demo_page import build_page, open_workbench, serve
+    from cli.demo_page import build_page, open_session, serve
 
-    page = build_page(open_workbench(tokenizer, prior, choose_device(device)))
+    page = build_page(open_session(tokenizer, prior, choose_device(device)))
     say("stop with Ctrl-C")
     serve(page, host, port, announce=say)

@@ -1,4 +1,4 @@
-"""The demo's web page, of Gradio; what it does is in `prior.workbench`."""
+"""The demo's web page, of Gradio; what it does is in `prior.demo_session`."""
 
 import atexit
 import inspect
@@ -15,10 +15,10 @@ from cli import demo_server
 from imagetok.errors import ConfigError, ImagetokError, InputError
 from imagetok.optional import require
 from imagetok.tokenizers import Tokenizer
+from prior.demo_session import MAX_SAMPLES, DemoSession
 from prior.generation import Label
-from prior.opening import open_pair
+from prior.loading import open_pair
 from prior.sampling_params import SamplingParams, sampling_params
-from prior.workbench import MOST, Workbench
 
 # Read when gradio is imported: it is to report to nobody, also not for its own version.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -37,15 +37,15 @@ _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 
 
-def open_workbench(
+def open_session(
     tokenizer: Path | str | None, prior: Path | str | None, device: torch.device
-) -> Workbench:
+) -> DemoSession:
     """Load what the demo works with: a prior brings its tokenizer along."""
     if prior is not None:
         loaded, own = open_pair(prior, tokenizer, device)
-        return Workbench(own, loaded)
+        return DemoSession(own, loaded)
     assert tokenizer is not None
-    return Workbench(Tokenizer.from_pretrained(tokenizer).to(device), None)
+    return DemoSession(Tokenizer.from_pretrained(tokenizer).to(device), None)
 
 
 class _Page(gr.Blocks):
@@ -70,7 +70,7 @@ def _check_files(value: Any) -> None:
             _check_files(inner)
 
 
-def build_page(bench: Workbench) -> gr.Blocks:
+def build_page(bench: DemoSession) -> gr.Blocks:
     """The page, with an endpoint of the same name for everything it does."""
     with _Page(title="imagetok", analytics_enabled=False) as page:
         gr.Markdown(f"# imagetok\n{_described(bench)}")
@@ -101,7 +101,7 @@ def serve(
     )
 
 
-def _described(bench: Workbench) -> str:
+def _described(bench: DemoSession) -> str:
     tokenizer = bench.tokenizer
     levels = zip(tokenizer.grids, tokenizer.num_codes, strict=True)
     codes = " and ".join(f"{h} x {w} codes of {k}" for (h, w), k in levels)
@@ -153,14 +153,14 @@ def _picture(label: str) -> gr.Image:
     return gr.Image(label=label, interactive=False, format="png", buttons=[])
 
 
-def _look_tab(bench: Workbench) -> None:
+def _look_tab(bench: DemoSession) -> None:
     levels = range(len(bench.tokenizer.num_codes))
     file = _image_input()
     with gr.Row():
         original, back, unsure = (
             _picture(label) for label in ("as it is read", "after the codes", "where it is unsure")
         )
-    told = gr.Markdown()
+    summary = gr.Markdown()
     maps, tables = [], []
     for level in levels:
         named = f", level {level}" if len(levels) > 1 else ""
@@ -190,7 +190,7 @@ def _look_tab(bench: Workbench) -> None:
         if path is None:
             return [None] * 3 + [""] + [None] * (2 * len(levels))
         seen = bench.look(path)
-        shown = [seen.original, seen.reconstruction, seen.unsure, seen.told]
+        shown = [seen.original, seen.reconstruction, seen.unsure, seen.description]
         return [*shown, *seen.code_maps, *seen.tables]
 
     def redraw(*values: Any) -> list[Any]:
@@ -205,7 +205,7 @@ def _look_tab(bench: Workbench) -> None:
         changed[chosen] = bench.swap(values[chosen], chosen, old, new)
         return [*changed, *redraw(*changed)]
 
-    outputs = [original, back, unsure, told, *maps, *tables]
+    outputs = [original, back, unsure, summary, *maps, *tables]
     codes = ["codes"] if len(levels) == 1 else [f"codes_level{i}" for i in levels]
     file.change(_endpoint(look, "image"), file, outputs, api_name="look", preprocess=False)
     decode.click(_endpoint(redraw, *codes), tables, [edited, *maps], api_name="decode")
@@ -214,7 +214,7 @@ def _look_tab(bench: Workbench) -> None:
     swap.click(swap_codes, inputs, [*tables, edited, *maps], api_name="swap")
 
 
-def _sampling_controls(bench: Workbench, without: str) -> list[Any]:
+def _sampling_controls(bench: DemoSession, without: str) -> list[Any]:
     """Class, temperature, top-k, top-p, guidance, seed; `without` stands for no class chosen."""
     assert bench.prior is not None
     config = bench.prior.config
@@ -249,9 +249,9 @@ def _asked(
     return [label] if is_class else label, params
 
 
-def _sample_tab(bench: Workbench) -> None:
+def _sample_tab(bench: DemoSession) -> None:
     assert bench.prior is not None
-    count = gr.Slider(1, MOST, 10, step=1, label="images")
+    count = gr.Slider(1, MAX_SAMPLES, 10, step=1, label="images")
     controls = _sampling_controls(bench, "all" if bench.prior.config.num_classes else "none")
     button = gr.Button("Draw", variant="primary")
     gallery = gr.Gallery(label="new images", columns=5, format="png", interactive=False)
@@ -264,13 +264,13 @@ def _sample_tab(bench: Workbench) -> None:
     button.click(new, inputs, gallery, api_name="sample", preprocess=False)
 
 
-def _complete_tab(bench: Workbench) -> None:
+def _complete_tab(bench: DemoSession) -> None:
     assert bench.prior is not None
     rows = min(h for h, _ in bench.prior.config.grids)
     file = _image_input()
     with gr.Row():
         keep = gr.Slider(0, rows, rows // 2, step=1, label="rows of codes to keep")
-        count = gr.Slider(1, MOST, 4, step=1, label="completions")
+        count = gr.Slider(1, MAX_SAMPLES, 4, step=1, label="completions")
     controls = _sampling_controls(bench, "none")
     button = gr.Button("Complete", variant="primary")
     gallery = gr.Gallery(

@@ -69,7 +69,7 @@ def explore(
     )
     say(found.title())
     show_columns(found.distances)
-    say(f"labels told by the 5 nearest others: {found.told_accuracies()}")
+    say(f"labels told by the 5 nearest others: {found.accuracy_rows()}")
     say(f"{out / 'report.html'}")
 
 

@@ -18,7 +18,7 @@ from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
 from imagetok.named_configs import NamedConfig, find_config
 from imagetok.processes import one_thread, peak_memory_mb
-from imagetok.reporting import Commands, Numbers, Section, write_report
+from imagetok.reporting import Commands, Numbers, ReportSection, write_report
 from imagetok.tokenizers import Tokenizer
 from imagetok.training.config import TokenizerRun
 from prior.generation import generate
@@ -41,7 +41,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     begun = time.perf_counter()
     if out.is_dir() and any(out.iterdir()) and not (out / "edvae").is_dir():
         raise ConfigError(f"{out}: not empty and no quickstart; choose another --out")
-    edvae, gpt = _recipe(recipe)
+    edvae, gpt = _configs(recipe)
     config = validate(edvae.tree, TokenizerRun, edvae.where)
     _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 2 to 3 minutes)")
     trained = imagetok.train(edvae.where, out=out / "edvae", resume=True, device="cpu")
@@ -60,7 +60,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     _say(4, f"draw {NUM_SAMPLES} new digits (seconds)")
     samples, labels = _sample(out, tokenizer)
     _say(5, "let a classifier fitted on real digits judge them, and write the report (seconds)")
-    agreement, accuracy = _judge(samples, labels, datasets)
+    agreement, accuracy = _class_agreement(samples, labels, datasets)
     summary: dict[str, float | int] = {
         "seconds": round(time.perf_counter() - begun, 1),
         "peak_memory_mb": round(peak_memory_mb()),
@@ -83,7 +83,7 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
     return summary
 
 
-def _recipe(folder: Path | None) -> tuple[NamedConfig, NamedConfig]:
+def _configs(folder: Path | None) -> tuple[NamedConfig, NamedConfig]:
     """The configs of the tokenizer and of the prior."""
     names = ("digits/edvae", "digits/gpt")
     if folder is not None:
@@ -111,7 +111,7 @@ def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     return to_unit_range(images), torch.tensor(samples.labels)
 
 
-def _judge(
+def _class_agreement(
     samples: Tensor, labels: Tensor, datasets: dict[str, ImageDataset]
 ) -> tuple[float, float]:
     """(share of samples recognised as the class asked for, held-out accuracy of the judge)."""
@@ -126,8 +126,8 @@ def _judge(
     return float(agreement), float(accuracy)
 
 
-def _numbers_section(summary: dict[str, float | int]) -> Section:
-    return Section(
+def _numbers_section(summary: dict[str, float | int]) -> ReportSection:
+    return ReportSection(
         "In numbers",
         [
             Numbers(
@@ -161,10 +161,10 @@ def _numbers_section(summary: dict[str, float | int]) -> Section:
     )
 
 
-def _commands_section(edvae: NamedConfig, gpt: NamedConfig) -> Section:
+def _commands_section(edvae: NamedConfig, gpt: NamedConfig) -> ReportSection:
     run = "runs/digits-edvae"
     encode = f"imagetok encode --tokenizer {run}/tokenizer --data digits"
-    return Section(
+    return ReportSection(
         "The same by hand",
         [
             Commands(

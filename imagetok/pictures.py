@@ -63,7 +63,7 @@ def as_pixels(images: Tensor | np.ndarray) -> np.ndarray:
     return to_uint8(pixels.float()).numpy()
 
 
-def coloured(images: Images) -> Tensor:
+def as_rgb(images: Images) -> Tensor:
     """Images as one can see them: pixels as they are, label maps as RGB by `palette`."""
     if images.is_floating_point():
         return images
@@ -83,7 +83,7 @@ def palette() -> np.ndarray:
     return colours
 
 
-def heat(values: Tensor | np.ndarray) -> np.ndarray:
+def heat_map(values: Tensor | np.ndarray) -> np.ndarray:
     """Maps as colours, from black over purple and orange to pale yellow.
 
     values: (N, H, W) in [0, 1]. Returns uint8 images (N, 3, H, W) for a grid. Lightness grows with
@@ -98,7 +98,7 @@ def heat(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def overlay(images: Tensor | np.ndarray, maps: Tensor | np.ndarray) -> np.ndarray:
-    """Maps as colours of `heat` over images that have lost theirs.
+    """Maps as colours of `heat_map` over images that have lost theirs.
 
     images: (N, C, H, W) as for a grid. maps: (N, h, w) in [0, 1], each value for an equal part of
     the image. Returns uint8 images (N, 3, H, W).
@@ -109,7 +109,7 @@ def overlay(images: Tensor | np.ndarray, maps: Tensor | np.ndarray) -> np.ndarra
         raise InputError(f"expected a map for each of {count} images, found {tuple(maps.shape)}")
     h, w = maps.shape[1:]
     rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
-    colours = heat(maps)[:, :, rows][..., columns]
+    colours = heat_map(maps)[:, :, rows][..., columns]
     grey = pixels.mean(axis=1, keepdims=True)
     return (_PICTURE_SHARE * grey + (1 - _PICTURE_SHARE) * colours).round().astype(np.uint8)
 

@@ -18,7 +18,7 @@ from imagetok.eval_mode import eval_mode
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from prior.config import PriorConfig
-from prior.sampling import Recipe, given_rows, sample_codes
+from prior.sampling import SampleSpec, given_codes, sample_codes
 from prior.sampling_params import sampling_params
 from prior.sequence import Codes, unflatten_codes
 from prior.stepper import NO_LABEL, Stepper
@@ -151,9 +151,9 @@ class Prior(Pretrained[PriorConfig], ABC):
         device, grids = device_of(self), self.config.grids
         if given is not None and keep_rows is not None:
             self.check_codes(given)
-        recipe = Recipe(labels, params, given_rows(given, keep_rows, grids, device))
+        spec = SampleSpec(labels, params, given_codes(given, keep_rows, grids, device))
         with eval_mode(self):
-            return sample_codes(self.prepare, grids, device, recipe, range(first, first + n))
+            return sample_codes(self.prepare, grids, device, spec, range(first, first + n))
 
     def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:
         """The labels that sampling repeats over the images; ConfigError for an unknown one."""

@@ -18,15 +18,15 @@ from imagetok.data.inputs import open_inputs
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import Images, from_stored
-from imagetok.pictures import as_pixels, coloured, grid, heat, save_grid
+from imagetok.pictures import as_pixels, as_rgb, grid, heat_map, save_grid
 from imagetok.processes import device_of, process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.generation import Label
-from prior.opening import open_pair
-from prior.samples import record_of
+from prior.loading import open_pair
+from prior.sample_folder import record_of
 from prior.sampling_params import SamplingParams, sampling_params
 from prior.sequence import Codes, flatten_codes, kept_positions
 
@@ -253,8 +253,8 @@ def _surprise(prior: Prior, maps: tuple[Tensor, ...], size: tuple[int, int]) -> 
 
 def _row(one: Completed, shown: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of an image, of what is kept of it and of its completions; the heat below them."""
-    original, pixels = as_pixels(coloured(one.original)), as_pixels(coloured(one.images))
-    surprise = heat(one.surprise)
+    original, pixels = as_pixels(as_rgb(one.original)), as_pixels(as_rgb(one.images))
+    surprise = heat_map(one.surprise)
     kept = pixels[:1].copy()
     kept[:, :, shown:] = _GREY
     nothing = np.full_like(surprise[:1], 255)

@@ -20,15 +20,15 @@ from imagetok.durable import lock
 from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
 from imagetok.peers import agree, shared_work
-from imagetok.pictures import coloured, grid, save_grid
+from imagetok.pictures import as_rgb, grid, save_grid
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
-from prior.opening import open_pair
-from prior.samples import RECORD, Samples, commit_record, plan_of, read_drawn, record_of
+from prior.loading import open_pair
+from prior.sample_folder import RECORD, SamplesRecord, commit_record, plan_of, read_drawn, record_of
 from prior.sampling_params import SamplingParams, sampling_params
 from prior.sequence import Codes
 
@@ -44,7 +44,7 @@ Label = int | str | Sequence[int | str] | None
 class Generated(Result):
     """New images of a prior."""
 
-    record: Samples
+    record: SamplesRecord
     """What they were made by."""
     tokenizer: Tokenizer
     folder: Path | None
@@ -88,7 +88,7 @@ class Generated(Result):
     def pictures(self) -> dict[str, np.ndarray]:
         """The first images in one grid."""
         shown = self.images[: min(self.record.num_images, MOST_IN_GRID)]
-        return {"new images": np.array(grid(coloured(shown), _columns(self.record)))}
+        return {"new images": np.array(grid(as_rgb(shown), _columns(self.record)))}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -209,7 +209,7 @@ def _chunks(n: int, size: int) -> list[range]:
 
 
 def _in_memory(
-    prior: Prior, tokenizer: Tokenizer, record: Samples, label: Label, params: SamplingParams,
+    prior: Prior, tokenizer: Tokenizer, record: SamplesRecord, label: Label, params: SamplingParams,
     size: int,
 ) -> Generated:  # fmt: skip
     n = record.num_images
@@ -224,7 +224,7 @@ def _in_memory(
 
 
 def _in_folder(
-    prior: Prior, tokenizer: Tokenizer, out: Path, record: Samples, label: Label,
+    prior: Prior, tokenizer: Tokenizer, out: Path, record: SamplesRecord, label: Label,
     params: SamplingParams, size: int,
 ) -> Generated:  # fmt: skip
     n, state = record.num_images, process_state()
@@ -269,7 +269,7 @@ def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
 
 
-def _columns(record: Samples) -> int:
+def _columns(record: SamplesRecord) -> int:
     """Of a grid of the first images: one a class where a few are drawn in turn."""
     count, classes = min(record.num_images, MOST_IN_GRID), len(record.labels)
     return classes if 1 < classes <= 20 else max(1, round(count**0.5))

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from prior.base import Prior
 from prior.config import GPTConfig, PriorConfig
 from prior.sequence import Codes, level_of_positions
-from prior.stepper import Start, Stepper
+from prior.stepper import Stepper, StepperFactory
 
 
 class GPTPrior(Prior):
@@ -84,7 +84,7 @@ class GPTPrior(Prior):
     def stepper(self, labels: Int[Tensor, " B"]) -> "GPTStepper":
         return GPTStepper(self, labels)
 
-    def prepare(self) -> Start:
+    def prepare(self) -> StepperFactory:
         return partial(GPTStepper, self)
 
     def class_tokens(self, labels: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
@@ -129,7 +129,7 @@ def _body(gpt: GPTConfig, num_tokens: int, length: int) -> GPT2Model | GPTNeoXMo
     )
 
 
-class Past(DynamicLayer):
+class KVCacheLayer(DynamicLayer):
     """A layer's keys and values, in memory that is taken once.
 
     Attention sees the part that is filled. (transformers' StaticCache reads all of it at every
@@ -180,7 +180,7 @@ class GPTStepper(Stepper):
             assert context is not None
             self.context = prior.context(context.flatten(2).mT)  # (B, H*W, width)
         layers, length = prior.body.config.num_hidden_layers, prior.config.length
-        self.cache = Cache(layers=[Past(length) for _ in range(layers)])
+        self.cache = Cache(layers=[KVCacheLayer(length) for _ in range(layers)])
         arguments = inspect.signature(prior.body.forward).parameters
         # Renamed after transformers 5.17; the old name goes in 5.40.
         self.cache_argument = "cache" if "cache" in arguments else "past_key_values"

@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from prior.base import Prior
 from prior.config import ContextConfig, HierarchyConfig, PriorConfig
 from prior.sequence import Codes
-from prior.stepper import Start, Stepper
+from prior.stepper import Stepper, StepperFactory
 
 if TYPE_CHECKING:
     from prior.gpt import GPTPrior  # transformers takes seconds to import
@@ -68,7 +68,11 @@ class HierarchicalStepper(Stepper):
     """The top's stepper, then the bottom's on what it drew."""
 
     def __init__(
-        self, prior: HierarchicalPrior, top: Stepper, bottom: Start, labels: Int[Tensor, " B"]
+        self,
+        prior: HierarchicalPrior,
+        top: Stepper,
+        bottom: StepperFactory,
+        labels: Int[Tensor, " B"],
     ):
         self.prior, self.current, self.bottom, self.labels = prior, top, bottom, labels
         self.drawn: list[Tensor] = []

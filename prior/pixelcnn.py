@@ -16,9 +16,9 @@ from torch.nn.functional import embedding, pad, relu
 
 from prior.base import Prior
 from prior.config import PixelCNNConfig, PriorConfig
-from prior.incremental import Rows, context_rows, kernel_of
+from prior.incremental_convolution import RowBuffer, context_rows, kernel_of
 from prior.sequence import Codes
-from prior.stepper import Start, Stepper
+from prior.stepper import Stepper, StepperFactory
 
 FIRST_KERNEL, KERNEL = 7, 3
 
@@ -66,7 +66,7 @@ class PixelCNNPrior(Prior):
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
         return self.prepare()(labels)
 
-    def prepare(self) -> Start:
+    def prepare(self) -> StepperFactory:
         with torch.no_grad():
             layers = [LayerWeights(layer) for layer in self.layers if isinstance(layer, Layer)]
         return partial(PixelCNNStepper, self, layers)
@@ -160,7 +160,7 @@ class PixelCNNStepper(Stepper):
         self.width = prior.config.grids[0][1]
         like, size = prior.embedding.weight, (len(labels), self.width)
         reach, channels = FIRST_KERNEL // 2, like.shape[1]
-        self.codes = Rows(
+        self.codes = RowBuffer(
             like, size, channels, depth=reach + 1, kernel_width=FIRST_KERNEL, taps=reach
         )
         vertical = horizontal = self.codes
@@ -168,7 +168,9 @@ class PixelCNNStepper(Stepper):
         for weights in layers:
             self.steps.append(LayerStep(weights, vertical, horizontal, labels))
             vertical, horizontal = (
-                Rows(like, size, channels, depth=depth, kernel_width=KERNEL, taps=KERNEL // 2 + 1)
+                RowBuffer(
+                    like, size, channels, depth=depth, kernel_width=KERNEL, taps=KERNEL // 2 + 1
+                )
                 for depth in (KERNEL // 2 + 1, 1)
             )
 
@@ -203,7 +205,11 @@ class LayerStep:
     """A layer on the rows that its two stacks have read."""
 
     def __init__(
-        self, weights: LayerWeights, vertical: Rows, horizontal: Rows, labels: Int[Tensor, " B"]
+        self,
+        weights: LayerWeights,
+        vertical: RowBuffer,
+        horizontal: RowBuffer,
+        labels: Int[Tensor, " B"],
     ):
         self.weights, self.vertical, self.horizontal = weights, vertical, horizontal
         self.condition = weights.layer.of_class(labels)

@@ -21,7 +21,7 @@ from prior.config import PixelSNAILConfig, PriorConfig
 from prior.pixelsnail_layers import Block, embed_labels
 from prior.pixelsnail_stepper import PixelSNAILStepper, Weights
 from prior.sequence import Codes
-from prior.stepper import Start, Stepper
+from prior.stepper import Stepper, StepperFactory
 
 
 class PixelSNAILPrior(Prior):
@@ -74,7 +74,7 @@ class PixelSNAILPrior(Prior):
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
         return self.prepare()(labels)
 
-    def prepare(self) -> Start:
+    def prepare(self) -> StepperFactory:
         return partial(PixelSNAILStepper, Weights(self))
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import elu, elu_, embedding, glu, pad
 
-from prior.incremental import Kernel, Rows, as_kernel, context_rows, kernel_of
+from prior.incremental_convolution import Kernel, RowBuffer, as_kernel, context_rows, kernel_of
 from prior.pixelsnail_layers import Attention, Block, GatedUnit, Layers, embed_labels
 from prior.stepper import Stepper
 
@@ -149,7 +149,7 @@ class PixelSNAILStepper(Stepper):
         height, self.width = weights.grid
         batch, channels = len(labels), len(weights.stem.bias)
         like, size = weights.codes, (batch, self.width)
-        self.codes = Rows(like, size, channels, depth=3, kernel_width=5, taps=2)
+        self.codes = RowBuffer(like, size, channels, depth=3, kernel_width=5, taps=2)
         self.constant = _constant(weights.stem.bias, weights.start, labels)
         self.stem: tuple[Tensor, ...] = ()
         inputs = like.new_zeros(len(weights.blocks), batch, 2 * channels + 2)
@@ -248,7 +248,7 @@ class UnitStep:
         inner, channels = len(weights.first.bias), len(weights.second.bias) // 2
         taps = len(weights.first.here) // channels
         self.input, self.inner = (
-            Rows(
+            RowBuffer(
                 weights.first.bias,
                 (len(labels), width),
                 count,

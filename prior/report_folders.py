@@ -20,8 +20,8 @@ from imagetok.codes.schema import read_json
 from imagetok.config import Section
 from imagetok.errors import InputError, ShardError
 from prior.config import PriorRun
-from prior.samples import RECORD as SAMPLES
-from prior.samples import Samples
+from prior.sample_folder import RECORD as SAMPLES
+from prior.sample_folder import SamplesRecord
 
 BITS_CURVE = Curve(
     "bits per code",
@@ -77,7 +77,7 @@ class SampleFolder(NamedTuple):
 
     path: Path
     name: str
-    record: Samples
+    record: SamplesRecord
 
 
 class PriorSources(NamedTuple):
@@ -96,14 +96,14 @@ def open_all(paths: Sequence[Path], device: torch.device) -> PriorSources:
     samples = {name: path for name, path in named.items() if (path / SAMPLES).is_file()}
     others = {name: path for name, path in named.items() if name not in samples}
     kinds = (TokenizerRunFolder, PriorRunFolder)
-    told = f"a folder of samples (with {SAMPLES}), "
+    summary = f"a folder of samples (with {SAMPLES}), "
     folders = [SampleFolder(path, name, _read_samples(path)) for name, path in samples.items()]
-    return PriorSources(open_sources(others, device, kinds, told), folders)
+    return PriorSources(open_sources(others, device, kinds, summary), folders)
 
 
-def _read_samples(path: Path) -> Samples:
+def _read_samples(path: Path) -> SamplesRecord:
     try:
-        record = read_json(path / SAMPLES, Samples)
+        record = read_json(path / SAMPLES, SamplesRecord)
         pictures = sum(file.suffix == ".png" for file in path.iterdir())
         if not 0 < record.num_images <= pictures:
             raise ShardError(

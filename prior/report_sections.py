@@ -9,16 +9,16 @@ from torch import Tensor
 from imagetok.codes.decode import decode_in_batches
 from imagetok.codes.shard import CodeBatch
 from imagetok.errors import ConfigError, ImagetokError
-from imagetok.pictures import as_pixels, coloured
+from imagetok.pictures import as_pixels, as_rgb
 from imagetok.processes import device_of
-from imagetok.reporting import Block, Pictures, Section, Text
+from imagetok.reporting import Block, Pictures, ReportSection, Text
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.completion import with_kept
 from prior.config import PriorRun
-from prior.opening import open_pair
+from prior.loading import open_pair
 from prior.report_folders import PriorRunFolder, SampleFolder
-from prior.samples import read_drawn
+from prior.sample_folder import read_drawn
 from prior.stepper import NO_LABEL
 from prior.training import open_data
 
@@ -31,26 +31,28 @@ _COLUMNS = 10
 
 def prior_sections(
     run: PriorRunFolder, folders: Sequence[SampleFolder], num_samples: int, name: str
-) -> list[Section]:
+) -> list[ReportSection]:
     """New images of every class, and held-out ones completed from their upper half.
 
     folders: what was drawn from it already, shown in the place of new draws. num_samples: of each
     class, or four times as many without classes; at 0, and without folders, there is neither.
     """
     if run.artifact is None:
-        told = f"The run has not finished; it stands at step {run.step:,}."
-        return [Section(f"New images{name}", [Text(told)])]
+        summary = f"The run has not finished; it stands at step {run.step:,}."
+        return [ReportSection(f"New images{name}", [Text(summary)])]
     if num_samples == 0 and not folders:
         return []
     prior, tokenizer = open_pair(run.artifact, None, run.device)
     sections = [samples_section(folder, name, prior.config.class_names) for folder in folders]
     if not folders:
-        sections.append(Section(f"New images{name}", _drawn(prior, tokenizer, num_samples)))
+        sections.append(ReportSection(f"New images{name}", _drawn(prior, tokenizer, num_samples)))
     done = _completed(run.config, prior, tokenizer)
-    return [*sections, Section(f"Completed images{name}", done)]
+    return [*sections, ReportSection(f"Completed images{name}", done)]
 
 
-def samples_section(folder: SampleFolder, name: str, class_names: Sequence[str] = ()) -> Section:
+def samples_section(
+    folder: SampleFolder, name: str, class_names: Sequence[str] = ()
+) -> ReportSection:
     """The first images of a folder of samples, a row a class.
 
     class_names: of the prior that drew them, if it is at hand.
@@ -63,13 +65,13 @@ def samples_section(folder: SampleFolder, name: str, class_names: Sequence[str] 
         for label in drawn[:CLASSES]
     }
     settings = record.params().model_dump()
-    told = ", ".join(
+    summary = ", ".join(
         f"{name.replace('_', '-')} {value}"
         for name, value in settings.items()
         if value is not None and value is not False
     )
     blocks: list[Block] = [
-        Text(f"{record.num_images:,} images drawn by the prior {record.prior[:16]} ({told}).")
+        Text(f"{record.num_images:,} images drawn by the prior {record.prior[:16]} ({summary}).")
     ]
     if len(by_class) == 1:
         blocks.append(Pictures(read_drawn(folder.path, range(min(record.num_images, 40))), 10))
@@ -79,7 +81,7 @@ def samples_section(folder: SampleFolder, name: str, class_names: Sequence[str] 
         named = dict(enumerate(class_names)) | {-1: "none"}
         labels = [named.get(label, str(label)) for label in by_class]
         blocks.append(Pictures(read_drawn(folder.path, chosen), count, labels))
-    return Section(f"New images{name}", blocks)
+    return ReportSection(f"New images{name}", blocks)
 
 
 def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
@@ -87,18 +89,20 @@ def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
     columns = min(_COLUMNS, num_samples if classes else 4 * num_samples)
     count = num_samples * len(classes) if classes else 4 * num_samples
     codes = prior.sample(count, label=classes or "none", seed=_SEED)
-    images = coloured(decode_in_batches(tokenizer, codes))
+    images = as_rgb(decode_in_batches(tokenizer, codes))
     if not classes:
-        told = f"Drawn as grids of codes (seed {_SEED}), and turned into images by the tokenizer."
-        return [Text(told), Pictures(images, columns)]
+        summary = (
+            f"Drawn as grids of codes (seed {_SEED}), and turned into images by the tokenizer."
+        )
+        return [Text(summary), Pictures(images, columns)]
     by_class = images.view(num_samples, len(classes), *images.shape[1:]).transpose(0, 1)
     names = prior.config.class_names or tuple(map(str, classes))
     shown = by_class[:, :columns].flatten(0, 1)
-    told = (
+    summary = (
         f"Drawn as grids of codes, one row a class (seed {_SEED}), and turned into images by the "
         "tokenizer."
     )
-    return [Text(told), Pictures(shown, columns, [names[i] for i in classes])]
+    return [Text(summary), Pictures(shown, columns, [names[i] for i in classes])]
 
 
 def _completed(config: PriorRun, prior: Prior, tokenizer: Tokenizer) -> list[Block]:
@@ -127,13 +131,13 @@ def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> li
         ]
     except ConfigError as error:
         return [Text(f"Nothing can be completed here: {error}")]
-    told = (
+    summary = (
         f"Held-out images as their codes give them back, what is kept of them ({keep_rows} of "
         f"{config.grids[0][0]} rows of codes), and what the prior makes of that, "
         + ("without being told a class." if knows_none else "told the class of each.")
     )
     headers = ["image", "kept", "drawn", *[""] * (COMPLETIONS - 1)]
-    return [Text(told), Pictures(np.concatenate(rows), COMPLETIONS + 2, (), headers)]
+    return [Text(summary), Pictures(np.concatenate(rows), COMPLETIONS + 2, (), headers)]
 
 
 def _completions(
@@ -143,5 +147,5 @@ def _completions(
     given = tuple(level.to(device) for level in codes)
     drawn = prior.sample(COMPLETIONS, given=given, keep_rows=keep_rows, label=label, seed=_SEED)
     both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
-    pixels = as_pixels(coloured(decode_in_batches(tokenizer, both)))
+    pixels = as_pixels(as_rgb(decode_in_batches(tokenizer, both)))
     return with_kept(pixels, keep_rows / min(h for h, _ in prior.config.grids))

@@ -9,7 +9,7 @@ from imagetok.analysis.report import Report, make_report, paths_of, sections_of
 from imagetok.destinations import file_for
 from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
-from imagetok.reporting import Section
+from imagetok.reporting import ReportSection
 from prior.report_folders import PriorRunFolder, PriorSources, SampleFolder, open_all
 from prior.report_sections import prior_sections, samples_section
 
@@ -43,12 +43,12 @@ def report(
         return make_report(paths, Path(out), opened.sources, first, names)
 
 
-def sections_of_all(opened: PriorSources, num_samples: int) -> list[Section]:
+def sections_of_all(opened: PriorSources, num_samples: int) -> list[ReportSection]:
     """Everything but the headlines and commands of a report, in its order."""
     return sections_of(opened.sources, first_sections(opened, num_samples))
 
 
-def first_sections(opened: PriorSources, num_samples: int) -> list[Section]:
+def first_sections(opened: PriorSources, num_samples: int) -> list[ReportSection]:
     """What the priors draw and complete, then other folders of samples."""
     priors = [run for run in opened.sources.runs if isinstance(run, PriorRunFolder)]
     sections = []

@@ -20,7 +20,7 @@ from imagetok.processes import process_state
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.generation import Generated, Label, generate
-from prior.opening import open_pair
+from prior.loading import open_pair
 from prior.sampling_params import SamplingParams
 
 _DEFAULTS = SamplingParams()

@@ -26,7 +26,7 @@ MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
 """Images drawn at once. What a GPU takes for a step hardly depends on it."""
 
 
-class Given(NamedTuple):
+class GivenCodes(NamedTuple):
     """Codes that images begin with: image j continues row j % N."""
 
     sequence: Int[Tensor, "N T"]
@@ -35,13 +35,13 @@ class Given(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SampleSpec:
     """What image j is made by, together with j."""
 
     labels: list[int]
     """Image j has labels[j % len(labels)]."""
     params: SamplingParams
-    given: Given | None = None
+    given: GivenCodes | None = None
 
 
 Grids = tuple[tuple[int, int], ...]
@@ -49,9 +49,9 @@ StartLabels = Callable[[Int[Tensor, " B"]], Stepper]
 """Starts drawing images of these labels; see `Prior.prepare`."""
 
 
-def given_rows(
+def given_codes(
     codes: Codes | None, keep_rows: int | None, grids: Grids, device: torch.device
-) -> Given | None:
+) -> GivenCodes | None:
     """The upper code rows of images, to be completed; see `Prior.sample`."""
     if codes is None or keep_rows is None:
         if codes is not None or keep_rows is not None:
@@ -60,7 +60,7 @@ def given_rows(
     if len(codes[0]) == 0:
         raise InputError("given: expected the codes of at least one image, found none")
     sequence = flatten_codes(codes).long().to(device)
-    return Given(sequence, kept_positions(grids, keep_rows))
+    return GivenCodes(sequence, kept_positions(grids, keep_rows))
 
 
 @full_float32()
@@ -68,7 +68,7 @@ def sample_codes(
     prepare: Callable[[], StartLabels],
     grids: Grids,
     device: torch.device,
-    recipe: Recipe,
+    spec: SampleSpec,
     images: range,
 ) -> Codes:
     """Codes of these images of a seed; see `Prior.sample`. prepare: as `Prior.prepare`."""
@@ -83,7 +83,7 @@ def sample_codes(
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         parts = list(
-            pool.map(lambda batch: _draw(start, length, device, batch, recipe), micro_batches)
+            pool.map(lambda batch: _draw(start, length, device, batch, spec), micro_batches)
         )
     drawn = torch.cat([torch.zeros(0, length, dtype=torch.int64, device=device), *parts])
     offset = first % size
@@ -96,9 +96,9 @@ def micro_batch_on(device: torch.device) -> int:
 
 
 def _draw(
-    start: StartLabels, length: int, device: torch.device, images: range, recipe: Recipe
+    start: StartLabels, length: int, device: torch.device, images: range, spec: SampleSpec
 ) -> Int[Tensor, "B T"]:
-    labels, given, params = recipe.labels, recipe.given, recipe.params
+    labels, given, params = spec.labels, spec.given, spec.params
     uniforms = _uniforms(images, params.seed, length).to(device if device.type != "mps" else "cpu")
     wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
     rows = [j % len(given.sequence) for j in images] if given else []

@@ -21,7 +21,7 @@ class Stepper(ABC):
 
 
 @runtime_checkable
-class Start(Protocol):
+class StepperFactory(Protocol):
     """Starts drawing codes for labels and, of a prior that reads one, a context."""
 
     def __call__(

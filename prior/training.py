@@ -28,9 +28,14 @@ from imagetok.training.step_output import StepOutput
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
+from prior.ngram_baselines import (
+    LevelBaselines,
+    collapse_in_words,
+    ngram_baselines,
+    verdict_in_words,
+)
 from prior.sequence import Codes
 from prior.stepper import NO_LABEL
-from prior.yardsticks import Level, collapse_in_words, measure, verdict_in_words
 
 logger = logging.getLogger("imagetok")
 EVALUATION_BATCH = 128
@@ -40,7 +45,7 @@ FREE_TO_CHANGE = ("patience", "export", "tokenizer")
 by its fingerprint."""
 
 
-class Part:
+class CodeSubset:
     """Some samples of a code dataset."""
 
     def __init__(self, dataset: CodeDataset, indices: Sequence[int]):
@@ -135,18 +140,18 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     )
     prior, started = _initial(config, architecture, init_from)
     uniform = math.log2(max(2, *dataset.num_codes))
-    yardsticks = measure(dataset.num_codes, training.batches(), held_out.batches())
+    baselines = ngram_baselines(dataset.num_codes, training.batches(), held_out.batches())
     for level, use in enumerate(dataset.manifest.usage):
         if (words := collapse_in_words(use)) is not None:
-            logger.warning("%s%s", _of_level(level, yardsticks), words)
+            logger.warning("%s%s", _of_level(level, baselines), words)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
         bits = evaluate_bits(cast(Prior, model), held_out, check)
-        for level, (b, yardstick) in enumerate(zip(bits, yardsticks, strict=True)):
-            words = verdict_in_words(b, yardstick.order0, yardstick.order1)
+        for level, (b, baseline) in enumerate(zip(bits, baselines, strict=True)):
+            words = verdict_in_words(b, baseline.unigram, baseline.bigram)
             if words is not None:
-                logger.warning("step %d: %s%s", step, _of_level(level, yardsticks), words)
-        return {"num_images": len(held_out), **_measures(bits, yardsticks, dataset)}
+                logger.warning("step %d: %s%s", step, _of_level(level, baselines), words)
+        return {"num_images": len(held_out), **_measures(bits, baselines, dataset)}
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
         named = {f"held-out {name}": value for name, value in measures.items()}
@@ -199,7 +204,7 @@ def _initial(
 
 
 def evaluate_bits(
-    prior: Prior, data: Part, check: Callable[[], None] = lambda: None
+    prior: Prior, data: CodeSubset, check: Callable[[], None] = lambda: None
 ) -> list[float]:
     """Mean bits per code of each level over every sample of `data`, each once, labels given.
 
@@ -226,13 +231,13 @@ def evaluate_bits(
 
 
 def _measures(
-    bits: list[float], yardsticks: list[Level], dataset: CodeDataset
+    bits: list[float], baselines: list[LevelBaselines], dataset: CodeDataset
 ) -> dict[str, float | int]:
     """The held-out measures; several levels also one by one."""
     by_name = {
         "bits_per_code": bits,
-        "order0_bits_per_code": [y.order0 for y in yardsticks],
-        "order1_bits_per_code": [y.order1 for y in yardsticks],
+        "order0_bits_per_code": [y.unigram for y in baselines],
+        "order1_bits_per_code": [y.bigram for y in baselines],
     }
     positions = [h * w for h, w in dataset.grids]
     mean = {
@@ -283,7 +288,7 @@ def _loss_function(
     return loss
 
 
-def open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
+def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset, CodeSubset]:
     """Training and held-out samples, all of one tokenizer and some of each.
 
     Raises ShardError for codes of another tokenizer and where there are none.
@@ -296,7 +301,7 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
                 "data.test=null to hold out a part of data.source"
             )
         test = _open("data.test", config.data.test, fingerprint)
-        return Part(source, range(len(source))), Part(test, range(len(test)))
+        return CodeSubset(source, range(len(source))), CodeSubset(test, range(len(test)))
     draw = seeding.generator(config.seed, "held out")
     order = torch.randperm(len(source), generator=draw).tolist()
     count = max(1, round(len(source) * config.data.held_out))
@@ -306,7 +311,7 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[Part, Part]:
             f"ones, found {count}, and data.held_out={config.data.held_out:g} takes all; lower it, "
             "or name held-out codes as data.test"
         )
-    return Part(source, order[count:]), Part(source, order[:count])
+    return CodeSubset(source, order[count:]), CodeSubset(source, order[:count])
 
 
 def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:

@@ -16,7 +16,7 @@ from prior import generation
 from prior.build import build_prior
 from prior.config import PixelCNNConfig, PriorConfig
 from prior.generation import generate, generate_codes
-from prior.opening import open_pair
+from prior.loading import open_pair
 
 
 def make_prior_folder(folder: Path, num_classes: int = 3, seed: int = 0) -> Path:

@@ -74,8 +74,8 @@ LOSS = Curve("training loss", {("train", "loss"): TRAIN}, "The sum of all weight
 
 def curve_of_term(term: str) -> Curve:
     """A named term of the loss over training."""
-    told = f"Loss term {term!r}, before its weight, on training batches."
-    return Curve(term, {("train", term): TRAIN}, told, True)
+    summary = f"Loss term {term!r}, before its weight, on training batches."
+    return Curve(term, {("train", term): TRAIN}, summary, True)
 
 
 def codebook_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -115,7 +115,7 @@ def _series(
         if any(_levels(names[name], measure) for _, measure in curve.names)
     }
     for run, records in having.items():
-        for (split, measure), told in curve.names.items():
+        for (split, measure), summary in curve.names.items():
             for name in _levels(names[run], measure):
                 points = [
                     (r["step"], r[name])
@@ -125,7 +125,7 @@ def _series(
                 if points and (not curve.is_log or any(value > 0 for _, value in points)):
                     level = re.search(r"_level(\d+)$", name) if name != measure else None
                     words = [run] if len(having) > 1 else []
-                    words += [told] + ([f"level {level.group(1)}"] if level else [])
+                    words += [summary] + ([f"level {level.group(1)}"] if level else [])
                     steps, values = zip(*points, strict=True)
                     yield ", ".join(words), (list(steps), list(values))
 

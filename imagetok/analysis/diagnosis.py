@@ -33,7 +33,7 @@ from imagetok.evaluation.codebook_health import (
 )
 from imagetok.evaluation.records import identity_of
 from imagetok.images import Images, from_stored
-from imagetok.pictures import as_pixels, coloured, grid_of_rows, heat
+from imagetok.pictures import as_pixels, as_rgb, grid_of_rows, heat_map
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -267,11 +267,11 @@ def entropy_maps(
 
     Returns rows of pictures (N, 3, H, W) by what they show, and a caption.
     """
-    shown = coloured(images)
+    shown = as_rgb(images)
     most = max(float(maps.max()) for maps in entropies.values())
     rows = {"image": as_pixels(shown.expand(-1, 3, -1, -1))}
     for name, maps in entropies.items():
         grown = interpolate(maps[:, None] / max(most, 1e-9), size=shown.shape[-2:])[:, 0]
-        rows[name] = heat(grown)
+        rows[name] = heat_map(grown)
     caption = f"Entropy of the code probabilities, black 0, palest {most:.2f} nats."
     return rows, caption

@@ -12,7 +12,7 @@ from imagetok.reporting import (
     Block,
     Figure,
     Pictures,
-    Section,
+    ReportSection,
     Table,
     Text,
     curves,
@@ -31,16 +31,16 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
         figure = usage_histogram(health.counts)
         blocks.append(Figure(figure, "uses of each code", "How often each code is used."))
         name = level_name("Codebook", level, len(diagnosis.levels)).replace("_level", ", level ")
-        sections.append(Section(f"{name}: {verdict.state}", blocks))
+        sections.append(ReportSection(f"{name}: {verdict.state}", blocks))
     if diagnosis.entropies:
         rows, caption = entropy_maps(diagnosis.images, diagnosis.entropies)
         maps = np.concatenate(list(rows.values()))
         shown = Pictures(maps, len(diagnosis.images), row_labels=list(rows), caption=caption)
-        sections.append(Section("Where it is sure", [shown]))
+        sections.append(ReportSection("Where it is sure", [shown]))
     figures = codebook_figures(diagnosis.history)
     figures += _uncertainty_figures(diagnosis)
     if figures:
-        sections.append(Section("Over training", figures))
+        sections.append(ReportSection("Over training", figures))
     write_report(path, title, sections)
 
 
@@ -55,7 +55,7 @@ def _uncertainty_figures(diagnosis: Diagnosis) -> list[Figure]:
         named = level_name("perplexity of batches of 128", level, len(diagnosis.levels))
         drawn = curves({"": (perplexity, uncertainty)}, named, "uncertainty K / S")
         correlation = diagnosis.correlation(level)
-        told = "" if correlation is None else f" Pearson's correlation: {correlation:.2f}."
-        caption = f"One point an evaluation, from the first of the training to the last.{told}"
+        summary = "" if correlation is None else f" Pearson's correlation: {correlation:.2f}."
+        caption = f"One point an evaluation, from the first of the training to the last.{summary}"
         figures.append(Figure(drawn, "uncertainty against perplexity", caption))
     return figures

@@ -102,10 +102,10 @@ class Exploration(Result):
         }
         return rows | {f"label by neighbours: {k}": v for k, v in self.accuracies.items()}
 
-    def told_accuracies(self) -> str:
+    def accuracy_rows(self) -> str:
         """How often the nearest others have an image's label, in words."""
-        told = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracies.items())
-        return told or "the images have no labels"
+        summary = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracies.items())
+        return summary or "the images have no labels"
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Images with changed codes, what lies between images, and places of single codes."""
@@ -211,8 +211,8 @@ def _patches(
         uses = int((encoded.codes[level] == code).sum())
         name = level_name(f"code {code}", level, levels).replace("_level", " of level ")
         places = code_patches(dataset, encoded, level, code, PATCHES)
-        told = f"{name}, {uses:,} uses in {len(encoded.indices):,} images"
-        found[told] = to_stored(torch.cat(places)) if places else torch.empty(0)
+        summary = f"{name}, {uses:,} uses in {len(encoded.indices):,} images"
+        found[summary] = to_stored(torch.cat(places)) if places else torch.empty(0)
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 
 from imagetok.analysis.latent_space import STEPS, Exploration
-from imagetok.reporting import Block, Figure, Pictures, Section, Table, Text, write_report
+from imagetok.reporting import Block, Figure, Pictures, ReportSection, Table, Text, write_report
 from imagetok.reporting.figures import panels
 
 
@@ -26,19 +26,19 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
         Text("From one image to another: what the encoder gives for the two, mixed and decoded."),
         Pictures(found.between, STEPS),
     ]
-    sections = [Section("Neighbours", neighbours), Section("Between images", walks)]
+    sections = [ReportSection("Neighbours", neighbours), ReportSection("Between images", walks)]
     for name, patches in found.patches.items():
-        told = "Pixels around places where it stands, itself in the middle half of each."
-        shown = [Text(told), Pictures(patches, min(8, len(patches)))] if len(patches) else []
-        sections.append(Section(name.capitalize(), shown or [Text("It occurs nowhere.")]))
+        summary = "Pixels around places where it stands, itself in the middle half of each."
+        shown = [Text(summary), Pictures(patches, min(8, len(patches)))] if len(patches) else []
+        sections.append(ReportSection(name.capitalize(), shown or [Text("It occurs nowhere.")]))
     if found.maps:
-        told = "; ".join(f"{name}: {value:.1%}" for name, value in found.accuracies.items())
+        summary = "; ".join(f"{name}: {value:.1%}" for name, value in found.accuracies.items())
         figure = panels([_map(found, name) for name in found.maps], width=11.0, height=4.8)
         blocks = [
             Figure(figure, "t-SNE by label", f"t-SNE of {len(found.labels):,} images by label."),
-            Text(f"Label known by the 5 nearest others. {told}."),
+            Text(f"Label known by the 5 nearest others. {summary}."),
         ]
-        sections.append(Section("Labels", blocks))
+        sections.append(ReportSection("Labels", blocks))
     write_report(path, title, sections, subtitle="imagetok explore")
 
 

@@ -14,7 +14,7 @@ from imagetok.durable import write_bytes
 from imagetok.errors import InputError
 from imagetok.evaluation.reconstruction_error import quality, quality_sums
 from imagetok.images import Images, clamp_pixels, from_stored
-from imagetok.pictures import coloured, enlarged, grid, png_bytes, side_by_side
+from imagetok.pictures import as_rgb, enlarged, grid, png_bytes, side_by_side
 from imagetok.processes import device_of
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder
@@ -26,7 +26,7 @@ SIDE = 128
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class BeforeAndAfter(Result):
+class ReconstructionResult(Result):
     """Images as a tokenizer reads them, and what comes back of each."""
 
     tokenizer: str
@@ -55,7 +55,7 @@ class BeforeAndAfter(Result):
     def picture(self) -> Image.Image:
         """Rows of at most 8 originals, what comes back below each."""
         columns = min(COLUMNS, len(self.names))
-        pairs = side_by_side(coloured(self.originals), coloured(self.reconstructions), columns)
+        pairs = side_by_side(as_rgb(self.originals), as_rgb(self.reconstructions), columns)
         return enlarged(grid(pairs, columns), max(1, SIDE // self.originals.shape[-2]))
 
     def pictures(self) -> dict[str, np.ndarray]:
@@ -69,7 +69,7 @@ def reconstruct(
     *,
     out: Path | str | None = None,
     device: torch.device | str | None = None,
-) -> BeforeAndAfter:
+) -> ReconstructionResult:
     """Show what comes back of images after a tokenizer.
 
     tokenizer: a Tokenizer or VAE, its folder, or a Hub id. images: one or several, each a file, a
@@ -95,7 +95,7 @@ def reconstruct(
     batch = from_stored(torch.stack(stored), model.image)
     x_hat = clamp_pixels(model.reconstruct(batch.to(device_of(model)))).cpu()
     pairs = zip(x_hat.split(1), batch.split(1), strict=True)
-    found = BeforeAndAfter(
+    found = ReconstructionResult(
         tokenizer=display_name(tokenizer),
         names=tuple(
             str(one) if isinstance(one, Path | str) else f"image {i}"

@@ -21,7 +21,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation.records import MeasureRecord, side_by_side
 from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
-from imagetok.reporting import Block, Commands, Numbers, Section, Table, write_report
+from imagetok.reporting import Block, Commands, Numbers, ReportSection, Table, write_report
 from imagetok.results import Result
 from imagetok.training.run_folder import CONFIG
 
@@ -93,7 +93,7 @@ def make_report(
     paths: Sequence[Path],
     out: Path,
     sources: Sources,
-    first: Sequence[Section] = (),
+    first: Sequence[ReportSection] = (),
     names: Sequence[str] = (),
 ) -> Report:
     """Write the report of opened sources.
@@ -115,7 +115,7 @@ def make_report(
     )
 
 
-def sections_of(sources: Sources, first: Sequence[Section] = ()) -> list[Section]:
+def sections_of(sources: Sources, first: Sequence[ReportSection] = ()) -> list[ReportSection]:
     """Everything but the headlines and commands of a report, in its order; `first` comes first."""
     tokenizers = [run for run in sources.runs if isinstance(run, TokenizerRunFolder)]
     sections = [*first, *tokenizer_sections(tokenizers)]
@@ -132,12 +132,12 @@ def _records(sources: Sources) -> dict[str, MeasureRecord]:
     return records | sources.measures
 
 
-def training_section(runs: Sequence[RunFolder]) -> Section:
+def training_section(runs: Sequence[RunFolder]) -> ReportSection:
     """All curves that the runs have points for, those of one measure in one figure."""
     by_label = {curve.label: curve for run in _tokenizers_first(runs) for curve in run.curves}
     terms = dict.fromkeys(term for run in runs for term in run.loss_terms)
     wanted = [*by_label.values(), LOSS, *map(curve_of_term, terms)]
-    return Section("Training", figures_of({run.name: run.records for run in runs}, wanted))
+    return ReportSection("Training", figures_of({run.name: run.records for run in runs}, wanted))
 
 
 def _tokenizers_first(runs: Sequence[RunFolder]) -> list[RunFolder]:
@@ -149,7 +149,7 @@ def _title(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _headlines(runs: Sequence[RunFolder]) -> list[Section]:
+def _headlines(runs: Sequence[RunFolder]) -> list[ReportSection]:
     """Of one run, or of a tokenizer and a prior together; none of several of a kind."""
     if not runs or len({run.kind for run in runs}) < len(runs):
         return []
@@ -164,7 +164,7 @@ def _headlines(runs: Sequence[RunFolder]) -> list[Section]:
         if run.test.get("step", run.step) != run.step:
             state += f"; the measures are those of step {run.test['step']:,}"
         tiles.append((f"steps of {run.name}" if len(runs) > 1 else "steps", run.step, state))
-    return [Section("In numbers", [Numbers(tiles)])]
+    return [ReportSection("In numbers", [Numbers(tiles)])]
 
 
 def _headline(name: str, run: RunFolder) -> object:
@@ -175,21 +175,21 @@ def _headline(name: str, run: RunFolder) -> object:
     return value
 
 
-def _what_section(runs: Sequence[RunFolder]) -> Section:
+def _what_section(runs: Sequence[RunFolder]) -> ReportSection:
     """What each run is, a column a run."""
-    told = [_what(run) for run in runs]
-    rows = dict.fromkeys(name for one in told for name in one)
+    summary = [_what(run) for run in runs]
+    rows = dict.fromkeys(name for one in summary for name in one)
     table = Table(
         ["", *(run.name for run in runs)],
-        [[name, *(one.get(name) for one in told)] for name in rows],
+        [[name, *(one.get(name) for one in summary)] for name in rows],
     )
-    return Section("What it is" if len(runs) == 1 else "What they are", [table])
+    return ReportSection("What it is" if len(runs) == 1 else "What they are", [table])
 
 
 def _what(run: RunFolder) -> dict[str, str | None]:
     config, train = run.config, run.config.train
-    told: dict[str, str | None] = {"kind": run.kind, **run.described()}
-    return told | {
+    summary: dict[str, str | None] = {"kind": run.kind, **run.described()}
+    return summary | {
         "batch size": f"{train.batch_size:,}",
         "steps": f"{run.step:,} of {train.steps:,}",
         "seed": str(config.seed),
@@ -221,7 +221,7 @@ def record_of_run(run: RunFolder) -> MeasureRecord:
     return MeasureRecord(subject={"step": run.test["step"]}, identity=identity, measures=measures)
 
 
-def _measures_sections(records: Mapping[str, MeasureRecord]) -> list[Section]:
+def _measures_sections(records: Mapping[str, MeasureRecord]) -> list[ReportSection]:
     """One table for each identity: numbers measured differently share none."""
     groups: dict[bytes, dict[str, MeasureRecord]] = {}
     for name, record in records.items():
@@ -238,12 +238,12 @@ def _measures_sections(records: Mapping[str, MeasureRecord]) -> list[Section]:
             [measure, *(values.get(name) for name in group)] for measure, values in rows.items()
         ]
         blocks.append(Table(["measure", *group], table, caption))
-    return [Section("Measures", blocks)] if blocks else []
+    return [ReportSection("Measures", blocks)] if blocks else []
 
 
 def _subject(name: str, record: MeasureRecord) -> str:
-    told = ", ".join(f"{key} {_plain(value)}" for key, value in record["subject"].items())
-    return f"{name}: {told}"
+    summary = ", ".join(f"{key} {_plain(value)}" for key, value in record["subject"].items())
+    return f"{name}: {summary}"
 
 
 def _plain(value: object) -> str:
@@ -252,7 +252,7 @@ def _plain(value: object) -> str:
     return "unknown" if value is None else json.dumps(value)
 
 
-def environment_section() -> Section:
+def environment_section() -> ReportSection:
     """What the report was made with."""
     versions = [
         (name, version(name)) for name in ("imagetok", "torch", "transformers", "accelerate")
@@ -264,13 +264,13 @@ def environment_section() -> Section:
         ("threads", torch.get_num_threads()),
     ]
     table = Table(["this report was made with", ""], [(n, str(v)) for n, v in versions + machine])
-    return Section("Environment", [table])
+    return ReportSection("Environment", [table])
 
 
-def _commands_section(sources: Sources, paths: Sequence[Path], out: Path) -> Section:
+def _commands_section(sources: Sources, paths: Sequence[Path], out: Path) -> ReportSection:
     commands = [
         shlex.join(["imagetok", "train", str(run.path / CONFIG), "--out", f"{run.path}-again"])
         for run in sources.runs
     ]
     commands.append(shlex.join(["imagetok", "report", *map(str, paths), "--out", str(out)]))
-    return Section("Commands", [Commands(commands, "The runs again, and this report.")])
+    return ReportSection("Commands", [Commands(commands, "The runs again, and this report.")])

@@ -21,10 +21,10 @@ from imagetok.evaluation.code_patches import (
 )
 from imagetok.evaluation.uncertainty import uncertainty_map
 from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
-from imagetok.pictures import as_pixels, coloured, cut_grid, overlay
+from imagetok.pictures import as_pixels, as_rgb, cut_grid, overlay
 from imagetok.processes import device_of
 from imagetok.quantizers import codebook_use
-from imagetok.reporting import Block, Figure, Pictures, Section, Text, usage_histogram
+from imagetok.reporting import Block, Figure, Pictures, ReportSection, Text, usage_histogram
 from imagetok.tokenizers import Tokenizer
 
 IMAGES = 16
@@ -40,7 +40,7 @@ _MAPS = {
 }
 
 
-def tokenizer_sections(runs: Sequence[TokenizerRunFolder]) -> list[Section]:
+def tokenizer_sections(runs: Sequence[TokenizerRunFolder]) -> list[ReportSection]:
     """Of every tokenizer run: before and after, where it is unsure, its codes.
 
     Runs on the same images are shown side by side.
@@ -55,7 +55,7 @@ def tokenizer_sections(runs: Sequence[TokenizerRunFolder]) -> list[Section]:
         if run.tokenizer is not None and run.held_out.dataset is not None:
             name = f" of {run.name}" if len(runs) > 1 else ""
             encoded = encode_spread(run.tokenizer, run.held_out.dataset, COUNTED)
-            sections += _unsure(run.tokenizer, run.held_out.dataset, name)
+            sections += _uncertainty_maps(run.tokenizer, run.held_out.dataset, name)
             sections.append(_codes(run.tokenizer, run.held_out.dataset, encoded, name))
     return sections
 
@@ -80,23 +80,23 @@ def _reconstructed(run: TokenizerRunFolder, images: Images) -> Tensor:
     assert run.model is not None
     draw = seeding.generator(0, "pictures", device=run.device)
     x_hat = run.model.reconstruct(images.to(run.device), generator=draw).nan_to_num().cpu()
-    return coloured(clamp_pixels(x_hat))
+    return as_rgb(clamp_pixels(x_hat))
 
 
 def _before_and_after(
     runs: Sequence[TokenizerRunFolder], is_alone: bool, blocks: list[Block]
-) -> Section:
+) -> ReportSection:
     """is_alone: the only section of that title, which needs no names."""
     names = "" if is_alone else f" of {', '.join(run.name for run in runs)}"
-    return Section(f"Before and after{names}", blocks)
+    return ReportSection(f"Before and after{names}", blocks)
 
 
-def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> Section:
+def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> ReportSection:
     """Held-out images, and below each row what every run makes of it."""
     held_out = runs[0].held_out
     assert held_out.dataset is not None
     images = _shown(held_out.dataset)
-    layers = [as_pixels(coloured(images)), *(as_pixels(_reconstructed(r, images)) for r in runs)]
+    layers = [as_pixels(as_rgb(images)), *(as_pixels(_reconstructed(r, images)) for r in runs)]
     labels = ["original", *(run.name for run in runs)] if len(runs) > 1 else ["original", "after"]
     parts, row_labels = [], []
     for start in range(0, len(images), _PER_ROW):
@@ -105,12 +105,12 @@ def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> Section
         blank = np.full((missing, *rows[0].shape[1:]), 255, dtype=np.uint8)
         parts += [np.concatenate([row, blank]) for row in rows]
         row_labels += labels
-    told = [
+    summary = [
         f"{run.name}: {kept}" if len(runs) > 1 else kept for run in runs for kept in [_kept(run)]
     ]
     blocks: list[Block] = [
         Text(f"Held-out images ({held_out.source}), and below each what comes back after "
-             f"{'; '.join(told)}."),
+             f"{'; '.join(summary)}."),
         Pictures(np.concatenate(parts), min(_PER_ROW, len(images)), row_labels),
     ]  # fmt: skip
     for run in runs:
@@ -126,7 +126,7 @@ def _kept(run: TokenizerRunFolder) -> str:
     return " and ".join(f"{h} x {w} codes of {k}" for (h, w), k in levels)
 
 
-def _from_training(run: TokenizerRunFolder, is_alone: bool) -> Section:
+def _from_training(run: TokenizerRunFolder, is_alone: bool) -> ReportSection:
     """What training left, where the run is not finished or its images are elsewhere."""
     why = (
         f"The run has not finished; it stands at step {run.step:,}."
@@ -151,8 +151,8 @@ def _over_training(run: TokenizerRunFolder, is_named: bool) -> list[Block]:
         rows[f"{int(file.stem.removeprefix('step-')):,}"] = after
     if not rows:
         return damaged
-    told = "What came back at these steps of training."
-    caption = f"{run.name}. {told}" if is_named else told
+    summary = "What came back at these steps of training."
+    caption = f"{run.name}. {summary}" if is_named else summary
     shown = Pictures(np.concatenate(list(rows.values())), _PER_ROW, list(rows), caption=caption)
     return [shown, *damaged]
 
@@ -169,7 +169,9 @@ def _drawn_in_training(file: Path, contract: ImageContract) -> tuple[np.ndarray,
     return images[:_PER_ROW], images[_PER_ROW : 2 * _PER_ROW]
 
 
-def _unsure(tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> list[Section]:
+def _uncertainty_maps(
+    tokenizer: Tokenizer, dataset: ImageDataset, name: str
+) -> list[ReportSection]:
     """Evidence, or else entropy, laid over images; nothing where the quantizer tells of neither."""
     device = device_of(tokenizer)
     images = _shown(dataset, _PER_ROW)
@@ -179,7 +181,7 @@ def _unsure(tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> list[Sect
     if not found:
         return []
     measure = next(iter(found)).partition("_level")[0]
-    seen = coloured(images)
+    seen = as_rgb(images)
     rows, labels, ends = [_as_rgb(seen)], ["original"], []
     for key, values in found.items():
         level = key.removeprefix(measure).replace("_level", "level ")
@@ -192,7 +194,7 @@ def _unsure(tokenizer: Tokenizer, dataset: ImageDataset, name: str) -> list[Sect
         f"yellow at the largest value shown ({', '.join(ends)})."
     )
     picture = Pictures(np.concatenate(rows), len(seen), labels)
-    return [Section(f"Where it is unsure{name}", [Text(text), picture])]
+    return [ReportSection(f"Where it is unsure{name}", [Text(text), picture])]
 
 
 def _as_rgb(images: Tensor) -> np.ndarray:
@@ -202,7 +204,7 @@ def _as_rgb(images: Tensor) -> np.ndarray:
 
 def _codes(
     tokenizer: Tokenizer, dataset: ImageDataset, encoded: EncodedImageCodes, name: str
-) -> Section:
+) -> ReportSection:
     """How often each code is used, and what the common and the rare ones stand for."""
     blocks: list[Block] = []
     levels = len(tokenizer.num_codes)
@@ -217,7 +219,7 @@ def _codes(
         drawn = usage_histogram(counts)
         blocks.append(Figure(drawn, f"{which}Sorted usage of the codes", caption))
         blocks.append(_patches(tokenizer, dataset, encoded, level, codes, counts))
-    return Section(f"The codes{name}", blocks)
+    return ReportSection(f"The codes{name}", blocks)
 
 
 def _patches(
@@ -229,20 +231,20 @@ def _patches(
     counts: Tensor,
 ) -> Pictures:
     rows = []
-    painted = painted_alone(tokenizer, codes) if len(tokenizer.num_codes) == 1 else None
+    painted = decoded_single_codes(tokenizer, codes) if len(tokenizer.num_codes) == 1 else None
     for i, code in enumerate(codes):
-        found = [coloured(p) for p in code_patches(dataset, encoded, level, code, PATCHES)]
-        row = [
-            as_pixels(p) for p in ([coloured(painted[i : i + 1])] if painted is not None else [])
-        ]
+        found = [as_rgb(p) for p in code_patches(dataset, encoded, level, code, PATCHES)]
+        row = [as_pixels(p) for p in ([as_rgb(painted[i : i + 1])] if painted is not None else [])]
         row += [as_pixels(p) for p in found]
         blank = np.full((PATCHES - len(found), *row[0].shape[1:]), 255, dtype=np.uint8)
         rows.append(np.concatenate([*row, blank]))
     headers = ["alone", "found", *[""] * (PATCHES - 1)]
-    told = "Alone: what the decoder paints where a code has only copies of itself around it; then p"
+    summary = (
+        "Alone: what the decoder paints where a code has only copies of itself around it; then p"
+    )
     caption = (
-        f"{told if painted is not None else 'P'}laces where the code was found, with as much again "
-        f"around them. The {min(len(codes), COMMON)} most used codes"
+        f"{summary if painted is not None else 'P'}laces where the code was found, with as much "
+        f"again around them. The {min(len(codes), COMMON)} most used codes"
         + (f", then {len(codes) - COMMON} of the rarest." if len(codes) > COMMON else ".")
     )
     return Pictures(
@@ -256,7 +258,7 @@ def _patches(
 
 
 @torch.no_grad()
-def painted_alone(tokenizer: Tokenizer, codes: Sequence[int]) -> Images:
+def decoded_single_codes(tokenizer: Tokenizer, codes: Sequence[int]) -> Images:
     """The middle of what each code decodes to when it fills the grid; one level only."""
     (grid,) = tokenizer.grids
     device = device_of(tokenizer)

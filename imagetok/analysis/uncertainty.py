@@ -25,7 +25,7 @@ from imagetok.evaluation.uncertainty import (
     noise_images,
     spearman,
 )
-from imagetok.pictures import as_pixels, grid_of_rows, heat
+from imagetok.pictures import as_pixels, grid_of_rows, heat_map
 from imagetok.processes import choose_device, full_float32
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -33,7 +33,7 @@ from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import display_name, open_tokenizer
 
 NUM_SHOWN = 8
-AMONG = 256  # the first images, of which the pictures are chosen
+NUM_CANDIDATES = 256  # the first images, of which the pictures are chosen
 _SHOWN_AS = {"top_logit": "minus the largest logit", "margin": "minus the margin"}
 _RELATED = 0.2  # a rank correlation that is worth a word
 
@@ -58,24 +58,24 @@ class UncertaintyStudy(Result):
 
     def title(self) -> str:
         """The tokenizer, the data, and how many images there are of each set."""
-        return f"{self.tokenizer} on {self.data}; images: {self.told_counts()}"
+        return f"{self.tokenizer} on {self.data}; images: {self.image_counts()}"
 
-    def told_counts(self) -> str:
+    def image_counts(self) -> str:
         """How many images there are of each set."""
         return ", ".join(f"{name} {found['count']:,}" for name, found in self.identities.items())
 
     def conclusion(self) -> str:
         """In words, what the rank correlation over code positions says of every measure."""
-        told = [
-            f"{shown_as(name)} {_does(found['positions'])}"
+        summary = [
+            f"{measure_label(name)} {_relation_to_error(found['positions'])}"
             for name, found in self.correlations.items()
         ]
-        return f"By Spearman's correlation over code positions: {'; '.join(told)}."
+        return f"By Spearman's correlation over code positions: {'; '.join(summary)}."
 
     def table(self) -> dict[str, dict[str, object]]:
         """A row a measure: rank correlations with the error, AUROC of each shifted set."""
         return {
-            shown_as(name): {
+            measure_label(name): {
                 **{f"spearman, {what}": value for what, value in found.items()},
                 **{f"auroc, {what}": v for what, v in self.aurocs[name].items()},
             }
@@ -113,13 +113,13 @@ class UncertaintyStudy(Result):
         }
 
 
-def shown_as(name: str) -> str:
+def measure_label(name: str) -> str:
     """A measure's name on a page, with the sign that it is measured with, and its level."""
     measure, _, level = name.partition("_level")
     return _SHOWN_AS.get(measure, measure) + (f", level {level}" if level else "")
 
 
-def _does(correlation: float | None) -> str:
+def _relation_to_error(correlation: float | None) -> str:
     """What a doubt does, by its rank correlation with the error."""
     if correlation is None:
         return "cannot be compared, it or the error is the same everywhere"
@@ -279,7 +279,7 @@ def _shown(
     model: Tokenizer, dataset: ImageDataset, scores: UncertaintyScores
 ) -> dict[str, np.ndarray]:
     first = next(iter(scores.maps))
-    among = range(min(AMONG, len(dataset)))
+    among = range(min(NUM_CANDIDATES, len(dataset)))
     chosen = np.argsort(-scores.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
     # In the batches that were measured, so that a test-time rule that samples draws the same.
     pairs = [
@@ -294,5 +294,5 @@ def _shown(
         low, high = maps[chosen].min(), maps[chosen].max()
         scaled = torch.from_numpy((maps[chosen] - low) / max(high - low, 1e-12))
         grown = torch.nn.functional.interpolate(scaled[:, None], size=size, mode="nearest")[:, 0]
-        shown[shown_as(name)] = heat(grown)
+        shown[measure_label(name)] = heat_map(grown)
     return shown

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from imagetok.analysis.uncertainty import AMONG, UncertaintyStudy, shown_as
+from imagetok.analysis.uncertainty import NUM_CANDIDATES, UncertaintyStudy, measure_label
 from imagetok.reporting import (
     Block,
     Figure,
     Pictures,
-    Section,
+    ReportSection,
     Table,
     Text,
     curves,
@@ -27,15 +27,15 @@ def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
         else f"{study.method} {study.fingerprint[:6]}"
         for study in studies
     ]
-    sections = [_together(studies, titles)]
+    sections = [_error_by_bin(studies, titles)]
     sections += [_section(study, title) for study, title in zip(studies, titles, strict=True)]
     write_report(path, "Uncertainty beside error", sections)
 
 
-def _together(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> Section:
+def _error_by_bin(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> ReportSection:
     """The error over groups of code positions, from the least uncertain to the most."""
     lines = {
-        f"{title}: {shown_as(name)}": (np.arange(1, len(found.error) + 1), found.error)
+        f"{title}: {measure_label(name)}": (np.arange(1, len(found.error) + 1), found.error)
         for study, title in zip(studies, titles, strict=True)
         for name, found in study.binned_errors.items()
     }
@@ -49,17 +49,17 @@ def _together(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> Sec
             "mean squared error over the groups of doubt",
         ),
     ]
-    return Section("Does doubt rise with the error?", blocks)
+    return ReportSection("Does doubt rise with the error?", blocks)
 
 
-def _section(study: UncertaintyStudy, title: str) -> Section:
+def _section(study: UncertaintyStudy, title: str) -> ReportSection:
     """One tokenizer's numbers, and the images that it is least certain of."""
     rows = study.table()
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
-    among = min(AMONG, study.identities[study.data]["count"])
+    among = min(NUM_CANDIDATES, study.identities[study.data]["count"])
     blocks: list[Block] = [
-        Text(f"{study.tokenizer} on {study.data}. Images: {study.told_counts()}."),
+        Text(f"{study.tokenizer} on {study.data}. Images: {study.image_counts()}."),
         Text(study.conclusion()),
         Table(("measure", *columns), cells),
         Pictures(
@@ -70,4 +70,4 @@ def _section(study: UncertaintyStudy, title: str) -> Section:
             "each map from its least to its largest value.",
         ),
     ]
-    return Section(title, blocks)
+    return ReportSection(title, blocks)

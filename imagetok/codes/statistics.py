@@ -9,7 +9,7 @@ import numpy as np
 from imagetok.codes.decode import check_dataset_fingerprint, decode_in_batches
 from imagetok.codes.reader import CodeDataset
 from imagetok.errors import InputError
-from imagetok.pictures import coloured, save_grid
+from imagetok.pictures import as_rgb, save_grid
 from imagetok.tokenizers import Tokenizer
 
 _BATCH = 16384
@@ -93,7 +93,7 @@ def save_contact_sheet(
         raise InputError(f"{dataset.place}: no images to show, it is empty")
     count = min(count, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
-    images = coloured(decode_in_batches(tokenizer, dataset.__getitems__(chosen).codes))
+    images = as_rgb(decode_in_batches(tokenizer, dataset.__getitems__(chosen).codes))
     scale = max(1, 64 // max(images.shape[2:]))  # small images can hardly be seen
     save_grid(images, path, min(columns, count), scale)
     return count

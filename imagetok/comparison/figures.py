@@ -12,7 +12,7 @@ from imagetok import seeding
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.data import ImageDataset
 from imagetok.images import clamp_pixels, from_stored
-from imagetok.pictures import coloured, grid
+from imagetok.pictures import as_rgb, grid
 from imagetok.processes import device_of
 from imagetok.reporting.figures import COLOURS, DASHES, logarithmic, panels
 from imagetok.tokenizers import Autoencoder
@@ -118,12 +118,12 @@ def reconstructions(
     """
     spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
     originals = from_stored(dataset.read(spread).images, dataset.contract)
-    rows = {"original": coloured(originals)}
+    rows = {"original": as_rgb(originals)}
     for name, tokenizer in tokenizers.items():
         device = device_of(tokenizer)
         draw = seeding.generator(0, "pictures", device=device)
         x_hat = tokenizer.reconstruct(originals.to(device), generator=draw).cpu()
-        rows[name] = coloured(clamp_pixels(x_hat))
+        rows[name] = as_rgb(clamp_pixels(x_hat))
     return rows, len(originals)
 
 

@@ -31,7 +31,7 @@ from imagetok.errors import ImagetokError, ResourceError
 from imagetok.pictures import png_bytes
 from imagetok.processes import keep_freed_memory
 from imagetok.progress import ProgressBar
-from imagetok.reporting import Commands, Figure, Pictures, Section, Table, Text, write_report
+from imagetok.reporting import Commands, Figure, Pictures, ReportSection, Table, Text, write_report
 from imagetok.stopping import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics_log import read_json_lines
@@ -259,11 +259,13 @@ def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Pa
         "standard deviation at the end. Hard codes of the test set."
     )
     sections = [
-        Section("Measures", [table, *(Text(note) for note in notes(result))]),
-        Section("Over the steps", [Figure(figure, "Measures over steps and codes used", caption)]),
-        *([] if sweep is None else [Section("Over codebook sizes", [Figure(sweep, _SWEEP)])]),
-        Section("Reconstructions", [Text("Test images; the first finished seed."), pictures]),
-        Section("Command", [Commands([result.command])]),
+        ReportSection("Measures", [table, *(Text(note) for note in notes(result))]),
+        ReportSection(
+            "Over the steps", [Figure(figure, "Measures over steps and codes used", caption)]
+        ),
+        *([] if sweep is None else [ReportSection("Over codebook sizes", [Figure(sweep, _SWEEP)])]),
+        ReportSection("Reconstructions", [Text("Test images; the first finished seed."), pictures]),
+        ReportSection("Command", [Commands([result.command])]),
     ]
     title = f"{len(result.methods)} tokenizers on {result.data}"
     write_report(out / "report.html", title, sections, subtitle="imagetok compare")

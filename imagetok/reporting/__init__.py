@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         Figure,
         Numbers,
         Pictures,
-        Section,
+        ReportSection,
         Table,
         Text,
     )
@@ -26,7 +26,7 @@ __all__ = [
     "Figure",
     "Numbers",
     "Pictures",
-    "Section",
+    "ReportSection",
     "Table",
     "Text",
     "bars",

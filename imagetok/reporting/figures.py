@@ -201,7 +201,7 @@ def logarithmic(axes: Axes) -> None:
 def panels(draws: Sequence[Callable[[Axes], None]], width: float, height: float) -> bytes:
     """What each function draws, side by side as one PNG on white; width and height in inches."""
     buffer = io.BytesIO()
-    with _look():
+    with _style_of_figures():
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
         for i, draw in enumerate(draws, start=1):
             draw(figure.add_subplot(1, len(draws), i))
@@ -210,7 +210,7 @@ def panels(draws: Sequence[Callable[[Axes], None]], width: float, height: float)
 
 
 @contextmanager
-def _look() -> Iterator[None]:
+def _style_of_figures() -> Iterator[None]:
     """Our look, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -221,7 +221,7 @@ def _look() -> Iterator[None]:
 def _svg(draw: Callable[[Axes], None], height: float = 3.2) -> bytes:
     """Render one pair of axes."""
     buffer = io.BytesIO()
-    with _look():
+    with _style_of_figures():
         figure = Figure(figsize=(6.0, height), layout="constrained")
         draw(figure.add_subplot())
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # None leaves each out

@@ -19,7 +19,7 @@ from imagetok.reporting.sections import (
     Figure,
     Numbers,
     Pictures,
-    Section,
+    ReportSection,
     Table,
     Text,
 )
@@ -28,12 +28,14 @@ _PICTURE_WIDTH = 96  # css pixels that a small image is enlarged to at most
 _ROW_WIDTH = 720  # css pixels that a row of pictures may fill
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], subtitle: str = "") -> None:
+def write_report(
+    path: Path, title: str, sections: Sequence[ReportSection], subtitle: str = ""
+) -> None:
     """Write a report as one HTML file, durably; the same sections give the same bytes."""
     write_bytes(path, render(title, sections, subtitle).encode())
 
 
-def render(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
+def render(title: str, sections: Sequence[ReportSection], subtitle: str = "") -> str:
     """The HTML of a report; everything given is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

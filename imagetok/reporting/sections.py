@@ -107,7 +107,7 @@ Block = Text | Table | Figure | Pictures | Commands | Numbers
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A titled part of a report, listed in its table of contents."""
 
     title: str

@@ -14,7 +14,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored
-from imagetok.pictures import coloured, save_grid, side_by_side
+from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
 from imagetok.tokenizers import Autoencoder, build_autoencoder
@@ -195,5 +195,5 @@ def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) ->
     images = from_stored(dataset.read(spread).images, tokenizer.image)
     draw = seeding.generator(0, "pictures", device=device)
     x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().cpu()
-    pairs = side_by_side(coloured(images), coloured(clamp_pixels(x_hat)), columns=8)
+    pairs = side_by_side(as_rgb(images), as_rgb(clamp_pixels(x_hat)), columns=8)
     save_grid(pairs, path, columns=8, scale=2)

@@ -95,8 +95,8 @@ def test_the_pictures_show_each_image_what_is_kept_and_the_completions(source, p
         for m in range(3):
             drawn = np.array(Image.open(tmp_path / "x" / f"{3 * i + m:06d}.png"))
             assert np.array_equal(cells[i][2 + m], drawn)
-    heat = np.array(Image.open(tmp_path / "x" / "likelihood.png"))
-    assert heat.shape == (scale * (4 * 8 + 2), scale * (5 * 8 + 2), 3)
+    heat_map = np.array(Image.open(tmp_path / "x" / "likelihood.png"))
+    assert heat_map.shape == (scale * (4 * 8 + 2), scale * (5 * 8 + 2), 3)
 
 
 def test_refusals(source, photos, tmp_path, capsys):

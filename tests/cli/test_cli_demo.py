@@ -22,9 +22,9 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.images import to_uint8
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
-from prior.opening import open_pair
+from prior.demo_session import DemoSession
+from prior.loading import open_pair
 from prior.sampling_params import SamplingParams, sampling_params
-from prior.workbench import Workbench
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(source) -> Workbench:
+def bench(source) -> DemoSession:
     prior, tokenizer = open_pair(source, None, torch.device("cpu"))
-    return Workbench(tokenizer, prior)
+    return DemoSession(tokenizer, prior)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_picture_is_read_encoded_and_decoded(bench, file):
     assert seen.tables == [codes[0][0].tolist()]
     assert np.array_equal(seen.reconstruction, shown(bench.tokenizer.decode(codes)))
     assert np.array_equal(seen.reconstruction, bench.decode(seen.tables))
-    assert seen.unsure is None and "gives no probabilities" in seen.told
+    assert seen.unsure is None and "gives no probabilities" in seen.description
     colours = seen.code_maps[0][::128, ::128].reshape(9, 3).tolist()
     flat = codes[0].flatten().tolist()
     assert all(
@@ -132,13 +132,13 @@ def test_refusals_name_no_place_of_the_server(bench, tmp_path):
 
 def test_without_a_prior_there_is_nothing_to_draw(bench):
     with pytest.raises(InputError, match="--prior DIR"):
-        Workbench(bench.tokenizer, None).sample(1)
+        DemoSession(bench.tokenizer, None).sample(1)
 
 
 def test_a_prior_of_another_tokenizer_is_refused(source, tmp_path):
     other = Tokenizer.from_pretrained(make_prior_folder(tmp_path, seed=1).parent / "own")
     with pytest.raises(InputError, match="tokenizer"):
-        Workbench(other, Prior.from_pretrained(source))
+        DemoSession(other, Prior.from_pretrained(source))
 
 
 def test_no_model_is_a_usage_error(capsys):
@@ -149,9 +149,9 @@ def test_no_model_is_a_usage_error(capsys):
 def test_without_gradio_one_message_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert _run(["demo", "--tokenizer", "nowhere"]) == 5
-    told = capsys.readouterr().err
-    assert told.startswith("error: imagetok demo needs gradio, which cannot be imported")
-    assert told.endswith('pip install "imagetok[demo]"\n')
+    description = capsys.readouterr().err
+    assert description.startswith("error: imagetok demo needs gradio, which cannot be imported")
+    assert description.endswith('pip install "imagetok[demo]"\n')
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +185,11 @@ def test_the_server_looks_edits_and_swaps(call, bench, file):
     from gradio_client import handle_file
 
     expected = bench.look(str(file))
-    original, back, unsure, told, colours, table = call("look", handle_file(str(file)))
+    original, back, unsure, description, colours, table = call("look", handle_file(str(file)))
     assert np.array_equal(opened(original), expected.original)
     assert np.array_equal(opened(back), expected.reconstruction)
     assert np.array_equal(opened(colours), expected.code_maps[0])
-    assert unsure is None and told == expected.told
+    assert unsure is None and description == expected.description
     assert table["data"] == expected.tables[0]
     edited = [list(row) for row in table["data"]]
     edited[1][1] = (edited[1][1] + 1) % 7
@@ -342,18 +342,18 @@ def test_the_server_opens_nothing_but_uploads(ask, file, tmp_path):
     """Wherever a file may stand, by each of the ways in; nor does it tell what there is."""
     secret = tmp_path / "private.png"
     secret.write_bytes(file.read_bytes())
-    told = set()
+    description = set()
     rest = ["none", 1.0, 0, 1.0, 1.0, 0]
     for path in (str(secret), "/etc/passwd", "/no/such/file", f"{secret}\0", "", 5, {"path": "/"}):
         for values in ([{"path": path}], [{"path": path, "meta": {"_type": "gradio.FileData"}}]):
             for name, data in (("look", values), ("complete", [*values, 1, 2, *rest])):
                 status, text = ask("POST", f"/gradio_api/call/{name}", {"data": data})
                 event = json.loads(text)["event_id"]
-                told.add(ask("GET", f"/gradio_api/call/{name}/{event}"))
+                description.add(ask("GET", f"/gradio_api/call/{name}/{event}"))
         for way in ("run", "api"):
             status, text = ask("POST", f"/gradio_api/{way}/look", {"data": [{"path": path}]})
             assert status == 500 and json.loads(text)["error"] == "expected an uploaded file"
-    [(status, text)] = told
+    [(status, text)] = description
     assert status == 200 and '"error": "expected an uploaded file"' in text
 
 

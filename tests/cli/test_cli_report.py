@@ -19,7 +19,7 @@ from cli.main import _run
 from imagetok import Tokenizer
 from imagetok.analysis.report import training_section
 from imagetok.analysis.runs import names_of, open_sources
-from imagetok.analysis.tokenizer_sections import painted_alone
+from imagetok.analysis.tokenizer_sections import decoded_single_codes
 from imagetok.codes.shard import CodeBatch
 from imagetok.reporting import Figure, Text, curves
 from imagetok.reporting.page import show
@@ -388,7 +388,7 @@ def test_a_run_that_logged_nothing_is_refused(made, tmp_path, capsys):
 
 def test_what_a_code_paints_is_the_middle_of_a_full_grid(made):
     tokenizer = Tokenizer.from_pretrained(made / "edvae" / "tokenizer")
-    painted = painted_alone(tokenizer, [5, 9])
+    painted = decoded_single_codes(tokenizer, [5, 9])
     whole = tokenizer.decode((torch.full((1, 4, 4), 9),))
     assert_close(painted[1], whole[0, :, 6:14, 6:14])  # cell (2, 2), and half a cell around
     assert not torch.allclose(painted[0], painted[1])

@@ -12,7 +12,7 @@ from imagetok.pictures import (
     as_pixels,
     cut_grid,
     grid,
-    heat,
+    heat_map,
     overlay,
     png_bytes,
     save_grid,
@@ -108,7 +108,7 @@ def test_side_by_side_puts_each_row_above_its_reconstructions():
 
 def test_heat_grows_lighter_with_the_value():
     values = torch.arange(256).view(1, 16, 16) / 255
-    colours = heat(torch.cat([values, values.flip(1)]))
+    colours = heat_map(torch.cat([values, values.flip(1)]))
     assert (colours.shape, colours.dtype) == ((2, 3, 16, 16), np.uint8)
     assert colours[0, :, 0, 0].tolist() == [0, 0, 0]
     assert colours[0, :, -1, -1].tolist() == [252, 253, 191]
@@ -117,7 +117,7 @@ def test_heat_grows_lighter_with_the_value():
     assert (np.diff(lightness) > -0.5).all() and (np.diff(lightness[::16]) > 0).all()
     for wrong in (values[0], values * 2):
         with pytest.raises(InputError):
-            heat(wrong)
+            heat_map(wrong)
 
 
 def test_save_grid_scales_without_smoothing_and_repeats_its_bytes(tmp_path):
@@ -144,6 +144,8 @@ def test_an_overlay_is_dark_where_the_map_is_and_keeps_the_picture():
     shown = overlay(images, maps)
     assert shown.shape == images.shape
     assert (shown[0, :, :, :3] == 0).all() and (shown[:, :, :, 3:] == round(0.4 * 40)).all()
-    assert np.array_equal(shown[1, :, 0, 0], (0.6 * heat(np.ones((1, 1, 1)))[0, :, 0, 0]).round())
+    assert np.array_equal(
+        shown[1, :, 0, 0], (0.6 * heat_map(np.ones((1, 1, 1)))[0, :, 0, 0]).round()
+    )
     with pytest.raises(InputError, match="a map for each of 2 images"):
         overlay(images, maps[:1])

@@ -18,7 +18,7 @@ from cli.main import _run
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError, InputError, ShardError
 from imagetok.images import to_uint8
-from prior.samples import Samples
+from prior.sample_folder import SamplesRecord
 
 DRAWING = {"label": ["b", "a"], "temperature": 0.7, "top_k": 5, "seed": 3}
 WORDS = ["--label", "b,a", "--temperature", "0.7", "--top-k", "5", "--seed", "3"]
@@ -137,7 +137,7 @@ def test_older_samples_json_is_read_and_extended(source, tmp_path):
     assert prior.generate(source, 4, out=tmp_path / "out", seed=4).num_new == 2
     with pytest.raises(ConfigError, match="seed"):
         prior.generate(source, 4, out=tmp_path / "out", seed=5)
-    assert Samples.model_validate(stored).params() == prior.SamplingParams(seed=4)
+    assert SamplesRecord.model_validate(stored).params() == prior.SamplingParams(seed=4)
 
 
 def test_verify_and_inspect_say_what_the_commands_print(source, tmp_path, capsys):

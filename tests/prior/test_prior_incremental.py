@@ -1,4 +1,4 @@
-"""Rows against convolutions, and steppers: fresh weights, the full forward's codes."""
+"""RowBuffer against convolutions, and steppers: fresh weights, the full forward's codes."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d, pad
 from torch.testing import assert_close
 
 from prior.base import NO_LABEL
-from prior.incremental import Rows, kernel_of
+from prior.incremental_convolution import RowBuffer, kernel_of
 from prior.sampling import draw_codes
 from prior.sampling_params import SamplingParams
 
@@ -31,7 +31,9 @@ def test_a_convolution_row_by_row_and_tap_by_tap(height, width, depth, reach, ow
     layer.weight[:, :, -1, reach + own :] = 0
     expected = layer(pad(x, (reach, reach, depth - 1, 0)))
     weights = kernel_of(layer, rows=depth - 1, columns=reach + own)
-    rows = Rows(x, (batch, width), channels, depth=depth, kernel_width=kernel, taps=reach + own)
+    rows = RowBuffer(
+        x, (batch, width), channels, depth=depth, kernel_width=kernel, taps=reach + own
+    )
     for i in range(height):
         if i:
             rows.advance()
@@ -49,7 +51,7 @@ def test_whole_rows_with_the_current_one(depth, width, seed):
     x = torch.randn(2, 3, 4, width, dtype=torch.float64)
     layer = nn.Conv2d(3, 4, (depth, 3)).double().requires_grad_(False)
     expected = conv2d(pad(x, (1, 1, depth - 1, 0)), layer.weight)
-    rows = Rows(x, (2, width), 3, depth=depth, kernel_width=3, taps=1)
+    rows = RowBuffer(x, (2, width), 3, depth=depth, kernel_width=3, taps=1)
     for i in range(4):
         if i:
             rows.advance()

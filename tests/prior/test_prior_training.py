@@ -25,7 +25,7 @@ from imagetok.training.loop import train
 from prior import Prior
 from prior.base import NO_LABEL
 from prior.config import PriorRun
-from prior.training import Part, evaluate_bits, open_data, train_prior, visible_labels
+from prior.training import CodeSubset, evaluate_bits, open_data, train_prior, visible_labels
 
 COUNT = 40
 
@@ -103,7 +103,7 @@ def test_the_measured_bits_are_those_of_log_prob(codes_folder, flat):
     chosen = [3, 39, 17, 0]
     batch = dataset.__getitems__(chosen)
     bits = -float(flat.log_prob(batch.codes, batch.labels).sum()) / (4 * 9 * math.log(2))
-    assert_close(evaluate_bits(flat, Part(dataset, chosen)), [bits])
+    assert_close(evaluate_bits(flat, CodeSubset(dataset, chosen)), [bits])
 
 
 def test_bits_stand_beside_yardsticks_and_a_verdict(

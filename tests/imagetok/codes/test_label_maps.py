@@ -23,7 +23,7 @@ from imagetok.data import (
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.images import ImageContract, from_stored
-from imagetok.pictures import coloured, palette
+from imagetok.pictures import as_rgb, palette
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 
 IMAGE = {"mode": "labels", "height": 16, "width": 16, "interpolation": "nearest", "num_classes": 11}
@@ -132,7 +132,7 @@ def test_shards_decode_to_palette_pictures_that_read_as_label_maps(
     with Image.open(tmp_path / "png" / "000000.png") as picture:
         assert picture.mode == "P"
         colours = np.asarray(picture.convert("RGB"))
-    assert np.array_equal(colours, coloured(expected[:1])[0].movedim(0, -1).numpy())
+    assert np.array_equal(colours, as_rgb(expected[:1])[0].movedim(0, -1).numpy())
     folder = open_images(FolderConfig(root=str(tmp_path / "png")), "all", CONTRACT)
     assert torch.equal(from_stored(folder.read(range(70)).images, CONTRACT), expected)
 

@@ -9,7 +9,7 @@ import pytest
 from disk_faults import at_every_operation, in_fork
 
 from cli.main import _run
-from imagetok.reporting import Section, Text, write_report
+from imagetok.reporting import ReportSection, Text, write_report
 
 RUN = Path(__file__).parents[2] / "stored" / "runs" / "edvae"
 
@@ -45,7 +45,7 @@ def kill_everywhere(root: Path, write: Callable[[Path], None]) -> int:
 
 def test_a_page_is_old_or_new(tmp_path: Path) -> None:
     def write(page: Path) -> None:
-        write_report(page, "Title", [Section("First", [Text("word " * 10**5)])])
+        write_report(page, "Title", [ReportSection("First", [Text("word " * 10**5)])])
 
     write(tmp_path / "whole" / "report.html")
     assert kill_everywhere(tmp_path, write) >= 5

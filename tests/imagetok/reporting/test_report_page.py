@@ -15,7 +15,7 @@ from imagetok.reporting import (
     Figure,
     Numbers,
     Pictures,
-    Section,
+    ReportSection,
     Table,
     Text,
     curves,
@@ -49,7 +49,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def every_block(word: str) -> list[Section]:
+def every_block(word: str) -> list[ReportSection]:
     drawn = curves({word: ([0, 1], [1, 2])}, word, word)
     blocks = (
         Text(word),
@@ -59,7 +59,7 @@ def every_block(word: str) -> list[Section]:
         Pictures(IMAGES, 3, [word, "second"], ["a", word, "c"], word),
         Commands([word, "imagetok --help"], word),
     )
-    return [Section(word, blocks), Section("Second", [])]
+    return [ReportSection(word, blocks), ReportSection("Second", [])]
 
 
 def test_nothing_is_loaded_from_outside():
@@ -103,7 +103,7 @@ def test_the_contents_lead_to_every_section():
 
 
 def test_pictures_are_embedded_at_their_own_pixels():
-    page = Page(render("Title", [Section("S", [Pictures(IMAGES, 3)])]))
+    page = Page(render("Title", [ReportSection("S", [Pictures(IMAGES, 3)])]))
     embedded = [image["src"].partition(",")[2] for image in page.all("img")]
     opened = [np.array(Image.open(io.BytesIO(base64.b64decode(e)))) for e in embedded]
     assert np.array_equal(np.stack(opened).transpose(0, 3, 1, 2), IMAGES.numpy())
@@ -112,20 +112,20 @@ def test_pictures_are_embedded_at_their_own_pixels():
 
 
 def test_pictures_larger_than_the_page_are_not_enlarged():
-    page = Page(render("Title", [Section("S", [Pictures(np.zeros((1, 1, 200, 200)), 1)])]))
+    page = Page(render("Title", [ReportSection("S", [Pictures(np.zeros((1, 1, 200, 200)), 1)])]))
     assert "class" not in page.all("img")[0]
 
 
 def test_figures_are_embedded_as_they_are():
     drawn = curves({"a": ([0, 1], [1, 2])}, "x", "y")
-    [image] = Page(render("Title", [Section("S", [Figure(drawn, "a line")])])).all("img")
+    [image] = Page(render("Title", [ReportSection("S", [Figure(drawn, "a line")])])).all("img")
     kind, _, content = image["src"].partition(";base64,")
     assert kind == "data:image/svg+xml"
     assert base64.b64decode(content) == drawn
 
 
 def test_commands_carry_no_prompt_when_copied():
-    html = render("Title", [Section("S", [Commands(["a --b", "c"])])])
+    html = render("Title", [ReportSection("S", [Commands(["a --b", "c"])])])
     assert re.findall("<code>(.*?)</code>", html) == ["a --b", "c"]
 
 

@@ -27,7 +27,7 @@ RECORD = "samples.json"
 Label = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
-class Samples(SamplingParams):
+class SamplesRecord(SamplingParams):
     """What made a folder of samples, as samples.json holds it: who drew them, and how."""
 
     prior: str
@@ -55,10 +55,10 @@ def record_of(
     n: int,
     label: int | str | Sequence[int | str] | None,
     params: SamplingParams,
-) -> Samples:
+) -> SamplesRecord:
     """What n images are to be made by; ConfigError for parameters that this prior cannot follow."""
     prior.sample(0, label=label, **params.model_dump())
-    return Samples(
+    return SamplesRecord(
         prior=prior.fingerprint,
         origin=prior.origin,
         tokenizer=tokenizer.fingerprint,
@@ -68,11 +68,11 @@ def record_of(
     )
 
 
-def commit_record(out: Path, record: Samples) -> None:
+def commit_record(out: Path, record: SamplesRecord) -> None:
     """Write what the images are made by into an empty folder, or go on with the same."""
     path = out / RECORD
     if path.is_file():
-        old = read_json(path, Samples).model_dump(mode="json")
+        old = read_json(path, SamplesRecord).model_dump(mode="json")
         new = record.model_dump(mode="json") | {"origin": old["origin"]}
         is_more = old["num_images"] < record.num_images
         same = old | {"num_images": record.num_images} if is_more else old
@@ -84,7 +84,7 @@ def commit_record(out: Path, record: Samples) -> None:
 
 
 def plan_of(
-    record: Samples, prior: Prior, tokenizer: Tokenizer, samples_per_shard: int
+    record: SamplesRecord, prior: Prior, tokenizer: Tokenizer, samples_per_shard: int
 ) -> CodePlan:
     """The plan of a code dataset of samples: its source says what they were made by."""
     whole = record.model_dump(mode="json")

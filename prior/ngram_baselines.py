@@ -21,14 +21,14 @@ from prior.sequence import Codes
 COLLAPSED_SHARE = 0.05
 
 
-class Level(NamedTuple):
+class LevelBaselines(NamedTuple):
     """Of one level of codes, in bits per held-out code."""
 
-    order0: float
-    order1: float
+    unigram: float
+    bigram: float
 
 
-class LevelCounts:
+class NgramCounts:
     """How often each code, and each pair of neighbours, occurs in one level."""
 
     def __init__(self, num_codes: int):
@@ -46,11 +46,11 @@ class LevelCounts:
         self.pairs = every
         self.pair_counts = torch.zeros_like(every).scatter_add_(0, place, both)
 
-    def order0(self) -> Float[Tensor, " K"]:
+    def unigram(self) -> Float[Tensor, " K"]:
         """p(k), float64."""
         return (self.counts + 1).double() / (self.counts.sum() + self.num_codes)
 
-    def order1(self, pairs: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    def bigram(self, pairs: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """p(second | first) of pairs, float64."""
         first, second = pairs // self.num_codes, pairs % self.num_codes
         begin = self.pairs // self.num_codes
@@ -61,15 +61,15 @@ class LevelCounts:
         place = torch.searchsorted(self.pairs, pairs)
         known = torch.cat([self.pairs, zeros[:1] - 1])[place] == pairs
         seen = counts[torch.where(known, place, len(counts) - 1)]
-        p = self.order0()[second]
+        p = self.unigram()[second]
         return torch.where(n > 0, (seen + distinct * p) / (n + distinct).clamp_min(1), p)
 
     def bits(self, indices: Int[Tensor, "B h w"]) -> tuple[float, float]:
         """What the codes of some images cost at order 0 and 1, summed."""
-        p = self.order0()
-        order0 = -p[indices].log2().sum()
+        p = self.unigram()
+        unigram = -p[indices].log2().sum()
         first = -p[indices[:, 0, 0]].log2().sum()
-        return float(order0), float(first - self.order1(self._pairs(indices)).log2().sum())
+        return float(unigram), float(first - self.bigram(self._pairs(indices)).log2().sum())
 
     def _pairs(self, indices: Int[Tensor, "B h w"]) -> Int[Tensor, " N"]:
         across = indices[:, :, :-1] * self.num_codes + indices[:, :, 1:]
@@ -77,20 +77,20 @@ class LevelCounts:
         return torch.cat([across.flatten(), down.flatten()])
 
 
-def measure(
+def ngram_baselines(
     num_codes: tuple[int, ...], training: Iterable[Codes], held_out: Iterable[Codes]
-) -> list[Level]:
+) -> list[LevelBaselines]:
     """The yardsticks of every level, coarse to fine."""
-    levels = [LevelCounts(k) for k in num_codes]
+    levels = [NgramCounts(k) for k in num_codes]
     for codes in training:
         for level, indices in zip(levels, codes, strict=True):
             level.add(indices)
     totals = [[0.0, 0.0, 0] for _ in levels]
     for codes in held_out:
         for level, total, indices in zip(levels, totals, codes, strict=True):
-            order0, order1 = level.bits(indices)
-            total[:] = total[0] + order0, total[1] + order1, total[2] + indices.numel()
-    return [Level(order0 / n, order1 / n) for order0, order1, n in totals]
+            unigram, bigram = level.bits(indices)
+            total[:] = total[0] + unigram, total[1] + bigram, total[2] + indices.numel()
+    return [LevelBaselines(unigram / n, bigram / n) for unigram, bigram, n in totals]
 
 
 def collapse_in_words(use: LevelUse) -> str | None:
@@ -103,16 +103,16 @@ def collapse_in_words(use: LevelUse) -> str | None:
     )
 
 
-def verdict_in_words(bits: float, order0: float, order1: float) -> str | None:
+def verdict_in_words(bits: float, unigram: float, bigram: float) -> str | None:
     """What is wrong with a prior's held-out bits per code."""
-    if bits >= order0:
+    if bits >= unigram:
         return (
             f"{bits:.4g} held-out bits per code, and how often each code occurs alone gives "
-            f"{order0:.4g}: so far nothing is learned of how codes depend on each other"
+            f"{unigram:.4g}: so far nothing is learned of how codes depend on each other"
         )
-    if bits >= order1:
+    if bits >= bigram:
         return (
             f"{bits:.4g} held-out bits per code, and the neighbouring code alone gives "
-            f"{order1:.4g} (its frequency {order0:.4g}): so far little is learned"
+            f"{bigram:.4g} (its frequency {unigram:.4g}): so far little is learned"
         )
     return None

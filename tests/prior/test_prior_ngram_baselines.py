@@ -7,11 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from imagetok.codes.schema import LevelUse
-from prior.yardsticks import LevelCounts, collapse_in_words, measure, verdict_in_words
+from prior.ngram_baselines import NgramCounts, collapse_in_words, ngram_baselines, verdict_in_words
 
 
-def counted(indices: torch.Tensor, num_codes: int) -> LevelCounts:
-    counts = LevelCounts(num_codes)
+def counted(indices: torch.Tensor, num_codes: int) -> NgramCounts:
+    counts = NgramCounts(num_codes)
     for part in indices.split(3):
         counts.add(part)
     return counts
@@ -25,10 +25,10 @@ def indices():
 
 def test_both_are_distributions_after_any_code(indices):
     counts = counted(indices, 6)
-    assert_close(counts.order0().sum().item(), 1.0)
-    assert (counts.order0() > 0).all()
+    assert_close(counts.unigram().sum().item(), 1.0)
+    assert (counts.unigram() > 0).all()
     for first in range(6):
-        p = counts.order1(first * 6 + torch.arange(6))
+        p = counts.bigram(first * 6 + torch.arange(6))
         assert_close(p.sum().item(), 1.0)
         assert (p > 0).all()
 
@@ -36,19 +36,19 @@ def test_both_are_distributions_after_any_code(indices):
 def test_the_estimates_by_hand():
     """0 0 1 / 1 0 1: pairs 00 01 11(down: 0 above 1 -> 01) 10 01."""
     counts = counted(torch.tensor([[[0, 0, 1], [1, 0, 1]]]), 2)
-    assert_close(counts.order0(), torch.tensor([4 / 8, 4 / 8], dtype=torch.float64))
+    assert_close(counts.unigram(), torch.tensor([4 / 8, 4 / 8], dtype=torch.float64))
     # after 0: one 0 and three 1, two different; after 1: one 0
     expected = [(1 + 2 * 0.5) / 6, (3 + 2 * 0.5) / 6, (1 + 0.5) / 2, (0 + 0.5) / 2]
-    found = counts.order1(torch.arange(4))
+    found = counts.bigram(torch.arange(4))
     assert_close(found, torch.tensor(expected, dtype=torch.float64))
-    order0, order1 = counts.bits(torch.tensor([[[1, 0], [1, 1]]]))
-    assert_close(order0, 4.0)
+    unigram, bigram = counts.bits(torch.tensor([[[1, 0], [1, 1]]]))
+    assert_close(unigram, 4.0)
     after = [expected[2], expected[3], expected[3]]  # 1 0, then 1 above 1, then 1 1
-    assert_close(order1, 1.0 - sum(map(math.log2, after)))
+    assert_close(bigram, 1.0 - sum(map(math.log2, after)))
 
 
 def test_counting_in_parts_is_counting_at_once(indices):
-    whole, parts = LevelCounts(6), counted(indices, 6)
+    whole, parts = NgramCounts(6), counted(indices, 6)
     whole.add(indices)
     for a, b in zip(vars(whole).values(), vars(parts).values(), strict=True):
         assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
@@ -59,18 +59,18 @@ def test_levels_are_measured_apart_and_independent_codes_gain_nothing():
     uniform = torch.randint(4, (4000, 2, 2), generator=draw)
     first = torch.randint(2, (4000, 1, 1), generator=draw)
     constant = first.expand(-1, 3, 3)  # one code an image: after the first all is known
-    (low, high) = measure(
+    (low, high) = ngram_baselines(
         (4, 2), iter([(uniform, constant)]), iter([(uniform[:500], constant[:500])])
     )
-    assert_close([low.order0, low.order1], [2.0, 2.0], atol=0.01, rtol=0)
-    assert_close([high.order0, high.order1], [1.0, 1 / 9], atol=0.01, rtol=0)
+    assert_close([low.unigram, low.bigram], [2.0, 2.0], atol=0.01, rtol=0)
+    assert_close([high.unigram, high.bigram], [1.0, 1 / 9], atol=0.01, rtol=0)
 
 
 def test_one_code_an_image_has_no_neighbours():
-    (level,) = measure(
+    (level,) = ngram_baselines(
         (3,), iter([(torch.tensor([[[0]], [[1]]]),)]), iter([(torch.tensor([[[2]]]),)])
     )
-    assert_close([level.order0, level.order1], [math.log2(5)] * 2)
+    assert_close([level.unigram, level.bigram], [math.log2(5)] * 2)
 
 
 def test_words_for_collapsed_codes():
@@ -81,6 +81,6 @@ def test_words_for_collapsed_codes():
 
 
 def test_words_for_a_prior_that_learned_nothing():
-    assert verdict_in_words(2.0, order0=5.0, order1=3.0) is None
-    assert "nothing is learned" in str(verdict_in_words(5.0, order0=5.0, order1=3.0))
-    assert "little is learned" in str(verdict_in_words(3.0, order0=5.0, order1=3.0))
+    assert verdict_in_words(2.0, unigram=5.0, bigram=3.0) is None
+    assert "nothing is learned" in str(verdict_in_words(5.0, unigram=5.0, bigram=3.0))
+    assert "little is learned" in str(verdict_in_words(3.0, unigram=5.0, bigram=3.0))

@@ -19,7 +19,7 @@ from imagetok.data import open_image, preprocess
 from imagetok.errors import InputError
 from imagetok.evaluation.uncertainty import uncertainty_map
 from imagetok.images import Images, from_stored
-from imagetok.pictures import as_pixels, coloured, grid, overlay, palette
+from imagetok.pictures import as_pixels, as_rgb, grid, overlay, palette
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
@@ -29,7 +29,7 @@ from prior.generation import Label
 from prior.sampling_params import SamplingParams
 
 DEFAULTS = SamplingParams()
-MOST = 64
+MAX_SAMPLES = 64
 """Images drawn at once."""
 _SIDE = 384  # pixels that a small picture is enlarged to, about
 
@@ -37,7 +37,7 @@ Table = list[list[int]]
 """Codes of one level, row by row."""
 
 
-class Looked(NamedTuple):
+class EncodedView(NamedTuple):
     """An image, seen by a tokenizer."""
 
     original: np.ndarray
@@ -48,11 +48,11 @@ class Looked(NamedTuple):
     """A colour for each code."""
     unsure: np.ndarray | None
     """Uncertainty, or else entropy, over the image; None where the quantizer tells of neither."""
-    told: str
+    description: str
     """What the map means, and how large its largest value is."""
 
 
-class Workbench:
+class DemoSession:
     """A tokenizer, and perhaps a prior on its codes, with everything that the page can do."""
 
     def __init__(self, tokenizer: Tokenizer, prior: Prior | None):
@@ -62,18 +62,18 @@ class Workbench:
         self.prior = prior
         self.device = device_of(tokenizer)
 
-    def look(self, file: str) -> Looked:
+    def look(self, file: str) -> EncodedView:
         """Encode an image file and decode it again. Raises InputError for what is no image."""
         image = self._read(file)
         codes, maps = self.tokenizer.encode_with_certainty(image.to(self.device))
-        unsure, told = _unsure(image, maps)
-        return Looked(
-            _picture(coloured(image)),
+        unsure, description = _uncertainty_maps(image, maps)
+        return EncodedView(
+            _picture(as_rgb(image)),
             self._decoded(codes),
             [level[0].tolist() for level in codes],
             [_colours(level[0].cpu()) for level in codes],
             unsure,
-            told,
+            description,
         )
 
     def decode(self, tables: Sequence[Sequence[Sequence[object]]]) -> np.ndarray:
@@ -100,7 +100,7 @@ class Workbench:
     ) -> list[np.ndarray]:
         """New images. Raises ConfigError for what this prior cannot follow."""
         codes = self._prior().sample(_counted(count), label=label, **params.model_dump())
-        return _pictures(as_pixels(coloured(decode_in_batches(self.tokenizer, codes))))
+        return _pictures(as_pixels(as_rgb(decode_in_batches(self.tokenizer, codes))))
 
     def complete(
         self,
@@ -118,7 +118,7 @@ class Workbench:
             **params.model_dump(),
         )  # fmt: skip
         both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
-        pixels = as_pixels(coloured(decode_in_batches(self.tokenizer, both)))
+        pixels = as_pixels(as_rgb(decode_in_batches(self.tokenizer, both)))
         share = keep_rows / min(h for h, _ in prior.config.grids)
         return _pictures(with_kept(pixels, share))
 
@@ -145,7 +145,7 @@ class Workbench:
         return tuple(torch.tensor([level], device=self.device) for level in levels)
 
     def _decoded(self, codes: Codes) -> np.ndarray:
-        return _picture(coloured(self.tokenizer.decode(codes).cpu()))
+        return _picture(as_rgb(self.tokenizer.decode(codes).cpu()))
 
 
 def _whole(table: Sequence[Sequence[object]], level: int, grid: tuple[int, int]) -> Table:
@@ -167,21 +167,23 @@ def _whole(table: Sequence[Sequence[object]], level: int, grid: tuple[int, int])
 
 
 def _counted(count: int) -> int:
-    if not 1 <= count <= MOST:
-        raise InputError(f"expected 1 to {MOST} images at once, found {count}")
+    if not 1 <= count <= MAX_SAMPLES:
+        raise InputError(f"expected 1 to {MAX_SAMPLES} images at once, found {count}")
     return count
 
 
-def _unsure(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
+def _uncertainty_maps(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
     """The map of the coarsest level, scaled to its largest value."""
     found = uncertainty_map(maps)
     if not found:
         return None, "This quantizer gives no probabilities, so it does not tell how sure it is."
     name, values = next((name, values.cpu()) for name, values in found.items())
     largest = float(values.max())
-    shown = overlay(coloured(image), values / max(largest, 1e-12))
-    told = f"{name.replace('_level', ', level ')}: dark is sure, pale yellow is {largest:.3g}"
-    return _enlarged(shown[0].transpose(1, 2, 0)), told
+    shown = overlay(as_rgb(image), values / max(largest, 1e-12))
+    description = (
+        f"{name.replace('_level', ', level ')}: dark is sure, pale yellow is {largest:.3g}"
+    )
+    return _enlarged(shown[0].transpose(1, 2, 0)), description
 
 
 def _colours(codes: Tensor) -> np.ndarray:

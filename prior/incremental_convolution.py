@@ -47,7 +47,7 @@ def context_rows(
     return () if context is None else context.permute(2, 3, 0, 1).contiguous().unbind(0)
 
 
-class Rows:
+class RowBuffer:
     """The last rows of a feature map, for convolutions of one width; at the start all zeros.
 
     like: gives dtype and device. size: batch and grid width. depth: rows kept, the current one
