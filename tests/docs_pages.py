@@ -7,7 +7,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
-REPOSITORY = "https://github.com/imagetok/imagetok/blob/main/"
+REPOSITORY = (
+    "https://github.com/imagetok/imagetok/blob/main/",
+    "https://github.com/imagetok/imagetok/tree/main/",
+    "https://raw.githubusercontent.com/imagetok/imagetok/main/",
+)
+"""Where files of this checkout are found by others."""
 SITE = "https://imagetok.github.io/imagetok/"
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n```python\n(.*?)```", re.S)
 

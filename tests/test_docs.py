@@ -14,6 +14,7 @@ import click
 import docs_pages
 import pytest
 import torch
+import yaml
 from docs_pages import DOCS, PAGES, ROOT, anchors, blocks, blocks_to_run, commands, links
 
 import imagetok as library
@@ -22,7 +23,7 @@ from cli.main import COMMANDS, _run, imagetok
 from imagetok import configs
 from imagetok.config import validate
 from imagetok.training.config import TokenizerRun
-from imagetok.training.given import kind_of, open_config
+from imagetok.training.config_input import kind_of, open_config
 from prior.config import PriorRun
 
 OWN_QUANTIZER = ("configs/digits/vqvae.yaml", "CONTRIBUTING.md")
@@ -54,8 +55,9 @@ def test_commands_parse_and_configs_exist(path):
 def test_links_lead_to_files_and_headings(path):
     for link in links(path):
         target, _, anchor = link.partition("#")
-        if target.startswith(docs_pages.REPOSITORY):
-            file = ROOT / target.removeprefix(docs_pages.REPOSITORY)
+        repository = next((u for u in docs_pages.REPOSITORY if target.startswith(u)), None)
+        if repository is not None:
+            file = ROOT / target.removeprefix(repository)
         elif target.startswith(docs_pages.SITE):
             page = target.removeprefix(docs_pages.SITE) or "index.html"
             file = (DOCS / page).with_suffix(".md") if page.endswith(".html") else DOCS / page
@@ -67,6 +69,14 @@ def test_links_lead_to_files_and_headings(path):
         # Those of generated parts are checked by the build of the site.
         if anchor and file.suffix == ".md" and file.name not in ("commands.md", "config-keys.md"):
             assert anchor in anchors(file), link
+
+
+def test_every_page_is_in_the_navigation():
+    tree = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = re.findall(r"[\w/-]+\.md", str(tree["nav"]))
+    pages = {page.relative_to(DOCS).as_posix() for page in OF_DOCS}
+    fragments = {page for page in pages if page.startswith("results/cifar10-codebook/")}
+    assert sorted(listed) == sorted(pages - fragments), "add or remove it under nav in mkdocs.yml"
 
 
 def test_the_command_reference_has_every_command_and_option():
