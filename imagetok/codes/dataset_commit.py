@@ -92,9 +92,7 @@ def continue_folder(
         lines = "\n".join(
             f"  {k}: {a!r} in the folder, {b!r} requested" for k, (a, b) in changed.items()
         )
-        raise ConfigError(
-            f"{folder}: holds a {what} with other settings:\n{lines}\nchoose another folder"
-        )
+        raise ConfigError(f"{folder}: holds a different {what}:\n{lines}\nchoose another folder")
     remove_temporaries(folder)
 
 

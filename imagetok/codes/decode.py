@@ -54,10 +54,12 @@ def decode(
 
     >>> imagetok.decode("runs/digits-edvae/tokenizer", "codes/test", "decoded", limit=100)
 
-    tokenizer: a Tokenizer, a folder or a Hub id. codes: a code dataset, its folder or URL.
-    out: the folder of the images; a rerun writes the missing ones. limit: decode only the first
-    `limit` samples. device: None leaves a Tokenizer on its device, and picks a device for a loaded
-    one. Raises ShardError when another tokenizer made the codes or a shard is damaged, ConfigError
+    tokenizer: a Tokenizer, a folder or a Hub id.
+    codes: a code dataset, its folder or URL.
+    out: the folder of the images; a rerun writes the missing ones.
+    limit: decode only the first `limit` samples.
+    device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
+    Raises ShardError when another tokenizer made the codes or a shard is damaged, ConfigError
     when `out` holds anything else, StoppedError after a signal (call it again to continue).
     """
     if limit is not None and limit < 1:

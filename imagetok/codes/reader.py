@@ -142,10 +142,12 @@ class CodeDataset(Dataset):
         """Iterate over the whole dataset once, in one process.
 
         shuffle: use an exact random permutation that depends only on (seed, epoch); it needs 8
-        bytes of memory per sample. start: number of samples of this pass to skip; the remaining
-        samples and batch boundaries are those of the uninterrupted pass. drop_last: leave out a
-        final batch that is smaller than batch_size. Raises ConfigError when shuffle is set for
-        more remote shards than fit in memory; `stream` shuffles those group by group.
+        bytes of memory per sample.
+        start: number of samples of this pass to skip; the remaining samples and batch boundaries
+        are those of the uninterrupted pass.
+        drop_last: leave out a final batch that is smaller than batch_size.
+        Raises ConfigError when shuffle is set for more remote shards than fit in memory; `stream`
+        shuffles those group by group.
         """
         order = None
         if shuffle:

@@ -47,8 +47,9 @@ def open_inputs(
     - an ImageDataset of imagetok that already has the mode and size of the contract.
 
     identity: any text that changes when the images of your Dataset change; by default a hash of
-    some of its items (see `ItemImages.identity`). class_names: class names of your Dataset, by
-    label; default: its attribute `classes`; () ignores the labels.
+    some of its items (see `ItemImages.identity`).
+    class_names: class names of your Dataset, by label; default: its attribute `classes`; () ignores
+    the labels.
     Raises ConfigError or InputError for anything else.
     """
     if isinstance(data, Path | str | Section | ImageDataset) and (identity, class_names) != (

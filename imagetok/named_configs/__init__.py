@@ -1,6 +1,6 @@
-"""Configs by name: the files in `configs/`, and the experiments that its tables of papers describe.
+"""Named configs: the files in `configs/`, and the experiments in its sheets of papers' tables.
 
-`configs` lists and opens them; `find_config` takes what a user gives as CONFIG, a file or a name.
+`configs` lists and opens them; `find_config` opens a config by file or name.
 """
 
 from imagetok.named_configs.catalogue import Catalogue, NamedConfig, configs, find_config

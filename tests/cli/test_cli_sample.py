@@ -106,7 +106,7 @@ def test_a_rerun_with_other_settings_is_refused_with_the_fields(source, tmp_path
     assert "samples.json: damaged" in capsys.readouterr().err
     (out / "samples.json").unlink()
     assert _run([*words, "-n", "3"]) == 2
-    assert "not empty and no set of samples" in capsys.readouterr().err
+    assert "expected an empty folder or a set of samples" in capsys.readouterr().err
 
 
 def test_shards_hold_the_codes_of_the_same_images(source, tmp_path, capsys):

@@ -24,10 +24,13 @@ def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parq
     >>> imagetok.export("codes/train", "codes.parquet")
     >>> imagetok.export("codes/train", "codes-npy", to="npy")
 
-    codes: a code dataset, its folder or URL. out: the file or folder to write; it must not exist,
-    unless it holds exactly these codes already (an earlier call was killed just before it ended).
     Both formats hold codes, labels, source indices and the tokenizer's fingerprint, and
     `import_codes` recreates the same code dataset from them, byte for byte.
+
+    codes: a code dataset, its folder or URL.
+    out: the file or folder to write; it must not exist, unless it holds exactly these codes already
+    (an earlier call was killed just before it ended).
+    to: the format, "parquet" or "npy".
     Raises ConfigError when `out` holds anything else, ShardError for a damaged shard, ResourceError
     for parquet without pyarrow.
     """

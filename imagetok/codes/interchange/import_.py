@@ -37,10 +37,11 @@ def import_codes(source: Path | str, tokenizer: Tokenizer | Path | str, out: Pat
 
     source: a file or folder that `export` wrote, or codes from elsewhere: a parquet file with
     columns `codes` (lists; `codes0`, `codes1`, ... for several levels) and `label`; one .npy of
-    shape (N, h, w); or a folder of codes.npy and labels.npy. tokenizer: a Tokenizer, a folder or a
-    Hub id. out: the folder of the code dataset; a rerun continues.
-    Raises, before anything is written, ShardError for codes of another tokenizer and InputError for
-    damaged files and for codes, labels or indices out of range.
+    shape (N, h, w); or a folder of codes.npy and labels.npy.
+    tokenizer: a Tokenizer, a folder or a Hub id.
+    out: the folder of the code dataset; a rerun continues.
+    Raises ShardError for codes of another tokenizer, InputError for damaged files and for codes,
+    labels or indices out of range; in both cases before anything is written.
     """
     model = open_tokenizer(tokenizer)
     name = recorded_name(tokenizer, model)

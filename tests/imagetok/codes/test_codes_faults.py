@@ -122,7 +122,9 @@ def test_a_disk_that_fills_up_stops_it_and_room_lets_it_finish(encode, tokenizer
     there = content(folder)
     assert 3 < len(there) < 17
     assert there.items() <= content(whole).items()
-    with pytest.raises(ResourceError, match=r"need about [\d,]+ more bytes, the disk has [\d,]+ "):
+    with pytest.raises(
+        ResourceError, match=r"need about [\d,]+ more bytes, but the disk has [\d,]+ "
+    ):
         encode_dataset(tokenizer, images, folder, plan)
     ballast.unlink()
     encode_dataset(tokenizer, images, folder, plan)

@@ -75,7 +75,7 @@ def test_a_rerun_continues_and_other_pixels_are_refused(tokenizer, pixels, tmp_p
     (tmp_path / "codes" / "manifest.json").unlink()
     assert encode(pixels).num_shards == 3
     assert {p.name: p.read_bytes() for p in (tmp_path / "codes").iterdir()} == before
-    with pytest.raises(ConfigError, match="holds another code dataset:\n  source_identity"):
+    with pytest.raises(ConfigError, match="holds a different code dataset:\n  source_identity"):
         encode(pixels ^ 1)
 
 

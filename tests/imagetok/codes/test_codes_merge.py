@@ -155,7 +155,7 @@ def test_damaged_and_unfinished_datasets_are_refused(folders, tmp_path):
 
 
 def test_another_dataset_in_the_way_is_refused(folders, tmp_path):
-    with pytest.raises(ConfigError, match="holds another code dataset"):
+    with pytest.raises(ConfigError, match="holds a different code dataset"):
         merge_codes(folders[:2], folders[3])
 
 
@@ -163,7 +163,7 @@ def test_parts_that_do_not_add_up_are_refused(folders, tmp_path):
     merge_codes(folders, tmp_path / "all")
     plan = tmp_path / "all" / "plan.json"
     plan.write_text(plan.read_text().replace('"num_inputs": 39', '"num_inputs": 38'))
-    with pytest.raises(ShardError, match="parts: .* differs from num_inputs"):
+    with pytest.raises(ShardError, match=r"parts: .* differs from num_inputs"):
         open_codes(tmp_path / "all")
 
 

@@ -111,7 +111,7 @@ def test_changed_pixels_give_differing_codes(encode, tokenizer):
 
 
 def test_other_images_and_tokenizers_are_refused(encode, tokenizer):
-    with pytest.raises(ShardError, match="expected --data to be random:train, found others"):
+    with pytest.raises(ShardError, match="expected --data to be random:train, found other images"):
         reencode(encode(21), tokenizer, make_images(20), 5)
     with pytest.raises(ShardError, match="pass the tokenizer that made them"):
         reencode(encode(21), make_tokenizer(seed=1), make_images(21), 5)

@@ -102,7 +102,7 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("nothing here")
-    with pytest.raises(InputError, match=r"expected images in split 'all', found no file that"):
+    with pytest.raises(InputError, match=r"expected images in split 'all', found no file with"):
         opened(tmp_path)
 
 

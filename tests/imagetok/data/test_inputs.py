@@ -276,7 +276,7 @@ def test_shapes_that_are_no_batch_are_refused(shape):
         (np.zeros((8, 8, 3), dtype=np.int32), "expected uint8 pixels.*found int32"),
         (np.full((8, 8, 3), 2.0), r"expected floating point pixels in \[0, 1\], found \[2, 2\]"),
         (np.full((8, 8, 3), np.nan), "found \\[nan, nan\\]"),
-        (np.zeros((8, 8, 2), dtype=np.uint8), r"with C of 1, 3 or 4, found \(8, 8, 2\)"),
+        (np.zeros((8, 8, 2), dtype=np.uint8), r"with C = 1, 3 or 4, found \(8, 8, 2\)"),
         (np.zeros((0, 8, 3), dtype=np.uint8), "at least one pixel"),
     ],
     ids=["int32", "range", "nan", "channels", "empty"],

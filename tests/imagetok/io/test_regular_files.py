@@ -228,7 +228,7 @@ def test_tars_are_counted_as_they_are_expanded(pattern):
     ],
 )  # fmt: skip
 def test_patterns_that_are_bombs_are_not_expanded(pattern):
-    with ends(), pytest.raises(ConfigError, match="at most .*, found more"):
+    with ends(), pytest.raises(ConfigError, match=r"at most .*, found more"):
         expand_shards(pattern)
 
 

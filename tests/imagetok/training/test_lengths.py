@@ -95,4 +95,4 @@ def test_a_length_that_is_given_is_taken(tmp_path, caplog):
     recorded = read_yaml(tmp_path / "config.yaml")
     assert recorded["train"]["learning_rate"]["steps"] == 4
     assert recorded["objective"]["weights"]["kl"]["steps"] == 2
-    assert f"{RATE}.steps: goes on with 4 instead of 2" in caplog.text
+    assert f"{RATE}.steps: continuing with 4 instead of 2" in caplog.text
