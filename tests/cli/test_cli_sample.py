@@ -91,15 +91,15 @@ def test_a_rerun_with_other_settings_is_refused_with_the_fields(source, tmp_path
     assert _run([*words, "-n", "3", *changes]) == 2
     error = capsys.readouterr().err
     for line in (
-        "seed: 0 there, 2 asked",
-        "temperature: 1.0 there, 0.5 asked",
-        "top_p: None there, 0.9 asked",
-        "labels: [0, 1, 2] there, [1] asked",
+        "seed: 0 in the folder, 2 requested",
+        "temperature: 1.0 in the folder, 0.5 requested",
+        "top_p: None in the folder, 0.9 requested",
+        "labels: [0, 1, 2] in the folder, [1] requested",
     ):
         assert f"\n  {line}\n" in error
     assert "greedy" not in error and "num_images" not in error
     assert _run([*words, "-n", "2"]) == 2
-    assert "num_images: 3 there, 2 asked" in capsys.readouterr().err
+    assert "num_images: 3 in the folder, 2 requested" in capsys.readouterr().err
     assert content(out) == before
     (out / "samples.json").write_text("{")
     assert _run([*words, "-n", "3"]) == 3

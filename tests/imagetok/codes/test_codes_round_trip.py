@@ -172,7 +172,7 @@ def test_images_of_other_codes_and_files_of_others_are_not_mixed_with(encode, to
         decode_dataset(tokenizer, encode(4, "more"), tmp_path / "png")
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "000000.png").touch()
-    with pytest.raises(ConfigError, match="no set of decoded images"):
+    with pytest.raises(ConfigError, match="an empty folder or a set of decoded images"):
         decode_dataset(tokenizer, encode(3), tmp_path / "own")
 
 

@@ -143,7 +143,7 @@ def test_an_unknown_split_and_a_missing_table_are_refused(photos):
         table(photos, "image,label,set\nphotos/a.png,x,tset\n", splits="set")
     with pytest.raises(InputError, match=r"none\.csv: cannot be read: No such file"):
         open_images(TableConfig(file=str(photos / "none.csv")), "all", CONTRACT)
-    with pytest.raises(InputError, match="line 2: expected an object"):
+    with pytest.raises(InputError, match="line 2: expected a JSON object"):
         table(photos, '{"image": "photos/a.png", "label": 1}\n[1]\n', name="p.jsonl")
 
 

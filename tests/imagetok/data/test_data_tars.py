@@ -250,7 +250,7 @@ def test_faults_of_a_server_are_not_the_images(tmp_path):
     with pytest.raises(ResourceError, match=r"a\.tar: cannot be downloaded"):
         dataset.read([0])
     memory.pipe("/faults/a.tar", data[:1030])
-    with pytest.raises(InputError, match=r"a\.tar: .* cut"):
+    with pytest.raises(InputError, match=r"a\.tar: .* truncated"):
         opened("memory://faults/a.tar")
 
 

@@ -73,7 +73,9 @@ def test_runs_that_end_well_are_as_they_were(tmp_path, bits):
 def test_hopeless_measures_end_a_run_before_good_checkpoints_are_gone(tmp_path):
     run = tmp_path / "run"
     bits = {1: 3.0, 2: 2.0, 3: 11.0 * HOPELESS} | {step: 1.0 for step in range(4, 9)}
-    with pytest.raises(DivergedError, match=r"step 3: .* by a bits of 2: .*step-00000002"):
+    with pytest.raises(
+        DivergedError, match=r"step 3: .* with a held-out bits of 2: .*step-00000002"
+    ):
         scripted(run, bits)
     assert evaluated(run) == [1, 2, 3]
     assert [p.name for p in sorted((run / "checkpoints").iterdir())] == [
