@@ -28,8 +28,8 @@ _VARIABLES = (
 )  # fmt: skip
 _SECRET_VARIABLES = ("ALL_PROXY", "HF_TOKEN", "HTTPS_PROXY", "HTTP_PROXY")
 """Of which it is told only that they are set."""
-_DEVELOPMENT = "dev"
-"""An extra that is no part of a report."""
+_DEVELOPMENT = ("dev", "docs")
+"""Extras that are no part of a report."""
 _PRECISIONS = {"none": "ieee (torch's default)"}
 
 
@@ -189,7 +189,7 @@ def _needed() -> dict[str, dict[str, str | None]]:
     for text in asked:
         name = re.match(r"[A-Za-z0-9._-]+", text)
         extra = re.search(r"extra == ['\"]([^'\"]+)", text)
-        if name and not (extra and extra[1] == _DEVELOPMENT):
+        if name and not (extra and extra[1] in _DEVELOPMENT):
             found.setdefault(extra[1] if extra else "", {})[name[0]] = _version(name[0])
     return found
 

@@ -25,7 +25,7 @@ PACKAGES = ("imagetok", "prior", "cli")
 FOLDERS = (".ci", ".github", "benchmarks", "configs", "docs", "tests")
 TOP_FILES = (
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "README.md"),
-    *("pyproject.toml", "setup.py"),
+    *("mkdocs.yml", "pyproject.toml", "setup.py"),
 )
 STRANGER = "raise SystemExit('a stranger was imported')\n"
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 RIGHTS = {
     "ci.yml": {},
+    "docs.yml": {"deploy": {"pages": "write", "id-token": "write"}},
     "release.yml": {
         "build": {"contents": "read"},
         "publish": {"id-token": "write"},

@@ -1,6 +1,6 @@
-"""Writes docs/config-reference.md, every key of a config, from the typed tree.
+"""Write docs/reference/config-keys.md, every key of a config, from the typed tree.
 
-python docs/config_reference.py
+    python docs/generators/config_keys.py
 
 A key's meaning is the string below its field.
 """
@@ -22,7 +22,7 @@ from imagetok.config import Section
 from imagetok.training.config import TokenizerRun
 from prior.config import PriorRun
 
-PAGE = Path(__file__).parent / "config-reference.md"
+PAGE = Path(__file__).parent.parent / "reference" / "config-keys.md"
 SHARED = {
     "num_codes": "K, the number of codes.",
     "code_dim": "D, the dimensions of a code.",
@@ -34,17 +34,18 @@ SHARED = {
 """Meanings of keys that many quantizers have, unless a field says more."""
 GRID = """## How the grid of codes follows from the network
 
-An image of H x W pixels has (H / f) x (W / f) codes, where f is what the network downsamples by:
+An image of H x W pixels has (H / f) x (W / f) codes, where f is the downsampling factor of the
+network:
 
 | network | f | |
 |---|---|---|
 | `conv` | 2^(`groups` - 1) | `groups: 3` gives 4 |
 | `sonnet` | 2^`halvings` | `halvings: 2` gives 4 |
 | `sqvae`, `kaokore` | 4 | |
-| `vqvae2` | 4 of the finest level, twice as many each level up | two levels: 8 and 4 |
+| `vqvae2` | 4 for the finest level, doubled at each coarser level | two levels: 8 and 4 |
 
-H and W must be multiples of f. For 16 x 16 codes of 256 x 256 pixels, f is 16: `conv` with five
-groups (or `sonnet` with four halvings):
+H and W must be multiples of f. For 16 x 16 codes from 256 x 256 pixels, f is 16: `conv` with five
+groups, or `sonnet` with four halvings:
 
 ```yaml
 image: {height: 256, width: 256}
@@ -54,12 +55,13 @@ quantizer: {kind: edvae, num_codes: 1024, code_dim: 16}
 
 `imagetok inspect` shows the grid of a tokenizer.
 """
-HEAD = f"""# Every key of a config
+HEAD = f"""# Config keys
 
-Written by `python docs/config_reference.py` from the types that a config is checked by. A key
-without a default must be given. `--set a.b=value` changes one; a section of another `kind` is given
-whole: `--set "tokenizer.quantizer={{kind: dvae}}"`. [configs.md](configs.md) lists what there
-is to start from.
+Every key of a config file, written from the types that configs are checked by
+(`python docs/generators/config_keys.py`). A key without a default is required. `--set a.b=value`
+changes one key. A section that changes its `kind` is given as a whole:
+`--set "tokenizer.quantizer={{kind: dvae}}"`. The [named configs](configs.md) are complete examples
+to start from.
 
 {GRID}"""
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
@@ -83,7 +85,7 @@ def meanings(section: type[BaseModel]) -> dict[str, str]:
 
 def meaning(section: type[BaseModel], key: str) -> str:
     """What a key means; empty where nobody says."""
-    tag = {"kind": "Which one of these.", "source": "Which one of these."}
+    tag = {"kind": "Selects one of these.", "source": "Selects one of these."}
     is_tag = get_origin(section.model_fields[key].annotation) is Literal
     return meanings(section).get(key) or (tag.get(key, "") if is_tag else "") or SHARED.get(key, "")
 

@@ -1,6 +1,6 @@
-"""Write docs/licenses.md: the licence that each dependency declares in its metadata.
+"""Write docs/reference/licenses.md: the licence that each dependency declares in its metadata.
 
-    python docs/licenses.py
+    python docs/generators/licenses.py
 
 Walks what the plain installation and the extras need, as they are installed here.
 """
@@ -14,16 +14,16 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "licenses.md"
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "reference" / "licenses.md"
 EXTRAS = ("eval", "zoo", "data", "demo")
 HEAD = """# Licences of the dependencies
 
-imagetok is under the Apache License 2.0 (`LICENSE`); the digits that come with it are under the
-licence beside them (`imagetok/data/resources/DIGITS-LICENSE.txt`). It copies no dependency; `pip`
-installs them from their own projects. The table holds what each declares in its metadata, on Linux
-with a GPU; the packages of NVIDIA come with PyTorch's builds for CUDA and are under NVIDIA's own
-terms. `python docs/licenses.py` writes this page.
+imagetok is under the Apache License 2.0 (`LICENSE`). The digits that come with it are under the
+licence beside them (`imagetok/data/resources/DIGITS-LICENSE.txt`). No dependency is copied into
+imagetok; `pip` installs each from its own project. The table lists the licence that each package
+declares in its metadata, on Linux with a GPU. NVIDIA's packages come with PyTorch's CUDA builds and
+are under NVIDIA's own terms. `python docs/generators/licenses.py` writes this page.
 
 | package | licence | needed by |
 |---|---|---|
