@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    {"errors", "io", "config", "durable", "eval_mode", "seeding", "version"}
+    {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
     | {"distributed", "processes"},
     {"images", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},
-    {"environment", "named_configs"},
+    {"caches", "named_configs"},
+    {"environment"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers"},
     {"codes"},
