@@ -1,9 +1,21 @@
 """Named configs: the files in `configs/`, and the experiments in its sheets of papers' tables.
 
-`configs` lists and opens them; `find_config` opens a config by file or name.
+`configs` lists and opens them; `find_config` opens a config by file or name. The names are imported
+when first used, so that shells can complete the names of files without importing pydantic.
 """
 
-from imagetok.named_configs.catalogue import Catalogue, NamedConfig, configs, find_config
-from imagetok.named_configs.folder import configs_folder
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagetok.named_configs.catalogue import Catalogue, NamedConfig, configs, find_config
+    from imagetok.named_configs.folder import configs_folder
 
 __all__ = ["Catalogue", "NamedConfig", "configs", "configs_folder", "find_config"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "folder" if name == "configs_folder" else "catalogue"
+    return getattr(import_module(f"{__name__}.{home}"), name)
