@@ -337,7 +337,7 @@ def check_fits(model: nn.Module, expected: nn.Module, folder: Path) -> None:
         raise ArtifactError(
             f"{folder}: not saved, because it could not be loaded again: the model differs from "
             f"its config: {misfit}. Save a model as its config builds it, without replaced modules "
-            "or parameters, and in its original precision, which .float() restores"
+            "or parameters and in its original precision, which .float() restores"
         )
 
 
@@ -348,7 +348,7 @@ def _misfit_of_shapes(
     if shapes.keys() != wanted.keys():
         missing = sorted(wanted.keys() - shapes.keys())[:3]
         extra = sorted(shapes.keys() - wanted.keys())[:3]
-        return f"does not match its {CONFIG}: missing tensors {missing}, extra tensors {extra}"
+        return f"the tensors do not match {CONFIG}: missing {missing}, extra {extra}"
     return next(
         (
             f"{name}: expected shape {tuple(tensor.shape)}, found {shapes[name]}"

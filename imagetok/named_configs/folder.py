@@ -36,9 +36,9 @@ def configs_folder() -> Path:
 
 
 def config_files() -> list[str]:
-    """The names of all configs that are files, sorted: digits/edvae of `digits/edvae.yaml`.
+    """Return the sorted names of all configs that are files: digits/edvae for `digits/edvae.yaml`.
 
-    Raises ConfigError where none are installed.
+    Raises ConfigError if the configs are not installed.
     """
     folder = configs_folder()
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]

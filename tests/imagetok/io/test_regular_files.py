@@ -160,7 +160,7 @@ def test_links_out_of_an_artifact_are_refused(prior, tmp_path, name):
     shutil.copyfile(prior / name, private)
     (prior / name).unlink()
     (prior / name).symlink_to(private)
-    with pytest.raises(ArtifactError, match=rf"{name}: found a link that leads out of it"):
+    with pytest.raises(ArtifactError, match=rf"{name}: .* found a link that leads out of it"):
         read_artifact(prior)
     with pytest.raises(ArtifactError, match="found a link that leads out of it"):
         artifacts.push_artifact(prior, "user/name")

@@ -294,7 +294,7 @@ def test_weights_of_another_form_are_refused(folder: Path) -> None:
         ({k: v for k, v in tensors.items() if k != name}, "missing .*quantizer.codebook"),
         (tensors | {"more": torch.zeros(1)}, "extra .*more"),
         (tensors | {name: tensors[name][:-1].clone()}, "quantizer.codebook: expected shape"),
-        (tensors | {name: tensors[name].half()}, r"is torch\.float16, expected torch\.float32"),
+        (tensors | {name: tensors[name].half()}, r"expected torch\.float32, found torch\.float16"),
         (tensors | {name: tensors[name] + 1}, "the weights or the config were changed"),
     ]:
         save_file(changed, path, metadata={"format": "pt"})
@@ -310,7 +310,7 @@ def test_weights_of_another_form_are_refused(folder: Path) -> None:
         ),
         (lambda t: setattr(t, "decoder", nn.Identity()), r"missing \['decoder\..*extra \[\]"),
         (lambda t: t.register_buffer("mean", torch.zeros(1)), r"missing \[\], extra \['mean'\]"),
-        (lambda t: t.half(), r"is torch\.float16, expected torch\.float32"),
+        (lambda t: t.half(), r"expected torch\.float32, found torch\.float16"),
     ],
 )
 def test_what_could_not_be_loaded_is_not_saved(

@@ -173,7 +173,7 @@ def test_a_damaged_copy_in_the_cache_is_refused_and_named(
     content[-1] ^= 1
     weights.write_bytes(content)
     folder = cache / "models--ann--edvae"
-    refused(f"sha256 differs from the recorded one; delete {folder} to fetch it again")
+    refused(f"sha256 differs from the recorded one; delete {folder} to download it again")
     shutil.rmtree(folder)
     Tokenizer.from_pretrained(NAME)
 
