@@ -69,10 +69,10 @@ def start_folder(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
     """
     folder = path.parent
     # A writer that was killed while writing the record leaves its temporary file.
-    foreign = [p.name for p in folder.iterdir() if not is_temporary(p, path.name)]
-    if foreign:
+    others = [p.name for p in folder.iterdir() if not is_temporary(p, path.name)]
+    if others:
         raise ConfigError(
-            f"{folder}: expected an empty folder or a {what}, found {foreign[0]}; choose another "
+            f"{folder}: expected an empty folder or a {what}, found {others[0]}; choose another "
             "folder"
         )
     write_json(path, made_by)

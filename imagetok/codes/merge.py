@@ -103,14 +103,14 @@ def merged_parts(plan: CodePlan) -> tuple[MergedPart, ...]:
 
 def _check_same(first: CodeDataset, other: CodeDataset) -> None:
     """Raise ShardError for two datasets that differ in more than their source."""
-    ours, theirs = first.plan.tokenizer, other.plan.tokenizer
+    expected, found = first.plan.tokenizer, other.plan.tokenizer
     check_same_tokenizer(
         str(other.place),
-        theirs.fingerprint,
-        ours.fingerprint,
-        f"that of {first.place} ({ours.name})",
+        found.fingerprint,
+        expected.fingerprint,
+        f"that of {first.place} ({expected.name})",
         "encode the images of one of the two datasets again with the tokenizer of the other",
-        name=theirs.name,
+        name=found.name,
     )
     without = {*_SOURCE_FIELDS, "tokenizer"}  # compared above; its name may differ
     changed = differences(
