@@ -372,7 +372,7 @@ def test_other_names_and_other_pages_are_refused(ask, served):
         assert status == 403 and not text.startswith("allowed")
     for origin in ("http://evil.example", "null", "http://localhost:1", "http://127.0.0.1", ""):
         status, text = ask("POST", "/gradio_api/upload", form(b"x"), Origin=origin, **UPLOAD)
-        assert (status, text) == (403, "requests of other pages are not answered\n"), origin
+        assert (status, text) == (403, "requests from other pages are rejected\n"), origin
     assert ask("POST", "/gradio_api/upload", form(b"x"), Origin=f"http://{own}", **UPLOAD)[0] == 200
     port = own.rpartition(":")[2]
     assert ask("GET", "/config", Host=f"localhost:{port}")[0] == 200
@@ -423,14 +423,14 @@ def test_in_a_browser(served, file, width):
         browser.open(served)
         browser.wait(f"!!{button.format('Decode')}")
         browser.upload("input[type=file]", file)
-        for label in ("as it is read", "after the codes", "codes, a colour each"):
+        for label in ("input", "reconstruction", "codes, one colour per code"):
             browser.wait(picture.format(label))
         assert not browser.run(picture.format("edited codes, decoded"))
         browser.click(button.format("Decode"))
         browser.wait(picture.format("edited codes, decoded"))
         browser.click(button.format("Sample"))
-        browser.wait(f"!!{button.format('Draw')}")
-        browser.click(button.format("Draw"))
+        browser.wait(f"!!{button.format('Draw samples')}")
+        browser.click(button.format("Draw samples"))
         drawn = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file='))"
         browser.wait(f"{drawn}.filter(i => i.offsetParent).length >= 10")
         assert browser.run("document.documentElement.scrollWidth <= innerWidth")
