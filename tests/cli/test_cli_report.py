@@ -136,12 +136,12 @@ def last_test(run: Path) -> dict[str, float]:
 def test_one_tokenizer(made, tmp_path):
     page = report(tmp_path / "a.html", made / "edvae")
     assert page.titles == [
-        "In numbers",
-        "Before and after",
-        "Where it is unsure",
-        "The codes",
+        "Summary",
+        "Reconstructions",
+        "Encoder uncertainty",
+        "Codes",
         "Training",
-        "What it is",
+        "Configuration",
         "Measures",
         "Environment",
         "Commands",
@@ -153,7 +153,7 @@ def test_one_tokenizer(made, tmp_path):
         assert shown[name] == show(expected[name])
     alts = [image["alt"] for image in page.images()]
     for curve in ("mean squared error", "perplexity", "kl", "uncertainty K / S", "logits"):
-        assert f"{curve} over the steps" in alts
+        assert f"{curve} over training steps" in alts
     html = (tmp_path / "a.html").read_text()
     assert "data: digits:test" in html and "count: 180" in html
     assert f"imagetok train {made / 'edvae' / 'config.yaml'}" in html
@@ -181,8 +181,8 @@ def test_several_runs_stand_side_by_side(made, tmp_path):
     both = [last_test(made / name) for name in ("edvae", "vqvae")]
     assert shown["mse"] == [show(one["mse"]) for one in both]
     assert shown["uncertainty"] == [show(both[0]["uncertainty"]), show(None)]
-    assert "Where it is unsure of edvae" in page.titles
-    assert "Where it is unsure of vqvae" not in page.titles  # it gives no probabilities
+    assert "Encoder uncertainty of edvae" in page.titles
+    assert "Encoder uncertainty of vqvae" not in page.titles  # it gives no probabilities
 
 
 def test_a_prior_draws_and_completes(made, tmp_path):
@@ -234,7 +234,7 @@ def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
     page = report(tmp_path / "a.html", tmp_path / "gpt")
     [table] = page.tables("measure")
     assert dict(table[1:])["bits_per_code"] == show(1.25)
-    assert "the measures are those of step 5" in (tmp_path / "a.html").read_text()
+    assert "the measures are from step 5" in (tmp_path / "a.html").read_text()
     capsys.readouterr()
     assert _run(["inspect", str(tmp_path / "gpt"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -247,13 +247,13 @@ def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
 def test_a_tokenizer_and_its_prior_have_headlines_together(made, tmp_path):
     page = report(tmp_path / "a.html", made / "gpt", made / "edvae", extra=("--samples", "0"))
     html = (tmp_path / "a.html").read_text()
-    assert page.titles[0] == "In numbers" and "<h1>gpt and edvae</h1>" in html
+    assert page.titles[0] == "Summary" and "<h1>gpt and edvae</h1>" in html
     tiles = dict(re.findall(r'<div><dt>(.*?)</dt><dd class="value">(.*?)</dd>', html))
     test = last_test(made / "edvae")
-    assert tiles["reconstruction, PSNR in dB"] == show(test["psnr_db"])
+    assert tiles["reconstruction PSNR, dB"] == show(test["psnr_db"])
     assert tiles["codes used"] == f"{test['codes_used']} of 16"
     assert tiles["bits per code"] == show(last_test(made / "gpt")["bits_per_code"])
-    assert (tiles["steps of edvae"], tiles["steps of gpt"]) == ("20", "10")
+    assert (tiles["training steps, edvae"], tiles["training steps, gpt"]) == ("20", "10")
 
 
 def test_a_damaged_folder_of_samples_says_what_to_do(made, tmp_path, capsys):
@@ -302,8 +302,8 @@ def test_measures_of_another_identity_have_a_table_of_their_own(made, tmp_path):
 @pytest.mark.parametrize(
     ("where", "name", "value", "message"),
     [
-        ("identity", "count", float("nan"), "of finite numbers"),
-        ("measures", "mse", float("inf"), "of finite numbers"),
+        ("identity", "count", float("nan"), "expected finite measures"),
+        ("measures", "mse", float("inf"), "expected finite measures"),
         ("measures", "mse", "0.1", "mse: expected a number, found '0.1'"),
         ("measures", "mse", [0.1], r"mse: expected a number, found [0.1]"),
         ("measures", "mse", True, "mse: expected a number, found True"),
@@ -343,7 +343,7 @@ def test_a_damaged_picture_of_training_is_told_in_its_place(made, tmp_path):
     (last := tmp_path / "run" / "pictures" / "step-00000020.png").write_bytes(b"garbage")
     page = report(tmp_path / "a.html", tmp_path / "run")
     html = (tmp_path / "a.html").read_text()
-    assert f"A picture of training cannot be shown: {last}" in html
+    assert f"A picture saved in training cannot be shown: {last}" in html
     assert [i["alt"] for i in page.images()].count("10") == 8
     (tmp_path / "run" / "pictures" / "step-00000010.png").write_bytes(b"")
     Image.new("L", (30, 40)).save(last)
@@ -357,19 +357,19 @@ def test_runs_on_other_images_have_sections_of_their_own_name(made, tmp_path):
     config = tmp_path / "shapes" / "config.yaml"
     config.write_text(config.read_text().replace("source: digits\n", "source: shapes\n"))
     page = report(tmp_path / "a.html", made / "edvae", tmp_path / "shapes")
-    both = ["Before and after of edvae", "Before and after of shapes"]
-    assert [title for title in page.titles if title.startswith("Before")] == both
+    both = ["Reconstructions of edvae", "Reconstructions of shapes"]
+    assert [title for title in page.titles if title.startswith("Reconstructions")] == both
 
 
 def test_refusals(made, tmp_path, capsys):
     out = tmp_path / "x.html"
     (tmp_path / "empty").mkdir()
     cases = {
-        (tmp_path / "nothing",): (3, "there is nothing there"),
-        (tmp_path / "empty",): (3, "no run; expected a run folder"),
+        (tmp_path / "nothing",): (3, "no such file or folder"),
+        (tmp_path / "empty",): (3, "not a run folder; expected a run folder"),
         (made / "edvae" / "tokenizer",): (3, f"its run folder may be {made / 'edvae'}"),
-        (made / "codes",): (3, "no run; expected a run folder"),
-        (made / "edvae" / "metrics.jsonl",): (3, "expected measures"),
+        (made / "codes",): (3, "not a run folder; expected a run folder"),
+        (made / "edvae" / "metrics.jsonl",): (3, "expected finite measures"),
         (made / "edvae", made / "gpt" / ".." / "edvae"): (2, "found one twice"),
     }
     for paths, (code, message) in cases.items():
