@@ -56,8 +56,8 @@ def encode(
     SPEC is a path (a folder of images, a .csv or .jsonl table, a .tar) or
     SOURCE[:SPLIT][,key=value...], for example digits, cifar10:train, mnist:test,root=data,
     shapes:train,count=5000, celeba, lsun, kaokore, table:all,file=labels.csv,
-    webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name.
-    See docs/data.md.
+    webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name. All forms:
+    https://imagetok.github.io/imagetok/reference/data-sources.html
 
     Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
     --shards runs/digits-edvae/codes/train

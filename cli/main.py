@@ -114,7 +114,7 @@ def _stop_with_standard_input() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: run a command and exit with its code (see the table in docs/commands.md)."""
+    """Entry point: run a command and exit with its code (see docs/reference/exit-codes.md)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # Threads that spin while they wait for each other make a step ten times slower as soon as
     # anything else runs on the machine; read by OpenMP when torch is imported.

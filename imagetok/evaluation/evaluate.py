@@ -41,7 +41,7 @@ class Evaluation(Result):
 
     @property
     def measures(self) -> Mapping[str, float | int]:
-        """Measures by name; docs/measures.md explains them."""
+        """Measures by name; docs/reference/measures.md explains them."""
         return self.record["measures"]
 
     def title(self) -> str:
