@@ -207,7 +207,9 @@ def test_uncertainty_is_measured(place, tmp_path, capsys):
     assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
     assert len(one["calibration"]["entropy"]["doubt"]) == 10
     page = (tmp_path / "report.html").read_text()
-    assert "minus the largest logit" in page and "highest mean uncertainty among the first 12." in page
+    assert (
+        "minus the largest logit" in page and "highest mean uncertainty among the first 12." in page
+    )
     assert _run(["uncertainty", *tokenizer, *tokenizer, "--data", data]) == 2
     assert f"found {place / 'tokenizer'} twice" in capsys.readouterr().err
     assert _run(["uncertainty", *tokenizer, "--data", "noise"]) == 2

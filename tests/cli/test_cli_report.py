@@ -187,12 +187,12 @@ def test_several_runs_stand_side_by_side(made, tmp_path):
 
 def test_a_prior_draws_and_completes(made, tmp_path):
     page = report(tmp_path / "c.html", made / "gpt", extra=("--samples", "2"))
-    assert page.titles[1:3] == ["New images", "Completed images"]
+    assert page.titles[1:3] == ["Samples", "Completions"]
     rows = re.findall(r'class="label first">(\w)<', (tmp_path / "c.html").read_text())
     assert rows == list("0123456789")
     assert sum(image["alt"] == "7" for image in page.images()) == 2
     none = report(tmp_path / "d.html", made / "gpt", extra=("--samples", "0"))
-    assert not {"New images", "Completed images"} & set(none.titles)
+    assert not {"Samples", "Completions"} & set(none.titles)
 
 
 def test_a_prior_that_knows_no_images_without_a_class_completes_with_theirs(made, tmp_path):
@@ -200,7 +200,7 @@ def test_a_prior_that_knows_no_images_without_a_class_completes_with_theirs(made
     where = [f"data.source={made / 'codes'}", f"tokenizer={tokenizer}", "data.test=null"]
     train("gpt", tmp_path / "gpt", [*where, *TINY_GPT, "label_dropout=0"])
     page = report(tmp_path / "a.html", tmp_path / "gpt", extra=("--samples", "1"))
-    assert page.titles[2] == "Completed images"
+    assert page.titles[2] == "Completions"
     assert "told the class of each" in (tmp_path / "a.html").read_text()
 
 
@@ -220,7 +220,7 @@ def test_grids_that_no_rows_divide_are_told(made):
     )
     tokenizer = Tokenizer.from_pretrained(made / "edvae" / "tokenizer")
     [block] = completed_blocks(build_prior(config), tokenizer, batch)
-    assert isinstance(block, Text) and "1 of 2 rows are no whole number" in block.paragraph
+    assert isinstance(block, Text) and "1 of 2 rows is no whole number" in block.paragraph
 
 
 def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
@@ -262,7 +262,7 @@ def test_a_damaged_folder_of_samples_says_what_to_do(made, tmp_path, capsys):
     record.write_text('{"prior": "a"}')
     assert _run(["report", str(tmp_path / "new"), "--out", str(tmp_path / "x.html")]) == 3
     error = capsys.readouterr().err
-    assert f"leave {tmp_path / 'new'} out" in error and "draw it again" in error
+    assert f"omit {tmp_path / 'new'} from the report" in error and "draw it again" in error
 
 
 def test_fewer_samples_than_classes_are_shown(made, tmp_path):
@@ -281,7 +281,7 @@ def test_a_folder_of_samples_is_shown_as_it_is(made, tmp_path):
         with Image.open(made / "new" / f"{2 * j:06d}.png") as stored:
             assert shown.tobytes() == stored.convert("L").tobytes()
     alone = report(tmp_path / "f.html", made / "new")
-    assert alone.titles[0] == "New images, new"
+    assert alone.titles[0] == "Samples, new"
 
 
 def test_measures_of_another_identity_have_a_table_of_their_own(made, tmp_path):
@@ -370,7 +370,7 @@ def test_refusals(made, tmp_path, capsys):
         (made / "edvae" / "tokenizer",): (3, f"its run folder may be {made / 'edvae'}"),
         (made / "codes",): (3, "not a run folder; expected a run folder"),
         (made / "edvae" / "metrics.jsonl",): (3, "expected finite measures"),
-        (made / "edvae", made / "gpt" / ".." / "edvae"): (2, "found one twice"),
+        (made / "edvae", made / "gpt" / ".." / "edvae"): (2, "one of them twice"),
     }
     for paths, (code, message) in cases.items():
         assert _run(["report", *map(str, paths), "--out", str(out)]) == code

@@ -186,7 +186,7 @@ def test_what_cannot_be_drawn_is_refused(flat):
             flat.sample(1, **{name: value})
     with pytest.raises(ConfigError, match=r"temperature.*above 0, found 0\.0.*greedy"):
         flat.sample(1, temperature=0.0)
-    with pytest.raises(ConfigError, match="found 8, but the codes are 7"):
+    with pytest.raises(ConfigError, match="codebook size 7, found 8"):
         flat.sample(1, top_k=8)
     for settings in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.5}):
         with pytest.raises(ConfigError, match="greedy: takes the most likely code"):
