@@ -63,9 +63,7 @@ def read_weights(path: Path, prefix: str = "", *, exact: bool = False) -> dict[s
             return load(content)
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ):  # any error of parsing arbitrary bytes; torch's message advises unsafe loading
+    except Exception:  # any error of a parser; torch's own message advises unsafe loading
         raise InputError(
             f"{path}: this is not a file of weights; expected only named tensors, in a "
             ".safetensors file or in a .pth file written by torch.save(model.state_dict(), FILE)"

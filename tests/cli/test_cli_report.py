@@ -262,7 +262,7 @@ def test_a_damaged_folder_of_samples_says_what_to_do(made, tmp_path, capsys):
     record.write_text('{"prior": "a"}')
     assert _run(["report", str(tmp_path / "new"), "--out", str(tmp_path / "x.html")]) == 3
     error = capsys.readouterr().err
-    assert f"omit {tmp_path / 'new'} from the report" in error and "draw it again" in error
+    assert f"omit {tmp_path / 'new'} from the report" in error and "sample again" in error
 
 
 def test_fewer_samples_than_classes_are_shown(made, tmp_path):

@@ -100,7 +100,7 @@ def test_what_cannot_be_completed_is_refused(flat, random_codes):
         with pytest.raises(ConfigError, match=rf"expected 0 to 3.*{keep_rows}"):
             flat.sample(1, given=given, keep_rows=keep_rows)
     for half in ({"given": given}, {"keep_rows": 1}):
-        with pytest.raises(ConfigError, match="go together"):
+        with pytest.raises(ConfigError, match="pass both, or neither"):
             flat.sample(1, **half)
     with pytest.raises(InputError, match=r"code maps of \(\(3, 3\),\), found \(\(4, 3\),\)"):
         flat.sample(1, given=(torch.zeros(1, 4, 3, dtype=torch.int64),), keep_rows=1)

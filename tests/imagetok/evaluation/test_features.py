@@ -114,7 +114,9 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_damaged_weights_are_refused(tmp_path, content, ending):
     path = tmp_path / f"x.{ending}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"x\.{ending}: not a file of weights; expec") as told:
+    with pytest.raises(
+        InputError, match=rf"x\.{ending}: this is not a file of weights; expec"
+    ) as told:
         open_features(f"cifar-resnet={path}")
     assert "weights_only" not in str(told.value), "torch's advice is to run the file"
 
