@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import device_option, say
+from cli.parameters import CONFIG, OneOf
 
 if TYPE_CHECKING:
     from imagetok.comparison.from_configs import CompareResult
@@ -16,7 +17,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 
 
 @click.command()
-@click.argument("configs", nargs=-1, required=True)
+@click.argument("configs", nargs=-1, required=True, type=CONFIG)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the comparison."
 )
@@ -36,7 +37,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 @click.option(
     "--allow-different",
     multiple=True,
-    type=click.Choice(MAY_DIFFER),
+    type=OneOf(MAY_DIFFER),
     help="Allow this setting to differ between configs; the table then shows it.",
 )
 @click.option(
@@ -48,7 +49,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 )
 @click.option(
     "--prior",
-    metavar="CONFIG",
+    type=CONFIG,
     help="Also train this prior on the codes of each tokenizer; its data, tokenizer and seed are "
     "set automatically.",
 )

@@ -5,16 +5,17 @@ from pathlib import Path
 import click
 
 from cli.options import device_option, say, show_table
+from cli.parameters import CONFIG, PATH_OR_ID
 
 
 @click.command()
-@click.argument("config")
+@click.argument("config", type=CONFIG)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a config key."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/NAME].")
 @click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one.")
-@click.option("--init-from", metavar="PATH|ID", help="Initialise from these weights (fine-tuning).")
+@click.option("--init-from", type=PATH_OR_ID, help="Initialise from these weights (fine-tuning).")
 @device_option()
 def train(
     config: str,

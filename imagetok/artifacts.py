@@ -9,7 +9,6 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +30,7 @@ from imagetok.errors import ArtifactError, ResourceError
 from imagetok.io.json_files import read_json
 from imagetok.io.markdown import plain
 from imagetok.io.regular_files import FileError, check_safetensors
+from imagetok.version import __version__
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -106,7 +106,7 @@ def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model:
         folder / CONFIG,
         {
             "format_version": FORMAT_VERSION,
-            "imagetok_version": version("imagetok"),
+            "imagetok_version": __version__,
             "kind": kind,
             "architecture": architecture,
             "fingerprint": fingerprint,

@@ -35,6 +35,7 @@ from imagetok.reporting import Commands, Figure, Pictures, ReportSection, Table,
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics_log import read_json_lines
+from imagetok.version import __version__
 
 logger = logging.getLogger("imagetok")
 _SWEEP = "Perplexity and reconstruction error against codebook size"
@@ -217,7 +218,8 @@ def _collect(
         machine=machine,
         versions={
             "python": platform.python_version(),
-            **{name: version(name) for name in ("imagetok", "torch", "accelerate")},
+            "imagetok": __version__,
+            **{name: version(name) for name in ("torch", "accelerate")},
         },
         methods=tuple(methods),
     )

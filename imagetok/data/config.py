@@ -1,6 +1,5 @@
 """Where images come from: a config section a source, and the one-line form of the command line."""
 
-import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import Field, NonNegativeInt, model_serializer
 
 from imagetok.config import PlaceOrUrl, Section, Size, validate
 from imagetok.errors import ConfigError
+from imagetok.suggestions import did_you_mean
 
 Holdout = Annotated[float, Field(gt=0, lt=1)]
 
@@ -222,7 +222,7 @@ def check_split(config: DataConfig, split: str) -> None:
     if split not in known:
         raise ConfigError(
             f"{config.source}: expected one of the splits {', '.join(known)}; "
-            f"found {split!r}{_nearest(split, known)}"
+            f"found {split!r}{did_you_mean(split, known)}"
         )
 
 
@@ -248,7 +248,7 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
             return FolderConfig(root=text), "all"
         raise ConfigError(
             f"data {text!r}: expected one of {', '.join(_SOURCES)}, or a path; "
-            f"found {source!r}{_nearest(source, tuple(_SOURCES))}"
+            f"found {source!r}{did_you_mean(source, _SOURCES)}"
         )
     head, *options = _split_at_commas(text)
     split = head.partition(":")[2] if ":" in head else None
@@ -293,8 +293,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return re.sub(r"([\\,])", r"\\\1", str(value))
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,6 +1,5 @@
 """Feature networks: what distances between sets of images are measured in, and their identity."""
 
-import difflib
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,11 +22,13 @@ from imagetok.evaluation.published_weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
+from imagetok.suggestions import did_you_mean, nearest
 
 HELP = (
     "inception, vgg16, torchvision:MODEL, each with =FILE for weights of your own place; "
     "cifar-resnet=FILE; python:MODULE:FUNCTION"
 )
+_NAMES = ("inception", "vgg16", "cifar-resnet", "torchvision:MODEL", "python:MODULE:FUNCTION")
 _INCEPTION = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
@@ -107,7 +108,8 @@ def open_features(spec: str) -> FeatureNetwork:
         return _torchvision("vgg16", path)
     if name.startswith("torchvision:"):
         return _torchvision(name.removeprefix("torchvision:"), path)
-    raise ConfigError(f"--features: expected {HELP}; found {spec!r}")
+    hint = did_you_mean(name, _NAMES)
+    raise ConfigError(f"--features: expected {HELP}; found {spec!r}{hint}")
 
 
 def _inception(path: Path | None) -> FeatureNetwork:
@@ -142,7 +144,7 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
 
     known = models.list_models(module=models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or ["resnet50", "vgg16"]
+        near = nearest(name, known, count=3) or ["resnet50", "vgg16"]
         raise ConfigError(
             f"--features: torchvision has no classifier {name!r}; it has {', '.join(near)} and "
             "others: torchvision.models.list_models(module=torchvision.models)"
