@@ -139,9 +139,9 @@ def _numbers_section(summary: dict[str, float | int]) -> ReportSection:
                     (
                         "samples classified as requested",
                         f"{summary['class_agreement']:.1%}",
-                        f"share of the {NUM_SAMPLES} samples whose {NEIGHBOURS} nearest training "
-                        "digits have the requested class; for real held-out digits it is "
-                        f"{summary['classifier_accuracy']:.1%}",
+                        f"share of the {NUM_SAMPLES} samples that a classifier (k-NN on real "
+                        f"digits, k = {NEIGHBOURS}) assigns to the requested class; its accuracy "
+                        f"on real held-out digits is {summary['classifier_accuracy']:.1%}",
                     ),
                     (
                         "reconstruction quality",

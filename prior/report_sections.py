@@ -72,7 +72,10 @@ def samples_section(
         if value is not None and value is not False
     )
     blocks: list[Block] = [
-        Text(f"{record.num_images:,} samples of the prior {record.prior[:16]} ({summary}).")
+        Text(
+            f"{record.num_images:,} samples of the prior with fingerprint {record.prior[:16]} "
+            f"({summary})."
+        )
     ]
     if len(by_class) == 1:
         blocks.append(Pictures(read_drawn(folder.path, range(min(record.num_images, 40))), 10))

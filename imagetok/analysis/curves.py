@@ -40,14 +40,14 @@ _CODEBOOK = (
     Curve(
         "uncertainty K / S",
         {("test", "uncertainty"): TEST},
-        "Uncertainty of the encoder's Dirichlet distribution: 1 without evidence, near 0 with much "
-        "of it.",
+        "Codebook size over the sum of the concentrations of the encoder's Dirichlet distribution: "
+        "1 without evidence, near 0 with much evidence.",
         True,
     ),
     Curve(
         "logits",
         {("test", "max_logit"): "largest", ("test", "top_logit"): "mean of the largest"},
-        "On the held-out split. Above 18 the usual float32 form of the Dirichlet KL has no "
+        "On the held-out split. Above 18, the usual float32 form of the Dirichlet KL has no "
         "gradient.",
     ),
     Curve(

@@ -20,6 +20,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation.codebook_health import (
     COLLAPSED,
     LOGIT_MARKS,
+    RARE_SHARE,
     UNDERUSED,
     LevelHealth,
     Verdict,
@@ -122,9 +123,9 @@ class Diagnosis(Result):
         rows: dict[str, object] = {
             "codes used": f"{health.codes_used} of {health.num_codes}",
             "dead codes": health.dead_codes,
-            "rarely used codes": health.rare_codes,
-            "perplexity, all codes": health.perplexity,
-            "perplexity, batches of 128": health.perplexity_batch128,
+            f"rarely used codes (below {RARE_SHARE:.0%} of equal use)": health.rare_codes,
+            "perplexity, whole dataset": health.perplexity,
+            "perplexity, mean over batches of 128": health.perplexity_batch128,
             "share of the most used code": health.top_share,
         }
         for what, norms in (("codes", health.norms), ("encoder", health.encoder_norms)):
@@ -132,13 +133,15 @@ class Diagnosis(Result):
                 least_to_largest = " / ".join(f"{norm:.3g}" for norm in norms)
                 rows[f"norms of {what}: min / median / max"] = least_to_largest
         if health.entropy is not None:
-            rows["entropy, nats"] = f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
+            rows["entropy of code probabilities, nats"] = (
+                f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
+            )
         if health.uncertainty is not None:
-            rows["uncertainty K / S"] = health.uncertainty
+            rows["mean uncertainty K / S"] = health.uncertainty
         if health.variance is not None:
             rows["variance of the quantizer"] = health.variance
         for mark, share in zip(LOGIT_MARKS, health.logits_above, strict=False):
-            rows[f"largest logit above {mark:.0f}"] = f"{share:.1%}"
+            rows[f"positions with largest logit above {mark:.0f}"] = f"{share:.1%}"
         for step, shares in self.drifts.items():
             rows[f"codes changed since step {step:,}"] = f"{shares[level]:.1%}"
         correlation = self.correlation(level)

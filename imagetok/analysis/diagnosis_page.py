@@ -43,7 +43,7 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     figures += _uncertainty_figures(diagnosis)
     if figures:
         sections.append(ReportSection("Training", figures))
-    write_report(path, title, sections)
+    write_report(path, title, sections, subtitle=f"imagetok diagnose, data {diagnosis.data}")
 
 
 def _uncertainty_figures(diagnosis: Diagnosis) -> list[Figure]:

@@ -18,9 +18,12 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
     rows = [(name, *(row.get(c) for c in columns)) for name, row in found.distances.items()]
     names, changed = list(found.changed), torch.cat(list(found.changed.values()))
     neighbours: list[Block] = [
-        Text("Rows neighbour-n: every code is replaced by one of its n nearest codes."),
+        Text(
+            "Rows neighbour-n: every code is replaced by one of its n nearest codes. Row "
+            "interpolation: the encoder outputs of two random images are interpolated."
+        ),
         Pictures(changed, len(changed) // len(names), row_labels=names),
-        Table(("codes", *columns), rows, "Distances from the original images."),
+        Table(("images", *columns), rows, "Distances from the original images."),
     ]
     walks: list[Block] = [
         Text("The encoder outputs of two images, linearly interpolated, quantized and decoded."),
@@ -44,10 +47,13 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
                 "t-SNE by label",
                 f"t-SNE of {len(found.labels):,} images, coloured by label.",
             ),
-            Text(f"k-NN accuracy, with the 5 nearest neighbours of each image. {summary}."),
+            Text(
+                f"k-NN accuracy (k = 5) on all dimensions. {summary}. The most common label is the "
+                "accuracy of a constant guess."
+            ),
         ]
         sections.append(ReportSection("Class structure", blocks))
-    write_report(path, title, sections, subtitle="imagetok explore")
+    write_report(path, title, sections, subtitle=f"imagetok explore, data {found.data}")
 
 
 def _map(found: Exploration, name: str) -> Callable[[Axes], None]:

@@ -35,7 +35,7 @@ COMMON, RARE, PATCHES = 16, 8, 7
 """Number of most used and of least used codes shown, and of patches per code."""
 _PER_ROW = 8
 _MAPS = {
-    "uncertainty": "the Dirichlet uncertainty K / S",
+    "uncertainty": "the Dirichlet uncertainty K / S (codebook size over sum of concentrations)",
     "entropy": "the entropy of the code probabilities in nats",
 }
 

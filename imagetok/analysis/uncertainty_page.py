@@ -17,6 +17,12 @@ from imagetok.reporting import (
     write_report,
 )
 
+_COLUMNS = (
+    "spearman: rank correlation with the reconstruction error, over code positions or over images. "
+    "auroc: how well the mean of the measure over an image separates shifted images from the data; "
+    "0.5 is chance level. The last row is for the reconstruction error itself."
+)
+
 
 def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
     """Write the studies as a self-contained HTML file."""
@@ -29,7 +35,7 @@ def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
     ]
     sections = [_error_by_bin(studies, titles)]
     sections += [_section(study, title) for study, title in zip(studies, titles, strict=True)]
-    write_report(path, "Uncertainty and reconstruction error", sections)
+    write_report(path, "Uncertainty and reconstruction error", sections, "imagetok uncertainty")
 
 
 def _error_by_bin(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> ReportSection:
@@ -59,9 +65,9 @@ def _section(study: UncertaintyStudy, title: str) -> ReportSection:
     cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
     among = min(NUM_CANDIDATES, study.identities[study.data]["count"])
     blocks: list[Block] = [
-        Text(f"{study.tokenizer} on {study.data}. Images: {study.image_counts()}."),
+        Text(f"{study.tokenizer} on {study.data}. Number of images: {study.image_counts()}."),
         Text(study.conclusion()),
-        Table(("measure", *columns), cells),
+        Table(("measure", *columns), cells, _COLUMNS),
         Pictures(
             np.concatenate(list(study.shown.values())),
             len(next(iter(study.shown.values()))),

@@ -25,7 +25,7 @@ _MEASURES = (
     _Column("codes used", "codes_used", 1, ".0f"),
     _Column("dead codes", "dead_codes", 1, ".0f"),
     _Column("bits per image, log2 K", "bits_per_image", 1, ".0f"),
-    _Column("bits per image, order-0", "entropy_bits_per_image", 1, ".1f"),
+    _Column("bits per image, order-0 entropy", "entropy_bits_per_image", 1, ".1f"),
     _Column("prior, bits per code", "prior_bits_per_code", 1, ".3f"),
 )
 
@@ -77,8 +77,8 @@ def notes(result: Comparison) -> list[str]:
         f"seeds {seeds}.",
         *(f"Failed: {text}" for text in failed),
         *(["SSIM needs images of at least 11 x 11 pixels."] if is_small else []),
-        "Dead codes never occur in that split. Bits per image are the sum over all codes of "
-        "log2 K, or of the order-0 entropy of the codes in the split.",
+        "Dead codes never occur in that split. Bits per image are the sum over the codes of an "
+        "image of log2 K, or of the order-0 entropy of the codes in the split.",
         "Images/s were measured after training, on one thread, with alternating methods: medians "
         "of whole optimizer steps and of encoding batches of 64, without reading images.",
         *_follow_up_notes(result),
