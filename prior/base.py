@@ -260,7 +260,7 @@ class Prior(Pretrained[PriorConfig], ABC):
     def _card(self) -> Card:
         kind = self.config.model.kind
         body = [
-            f"An autoregressive prior ({kind}) over image codes, trained with imagetok. The "
+            f"An autoregressive prior ({kind}) over image codes, in the format of imagetok. The "
             "tokenizer of these codes is in `tokenizer/`.",
             "",
             "```",

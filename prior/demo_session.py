@@ -180,7 +180,8 @@ def _uncertainty_maps(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarra
     name, values = next((name, values.cpu()) for name, values in found.items())
     largest = float(values.max())
     shown = overlay(as_rgb(image), values / max(largest, 1e-12))
-    description = f"{name.replace('_level', ', level ')}: dark is certain, pale yellow is the largest value, {largest:.3g}"
+    named = name.replace("_level", ", level ")
+    description = f"{named}: dark is certain, pale yellow is the largest value, {largest:.3g}"
     return _enlarged(shown[0].transpose(1, 2, 0)), description
 
 

@@ -237,7 +237,7 @@ class Tokenizer(Autoencoder, ABC):
         else:
             made_for, takes = f"images of {image.channels} x", "float (B, C, H, W) in [0, 1]"
         return [
-            f"An image tokenizer ({', '.join(self.config.method)}) trained with imagetok, for "
+            f"An image tokenizer ({', '.join(self.config.method)}) in the format of imagetok, for "
             f"{made_for} {image.height} x {image.width}, codes of "
             f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with codebook size "
             f"{', '.join(map(str, self.num_codes))}.",

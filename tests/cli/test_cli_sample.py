@@ -198,8 +198,8 @@ REFUSALS = {
     "label": (["--label", "3"], "expected 0..2, all or none (-1), or a class name like a, b, c"),
     "name": (["--label", "a,zebra"], "found 'zebra'"),
     "no number": (["--label=--1"], "found '--1'"),
-    "guidance": (["--label", "none", "--guidance", "2"], "none is given"),
-    "greedy and more": (["--greedy", "--top-k", "2"], "leave them out"),
+    "guidance": (["--label", "none", "--guidance", "2"], "no class to guide towards"),
+    "greedy and more": (["--greedy", "--top-k", "2"], "omit them"),
     "both": (["--shards", "shards"], "either --out"),
 }
 

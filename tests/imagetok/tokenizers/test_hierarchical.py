@@ -133,7 +133,7 @@ def test_a_loaded_tokenizer_is_the_saved_one(tmp_path: Path) -> None:
     assert all(map(torch.equal, loaded.encode(IMAGES), saved.encode(IMAGES)))
     assert torch.equal(loaded.reconstruct(IMAGES), saved.reconstruct(IMAGES))
     card = (tmp_path / "t" / "README.md").read_text()
-    assert "codes of 2 x 4, 4 x 8 with K = 16, 12" in card
+    assert "codes of 2 x 4, 4 x 8 with codebook size 16, 12" in card
     assert "# vqvae2 vqvae-ema edvae tokenizer" in card
 
 
