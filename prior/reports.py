@@ -59,4 +59,4 @@ def first_sections(opened: PriorSources, num_samples: int) -> list[ReportSection
         name = f" of {run.name}" if len(priors) > 1 else ""
         sections += prior_sections(run, drawn, num_samples, name)
     others = [folder for folder in opened.samples if folder not in shown]
-    return sections + [samples_section(folder, f", {folder.name}") for folder in others]
+    return sections + [samples_section(folder, f" in folder {folder.name}") for folder in others]

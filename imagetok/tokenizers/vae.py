@@ -71,8 +71,8 @@ class VAE(Autoencoder):
         image = self.image
         size = f"{image.height} x {image.width}"
         return [
-            f"A variational autoencoder for images ({image.mode}) of {size}, in the format of imagetok. "
-            "It has no codes; it is a baseline for tokenizers.",
+            f"A variational autoencoder for images ({image.mode}) of {size}, in the format of "
+            "imagetok. It has no codes; it is a baseline for tokenizers.",
             "",
             "```python",
             "from imagetok import Autoencoder",

@@ -281,7 +281,7 @@ def test_a_folder_of_samples_is_shown_as_it_is(made, tmp_path):
         with Image.open(made / "new" / f"{2 * j:06d}.png") as stored:
             assert shown.tobytes() == stored.convert("L").tobytes()
     alone = report(tmp_path / "f.html", made / "new")
-    assert alone.titles[0] == "Samples, new"
+    assert alone.titles[0] == "Samples in folder new"
 
 
 def test_measures_of_another_identity_have_a_table_of_their_own(made, tmp_path):
