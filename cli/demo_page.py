@@ -70,17 +70,17 @@ def _check_files(value: Any) -> None:
             _check_files(inner)
 
 
-def build_page(bench: DemoSession) -> gr.Blocks:
+def build_page(session: DemoSession) -> gr.Blocks:
     """Build the page; every action is also an API endpoint."""
     with _Page(title="imagetok", analytics_enabled=False) as page:
-        gr.Markdown(f"# imagetok\n{_described(bench)}")
+        gr.Markdown(f"# imagetok\n{_described(session)}")
         with gr.Tab("Codes"):
-            _look_tab(bench)
-        if bench.prior is not None:
+            _look_tab(session)
+        if session.prior is not None:
             with gr.Tab("Sample"):
-                _sample_tab(bench)
+                _sample_tab(session)
             with gr.Tab("Complete"):
-                _complete_tab(bench)
+                _complete_tab(session)
     page.queue(max_size=_MAX_WAITING)
     return page
 
@@ -101,8 +101,8 @@ def serve(
     )
 
 
-def _described(bench: DemoSession) -> str:
-    tokenizer = bench.tokenizer
+def _described(session: DemoSession) -> str:
+    tokenizer = session.tokenizer
     levels = zip(tokenizer.grids, tokenizer.num_codes, strict=True)
     codes = " and ".join(f"{h} x {w} codes (codebook size {k})" for (h, w), k in levels)
     image = tokenizer.image
@@ -133,7 +133,7 @@ def _endpoint(work: Callable[..., Any], *names: str) -> Callable[..., Any]:
     return run
 
 
-def _filled(value: Any, name: str) -> Any:
+def _required(value: Any, name: str) -> Any:
     if value is None:
         raise ConfigError(f"{name}: expected a number, found nothing")
     return value
@@ -153,8 +153,8 @@ def _picture(label: str) -> gr.Image:
     return gr.Image(label=label, interactive=False, format="png", buttons=[])
 
 
-def _look_tab(bench: DemoSession) -> None:
-    levels = range(len(bench.tokenizer.num_codes))
+def _look_tab(session: DemoSession) -> None:
+    levels = range(len(session.tokenizer.num_codes))
     file = _image_input()
     with gr.Row():
         original, back, unsure = (
@@ -166,7 +166,7 @@ def _look_tab(bench: DemoSession) -> None:
         named = f", level {level}" if len(levels) > 1 else ""
         with gr.Row():
             maps.append(_picture(f"codes{named}, one colour per code"))
-            h, w = bench.tokenizer.grids[level]
+            h, w = session.tokenizer.grids[level]
             tables.append(
                 gr.Dataframe(
                     label=f"codes{named}; click to edit",
@@ -189,20 +189,20 @@ def _look_tab(bench: DemoSession) -> None:
         path = _path(upload)
         if path is None:
             return [None] * 3 + [""] + [None] * (2 * len(levels))
-        seen = bench.look(path)
+        seen = session.look(path)
         shown = [seen.original, seen.reconstruction, seen.unsure, seen.description]
         return [*shown, *seen.code_maps, *seen.tables]
 
     def redraw(*values: Any) -> list[Any]:
-        return [bench.decode(values), *bench.colours(values)]
+        return [session.decode(values), *session.colours(values)]
 
     def exchange(at: int | None, one: int | None, other: int | None, *values: Any) -> list[Any]:
-        chosen = _filled(at, "level")
+        chosen = _required(at, "level")
         if chosen not in levels:
             raise ConfigError(f"level: expected 0 to {len(levels) - 1}, found {chosen}")
-        old, new = _filled(one, "swap code"), _filled(other, "with code")
+        old, new = _required(one, "swap code"), _required(other, "with code")
         changed = [*values]
-        changed[chosen] = bench.swap(values[chosen], chosen, old, new)
+        changed[chosen] = session.swap(values[chosen], chosen, old, new)
         return [*changed, *redraw(*changed)]
 
     outputs = [original, back, unsure, summary, *maps, *tables]
@@ -214,10 +214,10 @@ def _look_tab(bench: DemoSession) -> None:
     swap.click(swap_codes, inputs, [*tables, edited, *maps], api_name="swap")
 
 
-def _sampling_controls(bench: DemoSession, without: str) -> list[Any]:
+def _sampling_controls(session: DemoSession, without: str) -> list[Any]:
     """Build the controls of sampling; `without` is the entry for no chosen class."""
-    assert bench.prior is not None
-    config = bench.prior.config
+    assert session.prior is not None
+    config = session.prior.config
     names = config.class_names or tuple(map(str, range(config.num_classes)))
     with gr.Row():
         label = gr.Dropdown([without, *names], value=without, label="class", visible=bool(names))
@@ -231,7 +231,7 @@ def _sampling_controls(bench: DemoSession, without: str) -> list[Any]:
     return [label, temperature, top_k, top_p, guidance, seed]
 
 
-def _asked(
+def _label_and_params(
     label: str | None,
     temperature: float | None,
     top_k: int | None,
@@ -251,29 +251,29 @@ def _asked(
     return [label] if is_class else label, params
 
 
-def _sample_tab(bench: DemoSession) -> None:
-    assert bench.prior is not None
+def _sample_tab(session: DemoSession) -> None:
+    assert session.prior is not None
     count = gr.Slider(1, MAX_SAMPLES, 10, step=1, label="images")
-    controls = _sampling_controls(bench, "all" if bench.prior.config.num_classes else "none")
+    controls = _sampling_controls(session, "all" if session.prior.config.num_classes else "none")
     button = gr.Button("Draw samples", variant="primary")
     gallery = gr.Gallery(label="samples", columns=5, format="png", interactive=False)
 
     def draw(number: int | None, *values: Any) -> list[Any]:
-        return bench.sample(int(_filled(number, "images")), *_asked(*values))
+        return session.sample(int(_required(number, "images")), *_label_and_params(*values))
 
     inputs = [count, *controls]
     new = _endpoint(draw, "num_images", *_CONTROLS)
     button.click(new, inputs, gallery, api_name="sample", preprocess=False)
 
 
-def _complete_tab(bench: DemoSession) -> None:
-    assert bench.prior is not None
-    rows = min(h for h, _ in bench.prior.config.grids)
+def _complete_tab(session: DemoSession) -> None:
+    assert session.prior is not None
+    rows = min(h for h, _ in session.prior.config.grids)
     file = _image_input()
     with gr.Row():
         keep = gr.Slider(0, rows, rows // 2, step=1, label="rows of codes to keep")
         count = gr.Slider(1, MAX_SAMPLES, 4, step=1, label="completions")
-    controls = _sampling_controls(bench, "none")
+    controls = _sampling_controls(session, "none")
     button = gr.Button("Complete", variant="primary")
     gallery = gr.Gallery(
         label="reconstruction, kept part, completions",
@@ -288,8 +288,11 @@ def _complete_tab(bench: DemoSession) -> None:
         path = _path(upload)
         if path is None:
             raise ConfigError("image: expected an image file, found none; upload one first")
-        keep_rows, drawn = _filled(rows, "rows of codes to keep"), _filled(number, "completions")
-        return bench.complete(path, int(keep_rows), int(drawn), *_asked(*values))
+        keep_rows, drawn = (
+            _required(rows, "rows of codes to keep"),
+            _required(number, "completions"),
+        )
+        return session.complete(path, int(keep_rows), int(drawn), *_label_and_params(*values))
 
     inputs = [file, keep, count, *controls]
     finish = _endpoint(complete, "image", "keep_rows", "num_completions", *_CONTROLS)

@@ -195,17 +195,16 @@ class PriorRun(Section):
     data: CodesConfig
     """The code datasets."""
     tokenizer: str
-    """Folder or Hub id of the tokenizer that made the codes; embedded in the finished prior."""
+    """Folder or Hub id of the tokenizer of the codes; embedded in the finished prior."""
     conditional: bool = True
     """Learn p(codes | label) where the codes have labels."""
     label_dropout: Fraction = 0.1
-    """How often a label is hidden in training, which makes unconditional sampling and guidance
-    possible."""
+    """Probability that a label is hidden in training, for unconditional sampling and guidance."""
     patience: Steps | None = None
     """Training ends after this many evaluations in a row without lower held-out bits per code."""
     export: Literal["best", "last"] = "last"
-    """Whether the prior is of the evaluation with the lowest held-out bits per code or of the last
-    step; the other weights stay in the newest checkpoint."""
+    """Export the weights with the lowest held-out bits per code, or those of the last step; the
+    others stay in the newest checkpoint."""
     gradient_checkpointing: bool = False
     """Save memory: compute activations inside blocks again in the backward pass."""
     compile: bool = False

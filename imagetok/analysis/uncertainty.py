@@ -191,11 +191,11 @@ def uncertainty(
     """
     folder = output_folder(out)
     given = [tokenizers] if isinstance(tokenizers, Autoencoder | Path | str) else list(tokenizers)
-    foreign = [shifted] if isinstance(shifted, str | Path) else shifted
+    others = [shifted] if isinstance(shifted, str | Path) else shifted
     _check_asked(given, data)
     where = choose_device(device) if device is not None else None
     with progress_shown(progress):
-        studies = tuple(_study(one, data, foreign, limit, where) for one in given)
+        studies = tuple(_study(one, data, others, limit, where) for one in given)
     found = Uncertainty(studies)
     if folder is not None:
         from imagetok.analysis.uncertainty_page import write_page
