@@ -201,7 +201,7 @@ def test_a_prior_that_knows_no_images_without_a_class_completes_with_theirs(made
     train("gpt", tmp_path / "gpt", [*where, *TINY_GPT, "label_dropout=0"])
     page = report(tmp_path / "a.html", tmp_path / "gpt", extra=("--samples", "1"))
     assert page.titles[2] == "Completions"
-    assert "told the class of each" in (tmp_path / "a.html").read_text()
+    assert "with the class of each image" in (tmp_path / "a.html").read_text()
 
 
 def test_grids_that_no_rows_divide_are_told(made):
@@ -332,7 +332,7 @@ def test_a_run_that_goes_on_and_one_without_its_images(made, tmp_path):
     assert text != config.read_text()
     config.write_text(text)
     report(tmp_path / "h.html", tmp_path / "unfinished")
-    assert "has not finished; it stands at step 20" in (tmp_path / "h.html").read_text()
+    assert "has not finished; the last logged step is 20" in (tmp_path / "h.html").read_text()
     report(tmp_path / "i.html", tmp_path / "moved")
     assert "cannot be opened here: /nowhere/at/all" in (tmp_path / "i.html").read_text()
 

@@ -164,7 +164,7 @@ def test_a_flat_config_is_dumped_as_ever() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"quantizers": [VQ]}, r"give `quantizers`, a list of two or more .*\(found 1\)"),
+        ({"quantizers": [VQ]}, r"set `quantizers`, a list of two or more .*\(found 1\)"),
         ({"quantizers": []}, r"two or more sections, coarse to fine.*\(found 0\)"),
         (
             {"quantizer": VQ},
