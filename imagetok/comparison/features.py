@@ -53,8 +53,8 @@ class FeatureWork:
         Its name contains a hash of the networks and counts, so that a change of these is measured
         again. what: `reconstructions` or `samples`.
         """
-        asked = canonical_json([*self.features, self.num_samples])
-        return folder_of(trial) / f"{what}-{hashlib.sha256(asked).hexdigest()[:8]}.json"
+        settings = canonical_json([*self.features, self.num_samples])
+        return folder_of(trial) / f"{what}-{hashlib.sha256(settings).hexdigest()[:8]}.json"
 
     def step(self, what: str) -> FollowUpStep:
         """Return the step that measures `reconstructions` or `samples`."""

@@ -113,17 +113,17 @@ def _train(
     jobs = {name: Command(name, train(trial), trial.log) for name, trial in todo.items()}
     total, begun = sum(trial.steps for trial in trials), sum(map(_steps_done, trials))
     with ProgressBar("comparing", total, begun, bool(jobs)) as bar:
-        looked, said = time.monotonic(), -1
+        checked, shown_steps = time.monotonic(), -1
 
         def watch(running: list[str]) -> None:
-            nonlocal looked, said
-            if time.monotonic() - looked < 1:  # at most once a second, because this reads files
+            nonlocal checked, shown_steps
+            if time.monotonic() - checked < 1:  # at most once a second, because this reads files
                 return
             # A trial that is continued from a checkpoint has lost the steps after it.
-            looked, done = time.monotonic(), max(begun, sum(map(_steps_done, trials)))
-            if done != said:
+            checked, done = time.monotonic(), max(begun, sum(map(_steps_done, trials)))
+            if done != shown_steps:
                 bar.update(done, f"training {', '.join(running)}")
-                said = done
+                shown_steps = done
 
         codes = run_commands(list(jobs.values()), slots, stop, watch)
     stop.check_here()

@@ -59,15 +59,15 @@ def run_commands(
     """
     waiting, running = deque(jobs), dict[int, tuple[Command, subprocess.Popen[bytes]]]()
     codes: dict[str, int] = {}
-    is_told = False
+    is_stopping = False
     try:
-        while running or (waiting and not is_told):
+        while running or (waiting and not is_stopping):
             for slot, environment in enumerate(slots):
-                if waiting and not is_told and slot not in running:
+                if waiting and not is_stopping and slot not in running:
                     job = waiting.popleft()
                     running[slot] = job, _start(job, environment)
-            if not is_told and stop.signal_number():
-                is_told = True
+            if not is_stopping and stop.signal_number():
+                is_stopping = True
                 for _, process in running.values():
                     process.terminate()
             time.sleep(0.05)

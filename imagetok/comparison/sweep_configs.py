@@ -17,12 +17,12 @@ def sweep_variants(
     tree: the config as plain data, overrides applied. sweeps: `a.b=V1,V2`, values in YAML.
     Raises ConfigError for a sweep of another form and for an invalid value.
     """
-    asked = [_parsed(text) for text in sweeps]
+    parsed = [_parsed(text) for text in sweeps]
     found = {}
-    for key, values in asked:
+    for key, values in parsed:
         for value in values:
             changed = apply_overrides(dict(tree), {key: value})
-            title = f"{name}-{_short(key, [other for other, _ in asked])}-{_plain(value)}"
+            title = f"{name}-{_short(key, [other for other, _ in parsed])}-{_plain(value)}"
             if title in found:
                 raise ConfigError(
                     f"--sweep {key}: expected different values, found {value!r} twice"

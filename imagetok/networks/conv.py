@@ -55,7 +55,7 @@ class ConvConfig(Section):
 
 
 class ResidualBlock(nn.Module):
-    """Residual block: identity + gain * branch, or a 1x1 convolution in place of the identity.
+    """Residual block: identity + gain * branch; the identity is 1x1 convolved if channels differ.
 
     kernel_sizes: kernel sizes of the four convolutions of the branch, each after a ReLU; the number
     of inner channels is a quarter of out_channels.
