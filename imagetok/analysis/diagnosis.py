@@ -128,7 +128,10 @@ class Diagnosis(Result):
             "perplexity, mean over batches of 128": health.perplexity_batch128,
             "share of the most used code": health.top_share,
         }
-        for what, norms in (("codes", health.norms), ("encoder", health.encoder_norms)):
+        for what, norms in (
+            ("code vectors", health.norms),
+            ("encoder outputs", health.encoder_norms),
+        ):
             if norms is not None:
                 least_to_largest = " / ".join(f"{norm:.3g}" for norm in norms)
                 rows[f"norms of {what}: min / median / max"] = least_to_largest
