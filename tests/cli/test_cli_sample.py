@@ -192,14 +192,14 @@ def test_two_processes_give_the_bytes_of_one(source, draw, tmp_path):
 REFUSALS = {
     "temperature 0": (["--temperature", "0"], "above 0, found 0.0"),
     "temperature below": (["--temperature=-1"], "greedy"),
-    "too many codes": (["--top-k", "8"], "found 8, but the codes are 7"),
+    "too many codes": (["--top-k", "8"], "codebook size 7, found 8"),
     "no code": (["--top-k", "0"], "1 or more"),
     "probability": (["--top-p", "1.5"], "(0, 1]"),
-    "label": (["--label", "3"], "expected 0..2, all or none (-1), or a name like a, b, c"),
+    "label": (["--label", "3"], "expected 0..2, all or none (-1), or a class name like a, b, c"),
     "name": (["--label", "a,zebra"], "found 'zebra'"),
     "no number": (["--label=--1"], "found '--1'"),
-    "guidance": (["--label", "none", "--guidance", "2"], "none is given"),
-    "greedy and more": (["--greedy", "--top-k", "2"], "leave them out"),
+    "guidance": (["--label", "none", "--guidance", "2"], "no class to guide towards"),
+    "greedy and more": (["--greedy", "--top-k", "2"], "omit them"),
     "both": (["--shards", "shards"], "either --out"),
 }
 

@@ -104,7 +104,7 @@ def edit(folder, change) -> None:
         (lambda c: c["architecture"].update(auto_map={"AutoModel": "evil.Model"}), "auto_map"),
         (lambda c: c["architecture"]["model"].update(width=10**9), "width"),
         (lambda c: c["architecture"]["model"].update(layers=10**9), "layers"),
-        (lambda c: c["architecture"].update(grids=[[10**6, 10**6]]), "codes an image"),
+        (lambda c: c["architecture"].update(grids=[[10**6, 10**6]]), "codes per image"),
         (lambda c: c["architecture"].update(num_codes=[10**18]), "codes and classes"),
         (lambda c: c["architecture"].update(num_classes=10**18), "codes and classes"),
         (lambda c: c["architecture"].pop("grids"), "grids"),
