@@ -31,6 +31,11 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
+    @classmethod
+    def alternatives(cls) -> "Sequence[type[Section]]":
+        """The sections that may stand where a type names this one."""
+        return [cls]
+
 
 S = TypeVar("S", bound=Section)
 Size = Annotated[int, Field(gt=0, le=2**24)]
@@ -271,6 +276,8 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
             tags = (tag for section in inside for tag in _tags(section, discriminator))
             known = str(context.get("expected_tags", "")) or ", ".join(map(repr, tags))
             return f"{key}.{discriminator}: expected one of {known}; found {found!r}"
+        case "unknown_part":
+            return f"{key}.{fault.get('ctx', {})['tag']}: {fault['msg']}"
         case "value_error":
             message = fault["msg"].removeprefix("Value error, ")
             return f"{key}: {message}" if key else message
@@ -308,5 +315,6 @@ def _tags(section: type[BaseModel], field: str) -> tuple[Any, ...]:
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        is_section = issubclass(annotation, Section)
+        return list(annotation.alternatives()) if is_section else [annotation]
     return [model for argument in get_args(annotation) for model in _models(argument)]

@@ -14,7 +14,7 @@ from imagetok.config import (
     validate,
     value_at,
 )
-from imagetok.data import DataConfig, describe, open_images
+from imagetok.data import DataConfig, HuggingFaceConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.named_configs import NamedConfig, find_config
@@ -208,7 +208,7 @@ def method_identity(config: TokenizerRun) -> dict[str, Any]:
 
 def _places(data: DataConfig) -> tuple[str, ...]:
     """The keys of a source that say where it lies: of `datasets`, a folder and no name on a Hub."""
-    is_folder = data.source == "huggingface" and Path(data.name).expanduser().is_dir()
+    is_folder = isinstance(data, HuggingFaceConfig) and Path(data.name).expanduser().is_dir()
     return (*_PLACES, "name") if is_folder else _PLACES
 
 

@@ -1,12 +1,19 @@
-"""The contract of every quantizer: pure maths behind `forward`, `encode` and `decode`."""
+"""The contract of every quantizer: pure maths behind `forward`, `encode` and `decode`.
+
+One of your own is registered (`imagetok.register`) by a file or package of yours, with a
+`QuantizerSection`: docs/how-to/own-parts.md. A kind of imagetok's is a file beside this one and a
+case of `build.build_quantizer`. `imagetok.testing.check_quantizer` holds both to the contract.
+"""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
+
+from imagetok.plugins.registry import OwnPart, OwnSection, names_in
 
 # An underscore leaves an axis unchecked: each level has a grid of its own.
 Codes = tuple[Int[Tensor, "B _h _w"], ...]
@@ -41,6 +48,25 @@ class Quantized(NamedTuple):
     """What `update` needs; often empty. Entries are added up over micro-batches and ranks (counts,
     sums), but for `vectors` (N, D), a few encoder outputs, which are concatenated: by rank, then by
     micro-batch."""
+
+
+class QuantizerSection(OwnSection):
+    """Base of the config section of a quantizer of your own.
+
+    Give it `kind: Literal["my-name"] = "my-name"`, its keys, and `losses`. Keys named `num_codes`
+    and `code_dim` are what sweeps and tables call K and D.
+    """
+
+    losses: ClassVar[tuple[str, ...]]
+    """Names of the losses that `forward` returns, which `objective.weights` must name."""
+    if TYPE_CHECKING:
+        kind: Any  # a Literal of the section
+
+    @classmethod
+    def own_part(cls) -> OwnPart:
+        from imagetok.quantizers.build import QuantizerConfig
+
+        return OwnPart("quantizer", "kind", ("losses",), names_in(QuantizerConfig, "kind"))
 
 
 class Quantizer(nn.Module, ABC):
