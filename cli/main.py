@@ -17,7 +17,7 @@ from importlib import import_module
 import click
 
 from imagetok.errors import ConfigError, ImagetokError
-from imagetok.urls import without_secrets
+from imagetok.io.urls import without_secrets
 
 COMMANDS = {
     "quickstart": ("cli.quickstart", "The whole chain on embedded data, in minutes on a CPU."),

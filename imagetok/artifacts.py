@@ -28,9 +28,9 @@ from imagetok.durable import (
     write_json,
 )
 from imagetok.errors import ArtifactError, ResourceError
-from imagetok.files import FileError, check_safetensors
-from imagetok.markdown import plain
-from imagetok.stored import read_json
+from imagetok.io.json_files import read_json
+from imagetok.io.markdown import plain
+from imagetok.io.regular_files import FileError, check_safetensors
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -53,7 +53,7 @@ HERE = "path/to/this/folder"
 """What a model card calls the folder that it lies in."""
 
 
-class Place(NamedTuple):
+class ArtifactLocation(NamedTuple):
     """Where an artifact lies."""
 
     folder: Path
@@ -115,7 +115,9 @@ def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model:
     return fingerprint
 
 
-def locate(source: Path | str, kind: Kind | None = None, revision: str | None = None) -> Place:
+def locate(
+    source: Path | str, kind: Kind | None = None, revision: str | None = None
+) -> ArtifactLocation:
     """The folder that a path or a Hub id stands for; of a Hub id, the artifact's files are fetched.
 
     kind: of a repository of another kind, only the config is fetched. Raises ArtifactError for a
@@ -124,7 +126,7 @@ def locate(source: Path | str, kind: Kind | None = None, revision: str | None = 
     """
     hub_id = hub.parse(source, revision)
     if hub_id is None:
-        return Place(Path(source), str(Path(source)), False)
+        return ArtifactLocation(Path(source), str(Path(source)), False)
     repository = hub.Repository(hub_id)
     repository.fetch(CONFIG)
     found = kind_in(repository.folder / CONFIG)
@@ -135,7 +137,7 @@ def locate(source: Path | str, kind: Kind | None = None, revision: str | None = 
     if found in _accepted(kind):
         for name in FILES[found]:
             repository.fetch(name, optional=not is_needed(name))
-    return Place(repository.folder, repository.origin, True)
+    return ArtifactLocation(repository.folder, repository.origin, True)
 
 
 def is_needed(name: str) -> bool:
@@ -185,7 +187,7 @@ def _called(kind: Kind | None) -> str:
     return "tokenizer" if kind == "autoencoder" else kind
 
 
-def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
+def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
     folder, path = place.folder, f"{place.origin}/{CONFIG}"
     accepted = _accepted(kind)
     if not folder.is_dir():
@@ -223,7 +225,7 @@ def _read_config(place: Place, kind: Kind | None) -> dict[str, Any]:
     return config
 
 
-def _check_inside(place: Place, name: str) -> None:
+def _check_inside(place: ArtifactLocation, name: str) -> None:
     """ArtifactError for a link out of the folder: what it leads to would be copied and pushed.
 
     The Hub's cache keeps the files beside the folders of commits, whose files are links to them.

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationEr
 from pydantic_core import ErrorDetails
 
 from imagetok.errors import ConfigError
-from imagetok.files import read_regular
-from imagetok.urls import public_url
+from imagetok.io.regular_files import read_regular
+from imagetok.io.urls import public_url
 
 MAX_BYTES = 1 << 20
 PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]

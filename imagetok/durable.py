@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from imagetok.errors import ResourceError
-from imagetok.leftovers import hold, remove_leftovers
-from imagetok.stored import read_json
+from imagetok.io.json_files import read_json
+from imagetok.io.temporary_files import hold, remove_leftovers
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"

@@ -1,6 +1,6 @@
 """What can go wrong by a user's doing, and the exit code that each kind ends a command with."""
 
-from imagetok.urls import without_secrets
+from imagetok.io.urls import without_secrets
 
 
 class ImagetokError(ValueError):

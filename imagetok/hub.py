@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagetok.errors import ArtifactError, ConfigError, ImagetokError, ResourceError
-from imagetok.transfer import Progress, within_time
+from imagetok.io.timeouts import TransferProgress, within_time_limit
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -175,7 +175,9 @@ class Repository:
         if self._is_reachable is None:
             try:
                 with self._reading():
-                    within_time(lambda _: _api().model_info(self.hub_id.repo, timeout=TIMEOUT))
+                    within_time_limit(
+                        lambda _: _api().model_info(self.hub_id.repo, timeout=TIMEOUT)
+                    )
                 self._is_reachable = True
             except ResourceError as error:
                 self._problem = str(error)
@@ -187,7 +189,7 @@ class Repository:
 
         with self._reading():
             try:
-                path = within_time(
+                path = within_time_limit(
                     lambda progress: _api().hf_hub_download(
                         self.hub_id.repo,
                         name,
@@ -297,7 +299,7 @@ def _make(api: "HfApi", target: HubId, private: bool) -> None:
         api.create_branch(target.repo, branch=target.revision, exist_ok=True)
 
 
-def _counting(progress: Progress) -> Any:
+def _counting(progress: TransferProgress) -> Any:
     """The library's progress bar, which also tells how much was received."""
     from huggingface_hub.utils import tqdm
 

@@ -15,6 +15,7 @@ from imagetok.codes.schema import PLAN
 from imagetok.codes.statistics import code_statistics, save_contact_sheet
 from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.io.urls import public_url
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
@@ -22,7 +23,6 @@ from imagetok.training import checkpoint
 from imagetok.training.metrics_log import read_thinned, test_record
 from imagetok.training.run_folder import CHECKPOINTS, METRICS, exported_step
 from imagetok.training.run_folder import CONFIG as RUN_CONFIG
-from imagetok.urls import public_url
 
 Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
 

@@ -14,8 +14,8 @@ from accelerate import PartialState
 from accelerate.utils import gather, parse_flag_from_env, reduce
 from torch import Tensor, nn
 
+from imagetok.distributed.rendezvous import METHOD
 from imagetok.errors import ConfigError
-from imagetok.rendezvous import METHOD
 
 _DAYS = timedelta(days=7)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -34,7 +34,7 @@ def process_state(cpu: bool = False, *, patience: timedelta | None = _DAYS) -> P
     return PartialState(cpu=cpu, init_method=METHOD, **limit)
 
 
-def over_processes(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
+def all_reduce(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
     """The sum, the mean or the elementwise largest of every process's tensor; the same on all.
 
     value: of one shape and dtype everywhere; every process must call this (a collective). The
@@ -45,7 +45,7 @@ def over_processes(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
         return value
     here = value.to(state.device)
     if how == "max":
-        together = gathered(here[None]).amax(dim=0)
+        together = all_gather(here[None]).amax(dim=0)
     else:
         reduced = reduce(here, how)
         assert isinstance(reduced, Tensor)
@@ -53,7 +53,7 @@ def over_processes(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
     return together.to(value.device)
 
 
-def gathered(value: Tensor) -> Tensor:
+def all_gather(value: Tensor) -> Tensor:
     """Every process's tensor, joined along the first axis by rank; the same on all.
 
     value: (N, ...) of one shape and dtype everywhere, on this process's device (a collective).

@@ -16,15 +16,15 @@ from imagetok.codes.decode import decode_in_batches, picture_file, save_images
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import open_image, preprocess
+from imagetok.distributed.peers import check_same_on_all, shared_work
 from imagetok.durable import lock
 from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
-from imagetok.peers import agree, shared_work
 from imagetok.pictures import as_rgb, grid, save_grid
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.loading import open_pair
@@ -241,7 +241,9 @@ def _in_folder(
             commit_record(out, record)
         state.wait_for_everyone()
         there = (out / RECORD).is_file()
-        agree({}, {f"{RECORD} in the output folder": "there" if there else "no such file"})
+        check_same_on_all(
+            {}, {f"{RECORD} in the output folder": "there" if there else "no such file"}
+        )
         missing = [[j for j in chunk if not picture_file(out, j).is_file()] for chunk in chunks]
         state.wait_for_everyone()  # all have looked before any writes
         mine = range(state.process_index, len(chunks), state.num_processes)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from imagetok.analysis.report import Report, make_report, paths_of, sections_of
-from imagetok.destinations import file_for
+from imagetok.io.output_paths import output_file
 from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
 from imagetok.reporting import ReportSection
@@ -35,7 +35,7 @@ def report(
     Example: `prior.report(["runs/tokenizer", "runs/gpt"], "report.html").contents`
     """
     paths = paths_of(runs)
-    file_for(out)
+    output_file(out)
     opened = open_all(paths, choose_device(device))
     with progress_shown(progress):
         first = first_sections(opened, num_samples)

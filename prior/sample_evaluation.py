@@ -9,13 +9,13 @@ import torch
 from imagetok.artifacts import CONFIG
 from imagetok.data import ArrayImages
 from imagetok.data.inputs import ImageInput, open_inputs
-from imagetok.destinations import file_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.evaluate import Evaluation, evaluate
 from imagetok.evaluation.features import NetworkSpecs
 from imagetok.evaluation.records import MeasureRecord
 from imagetok.images import to_stored
+from imagetok.io.output_paths import output_file
 from imagetok.processes import process_state
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
@@ -56,7 +56,7 @@ def evaluate_samples(
 
     Example: `prior.evaluate_samples("runs/gpt/prior", "digits:train", features=["inception"])`
     """
-    file = file_for(out)
+    file = output_file(out)
     options: dict[str, Any] = {
         "features": features, "beside": beside, "device": device, "progress": progress
     }  # fmt: skip

@@ -16,8 +16,8 @@ from imagetok.codes.decode import picture_file
 from imagetok.codes.schema import CodePlan, TokenizerId, read_json
 from imagetok.durable import canonical_json, write_json
 from imagetok.errors import InputError
+from imagetok.io.json_files import Count
 from imagetok.processes import device_of
-from imagetok.stored import Count
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.sampling import micro_batch_on

@@ -18,7 +18,7 @@ from imagetok.config import load_config, validate
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
-from imagetok.processes import device_of, over_processes, process_state
+from imagetok.processes import all_reduce, device_of, process_state
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.job import Job, build_accelerator
@@ -225,7 +225,7 @@ def evaluate_bits(
             with torch.no_grad():
                 nll = negative_log_likelihood(prior(codes, labels), codes).cpu().double()
             total += torch.stack([level.sum() for level in nll.split(positions, dim=1)])
-    total = over_processes(total, "sum")
+    total = all_reduce(total, "sum")
     nats = total / (len(data) * torch.tensor(positions))
     return (nats / math.log(2)).tolist()
 

@@ -21,7 +21,8 @@ from PIL import Image
 from sampling_parts import make_prior_folder
 
 from cli.main import _run, _set_up_logging
-from imagetok import peers, rendezvous, seeding
+from imagetok import seeding
+from imagetok.distributed import peers, rendezvous
 from imagetok.errors import ConfigError
 from imagetok.named_configs import find_config
 from imagetok.processes import process_state
@@ -284,12 +285,12 @@ class Attacks:
         return self.by_commands("prior", words)
 
     def one_that_never_comes(self, absent: int) -> dict[str, Any]:
-        rendezvous.PATIENCE, rendezvous.TELL_EVERY = 1.0, 0.3
+        rendezvous.CONNECT_TIMEOUT, rendezvous.REPORT_EVERY = 1.0, 0.3
         out = self.folder / f"never{absent}"
         found = run_ranks(
             lambda rank: _run([*map(str, self.encoding(out / "codes"))]), out, absent=[absent]
         )
-        rendezvous.PATIENCE, rendezvous.TELL_EVERY = 600.0, 15.0
+        rendezvous.CONNECT_TIMEOUT, rendezvous.REPORT_EVERY = 600.0, 15.0
         return found
 
     def second_that_never_comes(self) -> dict[str, Any]:
@@ -330,7 +331,7 @@ class Attacks:
         """Rank 0 waits in a call that never returns when rank 1 is killed."""
 
         def work(rank: int) -> int:
-            peers.GRACE = 1.0
+            peers.EXIT_GRACE = 1.0
             process_state()
             with peers.shared_work({}):
                 if rank:

@@ -8,10 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    {"errors", "urls", "version"},
-    {"durable", "leftovers", "seeding", "config", "files", "stored", "transfer", "eval_mode"}
-    | {"destinations", "processes", "rendezvous", "peers", "markdown"},
-    {"images", "artifacts", "hub", "progress", "stopping", "optional"},
+    {"errors", "io", "config", "durable", "eval_mode", "seeding", "version"}
+    | {"distributed", "processes"},
+    {"images", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},
     {"environment", "named_configs"},
     {"quantizers", "networks", "data"},  # never each other

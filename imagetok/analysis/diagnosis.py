@@ -15,7 +15,6 @@ from imagetok.codes.encode import FirstImages
 from imagetok.config import load_config
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
-from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.codebook_health import (
@@ -33,6 +32,7 @@ from imagetok.evaluation.codebook_health import (
 )
 from imagetok.evaluation.records import identity_of
 from imagetok.images import Images, from_stored
+from imagetok.io.output_paths import output_folder
 from imagetok.pictures import as_pixels, as_rgb, grid_of_rows, heat_map
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
@@ -175,7 +175,7 @@ def diagnose(
 
     Example: `imagetok.diagnose("runs/a/tokenizer", "digits:test").verdicts[0].state`
     """
-    folder = folder_for(out)
+    folder = output_folder(out)
     model = open_tokenizer(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
     with progress_shown(progress):

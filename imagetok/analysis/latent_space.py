@@ -13,7 +13,6 @@ from imagetok import seeding
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
-from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
@@ -29,6 +28,7 @@ from imagetok.evaluation.manipulation import (
 )
 from imagetok.evaluation.records import identity_of
 from imagetok.images import from_stored, to_stored
+from imagetok.io.output_paths import output_folder
 from imagetok.pictures import as_pixels, grid, grid_of_rows
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
@@ -147,7 +147,7 @@ def explore(
 
     Example: `imagetok.explore("runs/a/tokenizer", "digits:test", codes=[3], out="explored")`
     """
-    folder = folder_for(out)
+    folder = output_folder(out)
     chosen = [(0, code) if isinstance(code, int) else code for code in codes]
     networks = open_networks(features, device_for(tokenizer, device))
     model = open_tokenizer(tokenizer, device)

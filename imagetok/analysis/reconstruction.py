@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from imagetok.data import open_image, preprocess
-from imagetok.destinations import file_for
 from imagetok.durable import write_bytes
 from imagetok.errors import InputError
 from imagetok.evaluation.reconstruction_error import quality, quality_sums
 from imagetok.images import Images, clamp_pixels, from_stored
+from imagetok.io.output_paths import output_file
 from imagetok.pictures import as_rgb, enlarged, grid, png_bytes, side_by_side
 from imagetok.processes import device_of
 from imagetok.results import Result
@@ -81,7 +81,7 @@ def reconstruct(
 
     Example: `imagetok.reconstruct("runs/a/tokenizer", ["photo.jpg"]).reconstructions`
     """
-    file = file_for(out)
+    file = output_file(out)
     several = [images] if isinstance(images, Path | str | Image.Image | np.ndarray) else images
     if not len(several):
         raise InputError("expected at least one image, found none")

@@ -15,10 +15,10 @@ import torch
 from imagetok.analysis.curves import LOSS, curve_of_term, figures_of
 from imagetok.analysis.runs import RunFolder, Sources, TokenizerRunFolder, names_of, open_sources
 from imagetok.analysis.tokenizer_sections import tokenizer_sections
-from imagetok.destinations import file_for
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.records import MeasureRecord, side_by_side
+from imagetok.io.output_paths import output_file
 from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
 from imagetok.reporting import Block, Commands, Numbers, ReportSection, Table, write_report
@@ -74,7 +74,7 @@ def report(
     Example: `imagetok.report(["runs/a", "runs/b"], "report.html").contents`
     """
     paths = paths_of(runs)
-    file_for(out)
+    output_file(out)
     others = "(prior.report also shows runs of priors and folders of samples) "
     sources = open_sources(names_of(paths), choose_device(device), others=others)
     with progress_shown(progress):

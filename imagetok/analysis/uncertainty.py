@@ -11,7 +11,6 @@ import torch
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
-from imagetok.destinations import folder_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
@@ -25,6 +24,7 @@ from imagetok.evaluation.uncertainty import (
     noise_images,
     spearman,
 )
+from imagetok.io.output_paths import output_folder
 from imagetok.pictures import as_pixels, grid_of_rows, heat_map
 from imagetok.processes import choose_device, full_float32
 from imagetok.progress import progress_shown
@@ -188,7 +188,7 @@ def uncertainty(
 
     Example: `imagetok.uncertainty("runs/a/tokenizer", "digits:test", shifted=["noise"]).rows()`
     """
-    folder = folder_for(out)
+    folder = output_folder(out)
     given = [tokenizers] if isinstance(tokenizers, Autoencoder | Path | str) else list(tokenizers)
     foreign = [shifted] if isinstance(shifted, str | Path) else shifted
     _check_asked(given, data)

@@ -17,12 +17,12 @@ from imagetok.codes.dataset_commit import (
 )
 from imagetok.codes.schema import PLAN, CodePlan
 from imagetok.codes.shard_writer import EncodedPart, write_shard
+from imagetok.distributed.peers import check_same_on_all, shared_work
 from imagetok.durable import lock, sha256_file
 from imagetok.errors import InputError
-from imagetok.peers import agree, shared_work
 from imagetok.processes import full_float32, process_state
 from imagetok.progress import ProgressBar
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 
 logger = logging.getLogger("imagetok")
 
@@ -64,7 +64,7 @@ def write_dataset(
             # One that outlives the first process still keeps other writers away.
             held.enter_context(lock(folder, shared=True))
         written = folder / PLAN
-        agree(
+        check_same_on_all(
             {},
             {
                 f"{PLAN} in the output folder": sha256_file(written)

@@ -19,7 +19,7 @@ from imagetok.pictures import grid, palette, png_bytes
 from imagetok.processes import device_of
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.quantizers import Codes
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
 

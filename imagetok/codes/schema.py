@@ -13,16 +13,16 @@ from pydantic import (
     model_validator,
 )
 
-from imagetok import stored
 from imagetok.config import Section
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.images import ImageContract
-from imagetok.stored import as_section, read_section
+from imagetok.io import json_files
+from imagetok.io.json_files import as_section, read_section
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 FORMAT_VERSION = 1
-MAX_JSON_BYTES = stored.MAX_BYTES
+MAX_JSON_BYTES = json_files.MAX_BYTES
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -215,4 +215,4 @@ def read_json(path: Path, cls: type[M]) -> M:
 
 def parse_json(data: bytes, cls: type[M], where: str) -> M:
     """JSON as a typed section; ShardError, which names `where`, when it is not of that form."""
-    return as_section(stored.parse_json(data, where, ShardError), cls, where, ShardError)
+    return as_section(json_files.parse_json(data, where, ShardError), cls, where, ShardError)

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from imagetok.data.shard_patterns import PROTOCOLS
 from imagetok.errors import ConfigError, ResourceError, ShardError
-from imagetok.files import FileError, open_regular, read_regular
-from imagetok.transfer import Progress, within_time
-from imagetok.urls import public_url, split_user, without_secrets
+from imagetok.io.regular_files import FileError, open_regular, read_regular
+from imagetok.io.timeouts import TransferProgress, within_time_limit
+from imagetok.io.urls import public_url, split_user, without_secrets
 
 REMEDY = (
     "Copy it again; or delete it with its .json and manifest.json where it was made, and run the "
@@ -124,7 +124,7 @@ class RemoteStorage(Storage):
         url = urlunsplit(self._parts._replace(path=f"{self._parts.path}/{name}"))
         get = _get_http if self._parts.scheme in ("http", "https") else _get_fsspec
         try:
-            return _with_retries(lambda: within_time(lambda p: get(url, max_bytes + 1, p)))
+            return _with_retries(lambda: within_time_limit(lambda p: get(url, max_bytes + 1, p)))
         except FileNotFoundError:
             raise ShardError(f"{self.path(name)}: missing") from None
         except Exception as error:  # each protocol has its own
@@ -155,7 +155,7 @@ def _with_retries(get: Callable[[], bytes]) -> bytes:
     return get()
 
 
-def _get_http(url: str, max_bytes: int, progress: Progress) -> bytes:
+def _get_http(url: str, max_bytes: int, progress: TransferProgress) -> bytes:
     plain, opener = _opener(url)
     request = urllib.request.Request(plain, headers={"User-Agent": "imagetok"})
     try:
@@ -186,7 +186,7 @@ def _opener(url: str) -> tuple[str, urllib.request.OpenerDirector]:
     return plain, urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
 
 
-def _get_fsspec(url: str, max_bytes: int, progress: Progress) -> bytes:
+def _get_fsspec(url: str, max_bytes: int, progress: TransferProgress) -> bytes:
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url)

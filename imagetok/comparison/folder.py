@@ -11,7 +11,7 @@ from imagetok.comparison.plan import PLAN, Trial, method_identity
 from imagetok.comparison.results import Comparison, evaluations
 from imagetok.config import Section, differences, load_config, validate, value_at
 from imagetok.errors import ConfigError, ImagetokError, InputError
-from imagetok.stored import Count, as_section, read_json
+from imagetok.io.json_files import Count, as_section, read_json
 from imagetok.training.config import TokenizerRun
 
 RESULT = "comparison.json"

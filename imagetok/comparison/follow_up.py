@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from imagetok.comparison.plan import Trial
 from imagetok.comparison.subprocesses import Command, Failure, failure_of, run_commands
 from imagetok.progress import ProgressBar
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 
 
 class FollowUpStep(NamedTuple):

@@ -17,11 +17,11 @@ from imagetok.config import (
 from imagetok.data import DataConfig, HuggingFaceConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError, InputError
+from imagetok.io.json_files import read_json
+from imagetok.io.urls import public_url
 from imagetok.named_configs import NamedConfig, find_config
-from imagetok.stored import read_json
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run_folder import recorded_lengths
-from imagetok.urls import public_url
 
 SEEDS = (42, 1773, 1)
 """Those of the EdVAE paper."""

@@ -32,7 +32,7 @@ from imagetok.pictures import png_bytes
 from imagetok.processes import keep_freed_memory
 from imagetok.progress import ProgressBar
 from imagetok.reporting import Commands, Figure, Pictures, ReportSection, Table, Text, write_report
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics_log import read_json_lines
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 
 
 class Command(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from imagetok.comparison.results import Comparison, MethodResult
-from imagetok.markdown import block, plain
+from imagetok.io.markdown import block, plain
 
 
 class _Column(NamedTuple):

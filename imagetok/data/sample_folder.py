@@ -7,7 +7,7 @@ from imagetok.data.encoded_images import FileImages
 from imagetok.data.folder import list_images, open_folder
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
-from imagetok.stored import read_json
+from imagetok.io.json_files import read_json
 
 RECORD = "samples.json"
 _NUMBERED = re.compile(r"\d{6,}\.png")

@@ -14,8 +14,8 @@ from imagetok.data.config import TableConfig
 from imagetok.data.encoded_images import FileImages, below
 from imagetok.data.labels_and_splits import number_labels, split_indices
 from imagetok.errors import ConfigError, InputError
-from imagetok.files import open_regular
 from imagetok.images import ImageContract
+from imagetok.io.regular_files import open_regular
 
 _SHOWN = 10
 SPLITS = {name: name for name in ("train", "val", "test")} | {

@@ -17,10 +17,10 @@ from imagetok.data.labels_and_splits import number_labels, split_indices
 from imagetok.data.shard_patterns import expand_shards
 from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
 from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceError
-from imagetok.files import open_regular
 from imagetok.images import ImageContract
-from imagetok.transfer import within_time
-from imagetok.urls import public_url, without_secrets
+from imagetok.io.regular_files import open_regular
+from imagetok.io.timeouts import within_time_limit
+from imagetok.io.urls import public_url, without_secrets
 
 _MAX_LABEL_BYTES = 4096
 _READ_AHEAD = 5 << 20
@@ -191,10 +191,10 @@ class _RemoteFile:
 
     def __init__(self, shard: str):
         system, path = _remote(shard)
-        self._file = within_time(lambda _: system.open(path, "rb"))
+        self._file = within_time_limit(lambda _: system.open(path, "rb"))
 
     def read(self, size: int = -1, /) -> bytes:
-        return within_time(lambda _: self._file.read(size), max(size, _READ_AHEAD))
+        return within_time_limit(lambda _: self._file.read(size), max(size, _READ_AHEAD))
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return self._file.seek(offset, whence)
@@ -221,7 +221,7 @@ def _read(shard: str, member: TarMember) -> bytes:
     if "://" in shard:
         system, path = _remote(shard)
         with _fetching(shard):
-            return within_time(
+            return within_time_limit(
                 lambda _: system.cat_file(path, start=member.offset, end=end), member.size
             )
     with open_regular(shard) as file:

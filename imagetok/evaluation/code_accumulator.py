@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from imagetok.processes import over_processes
+from imagetok.processes import all_reduce
 from imagetok.quantizers import CodebookUse, Codes, code_counts, codebook_use, level_name
 
 MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
@@ -65,11 +65,11 @@ class CodeAccumulator:
 
     def sum_over_processes(self) -> None:
         """Join all processes' tallies; every process must call this (a collective)."""
-        self.counts = [over_processes(level, "sum") for level in self.counts]
-        self._num_batches = over_processes(self._num_batches, "sum")
-        self._perplexity_sums = over_processes(self._perplexity_sums, "sum")
-        self._sums = over_processes(self._sums, "sum")
-        self._highest = over_processes(self._highest, "max")
+        self.counts = [all_reduce(level, "sum") for level in self.counts]
+        self._num_batches = all_reduce(self._num_batches, "sum")
+        self._perplexity_sums = all_reduce(self._perplexity_sums, "sum")
+        self._sums = all_reduce(self._sums, "sum")
+        self._highest = all_reduce(self._highest, "max")
 
     def use(self, level: int) -> CodebookUse:
         """Usage and perplexity of one level over the whole split."""

@@ -8,7 +8,6 @@ import torch
 
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
-from imagetok.destinations import file_for
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.features import NetworkSpecs, open_networks
@@ -20,6 +19,7 @@ from imagetok.evaluation.records import (
     read_record,
     side_by_side,
 )
+from imagetok.io.output_paths import output_file
 from imagetok.processes import process_state
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -93,7 +93,7 @@ def evaluate(
 
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
     """
-    file, where = file_for(out), device_for(tokenizer, device)
+    file, where = output_file(out), device_for(tokenizer, device)
     records = dict(beside) if isinstance(beside, Mapping) else _read(beside)
     networks, distances = open_networks(features, where), open_distances(lpips, where)
     model = open_autoencoder(tokenizer, device)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from imagetok.data import ImageDataset
+from imagetok.distributed.peers import check_peers
 from imagetok.errors import InputError
 from imagetok.evaluation.distances import (
     FeatureMoments,
@@ -19,7 +20,6 @@ from imagetok.evaluation.distances import (
 )
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.images import from_stored, to_stored
-from imagetok.peers import check_peers
 from imagetok.processes import device_of, full_float32, process_state
 from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder

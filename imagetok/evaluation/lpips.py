@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from imagetok.data import ImageDataset
+from imagetok.distributed.peers import check_peers
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.feature_distances import FEATURE_BATCH, reconstruct_bytes
 from imagetok.evaluation.published_weights import (
@@ -23,7 +24,6 @@ from imagetok.evaluation.published_weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
-from imagetok.peers import check_peers
 from imagetok.processes import device_of, full_float32, process_state
 from imagetok.tokenizers import Autoencoder
 

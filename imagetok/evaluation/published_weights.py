@@ -14,7 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from imagetok.errors import InputError, ResourceError
-from imagetok.files import check_safetensors, read_regular
+from imagetok.io.regular_files import check_safetensors, read_regular
 
 _MAX_BYTES = 8 << 30
 

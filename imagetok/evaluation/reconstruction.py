@@ -14,7 +14,7 @@ from imagetok.evaluation.reconstruction_error import (
     quality,
     quality_sums,
 )
-from imagetok.processes import full_float32, over_processes, process_state
+from imagetok.processes import all_reduce, full_float32, process_state
 from imagetok.tokenizers import Autoencoder, Tokenizer
 
 
@@ -56,7 +56,7 @@ def evaluate_reconstruction(
             batch = read_batch(model, dataset, range(len(dataset)), number)
             x_hat = _reconstruct(model, batch, accumulator)
             sums += quality_sums(x_hat, batch.images, model.image)
-    sums = over_processes(sums, "sum")
+    sums = all_reduce(sums, "sum")
     accumulator.sum_over_processes()
     return {
         "num_images": len(dataset),

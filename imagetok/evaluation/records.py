@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from imagetok.config import differences
 from imagetok.data import ImageDataset
 from imagetok.data.sample_folder import open_samples
+from imagetok.distributed.peers import check_peers, shared_work
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
@@ -25,10 +26,9 @@ from imagetok.evaluation.feature_distances import (
 )
 from imagetok.evaluation.features import FeatureNetwork
 from imagetok.evaluation.lpips import PerceptualDistance, mean_distance
-from imagetok.peers import check_peers, shared_work
+from imagetok.io.json_files import read_json
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
-from imagetok.stored import read_json
 from imagetok.tokenizers import Autoencoder
 
 

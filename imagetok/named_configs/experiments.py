@@ -8,7 +8,7 @@ from typing import Any
 
 from imagetok.config import validate
 from imagetok.errors import ConfigError
-from imagetok.named_configs.sheets import Settings, Sheet, SheetData, SheetPriorUse, SheetTable
+from imagetok.named_configs.sheets import ConfigChanges, Sheet, SheetData, SheetPriorUse, SheetTable
 
 ORDER = {
     "": ("kind", "seed", "data", "tokenizer", "conditional"),
@@ -184,7 +184,7 @@ def _numbers(columns: tuple[str, ...], row: str, where: str) -> dict[str, str]:
     return dict(zip(columns, values, strict=True)) if values else {}
 
 
-def _changed(tree: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _changed(tree: Mapping[str, Any], settings: ConfigChanges) -> dict[str, Any]:
     """A copy of the tree with the value of each dotted key put in."""
     result = copy.deepcopy(dict(tree))
     for key, value in settings.items():

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from imagetok.config import Section
 
-Settings = dict[str, Any]
-Rows = dict[str, dict[str, str]]
+ConfigChanges = dict[str, Any]
+TableRows = dict[str, dict[str, str]]
 
 
 class SheetData(Section):
@@ -21,7 +21,7 @@ class SheetData(Section):
     """How the data set is called."""
     is_downloaded: bool = False
     """Whether `--set data.download=true` fetches it."""
-    set: Settings
+    set: ConfigChanges
     """What every experiment on it has."""
 
 
@@ -32,9 +32,9 @@ class SheetMethod(Section):
     """How the method is called."""
     notes: str = ""
     """What the paper leaves open, and where it is not followed."""
-    set: Settings
+    set: ConfigChanges
     """What every experiment of it has."""
-    on: dict[str, Settings] = Field({})
+    on: dict[str, ConfigChanges] = Field({})
     """What it has on one of the data sets."""
 
 
@@ -45,9 +45,9 @@ class SheetPrior(Section):
     """How the prior is called."""
     notes: str = ""
     """What the paper leaves open, and where it is not followed."""
-    base: Settings
+    base: ConfigChanges
     """Its config, without `tokenizer` and `data.source`."""
-    on: dict[str, Settings] = Field({})
+    on: dict[str, ConfigChanges] = Field({})
     """What it has on one of the data sets."""
 
 
@@ -77,7 +77,7 @@ class SheetTable(Section):
     """The names of the measures; none: the paper draws them."""
     prior: SheetPriorUse | None = None
     """The prior on each."""
-    rows: Rows
+    rows: TableRows
     """Data set -> method -> the numbers, as the paper prints them, separated by commas."""
 
 
@@ -94,11 +94,11 @@ class SheetSweep(Section):
     """Each of these methods."""
     notes: str = ""
     """What the paper leaves open."""
-    points: dict[str, Settings]
+    points: dict[str, ConfigChanges]
     """Name -> what it changes. One that changes nothing is the method's own experiment."""
     columns: tuple[str, ...] = ()
     """The names of the measures; none: the paper draws them."""
-    rows: Rows = Field({})
+    rows: TableRows = Field({})
     """Data set -> point -> the numbers, as the paper prints them, separated by commas."""
 
 
@@ -111,7 +111,7 @@ class Sheet(Section):
     """Who wrote it, how long its runs are, and what its numbers are."""
     notes: str
     """What holds for every experiment; it may be empty."""
-    base: Settings
+    base: ConfigChanges
     """What all configs of tokenizers share."""
     data: dict[str, SheetData]
     """The data sets by name."""

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok.durable import commit_folder, verify_folder, write_json
 from imagetok.errors import CheckpointError, DivergedError, ResourceError
-from imagetok.files import FileError, check_safetensors, open_regular
+from imagetok.io.regular_files import FileError, check_safetensors, open_regular
 from imagetok.training.best_weights import BEST
 from imagetok.training.checkpoint_record import CheckpointRecord, read_record
 

@@ -7,7 +7,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from imagetok.config import Section
 from imagetok.errors import CheckpointError, InputError
-from imagetok.stored import Count, Measure, read_section
+from imagetok.io.json_files import Count, Measure, read_section
 
 FINISHED = "finished.json"
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
+from imagetok.distributed.peers import check_same_on_all
 from imagetok.durable import write_json
 from imagetok.errors import (
     CheckpointError,
@@ -26,10 +27,9 @@ from imagetok.errors import (
     NotFiniteError,
     StoppedError,
 )
-from imagetok.peers import agree
-from imagetok.processes import over_processes, peak_memory_mb
+from imagetok.processes import all_reduce, peak_memory_mb
 from imagetok.progress import ProgressBar
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 from imagetok.training import checkpoint
 from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
@@ -277,7 +277,7 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
-            average_batch_norm_statistics(bare, lambda values: over_processes(values, "mean"))
+            average_batch_norm_statistics(bare, lambda values: all_reduce(values, "mean"))
         draw = seeding.generator(self.seed, "update", step)
         replaced = self.job.update(bare, total.sums | total.rows, draw)
         if self.average is not None:
@@ -342,7 +342,7 @@ class _Training:
         if self.accelerator.is_main_process:
             tests = (r for r in records_of(self.metrics.path) if r.get("split") == "test")
             found = min((r[measure] for r in tests if r.get(measure) is not None), default=found)
-        lowest = -float(over_processes(torch.tensor(-found), "max"))
+        lowest = -float(all_reduce(torch.tensor(-found), "max"))
         return lowest if math.isfinite(lowest) else None
 
     def _record(self, split: str, values: dict[str, float] | dict[str, float | int]) -> None:
@@ -375,7 +375,9 @@ class _Training:
     def _restore(self) -> None:
         """Go on from the newest good checkpoint; nothing on disk is touched before all was read."""
         path = checkpoint.newest(self.checkpoints)
-        agree({}, {f"the newest good checkpoint in {self.checkpoints}": path and path.name})
+        check_same_on_all(
+            {}, {f"the newest good checkpoint in {self.checkpoints}": path and path.name}
+        )
         if path is None:
             if not (self._take_finished() and self._is_finished()):
                 self._refuse_to_start_over()

@@ -12,8 +12,8 @@ from typing import Any
 
 from imagetok.durable import check_held
 from imagetok.errors import CheckpointError, InputError
-from imagetok.files import open_regular
-from imagetok.stored import parse_json
+from imagetok.io.json_files import parse_json
+from imagetok.io.regular_files import open_regular
 
 MANY = 4096
 """Records that a picture of a log is drawn from; see `read_thinned`."""

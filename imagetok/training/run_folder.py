@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imagetok.config import Section, differences, dump_yaml, load_config, value_at
+from imagetok.distributed.peers import shared_work
 from imagetok.durable import lock, remove_temporaries, write_bytes
 from imagetok.errors import CheckpointError, ConfigError
-from imagetok.peers import shared_work
 from imagetok.training.checkpoint import has_checkpoints
 from imagetok.training.checkpoint_record import FINISHED, read_finished
 from imagetok.training.metrics_log import read_json_lines

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imagetok.processes import gathered, over_processes, process_state
+from imagetok.processes import all_gather, all_reduce, process_state
 
 
 class StepOutput(NamedTuple):
@@ -33,11 +33,11 @@ def combine_outputs(outputs: list[StepOutput]) -> StepOutput:
     scalars = {"loss": [o.loss for o in outputs]}
     scalars |= {name: [o.metrics[name] for o in outputs] for name in first.metrics}
     means = {
-        name: over_processes(torch.stack(values).float().sum(), "sum") / count
+        name: all_reduce(torch.stack(values).float().sum(), "sum") / count
         for name, values in scalars.items()
     }
     sums = {name: _total([o.sums[name] for o in outputs]) for name in first.sums}
-    rows = {name: gathered(torch.cat([o.rows[name] for o in outputs])) for name in first.rows}
+    rows = {name: all_gather(torch.cat([o.rows[name] for o in outputs])) for name in first.rows}
     described = tuple(
         _total(list(parts)) for parts in zip(*(o.described for o in outputs), strict=True)
     )
@@ -45,4 +45,4 @@ def combine_outputs(outputs: list[StepOutput]) -> StepOutput:
 
 
 def _total(parts: list[Tensor]) -> Tensor:
-    return over_processes(torch.stack(parts).sum(0), "sum")
+    return all_reduce(torch.stack(parts).sum(0), "sum")

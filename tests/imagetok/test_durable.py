@@ -21,7 +21,7 @@ from imagetok.durable import (
     write_json,
 )
 from imagetok.errors import ResourceError
-from imagetok.leftovers import hold
+from imagetok.io.temporary_files import hold
 
 
 @pytest.fixture

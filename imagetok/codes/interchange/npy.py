@@ -11,7 +11,7 @@ from imagetok.codes.interchange.format import Binding, CodeRows, ReadableRows, c
 from imagetok.codes.schema import CodePlan, read_json
 from imagetok.durable import MANIFEST, staged_folder, verify_folder, write_json
 from imagetok.errors import InputError
-from imagetok.files import open_regular
+from imagetok.io.regular_files import open_regular
 
 BINDING = "imagetok.json"
 

@@ -20,9 +20,9 @@ from imagetok.codes.interchange.format import (
 from imagetok.codes.schema import CodePlan
 from imagetok.durable import staged_file
 from imagetok.errors import InputError
-from imagetok.files import open_regular
+from imagetok.io.json_files import as_section, parse_json
+from imagetok.io.regular_files import open_regular
 from imagetok.optional import require
-from imagetok.stored import as_section, parse_json
 
 _KEY = b"imagetok"
 _INDEX = "source_index"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.networks import PixelRange
-from imagetok.processes import over_processes
+from imagetok.processes import all_reduce
 from imagetok.tokenizers.likelihood.base import Likelihood
 
 _MIN_SQUARED_ERROR = 1e-8  # of an image; its logarithm explodes at 0
@@ -89,7 +89,7 @@ class ARELBOLikelihood(PixelLikelihood):
             error = self.squared_error(out, images)
             whole = error.detach()
             if self.training:
-                whole = over_processes(whole, "mean")
+                whole = all_reduce(whole, "mean")
             whole = whole.clamp_min(_MIN_SQUARED_ERROR)
             # error / whole - 1 carries the gradient of ln(error), and below the least error it
             # continues the logarithm as a straight line.

@@ -14,7 +14,6 @@ from PIL import Image
 from shard_server import ShardServer
 
 from cli.main import _run
-from imagetok import transfer
 from imagetok.codes import storage
 from imagetok.codes.dataset_commit import commit_plan
 from imagetok.codes.encode import encode_dataset
@@ -24,6 +23,7 @@ from imagetok.data.config import WebDatasetConfig
 from imagetok.errors import ConfigError, ResourceError
 from imagetok.images import ImageContract
 from imagetok.inspection import describe
+from imagetok.io import timeouts
 
 USER, SIGNATURE = "me:p@ss/word", "Signature=abc%2Fdef"
 SECRETS = ("p@ss", "p%40ss", "abc/def", "abc%2Fdef", "Signature")
@@ -140,8 +140,8 @@ def test_a_dataset_of_a_time_when_secrets_were_stored_goes_on(tokenizer, tmp_pat
 
 def test_a_server_that_never_ends_is_given_up(dataset, tmp_path, monkeypatch):
     """Whose every byte comes soon enough: shards, and tars of images."""
-    monkeypatch.setattr(transfer, "TOTAL", 0.5)
-    monkeypatch.setattr(transfer, "SLOWEST", 1e8)
+    monkeypatch.setattr(timeouts, "TOTAL", 0.5)
+    monkeypatch.setattr(timeouts, "SLOWEST", 1e8)
     folder = shutil.copytree(dataset, tmp_path / "codes")
     write_tar(folder / "a.tar", *[picture(i) for i in range(9)])
     with ShardServer(folder) as server:
@@ -159,8 +159,8 @@ def test_a_server_that_never_ends_is_given_up(dataset, tmp_path, monkeypatch):
 
 
 def test_what_comes_fast_enough_may_take_longer(dataset, monkeypatch):
-    monkeypatch.setattr(transfer, "TOTAL", 0.2)
-    monkeypatch.setattr(transfer, "SLOWEST", 1)
+    monkeypatch.setattr(timeouts, "TOTAL", 0.2)
+    monkeypatch.setattr(timeouts, "SLOWEST", 1)
     with ShardServer(dataset) as server:
         server.faults["plan.json"] = ["drip"]
         monkeypatch.setattr("shard_server.DRIP_SECONDS", 0.001)

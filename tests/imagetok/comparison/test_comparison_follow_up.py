@@ -5,7 +5,7 @@ import sys
 from imagetok.comparison.follow_up import FollowUp, FollowUpStep, run_follow_up
 from imagetok.comparison.plan import Trial
 from imagetok.comparison.subprocesses import Failure
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 
 
 def test_cells_take_the_steps_in_order_but_for_what_is_done_or_failed(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from imagetok.comparison.subprocesses import Command, run_commands
 from imagetok.errors import StoppedError
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 
 
 def job(tmp_path: Path, name: str, shell: str) -> Command:
@@ -78,7 +78,7 @@ def test_standard_input_ends_with_this_process(tmp_path):
     code = (
         "import sys; from pathlib import Path; "
         "from imagetok.comparison.subprocesses import Command, run_commands\n"
-        "from imagetok.stopping import StopRequest\n"
+        "from imagetok.signals import StopRequest\n"
         f"shell = 'echo ready; cat; echo gone > {tmp_path}/gone'\n"
         f"job = Command('x', ['sh', '-c', shell], Path('{tmp_path}/log'))\n"
         "import os\n"

@@ -221,8 +221,8 @@ def test_a_transfer_that_never_ends_is_given_up(
 ) -> None:
     hub.add(NAME, files)
     hub.drip("GET /store/")
-    monkeypatch.setattr("imagetok.transfer.TOTAL", 2.0)
-    monkeypatch.setattr("imagetok.transfer.SLOWEST", 1e9)
+    monkeypatch.setattr("imagetok.io.timeouts.TOTAL", 2.0)
+    monkeypatch.setattr("imagetok.io.timeouts.SLOWEST", 1e9)
     refused(r"connection to the Hub .* failed: given up after 2 s", NAME, ResourceError)
 
 

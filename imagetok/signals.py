@@ -6,9 +6,9 @@ from types import FrameType, TracebackType
 
 import torch
 
+from imagetok.distributed.peers import check_peers
 from imagetok.errors import StoppedError
-from imagetok.peers import check_peers
-from imagetok.processes import over_processes, process_state
+from imagetok.processes import all_reduce, process_state
 
 
 class StopRequest:
@@ -57,7 +57,7 @@ class StopRequest:
         """
         if process_state().num_processes == 1:
             return self._signal
-        return int(over_processes(torch.tensor([self._signal]), "max"))
+        return int(all_reduce(torch.tensor([self._signal]), "max"))
 
     def check(self) -> None:
         """Raise StoppedError on every process if any was asked to stop (a collective)."""

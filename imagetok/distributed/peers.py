@@ -19,7 +19,7 @@ from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceErro
 from imagetok.processes import process_state
 from imagetok.version import __version__
 
-GRACE = 60.0
+EXIT_GRACE = 60.0
 """Seconds that a process may go on after another one ended: it may wait in a library for ever."""
 _CONNECT = 20.0
 _TOKEN_BYTES, _RANK_BYTES = 32, 4
@@ -42,7 +42,7 @@ def shared_work(
         yield
         return
     versions = {"imagetok": __version__, "torch": torch.__version__}
-    agree({"versions": versions, **settings}, data())
+    check_same_on_all({"versions": versions, **settings}, data())
     if _current:  # part of a larger one
         yield
         return
@@ -57,7 +57,7 @@ def shared_work(
         watch.end(is_done)
 
 
-def agree(settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def check_same_on_all(settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Raise on every process unless all have what the first one has (a collective).
 
     settings: refused with ConfigError. data: refused with InputError. Plain trees of string keys.
@@ -171,7 +171,7 @@ class _Watch:
         for rank, connection in self._connections.items():
             if rank != lost:
                 _send(connection, _LOST + lost.to_bytes(_RANK_BYTES, "big"))
-        if not self._over.wait(GRACE):
+        if not self._over.wait(EXIT_GRACE):
             logger.error("error: %s", _gone(lost))
             os._exit(ResourceError.exit_code)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 Found = dict[str, dict[str, Any]]
 
 # attack: exit code, and what every process says

@@ -21,9 +21,9 @@ from imagetok.errors import ResourceError
 
 METHOD = "imagetok://"
 """The `init_method` of a process group."""
-PATIENCE = 600.0
+CONNECT_TIMEOUT = 600.0
 """Seconds that processes may come late."""
-TELL_EVERY = 15.0
+REPORT_EVERY = 15.0
 """Seconds between two lines about who is waited for."""
 logger = logging.getLogger("imagetok")
 
@@ -32,7 +32,7 @@ def _rendezvous(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
     """The store of a run, this process's rank and how many there are; torch asks once."""
     given = parse_qs(urlparse(url).query)
     rank, size = (_number(given, name) for name in ("rank", "world_size"))
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + CONNECT_TIMEOUT
     store = _reach(rank, size, end)
     try:
         _gather(store, rank, size, end)
@@ -80,24 +80,24 @@ def _reach(rank: int, size: int, end: float) -> Store:
 def _wait_for_server(host: str, port: int, rank: int, size: int, end: float) -> None:
     """Return when somebody listens there. (The store's own waiting writes a C++ trace a second.)"""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-    told = time.monotonic()
+    message = time.monotonic()
     while True:
         try:
-            socket.create_connection((host, port), timeout=TELL_EVERY).close()
+            socket.create_connection((host, port), timeout=REPORT_EVERY).close()
             return
         except OSError as error:
             reason = error.strerror or str(error)
         now = time.monotonic()
         if now >= end:
             raise ResourceError(
-                f"process {rank} waited {PATIENCE:g} s for the first of {size} processes, at "
-                f"MASTER_ADDR={host} MASTER_PORT={port} ({reason}); start all of them, with the "
+                f"process {rank} waited {CONNECT_TIMEOUT:g} s for the first of {size} processes, "
+                f"at MASTER_ADDR={host} MASTER_PORT={port} ({reason}); start all of them, with the "
                 "address of the first one's machine and a port that is open there"
             )
-        if is_first_here and now - told >= TELL_EVERY:
+        if is_first_here and now - message >= REPORT_EVERY:
             # As an error, for information is shown by the first process alone.
             logger.error("waiting for the first of %d processes, at %s:%d", size, host, port)
-            told = now
+            message = now
         time.sleep(0.1)
 
 
@@ -107,20 +107,20 @@ def _gather(store: Store, rank: int, size: int, end: float) -> None:
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     arrivals = PrefixStore(f"imagetok-{start}", store)
     arrivals.set(f"process-{rank}", "there")
-    count, told = arrivals.add("count", 1), time.monotonic()
+    count, message = arrivals.add("count", 1), time.monotonic()
     while count < size:
         now = time.monotonic()
         if now >= end:
             raise ResourceError(
-                f"waited {PATIENCE:g} s for {size - count} of {size} processes "
+                f"waited {CONNECT_TIMEOUT:g} s for {size - count} of {size} processes "
                 f"({_missing(arrivals, size)}); start all of them, with the same MASTER_ADDR, "
                 "MASTER_PORT and number of processes, and look at what they say"
             )
-        if rank == 0 and now - told >= TELL_EVERY:
+        if rank == 0 and now - message >= REPORT_EVERY:
             absent = _missing(arrivals, size)
             logger.info("waiting for %d of %d processes (%s)", size - count, size, absent)
-            told = now
-        time.sleep(0.05 if now - told < 1 else 0.5)
+            message = now
+        time.sleep(0.05 if now - message < 1 else 0.5)
         count = arrivals.add("count", 0)
 
 

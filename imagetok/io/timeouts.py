@@ -14,7 +14,7 @@ _PART = 1 << 20
 T = TypeVar("T")
 
 
-class Progress:
+class TransferProgress:
     """How much a request has brought so far; after its time is over, it ends at the next part."""
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class Progress:
         return b"".join(parts)
 
 
-def within_time(get: Callable[[Progress], T], num_bytes: int = 0) -> T:
+def within_time_limit(get: Callable[[TransferProgress], T], num_bytes: int = 0) -> T:
     """What `get` gives or raises; TimeoutError when it takes too long.
 
     num_bytes: how much it will bring at most, where it does not tell its progress. It runs in
     another thread, which is left alone when it does not end.
     """
-    progress, results = Progress(), queue.SimpleQueue[tuple[Any, BaseException | None]]()
+    progress, results = TransferProgress(), queue.SimpleQueue[tuple[Any, BaseException | None]]()
 
     def run() -> None:
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from imagetok.errors import ConfigError
 
 
-def folder_for(out: Path | str | None) -> Path | None:
+def output_folder(out: Path | str | None) -> Path | None:
     """A folder to write into, which may not be there yet; None for nothing to write.
 
     Raises ConfigError where a file has that name.
@@ -17,7 +17,7 @@ def folder_for(out: Path | str | None) -> Path | None:
     return Path(out)
 
 
-def file_for(out: Path | str | None) -> Path | None:
+def output_file(out: Path | str | None) -> Path | None:
     """A file to write; None for nothing to write. Raises ConfigError where it is a folder."""
     if out is None:
         return None

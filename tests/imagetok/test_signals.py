@@ -10,13 +10,13 @@ import threading
 import pytest
 
 from imagetok.errors import StoppedError
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 
 RANKS = """
 import os, signal
 from imagetok.errors import StoppedError
 from imagetok.processes import process_state
-from imagetok.stopping import StopRequest
+from imagetok.signals import StopRequest
 
 state = process_state(cpu=True)
 with StopRequest() as stop:

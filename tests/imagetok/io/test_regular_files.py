@@ -16,7 +16,7 @@ from imagetok import artifacts
 from imagetok.artifacts import read_artifact
 from imagetok.data.shard_patterns import _MAX_SHARDS, count_shards, expand_shards
 from imagetok.errors import ArtifactError, ConfigError, InputError
-from imagetok.files import MAX_HEADER_BYTES, FileError, check_safetensors, read_regular
+from imagetok.io.regular_files import MAX_HEADER_BYTES, FileError, check_safetensors, read_regular
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
 

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from imagetok import artifacts
 from imagetok.comparison.table import markdown_row, rule
-from imagetok.markdown import block, plain
+from imagetok.io.markdown import block, plain
 
 HOSTILE = (
     "a | b",

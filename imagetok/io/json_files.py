@@ -8,7 +8,7 @@ from pydantic_core import from_json
 
 from imagetok.config import Section, validate
 from imagetok.errors import ConfigError, InputError
-from imagetok.files import FileError, read_regular
+from imagetok.io.regular_files import FileError, read_regular
 
 MAX_BYTES = 256 << 20
 Count = Annotated[int, Field(ge=0, lt=2**53, strict=True)]

@@ -1,0 +1,1 @@
+"""Files and URLs: bounded reading, temporary files, output paths, time limits, redaction."""
