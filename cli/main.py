@@ -86,8 +86,15 @@ class LazyGroup(click.Group):
     is_flag=True,
     help="Stop, as by SIGTERM, when standard input ends: for a program that starts this one.",
 )
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE|MODULE",
+    help="Load quantizers, data sources, ... of your own: a Python file or an installed module.",
+)
 @click.version_option(package_name="imagetok")
-def imagetok(debug: bool, stop_with_parent: bool) -> None:
+def imagetok(debug: bool, stop_with_parent: bool, plugins: tuple[str, ...]) -> None:
     """Image tokenizers, code datasets and priors, end to end.
 
     Example: imagetok quickstart
@@ -95,6 +102,11 @@ def imagetok(debug: bool, stop_with_parent: bool) -> None:
     del debug  # read where errors become messages
     if stop_with_parent:
         _stop_with_standard_input()
+    if plugins:
+        from imagetok.plugins.loading import load_plugin
+
+        for plugin in plugins:
+            load_plugin(plugin)
 
 
 def _stop_with_standard_input() -> None:
@@ -131,6 +143,8 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stopped:
         return stopped.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--plugin":
+            error = click.UsageError("--plugin stands before the command: imagetok --plugin ...")
         shown = io.StringIO()
         error.show(shown)
         click.echo(without_secrets(shown.getvalue()), err=True, nl=False)

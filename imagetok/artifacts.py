@@ -8,7 +8,7 @@ checked against its architecture and its fingerprint before a model is built fro
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,10 +27,11 @@ from imagetok.durable import (
     write_bytes,
     write_json,
 )
-from imagetok.errors import ArtifactError, ResourceError
+from imagetok.errors import ArtifactError, ConfigError, ResourceError
 from imagetok.io.json_files import read_json
 from imagetok.io.markdown import plain
 from imagetok.io.regular_files import FileError, check_safetensors
+from imagetok.plugins.records import PartRecord, check_available, read_records
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -73,6 +74,8 @@ class Artifact(NamedTuple):
     kind: Kind
     architecture: dict[str, Any]
     fingerprint: str
+    plugins: tuple[PartRecord, ...] = ()
+    """The parts that are not imagetok's, and who provides them."""
 
 
 def fingerprint_of(kind: str, architecture: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -94,8 +97,18 @@ def fingerprint_of(kind: str, architecture: dict[str, Any], tensors: dict[str, T
     return digest.hexdigest()
 
 
-def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model: nn.Module) -> str:
-    """Put config and weights into an existing (staged) folder; returns the fingerprint."""
+def write_artifact(
+    folder: Path,
+    kind: str,
+    architecture: dict[str, Any],
+    model: nn.Module,
+    plugins: Sequence[Mapping[str, str]] = (),
+) -> str:
+    """Put config and weights into an existing (staged) folder; returns the fingerprint.
+
+    plugins: the parts that are not imagetok's, as `plugins.records_of` gives them; the key is
+    absent where there are none, and no part of the fingerprint.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     fingerprint = fingerprint_of(kind, architecture, tensors)
     try:
@@ -110,6 +123,7 @@ def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model:
             "kind": kind,
             "architecture": architecture,
             "fingerprint": fingerprint,
+            **({"plugins": list(plugins)} if plugins else {}),
         },
     )
     return fingerprint
@@ -163,6 +177,7 @@ def read_artifact(
         config["kind"],
         config["architecture"],
         str(config["fingerprint"]),
+        _plugins_in(config, f"{place.origin}/{CONFIG}"),
     )
     if place.is_fetched:
         check_manifest(
@@ -171,6 +186,18 @@ def read_artifact(
             "its owner to push it again",
         )
     return artifact
+
+
+def _plugins_in(config: Mapping[str, Any], where: str) -> tuple[PartRecord, ...]:
+    try:
+        return read_records(config.get("plugins", ()), where)
+    except ConfigError as error:
+        raise ArtifactError(str(error)) from None
+
+
+def check_plugins(artifact: Artifact) -> None:
+    """ArtifactError where an artifact needs a part that no loaded or installed plugin provides."""
+    check_available(artifact.plugins, artifact.origin, ArtifactError)
 
 
 def _accepted(kind: Kind | None) -> tuple[Kind, ...]:
@@ -207,7 +234,7 @@ def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read it: {error.strerror}") from None
     fields = {"format_version", "imagetok_version", "kind", "architecture", "fingerprint"}
-    if not isinstance(config, dict) or config.keys() != fields:
+    if not isinstance(config, dict) or config.keys() - {"plugins"} != fields:
         raise ArtifactError(f"{path}: expected exactly the keys {sorted(fields)}")
     if config["format_version"] != FORMAT_VERSION:
         raise ArtifactError(

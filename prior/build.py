@@ -68,12 +68,17 @@ def build_skeleton(architecture: Mapping[str, Any], where: str) -> Prior:
 
     where: for messages. Raises ArtifactError for an architecture that is none.
     """
-    with torch.device("meta"):
-        return build_prior(_config(architecture, where))
+    config = _config(architecture, where)
+    try:
+        with torch.device("meta"):
+            return build_prior(config)
+    except ConfigError as error:
+        raise ArtifactError(f"{where}: {error}") from error
 
 
 def load_prior(artifact: artifacts.Artifact) -> Prior:
     """The prior of an artifact, with its weights; see `Prior.from_pretrained`."""
+    artifacts.check_plugins(artifact)
     where = f"{artifact.origin}/{artifacts.CONFIG}"
     skeleton = build_skeleton(artifact.architecture, where)
     tensors = artifacts.load_weights(artifact, "prior", skeleton)

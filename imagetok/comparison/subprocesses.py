@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from imagetok.plugins.loading import plugin_options
 from imagetok.signals import StopRequest
 
 
@@ -31,9 +32,11 @@ class Failure(NamedTuple):
 def imagetok_command(*words: str) -> list[str]:
     """A command of imagetok as a process that ends when the one that started it does.
 
-    -P: a project that has folders named `cli` or `prior` may be the working folder.
+    -P: a project that has folders named `cli` or `prior` may be the working folder. It loads the
+    plugins that this process loaded.
     """
-    return [sys.executable, "-P", "-m", "imagetok", "--stop-with-parent", *words]
+    program = [sys.executable, "-P", "-m", "imagetok", "--stop-with-parent"]
+    return [*program, *plugin_options(), *words]
 
 
 def failure_of(job: Command, code: int) -> Failure:

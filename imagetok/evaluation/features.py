@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +25,12 @@ from imagetok.evaluation.published_weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
+from imagetok.plugins.registry import NAME, Registration, find
+from imagetok.plugins.sections import build_part
 
 HELP = (
     "inception, vgg16, torchvision:MODEL, each with =FILE for weights of your own place; "
-    "cifar-resnet=FILE; python:MODULE:FUNCTION"
+    "cifar-resnet=FILE; python:MODULE:FUNCTION; NAME or NAME=FILE of one that is registered"
 )
 _INCEPTION = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -107,6 +111,9 @@ def open_features(spec: str) -> FeatureNetwork:
         return _torchvision("vgg16", path)
     if name.startswith("torchvision:"):
         return _torchvision(name.removeprefix("torchvision:"), path)
+    registered = find("features", name) if re.fullmatch(NAME, name) else None
+    if registered is not None:
+        return _registered(registered, spec, path)
     raise ConfigError(f"--features: expected {HELP}; found {spec!r}")
 
 
@@ -192,6 +199,25 @@ def _user_network(spec: str) -> FeatureNetwork:
         raise ConfigError(f"--features {spec}: expected a torch module, found {type(model)}")
     return FeatureNetwork(
         f"{module}:{function}", model, lambda x: Features(model(to_unit_range(x)), None), "none"
+    )
+
+
+def _registered(registration: Registration, spec: str, path: Path | None) -> FeatureNetwork:
+    """A registered network; it may be a FeatureNetwork already, which knows its logits."""
+    given = () if path is None else (path,)
+    try:
+        inspect.signature(registration.build).bind(*given)
+    except TypeError:
+        form = "NAME" if given else "NAME=FILE"
+        raise ConfigError(
+            f"--features {spec}: expected {form.replace('NAME', registration.name)}, as what is "
+            "registered under this name takes its weights"
+        ) from None
+    model = build_part(registration, nn.Module, *given)
+    if isinstance(model, FeatureNetwork):
+        return model
+    return FeatureNetwork(
+        registration.name, model, lambda x: Features(model(to_unit_range(x)), None), "none"
     )
 
 

@@ -3,7 +3,7 @@
 A record is read for messages alone; nothing is imported because of one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from imagetok.config import Section, validate
 from imagetok.errors import ConfigError, ImagetokError
-from imagetok.plugins.loading import failures
+from imagetok.plugins.loading import failures, installed_plugins
 from imagetok.plugins.registry import NAME, Part, find, in_words
 from imagetok.plugins.sections import own_sections, registration_of
 
@@ -57,6 +57,16 @@ def records_of(config: object) -> list[dict[str, str]]:
     return list(found.values())
 
 
+def needs_in_words(records: Sequence[Mapping[str, str]]) -> str:
+    """A line of a model card: which own parts it needs, and where they come from."""
+    needs = []
+    for record in records:
+        package = f"the package `{record['package']}`" if "package" in record else "its own code"
+        plugin = f" (`--plugin {record['plugin']}`)" if "plugin" in record else ""
+        needs.append(f"the {in_words(record['part'])} `{record['name']}` of {package}{plugin}")
+    return f"Needs, beside imagetok, {' and '.join(needs)}."
+
+
 def read_records(stored: Any, where: str) -> tuple[PartRecord, ...]:
     """Records from stored data; ConfigError for what are none."""
     return validate({"plugins": stored}, PartRecords, where).plugins
@@ -69,6 +79,22 @@ def check_available(
     missing = [_missing(r) for r in records if find(r.part, r.name) is None]
     if missing:
         raise error(f"{where}: {'; '.join(missing)}")
+
+
+def check_portable(config: object, what: str) -> None:
+    """Raise ConfigError for a part that another process of imagetok could not load.
+
+    what: the subject of the message, which starts such processes.
+    """
+    installed = {plugin.package for plugin in installed_plugins()}
+    for section in own_sections(config):
+        part = registration_of(section)
+        if part.loaded_by is None and part.origin.package not in installed:
+            raise ConfigError(
+                f"{what}: its processes cannot know the {in_words(part.part)} {part.name!r}, which "
+                f"this program registered by itself ({part.qualified_name}); put it into a file "
+                'and load that: imagetok.load_plugin("FILE.py"), or --plugin FILE.py'
+            )
 
 
 def _missing(record: PartRecord) -> str:

@@ -10,7 +10,13 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, over
 
 from imagetok.config import Section
 from imagetok.errors import ConfigError
-from imagetok.plugins.loading import Origin, current_origin, failures, load_installed
+from imagetok.plugins.loading import (
+    Origin,
+    current_origin,
+    failures,
+    installed_plugins,
+    load_installed,
+)
 
 Part = Literal["quantizer", "network", "data", "prior", "features"]
 B = TypeVar("B", bound=Callable[..., object])
@@ -42,7 +48,8 @@ class Registration(NamedTuple):
         module = self.qualified_name.partition(":")[0]
         owners = packages_distributions().get(module.partition(".")[0])
         if owners:
-            return Origin(owners[0], version(owners[0]), module)
+            has_entry = any(plugin.package == owners[0] for plugin in installed_plugins())
+            return Origin(owners[0], version(owners[0]), "" if has_entry else module)
         if self.loaded_by is not None:
             return self.loaded_by._replace(plugin=Path(self.loaded_by.plugin).name)
         return Origin(plugin=Path(getattr(sys.modules.get(module), "__file__", None) or "").name)
@@ -156,7 +163,7 @@ def unknown(part: Part, name: object, built_in: Sequence[str]) -> str:
     )
 
 
-def in_words(part: Part) -> str:
+def in_words(part: str) -> str:
     """What users call a part."""
     return _ARTICLES.get(part, part)
 

@@ -20,6 +20,7 @@ from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.config_input import ConfigInput, check_kind, open_config, run_folder
 from imagetok.training.metrics_log import read_json_lines
+from imagetok.training.run_folder import check_plugins
 from imagetok.training.tokenizer import train_tokenizer
 
 
@@ -109,6 +110,8 @@ def train(
         given = open_config(config, set)
         check_kind(given, "tokenizer")
         run = run_folder(given, out, resume=resume)
+        if resume:
+            check_plugins(run)
         keep_freed_memory()
         measures = train_tokenizer(
             validate(given.tree, TokenizerRun, given.where),
