@@ -181,6 +181,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return without_secrets(message), 5
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object!a}: expected names in UTF-8, found other bytes; rename it", 3
+    if "imagetok.plugins.registry" in sys.modules:
+        from imagetok.plugins.registry import blamed_plugin
+
+        if plugin := blamed_plugin(error):
+            return f"{plugin}, a plugin, raised {type(error).__name__}: {error}; see above", 1
     return "this is a bug in imagetok; please report it with the lines above", 1
 
 

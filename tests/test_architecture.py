@@ -14,7 +14,7 @@ ROWS = [
     {"pictures", "results", "pretrained"},
     {"environment", "named_configs"},
     {"quantizers", "networks", "data"},  # never each other
-    {"tokenizers"},
+    {"tokenizers", "testing"},
     {"codes"},
     {"evaluation"},
     {"training"},

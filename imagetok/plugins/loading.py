@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -135,6 +135,21 @@ def installed_plugins() -> list[InstalledPlugin]:
         for entry in _entries()
         for package, version in [_package(entry)]
     ]
+
+
+def blamed(error: BaseException, modules: Collection[str]) -> str:
+    """The module of a plugin whose code raised an error; empty where imagetok's did.
+
+    modules: those of plugins. Code of libraries is not to blame for what it was called with.
+    """
+    ours = {"imagetok", "prior", "cli"}
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in ours:
+            return ""
+        if module.partition(".")[0] in {name.partition(".")[0] for name in modules}:
+            return module
+    return ""
 
 
 def failures() -> dict[str, str]:

@@ -61,7 +61,7 @@ def needs_in_words(records: Sequence[Mapping[str, str]]) -> str:
     """A line of a model card: which own parts it needs, and where they come from."""
     needs = []
     for record in records:
-        package = f"the package `{record['package']}`" if "package" in record else "its own code"
+        package = f"the package `{record['package']}`" if "package" in record else "a file"
         plugin = f" (`--plugin {record['plugin']}`)" if "plugin" in record else ""
         needs.append(f"the {in_words(record['part'])} `{record['name']}` of {package}{plugin}")
     return f"Needs, beside imagetok, {' and '.join(needs)}."
@@ -99,7 +99,7 @@ def check_portable(config: object, what: str) -> None:
 
 def _missing(record: PartRecord) -> str:
     what = f"needs the {in_words(record.part)} {record.name!r}"
-    option = f"load it with --plugin {record.plugin} before the command, or imagetok.load_plugin"
+    option = f"load it with --plugin {record.plugin} before the command (imagetok.load_plugin)"
     if not record.package:
         if not record.plugin:
             return f"{what}, which a program registered by itself: call its imagetok.register first"

@@ -12,6 +12,7 @@ from imagetok.config import Section
 from imagetok.errors import ConfigError
 from imagetok.plugins.loading import (
     Origin,
+    blamed,
     current_origin,
     failures,
     installed_plugins,
@@ -143,6 +144,11 @@ def registered(part: Part | None = None) -> list[Registration]:
     return [r for r in _registered.values() if part in (None, r.part)]
 
 
+def blamed_plugin(error: BaseException) -> str:
+    """The module of a registered part whose own code raised an error; empty for other errors."""
+    return blamed(error, {r.qualified_name.partition(":")[0] for r in registered()})
+
+
 def find(part: Part, name: str) -> Registration | None:
     """A registered part; installed packages are asked where it is not registered yet."""
     if (part, name) not in _registered:
@@ -154,13 +160,14 @@ def unknown(part: Part, name: object, built_in: Sequence[str]) -> str:
     """What to say where neither imagetok nor a plugin has a part of this name."""
     known = [*built_in, *(r.name for r in registered(part))]
     near = difflib.get_close_matches(str(name), known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    failed = "".join(f"; {error}" for error in failures().values())
-    return (
-        f"expected one of {', '.join(map(repr, known))}; found {name!r}{meant} (one of your own: "
-        "load what registers it with --plugin FILE_OR_MODULE before the command, or install its "
-        f"package{failed})"
+    hint = (
+        f"did you mean {near[0]!r}?"
+        if near
+        else "load one of your own with --plugin FILE_OR_MODULE before the command, or install the "
+        "package that registers it"
     )
+    failed = "".join(f"; {error}" for error in failures().values())
+    return f"expected one of {', '.join(map(repr, known))}; found {name!r}; {hint}{failed}"
 
 
 def in_words(part: str) -> str:
