@@ -44,15 +44,16 @@ class Registration(NamedTuple):
     @property
     def origin(self) -> Origin:
         """Who provides it: a package with its version, or a file."""
-        if self.loaded_by is not None and self.loaded_by.package:
-            return self.loaded_by
+        loaded = self.loaded_by
+        if loaded is not None and (loaded.package or loaded.plugin.endswith(".py")):
+            return loaded._replace(plugin=Path(loaded.plugin).name)
         module = self.qualified_name.partition(":")[0]
         owners = packages_distributions().get(module.partition(".")[0])
         if owners:
             has_entry = any(plugin.package == owners[0] for plugin in installed_plugins())
             return Origin(owners[0], version(owners[0]), "" if has_entry else module)
-        if self.loaded_by is not None:
-            return self.loaded_by._replace(plugin=Path(self.loaded_by.plugin).name)
+        if loaded is not None:
+            return loaded
         return Origin(plugin=Path(getattr(sys.modules.get(module), "__file__", None) or "").name)
 
 

@@ -99,8 +99,8 @@ def build_part(registration: Registration, expected: type[T], *arguments: object
         ) from error
     if not isinstance(built, expected):
         raise ConfigError(
-            f"{what}: expected its builder to make a {expected.__name__}, found "
-            f"{type(built).__qualname__}"
+            f"{what}: expected its builder to make an instance of {expected.__name__}, "
+            f"found {type(built).__qualname__}"
         )
     return built
 

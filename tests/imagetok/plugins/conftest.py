@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from own_parts.example import write_example
 
 from imagetok.plugins import loading, registry
-
-PACKAGE = Path(__file__).parents[2] / "own_parts" / "src" / "imagetok_soft_vq"
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +30,9 @@ def plugin(tmp_path) -> Callable[..., Path]:
     """plugin(name, text): a file; without a text the example's quantizer and data source."""
 
     def write(name: str = "mine.py", text: str | None = None) -> Path:
-        example = [(PACKAGE / f"{part}.py").read_text() for part in ("soft_vq", "gradients")]
-        (tmp_path / name).write_text("\n".join(example) if text is None else text)
+        if text is None:
+            return write_example(tmp_path / name)
+        (tmp_path / name).write_text(text)
         return tmp_path / name
 
     return write

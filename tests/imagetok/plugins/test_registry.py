@@ -191,7 +191,7 @@ def test_a_builder_is_a_callable_and_is_returned():
 
 def test_what_a_builder_makes_is_checked(untyped):
     imagetok.register(Named, lambda config: nn.Identity())
-    assert "expected its builder to make a Quantizer, found Identity" in refused(
+    assert "expected its builder to make an instance of Quantizer, found Identity" in refused(
         build_quantizer, Named()
     )
     imagetok.register(Named, lambda config: 1 / 0)
@@ -204,7 +204,7 @@ def test_what_a_builder_makes_is_checked(untyped):
     )
     imagetok.register(Source, lambda config, split, contract: [])
     contract = ImageContract(mode="grey", height=8, width=8)
-    assert "expected its builder to make a ImageDataset, found list" in refused(
+    assert "expected its builder to make an instance of ImageDataset, found list" in refused(
         open_images, Source(), "train", contract
     )
 
@@ -267,7 +267,7 @@ def test_a_prior_is_built_from_the_whole_config(untyped):
     }  # fmt: skip
     config = validate(architecture, PriorConfig, "p")
     assert isinstance(config.model, Model)
-    assert "expected its builder to make a Prior" in refused(build_prior, config)
+    assert "expected its builder to make an instance of Prior" in refused(build_prior, config)
     level = {"kind": "hierarchy", "top": {"kind": "bag"}, "bottom": {"kind": "gpt"}}
     text = refused(validate, {**architecture, "model": level}, PriorConfig, "p")
     assert "model.top.kind: expected one of 'gpt', 'pixelsnail', 'pixelcnn'; found 'bag'" in text
@@ -287,5 +287,7 @@ def test_a_feature_network_is_asked_for_by_name(tmp_path):
     imagetok.register("bound", lambda file: nn.Flatten())
     assert "--features bound: expected bound=FILE, as" in refused(open_features, "bound")
     imagetok.register("wrong", lambda: 3)
-    assert "expected its builder to make a Module, found int" in refused(open_features, "wrong")
+    assert "expected its builder to make an instance of Module, found int" in refused(
+        open_features, "wrong"
+    )
     assert "found 'meens'" in refused(open_features, "meens")
