@@ -44,7 +44,8 @@ def check_quantizer(config: QuantizerConfig) -> None:
     quantizer = _built(config)
     h = _features(quantizer)
     _check_attributes(quantizer)
-    _check_forward(quantizer, config, quantizer(h, temperature=0.7, generator=_draw(0)))
+    leaf = h.clone().requires_grad_()
+    _check_forward(quantizer, config, quantizer(leaf, temperature=0.7, generator=_draw(0)))
     _check_codes(quantizer, h)
     _check_purity(quantizer, h)
     _check_repeatability(quantizer, h)
@@ -98,14 +99,14 @@ def check_dataset(config: DataConfig, contract: ImageContract, split: str = "tra
     assert dataset.split == split, f"split: expected {split!r}, found {dataset.split!r}"
     assert dataset.contract == contract, "contract: expected the one that was asked for"
     assert dataset.identity() == again.identity(), "identity: expected the same of the same images"
-    chosen = [len(dataset) - 1, 0, 0]
+    chosen = [len(dataset) - 1, *range(min(8, len(dataset))), 0]
     batch: ImageBatch = dataset.read(chosen)
-    shape = (3, contract.channels, contract.height, contract.width)
+    shape = (len(chosen), contract.channels, contract.height, contract.width)
     _same_shape("images", batch.images, shape)
     assert batch.images.dtype == torch.uint8, f"images: expected uint8, found {batch.images.dtype}"
     for name, values in (("labels", batch.labels), ("indices", batch.indices)):
         assert values.dtype == torch.int64, f"{name}: expected int64, found {values.dtype}"
-        _same_shape(name, values, (3,))
+        _same_shape(name, values, (len(chosen),))
     assert batch.indices.tolist() == chosen, f"indices: expected {chosen}, found {batch.indices}"
     low, high = int(batch.labels.min()), int(batch.labels.max())
     classes = len(dataset.class_names)
