@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import device_option, say
+from cli.parameters import CONFIG, OneOf
 
 if TYPE_CHECKING:
     from imagetok.comparison.from_configs import CompareResult
@@ -16,7 +17,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 
 
 @click.command()
-@click.argument("configs", nargs=-1, required=True)
+@click.argument("configs", nargs=-1, required=True, type=CONFIG)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for it all.")
 @click.option("--seeds", default="42,1773,1", show_default=True, help="Train each with these.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In every config.")
@@ -30,7 +31,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 @click.option(
     "--allow-different",
     multiple=True,
-    type=click.Choice(MAY_DIFFER),
+    type=OneOf(MAY_DIFFER),
     help="Compare although these differ; the table then shows them.",
 )
 @click.option(
@@ -41,7 +42,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 )
 @click.option(
     "--prior",
-    metavar="CONFIG",
+    type=CONFIG,
     help="Also train this prior on the codes of each; its data, tokenizer and seed are set.",
 )
 @click.option(

@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from cli.options import say
+from cli.parameters import CONFIG
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=CONFIG)
 @click.option(
     "--out",
     "--copy",

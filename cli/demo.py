@@ -3,11 +3,12 @@
 import click
 
 from cli.options import choose_device, device_option, say
+from cli.parameters import PATH_OR_ID
 
 
 @click.command()
-@click.option("--tokenizer", metavar="PATH|ID", help="Default: the one embedded in the prior.")
-@click.option("--prior", metavar="PATH|ID", help="Also draw and complete images with it.")
+@click.option("--tokenizer", type=PATH_OR_ID, help="Default: the one embedded in the prior.")
+@click.option("--prior", type=PATH_OR_ID, help="Also draw and complete images with it.")
 @click.option(
     "--host",
     default="127.0.0.1",

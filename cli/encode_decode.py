@@ -56,7 +56,8 @@ def encode(
     SPEC is SOURCE[:SPLIT][,key=value...]: digits, cifar10:train, mnist:test,root=data,
     shapes:train,count=5000, celeba, lsun, kaokore, table:all,file=labels.csv,
     webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name, ...; or simply
-    a path: a folder of images, a .csv or .jsonl table, a .tar. See docs/data.md.
+    a path: a folder of images, a .csv or .jsonl table, a .tar. All forms:
+    https://imagetok.github.io/imagetok/reference/data-sources.html
 
     Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
     --shards runs/digits-edvae/codes/train

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from cli.options import device_option, say
+from cli.parameters import DATA, PATH_OR_ID
 
 _SHOWN = 20
 
 
 @click.command()
-@click.argument("path")
-@click.option("--tokenizer", metavar="PATH|ID", help="That made the codes; for --reencode.")
-@click.option("--data", metavar="SPEC", help="The images that the codes are of; for --reencode.")
+@click.argument("path", type=PATH_OR_ID)
+@click.option("--tokenizer", type=PATH_OR_ID, help="That made the codes; for --reencode.")
+@click.option("--data", type=DATA, help="The images that the codes are of; for --reencode.")
 @click.option(
     "--reencode",
     type=click.IntRange(min=1),
@@ -59,9 +60,9 @@ def verify(
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=PATH_OR_ID)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--tokenizer", metavar="PATH|ID", help="That made the codes; for --contact-sheet.")
+@click.option("--tokenizer", type=PATH_OR_ID, help="That made the codes; for --contact-sheet.")
 @click.option(
     "--contact-sheet",
     type=click.Path(path_type=Path),

@@ -6,6 +6,7 @@ from typing import Literal
 import click
 
 from cli.options import say, show_usage, tokenizer_option
+from cli.parameters import OneOf
 
 
 @click.command()
@@ -30,9 +31,7 @@ def merge(shards: tuple[Path, ...], out: Path) -> None:
 
 @click.command()
 @click.argument("shards", type=click.Path(path_type=Path))
-@click.option(
-    "--to", "form", required=True, type=click.Choice(["parquet", "npy"]), help="The format."
-)
+@click.option("--to", "form", required=True, type=OneOf(["parquet", "npy"]), help="The format.")
 @click.option(
     "--out",
     required=True,

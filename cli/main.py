@@ -18,6 +18,8 @@ import click
 
 from imagetok.errors import ConfigError, ImagetokError
 from imagetok.io.urls import without_secrets
+from imagetok.suggestions import did_you_mean
+from imagetok.version import __version__
 
 COMMANDS = {
     "quickstart": ("cli.quickstart", "The whole chain on embedded data, in minutes on a CPU."),
@@ -41,9 +43,11 @@ COMMANDS = {
     "push": ("cli.push", "Share a tokenizer or prior on the Hugging Face Hub."),
     "verify": ("cli.inspect", "Check a tokenizer, prior, run, comparison or code dataset."),
     "inspect": ("cli.inspect", "Describe a tokenizer, prior, run, comparison or code dataset."),
+    "info": ("cli.info", "Versions, devices, precision, threads and caches, for a bug report."),
 }
 """Command name -> module that holds it (under the same name) and its one-line help."""
 
+ISSUES = "https://github.com/imagetok/imagetok/issues"
 _ENVIRONMENT = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
     errno.EDQUOT: "free some space, or choose a folder on another disk",
@@ -74,6 +78,14 @@ class LazyGroup(click.Group):
         name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # import
         return getattr(import_module(COMMANDS[cmd_name][0]), name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing and args[0][:1] != "-":
+            hint = did_you_mean(args[0], COMMANDS)
+            raise click.UsageError(f"No such command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -93,7 +105,7 @@ class LazyGroup(click.Group):
     metavar="FILE|MODULE",
     help="Load quantizers, data sources, ... of your own: a Python file or an installed module.",
 )
-@click.version_option(package_name="imagetok")
+@click.version_option(__version__, prog_name="imagetok")
 def imagetok(debug: bool, stop_with_parent: bool, plugins: tuple[str, ...]) -> None:
     """Image tokenizers, code datasets and priors, end to end.
 
@@ -126,7 +138,7 @@ def _stop_with_standard_input() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: run a command and exit with its code (see the table in docs/commands.md)."""
+    """Entry point: run a command and exit with its code (see docs/reference/exit-codes.md)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # Threads that spin while they wait for each other make a step ten times slower as soon as
     # anything else runs on the machine; read by OpenMP when torch is imported.
@@ -186,7 +198,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
         if plugin := blamed_plugin(error):
             return f"{plugin}, a plugin, raised {type(error).__name__}: {error}; see above", 1
-    return "this is a bug in imagetok; please report it with the lines above", 1
+    return (
+        "this is a bug in imagetok; please report it with the lines above and what "
+        f"`imagetok info` prints: {ISSUES}",
+        1,
+    )
 
 
 def _environment_message(error: BaseException) -> str | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.parameters import DATA, PATH_OR_ID
+
 if TYPE_CHECKING:  # slow to import
     from imagetok.codes.schema import LevelUse
 
@@ -26,14 +28,14 @@ def tokenizer_option() -> Decorator:
     return click.option(
         "--tokenizer",
         required=True,
-        metavar="PATH|ID",
+        type=PATH_OR_ID,
         help="Tokenizer folder, or Hub id user/name[@revision].",
     )
 
 
 def data_option(what: str = "cifar10:test, a folder, ...") -> Decorator:
     """`--data`, required."""
-    return click.option("--data", required=True, metavar="SPEC", help=what)
+    return click.option("--data", required=True, type=DATA, help=what)
 
 
 def batch_size_option() -> Decorator:

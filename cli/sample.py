@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli.options import device_option, say
+from cli.parameters import PATH_OR_ID
 
 _SAMPLING = (
     click.option(
@@ -25,10 +26,10 @@ _SAMPLING = (
 def _prior_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--prior`, `--tokenizer`."""
     tokenizer = click.option(
-        "--tokenizer", metavar="PATH|ID", help="Default: the one embedded in the prior."
+        "--tokenizer", type=PATH_OR_ID, help="Default: the one embedded in the prior."
     )
     help_text = "Prior folder, or Hub id user/name[@revision]."
-    prior = click.option("--prior", required=True, metavar="PATH|ID", help=help_text)
+    prior = click.option("--prior", required=True, type=PATH_OR_ID, help=help_text)
     return prior(tokenizer(command))
 
 

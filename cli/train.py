@@ -5,14 +5,15 @@ from pathlib import Path
 import click
 
 from cli.options import device_option, say, show_table
+from cli.parameters import CONFIG, PATH_OR_ID
 
 
 @click.command()
-@click.argument("config")
+@click.argument("config", type=CONFIG)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/NAME].")
 @click.option("--resume", is_flag=True, help="Go on in a run folder; starts fresh if empty.")
-@click.option("--init-from", metavar="PATH|ID", help="Start from these weights (fine-tune).")
+@click.option("--init-from", type=PATH_OR_ID, help="Start from these weights (fine-tune).")
 @device_option()
 def train(
     config: str,

@@ -10,6 +10,7 @@ from cli.options import (
     say,
     show_columns,
 )
+from cli.parameters import DATA, PATH_OR_ID
 
 
 @click.command()
@@ -18,14 +19,14 @@ from cli.options import (
     "tokenizers",
     multiple=True,
     required=True,
-    metavar="PATH|ID",
+    type=PATH_OR_ID,
     help="Tokenizer folder, or Hub id; may be given several times.",
 )
 @data_option("What it was made for: cifar10:test.")
 @click.option(
     "--shifted",
     multiple=True,
-    metavar="SPEC",
+    type=DATA,
     help="Images from elsewhere, or `noise`; may be given several times.",
 )
 @click.option(

@@ -9,7 +9,6 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +31,7 @@ from imagetok.io.json_files import read_json
 from imagetok.io.markdown import plain
 from imagetok.io.regular_files import FileError, check_safetensors
 from imagetok.plugins.records import PartRecord, check_available, read_records
+from imagetok.version import __version__
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -119,7 +119,7 @@ def write_artifact(
         folder / CONFIG,
         {
             "format_version": FORMAT_VERSION,
-            "imagetok_version": version("imagetok"),
+            "imagetok_version": __version__,
             "kind": kind,
             "architecture": architecture,
             "fingerprint": fingerprint,

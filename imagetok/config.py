@@ -5,7 +5,6 @@ YAML read here is the safe core of YAML 1.2: `1e-4` is a number, `no` is a word,
 there are no anchors and no tags.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 from imagetok.errors import ConfigError
 from imagetok.io.regular_files import read_regular
 from imagetok.io.urls import public_url
+from imagetok.suggestions import did_you_mean, nearest
 
 MAX_BYTES = 1 << 20
 PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]
@@ -260,7 +260,7 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
     match fault["type"]:
         case "extra_forbidden":
             known = sorted({name for owner in owners for name in owner.model_fields})
-            near = difflib.get_close_matches(names[-1], known, n=1)
+            near = nearest(names[-1], known)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
             tag = next((name for name in ("kind", "source") if name in known), None)
             if tag and len(names) > 1 and not near:
@@ -274,15 +274,27 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
             discriminator = str(context.get("discriminator", "kind")).strip("'")
             found = context.get("tag", "nothing")
             tags = (tag for section in inside for tag in _tags(section, discriminator))
-            known = str(context.get("expected_tags", "")) or ", ".join(map(repr, tags))
-            return f"{key}.{discriminator}: expected one of {known}; found {found!r}"
+            known = _quoted(context.get("expected_tags")) or [str(tag) for tag in tags]
+            hint = did_you_mean(context.get("tag", ""), known)
+            return (
+                f"{key}.{discriminator}: expected one of {', '.join(map(repr, known))}; "
+                f"found {found!r}{hint}"
+            )
         case "unknown_part":
             return f"{key}.{fault.get('ctx', {})['tag']}: {fault['msg']}"
+        case "literal_error" | "enum" if isinstance(fault["input"], str):
+            hint = did_you_mean(fault["input"], _quoted(fault.get("ctx", {}).get("expected")))
+            return f"{key}: {fault['msg']} (found {fault['input']!r}{hint})"
         case "value_error":
             message = fault["msg"].removeprefix("Value error, ")
             return f"{key}: {message}" if key else message
         case _:
             return f"{key}: {fault['msg']} (found {fault['input']!r})"
+
+
+def _quoted(text: object) -> list[str]:
+    """The words between quotes in what pydantic says it expected."""
+    return re.findall(r"'([^']*)'", str(text))
 
 
 def _walk(

@@ -1,31 +1,52 @@
-"""What imagetok runs on: versions, devices, threads and caches, as a bug report needs them."""
+"""What imagetok runs on: versions, devices, precision, threads and caches, for a bug report."""
 
 import os
 import platform
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import constants
 
+from imagetok.caches import Cache, find_caches, shareable, size_text
+from imagetok.errors import ConfigError
+from imagetok.io.urls import without_secrets
+from imagetok.named_configs.folder import configs_folder
 from imagetok.processes import process_state
 from imagetok.results import Result
 from imagetok.version import __version__
 
-_LIBRARIES = (
-    "torch", "torchvision", "accelerate", "transformers", "webdataset", "safetensors",
-    "huggingface_hub", "pydantic", "numpy", "pillow",
-)  # fmt: skip
-_OPTIONAL = (
-    "torch-fidelity", "torchmetrics", "scikit-learn", "vector-quantize-pytorch", "lmdb", "datasets",
-    "pyarrow", "gradio",
-)  # fmt: skip
 _VARIABLES = (
-    "ACCELERATE_USE_CPU", "ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE",
-    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "RANK", "WORLD_SIZE",
+    "ACCELERATE_USE_CPU", "ATEN_CPU_CAPABILITY", "CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES",
+    "HF_DATASETS_CACHE", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
+    "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "PYTORCH_CUDA_ALLOC_CONF", "RANK",
+    "TORCHINDUCTOR_CACHE_DIR", "TORCH_HOME", "WORLD_SIZE",
 )  # fmt: skip
+_SECRET_VARIABLES = ("ALL_PROXY", "HF_TOKEN", "HTTPS_PROXY", "HTTP_PROXY")
+"""Of which it is told only that they are set."""
+_DEVELOPMENT = ("dev", "docs")
+"""Extras that are no part of a report."""
+_PRECISIONS = {"none": "ieee (torch's default)"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU."""
+
+    name: str
+    """As `--device` takes it: `cuda:0`."""
+    model: str
+    memory_bytes: int
+    capability: str
+    """The compute capability of an NVIDIA GPU; empty for others."""
+
+    def __str__(self) -> str:
+        capability = f", compute capability {self.capability}" if self.capability else ""
+        return f"{self.model}, {size_text(self.memory_bytes)}{capability}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,46 +57,82 @@ class Environment(Result):
     """Of imagetok."""
     folder: Path
     """Where imagetok is imported from."""
+    configs: Path | None
+    """Where the named configs lie; None where they are not installed."""
     python: str
+    executable: Path
     platform: str
-    libraries: Mapping[str, str]
-    """Name -> version; of optional libraries only those that are installed."""
+    libraries: Mapping[str, str | None]
+    """Version of every library that imagetok needs, by name; None for one that is missing."""
+    extras: Mapping[str, Mapping[str, str | None]]
+    """The same for the libraries of every extra, as in `pip install "imagetok[eval]"`."""
     device: str
     """What computes where nothing else is asked for."""
-    gpus: tuple[str, ...]
+    devices: tuple[Device, ...]
+    """The GPUs."""
+    gpu_software: Mapping[str, str]
+    """Versions of CUDA (or ROCm) and cuDNN that torch was built with; empty for a CPU build."""
     bfloat16: bool
     """Whether the device computes in it natively, not by emulation."""
+    precision: Mapping[str, str]
+    """The default dtype, and what products and convolutions of float32 are computed in (TF32?)."""
     cpus: int
     """CPUs that this process may use."""
+    memory_bytes: int | None
+    """Of the machine; None where it does not tell."""
     threads: int
-    """Torch's, of this process."""
+    """Torch's, of this process, inside an operation."""
+    interop_threads: int
+    """Torch's, of this process, for operations side by side."""
     cpu_capability: str
     """The vector instructions that torch computes with."""
     num_processes: int
-    caches: Mapping[str, Path]
-    """What is downloaded: from the Hub, and published networks."""
+    caches: Mapping[str, Cache]
+    """What is downloaded and compiled, by whom."""
     variables: Mapping[str, str]
     """Environment variables that change how imagetok runs, where they are set."""
 
     def title(self) -> str:
         """imagetok and its version."""
-        return f"imagetok {self.version} from {self.folder}"
+        return f"imagetok {self.version} from {shareable(self.folder)}"
 
     def rows(self) -> Mapping[str, object]:
-        """Everything, as text."""
-        return {
-            "python": self.python,
+        """Everything, as text that may be shared: the home folder is `~`."""
+        memory = "" if self.memory_bytes is None else size_text(self.memory_bytes)
+        rows = {
+            "configs": "not installed" if self.configs is None else shareable(self.configs),
+            "python": f"{self.python} ({shareable(self.executable)})",
             "platform": self.platform,
-            **self.libraries,
+            **{name: found or "missing" for name, found in self.libraries.items()},
+            **{f"[{extra}]": _extra_text(extra, has) for extra, has in self.extras.items()},
             "device": self.device,
-            "GPUs": ", ".join(self.gpus) or "none",
+            "GPUs": "" if self.devices else "none",
+            **{f"  {device.name}": device for device in self.devices},
+            **self.gpu_software,
             "bfloat16": "native" if self.bfloat16 else "not native",
+            **self.precision,
             "CPUs": self.cpus,
-            "threads": self.threads,
+            "memory": memory or "unknown",
+            "threads": f"{self.threads} (between operations: {self.interop_threads})",
             "CPU capability": self.cpu_capability,
             "processes": self.num_processes,
-            **{f"cache of {name}": path for name, path in self.caches.items()},
-            **self.variables,
+            **{f"cache of {name}": cache for name, cache in self.caches.items()},
+        }
+        return {**rows, **self.variables}
+
+    def shareable(self) -> dict[str, Any]:
+        """Everything as plain data for JSON, with the home folder as `~`."""
+        caches = {
+            name: {"path": shareable(c.path), "bytes": c.bytes, "is_whole": c.is_whole}
+            for name, c in self.caches.items()
+        }
+        return {
+            **vars(self),
+            "folder": shareable(self.folder),
+            "configs": None if self.configs is None else shareable(self.configs),
+            "executable": shareable(self.executable),
+            "devices": [vars(device) for device in self.devices],
+            "caches": caches,
         }
 
 
@@ -86,38 +143,97 @@ def info() -> Environment:
     >>> print(imagetok.info())              # paste it into a bug report
     >>> imagetok.info().libraries["torch"]
 
-    Reads nothing but versions and settings, and asks no network.
+    Reads versions, settings and the sizes of caches (for two seconds at most), and asks no network.
     """
     state = process_state()
     device = torch.device(state.device or "cpu")
-    count = torch.cuda.device_count()
+    needed = _needed()
     return Environment(
         version=__version__,
         folder=Path(__file__).parent,
+        configs=_configs(),
         python=platform.python_version(),
+        executable=Path(sys.executable),
         platform=platform.platform(),
-        libraries=_versions(),
+        libraries=needed.pop("", {}),
+        extras=needed,
         device=str(device),
-        gpus=tuple(torch.cuda.get_device_name(i) for i in range(count)),
+        devices=tuple(_devices()),
+        gpu_software=_gpu_software(),
         bfloat16=_has_bfloat16(device),
+        precision=_precision(),
         cpus=_usable_cpus(),
+        memory_bytes=_memory_bytes(),
         threads=torch.get_num_threads(),
+        interop_threads=torch.get_num_interop_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         num_processes=state.num_processes,
-        caches={"the Hub": Path(constants.HF_HUB_CACHE), "networks": Path(torch.hub.get_dir())},
-        variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        caches=find_caches(),
+        variables=_variables(),
     )
 
 
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in (*_LIBRARIES, *_OPTIONAL):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            if name in _LIBRARIES:
-                found[name] = "missing"
+def _extra_text(extra: str, found: Mapping[str, str | None]) -> str:
+    text = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
+    is_whole = all(found.values())
+    return text if is_whole else f'{text}; pip install "imagetok[{extra}]"'
+
+
+def _needed() -> dict[str, dict[str, str | None]]:
+    """Versions of what the installation asks for, by extra ("" for the plain one) and name."""
+    try:
+        asked = requires("imagetok") or []
+    except PackageNotFoundError:  # a folder on the path that was never installed
+        asked = ["torch", "torchvision", "accelerate", "transformers", "numpy"]
+    found: dict[str, dict[str, str | None]] = {}
+    for text in asked:
+        name = re.match(r"[A-Za-z0-9._-]+", text)
+        extra = re.search(r"extra == ['\"]([^'\"]+)", text)
+        if name and not (extra and extra[1] in _DEVELOPMENT):
+            found.setdefault(extra[1] if extra else "", {})[name[0]] = _version(name[0])
     return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        # torch's own text also names the build: 2.14.1+cu130
+        return torch.__version__ if name == "torch" else version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _configs() -> Path | None:
+    try:
+        return configs_folder()
+    except ConfigError:
+        return None
+
+
+def _devices() -> Iterator[Device]:
+    for i in range(torch.cuda.device_count()):
+        one = torch.cuda.get_device_properties(i)
+        capability = "" if torch.version.hip else f"{one.major}.{one.minor}"
+        yield Device(f"cuda:{i}", one.name, one.total_memory, capability)
+    if torch.backends.mps.is_available():
+        yield Device("mps", platform.processor(), torch.mps.recommended_max_memory(), "")
+
+
+def _gpu_software() -> dict[str, str]:
+    cudnn = torch.backends.cudnn.version() if torch.version.cuda else None
+    found = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip, "cuDNN": cudnn}
+    return {name: str(version) for name, version in found.items() if version}
+
+
+def _precision() -> dict[str, str]:
+    backends: Any = torch.backends
+    settings: dict[str, str] = {
+        "float32 products on GPUs": backends.cuda.matmul.fp32_precision,
+        "float32 convolutions on GPUs": backends.cudnn.conv.fp32_precision,
+        "float32 products on CPUs": backends.mkldnn.matmul.fp32_precision,
+    }
+    default = str(torch.get_default_dtype()).removeprefix("torch.")
+    settings = {n: _PRECISIONS.get(s, s) for n, s in settings.items()}
+    return {"default dtype": default} | settings
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -129,3 +245,18 @@ def _has_bfloat16(device: torch.device) -> bool:
 def _usable_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):  # a name that this system does not know
+        return None
+
+
+def _variables() -> dict[str, str]:
+    """Those that are set, without secrets."""
+    given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    shown = {name: shareable(without_secrets(value)) for name, value in given.items()}
+    both = {name for name in _SECRET_VARIABLES if {name, name.lower()} & set(os.environ)}
+    return shown | {name: "set" for name in sorted(both)}

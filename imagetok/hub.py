@@ -8,12 +8,12 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagetok.errors import ArtifactError, ConfigError, ImagetokError, ResourceError
 from imagetok.io.timeouts import TransferProgress, within_time_limit
+from imagetok.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -316,7 +316,7 @@ def _counting(progress: TransferProgress) -> Any:
 def _api() -> "HfApi":
     from huggingface_hub import HfApi
 
-    return HfApi(library_name="imagetok", library_version=version("imagetok"))
+    return HfApi(library_name="imagetok", library_version=__version__)
 
 
 def _page(hub_id: HubId) -> str:

@@ -22,7 +22,7 @@ Side = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class ImageContract(Section):
-    """What images a tokenizer was made for, and how any picture is brought to that form.
+    """The images that a tokenizer is made for, and how any picture is brought to that form.
 
     A picture is centre-cropped to `centre_crop` pixels if given (CelebA's 140), then resized:
     `cover` scales the shorter side and centre-crops the rest, `stretch` ignores the aspect ratio.
@@ -36,13 +36,13 @@ class ImageContract(Section):
     width: Side
     """Columns of pixels."""
     centre_crop: Side | None = None
-    """The side of the square that is cut out of a picture's middle first; null: none."""
+    """Side of the square that is cut out of the middle first; null: none."""
     resize: Literal["cover", "stretch"] = "cover"
     """`cover` scales the shorter side and crops the rest; `stretch` ignores the aspect ratio."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How pixels are resampled; label maps need nearest."""
     num_classes: Annotated[int, Field(ge=2, le=256)] | None = None
-    """Classes of label maps, each stored in a byte; null for pixels."""
+    """Number of classes of label maps, each stored in a byte; null for pixels."""
 
     @model_validator(mode="after")
     def _check(self) -> "ImageContract":

@@ -17,6 +17,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.eval_mode import eval_mode
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
+from imagetok.suggestions import did_you_mean
 from prior.config import PriorConfig
 from prior.sampling import SampleSpec, given_codes, sample_codes
 from prior.sampling_params import sampling_params
@@ -179,6 +180,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         some = f", or a name like {', '.join(names[:3])}" if names else ""
         raise ConfigError(
             f"label: expected 0..{classes - 1}, all or none (-1){some}; found {label!r}"
+            f"{did_you_mean(label, (*names, 'all', 'none'))}"
         )
 
     def check_tokenizer(self, fingerprint: str, what: str) -> None:

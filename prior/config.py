@@ -35,15 +35,15 @@ class GPTConfig(Section):
 
     kind: Literal["gpt"] = "gpt"
     layers: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: Size = 8
-    """Attention heads of a block; divides the width."""
+    """Number of attention heads; divides the width."""
     width: Annotated[int, Field(ge=1, le=65536)] = 256
-    """Channels."""
+    """Number of channels."""
     positions: Literal["learned", "rotary"] = "learned"
-    """Vectors added to the tokens, or rotations of queries and keys (Su et al. 2021)."""
+    """Learned vectors added to the tokens, or rotary positions (Su et al. 2021)."""
     dropout: Fraction = 0.1
-    """How much of the inner activations training drops."""
+    """Dropout probability of the inner activations."""
 
     @model_validator(mode="after")
     def _check(self) -> "GPTConfig":
@@ -62,19 +62,19 @@ class PixelSNAILConfig(Section):
 
     kind: Literal["pixelsnail"] = "pixelsnail"
     width: Annotated[int, Field(ge=2, le=65536, multiple_of=2)] = 128
-    """Channels."""
+    """Number of channels."""
     blocks: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Blocks, each of residual units and, if asked for, attention."""
+    """Number of blocks, each of residual units and, optionally, attention."""
     units: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Gated residual units in each block."""
+    """Number of gated residual units in each block."""
     kernel_size: Annotated[int, Field(ge=3, le=31)] = 5
-    """Of the causal convolutions."""
+    """Kernel size of the causal convolutions."""
     attention: bool = True
     """Whether blocks end with causal attention."""
     heads: Size = 8
-    """Attention heads; divides half the width."""
+    """Number of attention heads; divides half the width."""
     dropout: Fraction = 0.1
-    """How much of the inner activations training drops."""
+    """Dropout probability of the inner activations."""
 
     @model_validator(mode="after")
     def _check(self) -> "PixelSNAILConfig":
@@ -94,24 +94,24 @@ class PixelCNNConfig(Section):
 
     kind: Literal["pixelcnn"] = "pixelcnn"
     width: Annotated[int, Field(ge=1, le=65536)] = 64
-    """Channels."""
+    """Number of channels."""
     layers: Annotated[int, Field(ge=1, le=1024)] = 15
-    """Gated layers."""
+    """Number of gated layers."""
     head: Annotated[int, Field(ge=1, le=65536)] = 512
     """Channels of the layer before the logits."""
     dropout: Fraction = 0.0
-    """Of each layer's output; the papers have none."""
+    """Dropout probability of each layer's output; the papers use none."""
 
 
 class ContextConfig(Section):
-    """What a level sees of the level above it: gated 3 x 3 units on that level's whole map."""
+    """How a level sees the level above it: gated 3 x 3 units on that level's whole map."""
 
     width: Annotated[int, Field(ge=1, le=65536)] = 128
-    """Channels."""
+    """Number of channels."""
     units: Annotated[int, Field(ge=0, le=1024)] = 3
-    """The public VQ-VAE-2 priors have 3; Razavi et al. 2019: 20."""
+    """Number of units; the public VQ-VAE-2 priors have 3, Razavi et al. 2019 use 20."""
     dropout: Fraction = 0.1
-    """How much of the inner activations training drops."""
+    """Dropout probability of the inner activations."""
 
 
 FlatConfig = Annotated[GPTConfig | PixelSNAILConfig | PixelCNNConfig, Field(discriminator="kind")]
@@ -126,7 +126,7 @@ class HierarchyConfig(Section):
     bottom: FlatConfig
     """The prior of the fine codes, which sees the coarse ones."""
     context: ContextConfig = ContextConfig()
-    """How it sees them."""
+    """How the bottom prior sees the coarse codes."""
 
     @property
     def levels(self) -> tuple[FlatConfig, FlatConfig]:
@@ -195,7 +195,7 @@ class PriorConfig(Section):
 
 
 class CodesConfig(Section):
-    """Which code datasets a prior is trained and measured on."""
+    """The code datasets that a prior is trained and evaluated on."""
 
     source: PlaceOrUrl
     """Folder of the training codes."""
@@ -210,9 +210,9 @@ class PriorRun(Section):
 
     kind: Literal["prior"] = "prior"
     seed: NonNegativeInt = 0
-    """What every random draw of the run is derived from."""
+    """The seed from which every random draw of the run is derived."""
     data: CodesConfig
-    """The codes."""
+    """The code datasets."""
     tokenizer: str
     """Folder or Hub id of the tokenizer that made the codes; embedded in the finished prior."""
     conditional: bool = True
@@ -221,7 +221,7 @@ class PriorRun(Section):
     """How often a label is hidden in training, which makes unconditional sampling and guidance
     possible."""
     patience: Steps | None = None
-    """Evaluations in a row without lower held-out bits per code after which training ends."""
+    """Training ends after this many evaluations in a row without lower held-out bits per code."""
     export: Literal["best", "last"] = "last"
     """Whether the prior is of the evaluation with the lowest held-out bits per code or of the last
     step; the other weights stay in the newest checkpoint."""
@@ -232,7 +232,7 @@ class PriorRun(Section):
     model: ModelConfig
     """The network, or one for each of two levels."""
     train: TrainConfig
-    """How it is trained."""
+    """The training loop and its optimizer."""
 
     @model_validator(mode="after")
     def _check(self) -> "PriorRun":

@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    {"errors", "io", "config", "durable", "eval_mode", "seeding", "version"}
+    {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
     | {"distributed", "plugins", "processes"},
     {"images", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},
-    {"environment", "named_configs"},
+    {"caches", "named_configs"},
+    {"environment"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers", "testing"},
     {"codes"},
@@ -150,3 +151,17 @@ def test_published_weights_are_read_as_tensors_only():
     assert calls
     for call in calls:
         assert "weights_only=True" in ast.unparse(call)
+
+
+def test_no_package_has_a_function_and_a_module_of_one_name():
+    """The first import of the module would replace the function."""
+    known = modules()
+    for package, path in known.items():
+        if path.name == "__init__.py":
+            imported = [
+                n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)
+            ]
+            names = {
+                f"{package}.{alias.asname or alias.name}" for n in imported for alias in n.names
+            }
+            assert not names & known.keys(), path

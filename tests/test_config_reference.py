@@ -1,4 +1,4 @@
-"""docs/config-reference.md is what the types say: every key, each with a meaning."""
+"""docs/reference/config-keys.md is what the types say: every key, each with a meaning."""
 
 import re
 import runpy
@@ -10,16 +10,16 @@ from imagetok.config import parse_yaml, validate
 from imagetok.tokenizers import TokenizerConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE = (DOCS / "config-reference.md").read_text()
+PAGE = (DOCS / "reference" / "config-keys.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def written() -> str:
-    return runpy.run_path(str(DOCS / "config_reference.py"))["page"]()
+    return runpy.run_path(str(DOCS / "generators" / "config_keys.py"))["page"]()
 
 
 def test_the_page_is_that_of_the_types(written):
-    assert written == PAGE, "run: python docs/config_reference.py"
+    assert written == PAGE, "run: python docs/generators/config_keys.py"
 
 
 def test_every_key_has_a_meaning():

@@ -1,4 +1,4 @@
-"""docs/licenses.md names every package that the plain installation and the extras ask for."""
+"""docs/reference/licenses.md names every package that the installation and the extras ask for."""
 
 import re
 import runpy
@@ -11,10 +11,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def test_every_requirement_is_listed_with_a_licence():
-    page = (DOCS / "licenses.md").read_text()
+    page = (DOCS / "reference" / "licenses.md").read_text()
     listed = dict(re.findall(r"^\| (\S+) \| (.+?) \| ", page, flags=re.M))
-    asked = runpy.run_path(str(DOCS / "licenses.py"))["project"]()
+    asked = runpy.run_path(str(DOCS / "generators" / "licenses.py"))["project"]()
     assert {"", "eval", "zoo", "data", "demo"} == set(asked)
     for text in (text for requirements in asked.values() for text in requirements):
         name = canonicalize_name(Requirement(text).name)
-        assert listed.get(name, "not declared") != "not declared", f"run docs/licenses.py: {name}"
+        assert listed.get(name, "not declared") != "not declared", (
+            f"run docs/generators/licenses.py: {name}"
+        )

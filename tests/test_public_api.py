@@ -358,11 +358,3 @@ def test_importing_the_packages_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def test_the_version_is_that_of_the_checkout():
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert imagetok.__version__ == project["version"]
-    assert imagetok.info().version == imagetok.__version__

@@ -10,7 +10,7 @@ import imagetok
 import prior
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+NOTEBOOK = ROOT / "docs" / "tutorial" / "pictures.ipynb"
 PACKAGES = {"imagetok": imagetok, "prior": prior}
 
 

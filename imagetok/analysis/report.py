@@ -24,6 +24,7 @@ from imagetok.progress import progress_shown
 from imagetok.reporting import Block, Commands, Numbers, ReportSection, Table, write_report
 from imagetok.results import Result
 from imagetok.training.run_folder import CONFIG
+from imagetok.version import __version__
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -254,9 +255,8 @@ def _plain(value: object) -> str:
 
 def environment_section() -> ReportSection:
     """What the report was made with."""
-    versions = [
-        (name, version(name)) for name in ("imagetok", "torch", "transformers", "accelerate")
-    ]
+    libraries = ("torch", "transformers", "accelerate")
+    versions = [("imagetok", __version__), *((name, version(name)) for name in libraries)]
     machine = [
         ("python", platform.python_version()),
         ("machine", f"{platform.system()} {platform.machine()}"),

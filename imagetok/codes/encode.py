@@ -25,6 +25,7 @@ from imagetok.eval_mode import eval_mode
 from imagetok.images import from_stored
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
+from imagetok.suggestions import did_you_mean
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
@@ -165,7 +166,8 @@ def _check_options(
             raise ConfigError(f"{name}: expected 1 or more, found {value}")
     if precision not in get_args(Precision):
         known = " or ".join(map(repr, get_args(Precision)))
-        raise ConfigError(f"precision: expected {known}, found {precision!r}")
+        hint = did_you_mean(precision, get_args(Precision))
+        raise ConfigError(f"precision: expected {known}, found {precision!r}{hint}")
 
 
 def parse_allowance(text: str, inputs: int) -> int:

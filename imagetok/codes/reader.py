@@ -39,6 +39,7 @@ from imagetok.codes.stream import CodeStream
 from imagetok.codes.tar_layout import shard_bytes, shard_spans
 from imagetok.durable import readable_json
 from imagetok.errors import ConfigError, ShardError
+from imagetok.suggestions import did_you_mean
 
 __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
 
@@ -305,7 +306,8 @@ def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeData
     ResourceError when it cannot be fetched.
     """
     if verify not in get_args(Verification):
-        raise ConfigError(f"verify: expected one of {get_args(Verification)}, found {verify!r}")
+        known, hint = get_args(Verification), did_you_mean(verify, get_args(Verification))
+        raise ConfigError(f"verify: expected one of {known}, found {verify!r}{hint}")
     store = open_storage(folder)
     plan, plan_sha256 = _read_plan(store)
     manifest = _read_manifest(store, plan)

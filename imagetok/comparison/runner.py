@@ -35,6 +35,7 @@ from imagetok.reporting import Commands, Figure, Pictures, ReportSection, Table,
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics_log import read_json_lines
+from imagetok.version import __version__
 
 logger = logging.getLogger("imagetok")
 _SWEEP = "Perplexity and error against the size of the codebook"
@@ -215,7 +216,8 @@ def _collect(
         machine=machine,
         versions={
             "python": platform.python_version(),
-            **{name: version(name) for name in ("imagetok", "torch", "accelerate")},
+            "imagetok": __version__,
+            **{name: version(name) for name in ("torch", "accelerate")},
         },
         methods=tuple(methods),
     )

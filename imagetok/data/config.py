@@ -1,6 +1,5 @@
 """Where images come from: a config section a source, and the one-line form of the command line."""
 
-import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,9 @@ from pydantic import Field, NonNegativeInt, model_serializer
 
 from imagetok.config import PlaceOrUrl, Section, Size, validate
 from imagetok.errors import ConfigError
-from imagetok.plugins.registry import OwnPart, OwnSection, find, names_in, unknown
+from imagetok.plugins.registry import OwnPart, OwnSection, find, hint_for, names_in, registered
 from imagetok.plugins.sections import OrRegistered
+from imagetok.suggestions import did_you_mean
 
 Holdout = Annotated[float, Field(gt=0, lt=1)]
 
@@ -45,18 +45,18 @@ class ShapesConfig(Section):
 
     source: Literal["shapes"] = "shapes"
     count: Size = 10_000
-    """Images of split train."""
+    """Number of images in the split `train`."""
     test_count: Size = 1_000
-    """Images of split test."""
+    """Number of images in the split `test`."""
     seed: NonNegativeInt = 0
-    """What is drawn; another seed, other shapes."""
+    """Seed of the shapes; another seed gives other shapes."""
 
 
 class TorchvisionSection(Section):
     """What the sources that torchvision reads have in common."""
 
     validation: Annotated[int, Field(ge=0, le=2**24)] = 0
-    """The last so many images of train stand for split test, and the others are train."""
+    """How many images at the end of `train` become the split `test`; the others are `train`."""
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class CIFAR10Config(TorchvisionSection):
     root: str = "data"
     """The folder that holds cifar-10-batches-py/."""
     download: bool = False
-    """Fetch the images where they are missing."""
+    """Download the images if they are missing."""
 
 
 class MNISTConfig(TorchvisionSection):
@@ -82,7 +82,7 @@ class MNISTConfig(TorchvisionSection):
     root: str = "data"
     """The folder that holds MNIST/raw/."""
     download: bool = False
-    """Fetch the images where they are missing."""
+    """Download the images if they are missing."""
 
 
 class FashionMNISTConfig(TorchvisionSection):
@@ -92,21 +92,21 @@ class FashionMNISTConfig(TorchvisionSection):
     root: str = "data"
     """The folder that holds FashionMNIST/raw/."""
     download: bool = False
-    """Fetch the images where they are missing."""
+    """Download the images if they are missing."""
 
 
 class FolderConfig(Section):
-    """Any folder of image files, flat or with a subfolder a class."""
+    """Any folder of image files, flat or with one subfolder per class."""
 
     source: Literal["folder"] = "folder"
     root: str
     """The folder of images."""
     holdout: Holdout = 0.1
-    """The share of split test, used if the folder has no test/ or val/."""
+    """The share that becomes the split `test` if the folder has no test/ or val/."""
 
 
 class MasksConfig(Section):
-    """Images and their label maps in two folders, in pairs of one name.
+    """Images and their label maps in two folders, in pairs of the same name.
 
     A tokenizer of label maps reads the masks, any other the images, in the same order.
     """
@@ -117,7 +117,7 @@ class MasksConfig(Section):
     masks: str
     """The folder of label maps."""
     holdout: Holdout = 0.1
-    """As of `folder`, whose layouts `images` may have."""
+    """The share that becomes the split `test`, as for `folder`."""
 
 
 class TableConfig(Section):
@@ -127,15 +127,15 @@ class TableConfig(Section):
     file: str
     """The table, .csv or .jsonl."""
     root: str = ""
-    """The folder that paths are relative to; empty: the file's own."""
+    """The folder that paths are relative to; empty: the folder of the file."""
     image: str = "image"
     """The column of paths."""
     label: str = "label"
-    """The column of labels; empty: none."""
+    """The column of labels; empty: no labels."""
     splits: str = ""
-    """The column of splits; empty: `holdout` says."""
+    """The column of splits; empty: `holdout` decides."""
     holdout: Holdout = 0.1
-    """The share of split test, where there is no column of splits."""
+    """The share that becomes the split `test` if there is no column of splits."""
 
 
 class WebDatasetConfig(Section):
@@ -145,13 +145,13 @@ class WebDatasetConfig(Section):
     shards: PlaceOrUrl
     """Tars: a file, glob, brace pattern or URL."""
     test: PlaceOrUrl = ""
-    """Those of split test; empty: `holdout` says."""
+    """Tars of the split `test`; empty: `holdout` decides."""
     image: str = ""
-    """The ending of images; empty: any, one a sample."""
+    """The extension of images; empty: any, with one image per sample."""
     label: str = "cls"
-    """The ending of labels."""
+    """The extension of labels."""
     holdout: Holdout = 0.1
-    """The share of split test, where `test` is empty."""
+    """The share that becomes the split `test` if `test` is empty."""
 
 
 class HuggingFaceConfig(Section):
@@ -165,9 +165,9 @@ class HuggingFaceConfig(Section):
     image: str = "image"
     """The column of images."""
     label: str = "label"
-    """The column of labels; empty: none."""
+    """The column of labels; empty: no labels."""
     holdout: Holdout = 0.1
-    """The share of the images that is split test, where the source has no such split."""
+    """The share that becomes the split `test` if the source has no such split."""
 
 
 class CelebAConfig(Section):
@@ -185,7 +185,7 @@ class LSUNConfig(Section):
     root: str = "data"
     """The folder that holds church_outdoor_train_lmdb/ and ..._val_lmdb/."""
     category: str = "church_outdoor"
-    """Which scenes."""
+    """The category of scenes."""
 
 
 class KaokoreConfig(Section):
@@ -195,7 +195,7 @@ class KaokoreConfig(Section):
     root: str = "data/kaokore"
     """The folder that holds labels.csv and images_256/."""
     label: Literal["gender", "status"] = "gender"
-    """Which of its two labels."""
+    """Which of its two labels to read."""
 
 
 TorchvisionConfig = CIFAR10Config | MNISTConfig | FashionMNISTConfig
@@ -247,7 +247,7 @@ def check_split(config: DataConfig, split: str) -> None:
     if split not in known:
         raise ConfigError(
             f"{config.source}: expected one of the splits {', '.join(known)}; "
-            f"found {split!r}{_nearest(split, known)}"
+            f"found {split!r}{did_you_mean(split, known)}"
         )
 
 
@@ -272,7 +272,11 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
             return WebDatasetConfig(shards=text), "all"
         if text and ("/" in source or Path(text).expanduser().is_dir()):
             return FolderConfig(root=text), "all"
-        raise ConfigError(f"data {text!r}: a path, or {unknown('data', source, tuple(_SOURCES))}")
+        known = [*_SOURCES, *(own.name for own in registered("data"))]
+        raise ConfigError(
+            f"data {text!r}: expected one of {', '.join(known)}, or a path; "
+            f"found {source!r}{hint_for(source, known)}"
+        )
     head, *options = _split_at_commas(text)
     split = head.partition(":")[2] if ":" in head else None
     config: Any = validate(_tree(options, text), section, f"data {text!r}")
@@ -324,8 +328,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return re.sub(r"([\\,])", r"\\\1", str(value))
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

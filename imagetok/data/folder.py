@@ -8,6 +8,7 @@ from imagetok.data.encoded_images import FileImages
 from imagetok.data.labels_and_splits import split_indices
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
+from imagetok.suggestions import did_you_mean
 
 EXTENSIONS = frozenset(
     [".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
@@ -31,7 +32,8 @@ def open_folder(root: str, split: str, contract: ImageContract, *, holdout: floa
     known = [*(parts or ("train", "test")), "all"]
     if split not in known:
         raise ConfigError(
-            f"{folder}: expected one of the splits {', '.join(known)}; found {split!r}"
+            f"{folder}: expected one of the splits {', '.join(known)}; "
+            f"found {split!r}{did_you_mean(split, known)}"
         )
     below = {part: list_images(folder / part) for part in dict.fromkeys(parts.values() or [""])}
     class_names = _classes([file for files in below.values() for file in files])

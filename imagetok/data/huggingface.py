@@ -14,6 +14,7 @@ from imagetok.data.labels_and_splits import number_labels, split_indices
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
 from imagetok.optional import require
+from imagetok.suggestions import did_you_mean
 
 _NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 _ROWS = 4096
@@ -79,8 +80,8 @@ def open_huggingface(
     for column in filter(None, (config.image, config.label)):
         if column not in features:
             raise ConfigError(
-                f"{config.name}: expected a column {column!r}, found {', '.join(features)}; "
-                "name yours with image=, label= (empty for none)"
+                f"{config.name}: expected a column {column!r}, found {', '.join(features)}"
+                f"{did_you_mean(column, features)}; name yours with image=, label= (empty for none)"
             )
     if not isinstance(features[config.image], datasets.Image):
         raise ConfigError(f"{config.name}: column {config.image!r} holds no images")
@@ -126,7 +127,10 @@ def _rows(datasets: Any, parts: dict[str, Any], split: str, config: HuggingFaceC
         return rows.select(split_indices(len(rows), split, config.holdout, config.name))
     wanted = "val" if split == "test" and "test" not in parts else split
     if wanted not in parts:
-        raise ConfigError(f"{config.name}: expected one of {', '.join(parts)}; found {split!r}")
+        hint = did_you_mean(split, parts)
+        raise ConfigError(
+            f"{config.name}: expected one of {', '.join(parts)}; found {split!r}{hint}"
+        )
     return parts[wanted]
 
 

@@ -2,7 +2,7 @@
 
 from imagetok.evaluation.knn import nearest_labels
 from imagetok.evaluation.reconstruction import evaluate_reconstruction
-from imagetok.evaluation.ssim import ssim
+from imagetok.evaluation.structural_similarity import ssim
 
 __all__ = [
     "evaluate_reconstruction",

@@ -41,7 +41,7 @@ class Evaluation(Result):
 
     @property
     def measures(self) -> Mapping[str, float | int]:
-        """By name; `mse` and the others are explained in docs/measures.md."""
+        """By name; `mse` and the others are explained in docs/reference/measures.md."""
         return self.record["measures"]
 
     def title(self) -> str:

@@ -1,6 +1,5 @@
 """Feature networks: what distances between sets of images are measured in, and their identity."""
 
-import difflib
 import importlib
 import inspect
 import re
@@ -25,13 +24,16 @@ from imagetok.evaluation.published_weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
-from imagetok.plugins.registry import NAME, Registration, find
+from imagetok.plugins.registry import NAME, Registration, find, hint_for
+from imagetok.plugins.registry import registered as registered_parts
 from imagetok.plugins.sections import build_part
+from imagetok.suggestions import nearest
 
 HELP = (
     "inception, vgg16, torchvision:MODEL, each with =FILE for weights of your own place; "
     "cifar-resnet=FILE; python:MODULE:FUNCTION; NAME or NAME=FILE of one that is registered"
 )
+_NAMES = ("inception", "vgg16", "cifar-resnet", "torchvision:MODEL", "python:MODULE:FUNCTION")
 _INCEPTION = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
@@ -114,7 +116,8 @@ def open_features(spec: str) -> FeatureNetwork:
     registered = find("features", name) if re.fullmatch(NAME, name) else None
     if registered is not None:
         return _registered(registered, spec, path)
-    raise ConfigError(f"--features: expected {HELP}; found {spec!r}")
+    hint = hint_for(name, [*_NAMES, *(own.name for own in registered_parts("features"))])
+    raise ConfigError(f"--features: expected {HELP}; found {spec!r}{hint}")
 
 
 def _inception(path: Path | None) -> FeatureNetwork:
@@ -149,7 +152,7 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
 
     known = models.list_models(module=models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or ["resnet50", "vgg16"]
+        near = nearest(name, known, count=3) or ["resnet50", "vgg16"]
         raise ConfigError(
             f"--features: torchvision has no classifier {name!r}; it has {', '.join(near)} and "
             "others: torchvision.models.list_models(module=torchvision.models)"

@@ -25,6 +25,7 @@ from imagetok.evaluation.published_weights import (
 from imagetok.images import to_unit_range
 from imagetok.optional import require
 from imagetok.processes import device_of, full_float32, process_state
+from imagetok.suggestions import did_you_mean
 from imagetok.tokenizers import Autoencoder
 
 
@@ -121,7 +122,8 @@ def open_perceptual(spec: str) -> PerceptualDistance:
 
     name, _, file = spec.partition("=")
     if name not in BACKBONES:
-        raise ConfigError(f"--lpips: expected alex or vgg, also with =FILE; found {spec!r}")
+        hint = did_you_mean(name, BACKBONES)
+        raise ConfigError(f"--lpips: expected alex or vgg, also with =FILE; found {spec!r}{hint}")
     heads = _heads(name)
     architecture = BACKBONES[name].model
     weights: Any = models.get_model_weights(architecture)

@@ -5,7 +5,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from imagetok.eval_mode import eval_mode
-from imagetok.evaluation.ssim import SSIM_WINDOW, ssim
+from imagetok.evaluation.structural_similarity import SSIM_WINDOW, ssim
 from imagetok.images import ImageContract, Images
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer

@@ -1,7 +1,6 @@
 """The configs by name: listed, found, printed and copied."""
 
 import copy
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +12,10 @@ from imagetok.config import compact_yaml, read_text, read_yaml
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError
 from imagetok.named_configs.experiments import Experiment, experiments
-from imagetok.named_configs.folder import configs_folder
+from imagetok.named_configs.folder import SHEETS, config_files, configs_folder
 from imagetok.results import Result
+from imagetok.suggestions import nearest
 
-SHEETS = ("papers", "comparisons")
-"""Folders of sheets; every other file is a config."""
 ENDINGS = (".yaml", ".yml")
 
 
@@ -115,7 +113,7 @@ class Catalogue(Result):
         found = self._by_name.get(name)
         if found is None:
             near = [known for known in self.names if known.endswith(f"/{name}")]
-            near += difflib.get_close_matches(name, self._by_name, n=3)
+            near += nearest(name, self._by_name, count=3)
             hint = f"did you mean {' or '.join(near[:3])}? " if near else ""
             raise ConfigError(
                 f"{name}: cannot read the config: there is no such file, and no named config; "
@@ -220,11 +218,7 @@ def _catalogue(folder: Path) -> Catalogue:
         for one in _of_sheet(sheet, f"{group}/{sheet.stem}", sheet.stat().st_mtime_ns)
     ]
     by_path = {entry.aliases[0]: entry for entry in described}
-    files = [
-        _file(path, name, by_path.get(name))
-        for path in sorted(folder.rglob("*.yaml"), key=lambda path: path.with_suffix(""))
-        if (name := path.relative_to(folder).with_suffix("").as_posix()).split("/")[0] not in SHEETS
-    ]
+    files = [_file(folder / f"{name}.yaml", name, by_path.get(name)) for name in config_files()]
     return Catalogue((*files, *described))
 
 

@@ -10,6 +10,8 @@ INSTALLED = Path("share", "imagetok", "configs")
 """Below the prefix of an installation; pyproject.toml puts them there."""
 PROBE = "digits/edvae.yaml"
 """A file that the folder always has."""
+SHEETS = ("papers", "comparisons")
+"""Folders of sheets; every other file is a config."""
 
 
 def configs_folder() -> Path:
@@ -31,6 +33,16 @@ def configs_folder() -> Path:
         f"{package}: the named configs are not installed with it; install the wheel of imagetok, "
         "or give the path of a config file"
     )
+
+
+def config_files() -> list[str]:
+    """The names of all configs that are files, sorted: digits/edvae of `digits/edvae.yaml`.
+
+    Raises ConfigError where none are installed.
+    """
+    folder = configs_folder()
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+    return sorted(name for name in names if name.split("/")[0] not in SHEETS)
 
 
 def _is_checkout(root: Path) -> bool:

@@ -20,17 +20,17 @@ class ConvConfig(Section):
 
     kind: Literal["conv"] = "conv"
     width: Annotated[int, Field(ge=4, le=8192)] = 128
-    """Channels of the first group; each further one has twice as many."""
+    """Channels of the first group; each further group has twice as many."""
     groups: Annotated[int, Field(ge=1, le=6)] = 3
     """Groups of residual blocks; between two of them the resolution is halved."""
     blocks: Annotated[int, Field(ge=1, le=64)] = 2
     """Residual blocks of a group."""
     kernel_size: Annotated[int, Field(ge=1, le=31)] = 3
-    """Of the first convolution."""
+    """Kernel size of the first convolution."""
     residual_gain: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """None: the paper's 1 / (groups * blocks)^2."""
+    """Factor of the residual branches; null: the paper's 1 / (groups * blocks)^2."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """How much of the inner activations training drops."""
+    """Dropout probability of the inner activations."""
     init: Literal["normal", "torch"] = "normal"
     """`normal`: convolution weights N(0, 0.02^2), the paper's; `torch`: PyTorch's own."""
     pixels: ClassVar[PixelRange] = CENTRED

@@ -29,11 +29,11 @@ class VQVAE2Config(Section):
 
     kind: Literal["vqvae2"] = "vqvae2"
     width: Width = 128
-    """Channels."""
+    """Number of channels."""
     residual_width: Annotated[int, Field(ge=1, le=8192)] = 32
     """Channels inside a residual layer."""
     residual_layers: Annotated[int, Field(ge=0, le=64)] = 2
-    """How many residual layers each stack has."""
+    """Number of residual layers of each stack."""
     pixels: ClassVar[PixelRange] = SYMMETRIC
 
     def downsamplings(self, num_levels: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ class KaokoreNetConfig(Section):
 
     kind: Literal["kaokore"] = "kaokore"
     width: Width = 128
-    """Channels."""
+    """Number of channels."""
     pixels: ClassVar[PixelRange] = SYMMETRIC
     downsampling: ClassVar[int] = 4
 

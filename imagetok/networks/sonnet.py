@@ -21,13 +21,13 @@ class SonnetConfig(Section):
 
     kind: Literal["sonnet"] = "sonnet"
     width: Width = 128
-    """Channels."""
+    """Number of channels."""
     residual_width: Annotated[int, Field(ge=1, le=8192)] = 32
     """Channels inside a residual layer."""
     residual_layers: Annotated[int, Field(ge=0, le=64)] = 2
-    """How many residual layers."""
+    """Number of residual layers."""
     halvings: Annotated[int, Field(ge=1, le=6)] = 2
-    """How many convolutions have stride 2."""
+    """Number of convolutions with stride 2."""
     pixels: ClassVar[PixelRange] = CENTRED
 
     @property

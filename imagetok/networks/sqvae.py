@@ -22,11 +22,11 @@ class SQVAENetConfig(Section):
 
     kind: Literal["sqvae"] = "sqvae"
     form: Literal["net_28", "net_32", "net_64"] = "net_32"
-    """Which of the released code's networks, named by the image size that it has there."""
+    """Which network of the released code, named by its image size there."""
     width: Width = 64
-    """Channels."""
+    """Number of channels."""
     residual_layers: Annotated[int, Field(ge=1, le=64)] = 2
-    """How many residual blocks."""
+    """Number of residual blocks."""
     pixels: ClassVar[PixelRange] = UNIT
     downsampling: ClassVar[int] = 4
 

@@ -1,6 +1,5 @@
 """The registry: which parts of your own there are, by part and name, and what builds each."""
 
-import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from imagetok.plugins.loading import (
     installed_plugins,
     load_installed,
 )
+from imagetok.suggestions import did_you_mean
 
 Part = Literal["quantizer", "network", "data", "prior", "features"]
 B = TypeVar("B", bound=Callable[..., object])
@@ -160,15 +160,18 @@ def find(part: Part, name: str) -> Registration | None:
 def unknown(part: Part, name: object, built_in: Sequence[str]) -> str:
     """What to say where neither imagetok nor a plugin has a part of this name."""
     known = [*built_in, *(r.name for r in registered(part))]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = (
-        f"did you mean {near[0]!r}?"
-        if near
-        else "load one of your own with --plugin FILE_OR_MODULE before the command, or install the "
+    listed = ", ".join(map(repr, known))
+    return f"expected one of {listed}; found {name!r}{hint_for(name, known)}"
+
+
+def hint_for(name: object, known: Sequence[str]) -> str:
+    """The end of a message that refuses `name`: the nearest one, or how to load a plugin."""
+    load = (
+        "; load one of your own with --plugin FILE_OR_MODULE before the command, or install the "
         "package that registers it"
     )
     failed = "".join(f"; {error}" for error in failures().values())
-    return f"expected one of {', '.join(map(repr, known))}; found {name!r}; {hint}{failed}"
+    return (did_you_mean(name, known) or load) + failed
 
 
 def in_words(part: str) -> str:

@@ -26,16 +26,16 @@ class NoReset(Section):
 
 
 class RandomReset(Section):
-    """Codes whose moving average of uses a step is below `threshold` become encoder outputs.
+    """Codes whose moving average of uses per step is below `threshold` become encoder outputs.
 
     Jukebox (Dhariwal et al. 2020, App. A.1).
     """
 
     kind: Literal["random"] = "random"
     threshold: PositiveFloat = 1.0
-    """Uses a step below which a code is replaced."""
+    """Uses per step below which a code is replaced."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Of the moving average of uses."""
+    """Decay of the moving average of uses."""
 
 
 class LeastRecentlyUsedReset(Section):
@@ -48,7 +48,7 @@ class LeastRecentlyUsedReset(Section):
     timeout: Steps = 20
     """Steps without use after which a code is replaced."""
     noise: NonNegativeFloat = 0.01
-    """rho, the noise relative to the vector's length."""
+    """rho, the noise relative to the length of the vector."""
 
 
 class SplitReset(Section):
@@ -61,7 +61,7 @@ class SplitReset(Section):
 
     kind: Literal["split"] = "split"
     every: Steps = 25
-    """Steps between two looks at the uses."""
+    """Steps between two checks of the uses."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.03
     """The share of the most used code's uses below which the least used one is replaced."""
     noise: NonNegativeFloat = 1.0

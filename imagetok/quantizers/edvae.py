@@ -15,20 +15,20 @@ from imagetok.quantizers.logits import LogitQuantizer, TestRule
 
 
 class EdVAEConfig(Section):
-    """Evidential quantizer; the defaults are those of the released code, but for the exact KL."""
+    """Evidential quantizer with the defaults of the released code, except for the exact KL."""
 
     kind: Literal["edvae"] = "edvae"
     num_codes: Size = 512
     code_dim: Size = 16
     evidence: Literal["exp", "softplus"] = "exp"
-    """How logits become concentrations: exp(logit) + 1, clamped, or softplus(logit) + 1."""
+    """Dirichlet concentrations of logits: exp(logit) + 1, clamped, or softplus(logit) + 1."""
     max_logit: Annotated[float, Field(gt=0, le=60)] = 20.0
-    """Where `exp` clamps the logits."""
+    """The value at which `exp` clamps the logits."""
     kl: Literal["exact", "torch"] = "exact"
     """The exact KL, or the float32 form of torch.distributions that the released code trains
     with."""
     probabilities: Literal["mean", "sample"] = "mean"
-    """Of the codes in training: the mean of the Dirichlet, or a sample of it."""
+    """Code probabilities in training: the mean of the Dirichlet, or a sample from it."""
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 

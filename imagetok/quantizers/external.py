@@ -37,7 +37,7 @@ class FSQConfig(Section):
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=3, le=_MAX_CODES)], ...] = (8, 5, 5, 5)
-    """Steps of each dimension; their product is K."""
+    """Number of values per dimension; their product is K."""
     losses: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class LFQConfig(Section):
     code_dim: Annotated[int, Field(ge=1, le=16)] = 10
     """D, the number of signs; K is 2^D."""
     temperature: PositiveFloat = 0.01
-    """Of the probabilities in the losses."""
+    """Temperature of the probabilities in the losses."""
     losses: ClassVar[tuple[str, ...]] = ("sample_entropy", "diversity", "commitment")
 
     @property
@@ -88,7 +88,7 @@ class ResidualVQConfig(Section):
     """K of each level."""
     code_dim: _CodeDim = 16
     num_levels: Annotated[int, Field(ge=2, le=16)] = 4
-    """How many codebooks, each for what those before left."""
+    """Number of codebooks, each for the residual of those before."""
     losses: ClassVar[tuple[str, ...]] = _VECTOR_LOSSES
 
 

@@ -29,12 +29,12 @@ class SQVAEConfig(Section):
     num_codes: CodebookSize = 512
     code_dim: Size = 64
     variance: Variance = "I"
-    """Fixed, or learned: I one number, II one an image, III one a position, IV one a position and
+    """Fixed, or learned: I one number, II per image, III per position, IV per position and
     dimension."""
     log_variance: float = math.log(20)
-    """Where the logarithm of the variance starts."""
+    """Start of the logarithm of the variance."""
     floor: bool = True
-    """Keep the released code's lower bound of the variance; only `fixed` and I may leave it out."""
+    """Keep the released code's lower bound of the variance; only `fixed` and I allow false."""
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
 

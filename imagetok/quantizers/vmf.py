@@ -24,7 +24,7 @@ class VMFSQVAEConfig(Section):
     num_codes: CodebookSize = 64
     code_dim: Size = 64
     log_concentration: float = math.log(0.05)
-    """Where s in kappa = 1 + exp(s) starts."""
+    """Start of s in kappa = 1 + exp(s)."""
     test_rule: TestRule = "argmax"
     losses: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
 

@@ -38,7 +38,7 @@ class VQEMAConfig(Section):
     num_codes: CodebookSize = 512
     code_dim: Size = 16
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Of the moving averages that the codes are."""
+    """Decay of the moving averages that form the codes."""
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
     losses: ClassVar[tuple[str, ...]] = ("commitment",)

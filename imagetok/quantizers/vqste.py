@@ -26,20 +26,20 @@ class AffineConfig(Section):
     """Codes (1 + rate s) e + rate b, with s and b of D channels shared by the codes of a group."""
 
     rate: PositiveFloat = 10.0
-    """How fast scale and shift move, beside the codes."""
+    """Learning rate of scale and shift, relative to the codes."""
     groups: Size = 1
-    """Groups of codes with a scale and shift each; divides K."""
+    """Number of groups of codes, each with its own scale and shift; divides K."""
 
 
 class AlternationConfig(Section):
-    """The codebook takes gradient steps of its own after each step of the rest."""
+    """The codebook takes gradient steps of its own after each step of the other parameters."""
 
     steps: Size = 1
-    """Steps of the codebook after each step of the rest."""
+    """Steps of the codebook after each step of the other parameters."""
     rate: PositiveFloat = 50.0
     """The loss is a mean over all vectors and channels, so its gradient is small."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of those steps."""
+    """Momentum of those steps."""
 
 
 class VQSTEConfig(Section):
@@ -49,11 +49,11 @@ class VQSTEConfig(Section):
     num_codes: CodebookSize = 512
     code_dim: Size = 16
     beta: Annotated[float, Field(ge=0, le=1)] = 0.98
-    """Weight of the codebook term; that of the commitment is 1 - beta."""
+    """Weight of the codebook term; the commitment term has 1 - beta."""
     affine: AffineConfig | None = AffineConfig()
     """The affine map of the codes; null: none."""
     synchronisation: NonNegativeFloat = 0.2
-    """nu: how much of the decoder's gradient reaches the codebook."""
+    """nu, the share of the decoder's gradient that reaches the codebook."""
     alternation: AlternationConfig | None = None
     """Steps of the codebook alone; null: none."""
     init: Init = "kmeans"

@@ -20,17 +20,17 @@ class TokenizerConfig(Section):
     """
 
     image: ImageContract
-    """What images are brought to."""
+    """The image contract: size, channels and preprocessing."""
     network: NetworkConfig
-    """Encoder and decoder, which decide the grid of codes."""
+    """The encoder and decoder, which determine the grid of codes."""
     quantizer: QuantizerConfig | None = Field(None, exclude_if=lambda value: value is None)
-    """Of a network with one grid of codes."""
+    """The quantizer of a network with one grid of codes."""
     quantizers: tuple[QuantizerConfig, ...] = Field((), exclude_if=lambda value: not value)
-    """Of a network with several, one section a grid, coarse to fine."""
+    """For a network with several grids: one quantizer per grid, coarse to fine."""
     latent: LatentConfig | None = Field(None, exclude_if=lambda value: value is None)
-    """Of a VAE, which has no codes: in the place of a quantizer."""
+    """For a VAE, which has no codes: replaces the quantizer."""
     likelihood: LikelihoodConfig = MSEConfig()
-    """What a reconstruction's error is."""
+    """The error of a reconstruction."""
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerConfig":

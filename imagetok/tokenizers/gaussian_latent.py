@@ -23,9 +23,9 @@ class LatentConfig(Section):
 
     kind: Literal["gaussian"] = "gaussian"
     dim: Size = 64
-    """Numbers of an image or position."""
+    """Dimensions per image or position."""
     per: Literal["image", "position"] = "image"
-    """One vector an image, or one at every position of the grid."""
+    """One vector per image, or one at every position of the grid."""
     losses: ClassVar[tuple[str, ...]] = ("kl",)
 
 

@@ -28,13 +28,13 @@ class OptimizerConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Decay of the averages of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
-    """What is added to the root of the latter."""
+    """Added to the square root of the second average."""
     weight_decay: NonNegativeFloat = 0.0
-    """How much of a matrix is taken off, relative to the learning rate."""
+    """Weight decay of the matrices, relative to the learning rate."""
 
 
 class TrainConfig(Section):
-    """What the training loop needs, whatever it trains."""
+    """Settings of the training loop, for tokenizers and priors alike."""
 
     steps: Steps
     """Optimizer steps of the run."""
@@ -51,7 +51,7 @@ class TrainConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Half precision where it is safe; fp16 needs a GPU."""
     ema_decay: Fraction | None = None
-    """Of an average of the weights, which is then what is evaluated and exported."""
+    """Decay of a moving average of the weights, which is evaluated and exported; null: none."""
     log_every: Steps = 50
     """Steps between two lines of metrics.jsonl."""
     evaluate_every: Steps = 1000
@@ -62,7 +62,7 @@ class TrainConfig(Section):
     """Processes that read data; 0: the training process reads. They need
     shared memory, `/dev/shm`. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
-    """Where measures are also written to, each a package to install."""
+    """Trackers that also receive the measures; each is a package to install."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -83,9 +83,9 @@ class ObjectiveConfig(Section):
     """
 
     weights: dict[str, Schedule]
-    """A schedule for each loss that the quantizer names."""
+    """A schedule for the weight of each loss that the quantizer names."""
     temperature: Schedule = Constant(value=1.0)
-    """Of the relaxed codes in training."""
+    """Temperature of the relaxed codes in training."""
 
 
 def fill_schedule_lengths(run: Section, steps: int) -> None:
@@ -100,15 +100,15 @@ class TokenizerRun(Section):
 
     kind: Literal["tokenizer"] = "tokenizer"
     seed: NonNegativeInt = 0
-    """What every random draw of the run is derived from."""
+    """The seed from which every random draw of the run is derived."""
     data: DataConfig
-    """Where images come from."""
+    """The source of the images."""
     tokenizer: TokenizerConfig
-    """What is trained."""
+    """The tokenizer to train."""
     objective: ObjectiveConfig
-    """What is minimised."""
+    """The loss to minimise."""
     train: TrainConfig
-    """How it is trained."""
+    """The training loop and its optimizer."""
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":

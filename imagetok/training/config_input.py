@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from imagetok.config import Overrides, Section, apply_overrides
 from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, find_config
+from imagetok.suggestions import did_you_mean
 from imagetok.training.schedules import given_tree
 
 ConfigInput = Path | str | Section | Mapping[str, Any]
@@ -55,7 +56,8 @@ def _kind(given: ConfigSource) -> RunKind:
     for known in KINDS:
         if kind == known:
             return known
-    raise ConfigError(f"{given.where}: kind: expected 'tokenizer' or 'prior', found {kind!r}")
+    hint = did_you_mean(kind, KINDS)
+    raise ConfigError(f"{given.where}: kind: expected 'tokenizer' or 'prior', found {kind!r}{hint}")
 
 
 def check_kind(given: ConfigSource, expected: RunKind) -> None:

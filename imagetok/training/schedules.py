@@ -54,7 +54,7 @@ class Exponential(Section):
     start: PositiveFloat = 1.0
     """The value at step 0."""
     rate: NonNegativeFloat
-    """How fast it falls: by the factor exp(-rate) each step."""
+    """Rate of decay: each step multiplies by exp(-rate)."""
 
     def at(self, step: int) -> float:
         """The value at a step."""
@@ -70,7 +70,7 @@ class WarmupCosine(Section):
     end: NonNegativeFloat = 0.0
     """The value from step `steps` on."""
     warmup: Annotated[int, Field(ge=0, lt=2**53)]
-    """Steps of the warm-up."""
+    """Length of the warm-up in steps."""
     steps: Steps | None = None
     """The length in steps, warm-up included; when absent, the `train.steps` that the run starts
     with.

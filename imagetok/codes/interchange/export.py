@@ -13,6 +13,7 @@ from imagetok.codes.interchange.parquet import ParquetRows, write_parquet
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.results import Exported
 from imagetok.errors import ConfigError, ImagetokError
+from imagetok.suggestions import did_you_mean
 
 Form = Literal["parquet", "npy"]
 logger = logging.getLogger("imagetok")
@@ -32,7 +33,8 @@ def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parq
     for parquet without pyarrow.
     """
     if to not in get_args(Form):
-        raise ConfigError(f"to: expected {' or '.join(map(repr, get_args(Form)))}, found {to!r}")
+        known, hint = get_args(Form), did_you_mean(to, get_args(Form))
+        raise ConfigError(f"to: expected {' or '.join(map(repr, known))}, found {to!r}{hint}")
     dataset = codes if isinstance(codes, CodeDataset) else open_codes(codes)
     export_codes(dataset, Path(out), to)
     return Exported(Path(out), to, len(dataset))

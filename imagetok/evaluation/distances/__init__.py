@@ -1,9 +1,9 @@
 """Distances between two sets of features, in float64: Frechet, kernel, and manifold measures."""
 
 from imagetok.evaluation.distances.frechet import FeatureMoments, frechet_distance
-from imagetok.evaluation.distances.inception_score import inception_score
+from imagetok.evaluation.distances.inception import inception_score
 from imagetok.evaluation.distances.kernel import kernel_distance
-from imagetok.evaluation.distances.precision_recall import precision_recall
+from imagetok.evaluation.distances.precision_and_recall import precision_recall
 
 __all__ = [
     "FeatureMoments",

@@ -41,7 +41,7 @@ class GaussianConfig(Section):
 
     kind: Literal["gaussian"] = "gaussian"
     log_variance: float = math.log(0.1)
-    """Where the logarithm of the variance starts."""
+    """Start of the logarithm of the variance."""
     is_additive: ClassVar[bool] = True
 
 

@@ -24,7 +24,7 @@ class VMFConfig(Section):
 
     kind: Literal["vmf"] = "vmf"
     log_scale: float = math.log(0.01)
-    """Where lambda in kappa = 1 / exp(lambda) starts."""
+    """Start of lambda in kappa = 1 / exp(lambda)."""
     is_additive: ClassVar[bool] = True
 
 

@@ -88,7 +88,7 @@ def test_kernel_distance_is_the_mean_over_pairs(sets):
 @pytest.mark.parametrize("measure", [kernel_distance, precision_recall])
 def test_blocks_change_nothing(sets, measure, monkeypatch):
     whole = measure(*sets)
-    for module in ("kernel", "manifold"):
+    for module in ("kernel", "precision_and_recall"):
         monkeypatch.setattr(f"imagetok.evaluation.distances.{module}.BLOCK", 37)
     assert measure(*sets) == pytest.approx(whole, rel=1e-9)
 
