@@ -13,48 +13,56 @@ if TYPE_CHECKING:
     from imagetok.comparison.from_configs import CompareResult
 
 MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
-"""As in imagetok.comparison.plan, which is slow to import."""
+"""A copy of the value in imagetok.comparison.plan, which is slow to import."""
 
 
 @click.command()
 @click.argument("configs", nargs=-1, required=True, type=CONFIG)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for it all.")
-@click.option("--seeds", default="42,1773,1", show_default=True, help="Train each with these.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In every config.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the comparison."
+)
+@click.option(
+    "--seeds", default="42,1773,1", show_default=True, help="Train each config with each seed."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every config."
+)
 @click.option(
     "--sweep",
     "sweeps",
     multiple=True,
     metavar="KEY=V1,V2",
-    help="Each config also with each of these values: one more column a value.",
+    help="Train each config with each of these values; adds a column per value to the table.",
 )
 @click.option(
     "--allow-different",
     multiple=True,
     type=OneOf(MAY_DIFFER),
-    help="Compare although these differ; the table then shows them.",
+    help="Allow this setting to differ between configs; the table then shows it.",
 )
 @click.option(
     "--features",
     multiple=True,
     metavar="NETWORK",
-    help="Also distances of reconstructions in its features, as in `imagetok evaluate`.",
+    help="Also measure the distance between images and reconstructions in the features of NETWORK, "
+    "as in `imagetok evaluate`.",
 )
 @click.option(
     "--prior",
     type=CONFIG,
-    help="Also train this prior on the codes of each; its data, tokenizer and seed are set.",
+    help="Also train this prior on the codes of each tokenizer; its data, tokenizer and seed are "
+    "set automatically.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Images of each prior to measure by --features [as many as test images].",
+    help="Samples drawn from each prior to measure with --features [the number of test images].",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Runs side by side, one thread each [one a core, or one a GPU].",
+    help="Runs in parallel, one thread each [one per core, or one per GPU].",
 )
 @device_option()
 def compare(
@@ -70,12 +78,12 @@ def compare(
     jobs: int | None,
     device: str | None,
 ) -> int:
-    """Train tokenizers on the same network, data, budget and seeds, and compare them.
+    """Train tokenizers with the same network, data, budget and seeds, and compare them.
 
-    CONFIGS and the CONFIG of --prior: YAML files, or names that `imagetok configs` lists.
+    CONFIGS and the CONFIG of --prior are YAML files, or names that `imagetok configs` lists.
 
-    Writes one table, one figure, one grid of reconstructions and a report. Run the same command
-    again to go on after a stop, or to train what failed again.
+    Writes a table, a figure, a grid of reconstructions and a report. Run the same command again to
+    continue after an interruption, or to repeat the trials that failed.
 
     Example: imagetok compare digits/edvae digits/dvae --out runs/digits
 
@@ -106,7 +114,7 @@ def compare(
 
 
 def _parse_seeds(text: str) -> list[int]:
-    """The seeds of `42,1773,1`."""
+    """Parse seeds such as `42,1773,1`."""
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
@@ -117,7 +125,7 @@ def _parse_seeds(text: str) -> list[int]:
 
 
 def _summary(result: "CompareResult") -> Iterator[str]:
-    """The table, methods as columns, then what failed."""
+    """Yield the lines of the table, one column per method, then one line per failed trial."""
     from imagetok.comparison.table import table_of
 
     if result.comparison is not None:

@@ -21,8 +21,8 @@ from cli.parameters import CONFIG
 def configs(name: str | None, out: Path | None) -> None:
     """List the configs that come with imagetok, or print one as complete YAML.
 
-    Every name can be given wherever a CONFIG is asked for. A NAME that is the beginning of several
-    lists those. Each line says what a config is, and the numbers that its paper reports.
+    A name can be used wherever a command takes a CONFIG. If NAME is a prefix of several names,
+    those are listed. Each line describes a config and the results that its paper reports.
 
     Example: imagetok configs
 
@@ -40,4 +40,4 @@ def configs(name: str | None, out: Path | None) -> None:
     elif out is None:
         say(str(group))
     else:
-        raise click.UsageError("--out: give the NAME of one config to copy")
+        raise click.UsageError("--out: expected the NAME of one config to copy")

@@ -8,29 +8,30 @@ from cli.parameters import PATH_OR_ID
 
 @click.command()
 @click.option("--tokenizer", type=PATH_OR_ID, help="Default: the one embedded in the prior.")
-@click.option("--prior", type=PATH_OR_ID, help="Also draw and complete images with it.")
+@click.option("--prior", type=PATH_OR_ID, help="Prior for sampling and completing images.")
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen at; 0.0.0.0 lets the whole network in.",
+    help="Address to listen on; 0.0.0.0 accepts connections from the whole network.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=7860,
     show_default=True,
-    help="0: the first free one from 7860 on.",
+    help="Port to listen on; 0: the first free port from 7860.",
 )
 @device_option()
 def demo(
     tokenizer: str | None, prior: str | None, host: str, port: int, device: str | None
 ) -> None:
-    """Serve a web page for this machine: look at codes, edit them, sample, complete.
+    """Serve a local web page to view and edit codes, to sample and to complete images.
 
-    Drop an image: its reconstruction, its codes, where the encoder is unsure. Edit or swap codes
-    and decode them. With --prior: new images by class, and completions. Needs the extra `demo`
-    (gradio). Nothing is sent anywhere; of this machine's files the page sees what is uploaded.
+    For an uploaded image the page shows the reconstruction, the codes and a map of the encoder's
+    uncertainty. Codes can be edited or swapped, and decoded again. With --prior it also draws new
+    images by class and completes uploaded ones. Needs the extra `demo` (gradio). No data leaves
+    this machine, and the page can read uploaded files only.
 
     Example: imagetok demo --prior runs/digits-gpt/prior
     """

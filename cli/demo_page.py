@@ -1,4 +1,4 @@
-"""The demo's web page, of Gradio; what it does is in `prior.demo_session`."""
+"""The demo's web page, built with Gradio; its actions are in `prior.demo_session`."""
 
 import atexit
 import inspect
@@ -20,10 +20,10 @@ from prior.generation import Label
 from prior.loading import open_pair
 from prior.sampling_params import SamplingParams, sampling_params
 
-# Read when gradio is imported: it is to report to nobody, also not for its own version.
+# Read when gradio is imported: no analytics and no version check over the network.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# Uploads and pictures, which nobody else on the machine is to read, nor to find later.
+# Uploads and pictures: readable by this user only, removed at exit.
 _FOLDER = Path(tempfile.mkdtemp(prefix="imagetok-demo-"))
 os.environ["GRADIO_TEMP_DIR"] = str(_FOLDER)
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
@@ -40,7 +40,7 @@ _MONO = ("ui-monospace", "monospace")
 def open_session(
     tokenizer: Path | str | None, prior: Path | str | None, device: torch.device
 ) -> DemoSession:
-    """Load what the demo works with: a prior brings its tokenizer along."""
+    """Load the tokenizer and the prior of the demo; a prior includes its tokenizer."""
     if prior is not None:
         loaded, own = open_pair(prior, tokenizer, device)
         return DemoSession(own, loaded)
@@ -49,7 +49,7 @@ def open_session(
 
 
 class _Page(gr.Blocks):
-    """A page that opens uploads only: gradio would download a file whose path is an address."""
+    """A page that reads uploaded files only: gradio would download a file whose path is a URL."""
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
         super().validate_inputs(block_fn, inputs)
@@ -60,7 +60,7 @@ class _Page(gr.Blocks):
 
 
 def _check_files(value: Any) -> None:
-    """InputError for a file that was not uploaded, anywhere in what a client sent."""
+    """Raise InputError if the inputs of a client name a file that was not uploaded."""
     if isinstance(value, dict):
         if value.get("path") is not None:
             demo_server.uploaded(value["path"], _FOLDER)
@@ -70,17 +70,17 @@ def _check_files(value: Any) -> None:
             _check_files(inner)
 
 
-def build_page(bench: DemoSession) -> gr.Blocks:
-    """The page, with an endpoint of the same name for everything it does."""
+def build_page(session: DemoSession) -> gr.Blocks:
+    """Build the page; every action is also an API endpoint."""
     with _Page(title="imagetok", analytics_enabled=False) as page:
-        gr.Markdown(f"# imagetok\n{_described(bench)}")
-        with gr.Tab("Look and edit"):
-            _look_tab(bench)
-        if bench.prior is not None:
+        gr.Markdown(f"# imagetok\n{_described(session)}")
+        with gr.Tab("Codes"):
+            _look_tab(session)
+        if session.prior is not None:
             with gr.Tab("Sample"):
-                _sample_tab(bench)
+                _sample_tab(session)
             with gr.Tab("Complete"):
-                _complete_tab(bench)
+                _complete_tab(session)
     page.queue(max_size=_MAX_WAITING)
     return page
 
@@ -88,7 +88,7 @@ def build_page(bench: DemoSession) -> gr.Blocks:
 def serve(
     page: gr.Blocks, host: str, port: int, *, announce: Callable[[str], None], wait: bool = True
 ) -> None:
-    """Listen, and with `wait` only return when interrupted; see `demo_server.serve`."""
+    """Serve the page; with `wait`, until interrupted. See `demo_server.serve`."""
     demo_server.serve(
         page,
         host,
@@ -96,26 +96,26 @@ def serve(
         folder=_FOLDER,
         announce=announce,
         wait=wait,
-        theme=Default(font=_FONTS, font_mono=_MONO),  # none that is fetched
+        theme=Default(font=_FONTS, font_mono=_MONO),  # no font is downloaded
         footer_links=[],
     )
 
 
-def _described(bench: DemoSession) -> str:
-    tokenizer = bench.tokenizer
+def _described(session: DemoSession) -> str:
+    tokenizer = session.tokenizer
     levels = zip(tokenizer.grids, tokenizer.num_codes, strict=True)
-    codes = " and ".join(f"{h} x {w} codes of {k}" for (h, w), k in levels)
+    codes = " and ".join(f"{h} x {w} codes (codebook size {k})" for (h, w), k in levels)
     image = tokenizer.image
     return (
         f"{', '.join(tokenizer.config.method)}: {image.mode} images of {image.height} x "
-        f"{image.width} become {codes}."
+        f"{image.width} pixels are encoded to {codes}."
     )
 
 
 def _endpoint(work: Callable[..., Any], *names: str) -> Callable[..., Any]:
-    """What a button does, with refusals as messages of the page.
+    """Wrap the action of a button so that errors are shown as messages on the page.
 
-    names: of its parameters, as clients of the server see them.
+    names: names of its parameters in the API of the server.
     """
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
@@ -125,7 +125,7 @@ def _endpoint(work: Callable[..., Any], *names: str) -> Callable[..., Any]:
         except ImagetokError as error:
             raise gr.Error(str(error), print_exception=False) from None
         except (TypeError, ValueError) as error:
-            raise gr.Error(f"a value cannot be used: {error}") from None
+            raise gr.Error(f"invalid value: {error}") from None
 
     signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
     run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess] (gradio reads it)
@@ -133,14 +133,14 @@ def _endpoint(work: Callable[..., Any], *names: str) -> Callable[..., Any]:
     return run
 
 
-def _filled(value: Any, name: str) -> Any:
+def _required(value: Any, name: str) -> Any:
     if value is None:
         raise ConfigError(f"{name}: expected a number, found nothing")
     return value
 
 
 def _path(file: dict[str, Any] | None) -> str | None:
-    """Of an upload, as it comes without gradio's preprocessing, which opens it before we do."""
+    """Return the path of an upload. Gradio's preprocessing is off: it would open the file first."""
     path = None if file is None else file.get("path")
     return None if path is None else demo_server.uploaded(path, _FOLDER)
 
@@ -153,20 +153,20 @@ def _picture(label: str) -> gr.Image:
     return gr.Image(label=label, interactive=False, format="png", buttons=[])
 
 
-def _look_tab(bench: DemoSession) -> None:
-    levels = range(len(bench.tokenizer.num_codes))
+def _look_tab(session: DemoSession) -> None:
+    levels = range(len(session.tokenizer.num_codes))
     file = _image_input()
     with gr.Row():
         original, back, unsure = (
-            _picture(label) for label in ("as it is read", "after the codes", "where it is unsure")
+            _picture(label) for label in ("input", "reconstruction", "encoder uncertainty")
         )
     summary = gr.Markdown()
     maps, tables = [], []
     for level in levels:
         named = f", level {level}" if len(levels) > 1 else ""
         with gr.Row():
-            maps.append(_picture(f"codes{named}, a colour each"))
-            h, w = bench.tokenizer.grids[level]
+            maps.append(_picture(f"codes{named}, one colour per code"))
+            h, w = session.tokenizer.grids[level]
             tables.append(
                 gr.Dataframe(
                     label=f"codes{named}; click to edit",
@@ -180,7 +180,7 @@ def _look_tab(bench: DemoSession) -> None:
             )
     with gr.Row():
         level = gr.Number(0, label="level", precision=0, visible=len(levels) > 1)
-        old, new = (gr.Number(0, label=label, precision=0) for label in ("swap code", "with"))
+        old, new = (gr.Number(0, label=label, precision=0) for label in ("swap code", "with code"))
         swap = gr.Button("Swap")
     edited = _picture("edited codes, decoded")
     decode = gr.Button("Decode", variant="primary")
@@ -189,20 +189,20 @@ def _look_tab(bench: DemoSession) -> None:
         path = _path(upload)
         if path is None:
             return [None] * 3 + [""] + [None] * (2 * len(levels))
-        seen = bench.look(path)
+        seen = session.look(path)
         shown = [seen.original, seen.reconstruction, seen.unsure, seen.description]
         return [*shown, *seen.code_maps, *seen.tables]
 
     def redraw(*values: Any) -> list[Any]:
-        return [bench.decode(values), *bench.colours(values)]
+        return [session.decode(values), *session.colours(values)]
 
     def exchange(at: int | None, one: int | None, other: int | None, *values: Any) -> list[Any]:
-        chosen = _filled(at, "level")
+        chosen = _required(at, "level")
         if chosen not in levels:
             raise ConfigError(f"level: expected 0 to {len(levels) - 1}, found {chosen}")
-        old, new = _filled(one, "swap code"), _filled(other, "with")
+        old, new = _required(one, "swap code"), _required(other, "with code")
         changed = [*values]
-        changed[chosen] = bench.swap(values[chosen], chosen, old, new)
+        changed[chosen] = session.swap(values[chosen], chosen, old, new)
         return [*changed, *redraw(*changed)]
 
     outputs = [original, back, unsure, summary, *maps, *tables]
@@ -214,22 +214,24 @@ def _look_tab(bench: DemoSession) -> None:
     swap.click(swap_codes, inputs, [*tables, edited, *maps], api_name="swap")
 
 
-def _sampling_controls(bench: DemoSession, without: str) -> list[Any]:
-    """Class, temperature, top-k, top-p, guidance, seed; `without` stands for no class chosen."""
-    assert bench.prior is not None
-    config = bench.prior.config
+def _sampling_controls(session: DemoSession, without: str) -> list[Any]:
+    """Build the controls of sampling; `without` is the entry for no chosen class."""
+    assert session.prior is not None
+    config = session.prior.config
     names = config.class_names or tuple(map(str, range(config.num_classes)))
     with gr.Row():
         label = gr.Dropdown([without, *names], value=without, label="class", visible=bool(names))
         temperature = gr.Slider(0.1, 2.0, 1.0, step=0.05, label="temperature")
-        top_k = gr.Number(0, label="top-k (0: all)", precision=0)
-        top_p = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="top-p (1: all)")
-        guidance = gr.Slider(0.0, 5.0, 1.0, step=0.1, label="guidance", visible=bool(names))
+        top_k = gr.Number(0, label="top-k (0: off)", precision=0)
+        top_p = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="top-p (1: off)")
+        guidance = gr.Slider(
+            0.0, 5.0, 1.0, step=0.1, label="guidance (1: off)", visible=bool(names)
+        )
         seed = gr.Number(0, label="seed", precision=0)
     return [label, temperature, top_k, top_p, guidance, seed]
 
 
-def _asked(
+def _label_and_params(
     label: str | None,
     temperature: float | None,
     top_k: int | None,
@@ -237,7 +239,7 @@ def _asked(
     guidance: float | None,
     seed: int | None,
 ) -> tuple[Label, SamplingParams]:
-    """What the controls say; an empty one stands for what it starts with."""
+    """Convert the values of the controls; an empty control means its initial value."""
     is_class = label not in ("all", "none", None)
     params = sampling_params(
         temperature=1.0 if temperature is None else float(temperature),
@@ -249,32 +251,32 @@ def _asked(
     return [label] if is_class else label, params
 
 
-def _sample_tab(bench: DemoSession) -> None:
-    assert bench.prior is not None
+def _sample_tab(session: DemoSession) -> None:
+    assert session.prior is not None
     count = gr.Slider(1, MAX_SAMPLES, 10, step=1, label="images")
-    controls = _sampling_controls(bench, "all" if bench.prior.config.num_classes else "none")
-    button = gr.Button("Draw", variant="primary")
-    gallery = gr.Gallery(label="new images", columns=5, format="png", interactive=False)
+    controls = _sampling_controls(session, "all" if session.prior.config.num_classes else "none")
+    button = gr.Button("Draw samples", variant="primary")
+    gallery = gr.Gallery(label="samples", columns=5, format="png", interactive=False)
 
     def draw(number: int | None, *values: Any) -> list[Any]:
-        return bench.sample(int(_filled(number, "images")), *_asked(*values))
+        return session.sample(int(_required(number, "images")), *_label_and_params(*values))
 
     inputs = [count, *controls]
     new = _endpoint(draw, "num_images", *_CONTROLS)
     button.click(new, inputs, gallery, api_name="sample", preprocess=False)
 
 
-def _complete_tab(bench: DemoSession) -> None:
-    assert bench.prior is not None
-    rows = min(h for h, _ in bench.prior.config.grids)
+def _complete_tab(session: DemoSession) -> None:
+    assert session.prior is not None
+    rows = min(h for h, _ in session.prior.config.grids)
     file = _image_input()
     with gr.Row():
         keep = gr.Slider(0, rows, rows // 2, step=1, label="rows of codes to keep")
         count = gr.Slider(1, MAX_SAMPLES, 4, step=1, label="completions")
-    controls = _sampling_controls(bench, "none")
+    controls = _sampling_controls(session, "none")
     button = gr.Button("Complete", variant="primary")
     gallery = gr.Gallery(
-        label="from its codes, what is kept, completions",
+        label="reconstruction, kept part, completions",
         columns=6,
         format="png",
         interactive=False,
@@ -285,9 +287,12 @@ def _complete_tab(bench: DemoSession) -> None:
     ) -> list[Any]:
         path = _path(upload)
         if path is None:
-            raise ConfigError("drop an image first")
-        keep_rows, drawn = _filled(rows, "rows of codes to keep"), _filled(number, "completions")
-        return bench.complete(path, int(keep_rows), int(drawn), *_asked(*values))
+            raise ConfigError("image: expected an image file, found none; upload one first")
+        keep_rows, drawn = (
+            _required(rows, "rows of codes to keep"),
+            _required(number, "completions"),
+        )
+        return session.complete(path, int(keep_rows), int(drawn), *_label_and_params(*values))
 
     inputs = [file, keep, count, *controls]
     finish = _endpoint(complete, "image", "keep_rows", "num_completions", *_CONTROLS)

@@ -1,8 +1,8 @@
-"""The demo's web server: whom it answers, and what it takes from them.
+"""The demo's web server: access control, and limits on uploads.
 
-A page that is served to a browser can be asked by every other page which that browser shows, and
-through names that lead to this machine (DNS rebinding). So only the names that the server is meant
-to have, and only its own page as the origin of a request, are answered.
+Any page open in the browser can send requests to a local server, also through host names that
+resolve to this machine (DNS rebinding). The server therefore only answers requests whose `Host` is
+one of its own names and whose `Origin` is its own page.
 """
 
 import ipaddress
@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 from imagetok.errors import ConfigError, InputError, ResourceError, StoppedError
 
 MAX_UPLOAD_BYTES = 32 << 20
-"""Of one file."""
+"""Largest size of one uploaded file."""
 MAX_KEPT_FILES, MAX_KEPT_BYTES = 1024, 512 << 20
-"""Of uploads and pictures: when there are more, the oldest are removed."""
+"""Limits of stored uploads and pictures; the oldest files above them are removed."""
 _MAX_UPLOAD_BODY = MAX_UPLOAD_BYTES + (1 << 20)
 _MAX_BODY = 4 << 20
 _MAX_UPLOADS_AT_ONCE = 8
@@ -44,12 +44,14 @@ def serve(
     wait: bool = True,
     **appearance: Any,
 ) -> None:
-    """Serve a page of Gradio, and with `wait` only return when interrupted.
+    """Serve a Gradio page; with `wait`, return only when interrupted.
 
-    port: 0 is the first free one from 7860 on. folder: where uploads are put. announce: is given
-    lines for the user: the address, and what it opens. appearance: options of `launch`.
-    Raises ConfigError for a host that is no address of this machine, ResourceError when the port is
-    taken, StoppedError after SIGTERM.
+    port: 0 is the first free port from 7860. folder: where uploads are stored. announce: called
+    with lines for the user: the URL, and who can reach it. appearance: options of gradio's
+    `launch`.
+
+    Raises ConfigError if `host` is no address of this machine, ResourceError if the port is in
+    use, StoppedError after SIGTERM.
     """
     bare = host.removeprefix("[").removesuffix("]")
     names = Names(bare, _bound_address(bare))
@@ -58,7 +60,7 @@ def serve(
 
     @asynccontextmanager
     async def gated(app: Any) -> AsyncIterator[None]:
-        # Around all layers of Gradio, whose own one answers other pages' preflight requests.
+        # Outside all of gradio's middleware, which would answer preflight requests of other pages.
         app.middleware_stack = Gate(app.middleware_stack, names, folder)
         yield
 
@@ -78,16 +80,19 @@ def serve(
         )
     except OSError as error:
         raise ResourceError(
-            f"--host {host} --port {port}: cannot listen there ({error}); choose another --port, "
-            "or --port 0 for one that is free"
+            f"--host {host} --port {port}: cannot listen on this address ({error}); "
+            "choose another --port, or --port 0 for a free one"
         ) from None
     try:
         if not isinstance(page.app.middleware_stack, Gate):
-            raise ResourceError("this version of gradio cannot be guarded; install another one")
+            raise ResourceError(
+                "this version of gradio has no place for the demo's access control; install "
+                "another version, as the extra `demo` asks for"
+            )
         if not names.is_local:
             announce(
-                f"listening at {host}: everyone who can reach this machine over the network may "
-                "use the page, without a password; for this machine alone, leave --host out"
+                f"listening on {host}: everyone who can reach this machine over the network can "
+                "use the page, without a password; omit --host to serve this machine only"
             )
         announce(f"open {url} in a browser")
         if wait:
@@ -98,7 +103,7 @@ def serve(
 
 
 class Names:
-    """The names in a `Host` header that a server at one address answers to."""
+    """The host names that a server answers to, checked against the `Host` header."""
 
     def __init__(self, host: str, address: str):
         self.is_local = ipaddress.ip_address(address).is_loopback
@@ -109,9 +114,9 @@ class Names:
             self._known |= {own, f"{own}.local"}
 
     def has(self, header: str) -> bool:
-        """Whether a `Host` header names this server.
+        """Return whether a `Host` header names this server.
 
-        A server at all addresses takes every address, which is safe: only names can be rebound.
+        A server on all addresses accepts any numeric address; DNS rebinding needs a name.
         """
         try:
             name = urlsplit(f"//{header}").hostname or ""
@@ -126,14 +131,14 @@ class Names:
 
 
 class Gate:
-    """Around an ASGI application: refuses foreign names, foreign origins, and too much at once."""
+    """ASGI middleware that rejects other host names, other origins and too large requests."""
 
     def __init__(self, app: App, names: Names, folder: Path):
         self._app, self._names, self._folder = app, names, folder
         self._uploads = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on."""
+        """Handle one request: reject it, or pass it to the application."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] != "http":  # the page has no web sockets
@@ -143,30 +148,30 @@ class Gate:
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         else:
-            await self._take(scope, receive, send)
+            await self._pass_on(scope, receive, send)
 
     def _refusal(self, scope: MutableMapping[str, Any]) -> tuple[int, str] | None:
-        """Status and words, of a request that is not passed on."""
+        """Return the HTTP status and message of a rejected request, None for an accepted one."""
         hosts, origins, lengths = (
             [value.decode("latin-1") for key, value in scope["headers"] if key == name]
             for name in (b"host", b"origin", b"content-length")
         )
         if len(hosts) != 1 or not self._names.has(hosts[0]):
             return 403, (
-                "this is not a name of the demo's server; open the address that it printed, or "
-                "start it with this name as --host"
+                "the demo does not serve this host name; open the URL that it printed, or start it "
+                "with this name as --host"
             )
-        # A browser names the page that asks wherever that may change something.
+        # Browsers send the origin with every request that can change state.
         if any(_without_scheme(origin) != hosts[0].lower() for origin in origins):
-            return 403, "requests of other pages are not answered"
+            return 403, "requests from other pages are rejected"
         if any(not n.isdigit() or int(n) > _body_limit(scope) for n in lengths):
             return 413, _too_large(scope)
         if _is_upload(scope) and self._uploads >= _MAX_UPLOADS_AT_ONCE:
             return 503, "too many uploads at once; try again"
         return None
 
-    async def _take(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Pass a request on with a body that is cut where it grows too large."""
+    async def _pass_on(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Pass a request on, and reject it once its body exceeds the limit."""
         make_room(self._folder)
         taken, has_started = 0, False
         limit = _body_limit(scope)
@@ -198,29 +203,30 @@ class Gate:
 
 
 def uploaded(path: object, folder: Path) -> str:
-    """The path of a file that was uploaded, or made by the page.
+    """Return the path of a file that was uploaded, or written by the page.
 
-    Raises InputError, with the same words for whatever else there is or is not on this machine.
+    Raises InputError for any other path, with one message, so that it does not reveal which files
+    exist on this machine.
     """
     try:
         found = Path(path).resolve() if isinstance(path, str) else None
         is_uploaded = found is not None and found.is_relative_to(folder.resolve())
         if found is not None and is_uploaded and found.is_file():
             return str(found)
-    except (OSError, ValueError, RuntimeError):  # of names that no file can have
+    except (OSError, ValueError, RuntimeError):  # an impossible file name
         pass
     raise InputError(_NOT_UPLOADED)
 
 
 def make_room(folder: Path) -> None:
-    """Remove the oldest files of a folder until what it holds is within the bounds."""
+    """Remove the oldest files of a folder until it is within the limits."""
     found = []
     for path in folder.rglob("*"):
         try:
             if path.is_file():
                 found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         except FileNotFoundError:
-            continue  # another request's temporary
+            continue  # a temporary file of another request
     size = sum(bytes_ for _, bytes_, _ in found)
     surplus = len(found) - MAX_KEPT_FILES
     for i, (_, bytes_, path) in enumerate(sorted(found)):
@@ -228,7 +234,7 @@ def make_room(folder: Path) -> None:
             return
         path.unlink(missing_ok=True)
         size -= bytes_
-        with suppress(OSError):  # holds more
+        with suppress(OSError):  # the folder holds other files
             path.parent.rmdir()
 
 
@@ -245,7 +251,7 @@ def _body_limit(scope: MutableMapping[str, Any]) -> int:
 
 
 def _too_large(scope: MutableMapping[str, Any]) -> str:
-    return f"expected at most {_body_limit(scope) >> 20} MB in one request"
+    return f"the request is too large: expected at most {_body_limit(scope) >> 20} MB"
 
 
 async def _answer(send: Send, status: int, words: str) -> None:
@@ -255,7 +261,7 @@ async def _answer(send: Send, status: int, words: str) -> None:
 
 
 def _bound_address(host: str) -> str:
-    """The numeric address that a host is, which must be one of this machine."""
+    """Return the numeric address of a host; raise ConfigError unless this machine has it."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

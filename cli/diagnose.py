@@ -24,9 +24,10 @@ from cli.options import (
 )
 @device_option()
 def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) -> None:
-    """Say how a codebook is used, whether that is well, and what to try if not.
+    """Measure codebook utilisation, detect collapse, and suggest remedies.
 
-    Every image of --data is encoded; a tokenizer in its run folder has its training log read, too.
+    Every image of --data is encoded. If the tokenizer is in its run folder, the training log is
+    read as well.
 
     Example: imagetok diagnose --tokenizer runs/digits-edvae/tokenizer --data digits:test
     """

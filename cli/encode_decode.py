@@ -18,22 +18,22 @@ from cli.options import (
 
 @click.command()
 @tokenizer_option()
-@data_option("cifar10:train, a folder, a table, ...")
+@data_option("Images: cifar10:train, a folder, a table, ...")
 @click.option(
     "--shards", required=True, type=click.Path(path_type=Path), help="Folder of the code dataset."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
-@click.option("--max-skip", default="0", metavar="N|P%", help="Unreadable images allowed [0].")
-@click.option("--dry-run", is_flag=True, help="State size, time and disk; write nothing.")
+@click.option("--max-skip", default="0", metavar="N|P%", help="Unreadable images to allow [0].")
+@click.option("--dry-run", is_flag=True, help="Estimate size, time and disk space; write nothing.")
 @click.option(
     "--samples-per-shard",
     type=click.IntRange(min=1),
     default=65536,
     show_default=True,
-    help="Images a shard; shards are the unit of work of several processes.",
+    help="Images per shard; several processes share the work by shards.",
 )
 @click.option(
-    "--bf16", is_flag=True, help="Encode in bfloat16: faster on GPUs, changes some of the codes."
+    "--bf16", is_flag=True, help="Encode in bfloat16: faster on GPUs, but some codes change."
 )
 @device_option()
 @batch_size_option()
@@ -51,12 +51,12 @@ def encode(
     device: str | None,
     batch_size: int | None,
 ) -> None:
-    """Encode images to a code dataset; running it again continues where it stopped.
+    """Encode images to a code dataset (shards). Run it again to continue after an interruption.
 
-    SPEC is SOURCE[:SPLIT][,key=value...]: digits, cifar10:train, mnist:test,root=data,
+    SPEC is a path (a folder of images, a .csv or .jsonl table, a .tar) or
+    SOURCE[:SPLIT][,key=value...], for example digits, cifar10:train, mnist:test,root=data,
     shapes:train,count=5000, celeba, lsun, kaokore, table:all,file=labels.csv,
-    webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name, ...; or simply
-    a path: a folder of images, a .csv or .jsonl table, a .tar. All forms:
+    webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name. All forms:
     https://imagetok.github.io/imagetok/reference/data-sources.html
 
     Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
@@ -99,9 +99,9 @@ def encode(
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
 @device_option()
 def decode(tokenizer: str, shards: Path, out: Path, limit: int | None, device: str | None) -> None:
-    """Turn a code dataset back into images, one PNG each, named by source index.
+    """Decode a code dataset to images: one PNG file per image, named by its source index.
 
-    Running it again continues where it stopped.
+    Run it again to continue after an interruption.
 
     Example: imagetok decode --tokenizer runs/digits-edvae/tokenizer
     --shards runs/digits-edvae/codes/test --out decoded

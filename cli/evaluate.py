@@ -20,28 +20,29 @@ from cli.options import (
     "--samples",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Compare the images of this folder with --data, instead of reconstructions.",
+    help="Compare the images in this folder with --data, instead of measuring reconstructions.",
 )
 @click.option(
     "--features",
     multiple=True,
     metavar="NETWORK",
-    help="Also distances in the features of: inception, vgg16, torchvision:MODEL (each also with "
-    "=FILE), cifar-resnet=FILE, python:MODULE:FUNCTION. May be given several times.",
+    help="Also measure distances (such as FID) in the features of this network: inception, vgg16, "
+    "torchvision:MODEL (each also with =FILE), cifar-resnet=FILE or python:MODULE:FUNCTION. "
+    "May be repeated.",
 )
 @click.option(
     "--lpips",
     "perceptual",
     multiple=True,
     metavar="alex|vgg",
-    help="Also how different images and their reconstructions look (each also with =FILE).",
+    help="Also measure LPIPS between images and reconstructions (each also with =FILE).",
 )
 @click.option(
     "--beside",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Show the measures of an earlier --out in a column of their own.",
+    help="Also show the measures in this file, an earlier --out, as another column.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
 @device_option()
@@ -55,9 +56,9 @@ def evaluate(
     out: Path | None,
     device: str | None,
 ) -> None:
-    """Measure reconstructions and codebook use over every image of a split, or drawn samples.
+    """Measure reconstructions and codebook utilisation on a data split, or samples of a prior.
 
-    Images are read as the tokenizer reads them. Samples are measured by features alone.
+    Images are resized and cropped as for the tokenizer. Samples are measured with --features only.
 
     Example: imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
     """

@@ -20,22 +20,23 @@ from cli.options import (
     "--features",
     multiple=True,
     metavar="NETWORK",
-    help="Also distances from the images in its features, as in `imagetok evaluate`.",
+    help="Also measure distances from the original images in the features of this network, as in "
+    "`imagetok evaluate`.",
 )
 @click.option(
     "--code",
     "codes",
     multiple=True,
     metavar="[LEVEL:]N",
-    help="Also what this code looks like: pixels around its places. May be given several times.",
+    help="Also show image patches where this code occurs. May be repeated.",
 )
-@click.option("--limit", type=click.IntRange(min=8), help="Only the first images; default: all.")
+@click.option("--limit", type=click.IntRange(min=8), help="Only the first N images; default: all.")
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Gets explore.json and report.html.",
+    help="Folder for explore.json and report.html.",
 )
 @device_option()
 def explore(
@@ -47,11 +48,12 @@ def explore(
     out: Path,
     device: str | None,
 ) -> None:
-    """Show what the space of codes is like: neighbours, what lies between images, labels.
+    """Explore the latent space: nearest codes, interpolation, single codes and class structure.
 
-    Every code replaced by one of its 1, 2, 4, ... nearest; what the encoder gives for two images
-    mixed; what chosen codes look like; and t-SNE of pixels and of code vectors by label, with the
-    accuracy of 5 nearest neighbours (needs scikit-learn).
+    Shows images whose codes are replaced by one of their 1, 2, 4, ... nearest codes;
+    interpolations between the encoder outputs of two images; patches of chosen codes; and t-SNE
+    maps of pixels and of code vectors by label, with the k-NN accuracy (k = 5; needs
+    scikit-learn).
 
     Example: imagetok explore --tokenizer runs/digits-edvae/tokenizer --data digits:test
     --out explored
@@ -69,12 +71,12 @@ def explore(
     )
     say(found.title())
     show_columns(found.distances)
-    say(f"labels told by the 5 nearest others: {found.accuracy_rows()}")
+    say(f"k-NN accuracy (5 neighbours): {found.accuracy_rows()}")
     say(f"{out / 'report.html'}")
 
 
 def _parse_code(text: str) -> tuple[int, int]:
-    """(level, code) of `[LEVEL:]N`."""
+    """Parse `[LEVEL:]N` to (level, code)."""
     level, _, code = text.rpartition(":")
     if not (code.isdecimal() and (level or "0").isdecimal()):
         raise click.UsageError(f"--code {text}: expected a number, or LEVEL:NUMBER")

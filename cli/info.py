@@ -10,10 +10,10 @@ from cli.options import say
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def info(as_json: bool) -> None:
-    """Show what a bug report needs: versions, devices, precision, threads, caches, folders.
+    """Show information for a bug report: versions, devices, precision, threads, caches, folders.
 
-    Nothing secret is shown: of tokens and proxies only that they are set, of URLs neither user nor
-    query, and the home folder is `~`. Asks no network.
+    No secrets are shown: for tokens and proxies only whether they are set, URLs without user and
+    query, and the home folder as `~`. The network is not used.
 
     Example: imagetok info
 

@@ -15,13 +15,13 @@ _SHOWN = 20
 
 @click.command()
 @click.argument("path", type=PATH_OR_ID)
-@click.option("--tokenizer", type=PATH_OR_ID, help="That made the codes; for --reencode.")
-@click.option("--data", type=DATA, help="The images that the codes are of; for --reencode.")
+@click.option("--tokenizer", type=PATH_OR_ID, help="Tokenizer of the codes; for --reencode.")
+@click.option("--data", type=DATA, help="Images that were encoded; for --reencode.")
 @click.option(
     "--reencode",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Also encode about N images of a code dataset again, and compare.",
+    help="Also encode about N images of a code dataset again, and compare the codes.",
 )
 @device_option()
 @click.pass_context
@@ -35,9 +35,9 @@ def verify(
 ) -> None:
     """Check every byte of a tokenizer, prior, run, comparison or code dataset.
 
-    Exit code 4 on damage. PATH may be a Hub id, user/name[@revision]. --reencode N encodes N
-    images, spread over the source, in whole micro-batches as the plan says, and lists those whose
-    codes differ.
+    Exits with code 4 if damage is found. PATH may be a Hub id, user/name[@revision]. --reencode N
+    encodes about N images again, evenly spread over the source, in whole micro-batches as they
+    were encoded before, and lists the images whose codes differ.
 
     Example: imagetok verify runs/digits-edvae/codes/train --tokenizer runs/digits-edvae/tokenizer
     --data digits:train --reencode 256
@@ -45,7 +45,7 @@ def verify(
     from prior.inspection import verify as verify_folder
 
     if (reencode is None) != (tokenizer is None) or (reencode is None) != (data is None):
-        raise click.UsageError("--reencode N, --tokenizer and --data are given together")
+        raise click.UsageError("--reencode N, --tokenizer and --data have to be given together")
     found = verify_folder(path, tokenizer=tokenizer, data=data, reencode=reencode, device=device)
     if found.num_reencoded is not None:
         differ = f"{len(found.differences)} differ, in {found.num_codes_differ} codes"
@@ -61,13 +61,13 @@ def verify(
 
 @click.command()
 @click.argument("path", type=PATH_OR_ID)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--tokenizer", type=PATH_OR_ID, help="That made the codes; for --contact-sheet.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--tokenizer", type=PATH_OR_ID, help="Tokenizer of the codes; for --contact-sheet.")
 @click.option(
     "--contact-sheet",
     type=click.Path(path_type=Path),
     metavar="FILE.png",
-    help="Decode 64 images of a code dataset, spread evenly, to one picture.",
+    help="Decode 64 evenly spread images of a code dataset to one picture.",
 )
 @device_option()
 def inspect(
@@ -79,7 +79,7 @@ def inspect(
 ) -> None:
     """Describe a tokenizer, prior, run, comparison or code dataset.
 
-    PATH may be a Hub id, user/name[@revision]; its commit is the `origin`.
+    PATH may be a Hub id, user/name[@revision]; `origin` then names the commit.
 
     Example: imagetok inspect runs/digits-edvae/codes/train --tokenizer runs/digits-edvae/tokenizer
     --contact-sheet sheet.png
@@ -87,7 +87,7 @@ def inspect(
     from imagetok.inspection import inspect as describe_folder
 
     if (contact_sheet is None) != (tokenizer is None):
-        raise click.UsageError("--contact-sheet and --tokenizer are given together")
+        raise click.UsageError("--contact-sheet and --tokenizer have to be given together")
     found = describe_folder(path, tokenizer=tokenizer, contact_sheet=contact_sheet, device=device)
     if contact_sheet is not None:
         click.echo(f"{contact_sheet}: {found.num_decoded} images decoded", err=True)
@@ -99,7 +99,7 @@ def inspect(
 
 
 def _lines(tree: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Plain data as indented text: a name and a value a line, at most `_SHOWN` of a kind."""
+    """Return nested data as indented lines `name: value`, at most `_SHOWN` entries per mapping."""
     lines = []
     for name, value in list(tree.items())[:_SHOWN]:
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,4 +1,4 @@
-"""`imagetok merge`, `imagetok export` and `imagetok import`: code datasets in and out."""
+"""`imagetok merge`, `imagetok export` and `imagetok import`."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,10 +15,11 @@ from cli.parameters import OneOf
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the merged dataset."
 )
 def merge(shards: tuple[Path, ...], out: Path) -> None:
-    """Join code datasets of one tokenizer, in the order given; running it again continues.
+    """Join code datasets of one tokenizer, in the order given.
 
-    Shards are checked and hard-linked, or copied to another disk. Source indices count through
-    all sources, as if these had been encoded one after the other.
+    Shards are checked, then hard-linked, or copied if --out is on another disk. Source indices run
+    through all datasets, as if these had been encoded one after the other. Run it again to
+    continue after an interruption.
 
     Example: imagetok merge codes/photos codes/paintings --out codes/all
     """
@@ -41,8 +42,8 @@ def merge(shards: tuple[Path, ...], out: Path) -> None:
 def export(shards: Path, form: Literal["parquet", "npy"], out: Path) -> None:
     """Write a code dataset as one parquet file, or as a folder of .npy files.
 
-    Both hold codes, labels, source indices and the tokenizer's fingerprint; `imagetok import`
-    makes the same code dataset of them again.
+    Both hold codes, labels, source indices and the tokenizer's fingerprint. `imagetok import`
+    recreates the same code dataset from them.
 
     Example: imagetok export runs/digits-edvae/codes/train --to parquet --out digits.parquet
     """
@@ -58,11 +59,11 @@ def export(shards: Path, form: Literal["parquet", "npy"], out: Path) -> None:
     "--shards", required=True, type=click.Path(path_type=Path), help="Folder of the code dataset."
 )
 def import_(file: Path, tokenizer: str, shards: Path) -> None:
-    """Make a code dataset of codes in a parquet file or .npy files, bound to a tokenizer.
+    """Create a code dataset of a tokenizer from codes in a parquet file or .npy files.
 
-    FILE is what `imagetok export` wrote, or others' codes: a parquet file with columns codes
-    (lists; codes0, codes1, ... of several levels) and label; one .npy of shape (N, h, w); or a
-    folder of codes.npy and labels.npy.
+    FILE is the output of `imagetok export`, or codes from another program: a parquet file with
+    the columns codes (lists; codes0, codes1, ... for several levels) and label; one .npy file of
+    shape (N, h, w); or a folder with codes.npy and labels.npy.
 
     Example: imagetok import digits.parquet --tokenizer runs/digits-edvae/tokenizer
     --shards codes/digits

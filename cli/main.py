@@ -1,6 +1,6 @@
-"""`imagetok`: the command group, and how errors become messages and exit codes.
+"""`imagetok`: the command group, and the conversion of errors to messages and exit codes.
 
-Nothing heavy is imported here: a command's module is loaded when the command runs.
+Nothing heavy is imported here: the module of a command is imported when the command runs.
 """
 
 import errno
@@ -22,52 +22,52 @@ from imagetok.suggestions import did_you_mean
 from imagetok.version import __version__
 
 COMMANDS = {
-    "quickstart": ("cli.quickstart", "The whole chain on embedded data, in minutes on a CPU."),
-    "configs": ("cli.configs", "List the named configs, or print or copy one."),
+    "quickstart": ("cli.quickstart", "Run every step on included data, in minutes on a CPU."),
+    "configs": ("cli.configs", "List the included configs, or print or copy one."),
     "train": ("cli.train", "Train the tokenizer or prior that a config describes."),
     "encode": ("cli.encode_decode", "Encode images to a code dataset (shards)."),
-    "decode": ("cli.encode_decode", "Turn a code dataset back into images."),
+    "decode": ("cli.encode_decode", "Decode a code dataset to images."),
     "merge": ("cli.interchange", "Join code datasets of one tokenizer."),
     "export": ("cli.interchange", "Write a code dataset as parquet or .npy."),
-    "import": ("cli.interchange", "Make a code dataset of codes in parquet or .npy."),
-    "reconstruct": ("cli.reconstruct", "Show images before and after a tokenizer, side by side."),
+    "import": ("cli.interchange", "Create a code dataset from codes in parquet or .npy."),
+    "reconstruct": ("cli.reconstruct", "Show images and their reconstructions by a tokenizer."),
     "sample": ("cli.sample", "Draw new images from a prior."),
-    "complete": ("cli.sample", "Finish images from their upper rows with a prior."),
-    "evaluate": ("cli.evaluate", "Measure reconstructions, or drawn samples, on a data split."),
-    "uncertainty": ("cli.uncertainty", "Ask whether a tokenizer knows where it errs."),
-    "diagnose": ("cli.diagnose", "Say how a codebook is used, and what to try if badly."),
-    "explore": ("cli.explore", "Show neighbours of codes, what lies between images, and labels."),
-    "report": ("cli.report", "One HTML file about a run, or about several side by side."),
-    "demo": ("cli.demo", "A web page: reconstruct, edit codes, sample, complete."),
-    "compare": ("cli.compare", "Train several tokenizers alike and compare them in one table."),
-    "push": ("cli.push", "Share a tokenizer or prior on the Hugging Face Hub."),
+    "complete": ("cli.sample", "Complete images from their upper rows of codes with a prior."),
+    "evaluate": ("cli.evaluate", "Measure reconstructions or samples on a data split."),
+    "uncertainty": ("cli.uncertainty", "Test whether encoder uncertainty predicts error."),
+    "diagnose": ("cli.diagnose", "Measure codebook utilisation, and detect collapse."),
+    "explore": ("cli.explore", "Explore the latent space: neighbours, interpolation, classes."),
+    "report": ("cli.report", "Write an HTML report of one run or several."),
+    "demo": ("cli.demo", "Serve a web page to reconstruct, edit codes, sample, complete."),
+    "compare": ("cli.compare", "Train several tokenizers with equal settings and compare them."),
+    "push": ("cli.push", "Upload a tokenizer or prior to the Hugging Face Hub."),
     "verify": ("cli.inspect", "Check a tokenizer, prior, run, comparison or code dataset."),
     "inspect": ("cli.inspect", "Describe a tokenizer, prior, run, comparison or code dataset."),
-    "info": ("cli.info", "Versions, devices, precision, threads and caches, for a bug report."),
+    "info": ("cli.info", "Show versions, devices, threads and caches, for a bug report."),
 }
-"""Command name -> module that holds it (under the same name) and its one-line help."""
+"""Command name -> (its module, its one-line help); the function has the name of the command."""
 
 ISSUES = "https://github.com/imagetok/imagetok/issues"
 _ENVIRONMENT = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
     errno.EDQUOT: "free some space, or choose a folder on another disk",
-    errno.EROFS: "choose a folder that can be written to",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.EEXIST: "choose a path that is not taken by a file",
+    errno.EROFS: "choose a writable folder",
+    errno.EACCES: "choose a folder with write permission",
+    errno.EEXIST: "choose a path where no file exists",
     errno.ENOTDIR: "choose a path that is not below a file",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "choose a path that is not a folder",
-    errno.EPERM: "choose a folder that you may write to",
-    errno.EIO: "the disk, or the connection to it, fails; copy what is there to another one",
-    errno.ELOOP: "the link leads to itself; remove it",
-    errno.EFBIG: "a file may not be so large here; look at `ulimit -f`, or choose another disk",
+    errno.EPERM: "choose a folder with write permission",
+    errno.EIO: "the disk, or the connection to it, has failed; copy the data to another disk",
+    errno.ELOOP: "the symbolic link refers to itself; remove it",
+    errno.EFBIG: "the file is too large; check `ulimit -f`, or choose another disk",
     errno.EMFILE: "too many files are open; raise `ulimit -n`",
-    errno.ENFILE: "too many files are open on this machine; end other programs",
+    errno.ENFILE: "too many files are open on this machine; close other programs",
 }
 
 
 class LazyGroup(click.Group):
-    """Lists and completes commands without importing them."""
+    """A command group that lists and completes commands without importing their modules."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -96,7 +96,7 @@ class LazyGroup(click.Group):
 @click.option(
     "--stop-with-parent",
     is_flag=True,
-    help="Stop, as by SIGTERM, when standard input ends: for a program that starts this one.",
+    help="Stop, as by SIGTERM, when standard input ends (for a program that starts this one).",
 )
 @click.option(
     "--plugin",
@@ -107,7 +107,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="imagetok")
 def imagetok(debug: bool, stop_with_parent: bool, plugins: tuple[str, ...]) -> None:
-    """Image tokenizers, code datasets and priors, end to end.
+    """Train and use image tokenizers, code datasets and autoregressive priors.
 
     Example: imagetok quickstart
     """
@@ -124,12 +124,12 @@ def imagetok(debug: bool, stop_with_parent: bool, plugins: tuple[str, ...]) -> N
 def _stop_with_standard_input() -> None:
     """Send this process SIGTERM when its standard input ends.
 
-    The program that starts this one gives it a pipe that nobody writes to, and the kernel closes
-    the pipe when that program ends, whatever kills it.
+    The parent process passes a pipe as standard input and never writes to it. The kernel closes the
+    pipe when the parent ends, however it ends.
     """
 
     def wait() -> None:
-        # Not sys.stdin.read(): its lock would be held for ever in the workers that a loader forks.
+        # Not sys.stdin.read(): forked loader workers would inherit its locked lock.
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
@@ -140,8 +140,8 @@ def _stop_with_standard_input() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and exit with its code (see docs/reference/exit-codes.md)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Threads that spin while they wait for each other make a step ten times slower as soon as
-    # anything else runs on the machine; read by OpenMP when torch is imported.
+    # OpenMP reads this when torch is imported. Threads that spin while waiting for each other make
+    # a step ten times slower if other programs use the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _set_up_logging()
     sys.exit(_run(arguments))
@@ -162,7 +162,7 @@ def _run(arguments: list[str]) -> int:
         click.echo(without_secrets(shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (nobody reads it any more)
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (its reader has ended)
         return 0
     except (Exception, KeyboardInterrupt) as error:
         message, code = _explain(error)
@@ -173,26 +173,26 @@ def _run(arguments: list[str]) -> int:
 
 
 def _check_text(arguments: list[str]) -> None:
-    """Refuse bytes that are no UTF-8: records and pages, which name paths, could not hold them."""
+    """Raise ConfigError for arguments that are no UTF-8, which JSON files could not store."""
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             raise ConfigError(
                 f"{ascii(argument)[1:-1]}: expected text in UTF-8, found other bytes; rename the "
-                "file or folder, or reach it by a link with a name in UTF-8"
+                "file or folder, or use a symbolic link with a UTF-8 name"
             )
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """What to tell the user, and the exit code; 1 is a bug of ours."""
+    """Return the message for the user and the exit code; 1 means a bug in imagetok."""
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return "stopped at once; what was complete is on disk", 130
+        return "stopped immediately; completed files are on disk", 130
     if isinstance(error, ImagetokError):
         return str(error), error.exit_code
     message = _environment_message(error)
     if message is not None:
         return without_secrets(message), 5
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return f"{error.object!a}: expected names in UTF-8, found other bytes; rename it", 3
+        return f"{error.object!a}: expected a name in UTF-8, found other bytes; rename the file", 3
     if "imagetok.plugins.registry" in sys.modules:
         from imagetok.plugins.registry import blamed_plugin
 
@@ -206,26 +206,26 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def _environment_message(error: BaseException) -> str | None:
-    """What to say where the machine, and not our code, is at fault."""
+    """Return the message for an error of the environment (disk, memory, processes), else None."""
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; {_ENVIRONMENT[error.errno]}"
     no_memory = ("out of memory", "can't allocate memory")
     if isinstance(error, MemoryError) or any(text in str(error).lower() for text in no_memory):
         return "out of memory; use a smaller train.batch_size or --batch-size, or a smaller model"
-    if "too many open files" in str(error).lower():  # torch's own words
+    if "too many open files" in str(error).lower():  # a message of torch
         return f"too many files are open; {_ENVIRONMENT[errno.EMFILE].partition('; ')[2]}"
     if "DataLoader timed out" in str(error):
-        return "a loader worker gave no batch for 300 s; try train.workers=0, then --resume"
+        return "a loader worker returned no batch for 300 s; try train.workers=0, then --resume"
     if "DataLoader worker" in str(error):
-        return "a loader worker was killed, perhaps for its memory; try train.workers=0 or fewer"
+        return "a loader worker was killed, perhaps out of memory; try train.workers=0 or fewer"
     if any(text in str(error) for text in ("closed by peer", "reset by peer")):
-        return "another process of this run ended; its own message says why"
+        return "another process of this run has ended; see its error message"
     return None
 
 
 def _set_up_logging() -> None:
-    """imagetok's log lines go to stderr; in a distributed run only the first process's."""
+    """Send the log to stderr; in a distributed run, other processes only log errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("imagetok")

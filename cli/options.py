@@ -16,15 +16,15 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def device_option() -> Decorator:
-    """`--device`."""
+    """Return the `--device` option."""
     return click.option(
         "--device",
-        help="cpu, cuda or cuda:N; default: a GPU if there is one. Near ties may differ.",
+        help="cpu, cuda or cuda:N; default: a GPU, if any. Rounding can differ between devices.",
     )
 
 
 def tokenizer_option() -> Decorator:
-    """`--tokenizer`, required."""
+    """Return the `--tokenizer` option, which is required."""
     return click.option(
         "--tokenizer",
         required=True,
@@ -33,48 +33,48 @@ def tokenizer_option() -> Decorator:
     )
 
 
-def data_option(what: str = "cifar10:test, a folder, ...") -> Decorator:
-    """`--data`, required."""
+def data_option(what: str = "Images: cifar10:test, a folder, ...") -> Decorator:
+    """Return the `--data` option, which is required; `what` is its help text."""
     return click.option("--data", required=True, type=DATA, help=what)
 
 
 def batch_size_option() -> Decorator:
-    """`--batch-size`."""
+    """Return the `--batch-size` option."""
     return click.option(
         "--batch-size",
         type=click.IntRange(min=1),
-        help="Images in flight, in steps of 64. Speed and memory only, never the result.",
+        help="Images per batch, in steps of 64; affects speed and memory, never the result.",
     )
 
 
 def choose_device(name: str | None) -> Any:
-    """A torch device; see `imagetok.processes.choose_device`, which is slow to import."""
+    """Return a torch device; see `imagetok.processes.choose_device`, which is slow to import."""
     from imagetok import processes
 
     return processes.choose_device(name)
 
 
 def check_out_folder(out: Path | None) -> None:
-    """Refuse, before any work, a folder to write into that is a file."""
+    """Raise UsageError if `out` is an existing file; called before any work is done."""
     if out is not None and out.exists() and not out.is_dir():
         raise click.UsageError(f"--out {out}: expected a folder, found a file")
 
 
 def say(text: str) -> None:
-    """Print a result, once in a distributed run."""
+    """Print a result; in a distributed run only the first process prints."""
     if os.environ.get("RANK", "0") == "0":
         click.echo(text)
 
 
 def show_table(values: Mapping[str, object]) -> None:
-    """Print names and values in two columns."""
+    """Print names and values as a table of two columns."""
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
         say(f"  {name:<{width}}  {_text(value)}")
 
 
 def show_usage(levels: "Iterable[LevelUse]") -> None:
-    """Print how each level's codes are used."""
+    """Print the codebook usage of each level: codes used and perplexity."""
     for level, use in enumerate(levels):
         say(
             f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
@@ -83,9 +83,9 @@ def show_usage(levels: "Iterable[LevelUse]") -> None:
 
 
 def show_columns(rows: Mapping[str, Mapping[str, object]]) -> None:
-    """Print names and the values of several columns, under their names if there are several.
+    """Print a table with a row per entry of `rows`; column names are shown if there are several.
 
-    A row may lack a column; one that has none is left out where there is only one.
+    A row may lack some columns. In a table of one column, rows without a value are omitted.
     """
     columns = list(dict.fromkeys(name for values in rows.values() for name in values))
     if len(columns) == 1:

@@ -1,6 +1,6 @@
-"""Kinds of arguments: how a shell completes them, and what is said of a misspelt one.
+"""Types of arguments, with shell completion and suggestions for misspelt values.
 
-Completion runs at every press of the key, so it imports nothing heavy.
+Completion runs at every key press, so it imports nothing heavy.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from imagetok.suggestions import did_you_mean
 
 
 class OneOf(click.Choice):  # pyright: ignore[reportMissingTypeArgument]  # generic since click 8.4
-    """One of some words."""
+    """A choice that suggests the nearest value for a misspelt one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click does, with the nearest word where it is none of them."""
+        """Convert as click does; add a suggestion to the error message."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
@@ -25,28 +25,28 @@ class OneOf(click.Choice):  # pyright: ignore[reportMissingTypeArgument]  # gene
 
 
 class Place(click.ParamType):
-    """A path that need not exist here: it may be a Hub id or a URL, too."""
+    """A path, Hub id or URL, which does not have to exist on this machine."""
 
     def __init__(self, name: str):
-        """name: how help texts call it."""
+        """name: its name in help texts."""
         self.name = name
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Files and folders."""
+        """Complete files and folders."""
         return [CompletionItem(incomplete, type="file")]
 
 
 class ConfigName(Place):
-    """The path of a config file, or the name of a config."""
+    """The path of a config file, or the name of an included config."""
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Names, and files where no name begins so.
+        """Complete names, and files where no name matches.
 
-        click's script for bash forgets the words that come before a request for files.
+        click's script for bash discards the items before a request for files, so it comes first.
         """
         names = [name for name in _names(incomplete) if name.startswith(incomplete)]
         return [CompletionItem(incomplete, type="file"), *map(CompletionItem, names)]
@@ -58,7 +58,7 @@ PATH_OR_ID = Place("PATH|ID")
 
 
 def _names(start: str) -> Iterable[str]:
-    """Names of config files; of experiments too, which take longer, where one is begun."""
+    """Return names of config files; experiments, which are slower, only if `start` names one."""
     from imagetok.errors import ConfigError
     from imagetok.named_configs.folder import SHEETS, config_files
 
@@ -68,5 +68,5 @@ def _names(start: str) -> Iterable[str]:
 
             return imagetok.configs().names
         return config_files()
-    except ConfigError:  # none are installed, and a shell has no place for messages
+    except ConfigError:  # no configs are installed; completion cannot show messages
         return ()

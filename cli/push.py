@@ -8,13 +8,14 @@ import click
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="USER/NAME")
-@click.option("--private", is_flag=True, help="Make the repository a private one.")
-@click.option("--revision", metavar="BRANCH", help="Branch, made if need be [main].")
-@click.option("--message", metavar="TEXT", help="Of the commit.")
+@click.option("--private", is_flag=True, help="Create the repository as a private one.")
+@click.option("--revision", metavar="BRANCH", help="Branch, created if missing [main].")
+@click.option("--message", metavar="TEXT", help="Commit message.")
 def push(folder: Path, repo: str, private: bool, revision: str | None, message: str | None) -> None:
-    """Share a tokenizer or prior on the Hugging Face Hub, in one commit, after checking it.
+    """Check a tokenizer or prior and upload it to the Hugging Face Hub, in one commit.
 
-    Makes the repository if need be. Log in once with `hf auth login`, or set HF_TOKEN.
+    The repository is created if it does not exist. Log in once with `hf auth login`, or set
+    HF_TOKEN.
 
     Example: imagetok push runs/digits-gpt/prior user/digits-gpt
     """

@@ -11,10 +11,10 @@ import click
     type=click.Path(path_type=Path),
     default=Path("quickstart"),
     show_default=True,
-    help="Folder for everything that is made; run again to continue there.",
+    help="Folder for all results; run again to continue there.",
 )
 def quickstart(out: Path) -> None:
-    """Train a tokenizer and a prior on embedded digits, draw new ones, and write a report.
+    """Train a tokenizer and a prior on the included digits, draw new ones, and write a report.
 
     Takes a few minutes on a CPU and downloads nothing.
 

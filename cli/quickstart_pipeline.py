@@ -1,4 +1,4 @@
-"""The whole chain on the embedded digits: train, encode, train a prior, sample, judge, report."""
+"""The quickstart on the included digits: train, encode, train a prior, sample, evaluate, report."""
 
 import logging
 import time
@@ -31,16 +31,20 @@ NEIGHBOURS = 5
 SPLITS = ("train", "test")
 
 
-@one_thread()  # of models so small two threads wait for each other more than they compute
+@one_thread()  # with models this small, two threads mostly wait for each other
 def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | int]:
-    """Run the chain in `out` (or continue it there); returns what summary.json holds.
+    """Run every step in the folder `out`, or continue there; return the content of summary.json.
 
     recipe: a folder with edvae.yaml and gpt.yaml for the digits (default: the named configs
     digits/edvae and digits/gpt).
+
+    Raises ConfigError if `out` holds files but no quickstart.
     """
     begun = time.perf_counter()
     if out.is_dir() and any(out.iterdir()) and not (out / "edvae").is_dir():
-        raise ConfigError(f"{out}: not empty and no quickstart; choose another --out")
+        raise ConfigError(
+            f"{out}: the folder is not empty and holds no quickstart; choose another --out"
+        )
     edvae, gpt = _configs(recipe)
     config = validate(edvae.tree, TokenizerRun, edvae.where)
     _say(1, f"train a tokenizer on 1,617 digits ({config.train.steps} steps, 2 to 3 minutes)")
@@ -57,9 +61,9 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         "tokenizer": trained.artifact,
     }
     prior.train(gpt.where, out=out / "gpt", set=places, resume=True, device="cpu")
-    _say(4, f"draw {NUM_SAMPLES} new digits (seconds)")
+    _say(4, f"sample {NUM_SAMPLES} new digits (seconds)")
     samples, labels = _sample(out, tokenizer)
-    _say(5, "let a classifier fitted on real digits judge them, and write the report (seconds)")
+    _say(5, "classify the samples by their nearest real digits, and write the report (seconds)")
     agreement, accuracy = _class_agreement(samples, labels, datasets)
     summary: dict[str, float | int] = {
         "seconds": round(time.perf_counter() - begun, 1),
@@ -78,13 +82,13 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         out / "report.html",
         "imagetok quickstart",
         sections,
-        subtitle="Handwritten digits: tokenizer, codes, prior and new images, made on this machine",
+        subtitle="Handwritten digits: a tokenizer, its codes, a prior and new images",
     )
     return summary
 
 
 def _configs(folder: Path | None) -> tuple[NamedConfig, NamedConfig]:
-    """The configs of the tokenizer and of the prior."""
+    """Return the configs of the tokenizer and of the prior."""
     names = ("digits/edvae", "digits/gpt")
     if folder is not None:
         names = (str(folder / "edvae.yaml"), str(folder / "gpt.yaml"))
@@ -101,9 +105,9 @@ def _encode(tokenizer: Tokenizer, dataset: ImageDataset, out: Path, split: str) 
 
 
 def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """The drawn images as their PNG files hold them, and the classes asked for."""
+    """Return the sampled images, as read from their PNG files, and the requested classes."""
     folder = out / "samples"
-    for old in folder.glob("*"):  # of an interrupted run; they are drawn again, the same
+    for old in folder.glob("*"):  # from an interrupted run; the same samples are drawn again
         old.unlink()
     samples = generate(out / "gpt" / "prior", NUM_SAMPLES, out=folder, seed=0, device="cpu")
     files = [folder / f"{j:06d}.png" for j in range(NUM_SAMPLES)]
@@ -114,7 +118,7 @@ def _sample(out: Path, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
 def _class_agreement(
     samples: Tensor, labels: Tensor, datasets: dict[str, ImageDataset]
 ) -> tuple[float, float]:
-    """(share of samples recognised as the class asked for, held-out accuracy of the judge)."""
+    """Return (share of samples classified as the requested class, held-out k-NN accuracy)."""
     real = {split: data.read(range(len(data))) for split, data in datasets.items()}
     references = to_unit_range(real["train"].images)
     answers = {
@@ -128,32 +132,32 @@ def _class_agreement(
 
 def _numbers_section(summary: dict[str, float | int]) -> ReportSection:
     return ReportSection(
-        "In numbers",
+        "Summary",
         [
             Numbers(
                 [
                     (
-                        "samples recognised",
+                        "samples classified as requested",
                         f"{summary['class_agreement']:.1%}",
-                        f"of {NUM_SAMPLES} new digits are taken for the class asked for by their "
-                        f"{NEIGHBOURS} nearest real ones; of held-out digits "
-                        f"{summary['classifier_accuracy']:.1%} are",
+                        f"share of the {NUM_SAMPLES} samples that a classifier (k-NN on real "
+                        f"digits, k = {NEIGHBOURS}) assigns to the requested class; its accuracy "
+                        f"on real held-out digits is {summary['classifier_accuracy']:.1%}",
                     ),
                     (
-                        "reconstruction",
+                        "reconstruction quality",
                         f"{summary['psnr_db']:.1f} dB",
-                        "PSNR on the 180 held-out digits, mean over images",
+                        "mean PSNR over the 180 held-out digits",
                     ),
                     (
-                        "codebook in use",
+                        "codebook utilisation",
                         f"{summary['codes_used']} of {summary['num_codes']}",
-                        "codes that occur on the held-out digits",
+                        "codes that occur in the held-out digits",
                     ),
                     (
                         "time",
                         f"{summary['seconds']:.0f} s",
-                        f"this run of the command; {summary['peak_memory_mb']:,} MB of memory at "
-                        "the peak",
+                        "duration of the last `imagetok quickstart`; peak memory "
+                        f"{summary['peak_memory_mb']:,} MB",
                     ),
                 ]
             )
@@ -165,7 +169,7 @@ def _commands_section(edvae: NamedConfig, gpt: NamedConfig) -> ReportSection:
     run = "runs/digits-edvae"
     encode = f"imagetok encode --tokenizer {run}/tokenizer --data digits"
     return ReportSection(
-        "The same by hand",
+        "Run the steps yourself",
         [
             Commands(
                 [
@@ -175,7 +179,7 @@ def _commands_section(edvae: NamedConfig, gpt: NamedConfig) -> ReportSection:
                     f"imagetok train {gpt.where} --out runs/digits-gpt",
                     f"imagetok sample --prior runs/digits-gpt/prior -n {NUM_SAMPLES} --out samples",
                 ],
-                caption="What quickstart did, as separate commands.",
+                caption="The steps of the quickstart as separate commands.",
             )
         ],
     )

@@ -15,11 +15,11 @@ from cli.options import device_option, say, tokenizer_option
     type=click.Path(path_type=Path),
     default=Path("reconstruction.png"),
     show_default=True,
-    help="The picture to write.",
+    help="PNG file to write.",
 )
 @device_option()
 def reconstruct(images: tuple[Path, ...], tokenizer: str, out: Path, device: str | None) -> None:
-    """Write one picture: each image as the tokenizer reads it, and what comes back, below it.
+    """Write one picture with each image, as the tokenizer reads it, above its reconstruction.
 
     Example: imagetok reconstruct --tokenizer runs/cifar10-edvae-cpu/tokenizer photo.jpg
     """

@@ -15,7 +15,7 @@ from cli.options import device_option, say
     default=Path("report.html"),
     show_default=True,
     metavar="FILE.html",
-    help="The file to write.",
+    help="HTML file to write.",
 )
 @click.option(
     "--samples",
@@ -23,15 +23,16 @@ from cli.options import device_option, say
     type=click.IntRange(min=0),
     default=8,
     show_default=True,
-    help="Images drawn of each class from a prior; 0: draw and complete none.",
+    help="Samples drawn per class from a prior; 0: no samples and no completions.",
 )
 @device_option()
 def report(runs: tuple[Path, ...], out: Path, num_samples: int, device: str | None) -> None:
-    """Write one self-contained HTML file about a run, or about several side by side.
+    """Write a self-contained HTML report of one run, or of several side by side.
 
-    RUN is a run folder of a tokenizer or prior, a folder that `imagetok sample` wrote, or a JSON
-    file of `imagetok evaluate --out`. Curves, images before and after, codes, uncertainty, samples,
-    completions, measures: as far as the runs have them. It opens from disk, without a network.
+    RUN is a run folder of a tokenizer or prior, a folder written by `imagetok sample`, or a JSON
+    file of `imagetok evaluate --out`. The report shows training curves, reconstructions, codes,
+    encoder uncertainty, samples, completions and measures, as far as they are available. It is
+    one file that opens offline.
 
     Example: imagetok report runs/digits-edvae runs/digits-gpt --out report.html
     """

@@ -10,23 +10,31 @@ from cli.options import device_option, say
 from cli.parameters import PATH_OR_ID
 
 _SAMPLING = (
+    click.option("--label", help="Class number or name, several (0,3 or cat,dog), all, or none."),
     click.option(
-        "--label", help="A class by number or name, several (0,3 or cat,dog), all, or none."
+        "--temperature", type=float, default=1.0, show_default=True, help="Greater than 0."
     ),
-    click.option("--temperature", type=float, default=1.0, show_default=True, help="Above 0."),
-    click.option("--greedy", is_flag=True, help="Always the most likely code."),
-    click.option("--top-k", type=int, help="Only the k most likely codes."),
-    click.option("--top-p", type=float, help="Only the likeliest codes of this total probability."),
-    click.option("--guidance", type=float, default=1.0, show_default=True, help="1 is off."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--greedy", is_flag=True, help="Always choose the most likely code."),
+    click.option("--top-k", type=int, help="Sample from the k most likely codes."),
+    click.option(
+        "--top-p", type=float, help="Sample from the likeliest codes with this total probability."
+    ),
+    click.option(
+        "--guidance",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Classifier-free guidance scale; 1: off.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
     device_option(),
 )
 
 
 def _prior_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--prior`, `--tokenizer`."""
+    """Add the options `--prior` and `--tokenizer`."""
     tokenizer = click.option(
-        "--tokenizer", type=PATH_OR_ID, help="Default: the one embedded in the prior."
+        "--tokenizer", type=PATH_OR_ID, help="Tokenizer; default: the one stored with the prior."
     )
     help_text = "Prior folder, or Hub id user/name[@revision]."
     prior = click.option("--prior", required=True, type=PATH_OR_ID, help=help_text)
@@ -34,7 +42,7 @@ def _prior_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How codes are drawn."""
+    """Add the options of sampling: label, temperature, top-k, top-p, guidance, seed, device."""
     for option in reversed(_SAMPLING):
         command = option(command)
     return command
@@ -42,15 +50,24 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @_prior_options
-@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Number of images.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for PNGs.")
-@click.option("--shards", type=click.Path(path_type=Path), help="Or: folder of a code dataset.")
+@click.option(
+    "--shards", type=click.Path(path_type=Path), help="Instead of --out: folder of a code dataset."
+)
 @click.option(
     "--samples-per-shard",
     type=click.IntRange(min=1),
     default=1024,
     show_default=True,
-    help="Images a shard (with --shards).",
+    help="Images per shard (with --shards).",
 )
 @_sampling_options
 def sample(
@@ -64,16 +81,16 @@ def sample(
     device: str | None,
     **params: Any,
 ) -> None:
-    """Draw new images; running it again continues where it stopped, with --out also with more.
+    """Draw new images from a prior. Run it again to continue, with --out also with a larger -n.
 
-    --out: PNG files, one grid, and samples.json with what made them. --shards: their codes only.
-    Image j of a seed is always the same, however many are drawn and by how many processes.
-    Without --label, the classes take turns.
+    --out writes PNG files, one grid and samples.json, which records the prior and the sampling
+    parameters. --shards writes only the codes. Sample j depends only on the seed and j: not on -n,
+    the batch size or the number of processes. Without --label, the classes are cycled through.
 
     Example: imagetok sample --prior runs/digits-gpt/prior -n 20 --label 3 --out threes
     """
     if (out is None) == (shards is None):
-        raise click.UsageError("pass either --out DIR, for images, or --shards DIR, for codes")
+        raise click.UsageError("expected either --out DIR, for images, or --shards DIR, for codes")
     from prior.generation import GRID, generate, generate_codes
 
     how = {"tokenizer": tokenizer, "label": _parse_label(label), "device": device, **params}
@@ -95,10 +112,10 @@ def sample(
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="An image file; may be given several times.",
+    help="An image file; may be repeated.",
 )
 @click.option(
-    "--keep-rows", type=int, required=True, help="Upper rows of codes to keep, of the coarsest map."
+    "--keep-rows", type=int, required=True, help="Upper rows of codes to keep (coarsest level)."
 )
 @click.option(
     "-n",
@@ -106,7 +123,7 @@ def sample(
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Completions of each image.",
+    help="Completions per image.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PNGs.")
 @_sampling_options
@@ -121,11 +138,12 @@ def complete(
     device: str | None,
     **params: Any,
 ) -> None:
-    """Finish images from their upper code rows, which are kept exactly.
+    """Complete images with a prior: the upper rows of codes are kept, the others are sampled.
 
-    Writes the completions, completions.png with them in a row after the image and what is kept of
-    it, and likelihood.png, where every code is the brighter the less the prior expected it (pale
-    yellow: a uniform guess would have done as well). Without --label, no class is given.
+    Writes the completions; completions.png, with a row per image (the image, the part that is
+    kept, the completions); and likelihood.png, the same with maps of the negative log-likelihood
+    of every code (black: certain; pale yellow: no better than a uniform guess). Without --label,
+    the prior is sampled without a class.
 
     Example: imagetok complete --prior runs/digits-gpt/prior --image four.png --keep-rows 2
     --out completed
@@ -141,5 +159,5 @@ def complete(
 
 
 def _parse_label(text: str | None) -> list[int | str] | str | None:
-    """`all` and `none` are words that a prior knows."""
+    """Split a list of classes; `all`, `none` and None are passed on as they are."""
     return text if text in (None, "all", "none") else [part.strip() for part in text.split(",")]

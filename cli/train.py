@@ -10,10 +10,12 @@ from cli.parameters import CONFIG, PATH_OR_ID
 
 @click.command()
 @click.argument("config", type=CONFIG)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a config key."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/NAME].")
-@click.option("--resume", is_flag=True, help="Go on in a run folder; starts fresh if empty.")
-@click.option("--init-from", type=PATH_OR_ID, help="Start from these weights (fine-tune).")
+@click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one.")
+@click.option("--init-from", type=PATH_OR_ID, help="Initialise from these weights (fine-tuning).")
 @device_option()
 def train(
     config: str,
@@ -25,7 +27,7 @@ def train(
 ) -> None:
     """Train the tokenizer or prior that CONFIG describes.
 
-    CONFIG: a YAML file, or a name that `imagetok configs` lists.
+    CONFIG is a YAML file, or a name that `imagetok configs` lists.
 
     Example: imagetok train digits/edvae --set train.steps=500 --out runs/try
 

@@ -20,17 +20,17 @@ from cli.parameters import DATA, PATH_OR_ID
     multiple=True,
     required=True,
     type=PATH_OR_ID,
-    help="Tokenizer folder, or Hub id; may be given several times.",
+    help="Tokenizer folder, or Hub id user/name[@revision]; may be repeated.",
 )
-@data_option("What it was made for: cifar10:test.")
+@data_option("In-distribution images, such as cifar10:test.")
 @click.option(
     "--shifted",
     multiple=True,
     type=DATA,
-    help="Images from elsewhere, or `noise`; may be given several times.",
+    help="Out-of-distribution images, or `noise`; may be repeated.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=2), help="Only the first images of each; default: all."
+    "--limit", type=click.IntRange(min=2), help="Only the first N images of each; default: all."
 )
 @click.option(
     "--out",
@@ -47,11 +47,12 @@ def uncertainty(
     out: Path | None,
     device: str | None,
 ) -> None:
-    """Ask whether a tokenizer's doubt tells where it errs, and which images are foreign to it.
+    """Test whether encoder uncertainty predicts reconstruction error and detects shifted data.
 
-    Doubt is a Dirichlet's K / S, the entropy of code probabilities, minus the largest logit, or
-    minus the margin to the second nearest code. Compared with the error by rank correlation over
-    code positions and over images; of --shifted images by the AUROC of the images' mean doubt.
+    Uncertainty is, depending on the quantizer, K / S of a Dirichlet, the entropy of the code
+    probabilities, minus the largest logit, or minus the margin to the second nearest code. It is
+    compared with the reconstruction error by Spearman's rank correlation, over code positions and
+    over images. For --shifted images, the AUROC of the mean uncertainty per image is reported.
 
     Example: imagetok uncertainty --tokenizer runs/edvae/tokenizer --data digits:test
     --shifted noise

@@ -1,7 +1,7 @@
-"""imagetok: images to codes, codes to datasets, datasets to priors, priors to images.
+"""imagetok: discrete image tokenizers, code datasets, and priors that generate images from codes.
 
-The names below are the public API; they are imported when first used, so that the command line
-starts without torch.
+The names in `__all__` are the public API; they are imported when first used, so that the command
+line starts without torch.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""Artifacts, in a folder or on the Hub: `config.json`, `model.safetensors`, `README.md`,
-`manifest.json`, and their fingerprint.
+"""Artifacts (saved models) in folders or on the Hub, and their fingerprints.
 
-No pickle is ever read or written, and of a repository no file but these is fetched. An artifact is
+An artifact consists of `config.json`, `model.safetensors`, `README.md` and `manifest.json`. No
+pickle is ever read or written, and no other file of a repository is downloaded. An artifact is
 checked against its architecture and its fingerprint before a model is built from it.
 """
 
@@ -42,47 +42,50 @@ FILES: dict[Kind, tuple[str, ...]] = {
     "autoencoder": NAMES,
     "prior": (*NAMES, *(f"tokenizer/{name}" for name in NAMES)),
 }
-"""Every file of an artifact, by kind, in the order in which they are fetched. An autoencoder is a
-tokenizer but for codes, of which it has none: a VAE."""
+"""Files of an artifact by kind, in the order in which they are downloaded. An autoencoder is a
+model without codes: a VAE."""
 MAX_CONFIG_BYTES = 16 << 20
 _NO_CODES = (
     "a continuous autoencoder (a VAE), which has no codes; `imagetok reconstruct`, `evaluate` and "
-    "`compare` take it, but codes need a tokenizer: train a config with tokenizer.quantizer, such "
-    "as configs/digits/edvae.yaml"
+    "`compare` accept it, but codes need a tokenizer: train a config with tokenizer.quantizer, "
+    "such as configs/digits/edvae.yaml"
 )
 HERE = "path/to/this/folder"
-"""What a model card calls the folder that it lies in."""
+"""Placeholder in a model card for the folder or repository of the artifact."""
 
 
 class ArtifactLocation(NamedTuple):
-    """Where an artifact lies."""
+    """The local folder of an artifact, and where it comes from."""
 
     folder: Path
-    """A local one; of a Hub id, in the cache."""
+    """Local folder; for a Hub id, a folder in the cache."""
     origin: str
-    """The folder as it was given, or user/name@commit."""
+    """The folder as the caller named it, or user/name@commit."""
     is_fetched: bool
-    """Whether it was on the Hub."""
+    """Whether the artifact comes from the Hub."""
 
 
 class Artifact(NamedTuple):
-    """An artifact's content after the checks that need no model."""
+    """Content of an artifact after all checks that need no model."""
 
     folder: Path
+    """Local folder; for a Hub id, a folder in the cache."""
     origin: str
-    """The folder as it was given, or user/name@commit."""
+    """The folder as the caller named it, or user/name@commit."""
     kind: Kind
     architecture: dict[str, Any]
+    """Config of the architecture, as plain data."""
     fingerprint: str
+    """Fingerprint as stated in the config; see `fingerprint_of`."""
     plugins: tuple[PartRecord, ...] = ()
-    """The parts that are not imagetok's, and who provides them."""
+    """Parts that plugins provide, and who provides them."""
 
 
 def fingerprint_of(kind: str, architecture: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Hex sha256 that binds codes to what made them.
+    """Return the fingerprint of a model, a hex sha256 by which codes refer to their tokenizer.
 
-    Hashes the canonical JSON of (format, kind, architecture), then every tensor by name: name,
-    dtype, shape, and its little-endian contiguous bytes.
+    It covers the canonical JSON of (format version, kind, architecture), then for every tensor in
+    order of names: name, dtype, shape, and its contiguous little-endian bytes.
     """
     digest = hashlib.sha256()
     digest.update(
@@ -104,10 +107,11 @@ def write_artifact(
     model: nn.Module,
     plugins: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """Put config and weights into an existing (staged) folder; returns the fingerprint.
+    """Write config and weights into an existing (staged) folder; return the fingerprint.
 
-    plugins: the parts that are not imagetok's, as `plugins.records_of` gives them; the key is
-    absent where there are none, and no part of the fingerprint.
+    plugins: the parts that plugins provide, as `plugins.records.records_of` returns them. The key
+    is absent where there are none, and no part of the fingerprint.
+    Raises ResourceError if the weights cannot be written.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     fingerprint = fingerprint_of(kind, architecture, tensors)
@@ -132,11 +136,12 @@ def write_artifact(
 def locate(
     source: Path | str, kind: Kind | None = None, revision: str | None = None
 ) -> ArtifactLocation:
-    """The folder that a path or a Hub id stands for; of a Hub id, the artifact's files are fetched.
+    """Locate the artifact of a path or Hub id; downloads the files of a Hub id.
 
-    kind: of a repository of another kind, only the config is fetched. Raises ArtifactError for a
-    repository that is not there or holds no artifact, ResourceError where the Hub cannot be
-    reached, ConfigError for a revision of a local folder.
+    kind: expected kind; of a repository of another kind only the config is downloaded. revision:
+    branch, tag or commit of the Hub id. Raises ArtifactError for a repository that does not exist
+    or holds no artifact, ResourceError if the Hub cannot be reached, ConfigError for a revision of
+    a local folder.
     """
     hub_id = hub.parse(source, revision)
     if hub_id is None:
@@ -146,7 +151,8 @@ def locate(
     found = kind_in(repository.folder / CONFIG)
     if found is None:
         raise ArtifactError(
-            f"{repository.origin}: is no tokenizer or prior of imagetok, by its {CONFIG}"
+            f"{repository.origin}: expected a tokenizer or prior of imagetok, found another "
+            f"{CONFIG}; check the repository's name"
         )
     if found in _accepted(kind):
         for name in FILES[found]:
@@ -155,17 +161,18 @@ def locate(
 
 
 def is_needed(name: str) -> bool:
-    """Whether a file is part of what is loaded; card and manifest may be missing."""
+    """Return whether loading needs a file; card and manifest are optional."""
     return name.endswith((CONFIG, WEIGHTS))
 
 
 def read_artifact(
     source: Path | str, kind: Kind | None = None, revision: str | None = None
 ) -> Artifact:
-    """Check an artifact's form and config; ArtifactError says what is wrong and where.
+    """Read an artifact's config and check its files; raises ArtifactError.
 
-    source: a folder, or a Hub id user/name[@revision], whose files are then fetched and compared
-    with their manifest, if there is one. kind: None takes any, `autoencoder` a tokenizer too.
+    source: a folder, or a Hub id user/name[@revision], whose files are downloaded and compared
+    with their manifest, if there is one. kind: expected kind; None accepts any, and "autoencoder"
+    accepts a tokenizer too.
     """
     place = locate(source, kind, revision)
     config = _read_config(place, kind)
@@ -182,7 +189,7 @@ def read_artifact(
     if place.is_fetched:
         check_manifest(
             artifact,
-            f"delete {place.folder.parent.parent} to fetch it again; if that does not help, ask "
+            f"delete {place.folder.parent.parent} to download it again; if that does not help, ask "
             "its owner to push it again",
         )
     return artifact
@@ -201,14 +208,14 @@ def check_plugins(artifact: Artifact) -> None:
 
 
 def _accepted(kind: Kind | None) -> tuple[Kind, ...]:
-    """The kinds that may stand where one is asked for; the most usual first."""
+    """Return the kinds that are accepted where `kind` is expected, the most common first."""
     if kind is None:
         return tuple(FILES)
     return ("tokenizer", "autoencoder") if kind == "autoencoder" else (kind,)
 
 
 def _called(kind: Kind | None) -> str:
-    """What users call it: a tokenizer or a VAE stands where an autoencoder is asked for."""
+    """Return the name of an expected kind for messages."""
     if kind is None:
         return "tokenizer or prior"
     return "tokenizer" if kind == "autoencoder" else kind
@@ -219,27 +226,30 @@ def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
     accepted = _accepted(kind)
     if not folder.is_dir():
         raise ArtifactError(
-            f"{place.origin}: no such folder; expected a {_called(kind)}, as "
-            f"`imagetok train` leaves it in RUN/{accepted[0]}, with {CONFIG} and "
-            f"{WEIGHTS}, or a Hub id like user/name"
+            f"{place.origin}: no such folder; expected the folder of a {_called(kind)} with "
+            f"{CONFIG} and {WEIGHTS}, which `imagetok train` writes to RUN/{accepted[0]}, or a Hub "
+            "id like user/name"
         )
     _check_inside(place, CONFIG)
     if not (folder / CONFIG).exists():
         inner = folder / accepted[0]
         hint = f"; did you mean {inner}?" if (inner / CONFIG).is_file() else ""
-        what = f"not a {_called(kind)}" if kind else "no tokenizer or prior"
+        what = f"not a {_called(kind)}" if kind else "not a tokenizer or prior"
         raise ArtifactError(f"{place.origin}: {what}: it has no {CONFIG}{hint}")
     try:
         config = read_json(folder / CONFIG, ArtifactError, MAX_CONFIG_BYTES)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot read it: {error.strerror}") from None
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
     fields = {"format_version", "imagetok_version", "kind", "architecture", "fingerprint"}
     if not isinstance(config, dict) or config.keys() - {"plugins"} != fields:
-        raise ArtifactError(f"{path}: expected exactly the keys {sorted(fields)}")
+        raise ArtifactError(
+            f"{path}: expected exactly the keys {sorted(fields)}, found others; it is not a config "
+            "of imagetok, or damaged"
+        )
     if config["format_version"] != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path}: format {config['format_version']!r}, made by imagetok "
-            f"{config['imagetok_version']}; this imagetok reads format {FORMAT_VERSION}"
+            f"{path}: expected format {FORMAT_VERSION}, found {config['format_version']!r}, which "
+            f"imagetok {config['imagetok_version']} wrote; install that version of imagetok"
         )
     if config["kind"] not in accepted:
         expected = f"a {_called(kind)}"
@@ -248,32 +258,40 @@ def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
             + (_NO_CODES if config["kind"] == "autoencoder" else f"a {config['kind']}")
         )
     if not isinstance(config["architecture"], dict):
-        raise ArtifactError(f"{path}: architecture must be a mapping")
+        raise ArtifactError(
+            f"{path}: architecture: expected a mapping, found "
+            f"{type(config['architecture']).__name__}; the file is damaged"
+        )
     return config
 
 
 def _check_inside(place: ArtifactLocation, name: str) -> None:
-    """ArtifactError for a link out of the folder: what it leads to would be copied and pushed.
+    """Raise ArtifactError for a link out of the folder, whose target would be copied and pushed.
 
-    The Hub's cache keeps the files beside the folders of commits, whose files are links to them.
+    In the Hub's cache, files of a commit are links to the cache's folder `blobs`.
     """
     try:
         folder, path = place.folder.resolve(), (place.folder / name).resolve()
-    except (OSError, RuntimeError):  # links in a circle
-        raise ArtifactError(f"{place.origin}/{name}: is a link that leads nowhere") from None
+    except (OSError, RuntimeError):  # links that form a cycle
+        raise ArtifactError(
+            f"{place.origin}/{name}: expected a regular file, found a link without a target; put "
+            "the file itself there"
+        ) from None
     cache = next((p.parent for p in folder.parents if p.name == "snapshots"), None)
     if path.is_relative_to(folder) or (cache and path.is_relative_to(cache / "blobs")):
         if path.exists() and not path.is_file():
-            raise ArtifactError(f"{place.origin}/{name}: expected a regular file, found another")
+            raise ArtifactError(
+                f"{place.origin}/{name}: expected a regular file, found a folder or special file"
+            )
         return
     raise ArtifactError(
-        f"{place.origin}/{name}: is a link out of the folder, and only files that lie in it are "
-        "read; put the file itself there"
+        f"{place.origin}/{name}: expected a file inside the folder, found a link that leads out of "
+        "it; put the file itself there"
     )
 
 
 def kind_in(config: Path) -> Kind | None:
-    """The kind that a config names; None where it names none of ours."""
+    """Return the kind in a config file; None if it is not a config of imagetok."""
     try:
         kind = read_json(config, max_bytes=MAX_CONFIG_BYTES)["kind"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -281,10 +299,10 @@ def kind_in(config: Path) -> Kind | None:
     return next((known for known in FILES if known == kind), None)
 
 
-def check_manifest(artifact: Artifact, advice: str = "fetch or export it again") -> None:
-    """ArtifactError where config or weights differ from the manifest, if there is one.
+def check_manifest(artifact: Artifact, advice: str = "download or export it again") -> None:
+    """Raise ArtifactError if config or weights differ from the manifest, if there is one.
 
-    Not the card: that may have been edited, on the Hub's pages or by hand.
+    The card is not compared, because it may be edited. advice: end of the message.
     """
     if (artifact.folder / MANIFEST).is_file():
         faults = verify_folder(artifact.folder, [n for n in FILES[artifact.kind] if is_needed(n)])
@@ -295,9 +313,10 @@ def check_manifest(artifact: Artifact, advice: str = "fetch or export it again")
 
 
 def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str, Tensor]:
-    """The artifact's tensors, after checking their names, shapes, dtypes and the fingerprint.
+    """Load the artifact's tensors; raises ArtifactError if they do not match `expected`.
 
-    expected: the same architecture on the meta device; nothing is allocated before it agrees.
+    Names, shapes, dtypes and the fingerprint are checked. expected: the architecture on the meta
+    device; no memory is allocated before names and shapes agree.
     """
     file_path, path = artifact.folder / WEIGHTS, f"{artifact.origin}/{WEIGHTS}"
     wanted = expected.state_dict()
@@ -314,48 +333,50 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
     except FileError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from None
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot read it: {error.strerror or error}") from None
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:
-        raise ArtifactError(f"{path}: damaged or cut off ({error}); fetch it again") from None
+        raise ArtifactError(
+            f"{path}: damaged or truncated ({error}); download or export it again"
+        ) from None
     if (misfit := _misfit_of_dtypes(tensors, wanted)) is not None:
         raise ArtifactError(f"{path}: {misfit}")
     found = fingerprint_of(kind, artifact.architecture, tensors)
     if found != artifact.fingerprint:
         raise ArtifactError(
-            f"{artifact.origin}: the weights or the config were changed or damaged: fingerprint "
-            f"expected {artifact.fingerprint[:16]}, found {found[:16]}; fetch or export it again"
+            f"{artifact.origin}: the weights or the config were changed or damaged: expected "
+            f"fingerprint {artifact.fingerprint[:16]}, found {found[:16]}; download or export it "
+            "again"
         )
     return tensors
 
 
 def check_fits(model: nn.Module, expected: nn.Module, folder: Path) -> None:
-    """Refuse to save a model that could not be loaded again: ArtifactError.
+    """Raise ArtifactError for a model that could not be loaded again after saving.
 
-    expected: what the model's config builds, on the meta device. folder: for the message.
+    expected: the model that the config builds, on the meta device. folder: for the message.
     """
     found, wanted = model.state_dict(), expected.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     misfit = _misfit_of_shapes(shapes, wanted) or _misfit_of_dtypes(found, wanted)
     if misfit is not None:
         raise ArtifactError(
-            f"{folder}: not saved, since it could not be loaded again: the model is not what its "
-            f"config describes: {misfit}. Save a model that was built from its config, without "
-            "modules or parameters that were exchanged since, and in the precision it was built "
-            "in, as .float() restores it"
+            f"{folder}: not saved, because it could not be loaded again: the model differs from "
+            f"its config: {misfit}. Save a model as its config builds it, without replaced modules "
+            "or parameters and in its original precision, which .float() restores"
         )
 
 
 def _misfit_of_shapes(
     shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor]
 ) -> str | None:
-    """How the names or shapes of tensors differ from those that are wanted; None if not at all."""
+    """Describe how names or shapes of tensors differ from the wanted ones; None if they agree."""
     if shapes.keys() != wanted.keys():
         missing = sorted(wanted.keys() - shapes.keys())[:3]
         extra = sorted(shapes.keys() - wanted.keys())[:3]
-        return f"does not fit its {CONFIG}: missing {missing}, extra {extra}"
+        return f"the tensors do not match {CONFIG}: missing {missing}, extra {extra}"
     return next(
         (
-            f"{name} has shape {shapes[name]}, expected {tuple(tensor.shape)}"
+            f"{name}: expected shape {tuple(tensor.shape)}, found {shapes[name]}"
             for name, tensor in wanted.items()
             if shapes[name] != tuple(tensor.shape)
         ),
@@ -364,10 +385,10 @@ def _misfit_of_shapes(
 
 
 def _misfit_of_dtypes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """The same of dtypes, of tensors with the names that are wanted."""
+    """Describe how dtypes differ from those of tensors of the same names; None if they agree."""
     return next(
         (
-            f"{name} is {found[name].dtype}, expected {tensor.dtype}"
+            f"{name}: expected {tensor.dtype}, found {found[name].dtype}"
             for name, tensor in wanted.items()
             if found[name].dtype != tensor.dtype
         ),
@@ -376,7 +397,7 @@ def _misfit_of_dtypes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
 
 
 def copy_artifact(artifact: Artifact, folder: Path) -> None:
-    """Put an artifact's own files into a new folder, sealed."""
+    """Copy an artifact's files into a new folder with a manifest of its own."""
     check_manifest(artifact)
     folder.mkdir()
     for name in (CONFIG, WEIGHTS, CARD):
@@ -393,9 +414,10 @@ def push_artifact(
     revision: str | None = None,
     message: str | None = None,
 ) -> hub.Pushed:
-    """Share a saved folder on the Hub, in one commit; see `hub.push`.
+    """Upload a saved artifact to the Hub in one commit; see `hub.push` for the arguments.
 
-    Only an artifact's own files are uploaded. In the card, the folder becomes the repository.
+    Only the files of the artifact are uploaded. In the card, the placeholder for the folder is
+    replaced by the name of the repository.
     """
     artifact = read_artifact(folder)
     with tempfile.TemporaryDirectory(prefix="imagetok-push-") as temporary:
@@ -415,9 +437,9 @@ def push_artifact(
 def write_card(
     folder: Path, title: str, tags: list[str], body: list[str], task: str | None = None
 ) -> None:
-    """Write the model card: Hub front matter, then paragraphs that hold measured numbers only.
+    """Write the model card: the Hub's front matter, then the lines of `body`.
 
-    task: the Hub's name of what the model does (`pipeline_tag`), where it has one.
+    task: the Hub's name for the model's task (`pipeline_tag`), if it has one.
     """
     task_line = [f"pipeline_tag: {task}"] if task else []
     tag_lines = [f"- {tag}" for tag in tags]
@@ -426,6 +448,6 @@ def write_card(
 
 
 def metrics_table(metrics: Mapping[str, float | int]) -> str:
-    """A Markdown table of measured values, by name: a resumed run has them in another order."""
+    """Return a Markdown table of measures, sorted by name so that a resumed run has the same."""
     rows = [f"| {plain(name)} | {value:.6g} |" for name, value in sorted(metrics.items())]
     return "\n".join(["| measure | value |", "|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""Where downloads and compiled kernels are kept on this machine, and how large they are."""
+"""Locations and sizes of the caches for downloads and compiled kernels."""
 
 import getpass
 import os
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PATIENCE = 2.0
-"""Seconds for all caches together: folders on a network can hold millions of files."""
+"""Seconds for measuring all caches, because folders on a network can hold millions of files."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder that libraries fill and that may be deleted."""
+    """A folder that libraries fill and that can be deleted safely."""
 
     path: Path
     bytes: int | None
-    """Of its files; None where there is no such folder yet."""
+    """Size of its files; None if the folder does not exist yet."""
     is_whole: bool = True
-    """Whether all files were counted, or the time for it was up."""
+    """Whether all files were counted; False if the time was up before."""
 
     def __str__(self) -> str:
         if self.bytes is None:
@@ -30,7 +30,7 @@ class Cache:
 
 
 def find_caches() -> dict[str, Cache]:
-    """The caches of the libraries that imagetok downloads and compiles with, by what they hold."""
+    """Return the caches of the libraries that download or compile for imagetok, by content."""
     import torch
     from huggingface_hub import constants
 
@@ -46,7 +46,7 @@ def find_caches() -> dict[str, Cache]:
 
 
 def size_text(count: int) -> str:
-    """A number of bytes for people: `1.4 GiB`."""
+    """Format a number of bytes: `1.4 GiB`."""
     size, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
@@ -56,12 +56,12 @@ def size_text(count: int) -> str:
 
 
 def shareable(text: object) -> str:
-    """A path, or a list of them, without the user's name: the home folder is `~`."""
+    """Return a path, or a list of paths, without the user's name; the home folder becomes `~`."""
     shown, home = str(text), Path.home()
     for folder in (home, home.resolve()):
-        if len(folder.parts) > 1:  # the home of some system users is the root of all paths
+        if len(folder.parts) > 1:  # the home of some system users is `/`
             parts = shown.split(str(folder))
-            # `/home/ann` is the beginning of `/home/anna`, too.
+            # `/home/anna` begins with `/home/ann` too.
             for i, part in enumerate(parts[1:], 1):
                 parts[i] = ("~" if part[:1] in ("", "/", ":", ",") else str(folder)) + part
             shown = "".join(parts)
@@ -69,9 +69,9 @@ def shareable(text: object) -> str:
 
 
 def _compiled() -> Path:
-    """As torch finds it; asking torch imports its compiler, which takes seconds."""
-    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    return Path(given) if given else Path(tempfile.gettempdir(), _compiled_name())
+    """Return the cache of torch.compile by torch's rule, without importing its slow compiler."""
+    setting = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    return Path(setting) if setting else Path(tempfile.gettempdir(), _compiled_name())
 
 
 def _compiled_name() -> str:
@@ -93,10 +93,10 @@ def _measured(folder: Path, deadline: float) -> Cache:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    """Of the files below a folder, without following links; what may not be read is left out."""
+    """Yield the sizes of the files below a folder; links are not followed, errors are ignored."""
     for root, _, names in os.walk(folder):
         for name in names:
             try:
                 yield Path(root, name).lstat().st_size
-            except OSError:  # deleted meanwhile
+            except OSError:  # deleted in the meantime
                 continue

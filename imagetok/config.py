@@ -1,8 +1,8 @@
-"""Configuration: YAML text and `--set a.b=v` overrides into one typed, validated tree.
+"""Configuration: from YAML text and `--set a.b=v` overrides to one typed, validated tree.
 
-Sections live beside what they configure; each is a frozen pydantic model that knows every key. The
-YAML read here is the safe core of YAML 1.2: `1e-4` is a number, `no` is a word, keys are unique,
-there are no anchors and no tags.
+Sections are defined beside what they configure; each is a frozen pydantic model that refuses
+unknown keys. Configs are read as a safe subset of YAML 1.2: `1e-4` is a number, `no` is text, keys
+are unique, and there are no anchors and no tags.
 """
 
 import re
@@ -21,7 +21,7 @@ from imagetok.suggestions import did_you_mean, nearest
 
 MAX_BYTES = 1 << 20
 PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]
-"""A path, or a URL whose user info and query are used, and neither shown nor stored."""
+"""A path, or a URL whose user info and query are used, but neither shown nor stored."""
 
 
 class Section(BaseModel):
@@ -39,9 +39,9 @@ class Section(BaseModel):
 
 S = TypeVar("S", bound=Section)
 Size = Annotated[int, Field(gt=0, le=2**24)]
-"""Of an axis of what lies in memory: larger ones are slips, or attacks, that no machine holds."""
+"""Size of an axis of a tensor; the limit catches typing errors and attacks."""
 Steps = Annotated[int, Field(gt=0, lt=2**53)]
-"""A number of steps, or a step: what every reader of JSON takes exactly."""
+"""A number of steps, limited to integers that every JSON reader represents exactly."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,18 +65,20 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int):
                 raise yaml.MarkedYAMLError(
-                    problem=f"a key must be a word, found {key!r}", problem_mark=key_node.start_mark
+                    problem=f"expected a word as key, found {key!r}",
+                    problem_mark=key_node.start_mark,
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
+                    problem=f"expected unique keys, found {key!r} twice",
+                    problem_mark=key_node.start_mark,
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every word that YAML 1.1 or the loader above would read as something else."""
+    """Writer that quotes every text that YAML 1.1 or the loader above would read differently."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -97,7 +99,7 @@ for _tag, _pattern, _first in [
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Read one YAML document; ConfigError names `where`, line and column."""
+    """Parse one YAML document; raises ConfigError with `where`, line and column."""
     try:
         # A SafeLoader with fewer features: it builds plain data only.
         return yaml.load(text, Loader=_Loader)
@@ -110,7 +112,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_text(path: Path | str) -> str:
-    """The text of a config file; ConfigError when it is missing, too large, or not UTF-8."""
+    """Read the text of a config file; ConfigError if it is missing, too large or not UTF-8."""
     path = Path(path)
     try:
         data = read_regular(path, MAX_BYTES)
@@ -122,11 +124,11 @@ def read_text(path: Path | str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text") from None
+        raise ConfigError(f"{path}: expected UTF-8 text, found other bytes") from None
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError when it is missing, too large, or no mapping."""
+    """Read the mapping in a YAML file; ConfigError if it is missing, too large or no mapping."""
     path = Path(path)
     tree = parse_yaml(read_text(path), str(path))
     if not isinstance(tree, dict):
@@ -135,11 +137,12 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 Overrides = Sequence[str] | Mapping[str, Any]
-"""`a.b=value` texts with values in YAML, or plain values by dotted key: {"train.steps": 500}."""
+"""A list of texts `a.b=value` with values in YAML, or a dict of values by dotted key, such as
+{"train.steps": 500}."""
 
 
 def override_texts(overrides: Overrides) -> list[str]:
-    """Overrides as `a.b=value` texts, as `--set` takes them."""
+    """Convert overrides to `a.b=value` texts, as `--set` accepts them."""
     if isinstance(overrides, str):
         raise ConfigError(f"overrides: expected a list or a dict, found the text {overrides!r}")
     if not isinstance(overrides, Mapping):
@@ -154,9 +157,11 @@ def _as_yaml(value: Any) -> str:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """The tree with each `a.b=value` put in; values are YAML: `x={kind: dvae}` sets a section.
+    """Return a copy of the tree with each override applied.
 
-    A number in the key is a place in a list that is there: `a.0.b=value`.
+    Values are YAML, so `x={kind: dvae}` sets a section. A number in a key is an index into an
+    existing list: `a.0.b=value`. Raises ConfigError for a malformed override or a key below a value
+    that is not a section.
     """
     result = _copied(tree)
     for override in override_texts(overrides):
@@ -172,8 +177,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any
                 section = section.setdefault(key, {})
             if not isinstance(section, dict | list):
                 raise ConfigError(
-                    f"--set {override}: {'.'.join(keys[: depth + 1])} is a value "
-                    f"({section!r}), not a section; give the whole of it"
+                    f"--set {override}: expected {'.'.join(keys[: depth + 1])} to be a section, "
+                    f"found the value {section!r}; set the whole section"
                 )
         value = parse_yaml(text, f"--set {override}")
         if isinstance(section, list):
@@ -184,15 +189,15 @@ def apply_overrides(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any
 
 
 def _place(items: list[Any], keys: list[str], depth: int, override: str) -> int:
-    """The place in a list that one of an override's keys names."""
+    """Return the list index that a key of an override names; ConfigError if out of range."""
     key, name = keys[depth], ".".join(keys[:depth])
     if key in map(str, range(len(items))):
         return int(key)
-    count = f"a list of {len(items)}"
-    places = f"a place from 0 to {len(items) - 1}" if items else "nothing, it is empty"
+    count = f"a list of length {len(items)}"
+    indices = f"an index from 0 to {len(items) - 1}" if items else "no index"
     raise ConfigError(
-        f"--set {override}: {name} is {count}: expected {places}, found {key!r}; "
-        f"or give the whole list: {name}=[...]"
+        f"--set {override}: {name} is {count}: expected {indices}, found {key!r}; "
+        f"to set the whole list use {name}=[...]"
     )
 
 
@@ -207,16 +212,19 @@ def _copied(tree: Any) -> Any:
 
 
 def load_config(path: Path | str, cls: type[S], overrides: Overrides = ()) -> S:
-    """Read, override and validate a config file.
+    """Read a config file, apply overrides, and validate it.
 
-    Raises ConfigError with one line per fault: `file: a.b: what is wrong (found x)`, and for an
+    path: a YAML file.
+    cls: the type of the config, such as `TokenizerRun`.
+    overrides: settings to change, as {"train.steps": 500} or ["train.steps=500"].
+    Raises ConfigError with one line per fault, `file: a.b: what is wrong (found x)`, and for an
     unknown key the nearest known one.
     """
     return validate(apply_overrides(read_yaml(path), overrides), cls, str(path))
 
 
 def validate(tree: Any, cls: type[S], where: str) -> S:
-    """Build the typed section from plain data, or raise ConfigError as `load_config` does."""
+    """Build a section from plain data; raises ConfigError as `load_config` does."""
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
@@ -225,19 +233,19 @@ def validate(tree: Any, cls: type[S], where: str) -> S:
 
 
 def dump_yaml(config: Section) -> str:
-    """The resolved tree as YAML that `load_config` reads back to an equal tree."""
+    """Write a config with all its defaults as YAML, which `load_config` reads to an equal tree."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 def compact_yaml(tree: Mapping[str, Any]) -> str:
-    """A plain tree as YAML for people: in its order, the innermost sections on a line."""
+    """Write plain data as readable YAML: in its order, each innermost section on one line."""
     return yaml.dump(
         dict(tree), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=118
     )
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two plain trees, with (old, new)."""
+    """Return the dotted keys whose values differ between two plain trees, with (old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = {}
         for key in [*old, *(k for k in new if k not in old)]:
@@ -248,7 +256,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 
 
 def value_at(tree: Any, key: str) -> Any:
-    """What lies under a dotted key of a plain tree; None where nothing does."""
+    """Return the value of a dotted key in a plain tree; None if there is none."""
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree
@@ -265,7 +273,7 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
             tag = next((name for name in ("kind", "source") if name in known), None)
             if tag and len(names) > 1 and not near:
                 section = ".".join(names[:-1])
-                hint += f"; to change the {tag}, give the whole section: {section}={{{tag}: ...}}"
+                hint += f"; to change the {tag}, set the whole section: {section}={{{tag}: ...}}"
             return f"{key}: unknown key; {hint}"
         case "missing":
             return f"{key}: missing"
@@ -293,15 +301,17 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
 
 
 def _quoted(text: object) -> list[str]:
-    """The words between quotes in what pydantic says it expected."""
+    """Return the quoted words in pydantic's text of expected values."""
     return re.findall(r"'([^']*)'", str(text))
 
 
 def _walk(
     location: tuple[str | int, ...], cls: type[Section]
 ) -> tuple[list[str], list[type[BaseModel]], list[type[BaseModel]]]:
-    """An error's dotted names without pydantic's union tags, the sections that own the last name,
-    and the sections that its value may be.
+    """Resolve the location of a pydantic error.
+
+    Returns its names without pydantic's union tags, the sections that own the last name, and the
+    sections that its value may be.
     """
     names: list[str] = []
     inside: list[type[BaseModel]] = [cls]
@@ -314,13 +324,13 @@ def _walk(
             continue
         names.append(str(part))
         owners = inside
-        if fields:  # else a key or a place in a container of what `inside` names
+        if fields:  # otherwise a key or index in a container of the sections in `inside`
             inside = [model for field in fields for model in _models(field.annotation)]
     return names, owners, inside
 
 
 def _tags(section: type[BaseModel], field: str) -> tuple[Any, ...]:
-    """The values that a discriminating field allows; none where it is no Literal."""
+    """Return the values that a discriminator field allows; empty if it is not a Literal."""
     annotation = section.model_fields[field].annotation
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 

@@ -1,7 +1,7 @@
-"""One way to make a file durable: write to a temporary name, fsync, rename, fsync the folder.
+"""Durable, atomic writing: write to a temporary name, fsync, rename, fsync the folder.
 
-Whatever carries a final name is complete. A folder is made durable the same way, with a
-`manifest.json` of hashes as its last file; `verify_folder` tells what differs from it.
+A file with its final name is always complete. Folders are written the same way, with a
+`manifest.json` of hashes as the last file; `verify_folder` lists the differences from it.
 """
 
 import errno
@@ -22,15 +22,15 @@ from imagetok.io.temporary_files import hold, remove_leftovers
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
-# Another file system, one without links, a foreign owner's file, too many links.
+# Another file system, one without hard links, a file of another owner, or too many links.
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-# A folder cannot be locked on NFS, nor anything on some cluster file systems.
+# NFS cannot lock folders, and some cluster file systems have no locks.
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
 logger = logging.getLogger("imagetok")
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON form that is hashed: sorted keys, no spaces, UTF-8, no NaN."""
+    """Serialise to the JSON form that is hashed: sorted keys, no spaces, UTF-8, no NaN."""
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -38,13 +38,13 @@ def canonical_json(value: Any) -> bytes:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the entries of a folder durable (created and renamed files)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,7 +57,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _begin(path: Path) -> Path:
-    """The temporary name for `path`; what killed writers of it left is removed."""
+    """Return the temporary name for `path`, after removing leftovers of killed writers of it."""
     check_held(path)
     remove_leftovers(path, _TEMPORARY)
     return _temporary(path)
@@ -65,20 +65,20 @@ def _begin(path: Path) -> Path:
 
 @contextmanager
 def _making(path: Path) -> Iterator[None]:
-    """Refuse a place such as /proc, where what shall be made is "not found"."""
+    """Raise ResourceError for a folder such as /proc, where creating a file is "not found"."""
     try:
         yield
     except FileNotFoundError:
         raise ResourceError(
-            f"{path}: no files or folders can be made there; choose a place on a disk"
+            f"{path}: no files or folders can be created there; choose a folder on a disk"
         ) from None
 
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that appears under `path`, complete and durable, when the block ends.
+    """Open a binary file that appears at `path`, complete and durable, when the context ends.
 
-    An exception inside the block removes the temporary file and leaves `path` as it was.
+    An exception inside the context removes the temporary file and leaves `path` unchanged.
     """
     temporary = _begin(path)
     with _making(path):
@@ -98,7 +98,7 @@ def staged_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def link_or_copy(source: Path, path: Path) -> bool:
-    """Give a file that never changes a second name, durably; a copy where links are not possible.
+    """Hard-link a file that never changes to `path`, durably; copy it where links are impossible.
 
     `path` must not exist. Returns whether it is a link.
     """
@@ -123,19 +123,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `readable_json` durably."""
+    """Write a value in the form of `readable_json`, durably."""
     write_bytes(path, readable_json(value))
 
 
 def readable_json(value: Any) -> bytes:
-    """The one JSON form that is stored: sorted keys, two spaces, a final newline, no NaN."""
+    """Serialise to the JSON form that is stored: sorted keys, indented by two spaces, no NaN."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
 
 @contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path`, hashed and durable, when the block ends.
+    """Yield a temporary folder that becomes `path`, hashed and durable, when the context ends.
 
     An existing `path` is replaced only after the new folder is complete.
     """
@@ -156,7 +156,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
 
 
 def commit_folder(temporary: Path, path: Path) -> None:
-    """Seal a finished folder and give it its final name, replacing what has that name."""
+    """Seal a finished folder and rename it to `path`, replacing an existing folder."""
     seal_folder(temporary)
     if path.exists():
         discarded = path.with_name(f"{path.name}{_TEMPORARY}old-{os.getpid()}")
@@ -169,7 +169,7 @@ def commit_folder(temporary: Path, path: Path) -> None:
 
 
 def seal_folder(folder: Path) -> None:
-    """fsync every file of a folder and write its manifest of sizes and hashes last."""
+    """Flush every file of a folder to disk, then write its manifest of sizes and hashes."""
     files = {}
     for file in _contents(folder):
         with file.open("rb") as opened:
@@ -182,10 +182,10 @@ def seal_folder(folder: Path) -> None:
 
 
 def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[str]:
-    """What is wrong with a sealed folder, one line a fault; empty when every byte is as written.
+    """Verify a sealed folder; return one line per fault, none if every byte is as written.
 
-    names: look at these files only, where a folder may hold others too. Raises OSError for what
-    cannot be read, which may be good.
+    names: check only these files, for a folder that may hold others. Raises OSError for a file
+    that cannot be read, because it may be intact.
     """
     try:
         listed = read_json(folder / MANIFEST)["files"]
@@ -193,7 +193,7 @@ def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[st
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         if not (folder / MANIFEST).exists():
             return [f"{folder / MANIFEST}: missing, so the folder was never completed"]
-        return [f"{folder / MANIFEST}: damaged, it is not a manifest"]
+        return [f"{folder / MANIFEST}: damaged, because it is not a manifest"]
     found = {p.relative_to(folder).as_posix() for p in _contents(folder)}
     if names is not None:
         found &= set(names)
@@ -206,14 +206,14 @@ def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[st
         if actual != size:
             faults.append(f"{folder / name}: expected {size} bytes, found {actual}")
         elif sha256_file(folder / name) != digest:
-            faults.append(f"{folder / name}: its sha256 differs from the one recorded")
+            faults.append(f"{folder / name}: its sha256 differs from the recorded one")
     return faults
 
 
 def _contents(folder: Path) -> list[Path]:
-    """The files of a folder that a manifest lists, sorted; nested manifests are content too.
+    """Return the files that a folder's manifest lists, sorted, including nested manifests.
 
-    Raises OSError where a folder cannot be listed: what it holds is then unknown, not missing.
+    Raises OSError if a folder cannot be listed, because its files are then unknown, not missing.
     """
     found = (Path(place) / n for place, _, names in os.walk(folder, onerror=_fail) for n in names)
     return sorted(p for p in found if p.is_file() and p != folder / MANIFEST)
@@ -224,12 +224,12 @@ def _fail(error: OSError) -> NoReturn:
 
 
 def is_temporary(path: Path, name: str) -> bool:
-    """Whether a path is what a killed writer of `name` left behind."""
+    """Return whether a path is a temporary file of a killed writer of `name`."""
     return path.name.startswith(f"{name}{_TEMPORARY}")
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed writers left behind; call it with the folder's lock held."""
+    """Delete temporary files of killed writers; the caller holds the folder's lock."""
     for leftover in folder.glob(f"*{_TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -239,11 +239,12 @@ def remove_temporaries(folder: Path) -> None:
 
 @contextmanager
 def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
-    """Hold a folder for one writer; the kernel frees it when the process ends, however it ends.
+    """Lock a folder for one writer; the lock is released when the process ends in any way.
 
-    Yields a function that lets other processes hold it too from then on, those with `shared`.
-    Raises ResourceError when another process holds it, and when the folder is removed, renamed or
-    replaced while it is held. A file system without locks is a warning.
+    Yields a function that makes the lock shared, so that processes which call `lock` with `shared`
+    can hold it too. Raises ResourceError if another process holds the lock, or if the folder is
+    removed, renamed or replaced while it is held. On a file system without locks a warning is
+    logged.
     """
     with _making(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -255,7 +256,7 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
         check_held(folder)
     except Exception as error:
         try:
-            check_held(folder)  # then whatever was raised is its consequence
+            check_held(folder)  # if the folder is gone, `error` is only a consequence
         except ResourceError as gone:
             raise gone from error
         raise
@@ -265,13 +266,13 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
 
 
 def check_held(path: Path) -> None:
-    """Raise ResourceError if a locked folder, which `path` is or lies in, is no longer the same."""
+    """Raise ResourceError if a locked folder that contains `path` was removed or replaced."""
     where = path.absolute()
     for descriptor, folder in _held.items():
         if where.is_relative_to(folder) and not _is_same(descriptor, folder):
             raise ResourceError(
-                f"{folder}: was removed, renamed or replaced while it was written to; nothing is "
-                "written there any more. Put it back and continue, or begin in a new folder"
+                f"{folder}: was removed, renamed or replaced while it was written to, so writing "
+                "stopped. Put it back and continue, or start again in a new folder"
             )
 
 
@@ -287,20 +288,27 @@ def _flock(folder: Path, descriptor: int, kind: int) -> None:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ResourceError(
-            f"{folder}: another process is writing here; wait for it to end, "
+            f"{folder}: another process is writing to this folder; wait for it to end, "
             "or choose another folder"
         ) from None
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
-        logger.warning("%s: no locks here (%s); let nobody else write there", folder, error)
+        logger.warning(
+            "%s: the file system has no locks (%s); make sure that no other process writes there",
+            folder,
+            error,
+        )
 
 
 _held: dict[int, Path] = {}
 
 
 def _drop_inherited_locks() -> None:
-    """A forked child (a loader's worker) must not keep its parent's locks alive after it."""
+    """Close inherited locks in a forked child, such as a loader's worker.
+
+    Otherwise the child would keep the folder locked after its parent has ended.
+    """
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

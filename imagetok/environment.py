@@ -1,4 +1,4 @@
-"""What imagetok runs on: versions, devices, precision, threads and caches, for a bug report."""
+"""Describing the environment for bug reports: versions, devices, precision, threads, caches."""
 
 import os
 import platform
@@ -27,9 +27,9 @@ _VARIABLES = (
     "TORCHINDUCTOR_CACHE_DIR", "TORCH_HOME", "WORLD_SIZE",
 )  # fmt: skip
 _SECRET_VARIABLES = ("ALL_PROXY", "HF_TOKEN", "HTTPS_PROXY", "HTTP_PROXY")
-"""Of which it is told only that they are set."""
+"""Environment variables whose values are not reported, only that they are set."""
 _DEVELOPMENT = ("dev", "docs")
-"""Extras that are no part of a report."""
+"""Extras that are not reported."""
 _PRECISIONS = {"none": "ieee (torch's default)"}
 
 
@@ -38,11 +38,11 @@ class Device:
     """A GPU."""
 
     name: str
-    """As `--device` takes it: `cuda:0`."""
+    """Name for `--device`, such as `cuda:0`."""
     model: str
     memory_bytes: int
     capability: str
-    """The compute capability of an NVIDIA GPU; empty for others."""
+    """Compute capability of an NVIDIA GPU; empty for others."""
 
     def __str__(self) -> str:
         capability = f", compute capability {self.capability}" if self.capability else ""
@@ -51,53 +51,54 @@ class Device:
 
 @dataclass(frozen=True, repr=False)
 class Environment(Result):
-    """The software and the machine."""
+    """Description of the software and the machine."""
 
     version: str
-    """Of imagetok."""
+    """Version of imagetok."""
     folder: Path
-    """Where imagetok is imported from."""
+    """Folder from which imagetok is imported."""
     configs: Path | None
-    """Where the named configs lie; None where they are not installed."""
+    """Folder of the named configs; None if they are not installed."""
     python: str
     executable: Path
     platform: str
     libraries: Mapping[str, str | None]
-    """Version of every library that imagetok needs, by name; None for one that is missing."""
+    """Version of every library that imagetok needs, by name; None for a missing one."""
     extras: Mapping[str, Mapping[str, str | None]]
-    """The same for the libraries of every extra, as in `pip install "imagetok[eval]"`."""
+    """Versions of the libraries of every extra, as in `pip install "imagetok[eval]"`."""
     device: str
-    """What computes where nothing else is asked for."""
+    """Default device."""
     devices: tuple[Device, ...]
-    """The GPUs."""
+    """GPUs of the machine."""
     gpu_software: Mapping[str, str]
     """Versions of CUDA (or ROCm) and cuDNN that torch was built with; empty for a CPU build."""
     bfloat16: bool
-    """Whether the device computes in it natively, not by emulation."""
+    """Whether the default device supports bfloat16 natively, without emulation."""
     precision: Mapping[str, str]
-    """The default dtype, and what products and convolutions of float32 are computed in (TF32?)."""
+    """Default dtype, and the precision of float32 products and convolutions (TF32 or not)."""
     cpus: int
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     memory_bytes: int | None
-    """Of the machine; None where it does not tell."""
+    """Memory of the machine; None if unknown."""
     threads: int
-    """Torch's, of this process, inside an operation."""
+    """Number of torch's threads within an operation."""
     interop_threads: int
-    """Torch's, of this process, for operations side by side."""
+    """Number of torch's threads for parallel operations."""
     cpu_capability: str
-    """The vector instructions that torch computes with."""
+    """Vector instructions that torch uses."""
     num_processes: int
+    """Number of processes of the distributed run."""
     caches: Mapping[str, Cache]
-    """What is downloaded and compiled, by whom."""
+    """Caches of downloads and compiled kernels, by content."""
     variables: Mapping[str, str]
-    """Environment variables that change how imagetok runs, where they are set."""
+    """Environment variables that affect imagetok and are set, without secrets."""
 
     def title(self) -> str:
-        """imagetok and its version."""
+        """Return a heading with version and folder."""
         return f"imagetok {self.version} from {shareable(self.folder)}"
 
     def rows(self) -> Mapping[str, object]:
-        """Everything, as text that may be shared: the home folder is `~`."""
+        """Return all values as text that can be shared, with the home folder as `~`."""
         memory = "" if self.memory_bytes is None else size_text(self.memory_bytes)
         rows = {
             "configs": "not installed" if self.configs is None else shareable(self.configs),
@@ -121,7 +122,7 @@ class Environment(Result):
         return {**rows, **self.variables}
 
     def shareable(self) -> dict[str, Any]:
-        """Everything as plain data for JSON, with the home folder as `~`."""
+        """Return all values as plain data for JSON, with the home folder as `~`."""
         caches = {
             name: {"path": shareable(c.path), "bytes": c.bytes, "is_whole": c.is_whole}
             for name, c in self.caches.items()
@@ -143,7 +144,8 @@ def info() -> Environment:
     >>> print(imagetok.info())              # paste it into a bug report
     >>> imagetok.info().libraries["torch"]
 
-    Reads versions, settings and the sizes of caches (for two seconds at most), and asks no network.
+    Reads versions, settings and the sizes of caches (for two seconds at most); the network is not
+    used.
     """
     state = process_state()
     device = torch.device(state.device or "cpu")
@@ -180,13 +182,13 @@ def _extra_text(extra: str, found: Mapping[str, str | None]) -> str:
 
 
 def _needed() -> dict[str, dict[str, str | None]]:
-    """Versions of what the installation asks for, by extra ("" for the plain one) and name."""
+    """Return versions of required libraries, by extra ("" for none) and name."""
     try:
-        asked = requires("imagetok") or []
-    except PackageNotFoundError:  # a folder on the path that was never installed
-        asked = ["torch", "torchvision", "accelerate", "transformers", "numpy"]
+        requirements = requires("imagetok") or []
+    except PackageNotFoundError:  # imported from a folder that was never installed
+        requirements = ["torch", "torchvision", "accelerate", "transformers", "numpy"]
     found: dict[str, dict[str, str | None]] = {}
-    for text in asked:
+    for text in requirements:
         name = re.match(r"[A-Za-z0-9._-]+", text)
         extra = re.search(r"extra == ['\"]([^'\"]+)", text)
         if name and not (extra and extra[1] in _DEVELOPMENT):
@@ -196,7 +198,7 @@ def _needed() -> dict[str, dict[str, str | None]]:
 
 def _version(name: str) -> str | None:
     try:
-        # torch's own text also names the build: 2.14.1+cu130
+        # torch.__version__ includes the build: 2.14.1+cu130
         return torch.__version__ if name == "torch" else version(name)
     except PackageNotFoundError:
         return None
@@ -243,20 +245,20 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _usable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):  # a name that this system does not know
+    except (ValueError, OSError):  # not supported by this system
         return None
 
 
 def _variables() -> dict[str, str]:
-    """Those that are set, without secrets."""
-    given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    shown = {name: shareable(without_secrets(value)) for name, value in given.items()}
+    """Return the environment variables that are set, without secrets."""
+    values = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    shown = {name: shareable(without_secrets(value)) for name, value in values.items()}
     both = {name for name in _SECRET_VARIABLES if {name, name.lower()} & set(os.environ)}
     return shown | {name: "set" for name in sorted(both)}

@@ -1,12 +1,12 @@
-"""What can go wrong by a user's doing, and the exit code that each kind ends a command with."""
+"""Errors that a user can cause or meet, and the exit code of a command for each."""
 
 from imagetok.io.urls import without_secrets
 
 
 class ImagetokError(ValueError):
-    """A refusal with one clear message: what, where, expected and found, how to fix it.
+    """Base of all errors: one clear message with place, expected and found values, and a remedy.
 
-    Of a URL in it, neither user info nor query is kept.
+    User info and queries of URLs are removed from the message.
     """
 
     exit_code = 1
@@ -16,47 +16,47 @@ class ImagetokError(ValueError):
 
 
 class ConfigError(ImagetokError):
-    """A setting or an argument is refused before any work starts."""
+    """An invalid setting or argument, found before any work starts."""
 
     exit_code = 2
 
 
 class InputError(ImagetokError):
-    """Data is corrupt, hostile or does not fit: images, labels."""
+    """Input data that is missing, damaged, malicious or does not fit, such as images or labels."""
 
     exit_code = 3
 
 
 class NotFiniteError(InputError):
-    """A tokenizer computes NaN or infinity from good images."""
+    """A model has or computes NaN or infinity, such as a tokenizer from valid images."""
 
 
 class ShardError(InputError):
-    """A code dataset is damaged, unfinished, or made by another tokenizer."""
+    """A code dataset that is damaged or unfinished, or was made by another tokenizer."""
 
 
 class ArtifactError(InputError):
-    """A tokenizer or prior folder is missing, damaged, or of an unknown format."""
+    """A tokenizer or prior that is missing, damaged, or of an unknown format."""
 
 
 class CheckpointError(InputError):
-    """No checkpoint of a run can be trusted."""
+    """A checkpoint that is damaged or does not belong to the run."""
 
 
 class ResourceError(ImagetokError):
-    """The machine cannot do it: disk full, read-only, locked, out of memory, no network."""
+    """A missing resource: disk full or read-only, folder locked, out of memory, no network."""
 
     exit_code = 5
 
 
 class DivergedError(ImagetokError):
-    """Training produced a value that is not finite."""
+    """Training diverged: a value is not finite, or a held-out measure is beyond its limit."""
 
     exit_code = 6
 
 
 class StoppedError(ImagetokError):
-    """A signal asked the work to stop; what is on disk can be resumed."""
+    """Work that a signal stopped; the same call or command continues it."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)

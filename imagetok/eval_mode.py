@@ -1,4 +1,4 @@
-"""Whether a module is trained or used."""
+"""Running a module in eval mode for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,12 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout, and norms by their running statistics, also in the middle of training."""
+    """Put a model into eval mode inside the context: no dropout, running statistics in norms.
+
+    A model in eval mode is not touched, so that several threads can use it.
+    """
     was_training = model.training
-    if was_training:  # else other threads may be using it
+    if was_training:
         model.eval()
     try:
         yield

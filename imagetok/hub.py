@@ -1,7 +1,7 @@
-"""Repositories on the Hugging Face Hub: what names one, fetching files of one commit, pushing.
+"""Repositories on the Hugging Face Hub: ids, downloading files of one commit, pushing.
 
-Files are fetched by huggingface_hub into its own cache, where other programs find them too. It is
-imported when first used. Whatever it raises becomes one message here.
+huggingface_hub downloads files into its own cache, which other programs share. It is imported when
+first used, and its errors are converted to one clear message each.
 """
 
 import logging
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("imagetok")
 TIMEOUT = 5.0
-"""Seconds that the first request to the Hub may take; without it, no network means a long wait."""
+"""Seconds that the first request to the Hub may take, so that no network is noticed quickly."""
 _PART = 10 << 20
-"""Bytes that huggingface_hub receives before it tells its progress."""
+"""Number of bytes that huggingface_hub receives between two updates of its progress."""
 
 _NAME = r"\w(?:[\w.-]{0,94}\w)?"
 _REPO = re.compile(rf"{_NAME}/{_NAME}", re.ASCII)
@@ -31,57 +31,63 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HubId(NamedTuple):
-    """`user/name[@revision]`."""
+    """A repository on the Hub, optionally at a revision: `user/name[@revision]`."""
 
     repo: str
+    """Name of the repository, `user/name`."""
     revision: str | None = None
-    """A branch, a tag or a commit; None is the branch `main`."""
+    """A branch, tag or commit; None is the branch `main`."""
 
     def __str__(self) -> str:
         return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
 
     @property
     def is_commit(self) -> bool:
-        """Whether it always names the same files."""
+        """Whether the revision is a commit, which always names the same files."""
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
 
 class Pushed(NamedTuple):
-    """A commit that holds what was pushed."""
+    """The commit of a push."""
 
     repo: str
+    """Name of the repository, `user/name`."""
     commit: str
+    """Hash of the commit, 40 hexadecimal digits."""
     url: str
-    """Of the commit's page."""
+    """URL of the commit's page."""
 
     @property
     def origin(self) -> str:
-        """`user/name@commit`, which can be loaded."""
+        """Hub id of the commit, `user/name@commit`, from which it can be loaded."""
         return f"{self.repo}@{self.commit}"
 
 
 def parse(source: Path | str, revision: str | None = None) -> HubId | None:
-    """The Hub id that a source is, or None where it is a local path.
+    """Parse a source as a Hub id; None for a local path.
 
-    Local are a Path, a path that exists, and whatever has not the form of a Hub id. Raises
-    ConfigError for a revision of a local path, for two revisions, and for an impossible one.
+    Local paths are Path objects, paths that exist, and texts without the form of a Hub id. Raises
+    ConfigError for a revision of a local path, two different revisions, or an invalid one.
     """
     hub_id = None if isinstance(source, Path) else _split(source)
     if hub_id is None or Path(source).exists():
         if revision is not None:
             raise ConfigError(
-                f"{source}: is a local path, and revision ({revision!r}) is for Hub ids only"
+                f"{source}: expected a Hub id with revision {revision!r}, found a local path; "
+                "leave the revision out"
             )
         return None
     if revision is None or revision == hub_id.revision:
         return hub_id
     if hub_id.revision is not None:
-        raise ConfigError(f"{source}: two revisions are given, {hub_id.revision} and {revision}")
+        raise ConfigError(
+            f"{source}: expected one revision, found {hub_id.revision} and {revision}; name it once"
+        )
     return HubId(hub_id.repo, checked_revision(revision))
 
 
 def checked_repo(repo: str) -> str:
-    """`repo` if it has the form user/name; else ConfigError."""
+    """Return `repo` if it has the form user/name; raises ConfigError otherwise."""
     hub_id = _split(repo)
     if hub_id is None or hub_id.revision is not None:
         raise ConfigError(f"expected a repository like user/name, found {repo!r}")
@@ -89,18 +95,22 @@ def checked_repo(repo: str) -> str:
 
 
 def checked_revision(revision: str) -> str:
-    """`revision` if a branch, a tag or a commit can have this name; else ConfigError."""
+    """Return `revision` if it is a valid name of a branch, tag or commit; else ConfigError."""
     if not _is_revision(revision):
         raise ConfigError(f"revision: expected a branch, a tag or a commit, found {revision!r}")
     return revision
 
 
-def same_commit(asked: str, recorded: str) -> str:
-    """`recorded` where it is a commit of the repository that `asked` names without one."""
-    wanted, known = parse(asked), parse(recorded)
+def same_commit(source: str, recorded: str) -> str:
+    """Return `recorded` if it is a commit of the repository that `source` names, else `source`.
+
+    So a rerun uses the recorded commit instead of the newest one. A `source` that names a commit
+    itself is returned unchanged.
+    """
+    wanted, known = parse(source), parse(recorded)
     if wanted is None or known is None or wanted.is_commit or not known.is_commit:
-        return asked
-    return recorded if wanted.repo == known.repo else asked
+        return source
+    return recorded if wanted.repo == known.repo else source
 
 
 def _split(text: str) -> HubId | None:
@@ -113,15 +123,15 @@ def _split(text: str) -> HubId | None:
 
 
 def _is_revision(text: str) -> bool:
-    # It becomes a file name in the cache, so `..` must not get there.
+    # It becomes part of a path in the cache, so it must not contain `..`.
     return _REVISION.fullmatch(text) is not None and ".." not in text
 
 
 class Repository:
-    """One commit of a repository, whose files are fetched one by one.
+    """One commit of a repository, whose files are downloaded one by one.
 
-    The first file settles the commit, and the others are of the same one. A file in the cache is
-    taken from there; without the Hub, a branch is what it was when it was last fetched.
+    The first file determines the commit, and all others come from the same one. Files in the cache
+    are not downloaded again. Without a connection, a branch is the cached commit.
     """
 
     def __init__(self, hub_id: HubId):
@@ -133,20 +143,20 @@ class Repository:
 
     @property
     def folder(self) -> Path:
-        """The commit's folder in the cache; once a file was fetched."""
+        """Folder of the commit in the cache; known after the first `fetch`."""
         assert self._folder is not None
         return self._folder
 
     @property
     def origin(self) -> str:
-        """`user/name@commit`; once a file was fetched."""
+        """Hub id `user/name@commit`; known after the first `fetch`."""
         return f"{self.hub_id.repo}@{self._commit}"
 
     def fetch(self, name: str, *, optional: bool = False) -> None:
-        """Have a file in the folder.
+        """Make a file available in the folder.
 
-        A file that the repository does not have is an ArtifactError, one that can be had neither
-        from the Hub nor from the cache is a ResourceError; neither, where it is optional.
+        Raises ArtifactError if the repository does not have the file, ResourceError if neither the
+        Hub nor the cache provides it. optional: raise neither.
         """
         path = self._find(name)
         if path is not None:
@@ -157,7 +167,7 @@ class Repository:
     def _find(self, name: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        if self._commit is None and self._can_be_reached():  # only the Hub knows where a branch is
+        if self._commit is None and self._can_be_reached():  # the Hub knows the branch's commit
             return self._download(name)
         cached = try_to_load_from_cache(self.hub_id.repo, name, revision=self._revision())
         if isinstance(cached, str):
@@ -171,7 +181,7 @@ class Repository:
         return self._commit or self.hub_id.revision
 
     def _can_be_reached(self) -> bool:
-        """Ask the Hub, once, and without the library's half-minute of retries."""
+        """Return whether the Hub answers; asks once, without the library's 30 s of retries."""
         if self._is_reachable is None:
             try:
                 with self._reading():
@@ -198,40 +208,40 @@ class Repository:
                     ),
                     _PART,
                 )
-            except LocalEntryNotFoundError:  # the Hub stopped to answer
+            except LocalEntryNotFoundError:  # the Hub stopped answering
                 raise
             except EntryNotFoundError:
                 return None
         return Path(path)
 
     def _settle(self, folder: Path) -> None:
-        """Take the commit of the first file; refuse a file of another one."""
+        """Adopt the commit of the first file; raise ArtifactError for a file of another one."""
         commit = folder.name
         if not _COMMIT.fullmatch(commit) or self._commit not in (None, commit):
             raise ArtifactError(
                 f"{self.hub_id}: expected a file of commit {self._commit or '(40 hex digits)'}, "
-                f"the Hub sent one of {commit!r}"
+                f"found one of {commit!r} from the Hub; try again"
             )
         if self._commit is None and self._problem:
-            logger.warning("%s; using what the cache has, commit %s", self._problem, commit)
+            logger.warning("%s; using the cached commit %s", self._problem, commit)
         elif self._commit is None:
             logger.info("%s: commit %s", self.hub_id, commit)
         self._commit, self._folder = commit, folder
 
     def _reading(self) -> AbstractContextManager[None]:
-        name = f"{self.hub_id} (no such folder here, so taken as a Hub id)"
+        name = f"{self.hub_id} (no such folder, so read as a Hub id)"
         return _explained(self.hub_id, name, "read")
 
     def _missing(self, name: str) -> ImagetokError:
         if self._problem:
             return ResourceError(
-                f"{self._problem}. The cache does not have its {name} either. Connect and run this "
-                f"again; or run `imagetok inspect {self.hub_id}` once while connected, which "
-                "fetches it; or give the path of a local folder"
+                f"{self._problem}. The cache does not have its {name} either. Connect to the "
+                f"network and try again; or run `imagetok inspect {self.hub_id}` once while "
+                "connected, which downloads it; or pass the path of a local folder"
             )
         return ArtifactError(
-            f"{self.hub_id}: the Hub's repository has no {name}; expected a tokenizer or a prior "
-            "as `imagetok push` shares it"
+            f"{self.hub_id}: the repository on the Hub has no {name}; expected a tokenizer or "
+            "prior that was uploaded with `imagetok push`"
         )
 
 
@@ -244,22 +254,23 @@ def push(
     revision: str | None = None,
     message: str | None = None,
 ) -> Pushed:
-    """Put the named files of a folder into a repository, in one commit; makes what is not there.
+    """Upload the named files of a folder to a repository in one commit.
 
-    private: of a new repository; one that exists and is public is refused. revision: a branch,
-    made if need be. Where the files are there already, the branch's commit is returned. Raises
-    ArtifactError where the Hub does not allow it, ResourceError where it cannot be reached.
+    The repository and the branch `revision` are created if they do not exist. private: create a
+    private repository; ConfigError for an existing public one. message: the commit message. If the
+    files are in the branch already, its commit is returned. Raises ConfigError for an invalid name,
+    ArtifactError without permission, ResourceError if the Hub cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd
 
     target = HubId(checked_repo(repo), revision and checked_revision(revision))
     if target.is_commit:
-        raise ConfigError(f"revision: {revision} is a commit; give the name of a branch")
+        raise ConfigError(f"revision: expected the name of a branch, found the commit {revision}")
     api = _api()
     with _explained(target, str(target), "write to"):
         _check_logged_in(target)
         _make(api, target, private)
-        # Not upload_folder: it may spread the files over several commits.
+        # Not upload_folder, which may distribute the files over several commits.
         info = api.create_commit(
             repo,
             [CommitOperationAdd(name, folder / name) for name in names],
@@ -274,13 +285,14 @@ def _check_logged_in(target: HubId) -> None:
 
     if get_token() is None:
         raise ArtifactError(
-            f"{target}: not logged in to the Hub, so nothing was uploaded; make a token that may "
-            f"write at {_api().endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN"
+            f"{target}: not logged in to the Hub, so nothing was uploaded; create a token with "
+            f"write access at {_api().endpoint}/settings/tokens, then run `hf auth login` or set "
+            "HF_TOKEN"
         )
 
 
 def _make(api: "HfApi", target: HubId, private: bool) -> None:
-    """See that repository and branch exist."""
+    """Create the repository and the branch if they do not exist."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
@@ -292,15 +304,16 @@ def _make(api: "HfApi", target: HubId, private: bool) -> None:
     else:
         if private and not found.private:
             raise ConfigError(
-                f"{target.repo}: exists and is public, so --private cannot be; nothing was "
-                f"uploaded. Make it private at {_page(target)}/settings, or choose another name"
+                f"{target.repo}: expected a private repository for --private, found a public one; "
+                f"nothing was uploaded. Make it private at {_page(target)}/settings, or choose "
+                "another name"
             )
     if target.revision is not None:
         api.create_branch(target.repo, branch=target.revision, exist_ok=True)
 
 
 def _counting(progress: TransferProgress) -> Any:
-    """The library's progress bar, which also tells how much was received."""
+    """Return a class of the library's progress bar that also updates `progress`."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
@@ -325,16 +338,15 @@ def _page(hub_id: HubId) -> str:
 
 @contextmanager
 def _explained(hub_id: HubId, name: str, right: str) -> Iterator[None]:
-    """Turn what the library raises into one message that begins with `name`.
+    """Convert the library's errors to one message that begins with `name`.
 
-    right: what the user must be allowed to do with the repository. An error of the local disk
-    stays what it is.
+    right: the permission that is needed, as a verb. Errors of the local disk are not converted.
     """
     try:
         yield
     except (ImagetokError, MemoryError):
         raise
-    except Exception as error:  # httpx's too, which differ from version to version
+    except Exception as error:  # also those of httpx, which differ between versions
         is_network = isinstance(error, ConnectionError | TimeoutError)
         if isinstance(error, OSError) and error.errno is not None and not is_network:
             raise
@@ -345,7 +357,7 @@ def _refusal(error: Exception, hub_id: HubId, name: str, right: str) -> Imagetok
     from huggingface_hub import errors
 
     causes = _causes(error)
-    log_in = f"log in with `hf auth login`, with a token that may {right} it"
+    log_in = f"log in with `hf auth login` and a token that is allowed to {right} it"
     answer = next((cause for cause in causes if isinstance(cause, errors.HfHubHTTPError)), None)
     if answer is None:
         return ResourceError(
@@ -353,7 +365,8 @@ def _refusal(error: Exception, hub_id: HubId, name: str, right: str) -> Imagetok
         )
     if isinstance(answer, errors.GatedRepoError):
         return ArtifactError(
-            f"{name}: its owner decides who may have it; ask at {_page(hub_id)}, then {log_in}"
+            f"{name}: access needs its owner's approval; request it at {_page(hub_id)}, then "
+            f"{log_in}"
         )
     if isinstance(answer, errors.RevisionNotFoundError):
         return ArtifactError(
@@ -362,8 +375,8 @@ def _refusal(error: Exception, hub_id: HubId, name: str, right: str) -> Imagetok
         )
     if isinstance(answer, errors.RepositoryNotFoundError):
         return ArtifactError(
-            f"{name}: no such repository on the Hub ({_page(hub_id)}); check the name, or "
-            f"{log_in} if it is private"
+            f"{name}: no such repository on the Hub ({_page(hub_id)}); check the name, or, if it "
+            f"is private, {log_in}"
         )
     match answer.response.status_code:
         case 401:
@@ -372,19 +385,19 @@ def _refusal(error: Exception, hub_id: HubId, name: str, right: str) -> Imagetok
             return ArtifactError(f"{name}: you are not allowed to {right} it; {log_in}")
         case 429:
             return ResourceError(
-                f"{name}: the Hub answers that you ask too often (429); wait a few minutes, or "
-                "log in with `hf auth login`, which allows more"
+                f"{name}: the Hub limits the rate of requests (429); wait a few minutes, or log in "
+                "with `hf auth login` for a higher limit"
             )
         case status if status >= 500:
-            return ResourceError(f"{name}: the Hub has a fault of its own ({status}); try later")
+            return ResourceError(f"{name}: the Hub has an internal error ({status}); try later")
         case status:
             return ArtifactError(
-                f"{name}: the Hub refuses it ({status}): {' '.join(str(error).split())}"
+                f"{name}: the Hub refused the request ({status}): {' '.join(str(error).split())}"
             )
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what led to it, the root last."""
+    """Return the error and its causes, the root cause last."""
     found = [error]
     while (cause := found[-1].__cause__) is not None and cause not in found:
         found.append(cause)
@@ -392,6 +405,6 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _reason(causes: Sequence[BaseException]) -> str:
-    """The first line of the deepest error that says something."""
+    """Return the first line of the deepest error that has a text."""
     lines = [line.strip() for cause in causes for line in str(cause).splitlines()[:1]]
     return next((line for line in reversed(lines) if line), type(causes[-1]).__name__).rstrip(".")

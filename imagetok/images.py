@@ -1,4 +1,4 @@
-"""The image contract: what a tokenizer takes and gives, and the check at its border."""
+"""The image contract: form and preprocessing of a tokenizer's images, checks and conversions."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ from imagetok.config import Section
 from imagetok.errors import InputError
 
 Images = Float[Tensor, "B C H W"] | Int[Tensor, "B H W"]
-"""Pixels in [0, 1], or label maps: the class of every pixel."""
+"""Pixels (B, C, H, W) in [0, 1], or label maps (B, H, W) with the class of every pixel."""
 
 Side = Annotated[int, Field(gt=0, le=2**16)]
 
@@ -48,17 +48,20 @@ class ImageContract(Section):
     def _check(self) -> "ImageContract":
         if (self.mode == "labels") != (self.num_classes is not None):
             found = "none" if self.num_classes is None else self.num_classes
-            raise ValueError(f"num_classes: mode labels needs it, others have none (found {found})")
+            expected = "a number for mode labels" if self.mode == "labels" else "none"
+            raise ValueError(
+                f"num_classes: expected {expected}, found {found} with mode {self.mode}"
+            )
         if self.mode == "labels" and self.interpolation != "nearest":
             raise ValueError(
-                "interpolation: classes cannot be averaged; mode labels needs nearest "
-                f"(found {self.interpolation})"
+                "interpolation: expected nearest for mode labels, because classes cannot be "
+                f"averaged, found {self.interpolation}"
             )
         return self
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without `num_classes` where there are none, as before label maps: it is hashed."""
+        """Leave out `num_classes` if it is None, as before label maps, because this is hashed."""
         tree = handler(self)
         return (
             tree
@@ -68,16 +71,15 @@ class ImageContract(Section):
 
     @property
     def channels(self) -> int:
-        """Of stored pixels: 3 for `rgb`, 1 for `grey` and `labels`."""
+        """Number of channels of stored pixels: 3 for `rgb`, 1 for `grey` and `labels`."""
         return 3 if self.mode == "rgb" else 1
 
 
 def check_images(images: Tensor, contract: ImageContract) -> None:
-    """Refuse what is not a batch of images of this contract.
+    """Raise InputError for anything but a batch of images of this contract.
 
-    images: must be (B, C, H, W) floating point in [0, 1] with the contract's C, H and W, or for
-    label maps (B, H, W) int64 in [0, num_classes).
-    Raises InputError that says what was expected and what was found.
+    images: floating point (B, C, H, W) in [0, 1] with the contract's C, H and W, or label maps as
+    int64 (B, H, W) in [0, num_classes).
     """
     if contract.num_classes is not None:
         _check_labels(images, contract, contract.num_classes)
@@ -88,18 +90,18 @@ def check_images(images: Tensor, contract: ImageContract) -> None:
         raise InputError(f"expected {wanted}, found shape {tuple(images.shape)}")
     if images.shape[1] != contract.channels:
         raise InputError(
-            f"expected {wanted}: this tokenizer takes {contract.mode} images of "
+            f"expected {wanted}, because this tokenizer is for {contract.mode} images of "
             f"{contract.channels} channels, found {images.shape[1]} channels on dim 1"
         )
     if tuple(images.shape[2:]) != expected[1:]:
         raise InputError(
-            f"expected {wanted}, found {images.shape[2]} x {images.shape[3]} pixels; resize first "
-            "(imagetok.data.prepare does what the tokenizer was trained with)"
+            f"expected {wanted}, found {images.shape[2]} x {images.shape[3]} pixels; resize them "
+            "first (imagetok.data.preprocess does it as in training)"
         )
     if not images.dtype.is_floating_point:
         raise InputError(
             f"expected floating point pixels in [0, 1], found {images.dtype}; "
-            "for 0..255 pass images.float() / 255"
+            "for pixels in 0..255 pass images.float() / 255"
         )
     if images.numel() == 0:
         return
@@ -107,7 +109,7 @@ def check_images(images: Tensor, contract: ImageContract) -> None:
     if not (low >= 0 and high <= 1):  # also refuses NaN
         raise InputError(
             f"expected pixels in [0, 1], found [{low:g}, {high:g}]; "
-            "divide 0..255 by 255, and undo any other normalisation"
+            "divide pixels in 0..255 by 255, and undo any other normalisation"
         )
 
 
@@ -116,12 +118,12 @@ def _check_labels(images: Tensor, contract: ImageContract, num_classes: int) -> 
     if images.ndim != 3:
         raise InputError(
             f"expected {wanted}, found shape {tuple(images.shape)}; "
-            "this tokenizer takes the class of every pixel, without a channel axis"
+            "this tokenizer needs the class of every pixel, without a channel axis"
         )
     if tuple(images.shape[1:]) != (contract.height, contract.width):
         raise InputError(
-            f"expected {wanted}, found {images.shape[1]} x {images.shape[2]} pixels; resize to the "
-            "nearest pixel first (imagetok.data.prepare does what the tokenizer was trained with)"
+            f"expected {wanted}, found {images.shape[1]} x {images.shape[2]} pixels; resize them "
+            "by nearest pixels first (imagetok.data.preprocess does it as in training)"
         )
     if images.dtype != torch.int64:
         raise InputError(f"expected int64 classes, found {images.dtype}; pass labels.long()")
@@ -130,30 +132,30 @@ def _check_labels(images: Tensor, contract: ImageContract, num_classes: int) -> 
         image, row, column = (int(i) for i in outside.nonzero()[0])
         raise InputError(
             f"expected classes in [0, {num_classes}), found {int(images[image, row, column])} at "
-            f"image {image}, row {row}, column {column}; give `void` pixels a class of their own"
+            f"image {image}, row {row}, column {column}; map `void` pixels to a class of their own"
         )
 
 
 def from_stored(pixels: UInt8[Tensor, "B C H W"], contract: ImageContract) -> Images:
-    """What a tokenizer takes, of the bytes that a source of images gives."""
+    """Convert stored uint8 pixels to a tokenizer's input: floats in [0, 1], or int64 classes."""
     return pixels[:, 0].long() if contract.mode == "labels" else to_unit_range(pixels)
 
 
 def to_stored(images: Images) -> UInt8[Tensor, "B C H W"]:
-    """The bytes of images: pixels clamped and rounded, classes as they are."""
+    """Convert images to stored uint8 pixels: pixels clamped and rounded, classes unchanged."""
     return to_uint8(images) if images.is_floating_point() else images[:, None].to(torch.uint8)
 
 
 def clamp_pixels(images: Images) -> Images:
-    """Pixels clamped to [0, 1]; classes as they are."""
+    """Clamp pixels to [0, 1]; classes of label maps are returned unchanged."""
     return images.clamp(0, 1) if images.is_floating_point() else images
 
 
 def to_unit_range(images: Tensor) -> Float[Tensor, "B C H W"]:
-    """uint8 pixels 0..255 to float32 in [0, 1], the one public pixel range."""
+    """Convert uint8 pixels in 0..255 to float32 in [0, 1]."""
     return images.to(torch.float32) / 255
 
 
 def to_uint8(images: Float[Tensor, "*B C H W"]) -> Tensor:
-    """Float pixels in [0, 1] to uint8, clamped, rounded to nearest."""
+    """Convert float pixels to uint8: clamped to [0, 1], scaled to 0..255, rounded to nearest."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)

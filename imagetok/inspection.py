@@ -1,4 +1,4 @@
-"""What a folder of ours holds, its description, and sharing it on the Hub."""
+"""Describing artifacts, runs, comparisons and code datasets, and the result of a push."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,26 +29,27 @@ Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
 
 @dataclass(frozen=True, repr=False)
 class Description(Result):
-    """What a folder, or an artifact on the Hub, holds."""
+    """Description of a folder, or of an artifact on the Hub."""
 
     source: str
+    """The folder or Hub id."""
     kind: Kind
     content: Mapping[str, Any]
     """Plain data, as `imagetok inspect --json` prints it; its first key is `kind`."""
     contact_sheet: Path | None = None
-    """The picture that was written, of a code dataset."""
+    """Picture of decoded images that was written for a code dataset."""
     num_decoded: int = 0
-    """Images in that picture."""
+    """Number of images in that picture."""
 
     def title(self) -> str:
         return f"{self.source}: {self.kind}"
 
     def rows(self) -> dict[str, object]:
-        """Every value by its dotted name; lists are counted."""
+        """Return every value of `content` by its dotted name."""
         return _flat({k: v for k, v in self.content.items() if k != "kind"})
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """The contact sheet."""
+        """Return the contact sheet, if one was written."""
         if self.contact_sheet is None:
             return {}
         return {"contact sheet": np.array(Image.open(self.contact_sheet).convert("RGB"))}
@@ -56,29 +57,31 @@ class Description(Result):
 
 @dataclass(frozen=True, repr=False)
 class PushResult(Result):
-    """A commit on the Hub that holds what was pushed."""
+    """The commit on the Hub of a push."""
 
     kind: Kind
     repo: str
+    """Name of the repository, `user/name`."""
     commit: str
+    """Hash of the commit, 40 hexadecimal digits."""
     url: str
-    """Of the commit's page."""
+    """URL of the commit's page."""
 
     @property
     def origin(self) -> str:
-        """`user/name@commit`, which can be loaded."""
+        """Hub id of the commit, `user/name@commit`, from which it can be loaded."""
         return hub.Pushed(self.repo, self.commit, self.url).origin
 
     def title(self) -> str:
         return f"{self.kind} pushed to {self.url}"
 
     def rows(self) -> dict[str, object]:
-        """The commit, and what loads it."""
+        """Return the commit, and the Hub id that loads it."""
         return {"commit": self.commit, "load it as": self.origin}
 
 
 def kind_of(path: Path) -> Kind:
-    """What a folder holds; InputError when it is none of ours."""
+    """Return the kind of a folder; raises InputError if imagetok did not write it."""
     if is_comparison(path):
         return "comparison"
     if (path / PLAN).is_file():
@@ -88,11 +91,14 @@ def kind_of(path: Path) -> Kind:
     if (path / artifacts.CONFIG).is_file():
         kind = artifacts.kind_in(path / artifacts.CONFIG)
         if kind is None:
-            raise ArtifactError(f"{path / artifacts.CONFIG}: damaged, it names no kind of ours")
+            raise ArtifactError(
+                f"{path / artifacts.CONFIG}: expected the config of a tokenizer or prior, found "
+                "another file, or it is damaged"
+            )
         return kind
     raise InputError(
-        f"{path}: no tokenizer, prior, run, comparison or code dataset; expected a folder with "
-        f"{artifacts.CONFIG}, {RUN_CONFIG} or {PLAN}"
+        f"{path}: expected a tokenizer, prior, run, comparison or code dataset, which is a folder "
+        f"with {artifacts.CONFIG}, {RUN_CONFIG} or {PLAN}, found none of them"
     )
 
 
@@ -105,17 +111,20 @@ def inspect(
 ) -> Description:
     """Describe a tokenizer, prior, run, comparison or code dataset.
 
-    source: a folder, or the Hub id of an artifact. contact_sheet, tokenizer: decode 64 images of a
-    code dataset, spread evenly, into this PNG file, with the tokenizer that made the codes. Raises
-    ShardError for a damaged code dataset, InputError for other damage, ConfigError for one of the
-    two without the other.
+    source: a folder, or the Hub id of an artifact.
+    contact_sheet: PNG file for a picture of 64 decoded images, spread evenly over a code dataset.
+    tokenizer: the tokenizer that made the codes, for the contact sheet.
+    device: device of the tokenizer; None chooses one.
+    Raises ShardError for a damaged code dataset, InputError for other damage, ConfigError for
+    contact_sheet without tokenizer and vice versa.
 
     >>> imagetok.inspect("runs/digits-edvae/codes/train").content["images"]
     """
     if (contact_sheet is None) != (tokenizer is None):
-        raise ConfigError("contact_sheet and tokenizer are given together")
+        missing = "tokenizer" if tokenizer is None else "contact_sheet"
+        raise ConfigError(f"contact_sheet, tokenizer: expected both or neither, found no {missing}")
     sheet, count = None, 0
-    if contact_sheet is not None and tokenizer is not None:  # first: it may refuse
+    if contact_sheet is not None and tokenizer is not None:  # done first, because it may raise
         sheet = Path(contact_sheet)
         count = save_contact_sheet(open_codes(source), open_tokenizer(tokenizer, device), sheet)
     content = describe(source)
@@ -123,7 +132,7 @@ def inspect(
 
 
 def describe(source: Path | str) -> dict[str, Any]:
-    """A folder of ours, or an artifact on the Hub, in plain data; see `inspect`."""
+    """Describe a folder, or an artifact on the Hub, as plain data; see `inspect`."""
     place = artifacts.locate(source)
     path = place.folder
     match kind_of(path):
@@ -144,7 +153,7 @@ def describe(source: Path | str) -> dict[str, Any]:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run, in order; ResourceError where they cannot be listed."""
+    """Return the checkpoints of a run, sorted by step; ResourceError if they cannot be listed."""
     return checkpoint.names(run / CHECKPOINTS)
 
 
@@ -175,7 +184,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Values by dotted names; a list of plain values as text, one of sections by place."""
+    """Return values by dotted names; lists of mappings are flattened by index, others are kept."""
     rows: dict[str, object] = {}
     for name, value in tree.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,4 +1,4 @@
-"""Libraries of the optional extras: imported when needed, or refused with what to install."""
+"""Importing libraries of optional extras, with an error that names what to install."""
 
 from importlib import import_module
 from types import ModuleType
@@ -10,8 +10,8 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import a library of an optional extra.
 
     module: dotted name, as in `import module`. extra: the extra of `pip install "imagetok[extra]"`
-    that brings it. purpose: what needs it, the subject of the message ("t-SNE").
-    Raises ResourceError where the library is missing, or where importing it fails.
+    that installs it. purpose: the feature that needs it, for the message ("t-SNE").
+    Raises ResourceError if the library is missing or cannot be imported.
     """
     try:
         return import_module(module)

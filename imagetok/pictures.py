@@ -1,4 +1,4 @@
-"""Batches of images as one PNG: grids, and originals above their reconstructions."""
+"""Pictures of image batches: grids, heat maps, and originals above their reconstructions."""
 
 import colorsys
 import io
@@ -14,27 +14,28 @@ from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.images import Images, to_uint8
 
-# Half precision and resampling overshoot [0, 1] by less than this; a wrong range by far more.
+# Half precision and resampling leave [0, 1] by less than this; a wrong range by far more.
 _OVERSHOOT = 1e-2
 _WHITE = 255
-_PICTURE_SHARE = 0.4  # of what lies under a map
+_PICTURE_SHARE = 0.4  # weight of the image under an overlaid map
 _HEAT = ((0, 0, 0), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
 
 
 def as_pixels(images: Tensor | np.ndarray) -> np.ndarray:
-    """Check a batch and bring it to uint8 pixels (N, C, H, W) in host memory.
+    """Convert a batch of images to a uint8 array (N, C, H, W) in host memory.
 
-    images: (N, C, H, W) with C of 1 or 3, uint8 or floating point in [0, 1].
-    Raises InputError that says what was expected and what was found.
+    images: (N, C, H, W) with C = 1 or 3, uint8 or floating point in [0, 1].
+    Raises InputError for another shape, type or range, NotFiniteError for NaN.
     """
-    wanted = "expected images of shape (N, C, H, W) with C of 1 (grey) or 3 (RGB)"
+    wanted = "expected images of shape (N, C, H, W) with C = 1 (grey) or 3 (RGB)"
     if images.ndim != 4:
         raise InputError(
-            f"{wanted}, found shape {tuple(images.shape)}; for one image pass image[None]"
+            f"{wanted}, found shape {tuple(images.shape)}; pass one image as image[None]"
         )
     if images.shape[1] not in (1, 3):
         raise InputError(
-            f"{wanted}, found shape {tuple(images.shape)}; channels belong on dim 1, not last"
+            f"{wanted}, found shape {tuple(images.shape)}; channels belong on dim 1, not on the "
+            "last one"
         )
     if 0 in images.shape:
         raise InputError(f"{wanted} and at least one pixel, found shape {tuple(images.shape)}")
@@ -47,33 +48,33 @@ def as_pixels(images: Tensor | np.ndarray) -> np.ndarray:
     if not pixels.dtype.is_floating_point:
         raise InputError(
             f"expected uint8 pixels, or floating point in [0, 1], found {pixels.dtype}; "
-            "for integers 0..255 convert to uint8"
+            "convert integers in 0..255 to uint8"
         )
     low, high = (float(v) for v in pixels.aminmax())
     if low != low:
         raise NotFiniteError(
-            "expected pixels in [0, 1], found NaN: what computed these images is at fault; of a "
-            "model, its weights have diverged"
+            "expected pixels in [0, 1], found NaN; if a model computed these images, its training "
+            "has diverged"
         )
     if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # also refuses NaN
         raise InputError(
             f"expected pixels in [0, 1], found [{low:g}, {high:g}]; "
-            "divide 0..255 by 255, and undo any other normalisation"
+            "divide pixels in 0..255 by 255, and undo any other normalisation"
         )
     return to_uint8(pixels.float()).numpy()
 
 
 def as_rgb(images: Images) -> Tensor:
-    """Images as one can see them: pixels as they are, label maps as RGB by `palette`."""
+    """Return images for display: pixels unchanged, label maps in the RGB colours of `palette`."""
     if images.is_floating_point():
         return images
     return torch.from_numpy(palette())[images.cpu()].movedim(-1, 1)
 
 
 def palette() -> np.ndarray:
-    """(256, 3) uint8: a colour for each class, the same in every picture; class 0 is black.
+    """Return a colour per class, (256, 3) uint8, the same in every picture; class 0 is black.
 
-    Hues follow the golden angle, so that the colours of any first few classes lie far apart.
+    Hues follow the golden angle, so that the first classes have clearly different colours.
     """
     colours = np.zeros((256, 3), dtype=np.uint8)
     for label in range(1, 256):
@@ -84,10 +85,10 @@ def palette() -> np.ndarray:
 
 
 def heat_map(values: Tensor | np.ndarray) -> np.ndarray:
-    """Maps as colours, from black over purple and orange to pale yellow.
+    """Colour maps of values from black over purple and orange to pale yellow.
 
     values: (N, H, W) in [0, 1]. Returns uint8 images (N, 3, H, W) for a grid. Lightness grows with
-    the value, so that it also reads in grey.
+    the value, so that a print in grey remains readable. Raises InputError for another shape.
     """
     if values.ndim != 3:
         raise InputError(f"expected maps of shape (N, H, W), found {tuple(values.shape)}")
@@ -98,15 +99,17 @@ def heat_map(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def overlay(images: Tensor | np.ndarray, maps: Tensor | np.ndarray) -> np.ndarray:
-    """Maps as colours of `heat_map` over images that have lost theirs.
+    """Overlay maps in the colours of `heat_map` on grey versions of images.
 
-    images: (N, C, H, W) as for a grid. maps: (N, h, w) in [0, 1], each value for an equal part of
-    the image. Returns uint8 images (N, 3, H, W).
+    images: (N, C, H, W) as for a grid. maps: (N, h, w) in [0, 1]; each value covers an equal part
+    of the image. Returns uint8 images (N, 3, H, W). Raises InputError for other shapes.
     """
     pixels = as_pixels(images)
     count, _, height, width = pixels.shape
     if maps.ndim != 3 or len(maps) != count:
-        raise InputError(f"expected a map for each of {count} images, found {tuple(maps.shape)}")
+        raise InputError(
+            f"expected maps of shape ({count}, h, w), one per image, found {tuple(maps.shape)}"
+        )
     h, w = maps.shape[1:]
     rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
     colours = heat_map(maps)[:, :, rows][..., columns]
@@ -117,14 +120,15 @@ def overlay(images: Tensor | np.ndarray, maps: Tensor | np.ndarray) -> np.ndarra
 def grid(
     images: Tensor | np.ndarray, columns: int, padding: int = 2, background: int = _WHITE
 ) -> Image.Image:
-    """Lay images out row by row, with `padding` pixels between them and around the whole.
+    """Arrange images row by row, with `padding` pixels between and around them.
 
-    images: (N, C, H, W) with C of 1 or 3, uint8 or floating point in [0, 1]. Grey stays grey.
-    background: grey level 0..255 of the padding and of the places after the last image.
+    images: (N, C, H, W) with C = 1 or 3, uint8 or floating point in [0, 1]; grey images give a grey
+    picture. background: grey level 0..255 of the padding and of empty positions after the last
+    image. Raises ConfigError or InputError for values out of range.
     """
     if columns < 1 or padding < 0 or not 0 <= background <= 255:
         raise ConfigError(
-            "a grid takes columns >= 1, padding >= 0 and a background in 0..255, "
+            "grid: expected columns >= 1, padding >= 0 and background in 0..255, "
             f"found columns={columns}, padding={padding}, background={background}"
         )
     pixels = as_pixels(images)
@@ -140,9 +144,9 @@ def grid(
 
 
 def grid_of_rows(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A grid with one row of pictures below the other, as pixels (H, W) or (H, W, 3).
+    """Arrange named rows of images below each other; return pixels (H, W) or (H, W, 3).
 
-    rows: by what they show, each (N, C, H, W) as for `grid`, of one shape.
+    rows: images (N, C, H, W) as for `grid` by name; all of the same shape.
     """
     columns = len(next(iter(rows.values())))
     return np.asarray(grid(np.concatenate(list(rows.values())), columns))
@@ -151,10 +155,11 @@ def grid_of_rows(rows: Mapping[str, np.ndarray]) -> np.ndarray:
 def cut_grid(
     pixels: np.ndarray, height: int, width: int, padding: int = 2, scale: int = 1
 ) -> np.ndarray:
-    """The images of a grid that was drawn with these, row by row: `grid` backwards.
+    """Cut a picture of `grid` into its images, row by row.
 
-    pixels: (H, W) or (H, W, 3) uint8. Returns (N, C, height, width). Raises InputError for a
-    picture of another size.
+    pixels: (H, W) or (H, W, 3) uint8. height, width: size of an image. padding, scale: as the
+    picture was drawn with. Returns images (N, C, height, width). Raises InputError if the size of
+    the picture does not fit.
     """
     channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     small = channels[:, ::scale, ::scale]
@@ -165,7 +170,7 @@ def cut_grid(
     sides = (rows * (height + padding) + padding, columns * (width + padding) + padding)
     if min(rows, columns) < 1 or pixels.shape[:2] != tuple(scale * side for side in sides):
         raise InputError(
-            f"expected a grid of images of {width} x {height} pixels, each {scale} times as large, "
+            f"expected a grid of images of {width} x {height} pixels, enlarged by {scale}, "
             f"{scale * padding} pixels apart; found {pixels.shape[1]} x {pixels.shape[0]} pixels"
         )
     cells = small[:, padding:, padding:].reshape(
@@ -177,16 +182,16 @@ def cut_grid(
 def save_grid(images: Tensor | np.ndarray, path: Path, columns: int, scale: int = 1) -> None:
     """Write a grid as a PNG, durably; the same images give the same bytes.
 
-    images: (N, C, H, W) with C of 1 or 3, uint8 or floating point in [0, 1].
-    scale: every pixel becomes a square of scale x scale pixels.
+    images: (N, C, H, W) with C = 1 or 3, uint8 or floating point in [0, 1].
+    scale: factor by which the picture is enlarged; each pixel becomes scale x scale pixels.
     """
     if scale < 1:
-        raise ConfigError(f"{path}: expected a scale >= 1, found {scale}")
+        raise ConfigError(f"{path}: expected scale >= 1, found {scale}")
     write_bytes(path, png_bytes(enlarged(grid(images, columns), scale)))
 
 
 def enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    """Every pixel as a square of scale x scale pixels."""
+    """Enlarge a picture by an integer factor without smoothing."""
     size = (picture.width * scale, picture.height * scale)
     return picture.resize(size, Image.Resampling.NEAREST)
 
@@ -196,15 +201,16 @@ def side_by_side(
 ) -> np.ndarray:
     """Interleave rows: `columns` originals, their reconstructions below, then the next originals.
 
-    Both: (N, C, H, W), one shape, uint8 or floating point in [0, 1]. Returns uint8 images for a
-    grid of the same `columns`; a last row that is not full ends in white images.
+    originals, reconstructions: (N, C, H, W) of the same shape, uint8 or floating point in [0, 1].
+    Returns uint8 images for a grid of the same `columns`; an incomplete last row is filled with
+    white images.
     """
     if columns < 1:
-        raise ConfigError(f"expected columns >= 1, found {columns}")
+        raise ConfigError(f"columns: expected 1 or more, found {columns}")
     if tuple(originals.shape) != tuple(reconstructions.shape):
         raise InputError(
-            "expected as many reconstructions as originals, of one shape, found "
-            f"{tuple(originals.shape)} and {tuple(reconstructions.shape)}"
+            "expected reconstructions of the same shape as the originals, found "
+            f"{tuple(reconstructions.shape)} and {tuple(originals.shape)}"
         )
     pairs = np.stack([as_pixels(originals), as_pixels(reconstructions)])  # (2, N, C, H, W)
     image_shape = pairs.shape[2:]
@@ -216,7 +222,7 @@ def side_by_side(
 
 
 def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as PNG, without metadata, the same bytes for the same pixels."""
+    """Encode a picture as PNG without metadata; the same pixels give the same bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=9)
     return buffer.getvalue()

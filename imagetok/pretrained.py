@@ -1,4 +1,4 @@
-"""A model that is an artifact: saved to a folder, loaded from one or from the Hub, shared there."""
+"""Base class of models that are saved to folders, loaded from folders or the Hub, and pushed."""
 
 import tempfile
 from abc import ABC, abstractmethod
@@ -20,37 +20,39 @@ Model = TypeVar("Model", bound="Pretrained[Any]")
 
 
 class Card(NamedTuple):
-    """What a model card says of a model, beside its fingerprint and measured values."""
+    """Content of a model card, apart from fingerprint and measures."""
 
     title: str
     tags: list[str]
     body: list[str]
-    """Lines: what it is, and how it is used."""
+    """Lines with a description of the model and its usage."""
     task: str | None = None
-    """The Hub's name of what the model does, where it has one."""
+    """The Hub's name for the model's task, if it has one."""
 
 
 class Pretrained(nn.Module, ABC, Generic[C]):
-    """A model with a config that its architecture follows from, and a fingerprint.
+    """A model whose config determines its architecture, with a fingerprint.
 
-    What is saved is loaded again: a model whose weights are not those that its config describes,
-    in names, shapes and dtypes, is refused before anything is written.
+    Saving raises ArtifactError, before anything is written, for a model whose weights differ from
+    its config in names, shapes or dtypes, because it could not be loaded again.
     """
 
     kind: ClassVar[artifacts.Kind]
-    """Of its artifact."""
+    """Kind of its artifact."""
     config: C
+    """Config of the architecture."""
     origin: str | None = None
-    """Where it was loaded from or saved to last: a folder, or user/name@commit on the Hub."""
+    """Folder, or user/name@commit on the Hub, from which it was loaded or to which it was saved."""
     _fingerprint: str | None = None
     _loaded_architecture: dict[str, object] | None = None
 
     @classmethod
     def from_pretrained(cls: type[Model], source: Path | str, revision: str | None = None) -> Model:
-        """Load a model on the CPU, in evaluation mode.
+        """Load a model to the CPU, in eval mode.
 
-        source: a folder, or a Hub id user/name[@revision]. revision: the Hub id's branch, tag or
-        commit. Raises ArtifactError if it is not there, not to be trusted or of another class,
+        source: a folder, or a Hub id user/name[@revision].
+        revision: the Hub id's branch, tag or commit.
+        Raises ArtifactError if it does not exist, is damaged or is another kind of model,
         ResourceError if the Hub cannot be reached and the cache does not have it.
         """
         artifact = artifacts.read_artifact(source, cls.kind, revision)
@@ -65,9 +67,10 @@ class Pretrained(nn.Module, ABC, Generic[C]):
 
     @property
     def fingerprint(self) -> str:
-        """What codes and samples are bound to: sha256 of config and weights, as saved or loaded.
+        """Fingerprint by which codes and samples refer to the model: sha256 of config and weights.
 
-        Of a model that was never saved it is computed from the weights of the moment.
+        It belongs to the weights as saved or loaded; for a model that was never saved it is
+        computed from the current weights.
         """
         if self._fingerprint is not None:
             return self._fingerprint
@@ -79,18 +82,18 @@ class Pretrained(nn.Module, ABC, Generic[C]):
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise NotFiniteError(
                     f"{self.origin or f'this {self.kind}'}: expected finite weights, found NaN or "
-                    f"infinity in {name}: its training has diverged; train it again with a lower "
-                    "train.learning_rate or train.clip_norm=1.0, or take an earlier checkpoint"
+                    f"infinity in {name}, because its training diverged; train it again with a "
+                    "lower train.learning_rate or train.clip_norm=1.0, or use an earlier checkpoint"
                 )
 
     @staticmethod
     @abstractmethod
     def _load(artifact: artifacts.Artifact) -> "Pretrained[Any]":
-        """The model of an artifact, with its weights."""
+        """Build the model of an artifact and load its weights."""
 
     @abstractmethod
     def _skeleton(self) -> nn.Module:
-        """What the architecture that is saved describes, built on the meta device."""
+        """Build the model that the saved architecture describes, on the meta device."""
 
     @abstractmethod
     def _card(self) -> Card: ...
@@ -101,11 +104,11 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         metrics: Mapping[str, float | int] | None,
         embedded: artifacts.Artifact | None = None,
     ) -> str:
-        """Write the artifact folder durably; returns the fingerprint.
+        """Write the artifact folder durably; return the fingerprint.
 
-        embedded: an artifact that this one contains, in a folder named by its kind.
+        embedded: an artifact that is copied into this one, to a subfolder named by its kind.
         """
-        with torch.random.fork_rng(devices=[]):  # some parts are made on the CPU even then
+        with torch.random.fork_rng(devices=[]):  # some parts of the skeleton use the CPU's RNG
             artifacts.check_fits(self, self._skeleton(), folder)
         card = self._card()
         with staged_folder(folder) as staged:
@@ -129,7 +132,7 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         metrics: Mapping[str, float | int] | None,
         embedded: artifacts.Artifact | None = None,
     ) -> None:
-        """Write the folder, and remember the fingerprint and the place."""
+        """Write the artifact folder; set fingerprint and origin."""
         self._fingerprint = self._write(Path(folder), metrics, embedded)
         self.origin = str(folder)
 
@@ -143,7 +146,7 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         revision: str | None,
         message: str | None,
     ) -> hub.Pushed:
-        """The same on the Hub; returns the commit."""
+        """Write the artifact and push it to the Hub; set fingerprint and origin."""
         with tempfile.TemporaryDirectory(prefix="imagetok-") as temporary:
             folder = Path(temporary) / self.kind
             fingerprint = self._write(folder, metrics, embedded)
@@ -154,5 +157,5 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         return pushed
 
     def _architecture(self) -> dict[str, object]:
-        """As it was loaded, so that keys added since change no fingerprint."""
+        """Return the architecture as loaded, so that keys added later keep the fingerprint."""
         return self._loaded_architecture or self.config.model_dump(mode="json")

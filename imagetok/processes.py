@@ -1,4 +1,4 @@
-"""This process: its place in a distributed run, and the memory that it took."""
+"""The current process: collectives of a distributed run, devices, precision, threads, memory."""
 
 import ctypes
 import resource
@@ -22,12 +22,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def process_state(cpu: bool = False, *, patience: timedelta | None = _DAYS) -> PartialState:
-    """Accelerate's state of this process; the first call waits for the others of a run.
+    """Return Accelerate's state of this process; the first call waits for all others of the run.
 
-    patience: how long one that has nothing left to do waits for the others; None is torch's own.
-
-    Heeds ACCELERATE_USE_CPU (`accelerate launch --cpu`) as Accelerator does and PartialState alone
-    does not: without it, every process launched on a machine without a GPU believes to be alone.
+    patience: timeout of collectives, for which a process that is done waits for the others; None is
+    torch's default. ACCELERATE_USE_CPU (`accelerate launch --cpu`) is honoured, as by Accelerator
+    but not by PartialState; otherwise processes on machines without a GPU would not find each
+    other.
     """
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     limit = {} if patience is None else {"timeout": patience}
@@ -35,10 +35,10 @@ def process_state(cpu: bool = False, *, patience: timedelta | None = _DAYS) -> P
 
 
 def all_reduce(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
-    """The sum, the mean or the elementwise largest of every process's tensor; the same on all.
+    """Return the elementwise sum, mean or maximum of a tensor over all processes (a collective).
 
-    value: of one shape and dtype everywhere; every process must call this (a collective). The
-    result lies where `value` does; alone, a process gets `value` itself.
+    value: a tensor of the same shape and dtype on every process. The result is the same on all and
+    on the device of `value`; a single process gets `value` itself.
     """
     state = process_state()
     if state.num_processes == 1:
@@ -54,9 +54,9 @@ def all_reduce(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
 
 
 def all_gather(value: Tensor) -> Tensor:
-    """Every process's tensor, joined along the first axis by rank; the same on all.
+    """Concatenate the tensors of all processes along the first axis, by rank (a collective).
 
-    value: (N, ...) of one shape and dtype everywhere, on this process's device (a collective).
+    value: (N, ...) of the same shape and dtype on every process, on its device.
     """
     if process_state().num_processes == 1:
         return value
@@ -66,9 +66,9 @@ def all_gather(value: Tensor) -> Tensor:
 
 
 def choose_device(name: torch.device | str | None = None) -> torch.device:
-    """The device asked for, else this process's GPU, else the CPU.
+    """Return the named device, or by default this process's GPU, or else the CPU.
 
-    Raises ConfigError for one that cannot be used here.
+    Raises ConfigError for a device that cannot be used on this machine.
     """
     state = process_state(cpu=str(name) == "cpu")
     if name is None:
@@ -78,15 +78,18 @@ def choose_device(name: torch.device | str | None = None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ConfigError(f"device {name}: cannot be used here ({reason})") from None
+        raise ConfigError(
+            f"device {name}: cannot be used on this machine ({reason}); choose another, or none"
+        ) from None
     return device
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next tensor instead of giving it back.
+    """Let the C library keep freed memory for the next tensors instead of returning it to the OS.
 
-    A step frees and takes tensors of megabytes all the time, and fresh pages cost up to ten times
-    what writing to them does. It holds for the whole process, for blocks up to 32 MiB, with glibc.
+    Every training step frees and allocates tensors of megabytes, and fresh pages cost up to ten
+    times as much as writing to them. This affects the whole process, for blocks of up to 32 MiB,
+    and only glibc.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
@@ -95,10 +98,10 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Convolutions and matrix products in float32 as it is stored.
+    """Compute convolutions and matrix products in full float32 inside the context.
 
-    Not in TF32 (CUDA) or bfloat16 (CPU), which `torch.set_float32_matmul_precision` allows, with
-    mantissas of 10 and 7 bits.
+    TF32 (CUDA, 10 bits of mantissa) and bfloat16 (CPU, 7 bits), which
+    `torch.set_float32_matmul_precision` allows, are switched off.
     """
     backends: Any = torch.backends
     settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.matmul)
@@ -114,7 +117,7 @@ def full_float32() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one CPU thread."""
+    """Limit torch to one CPU thread inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -124,12 +127,13 @@ def one_thread() -> Iterator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where its parameters and buffers are; the CPU where it has none."""
+    """Return the device of a module's parameters and buffers; the CPU if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def peak_memory_mb() -> float:
-    """The most resident memory that this process had so far, in MiB."""
+    """Return the peak resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux
+    # macOS reports bytes, Linux KiB.
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

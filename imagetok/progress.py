@@ -1,4 +1,4 @@
-"""Progress: a live bar on a terminal or in a notebook, a log line every few seconds elsewhere."""
+"""Progress display: a live bar in a terminal or notebook, otherwise a log line every 10 s."""
 
 import logging
 import sys
@@ -16,16 +16,16 @@ from rich.table import Column
 
 logger = logging.getLogger("imagetok")
 _SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BETWEEN_PICTURES = 0.2  # of a bar in a notebook
+_SECONDS_BETWEEN_PICTURES = 0.2  # between updates of a bar in a notebook
 _shown: ContextVar[bool] = ContextVar("progress_shown", default=True)
 
 
 @contextmanager
 def progress_shown(shown: bool) -> Iterator[None]:
-    """Show bars and log lines of what runs inside, or nothing; the outermost False decides.
+    """Show progress bars and log lines inside the context, or hide them.
 
-    What is not shown are lines of information, and warnings where nobody has set up logging: they
-    would go to standard error.
+    A False of an outer context takes precedence. Hidden are lines of level INFO, and warnings if
+    logging is not set up, because they would go to standard error.
     """
     token = _shown.set(shown and _shown.get())
     try:
@@ -35,7 +35,7 @@ def progress_shown(shown: bool) -> Iterator[None]:
 
 
 def _may_be_logged(record: logging.LogRecord) -> bool:
-    """The filter of imagetok's logger; see `progress_shown`."""
+    """Filter of imagetok's logger; see `progress_shown`."""
     if _shown.get():
         return True
     return record.levelno >= logging.WARNING and logger.hasHandlers()
@@ -45,10 +45,10 @@ logger.addFilter(_may_be_logged)
 
 
 class ProgressBar:
-    """Shows how far a piece of work is, its values of the moment, and the time left.
+    """A progress bar with current values and the remaining time; use it as a context manager.
 
-    Use as a context manager. enabled: False on all but one process. rate_unit: say how many a
-    second, in this unit.
+    start: number of items done before. enabled: set it on one process only. rate_unit: show the
+    rate, in this unit ("images/s").
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ProgressBar:
         self._rate_unit = rate_unit
         self._values = ""
         self._bar: Progress | None = None
-        self._output: Any = None  # of a notebook's cell
+        self._output: Any = None  # display handle in a notebook
         self._drawn = 0.0
         self._is_notebook = enabled and Console().is_jupyter
         if enabled and (self._is_notebook or sys.stderr.isatty()):
@@ -77,7 +77,7 @@ class ProgressBar:
                 BarColumn(bar_width=12),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
-                # Takes what is left of the line.
+                # Fills the rest of the line.
                 TextColumn(
                     "{task.fields[values]}",
                     table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
@@ -89,7 +89,7 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         if self._bar and self._is_notebook:
-            # Progress.start would need ipywidgets, and leave nothing in a stored notebook.
+            # Progress.start needs ipywidgets and leaves no output in a saved notebook.
             show: Any = import_module("IPython.display").display
             self._output = show(self._bar, display_id=True)
         elif self._bar:
@@ -108,7 +108,10 @@ class ProgressBar:
             self._bar.stop()
 
     def update(self, done: int, values: str = "") -> None:
-        """`done` of `total` are finished; `values` is a short text beside the bar (kept if "")."""
+        """Show that `done` of `total` items are finished.
+
+        values: a short text beside the bar; "" keeps the previous text.
+        """
         now = time.monotonic()
         rate = (done - self._start) / max(now - self._begun, 1e-9)
         self._values = values or self._values

@@ -1,4 +1,4 @@
-"""What the library's functions return: numbers and pictures that show themselves in a notebook."""
+"""Base class of results, which show their numbers and pictures in a notebook."""
 
 import base64
 import html
@@ -11,21 +11,22 @@ if TYPE_CHECKING:
 
 
 class Result(ABC):
-    """Base of the results: a readable `repr`, and numbers and pictures in a notebook.
+    """Base of results, with a readable `repr` and a notebook view of numbers and pictures.
 
-    Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) and say what is shown.
+    Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) that define title,
+    rows and pictures.
     """
 
     @abstractmethod
     def title(self) -> str:
-        """One line: what this is, and where it lies."""
+        """Return a heading of one line: what the result is, and its path."""
 
     def rows(self) -> Mapping[str, object]:
-        """The numbers worth showing, by name, in order."""
+        """Return the values to show, by name and in order."""
         return {}
 
     def pictures(self) -> Mapping[str, "np.ndarray"]:
-        """Pictures by caption: uint8, (H, W) or (H, W, 3)."""
+        """Return pictures by caption, as uint8 arrays of shape (H, W) or (H, W, 3)."""
         return {}
 
     def __repr__(self) -> str:
@@ -50,14 +51,14 @@ class Result(ABC):
 
 
 def text_of(value: object) -> str:
-    """A value as people read it: floats with six significant digits."""
+    """Format a value for reading; floats get six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _data_url(pixels: "np.ndarray") -> str:
     from PIL import Image
 
-    from imagetok.pictures import png_bytes  # not needed to list configs, and slow to import
+    from imagetok.pictures import png_bytes  # imported here, because it is slow to import
 
     png = png_bytes(Image.fromarray(pixels))
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,7 +1,7 @@
-"""Counted randomness: every generator is a function of the run's seed, a purpose and counters.
+"""Counter-based randomness: every generator depends only on a seed, a purpose and counters.
 
-Nothing here is state, so nothing has to be saved: step 700 draws the same numbers whether or not
-steps 0..699 ran in the same process.
+There is no state to save: step 700 draws the same numbers whether or not steps 0..699 ran in the
+same process.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import torch
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
-    """A 63-bit seed from `seed` and a path of names and counters, e.g. `("noise", step, rank)`.
+    """Return a 63-bit seed for `seed` and a path of names and counters, `("noise", step, rank)`.
 
     Different paths give unrelated seeds (blake2b of their JSON); the value never changes between
     versions, machines or Python's hash seeds.
@@ -21,13 +21,13 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
 
 def generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh `torch.Generator` on `device`, seeded by `derive_seed`."""
+    """Return a new `torch.Generator` on `device`, seeded with `derive_seed(seed, *parts)`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *parts))
 
 
 def reseed_global(seed: int, *parts: str | int) -> None:
-    """Seed torch's global generators: the only place that may.
+    """Seed torch's global generators; no other function of the package does.
 
-    For what takes no generator: dropout, and the initialisation of modules.
+    They are used where torch accepts no generator: by dropout and the initialisation of modules.
     """
     torch.manual_seed(derive_seed(seed, *parts))

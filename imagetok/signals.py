@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP ask for a stop; the loop answers at the next safe place."""
+"""Stopping safely after SIGINT, SIGTERM or SIGHUP."""
 
 import signal
 import threading
@@ -12,11 +12,11 @@ from imagetok.processes import all_reduce, process_state
 
 
 class StopRequest:
-    """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request.
+    """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request to stop.
 
-    A second SIGINT interrupts at once (KeyboardInterrupt). SIGHUP, of a terminal that is closed, is
-    left alone where it is ignored, as `nohup` does. Outside the main thread, where Python
-    allows no signal handlers, signals keep their meaning and nothing is requested.
+    The work inside calls `check` or `check_here` where it can stop safely. A second SIGINT
+    interrupts at once (KeyboardInterrupt). SIGHUP stays ignored if it is, as under `nohup`. Outside
+    the main thread, where Python allows no signal handlers, signals keep their usual effect.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class StopRequest:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
-            # None: it was set by something other than Python, and cannot be given back.
+            # None: the handler was not set by Python, and cannot be restored.
             restored = signal.SIG_DFL if handler is None else handler
             signal.signal(number, restored)  # pyright: ignore[reportArgumentType]
 
@@ -50,23 +50,23 @@ class StopRequest:
         self._signal = number
 
     def signal_number(self) -> int:
-        """The signal that asked, 0 if none; the same answer on every process (a collective).
+        """Return the received signal, 0 for none; the same on every process (a collective).
 
-        Where processes were sent different signals, the one with the highest number: SIGTERM (15)
-        rather than SIGINT (2).
+        If processes received different signals, the highest number counts: SIGTERM (15) before
+        SIGINT (2).
         """
         if process_state().num_processes == 1:
             return self._signal
         return int(all_reduce(torch.tensor([self._signal]), "max"))
 
     def check(self) -> None:
-        """Raise StoppedError on every process if any was asked to stop (a collective)."""
+        """Raise StoppedError on every process if any received a signal (a collective)."""
         self._raise(self.signal_number())
 
     def check_here(self) -> None:
-        """Raise StoppedError if this process was asked to stop.
+        """Raise StoppedError if this process received a signal.
 
-        ResourceError if another one, which shares the work, has ended without finishing it.
+        Raises ResourceError if another process has ended without finishing the shared work.
         """
         self._raise(self._signal, "; run the same command again to continue")
         check_peers()

@@ -1,4 +1,4 @@
-"""Checking folders of ours, byte by byte, and sharing the sound ones on the Hub."""
+"""Verifying artifacts, runs, comparisons and code datasets byte by byte, and pushing artifacts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,38 +24,39 @@ from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG as RUN_CONFIG
 
 LoadCheck = Callable[[Path], object]
-"""Loads an artifact's folder; raises InputError for what is wrong with it."""
+"""Function that loads an artifact's folder; raises InputError if it cannot be loaded."""
 LOAD_CHECKS: Mapping[str, LoadCheck] = {
     "tokenizer": Autoencoder.from_pretrained,
     "autoencoder": Autoencoder.from_pretrained,
 }
-"""By kind: what is checked of artifacts beside their hashes. `prior` adds its own."""
+"""Check of artifacts beside their hashes, by kind; the package `prior` adds its own."""
 
 
 @dataclass(frozen=True, repr=False)
 class Verification(Result):
-    """What is wrong with a folder, or with an artifact on the Hub."""
+    """Faults of a folder, or of an artifact on the Hub."""
 
     source: str
+    """The folder or Hub id."""
     faults: tuple[str, ...]
-    """One line each; empty when every byte is as written."""
+    """One line per fault; empty if every byte is as written."""
     num_reencoded: int | None = None
-    """Images that were encoded again; None where that was not asked."""
+    """Number of images that were encoded again; None if this was not requested."""
     num_codes_differ: int = 0
-    """Their codes that are not those of the dataset."""
+    """Number of their codes that differ from the dataset."""
     differences: tuple[str, ...] = ()
-    """One line for each image whose codes differ."""
+    """One line per image whose codes differ."""
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are neither faults nor differences."""
         return not (self.faults or self.differences)
 
     def title(self) -> str:
         return f"{self.source}: {'good' if self.is_good else 'damaged'}"
 
     def rows(self) -> dict[str, object]:
-        """The faults, numbered, and what encoding again gave."""
+        """Return the numbered faults, and the number of images encoded again."""
         lines: list[str] = [*self.faults, *self.differences]
         rows: dict[str, object] = {f"fault {i}": line for i, line in enumerate(lines, 1)}
         if self.num_reencoded is not None:
@@ -71,12 +72,16 @@ def verify(
     reencode: int | None = None,
     device: torch.device | str | None = None,
 ) -> Verification:
-    """Check every byte of a tokenizer, run, comparison or code dataset.
+    """Verify every byte of a tokenizer, run, comparison or code dataset.
 
-    source: a folder, or the Hub id of a tokenizer. reencode, tokenizer, data: also encode about
-    this many images of a code dataset again, in whole micro-batches spread over the source, and
-    list those whose codes differ. Raises InputError for a folder of another kind; `prior.verify`
-    takes priors, too.
+    source: a folder, or the Hub id of a tokenizer.
+    reencode: also encode about this many images of a code dataset again, in whole micro-batches
+    spread over the source, and list those whose codes differ; needs tokenizer and data.
+    tokenizer: the tokenizer that made the codes.
+    data: the images that were encoded.
+    device: device of the tokenizer; None chooses one.
+    Raises InputError for a folder of another kind (`prior.verify` accepts priors too), ConfigError
+    if only some of reencode, tokenizer and data are passed.
 
     >>> imagetok.verify("runs/digits-edvae/tokenizer").is_good
     """
@@ -94,9 +99,11 @@ def verify_with(
     reencode: int | None,
     device: torch.device | str | None,
 ) -> Verification:
-    """`verify` with what is checked of each kind of artifact."""
+    """Run `verify` with the given checks for each kind of artifact."""
     if len({value is None for value in (reencode, tokenizer, data)}) > 1:
-        raise ConfigError("reencode, tokenizer and data are given together")
+        raise ConfigError(
+            "reencode, tokenizer, data: expected all three or none of them, found only some"
+        )
     faults = faults_of(source, checks)
     if faults or reencode is None or tokenizer is None or data is None:
         return Verification(str(source), tuple(faults))
@@ -109,7 +116,7 @@ def verify_with(
 
 
 def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:
-    """Faults of a folder of ours, or of an artifact on the Hub, one line each."""
+    """Return the faults of a folder, or of an artifact on the Hub, one line each."""
     place = artifacts.locate(source)
     path = place.folder
     match kind_of(path):
@@ -121,7 +128,7 @@ def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:
             return _comparison_faults(path, checks)
         case kind:
             check = _check_of(kind, path, checks)
-            # The cache may hold more of a repository than is ours.
+            # The cache may hold other files of the repository too.
             names = artifacts.FILES[kind] if place.is_fetched else None
             faults = verify_folder(path, names) if (path / MANIFEST).is_file() else []
             return faults or _load_faults(path, check)
@@ -135,11 +142,14 @@ def push(
     revision: str | None = None,
     message: str | None = None,
 ) -> PushResult:
-    """Share a tokenizer's folder on the Hugging Face Hub, in one commit, after checking it.
+    """Verify a tokenizer's folder and upload it to the Hugging Face Hub in one commit.
 
-    repo: `user/name`, made if need be. private: of a new repository. revision: a branch, made if
-    need be [main]. message: of the commit. Raises InputError for a folder of another kind
-    (`prior.push` takes priors, too) and ArtifactError for a damaged one.
+    repo: `user/name`; created if it does not exist.
+    private: make a new repository private.
+    revision: a branch, `main` by default; created if it does not exist.
+    message: the commit message.
+    Raises InputError for a folder of another kind (`prior.push` accepts priors too), ArtifactError
+    for a damaged one or without permission, ResourceError if the Hub cannot be reached.
 
     >>> imagetok.push("runs/digits-edvae/tokenizer", "user/digits-edvae").origin
     """
@@ -154,16 +164,18 @@ def push_with(
     revision: str | None,
     message: str | None,
 ) -> PushResult:
-    """`push` with what is checked of each kind of artifact."""
+    """Run `push` with the given checks for each kind of artifact."""
     path = Path(folder)
     kind = kind_of(path)
     if kind == "run":
         made = [str(path / n) for n in ("tokenizer", "prior") if (path / n).is_dir()]
-        hint = " or ".join(f"`imagetok push {m} {repo}`" for m in made) or "it made nothing yet"
-        raise InputError(f"{path}: is a run, and what it made is shared: {hint}")
+        hint = " or ".join(f"`imagetok push {m} {repo}`" for m in made) or "it has none yet"
+        raise InputError(
+            f"{path}: expected a tokenizer or prior, found a run; push its artifact: {hint}"
+        )
     if kind in ("codes", "comparison"):
         what = "code dataset" if kind == "codes" else kind
-        raise InputError(f"{path}: is a {what}; push shares tokenizers and priors")
+        raise InputError(f"{path}: expected a tokenizer or prior, found a {what}")
     check = _check_of(kind, path, checks)
     artifacts.check_manifest(artifacts.read_artifact(path))
     faults = _load_faults(path, check)
@@ -177,12 +189,12 @@ def push_with(
 
 def _check_of(kind: Kind, path: Path, checks: Mapping[str, LoadCheck]) -> LoadCheck:
     if kind not in checks:
-        raise InputError(f"{path}: is a {kind}; `{kind}.verify` and `{kind}.push` take it")
+        raise InputError(f"{path}: is a {kind}; use `{kind}.verify` or `{kind}.push` for it")
     return checks[kind]
 
 
 def _load_faults(path: Path, check: LoadCheck) -> list[str]:
-    """What stops an artifact from loading."""
+    """Return the error that loading an artifact raises, if any."""
     try:
         check(path)
     except InputError as error:
@@ -191,13 +203,13 @@ def _load_faults(path: Path, check: LoadCheck) -> list[str]:
 
 
 def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
-    """Of its checkpoints, its logs, and what it made."""
+    """Return the faults of a run's checkpoints, config, logs and artifacts."""
     faults = [fault for checkpoint in checkpoints_of(run) for fault in verify_folder(checkpoint)]
     try:
         read_yaml(run / RUN_CONFIG)
     except ConfigError as error:
         faults.append(str(error))
-    for name in ("metrics.jsonl", "timing.jsonl"):  # which carry no hash
+    for name in ("metrics.jsonl", "timing.jsonl"):  # these have no hash
         try:
             for _ in records_of(run / name):
                 pass
@@ -210,7 +222,7 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
 
 
 def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
-    """Of its own files, of every run, and of what was made of a run's tokenizer."""
+    """Return the faults of a comparison's own files, its runs, and their codes and priors."""
     faults = comparison_faults(folder)
     for trial in stored_trials(folder):
         follow_up_folder = trial.folder.with_name(f"{trial.folder.name}-later")
@@ -223,7 +235,7 @@ def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[st
 
 
 def _unless_refused(part: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
-    """The faults of a part, also where it is refused as a whole."""
+    """Return the faults of a part; an error for the whole part is one fault."""
     try:
         return faults_of(part, checks)
     except InputError as error:

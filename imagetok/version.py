@@ -1,3 +1,3 @@
-"""The version of imagetok, here and nowhere else: packaging, artifacts and records read it."""
+"""The version of imagetok, which packaging, artifacts and records read from here."""
 
 __version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""Priors: autoregressive models of the codes that a tokenizer makes.
+"""Priors: autoregressive models of a tokenizer's codes.
 
-The names below are the public API; they are imported when first used.
+The names below are the public API; they are imported on first use.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What a prior is: an autoregressive distribution over the codes of one tokenizer."""
+"""The base class of priors: autoregressive distributions over the codes of a tokenizer."""
 
 import re
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ from prior.stepper import NO_LABEL, Stepper
 
 
 class Prior(Pretrained[PriorConfig], ABC):
-    """p(codes | label) of one tokenizer's codes.
+    """An autoregressive model p(codes | label) of the codes of one tokenizer.
 
     >>> prior = Prior.from_pretrained("runs/digits-gpt/prior")
     >>> codes = prior.sample(16, label=3, seed=0)   # tuple of (16, h, w) int64
@@ -34,33 +34,34 @@ class Prior(Pretrained[PriorConfig], ABC):
 
     kind = "prior"
     matrix_layers: tuple[type[nn.Module], ...] = ()
-    """Layers of another library than torch whose `weight` is a matrix, for weight decay."""
+    """Layer types from outside torch whose `weight` is a matrix, which gets weight decay."""
     tokenizer_folder: Path | None = None
-    """Local folder of the tokenizer that is embedded in what was loaded or saved last."""
+    """Local folder of the embedded tokenizer; None before the prior is loaded or saved."""
     _recomputes: bool = False
 
     @abstractmethod
     def forward(
         self, codes: Codes, labels: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B _K _h _w"], ...]:
-        """Logits of every position given all earlier ones (teacher forcing), per level.
+        """Return the logits of every position given all earlier codes (teacher forcing), per level.
 
-        labels: classes in [0, num_classes), or -1 for none.
+        codes: (B, h, w) per level, coarse to fine. labels: classes in [0, num_classes), or -1 for
+        no class. Returns (B, K, h, w) per level.
         """
 
     @abstractmethod
     def stepper(self, labels: Int[Tensor, " B"]) -> Stepper:
-        """Start sampling one image for each label (-1 = none)."""
+        """Return a stepper that samples one image per label (-1: no class)."""
 
     def prepare(self) -> Callable[[Int[Tensor, " B"]], Stepper]:
-        """`stepper` for many micro-batches, while the weights stay as they are.
+        """Return a function like `stepper`, for sampling many micro-batches with fixed weights.
 
-        A prior that has to lay out its weights for sampling does it here, once for all of them.
+        A prior that rearranges its weights for sampling does so here, once for all micro-batches.
         """
         return self.stepper
 
     def recompute_activations(self) -> None:
-        """From now on training keeps what lies between blocks only, and computes the rest again."""
+        """Enable activation checkpointing: recompute activations inside blocks in backward."""
         self._recomputes = True
 
     def _through(self, block: nn.Module, *inputs: Tensor | None) -> Any:
@@ -71,17 +72,17 @@ class Prior(Pretrained[PriorConfig], ABC):
     def log_prob(
         self, codes: Codes, labels: Int[Tensor, " B"] | None = None
     ) -> Float[Tensor, " B"]:
-        """Natural-log probability of each image's codes, summed over all positions and levels."""
+        """Return ln p of each image's codes, summed over all positions and levels."""
         levels = self.log_prob_map(codes, labels)
         return torch.cat([level.flatten(1) for level in levels], dim=1).sum(dim=1)
 
     def log_prob_map(
         self, codes: Codes, labels: Int[Tensor, " B"] | None = None
     ) -> tuple[Float[Tensor, "B _h _w"], ...]:
-        """Natural-log probability of every code given all before it, per level.
+        """Return ln p of every code given all earlier codes, per level.
 
-        labels: a class for each image, or -1 for none; None stands for -1 everywhere. Raises
-        InputError for codes of other grids or out of range, and for classes that it does not know.
+        labels: a class per image, or -1 for no class; None means -1 for all images.
+        Raises InputError for codes with other grids or out of range, and for unknown classes.
         """
         self.check_codes(codes)
         if labels is None:
@@ -106,23 +107,25 @@ class Prior(Pretrained[PriorConfig], ABC):
         given: tuple[Int[Tensor, "N _h _w"], ...] | None = None,
         keep_rows: int | None = None,
     ) -> Codes:
-        """Draw the codes of images first .. first + n - 1 of a seed.
+        """Sample the codes of images first .. first + n - 1 of a seed.
 
-        Image j depends on (seed, j, its label, the given codes and the settings) only: not on n,
-        nor on what is drawn beside it. label: one class by number or name; a sequence, repeated
-        over the images (image j gets label[j % len]); "all" for every class in turn; "none" or -1
-        for no class. None is "all" where the prior knows classes and no codes are given, else
-        "none". temperature: above 0. top_k: keep only the k most likely codes; top_p: keep the
-        most likely codes that together reach this probability; greedy: take the most likely code.
-        guidance: 1 is off; larger follows the label more (logits = u + guidance * (c - u)), which
-        needs one.
+        Sample j depends only on the seed, j, its label, the given codes and the sampling
+        parameters: not on n, nor on the samples drawn with it.
 
-        given, keep_rows: complete images from their upper code rows. Image j keeps these of
-        given[j % len] exactly and draws the rest, in sampling order; `kept_positions` says what
-        keep_rows counts. With one level that is p(rest | given rows, label); with several, later
-        rows of a coarse level are drawn without heed of what is given of finer ones.
+        label: a class by number or name; a sequence of classes, repeated over the images (image j
+        gets label[j % len]); "all" for all classes in turn; "none" or -1 for no class. None means
+        "all" if the prior has classes and no codes are given, else "none". temperature: > 0.
+        top_k: sample from the k most likely codes. top_p: sample from the most likely codes that
+        together reach this probability, in (0, 1]. greedy: always choose the most likely code.
+        guidance: classifier-free guidance, >= 0; 1 is off, larger values follow the label more
+        (logits = u + guidance * (c - u)) and need a label.
 
-        Returns a tuple of (n, h, w) int64 on the prior's device. Raises ConfigError for settings
+        given, keep_rows: complete images from their upper rows of codes. Image j keeps the upper
+        rows of given[j % len] exactly, and the other codes are sampled in order; for the meaning
+        of keep_rows see `kept_positions`. With one level this samples p(rest | kept rows, label);
+        with several, the lower rows of a coarse level do not depend on the kept rows of finer ones.
+
+        Returns a tuple of (n, h, w) int64 on the prior's device. Raises ConfigError for parameters
         out of range, InputError for given codes that do not fit.
         """
         params = sampling_params(
@@ -131,23 +134,23 @@ class Prior(Pretrained[PriorConfig], ABC):
         )  # fmt: skip
         if top_k is not None and top_k > max(self.config.num_codes):
             raise ConfigError(
-                f"top_k: found {top_k}, but the codes are {max(self.config.num_codes)}; "
-                "choose fewer, or leave it out"
+                f"top_k: expected at most the codebook size {max(self.config.num_codes)}, found "
+                f"{top_k}; lower it, or omit it"
             )
         if label is None and given is not None:
             label = NO_LABEL
         labels = self.labels_for(label)
         if guidance != 1 and set(labels) == {NO_LABEL}:
             raise ConfigError(
-                f"guidance: found {guidance}, which follows a class more, but none is given; give "
-                "a label, or leave guidance out"
+                f"guidance: found {guidance}, but no class to guide towards; pass a label, or omit "
+                "guidance"
             )
         unlabelled = guidance != 1 or NO_LABEL in labels
         if unlabelled and self.config.num_classes and self.config.label_dropout == 0:
             raise ConfigError(
-                "this prior was trained with label_dropout 0 and knows no images without a class: "
-                "guidance and no label (none, -1) need one trained with label_dropout > 0; give a "
-                "class"
+                "this prior was trained with label_dropout 0, so it cannot sample without a class: "
+                "guidance and label none (-1) need a prior trained with label_dropout > 0; pass a "
+                "class, without guidance"
             )
         device, grids = device_of(self), self.config.grids
         if given is not None and keep_rows is not None:
@@ -157,7 +160,7 @@ class Prior(Pretrained[PriorConfig], ABC):
             return sample_codes(self.prepare, grids, device, spec, range(first, first + n))
 
     def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:
-        """The labels that sampling repeats over the images; ConfigError for an unknown one."""
+        """Return the labels that sampling cycles through; ConfigError for an unknown class."""
         classes = list(range(self.config.num_classes))
         if label is None or (label == "all" and classes):
             return classes or [NO_LABEL]
@@ -165,7 +168,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         return [self._label(one) for one in asked] or [NO_LABEL]
 
     def _label(self, label: int | str) -> int:
-        """A class by number or name, or -1."""
+        """Return the number of a class given by number or name; -1 for no class."""
         classes, names = self.config.num_classes, self.config.class_names
         if label in names:
             return names.index(str(label))
@@ -175,22 +178,22 @@ class Prior(Pretrained[PriorConfig], ABC):
             return number
         if not classes:
             raise ConfigError(
-                f"label: found {label!r}, but this prior was trained without classes; leave it out"
+                f"label: found {label!r}, but this prior was trained without classes; omit it"
             )
-        some = f", or a name like {', '.join(names[:3])}" if names else ""
+        some = f", or a class name like {', '.join(names[:3])}" if names else ""
         raise ConfigError(
             f"label: expected 0..{classes - 1}, all or none (-1){some}; found {label!r}"
             f"{did_you_mean(label, (*names, 'all', 'none'))}"
         )
 
     def check_tokenizer(self, fingerprint: str, what: str) -> None:
-        """Refuse codes, or a decoder, of another tokenizer."""
+        """Raise ShardError unless the fingerprint is that of this prior's tokenizer."""
         expected = self.config.tokenizer_fingerprint
         remedy = "use the one embedded in the prior's folder, or train a prior on these codes"
         check_same_tokenizer(what, fingerprint, expected, "this prior's tokenizer", remedy)
 
     def check_codes(self, codes: Codes) -> None:
-        """Refuse codes whose levels, grids or range are not this prior's."""
+        """Raise InputError for codes with other levels, grids, dtype or range than this prior's."""
         found = tuple(tuple(level.shape[1:]) for level in codes)
         if found != self.config.grids:
             raise InputError(f"expected code maps of {self.config.grids}, found {found}")
@@ -201,7 +204,7 @@ class Prior(Pretrained[PriorConfig], ABC):
                 raise InputError(f"expected codes in [0, {k}), found up to {int(level.max())}")
 
     def check_labels(self, labels: Int[Tensor, " B"]) -> None:
-        """Refuse labels that are neither a class of this prior nor -1."""
+        """Raise InputError for labels that are neither a class of this prior nor -1."""
         classes = self.config.num_classes
         if labels.numel() and not (int(labels.min()) >= NO_LABEL and int(labels.max()) < classes):
             low, high = int(labels.min()), int(labels.max())
@@ -214,7 +217,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         tokenizer: Path | str,
         metrics: dict[str, float | int] | None = None,
     ) -> None:
-        """Write the artifact folder durably, with the tokenizer's folder embedded.
+        """Write the artifact folder durably, including the tokenizer's folder.
 
         tokenizer: folder or Hub id of the tokenizer whose codes this prior models. metrics:
         measured values by name for the model card.
@@ -232,22 +235,24 @@ class Prior(Pretrained[PriorConfig], ABC):
         revision: str | None = None,
         message: str | None = None,
     ) -> hub.Pushed:
-        """Share it, with its tokenizer, as user/name on the Hub, in one commit; returns the commit.
+        """Upload the prior and its tokenizer to user/name on the Hub in one commit; return it.
 
-        tokenizer, metrics: as for `save_pretrained`; None takes the embedded tokenizer. private:
-        of a new repository. revision: a branch, made if need be. To share a folder with its card
-        as it is, use `imagetok push`.
+        tokenizer, metrics: as for `save_pretrained`; None is the embedded tokenizer. private:
+        visibility of a new repository. revision: a branch, created if missing. To upload an
+        existing folder with its model card, use `imagetok push`.
         """
         tokenizer = tokenizer or self.tokenizer_folder
         if tokenizer is None:
-            raise ConfigError("push_to_hub: name the tokenizer whose codes this prior models")
+            raise ConfigError(
+                "push_to_hub: pass tokenizer=..., the tokenizer of this prior's codes"
+            )
         embedded = self._embedded(tokenizer)
         return self._push(
             repo, metrics, embedded, private=private, revision=revision, message=message
         )
 
     def _embedded(self, tokenizer: Path | str) -> artifacts.Artifact:
-        """The tokenizer that the artifact contains; ShardError for another one than the codes'."""
+        """Read the tokenizer to embed; raise ShardError if it is not the tokenizer of the codes."""
         source = artifacts.read_artifact(tokenizer, "tokenizer")
         self.check_tokenizer(source.fingerprint, str(tokenizer))
         return source
@@ -255,20 +260,20 @@ class Prior(Pretrained[PriorConfig], ABC):
     def _card(self) -> Card:
         kind = self.config.model.kind
         body = [
-            f"An autoregressive prior ({kind}) over image codes, made with imagetok. The "
-            "tokenizer that its codes belong to is in `tokenizer/`.",
+            f"An autoregressive prior ({kind}) over image codes, in the format of imagetok. The "
+            "tokenizer of these codes is in `tokenizer/`.",
             "",
             "```",
             f"imagetok sample --prior {artifacts.HERE} -n 16 --out samples",
             "```",
         ]
-        # Of the Hub's tasks: not made from a text.
+        # The Hub's name for image generation without a text prompt.
         task = "unconditional-image-generation"
         return Card(f"{kind} prior", ["image-generation", kind], body, task)
 
     @staticmethod
     def _load(artifact: artifacts.Artifact) -> "Prior":
-        from prior.build import load_prior  # it knows the leaves of this class
+        from prior.build import load_prior  # imports the subclasses of this class
 
         return load_prior(artifact)
 
@@ -281,7 +286,7 @@ class Prior(Pretrained[PriorConfig], ABC):
 def negative_log_likelihood(
     logits: tuple[Float[Tensor, "B _K _h _w"], ...], codes: Codes
 ) -> Float[Tensor, "B T"]:
-    """-ln p of each code under its logits, positions in sampling order."""
+    """Return -ln p of each code under its logits, (B, T) in sampling order."""
     parts = [
         nn.functional.cross_entropy(level.float(), indices, reduction="none").flatten(1)
         for level, indices in zip(logits, codes, strict=True)
@@ -290,5 +295,5 @@ def negative_log_likelihood(
 
 
 def bits_per_code(nll: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood of a code in bits."""
+    """Return the mean negative log-likelihood of a code in bits."""
     return nll.mean() / torch.log(torch.tensor(2.0, device=nll.device))

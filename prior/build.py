@@ -1,4 +1,4 @@
-"""From a config, or from an artifact folder, to a prior."""
+"""Building a prior from a config or an artifact."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, assert_never
@@ -45,7 +45,7 @@ def build_prior(config: PriorConfig) -> Prior:
 def _flat(
     config: PriorConfig, model: FlatConfig, context_channels: int = 0
 ) -> "GPTPrior | PixelSNAILPrior | PixelCNNPrior":
-    """context_channels: of what every call gives it of another level, beside the class."""
+    """Build a prior of one level; context_channels: channels of the features of another level."""
     match model:
         case GPTConfig():
             from prior.gpt import GPTPrior  # transformers takes seconds to import
@@ -64,9 +64,9 @@ def _flat(
 
 
 def build_skeleton(architecture: Mapping[str, Any], where: str) -> Prior:
-    """What the architecture of an artifact describes, on the meta device.
+    """Build the prior of an artifact's architecture on the meta device.
 
-    where: for messages. Raises ArtifactError for an architecture that is none.
+    where: name of the artifact, for messages. Raises ArtifactError for an invalid architecture.
     """
     config = _config(architecture, where)
     try:
@@ -77,12 +77,12 @@ def build_skeleton(architecture: Mapping[str, Any], where: str) -> Prior:
 
 
 def load_prior(artifact: artifacts.Artifact) -> Prior:
-    """The prior of an artifact, with its weights; see `Prior.from_pretrained`."""
+    """Load the prior of an artifact; see `Prior.from_pretrained`."""
     artifacts.check_plugins(artifact)
     where = f"{artifact.origin}/{artifacts.CONFIG}"
     skeleton = build_skeleton(artifact.architecture, where)
     tensors = artifacts.load_weights(artifact, "prior", skeleton)
-    # Built again on the CPU, because the body has buffers that are not saved.
+    # Built again on the CPU, because the transformer has buffers that are not saved.
     prior = build_prior(skeleton.config)
     prior.load_state_dict(tensors, strict=True)
     prior.tokenizer_folder = artifact.folder / "tokenizer"

@@ -1,4 +1,4 @@
-"""Comparing tokenizers with a prior on the codes of each: other commands, cell by cell."""
+"""`prior.compare`: comparison of tokenizers, with a prior trained on the codes of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,15 +53,19 @@ def compare(
 ) -> CompareResult:
     """Compare tokenizers as `imagetok.compare` does, and train a prior on the codes of each.
 
-    prior: config of the prior; its data, tokenizer and seed are set for each cell. num_samples:
-    images drawn from each prior, to be measured in `features`; None is as many as there are test
-    images. Raises ConfigError also for a config that is not of a prior, and for samples that
-    nothing needs.
+    prior: config of the prior; its data, tokenizer and seed are set for each trial. num_samples:
+    samples drawn from each prior for the distances in `features`; None is the number of test
+    images. The other arguments are those of `imagetok.compare`.
+
+    Raises ConfigError as `imagetok.compare` does, for a config that is not of a prior, and for
+    num_samples without both prior and features.
 
     >>> result = prior.compare(["a.yaml", "b.yaml"], "runs/comparison", prior="gpt.yaml")
     """
     if num_samples is not None and not (prior and features):
-        raise ConfigError("--samples: needs --prior, to draw them, and --features, to compare them")
+        raise ConfigError(
+            "--samples: needs --prior, to draw samples, and --features, to measure them"
+        )
     if prior is None:
         return compare_tokenizers(
             configs, out, seeds=seeds, set=set, sweep=sweep, allow_different=allow_different,
@@ -90,10 +94,10 @@ def compare(
 
 @dataclass(frozen=True)
 class _PriorWork:
-    """What to do with each cell."""
+    """The follow-up steps of each trial: encode, train a prior, sample, measure."""
 
     config: str
-    """File or name of the prior's config."""
+    """Path or name of the prior's config."""
     run: PriorRun
     num_samples: int
     data: DataConfig
@@ -101,7 +105,7 @@ class _PriorWork:
     distances: FeatureWork
 
     def steps(self) -> list[FollowUpStep]:
-        """In order; those that leave a last file behind are not done again."""
+        """Return the steps in order; a step whose last file exists is not repeated."""
         measured = bool(self.distances.features)
         steps = [self.distances.step("reconstructions")] if measured else []
         steps += [self._encoding("train"), self._encoding("test")]
@@ -112,7 +116,7 @@ class _PriorWork:
         return steps
 
     def measures(self, trial: Trial) -> dict[str, float | int]:
-        """`prior_bits_per_code`, and distances as `imagetok evaluate` names them."""
+        """Return `prior_bits_per_code`, and distances with the names of `imagetok evaluate`."""
         log = folder_of(trial) / "prior" / "metrics.jsonl"
         tests = [r for r in records_of(log) if r.get("split") == "test"]
         bits = [r["bits_per_code"] for r in tests if r.get("bits_per_code") is not None]
@@ -122,12 +126,12 @@ class _PriorWork:
         return {"prior_bits_per_code": found, **measures_in(self._records(trial))}
 
     def identity(self, trial: Trial) -> dict[str, Any]:
-        """That of the distances, and the prior's config without places."""
+        """Return the identity of the distances, and the prior's config without paths."""
         config = self.run.model_dump(mode="json", exclude={"data", "tokenizer", "seed"})
         return {**identity_of(self._records(trial)), "prior": config}
 
     def _records(self, trial: Trial) -> list[MeasureRecord]:
-        """What `imagetok evaluate` wrote."""
+        """Read the records written by `imagetok evaluate`; empty without features."""
         if not self.distances.features:
             return []
         return [

@@ -1,4 +1,4 @@
-"""Finishing images from their upper code rows."""
+"""`prior.complete`: completing images from their upper rows of codes."""
 
 import math
 from collections.abc import Sequence
@@ -35,43 +35,43 @@ _GREY = 127
 
 
 class Completed(NamedTuple):
-    """An image and its completions; what has 1 + n entries begins with the image's own codes."""
+    """An image and n completions; entry 0 of tensors with 1 + n entries is the image itself."""
 
     original: Images
-    """(1, ...): as the tokenizer reads it."""
+    """The image as the tokenizer reads it, (1, C, H, W) or (1, H, W)."""
     images: Images
-    """(1 + n, ...): of its codes, of its completions'."""
+    """(1 + n, ...): its reconstruction, then its completions."""
     codes: Codes
-    """(1 + n, h, w) a level."""
+    """Codes (1 + n, h, w) per level."""
     log_prob: Tensor
-    """(1 + n,) natural logarithms, at temperature 1 and without guidance."""
+    """ln p of the codes, (1 + n,), at temperature 1 and without guidance."""
     surprise: Tensor
-    """(1 + n, H, W) in [0, 1]: bits at each pixel, as a share of a uniform guess's."""
+    """(1 + n, H, W) in [0, 1]: bits at each pixel relative to a uniform distribution."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Completions(Result):
-    """Images finished by a prior."""
+    """The result of `complete`: images completed by a prior."""
 
     names: tuple[str, ...]
-    """Files, or the numbers of images that were given without one."""
+    """Paths of the images, or `image N` for images without a path."""
     keep_rows: int
     completed: tuple[Completed, ...]
-    """For each image in turn."""
+    """One entry per image."""
     params: SamplingParams
     folder: Path | None
-    """Where they lie; None: in memory only."""
+    """Folder of the files; None if the completions are in memory only."""
     shown_rows: int
-    """Rows of pixels that the kept codes stand for, about."""
+    """Approximate number of pixel rows covered by the kept codes."""
 
     @property
     def images(self) -> Tensor:
-        """(N, n, ...): the n completions of each of N images, as the tokenizer decodes them."""
+        """The decoded completions, (N, n, ...): n for each of N images."""
         return torch.stack([one.images[1:] for one in self.completed])
 
     @property
     def log_prob(self) -> Tensor:
-        """(N, 1 + n): of each image's own codes, and of its completions."""
+        """ln p, (N, 1 + n): of each image's own codes, then of its completions."""
         return torch.stack([one.log_prob for one in self.completed])
 
     def title(self) -> str:
@@ -80,23 +80,25 @@ class Completions(Result):
         return f"{count} completions of {len(self.names)} image(s), {place}"
 
     def rows(self) -> dict[str, object]:
-        """The log-probability of each image's own codes, and the completions' mean."""
+        """Return ln p of each image's own codes, and the mean over its completions."""
         return {
-            name: f"log p {float(one.log_prob[0]):.1f}, completions {_mean(one.log_prob[1:]):.1f}"
+            name: f"ln p {float(one.log_prob[0]):.1f}, completions {_mean(one.log_prob[1:]):.1f}"
             for name, one in zip(self.names, self.completed, strict=True)
         }
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Completions beside what is kept, and how surprising every code is."""
+        """Return pictures of the completions, and maps of the negative log-likelihood."""
         columns = len(self.completed[0].images) + 1
         whole, with_heat = self.rows_of_pictures()
         return {
-            "image, what is kept, completions": np.array(grid(whole, columns)),
-            "surprise of every code (bright: unexpected)": np.array(grid(with_heat, columns)),
+            "image, kept part, completions": np.array(grid(whole, columns)),
+            "negative log-likelihood of every code (bright: unlikely)": np.array(
+                grid(with_heat, columns)
+            ),
         }
 
     def rows_of_pictures(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images for grids of n + 2 columns: completions, and these with the heat below each."""
+        """Return images for grids of n + 2 columns: completions, and these with maps below them."""
         rows = [_row(one, self.shown_rows) for one in self.completed]
         columns = len(rows[0][0])
         both = [
@@ -123,25 +125,25 @@ def complete(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Completions:
-    """Finish images n times each from their upper code rows, which are kept exactly.
+    """Complete images n times each from their upper rows of codes, which are kept exactly.
 
-    images: one or several files or PIL images, or arrays or a tensor as `imagetok.encode` takes
-    them. keep_rows: upper rows of codes to keep, of the coarsest map. tokenizer: None is the one
-    embedded in the prior. label to seed: see `Prior.sample`; without a label, no class is given.
-    Completion m depends on (seed, m, the image, the parameters) only. out: an empty folder for
-    NNNNNN.png (n for each image in turn), completions.png, likelihood.png and completions.json;
-    None keeps them in memory.
+    images: one or several files or PIL images, or arrays or a tensor as accepted by
+    `imagetok.encode`. keep_rows: upper rows of codes to keep, counted at the coarsest level.
+    tokenizer: None is the one embedded in the prior. label to seed: see `Prior.sample`; without a
+    label, the prior is sampled without a class. Completion m depends only on the seed, m, the
+    image and the parameters. out: an empty folder for NNNNNN.png (n per image), completions.png,
+    likelihood.png and completions.json; None keeps them in memory.
 
-    Raises ConfigError for parameters out of range and when `out` holds anything, InputError for
-    what is no image.
+    Raises ConfigError for parameters out of range and if `out` is not empty, InputError for an
+    input that is no image.
 
     >>> prior.complete("runs/digits-gpt/prior", "four.png", keep_rows=2).images
     """
     if process_state().num_processes > 1:
-        raise ConfigError("complete runs in one process; start it without a launcher")
+        raise ConfigError("complete runs in a single process; run it without a launcher")
     folder = None if out is None else Path(out)
     if folder is not None and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: not empty; choose another --out")
+        raise ConfigError(f"{folder}: the folder is not empty; choose another --out")
     model, own = open_pair(prior, tokenizer, device)
     params = sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
@@ -171,8 +173,8 @@ def complete_one(
     label: Label,
     params: SamplingParams,
 ) -> Completed:
-    """n completions of one image (1, ...), with the odds of all."""
-    # Encoded alone, so that an image's codes do not depend on what is completed beside it.
+    """Complete one image (1, ...) n times, and compute the log-likelihoods."""
+    # Encoded alone, so that an image's codes do not depend on the other images.
     codes = tokenizer.encode(image.to(device_of(tokenizer)))
     completed = prior.sample(
         n, given=codes, keep_rows=keep_rows, label=label, **params.model_dump()
@@ -182,7 +184,7 @@ def complete_one(
     assert torch.equal(before[:, kept].expand(n, -1), after[:, kept]), "the given codes are kept"
     both = tuple(torch.cat(levels) for levels in zip(codes, completed, strict=True))
     cycle = prior.labels_for(label)
-    # The image itself is judged as the first completion is.
+    # The likelihood of the image itself is computed with the label of the first completion.
     labels = torch.tensor([cycle[m % len(cycle)] for m in (0, *range(n))], device=before.device)
     maps = prior.log_prob_map(both, labels)
     total = torch.cat([level.flatten(1) for level in maps], dim=1).sum(dim=1)
@@ -192,14 +194,14 @@ def complete_one(
 
 
 def _opened(images: Any, tokenizer: Tokenizer) -> dict[str, Images]:
-    """Each image (1, ...) as the tokenizer takes it, by its file or number."""
+    """Return each image (1, ...) as the tokenizer's input, by its path or number."""
     contract = tokenizer.image
     several = [images] if isinstance(images, Path | str | Image.Image) else images
     is_list = isinstance(several, list | tuple)
     files = [one for one in several if isinstance(one, Path | str)] if is_list else []
     if files:
         if len(files) < len(several):
-            raise InputError("expected files, or pictures in memory, found both")
+            raise InputError("expected either files or images in memory, found both")
         as_labels = contract.mode == "labels"
         stored = [preprocess(open_image(file, as_labels), contract) for file in files]
         names = [str(file) for file in files]
@@ -216,7 +218,7 @@ def _opened(images: Any, tokenizer: Tokenizer) -> dict[str, Images]:
 
 
 def _save(found: Completions, out: Path, record: dict[str, Any], height: int) -> None:
-    """The completions one by one, the two pictures, and at last what made them."""
+    """Save the completions, then the two pictures, and finally the record."""
     n = len(found.completed[0].images) - 1
     for i, one in enumerate(found.completed):
         save_images(one.images[1:], out, range(i * n, (i + 1) * n))
@@ -240,7 +242,7 @@ def _mean(values: Tensor) -> float:
 
 
 def _surprise(prior: Prior, maps: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
-    """Bits of all levels spread over the pixels that each code stands for; 1 is log2 K a code."""
+    """Spread the bits of all levels over the pixels of each code; 1 is log2 K bits per code."""
     bits = torch.zeros(len(maps[0]), *size, device=maps[0].device)
     uniform = 0.0
     for level, k in zip(maps, prior.config.num_codes, strict=True):
@@ -252,7 +254,7 @@ def _surprise(prior: Prior, maps: tuple[Tensor, ...], size: tuple[int, int]) -> 
 
 
 def _row(one: Completed, shown: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of an image, of what is kept of it and of its completions; the heat below them."""
+    """Return pictures of an image, its kept part and its completions; and maps below them."""
     original, pixels = as_pixels(as_rgb(one.original)), as_pixels(as_rgb(one.images))
     surprise = heat_map(one.surprise)
     kept = pixels[:1].copy()
@@ -265,7 +267,7 @@ def _row(one: Completed, shown: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_kept(pixels: np.ndarray, share: float) -> np.ndarray:
-    """An image and its completions, with what is kept of the image's height after the first."""
+    """Insert a picture of the kept part (a share of the height) after the first picture."""
     kept = pixels[:1].copy()
     kept[:, :, round(pixels.shape[2] * share) :] = _GREY
     return np.concatenate([pixels[:1], kept, pixels[1:]])

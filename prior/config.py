@@ -1,4 +1,4 @@
-"""The config of a prior: its architecture, and the tree of a prior run."""
+"""The configs of a prior: its architecture, and the config of a run that trains it."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,14 +51,14 @@ class GPTConfig(Section):
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.positions == "rotary" and self.width // self.heads % 2:
             raise ValueError(
-                f"rotary positions turn pairs: width / heads ({self.width // self.heads}) must be "
+                f"rotary positions need pairs: width / heads ({self.width // self.heads}) must be "
                 "even"
             )
         return self
 
 
 class PixelSNAILConfig(Section):
-    """Causal convolutions and attention; Chen et al. 2018: 256 channels, 12 blocks of 4 units."""
+    """PixelSNAIL (Chen et al. 2018); the paper's has 256 channels and 12 blocks of 4 units."""
 
     kind: Literal["pixelsnail"] = "pixelsnail"
     width: Annotated[int, Field(ge=2, le=65536, multiple_of=2)] = 128
@@ -90,7 +90,7 @@ class PixelSNAILConfig(Section):
 
 
 class PixelCNNConfig(Section):
-    """A gated PixelCNN; as a prior of VQ-VAE and SQ-VAE: 64 channels, 15 layers."""
+    """A gated PixelCNN; the defaults are those of the priors of VQ-VAE and SQ-VAE."""
 
     kind: Literal["pixelcnn"] = "pixelcnn"
     width: Annotated[int, Field(ge=1, le=65536)] = 64
@@ -104,7 +104,7 @@ class PixelCNNConfig(Section):
 
 
 class ContextConfig(Section):
-    """How a level sees the level above it: gated 3 x 3 units on that level's whole map."""
+    """Context network of the bottom prior: gated 3 x 3 units on the whole map of top codes."""
 
     width: Annotated[int, Field(ge=1, le=65536)] = 128
     """Number of channels."""
@@ -118,15 +118,15 @@ FlatConfig = Annotated[GPTConfig | PixelSNAILConfig | PixelCNNConfig, Field(disc
 
 
 class HierarchyConfig(Section):
-    """Two levels: p(top | class) p(bottom | top, class); Razavi et al. 2019."""
+    """A prior of two levels: p(top | class) p(bottom | top, class) (Razavi et al. 2019)."""
 
     kind: Literal["hierarchy"] = "hierarchy"
     top: FlatConfig
     """The prior of the coarse codes."""
     bottom: FlatConfig
-    """The prior of the fine codes, which sees the coarse ones."""
+    """The prior of the fine codes, conditioned on the coarse ones."""
     context: ContextConfig = ContextConfig()
-    """How the bottom prior sees the coarse codes."""
+    """The network through which the bottom prior reads the coarse codes."""
 
     @property
     def levels(self) -> tuple[FlatConfig, FlatConfig]:
@@ -142,55 +142,55 @@ ModelConfig = Annotated[
 
 
 class PriorConfig(Section):
-    """The architecture of a prior: everything but its weights."""
+    """The architecture of a prior: everything except the weights."""
 
     tokenizer_fingerprint: str
-    """Of the tokenizer whose codes it models."""
+    """Fingerprint of the tokenizer whose codes are modelled."""
     num_codes: tuple[PositiveInt, ...]
-    """K of each level, coarse to fine."""
+    """Codebook size K of each level, coarse to fine."""
     grids: tuple[tuple[PositiveInt, PositiveInt], ...]
-    """(h, w) of each level."""
+    """Grid size (h, w) of each level."""
     num_classes: NonNegativeInt
-    """0: unconditional."""
+    """Number of classes; 0: unconditional."""
     class_names: tuple[str, ...] = ()
-    """In the order of their numbers."""
+    """Names of the classes, in the order of their numbers."""
     label_dropout: Fraction = 0.1
-    """How often a label was hidden in training; at 0 it knows no images without a class."""
+    """Probability that a label was hidden in training; with 0, sampling needs a class."""
     model: ModelConfig
     """The network, or one for each level."""
 
     @model_validator(mode="after")
     def _check(self) -> "PriorConfig":
-        # Even a model without memory costs time by its size, and a config may come from anywhere.
+        # A config can come from anywhere, and even on the meta device a large model takes time.
         if self.length > MAX_LENGTH:
-            raise ValueError(f"{self.length} codes an image are more than {MAX_LENGTH}")
+            raise ValueError(f"expected at most {MAX_LENGTH} codes per image, found {self.length}")
         if sum(self.num_codes) + self.num_classes > MAX_TOKENS:
-            raise ValueError(f"codes and classes are more than {MAX_TOKENS} together")
+            raise ValueError(f"expected at most {MAX_TOKENS} codes and classes together")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
-                f"class_names: expected {self.num_classes}, one a class, or none, found "
+                f"class_names: expected {self.num_classes}, one per class, or none, found "
                 f"{len(self.class_names)}"
             )
         kind, levels = self.model.kind, len(self.grids)
         if len(self.num_codes) != levels:
             raise ValueError(f"{len(self.num_codes)} levels of codes, but {levels} grids")
         if kind == "hierarchy" and levels != 2:
-            raise ValueError(f"hierarchy models codes of two levels, and these have {levels}")
+            raise ValueError(f"hierarchy: expected codes of two levels, found {levels}")
         if kind in ("pixelsnail", "pixelcnn") and levels != 1:
             raise ValueError(
-                f"{kind} models codes of one level, and these have {levels}; use gpt, which takes "
-                "any number, or for two levels hierarchy"
+                f"{kind}: expected codes of one level, found {levels}; use gpt, which accepts any "
+                "number of levels, or hierarchy for two"
             )
         return self
 
     def of_level(self, level: int, model: FlatConfig) -> "PriorConfig":
-        """The same for one level alone."""
+        """Return the architecture for one of its levels."""
         alone = {"num_codes": (self.num_codes[level],), "grids": (self.grids[level],)}
         return self.model_copy(update={**alone, "model": model})
 
     @property
     def length(self) -> int:
-        """Codes of one image, over all levels."""
+        """Number of codes per image, over all levels."""
         return sum(h * w for h, w in self.grids)
 
 
@@ -214,17 +214,16 @@ class PriorRun(Section):
     data: CodesConfig
     """The code datasets."""
     tokenizer: str
-    """Folder or Hub id of the tokenizer that made the codes; embedded in the finished prior."""
+    """Folder or Hub id of the tokenizer of the codes; embedded in the finished prior."""
     conditional: bool = True
     """Learn p(codes | label) where the codes have labels."""
     label_dropout: Fraction = 0.1
-    """How often a label is hidden in training, which makes unconditional sampling and guidance
-    possible."""
+    """Probability that a label is hidden in training, for unconditional sampling and guidance."""
     patience: Steps | None = None
     """Training ends after this many evaluations in a row without lower held-out bits per code."""
     export: Literal["best", "last"] = "last"
-    """Whether the prior is of the evaluation with the lowest held-out bits per code or of the last
-    step; the other weights stay in the newest checkpoint."""
+    """Export the weights with the lowest held-out bits per code, or those of the last step; the
+    others stay in the newest checkpoint."""
     gradient_checkpointing: bool = False
     """Save memory: compute activations inside blocks again in the backward pass."""
     compile: bool = False
@@ -241,11 +240,12 @@ class PriorRun(Section):
         has_snail = any(model.kind == "pixelsnail" for model in models)
         if has_snail and self.train.optimizer.weight_decay > 0:
             raise ValueError(
-                "train.optimizer.weight_decay: pixelsnail's weights are normalised, which undoes "
-                "decay; set it to 0"
+                "train.optimizer.weight_decay: the weights of pixelsnail are normalised, so decay "
+                "has no effect; set it to 0"
             )
         if has_snail and self.compile:
             raise ValueError(
-                "compile: a compiled pixelsnail was not shown to learn the same; set it to false"
+                "compile: not supported for pixelsnail, whose training has not been verified when "
+                "compiled; set it to false"
             )
         return self

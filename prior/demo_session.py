@@ -1,7 +1,7 @@
-"""What the demo's page asks for: images to codes, maps and back, draws, completions.
+"""The actions of the demo: encode and decode images, edit codes, sample, complete.
 
-Nothing of this knows the page: pictures are uint8 arrays (H, W, 3), codes are tables of whole
-numbers, one a level.
+This module does not depend on the web page: pictures are uint8 arrays (H, W, 3), and codes are one
+table of integers per level.
 """
 
 import math
@@ -30,30 +30,30 @@ from prior.sampling_params import SamplingParams
 
 DEFAULTS = SamplingParams()
 MAX_SAMPLES = 64
-"""Images drawn at once."""
-_SIDE = 384  # pixels that a small picture is enlarged to, about
+"""Largest number of images per request."""
+_SIDE = 384  # approximate size in pixels to which small pictures are enlarged
 
 Table = list[list[int]]
 """Codes of one level, row by row."""
 
 
 class EncodedView(NamedTuple):
-    """An image, seen by a tokenizer."""
+    """An image encoded and decoded by a tokenizer."""
 
     original: np.ndarray
-    """As the tokenizer reads it."""
+    """The image as the tokenizer reads it."""
     reconstruction: np.ndarray
     tables: list[Table]
     code_maps: list[np.ndarray]
-    """A colour for each code."""
+    """Maps of the codes, one colour per code."""
     unsure: np.ndarray | None
-    """Uncertainty, or else entropy, over the image; None where the quantizer tells of neither."""
+    """Uncertainty, or else entropy, over the image; None if the quantizer has neither."""
     description: str
-    """What the map means, and how large its largest value is."""
+    """Explanation of the uncertainty map, with its largest value."""
 
 
 class DemoSession:
-    """A tokenizer, and perhaps a prior on its codes, with everything that the page can do."""
+    """A tokenizer and optionally a prior on its codes, with the actions of the demo."""
 
     def __init__(self, tokenizer: Tokenizer, prior: Prior | None):
         if prior is not None:
@@ -63,7 +63,7 @@ class DemoSession:
         self.device = device_of(tokenizer)
 
     def look(self, file: str) -> EncodedView:
-        """Encode an image file and decode it again. Raises InputError for what is no image."""
+        """Encode an image file and decode it again. Raises InputError if it is no image."""
         image = self._read(file)
         codes, maps = self.tokenizer.encode_with_certainty(image.to(self.device))
         unsure, description = _uncertainty_maps(image, maps)
@@ -77,15 +77,15 @@ class DemoSession:
         )
 
     def decode(self, tables: Sequence[Sequence[Sequence[object]]]) -> np.ndarray:
-        """The picture of edited codes. Raises InputError for what are no codes of the tokenizer."""
+        """Decode edited codes. Raises InputError if they are no codes of the tokenizer."""
         return self._decoded(self._codes(tables))
 
     def colours(self, tables: Sequence[Sequence[Sequence[object]]]) -> list[np.ndarray]:
-        """A colour for each of edited codes."""
+        """Return the colour maps of edited codes."""
         return [_colours(level[0].cpu()) for level in self._codes(tables)]
 
     def swap(self, table: Sequence[Sequence[object]], level: int, old: int, new: int) -> Table:
-        """A level's table with the codes `old` and `new` in each other's place."""
+        """Exchange the codes `old` and `new` in the table of a level."""
         grid, num_codes = self.tokenizer.grids[level], self.tokenizer.num_codes[level]
         codes = torch.tensor(_whole(table, level, grid))
         for code in (old, new):
@@ -98,7 +98,7 @@ class DemoSession:
     def sample(
         self, count: int, label: Label = None, params: SamplingParams = DEFAULTS
     ) -> list[np.ndarray]:
-        """New images. Raises ConfigError for what this prior cannot follow."""
+        """Sample new images. Raises ConfigError for parameters that this prior cannot use."""
         codes = self._prior().sample(_counted(count), label=label, **params.model_dump())
         return _pictures(as_pixels(as_rgb(decode_in_batches(self.tokenizer, codes))))
 
@@ -110,7 +110,7 @@ class DemoSession:
         label: Label = None,
         params: SamplingParams = DEFAULTS,
     ) -> list[np.ndarray]:
-        """An image as its codes give it back, what is kept of that, and `count` completions."""
+        """Return an image's reconstruction, its kept part, and `count` completions."""
         prior = self._prior()
         given = self.tokenizer.encode(self._read(file).to(self.device))
         drawn = prior.sample(
@@ -124,16 +124,16 @@ class DemoSession:
 
     def _prior(self) -> Prior:
         if self.prior is None:
-            raise InputError("there is no prior here; start the demo with --prior DIR")
+            raise InputError("the demo has no prior; start it with --prior DIR")
         return self.prior
 
     def _read(self, file: str) -> Images:
-        """One image file as the tokenizer takes it."""
+        """Read an image file as the tokenizer's input (1, ...)."""
         contract = self.tokenizer.image
         try:
             stored = preprocess(open_image(file, contract.mode == "labels"), contract)
         except InputError as error:
-            # Where the server keeps uploads is nobody's business.
+            # Do not reveal where the server stores uploads.
             raise InputError(str(error).replace(file, Path(file).name)) from None
         return from_stored(stored[None], contract)
 
@@ -149,10 +149,10 @@ class DemoSession:
 
 
 def _whole(table: Sequence[Sequence[object]], level: int, grid: tuple[int, int]) -> Table:
-    """A table as it comes from a page, where a cell may be text, empty, or 3.0."""
+    """Convert a table from a web page, whose cells may be text, empty or 3.0, to integers."""
     rows, columns = grid
     if len(table) != rows or any(len(row) != columns for row in table):
-        raise InputError(f"level {level}: expected {rows} rows of {columns} codes")
+        raise InputError(f"level {level}: expected a table of {rows} x {columns} codes")
     found = []
     for row in table:
         for cell in row:
@@ -168,26 +168,25 @@ def _whole(table: Sequence[Sequence[object]], level: int, grid: tuple[int, int])
 
 def _counted(count: int) -> int:
     if not 1 <= count <= MAX_SAMPLES:
-        raise InputError(f"expected 1 to {MAX_SAMPLES} images at once, found {count}")
+        raise InputError(f"expected 1 to {MAX_SAMPLES} images, found {count}")
     return count
 
 
 def _uncertainty_maps(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
-    """The map of the coarsest level, scaled to its largest value."""
+    """Return the map of the coarsest level, scaled to its largest value, and its explanation."""
     found = uncertainty_map(maps)
     if not found:
-        return None, "This quantizer gives no probabilities, so it does not tell how sure it is."
+        return None, "This quantizer has no code probabilities, so there is no uncertainty map."
     name, values = next((name, values.cpu()) for name, values in found.items())
     largest = float(values.max())
     shown = overlay(as_rgb(image), values / max(largest, 1e-12))
-    description = (
-        f"{name.replace('_level', ', level ')}: dark is sure, pale yellow is {largest:.3g}"
-    )
+    named = name.replace("_level", ", level ")
+    description = f"{named}: dark is certain, pale yellow is the largest value, {largest:.3g}"
     return _enlarged(shown[0].transpose(1, 2, 0)), description
 
 
 def _colours(codes: Tensor) -> np.ndarray:
-    """(h, w) codes as colours; neighbouring numbers have different ones."""
+    """Colour a map (h, w) of codes; consecutive codes have different colours."""
     table = palette()
     return _enlarged(table[1 + codes.numpy() % 255])
 
@@ -197,12 +196,12 @@ def _pictures(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def _picture(images: Tensor | np.ndarray) -> np.ndarray:
-    """One image as RGB, enlarged."""
+    """Return one image as an enlarged RGB picture."""
     return _enlarged(np.array(grid(images, columns=1, padding=0).convert("RGB")))
 
 
 def _enlarged(pixels: np.ndarray) -> np.ndarray:
-    """Whole pixels of a small picture, as squares."""
+    """Enlarge a small picture by a whole factor, without smoothing."""
     scale = max(1, _SIDE // max(pixels.shape[:2]))
     size = (pixels.shape[1] * scale, pixels.shape[0] * scale)
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

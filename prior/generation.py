@@ -1,4 +1,4 @@
-"""New images, or their codes, from a prior: resumable, and shared over processes."""
+"""`prior.generate`: samples of a prior as images or codes; resumable, and distributed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -34,31 +34,31 @@ from prior.sequence import Codes
 
 GRID = "grid.png"
 CHUNK = 64
-"""Images drawn, decoded and written together: what a killed run loses at most."""
+"""Images sampled, decoded and written together; a killed run loses at most so many."""
 MOST_IN_GRID = 100
 Label = int | str | Sequence[int | str] | None
-"""A class by number or name, several that take turns, `all`, `none`; see `Prior.sample`."""
+"""A class by number or name, several classes in turn, `all` or `none`; see `Prior.sample`."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Generated(Result):
-    """New images of a prior."""
+    """The result of `generate`: sampled images."""
 
     record: SamplesRecord
-    """What they were made by."""
+    """The prior and the sampling parameters."""
     tokenizer: Tokenizer
     folder: Path | None
-    """Where they lie as NNNNNN.png beside samples.json and grid.png; None: in memory only."""
+    """Folder with NNNNNN.png, samples.json and grid.png; None if the images are in memory only."""
     num_new: int
-    """Images that were not in the folder before."""
+    """Number of images that were not in the folder before."""
     codes: Codes | None
-    """(n, h, w) int64 a level, coarse to fine; None where this call did not draw all of them: some
-    were in the folder before, or other processes drew them."""
+    """(n, h, w) int64 per level, coarse to fine; None if this call did not sample all of them,
+    because some were in the folder before or other processes sampled them."""
     _drawn: Images | None = field(default=None)
 
     @cached_property
     def images(self) -> Images:
-        """(n, C, H, W) in [0, 1], or (n, H, W) classes of label maps; read from the folder."""
+        """Images (n, C, H, W) in [0, 1], or label maps (n, H, W); read from the folder."""
         if self._drawn is not None or self.folder is None:
             assert self._drawn is not None
             return self._drawn
@@ -71,7 +71,7 @@ class Generated(Result):
 
     @property
     def labels(self) -> list[int]:
-        """The class of each image; -1 = none."""
+        """The class of each image; -1: no class."""
         return self.record.cycled_labels()
 
     def title(self) -> str:
@@ -79,35 +79,35 @@ class Generated(Result):
         return f"{self.record.num_images} images of a prior, {place}"
 
     def rows(self) -> dict[str, object]:
-        """Who drew them, and the sampling parameters that were given."""
+        """Return the prior and the sampling parameters by name."""
         given = {
             k: v for k, v in self.record.params().model_dump().items() if v not in (None, False)
         }
         return {"prior": self.record.origin or self.record.prior[:16], **given}
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """The first images in one grid."""
+        """Return the first images as one grid."""
         shown = self.images[: min(self.record.num_images, MOST_IN_GRID)]
         return {"new images": np.array(grid(as_rgb(shown), _columns(self.record)))}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class GeneratedCodes(Result):
-    """A code dataset that a prior drew."""
+    """The result of `generate_codes`: a code dataset of samples."""
 
     folder: Path
     report: EncodeReport
 
     @cached_property
     def dataset(self) -> CodeDataset:
-        """The codes, to be read."""
+        """The code dataset, opened for reading."""
         return open_codes(self.folder)
 
     def title(self) -> str:
         return f"codes of {self.report.written} images of a prior, in {self.folder}"
 
     def rows(self) -> dict[str, object]:
-        """How each level's codes are used."""
+        """Return the codebook usage of each level."""
         return {
             f"level {i}": f"{use.codes_used} of {use.num_codes} codes used, "
             f"perplexity {use.perplexity:.1f}"
@@ -132,15 +132,16 @@ def generate(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Generated:
-    """Draw n new images.
+    """Sample n new images.
 
     prior: a Prior, its folder, or a Hub id. tokenizer: None is the one embedded in the prior.
-    out: a folder for samples.json, NNNNNN.png and at the end grid.png; called again it continues,
-    also with a larger n; None keeps the images in memory. Of a distributed run, all processes
-    share the work of a folder. label to seed: see `Prior.sample`; sample j depends on the seed and
-    j alone. batch_size: images drawn and decoded together [64]; speed and memory only.
+    out: a folder for samples.json, NNNNNN.png and finally grid.png; None keeps the images in
+    memory. Call it again with the same folder to continue, also with a larger n. The processes of
+    a distributed run share the work on a folder. label to seed: see `Prior.sample`; sample j
+    depends only on the seed and j. batch_size: images sampled and decoded together [64]; affects
+    speed and memory only.
 
-    Raises ConfigError for parameters out of range and when `out` holds anything else, ShardError
+    Raises ConfigError for parameters out of range and if `out` holds anything else, ShardError
     for a tokenizer of other codes, StoppedError after a signal (call it again to continue).
 
     >>> samples = prior.generate("runs/digits-gpt/prior", 16, label=3, out="threes")
@@ -178,10 +179,10 @@ def generate_codes(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> GeneratedCodes:
-    """Draw the codes of n images as a code dataset of the tokenizer; keys are image numbers.
+    """Sample the codes of n images as a code dataset of the tokenizer; keys are image numbers.
 
-    shards: the dataset's folder; shards are shared over processes, and called again it continues.
-    Arguments and errors as those of `generate`.
+    shards: the folder of the dataset. Call it again to continue. The processes of a distributed
+    run share the shards. The other arguments and errors are those of `generate`.
 
     >>> prior.generate_codes("runs/digits-gpt/prior", 10_000, "codes").dataset
     """
@@ -200,7 +201,7 @@ def generate_codes(
 
 
 def _draw(prior: Prior, images: range, label: Label, params: SamplingParams) -> Codes:
-    """The codes of some images of the seed."""
+    """Sample the codes of some images."""
     return prior.sample(len(images), label=label, first=images.start, **params.model_dump())
 
 
@@ -245,7 +246,7 @@ def _in_folder(
             {}, {f"{RECORD} in the output folder": "there" if there else "no such file"}
         )
         missing = [[j for j in chunk if not picture_file(out, j).is_file()] for chunk in chunks]
-        state.wait_for_everyone()  # all have looked before any writes
+        state.wait_for_everyone()  # every process has listed the files before any writes
         mine = range(state.process_index, len(chunks), state.num_processes)
         todo = [i for i in mine if missing[i]]
         total, done = sum(len(chunks[i]) for i in todo), 0
@@ -272,7 +273,7 @@ def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def _columns(record: SamplesRecord) -> int:
-    """Of a grid of the first images: one a class where a few are drawn in turn."""
+    """Return the number of columns of the grid: one per class if there are few classes."""
     count, classes = min(record.num_images, MOST_IN_GRID), len(record.labels)
     return classes if 1 < classes <= 20 else max(1, round(count**0.5))
 
@@ -280,7 +281,7 @@ def _columns(record: SamplesRecord) -> int:
 def _parts(
     prior: Prior, images: range, label: Label, params: SamplingParams
 ) -> Iterator[EncodedPart]:
-    """Codes of images in chunks, with their classes and numbers."""
+    """Sample the codes of images in chunks, with their classes and numbers."""
     cycle = prior.labels_for(label)
     for start in range(images.start, images.stop, CHUNK):
         chunk = range(start, min(start + CHUNK, images.stop))

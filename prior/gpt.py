@@ -1,7 +1,7 @@
 """A GPT prior on the sequence [class, code, code, ...].
 
-The body is transformers': GPT-2, whose positions are learned, or GPT-NeoX with sequential
-residuals, which is the same with rotary positions.
+The transformer is from the transformers library: GPT-2 for learned positions, or GPT-NeoX with
+sequential residuals, which is the same architecture with rotary positions.
 """
 
 import inspect
@@ -23,11 +23,11 @@ from prior.stepper import Stepper, StepperFactory
 
 
 class GPTPrior(Prior):
-    """One embedding table [level 0 codes | level 1 codes | ... | classes | null].
+    """A GPT whose vocabulary is [level 0 codes | level 1 codes | ... | classes | null class].
 
-    The output is sliced to the level of the position that is predicted, so that probabilities sum
-    to one over its codes. Position t reads the class and codes 0..t-1. Given context_channels, each
-    token also carries the features of another level at the position that it predicts.
+    Logits are restricted to the codes of the predicted position's level, so that their
+    probabilities sum to one. Position t depends on the class and codes 0..t-1. With
+    context_channels, features of another level at the predicted position are added to each token.
     """
 
     matrix_layers = (Conv1D,)
@@ -64,7 +64,7 @@ class GPTPrior(Prior):
                 *(level.flatten(1) + s.start for level, s in zip(codes, self.slices, strict=True)),
             ],
             dim=1,
-        )[:, :-1]  # the last code predicts nothing
+        )[:, :-1]  # nothing is predicted from the last code
         x = self.body.get_input_embeddings()(tokens)
         if self.context is not None:
             assert context is not None
@@ -88,7 +88,7 @@ class GPTPrior(Prior):
         return partial(GPTStepper, self)
 
     def class_tokens(self, labels: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """The first token of every sequence; -1 is the null class."""
+        """Return the first token of every sequence, that of its class; -1 is the null class."""
         null = self.num_tokens + self.config.num_classes
         return torch.where(labels < 0, null, self.num_tokens + labels)
 
@@ -130,10 +130,9 @@ def _body(gpt: GPTConfig, num_tokens: int, length: int) -> GPT2Model | GPTNeoXMo
 
 
 class KVCacheLayer(DynamicLayer):
-    """A layer's keys and values, in memory that is taken once.
+    """KV cache of one layer, in memory that is allocated once; attention reads the filled part.
 
-    Attention sees the part that is filled. (transformers' StaticCache reads all of it at every
-    step, and its own dynamic layer copies all of it.)
+    (In transformers, StaticCache reads the whole memory at every step, and DynamicLayer copies it.)
     """
 
     memory: Tensor
@@ -164,7 +163,7 @@ class KVCacheLayer(DynamicLayer):
 
 
 class GPTStepper(Stepper):
-    """Runs one token at a time with cached keys and values."""
+    """Stepper of a GPT prior: one token at a time, with a KV cache."""
 
     @torch.no_grad()
     def __init__(

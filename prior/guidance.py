@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022): with and without the class in one batch."""
+"""Classifier-free guidance (Ho and Salimans 2022)."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from prior.stepper import NO_LABEL, Stepper
 
 
 class GuidedStepper(Stepper):
-    """Logits u + guidance * (c - u), with the class (c) and without (u).
+    """Guided logits u + guidance * (c - u) from logits with the class (c) and without it (u).
 
-    Both halves go through the prior as one batch of twice the size, so that weights are read once.
+    Both go through the prior as one batch of twice the size, so that weights are read only once.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""A prior of two levels of codes (Razavi et al. 2019, "Generating diverse high-fidelity images with
-VQ-VAE-2"): the top's, then the bottom's given the top's, both given the class.
+"""A prior over two levels of codes (Razavi et al. 2019, "Generating diverse high-fidelity images
+with VQ-VAE-2"): p(top | class) p(bottom | top, class).
 
-The bottom reads the whole top map through a stack of gated residual units (van den Oord et al.'s
-conditioning on a map, as in the public code of the VQ-VAE-2 priors). No weight is shared, so
-training both on the sum of their losses is training each on its own.
+The bottom prior is conditioned on the whole top map through a stack of gated residual units (van
+den Oord et al.'s conditioning on a map, as in the public code of the VQ-VAE-2 priors). No weights
+are shared, so training both on the sum of their losses equals training them separately.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class HierarchicalPrior(Prior):
-    """p(top | class) p(bottom | top, class): two priors, and the context that links them."""
+    """A prior p(top | class) p(bottom | top, class), made of two priors and a context network."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class HierarchicalPrior(Prior):
         return *self.top((top,), labels), *self.bottom((bottom,), labels, self.context_of(top))
 
     def context_of(self, top: Int[Tensor, "B _h _w"]) -> Float[Tensor, "B C H W"]:
-        """The top's features at each position of the bottom: those of the nearest one."""
+        """Return features of the top codes, upsampled (nearest neighbour) to the bottom's grid."""
         return interpolate(self.context(top), size=self.config.grids[1], mode="nearest-exact")
 
     def recompute_activations(self) -> None:
@@ -65,7 +65,7 @@ class HierarchicalPrior(Prior):
 
 
 class HierarchicalStepper(Stepper):
-    """The top's stepper, then the bottom's on what it drew."""
+    """Stepper that samples the top codes first, then the bottom codes given them."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class HierarchicalStepper(Stepper):
 
 
 class ContextStack(nn.Module):
-    """Features of a whole map of codes: nothing is masked, since all of it is known."""
+    """Network that computes features of a complete map of codes; it needs no causal masks."""
 
     def __init__(self, config: ContextConfig, num_codes: int):
         super().__init__()
@@ -108,7 +108,7 @@ class ContextStack(nn.Module):
 
 
 class ContextUnit(nn.Module):
-    """x + a * sigmoid(b), with a, b from two convolutions of x."""
+    """Gated residual unit: x + a * sigmoid(b), where a and b come from two convolutions of x."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()

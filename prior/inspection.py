@@ -1,4 +1,4 @@
-"""Checking and sharing folders that may hold a prior."""
+"""`prior.verify` and `prior.push`: like those of imagetok, but they also accept priors."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def verify(
 ) -> Verification:
     """Check every byte of a tokenizer, prior, run, comparison or code dataset.
 
-    As `imagetok.verify`, which knows no priors.
+    Like `imagetok.verify`, which does not load priors; see there for the arguments.
 
     >>> prior.verify("runs/digits-gpt/prior").is_good
     """
@@ -38,9 +38,9 @@ def push(
     revision: str | None = None,
     message: str | None = None,
 ) -> PushResult:
-    """Share a tokenizer's or prior's folder on the Hugging Face Hub, after checking it.
+    """Check the folder of a tokenizer or prior and upload it to the Hugging Face Hub.
 
-    As `imagetok.push`, which knows no priors. A prior brings its tokenizer along.
+    Like `imagetok.push`, which does not accept priors. A prior includes its tokenizer.
 
     >>> prior.push("runs/digits-gpt/prior", "user/digits-gpt").origin
     """
@@ -48,7 +48,7 @@ def push(
 
 
 def _load_both(folder: Path) -> None:
-    """A prior and the tokenizer embedded in it, which belong together."""
+    """Load a prior and its embedded tokenizer, and check that they belong together."""
     embedded = Tokenizer.from_pretrained(folder / "tokenizer")
     prior = Prior.from_pretrained(folder)
     prior.check_tokenizer(embedded.fingerprint, f"{folder / 'tokenizer'}")

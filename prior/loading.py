@@ -1,4 +1,4 @@
-"""Priors as callers give them, with the tokenizer of their codes."""
+"""Loading priors together with their tokenizers."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from prior.base import Prior
 
 
 def open_prior(given: Prior | Path | str, device: torch.device | str | None = None) -> Prior:
-    """A prior on a device; a folder or Hub id is loaded.
+    """Return a prior on a device; a folder or Hub id is loaded.
 
-    device: None leaves a model where it is, and chooses for what is loaded.
+    device: None keeps the device of a model, and chooses one for a loaded prior.
     """
     if isinstance(given, Prior):
         return given if device is None else given.to(choose_device(device))
@@ -26,11 +26,12 @@ def open_pair(
     tokenizer: Tokenizer | Path | str | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Prior, Tokenizer]:
-    """A prior and the tokenizer of its codes, on one device.
+    """Return a prior and the tokenizer of its codes, on one device.
 
-    tokenizer: None is the one embedded in the prior's folder. Raises ShardError for a tokenizer
-    that makes other codes, ConfigError where a prior that was never saved comes without one,
-    NotFiniteError for weights that are not finite.
+    tokenizer: None is the one embedded in the prior's folder.
+
+    Raises ShardError for a tokenizer of other codes, ConfigError if there is no tokenizer (the
+    prior was never saved), NotFiniteError for weights that are not finite.
     """
     model = open_prior(prior, device)
     given = tokenizer or model.tokenizer_folder

@@ -1,11 +1,11 @@
-"""What codes cost without a model: the yardsticks beside a prior's bits per code.
+"""N-gram baselines for a prior's bits per code.
 
-Both are learned from the training codes and applied to the held-out ones, per level, in bits:
-order 0: p(k) = (n_k + 1) / (N + K), from how often each code occurs;
-order 1: p(k | j) = (n_jk + d_j p(k)) / (n_j + d_j), from how often k comes after j (Witten and Bell
-1991), where j is the code on the left, at the start of a row the one above, n_j counts the pairs
-that begin with j and d_j how many different ones there are. The first code of a level costs what
-it does at order 0.
+Both are fitted to the training codes and evaluated on the held-out codes, per level, in bits:
+unigram (order 0): p(k) = (n_k + 1) / (N + K), from the frequency of each code;
+bigram (order 1): p(k | j) = (n_jk + d_j p(k)) / (n_j + d_j), from the frequency of k after j
+(Witten and Bell 1991). Here j is the code to the left, or above at the start of a row, n_j the
+number of pairs that begin with j, and d_j the number of different ones. The first code of a level
+has its unigram probability.
 """
 
 from collections.abc import Iterable
@@ -22,23 +22,23 @@ COLLAPSED_SHARE = 0.05
 
 
 class LevelBaselines(NamedTuple):
-    """Of one level of codes, in bits per held-out code."""
+    """Baselines of one level, in bits per held-out code."""
 
     unigram: float
     bigram: float
 
 
 class NgramCounts:
-    """How often each code, and each pair of neighbours, occurs in one level."""
+    """Counts of codes and of pairs of neighbouring codes in one level."""
 
     def __init__(self, num_codes: int):
         self.num_codes = num_codes
         self.counts = torch.zeros(num_codes, dtype=torch.int64)
-        # Of K * K pairs only those that occur, in order: a pair is first * K + second.
+        # Only the pairs that occur, sorted; a pair is stored as first * K + second.
         self.pairs = self.pair_counts = torch.zeros(0, dtype=torch.int64)
 
     def add(self, indices: Int[Tensor, "B h w"]) -> None:
-        """Count the codes of some images."""
+        """Add the codes of some images."""
         self.counts += torch.bincount(indices.flatten(), minlength=self.num_codes)
         found, counts = self._pairs(indices).unique(return_counts=True)
         every, place = torch.cat([self.pairs, found]).unique(return_inverse=True)
@@ -47,17 +47,17 @@ class NgramCounts:
         self.pair_counts = torch.zeros_like(every).scatter_add_(0, place, both)
 
     def unigram(self) -> Float[Tensor, " K"]:
-        """p(k), float64."""
+        """Return the unigram probabilities p(k), float64."""
         return (self.counts + 1).double() / (self.counts.sum() + self.num_codes)
 
     def bigram(self, pairs: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """p(second | first) of pairs, float64."""
+        """Return the bigram probabilities p(second | first) of pairs, float64."""
         first, second = pairs // self.num_codes, pairs % self.num_codes
         begin = self.pairs // self.num_codes
         zeros = torch.zeros(self.num_codes, dtype=torch.int64)
         n = zeros.scatter_add(0, begin, self.pair_counts)[first]
         distinct = zeros.scatter_add(0, begin, torch.ones_like(begin))[first]
-        counts = torch.cat([self.pair_counts, zeros[:1]])  # the last is for pairs never seen
+        counts = torch.cat([self.pair_counts, zeros[:1]])  # the last is for unseen pairs
         place = torch.searchsorted(self.pairs, pairs)
         known = torch.cat([self.pairs, zeros[:1] - 1])[place] == pairs
         seen = counts[torch.where(known, place, len(counts) - 1)]
@@ -65,7 +65,7 @@ class NgramCounts:
         return torch.where(n > 0, (seen + distinct * p) / (n + distinct).clamp_min(1), p)
 
     def bits(self, indices: Int[Tensor, "B h w"]) -> tuple[float, float]:
-        """What the codes of some images cost at order 0 and 1, summed."""
+        """Return the total bits of the codes of some images under unigram and bigram model."""
         p = self.unigram()
         unigram = -p[indices].log2().sum()
         first = -p[indices[:, 0, 0]].log2().sum()
@@ -80,7 +80,7 @@ class NgramCounts:
 def ngram_baselines(
     num_codes: tuple[int, ...], training: Iterable[Codes], held_out: Iterable[Codes]
 ) -> list[LevelBaselines]:
-    """The yardsticks of every level, coarse to fine."""
+    """Compute the baselines of every level, coarse to fine."""
     levels = [NgramCounts(k) for k in num_codes]
     for codes in training:
         for level, indices in zip(levels, codes, strict=True):
@@ -94,25 +94,25 @@ def ngram_baselines(
 
 
 def collapse_in_words(use: LevelUse) -> str | None:
-    """What is wrong with training codes that say next to nothing."""
+    """Return a warning if the training codes have collapsed, else None."""
     if use.perplexity >= max(2, COLLAPSED_SHARE * use.num_codes):
         return None
     return (
         f"the codes have collapsed: {use.codes_used} of {use.num_codes} occur, with perplexity "
-        f"{use.perplexity:.3g}; a prior can learn little from them, mend the tokenizer first"
+        f"{use.perplexity:.3g}; a prior can learn little from them, fix the tokenizer first"
     )
 
 
 def verdict_in_words(bits: float, unigram: float, bigram: float) -> str | None:
-    """What is wrong with a prior's held-out bits per code."""
+    """Return a warning if a prior is no better than a baseline, else None."""
     if bits >= unigram:
         return (
-            f"{bits:.4g} held-out bits per code, and how often each code occurs alone gives "
-            f"{unigram:.4g}: so far nothing is learned of how codes depend on each other"
+            f"{bits:.4g} held-out bits per code are no better than the unigram baseline, "
+            f"{unigram:.4g}: the prior has not learned any dependence between codes yet"
         )
     if bits >= bigram:
         return (
-            f"{bits:.4g} held-out bits per code, and the neighbouring code alone gives "
-            f"{bigram:.4g} (its frequency {unigram:.4g}): so far little is learned"
+            f"{bits:.4g} held-out bits per code are no better than the bigram baseline, "
+            f"{bigram:.4g} (unigram {unigram:.4g}): the prior has learned little yet"
         )
     return None

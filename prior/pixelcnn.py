@@ -1,10 +1,10 @@
 """Gated PixelCNN (van den Oord et al. 2016, "Conditional image generation with PixelCNN decoders",
 fig. 2): the prior of VQ-VAE and SQ-VAE.
 
-A vertical stack sees all rows above, a horizontal stack the codes on the left in its own row and,
-through a link, the vertical one. Kernels hold only the taps that the paper's masks leave, and
-padding is on the side that is seen: nothing is masked or cropped, and any grid works. (The public
-code crops rows by the width and columns by the height.)
+A vertical stack reads all rows above; a horizontal stack reads the codes to the left in its own
+row and, through a 1 x 1 convolution, the vertical stack. Kernels only have the weights that the
+paper's masks keep, and padding is on the visible side, so nothing is masked or cropped, and grids
+of any shape work. (The public code crops rows by the width and columns by the height.)
 """
 
 from functools import partial
@@ -24,8 +24,10 @@ FIRST_KERNEL, KERNEL = 7, 3
 
 
 class PixelCNNPrior(Prior):
-    """p(codes | class) of one level, in raster order; given context_channels, p(codes | context,
-    class), with features of another level at every position.
+    """A gated PixelCNN p(codes | class) of one level, in raster order.
+
+    With context_channels it models p(codes | context, class), where the context is features of
+    another level at every position.
     """
 
     def __init__(self, config: PriorConfig, context_channels: int = 0):
@@ -73,8 +75,9 @@ class PixelCNNPrior(Prior):
 
 
 class Layer(nn.Module):
-    """Both stacks' gated convolutions. The first layer does not see its own position and has no
-    residual: mask A.
+    """A layer of both stacks: gated convolutions with a residual connection.
+
+    The first layer does not read its own position (mask A) and has no residual connection.
     """
 
     def __init__(
@@ -90,13 +93,15 @@ class Layer(nn.Module):
         self.is_first = is_first
         size = FIRST_KERNEL if is_first else KERNEL
         self.reach = size // 2
-        seen = self.reach if is_first else self.reach + 1  # rows, and columns of its own row
+        seen = (
+            self.reach if is_first else self.reach + 1
+        )  # visible rows, and columns of its own row
         self.vertical = nn.Conv2d(width, 2 * width, (seen, size))
         self.horizontal = nn.Conv2d(width, 2 * width, (1, seen))
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
         self.dropout = nn.Dropout(dropout)
-        # The last row is for no class; an unconditional prior has none.
+        # The last embedding is for no class; an unconditional prior has no embeddings.
         self.condition = nn.Embedding(num_classes + 1, 2 * width) if num_classes else None
         self.context = nn.Conv2d(context_channels, 2 * width, 1) if context_channels else None
 
@@ -108,7 +113,7 @@ class Layer(nn.Module):
         context: Float[Tensor, "B D H W"] | None,
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
         (height, width), reach = vertical.shape[2:], self.reach
-        # Of the first layer the last row and column would belong to the position after.
+        # In the first layer, the last row and column would be of the following position.
         above = self.vertical(pad(vertical, (reach, reach, reach, 0)))[:, :, :height]
         left = self.horizontal(pad(horizontal, (reach, 0)))[..., :width]
         condition = self.of_class(labels)[:, :, None, None]
@@ -119,7 +124,7 @@ class Layer(nn.Module):
         return gate(above + condition), out if self.is_first else horizontal + out
 
     def of_class(self, labels: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """What the class adds to both stacks before their gates."""
+        """Return the bias that the class adds to both stacks before their gates, (B, 2 C)."""
         if self.condition is None:
             return self.out.weight.new_zeros(len(labels), 2 * self.out.out_channels)
         null = self.condition.num_embeddings - 1
@@ -127,13 +132,13 @@ class Layer(nn.Module):
 
 
 def gate(x: Float[Tensor, "B D *space"]) -> Float[Tensor, "B C *space"]:
-    """tanh(a) * sigmoid(b) of the channels' halves."""
+    """Return tanh(a) * sigmoid(b), where a and b are the two halves of the channels."""
     a, b = x.chunk(2, dim=1)
     return torch.tanh(a) * torch.sigmoid(b)
 
 
 class LayerWeights:
-    """A layer's weights as steppers use them, to be made again when the layer's change."""
+    """Weights of a layer in the form that steppers use; recreate them after a weight update."""
 
     def __init__(self, layer: Layer):
         self.layer = layer
@@ -145,7 +150,7 @@ class LayerWeights:
 
 
 class PixelCNNStepper(Stepper):
-    """The vertical stack once a row, the horizontal one a position at a time."""
+    """Stepper of a PixelCNN: runs the vertical stack per row, the horizontal one per position."""
 
     @torch.no_grad()
     def __init__(
@@ -202,7 +207,7 @@ class PixelCNNStepper(Stepper):
 
 
 class LayerStep:
-    """A layer on the rows that its two stacks have read."""
+    """Incremental evaluation of one layer, on the row buffers of its two stacks."""
 
     def __init__(
         self,
@@ -218,7 +223,7 @@ class LayerStep:
         self.bases: tuple[Tensor, ...] = ()
 
     def begin_row(self, context: Float[Tensor, "W B D"] | None) -> Float[Tensor, "B W C"]:
-        """Run the vertical stack on the row."""
+        """Run the vertical stack on a row."""
         weights, condition = self.weights, self.condition
         if weights.context is not None:
             assert context is not None
@@ -229,7 +234,7 @@ class LayerStep:
         return gate((above + condition).movedim(0, 2)).mT
 
     def step(self, column: int, x: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-        """Run the horizontal stack at a position, whose input x lies in its row."""
+        """Run the horizontal stack at a position; its input x is already in the row buffer."""
         weights = self.weights
         before = self.horizontal.windows[column]
         gated = gate(torch.addmm(self.bases[column], before, weights.horizontal.here))

@@ -1,11 +1,11 @@
 """PixelSNAIL (Chen et al. 2018): causal convolutions and attention over a grid of codes.
 
-The layout is that of the public VQ-VAE-2 priors: gated residual units, then attention, in every
-block, which ends in a gated unit also without attention. What differs: the class enters the stem
-and every gated unit. The stem sees strictly earlier codes only, so every later layer may look
-at its own position, too, and no attention row is empty. The stem also reads the code before in
-raster order, without which the end of a row stays hidden from the start of the next. Codes enter by
-an embedding instead of one-hot planes.
+The architecture follows the public VQ-VAE-2 priors: every block has gated residual units, then
+attention, and ends with a gated unit, also without attention. Differences: the class is an input
+of the stem and of every gated unit. The stem reads strictly earlier codes only, so that all later
+layers may read their own position, and no attention row is empty. The stem also reads the previous
+code in raster order, so that the start of a row depends on the end of the row above. Codes are
+embedded instead of one-hot encoded.
 """
 
 from functools import partial
@@ -25,8 +25,10 @@ from prior.stepper import Stepper, StepperFactory
 
 
 class PixelSNAILPrior(Prior):
-    """p(codes | class) of one level, in raster order; given context_channels, p(codes | context,
-    class), with features of another level at every position, which the causal gated units read.
+    """A PixelSNAIL p(codes | class) of one level, in raster order.
+
+    With context_channels it models p(codes | context, class), where the context is features of
+    another level at every position, read by the causal gated units.
     """
 
     background: Tensor
@@ -37,12 +39,12 @@ class PixelSNAILPrior(Prior):
         self.config = config
         model, ((height, width),) = config.model, config.grids
         self.embedding = nn.Embedding(config.num_codes[0], model.width)
-        # Position (i, j) sees two rows above over five columns, the left of three rows, and the
-        # code before it.
+        # Position (i, j) reads five columns of the two rows above, two columns to the left in
+        # three rows, and the previous code.
         self.above = weight_norm(nn.Conv2d(model.width, model.width, (2, 5)))
         self.left = weight_norm(nn.Conv2d(model.width, model.width, (3, 2)))
         self.before = weight_norm(nn.Conv2d(model.width, model.width, 1))
-        # Beside the gates, the class enters here: without it a small prior hardly heeds the class.
+        # The class is also an input here: otherwise a small prior hardly depends on the class.
         self.start = (
             nn.Embedding(config.num_classes + 1, model.width) if config.num_classes else None
         )
@@ -79,7 +81,7 @@ class PixelSNAILPrior(Prior):
 
 
 def _background(height: int, width: int) -> Float[Tensor, "1 2 H W"]:
-    """Where a position is: (row - H/2) / H and (column - W/2) / W, in [-0.5, 0.5)."""
+    """Return coordinates of each position: (row - H/2) / H, (column - W/2) / W in [-0.5, 0.5)."""
     rows = (torch.arange(height) - height / 2) / height
     columns = (torch.arange(width) - width / 2) / width
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]

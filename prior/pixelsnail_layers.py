@@ -1,4 +1,4 @@
-"""Layers of PixelSNAIL: blocks of gated units and attention, and masked convolutions."""
+"""Layers of PixelSNAIL: blocks of gated units and attention, and causal convolutions."""
 
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from prior.config import PixelSNAILConfig, PriorConfig
 
 @runtime_checkable
 class Layers(Protocol):
-    """The layers of a whole PixelSNAIL."""
+    """The attributes of a PixelSNAIL that its stepper reads."""
 
     config: PriorConfig
     embedding: nn.Embedding
@@ -28,7 +28,7 @@ class Layers(Protocol):
 
 
 class Block(nn.Module):
-    """Gated units with causal convolutions, then attention over all positions so far."""
+    """A block: gated units with causal convolutions, then causal attention."""
 
     def __init__(self, model: PixelSNAILConfig, num_classes: int, context_channels: int):
         super().__init__()
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every position reads itself and all positions before it.
+    """Causal attention: every position reads itself and all earlier positions.
 
     Keys and values come from [block input, units' output, background], queries from
     [units' output, background].
@@ -97,8 +97,9 @@ class Attention(nn.Module):
 
 
 class GatedUnit(nn.Module):
-    """x + a * sigmoid(b), with a, b from two causal convolutions of x; the first's output also gets
-    aux, the second's class and context.
+    """Gated residual unit: x + a * sigmoid(b), where a and b come from two causal convolutions.
+
+    aux is added after the first convolution, class and context after the second one.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class GatedUnit(nn.Module):
         self.aux = weight_norm(nn.Conv2d(aux_channels, inner, 1)) if aux_channels else None
         self.dropout = nn.Dropout(dropout)
         self.second = CausalConv2d(inner, 2 * channels, kernel_size)
-        # The last row is for no class; an unconditional prior has none.
+        # The last embedding is for no class; an unconditional prior has no embeddings.
         self.condition = nn.Embedding(num_classes + 1, 2 * channels) if num_classes else None
         if self.condition is not None:
             nn.init.normal_(self.condition.weight, std=0.05)
@@ -148,8 +149,9 @@ class GatedUnit(nn.Module):
 
 
 class CausalConv2d(nn.Module):
-    """A weight-normalised k x k convolution over the k rows up to this one, and in this row over
-    the columns up to this one.
+    """A causal, weight-normalised k x k convolution.
+
+    It reads the k - 1 rows above and, in its own row, the columns up to its own position.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
@@ -157,7 +159,7 @@ class CausalConv2d(nn.Module):
         self.padding = (kernel_size // 2, kernel_size // 2, kernel_size - 1, 0)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size)
         later = _Zeroed(kernel_size)
-        with torch.no_grad():  # entries that start at 0 stay out of the norm: their gradient is 0
+        with torch.no_grad():  # masked weights start at 0, so that the norm never includes them
             self.conv.weight.copy_(later(self.conv.weight))
         weight_norm(self.conv)
         if kernel_size > 1:
@@ -168,7 +170,7 @@ class CausalConv2d(nn.Module):
 
 
 class _Zeroed(nn.Module):
-    """A kernel without the entries of later positions: those right of the centre, last row."""
+    """Parametrization that masks later positions: right of the centre in the last row."""
 
     kept: Tensor
 
@@ -183,6 +185,6 @@ class _Zeroed(nn.Module):
 
 
 def embed_labels(table: nn.Embedding, labels: Int[Tensor, " B"]) -> Float[Tensor, "B C 1 1"]:
-    """The row of each label; -1, no class, has the last one."""
+    """Return the embedding of each label, (B, C, 1, 1); -1 (no class) uses the last one."""
     null = table.num_embeddings - 1
     return table(torch.where(labels < 0, null, labels))[:, :, None, None]

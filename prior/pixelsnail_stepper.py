@@ -1,8 +1,8 @@
-"""Exact incremental sampling of PixelSNAIL: at each position only what is new is computed.
+"""Exact incremental sampling from PixelSNAIL: each position computes only new values.
 
-Weight norm is folded and kernels are laid out once for all steppers; layers that read the same
-input are one matrix. What the 1 x 1 layers of a block read lies in two buffers: [block input,
-units' output, background], and its ELU beside that of what attention read.
+Weight norm is folded and kernels are rearranged once for all steppers; layers with the same input
+are merged to one matrix. The inputs of a block's 1 x 1 layers are kept in two buffers: [block
+input, units' output, background], and the ELU of this together with that of the attention output.
 """
 
 import math
@@ -28,15 +28,15 @@ class Unit(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Weights of an attention."""
+    """Weights of an attention layer."""
 
     first: Kernel
-    """Of both gated units, keys' then queries': the queries' does not see the block's input."""
+    """First layers of the key and query units, merged; the latter ignores the block's input."""
     key_unit: Unit
     query_unit: Unit
     key_value: Kernel
     query: Kernel
-    """Divided by the square root of a head's size, as scores are."""
+    """Query projection, scaled by 1 / sqrt(size of a head)."""
     heads: int
 
 
@@ -49,7 +49,7 @@ class BlockWeights(NamedTuple):
 
 
 class Weights:
-    """A PixelSNAIL's weights as steppers use them, to be made again when the prior's change."""
+    """Weights of a PixelSNAIL in the form steppers use; recreate them after a weight update."""
 
     @torch.no_grad()
     def __init__(self, prior: Layers):
@@ -59,7 +59,7 @@ class Weights:
         layers = (prior.above, prior.left, prior.before)
         above, left, before = (layer for layer in layers if isinstance(layer, nn.Conv2d))
         self.before = kernel_of(before).here
-        # One 3 x 5 kernel: two rows above, and two codes on the left in all three rows.
+        # One 3 x 5 kernel: two rows above, and two columns to the left in all three rows.
         stem = pad(above.weight, (0, 0, 0, 1)) + pad(left.weight, (0, 3))
         stem[:, :, 2, 1] += self.before.t()
         biases = [kernel_of(layer).bias for layer in layers]
@@ -75,8 +75,8 @@ def _block(block: Block) -> BlockWeights:
     out, joined = _unit(block.out), kernel_of(block.out.aux)
     aux, first = joined.here, out.first.here
     channels = len(first)
-    # It reads ELUs of [units' output, background] and, if there is attention, of what it read.
-    if block.attention is None:  # aux repeats the first two
+    # Its input is the ELU of [units' output, background] and, if present, the attention output.
+    if block.attention is None:  # aux has the same input
         here = aux.clone()
         here[:channels] += first
     else:
@@ -128,14 +128,14 @@ def _unit(unit: GatedUnit) -> Unit:
 def _constant(
     bias: Float[Tensor, " D"], table: nn.Embedding | None, labels: Int[Tensor, " B"]
 ) -> Float[Tensor, "B D"]:
-    """The bias and what the class adds."""
+    """Return the bias plus the embedding of the class, (B, D)."""
     if table is None:
         return bias.expand(len(labels), -1)
     return bias + embed_labels(table, labels).flatten(1)
 
 
 class PixelSNAILStepper(Stepper):
-    """Computes a position's features from those of earlier ones."""
+    """Stepper of a PixelSNAIL: computes the features of one position from the earlier ones."""
 
     @torch.no_grad()
     def __init__(
@@ -179,7 +179,7 @@ class PixelSNAILStepper(Stepper):
         return torch.addmm(weights.head.bias, elu(self.result), weights.head.here)
 
     def _begin_row(self) -> None:
-        before = self.codes.slots[-1]  # no code yet: zeros
+        before = self.codes.slots[-1]  # zeros at the first position
         is_first = self.position == 0
         if not is_first:
             self.codes.advance()
@@ -192,8 +192,10 @@ class PixelSNAILStepper(Stepper):
 
 
 class BlockStep:
-    """A block at one position: `inputs` (B, 2 C + 2) holds its input on the left, the background
-    on the right; its result goes to `result`.
+    """Incremental evaluation of one block.
+
+    inputs: buffer (B, 2 C + 2) of [block input, units' output, background]. result: buffer (B, C)
+    that the output is written to.
     """
 
     def __init__(
@@ -241,7 +243,7 @@ class BlockStep:
 
 
 class UnitStep:
-    """A gated unit with causal convolutions at one position."""
+    """Incremental evaluation of a gated unit with causal convolutions."""
 
     def __init__(self, weights: Unit, labels: Int[Tensor, " B"], width: int):
         self.weights = weights
@@ -284,8 +286,10 @@ class UnitStep:
 
 
 class AttentionStep:
-    """Attention of one position to itself and all before it; reads the block's `inputs` and their
-    ELU, the left part of `activated`, and writes the ELU of what it reads to its right part.
+    """Incremental evaluation of causal attention.
+
+    Reads the block's `inputs` and their ELU, the left part of `activated`, and writes the ELU of
+    the attention output to the right part.
     """
 
     def __init__(
@@ -306,7 +310,7 @@ class AttentionStep:
         self.query_constant = _constant(query.second.bias, query.condition, labels)
         self.key_value = inputs.new_zeros(batch, 2 * width)
         self.by_head = self.key_value.view(batch, 2, heads, -1).transpose(0, 1)
-        # Positions innermost: the products below then run over long rows.
+        # Positions innermost, so that the products below run over long contiguous rows.
         self.past = inputs.new_zeros(2, batch, heads, width // heads, length)
         self.keys, self.values = self.past.flatten(1, 2)
 

@@ -1,4 +1,4 @@
-"""Run folders of priors, and folders of samples, as a report shows them."""
+"""Run folders of priors and folders of samples, as sources of a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,10 @@ BITS_CURVE = Curve(
     {
         ("train", "bits_per_code"): TRAIN,
         ("test", "bits_per_code"): TEST,
-        ("test", "order0_bits_per_code"): "order-0 entropy",
+        ("test", "order0_bits_per_code"): "unigram baseline",
     },
-    "Of the prior. Below the order-0 entropy it has learned how codes depend on each other.",
+    "Negative log-likelihood of the codes under the prior. A prior that is better than the unigram "
+    "baseline has learned dependences between codes.",
 )
 
 
@@ -49,31 +50,31 @@ class PriorRunFolder(RunFolder):
 
     @property
     def method(self) -> str:
-        """The kind of its model."""
+        """The kind of the prior's model."""
         return f"{self.config.model.kind} prior"
 
     @property
     def loss_terms(self) -> Sequence[str]:
-        """None: its loss is one."""
+        """Empty: the loss of a prior has a single term."""
         return ()
 
     def described(self) -> dict[str, str | None]:
-        """Model and data."""
+        """Return model and data."""
         return {"method": self.config.model.kind, "data": self.config.data.source}
 
     def measured_on(self) -> dict[str, object]:
-        """The held-out codes and, once it is finished, the tokenizer that they are of."""
+        """Return the held-out codes and, once training is finished, their tokenizer."""
         data = self.config.data
         identity: dict[str, object] = {"data": data.test or f"a part of {data.source}"}
         if self.artifact:
-            # Bits of one tokenizer's codes say nothing about those of another's.
+            # Bits per code of different tokenizers are not comparable.
             prior = read_artifact(self.artifact, "prior")
             identity["tokenizer"] = prior.architecture["tokenizer_fingerprint"]
         return identity
 
 
 class SampleFolder(NamedTuple):
-    """What `imagetok sample` wrote."""
+    """A folder of samples, as written by `imagetok sample`."""
 
     path: Path
     name: str
@@ -81,7 +82,7 @@ class SampleFolder(NamedTuple):
 
 
 class PriorSources(NamedTuple):
-    """Everything that a report is to show, in the order given."""
+    """The sources of a report: runs, files of measures, and folders of samples."""
 
     sources: Sources
     samples: list[SampleFolder]
@@ -90,7 +91,7 @@ class PriorSources(NamedTuple):
 def open_all(paths: Sequence[Path], device: torch.device) -> PriorSources:
     """Read run folders, folders of samples and files of measures.
 
-    Raises InputError for what is none of these, or damaged.
+    Raises InputError for a path that is none of these or is damaged.
     """
     named = names_of(paths)
     samples = {name: path for name, path in named.items() if (path / SAMPLES).is_file()}
@@ -107,11 +108,11 @@ def _read_samples(path: Path) -> SamplesRecord:
         pictures = sum(file.suffix == ".png" for file in path.iterdir())
         if not 0 < record.num_images <= pictures:
             raise ShardError(
-                f"{path / SAMPLES}: num_images: expected from 1 to the {pictures:,} pictures "
-                f"there, found {record.num_images:,}"
+                f"{path / SAMPLES}: num_images: expected 1 to {pictures:,}, the number of PNG "
+                f"files there, found {record.num_images:,}"
             )
         return record
     except ShardError as error:
         raise InputError(
-            f"{error}; leave {path} out of the report, or draw it again with `imagetok sample`"
+            f"{error}; omit {path} from the report, or sample again with `imagetok sample`"
         ) from None

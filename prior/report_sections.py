@@ -1,4 +1,4 @@
-"""What a prior draws and completes, and folders of samples, as sections of a report."""
+"""Report sections of a prior: samples and completions."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ from prior.stepper import NO_LABEL
 from prior.training import open_data
 
 CLASSES = 20
-"""Shown at most."""
+"""Largest number of classes shown."""
 COMPLETED, COMPLETIONS = 5, 6
 _SEED = 0
 _COLUMNS = 10
@@ -32,34 +32,35 @@ _COLUMNS = 10
 def prior_sections(
     run: PriorRunFolder, folders: Sequence[SampleFolder], num_samples: int, name: str
 ) -> list[ReportSection]:
-    """New images of every class, and held-out ones completed from their upper half.
+    """Build the sections on samples of every class and on completions of held-out images.
 
-    folders: what was drawn from it already, shown in the place of new draws. num_samples: of each
-    class, or four times as many without classes; at 0, and without folders, there is neither.
+    folders: existing samples of this prior, shown instead of new ones. num_samples: samples per
+    class; a prior without classes draws 4 * num_samples. With 0 and no folders there are no
+    sections.
     """
     if run.artifact is None:
-        summary = f"The run has not finished; it stands at step {run.step:,}."
-        return [ReportSection(f"New images{name}", [Text(summary)])]
+        summary = f"Training has not finished; the last logged step is {run.step:,}."
+        return [ReportSection(f"Samples{name}", [Text(summary)])]
     if num_samples == 0 and not folders:
         return []
     prior, tokenizer = open_pair(run.artifact, None, run.device)
     sections = [samples_section(folder, name, prior.config.class_names) for folder in folders]
     if not folders:
-        sections.append(ReportSection(f"New images{name}", _drawn(prior, tokenizer, num_samples)))
+        sections.append(ReportSection(f"Samples{name}", _drawn(prior, tokenizer, num_samples)))
     done = _completed(run.config, prior, tokenizer)
-    return [*sections, ReportSection(f"Completed images{name}", done)]
+    return [*sections, ReportSection(f"Completions{name}", done)]
 
 
 def samples_section(
     folder: SampleFolder, name: str, class_names: Sequence[str] = ()
 ) -> ReportSection:
-    """The first images of a folder of samples, a row a class.
+    """Build the section on a folder of samples: its first images, one row per class.
 
-    class_names: of the prior that drew them, if it is at hand.
+    class_names: those of the prior, if it is available.
     """
     record = folder.record
     period = len(record.labels)
-    drawn = sorted(set(record.labels[: record.num_images]))  # fewer than labels: not every one
+    drawn = sorted(set(record.labels[: record.num_images]))  # there may be fewer images than labels
     by_class = {
         label: [j for j in range(record.num_images) if record.labels[j % period] == label]
         for label in drawn[:CLASSES]
@@ -71,7 +72,10 @@ def samples_section(
         if value is not None and value is not False
     )
     blocks: list[Block] = [
-        Text(f"{record.num_images:,} images drawn by the prior {record.prior[:16]} ({summary}).")
+        Text(
+            f"{record.num_images:,} samples of the prior with fingerprint {record.prior[:16]} "
+            f"({summary})."
+        )
     ]
     if len(by_class) == 1:
         blocks.append(Pictures(read_drawn(folder.path, range(min(record.num_images, 40))), 10))
@@ -81,7 +85,7 @@ def samples_section(
         named = dict(enumerate(class_names)) | {-1: "none"}
         labels = [named.get(label, str(label)) for label in by_class]
         blocks.append(Pictures(read_drawn(folder.path, chosen), count, labels))
-    return ReportSection(f"New images{name}", blocks)
+    return ReportSection(f"Samples{name}", blocks)
 
 
 def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
@@ -92,21 +96,21 @@ def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
     images = as_rgb(decode_in_batches(tokenizer, codes))
     if not classes:
         summary = (
-            f"Drawn as grids of codes (seed {_SEED}), and turned into images by the tokenizer."
+            f"Grids of codes sampled from the prior (seed {_SEED}) and decoded by the tokenizer."
         )
         return [Text(summary), Pictures(images, columns)]
     by_class = images.view(num_samples, len(classes), *images.shape[1:]).transpose(0, 1)
     names = prior.config.class_names or tuple(map(str, classes))
     shown = by_class[:, :columns].flatten(0, 1)
     summary = (
-        f"Drawn as grids of codes, one row a class (seed {_SEED}), and turned into images by the "
-        "tokenizer."
+        f"Grids of codes sampled from the prior (seed {_SEED}) and decoded by the tokenizer, one "
+        "row per class."
     )
     return [Text(summary), Pictures(shown, columns, [names[i] for i in classes])]
 
 
 def _completed(config: PriorRun, prior: Prior, tokenizer: Tokenizer) -> list[Block]:
-    """Rows of: what held-out codes give back, their upper half, completions of it."""
+    """Build rows of a reconstruction from held-out codes, its upper half, and completions."""
     try:
         _, held_out = open_data(config, tokenizer.fingerprint)
     except ImagetokError as error:
@@ -117,7 +121,7 @@ def _completed(config: PriorRun, prior: Prior, tokenizer: Tokenizer) -> list[Blo
 
 
 def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> list[Block]:
-    """Completions of each image of a batch, or why there can be none."""
+    """Complete each image of a batch; if that is impossible, return the reason as text."""
     config = prior.config
     knows_none = config.num_classes == 0 or config.label_dropout > 0
     labels = [NO_LABEL] * len(batch.labels) if knows_none else batch.labels.tolist()
@@ -130,13 +134,13 @@ def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> li
             for i, j in enumerate(labels)
         ]
     except ConfigError as error:
-        return [Text(f"Nothing can be completed here: {error}")]
+        return [Text(f"Images cannot be completed: {error}")]
     summary = (
-        f"Held-out images as their codes give them back, what is kept of them ({keep_rows} of "
-        f"{config.grids[0][0]} rows of codes), and what the prior makes of that, "
-        + ("without being told a class." if knows_none else "told the class of each.")
+        f"Reconstructions of held-out images, the part that is kept ({keep_rows} of "
+        f"{config.grids[0][0]} rows of codes), and completions sampled from the prior "
+        + ("without a class." if knows_none else "with the class of each image.")
     )
-    headers = ["image", "kept", "drawn", *[""] * (COMPLETIONS - 1)]
+    headers = ["image", "kept", "completions", *[""] * (COMPLETIONS - 1)]
     return [Text(summary), Pictures(np.concatenate(rows), COMPLETIONS + 2, (), headers)]
 
 

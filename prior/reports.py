@@ -1,4 +1,4 @@
-"""A report of runs of tokenizers and priors, of samples and of measures: one HTML file."""
+"""`prior.report`: an HTML report of runs of tokenizers and priors, samples and measures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +22,15 @@ def report(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Report:
-    """Write one self-contained HTML file about a run, or about several side by side.
+    """Write a self-contained HTML report of one run, or of several side by side.
 
-    runs: run folders of tokenizers or priors, folders of samples as `imagetok sample` writes them,
-    and JSON files that `imagetok.evaluate` wrote. out: the HTML file; it opens from disk, without
-    a network. num_samples: images drawn of each class from every prior, or four times as many of a
-    prior without classes; 0: draw and complete none.
+    runs: run folders of tokenizers or priors, folders of samples written by `imagetok sample`, and
+    JSON files written by `imagetok.evaluate`. out: the HTML file to write; it opens offline.
+    num_samples: samples drawn per class from every prior (4 * num_samples from a prior without
+    classes); 0: no samples and no completions.
 
-    Raises InputError for a path that is none of these, or damaged, and ConfigError for a path given
-    twice, before anything is computed.
+    Before anything is computed, raises InputError for a path that is none of these or is damaged,
+    and ConfigError for a path that occurs twice.
 
     Example: `prior.report(["runs/tokenizer", "runs/gpt"], "report.html").contents`
     """
@@ -44,12 +44,12 @@ def report(
 
 
 def sections_of_all(opened: PriorSources, num_samples: int) -> list[ReportSection]:
-    """Everything but the headlines and commands of a report, in its order."""
+    """Return all sections in order, except summary and commands."""
     return sections_of(opened.sources, first_sections(opened, num_samples))
 
 
 def first_sections(opened: PriorSources, num_samples: int) -> list[ReportSection]:
-    """What the priors draw and complete, then other folders of samples."""
+    """Return the sections of samples and completions of priors, then of other sample folders."""
     priors = [run for run in opened.sources.runs if isinstance(run, PriorRunFolder)]
     sections = []
     shown: list[SampleFolder] = []
@@ -59,4 +59,4 @@ def first_sections(opened: PriorSources, num_samples: int) -> list[ReportSection
         name = f" of {run.name}" if len(priors) > 1 else ""
         sections += prior_sections(run, drawn, num_samples, name)
     others = [folder for folder in opened.samples if folder not in shown]
-    return sections + [samples_section(folder, f", {folder.name}") for folder in others]
+    return sections + [samples_section(folder, f" in folder {folder.name}") for folder in others]

@@ -1,4 +1,4 @@
-"""`prior.evaluate_samples`: how far a prior's images are from those of a split."""
+"""`prior.evaluate_samples`: feature distances between samples of a prior and a data split."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,18 +41,18 @@ def evaluate_samples(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure how far a prior's images are from those of a split, in the features of networks.
+    """Measure the distance between samples of a prior and a data split, in features of networks.
 
-    samples: what `generate` returned; a folder of samples; or a Prior, its folder or its Hub id,
-    of which n images are drawn first (default: as many as `data` has), into `folder` or else in
-    memory. label, params: how they are drawn, as for `generate`. tokenizer: of a folder of samples
-    required, for it says what form images have; of a prior None is the one embedded in it.
-    data: the reference, often the training images: a spec such as `cifar10:train`, a path, or any
-    other input of images. features, beside, out: as for `imagetok.evaluate`; the record also says
-    which prior drew the images, and how.
+    samples: the result of `generate`; a folder of samples; or a Prior, its folder or Hub id, from
+    which n images are sampled first (default: the number of images in `data`), into `folder` or
+    else in memory. label, params: the sampling parameters, as for `generate`. tokenizer: required
+    for a folder of samples, for its image contract; for a prior, None is the embedded one. data:
+    reference images, often the training images: a spec such as `cifar10:train`, a path, or any
+    other image input. features, beside, out: as for `imagetok.evaluate`; the record also contains
+    the prior and the sampling parameters.
 
-    Raises ConfigError without features, without a tokenizer where one is needed, and when the
-    records beside it were measured otherwise; ShardError for a tokenizer of other codes.
+    Raises ConfigError without features, without a required tokenizer, and if a record in `beside`
+    was measured differently; ShardError for a tokenizer of other codes.
 
     Example: `prior.evaluate_samples("runs/gpt/prior", "digits:train", features=["inception"])`
     """
@@ -62,7 +62,9 @@ def evaluate_samples(
     }  # fmt: skip
     if isinstance(samples, Path | str) and not _is_prior(samples):
         if tokenizer is None:
-            raise ConfigError(f"{samples}: a folder of samples; pass tokenizer=, for their form")
+            raise ConfigError(
+                f"{samples}: a folder of samples needs tokenizer=..., for its image contract"
+            )
         return evaluate(tokenizer, data, samples=samples, out=out, **options)
     if not isinstance(samples, Generated):
         drawing = {**params.model_dump(), "label": label, "out": folder, "device": device}
@@ -75,7 +77,7 @@ def evaluate_samples(
 
 
 def _is_prior(place: Path | str) -> bool:
-    """Whether a path is a prior's folder, or else a Hub id, and no folder of samples."""
+    """Return whether a path is a prior's folder or a Hub id, and not a folder of samples."""
     return (Path(place) / CONFIG).is_file() or not Path(place).exists()
 
 
@@ -86,14 +88,14 @@ def _draw(
     n: int | None,
     drawing: dict[str, Any],
 ) -> Generated:
-    """n images of a prior, or as many as `data` has."""
+    """Sample n images from a prior, or as many as `data` has."""
     model, own = open_pair(prior, tokenizer, drawing["device"])
     count = len(open_inputs(data, own.image).dataset) if n is None else n
     return generate(model, count, tokenizer=own, **drawing)
 
 
 def _images_of(samples: Generated) -> ArrayImages:
-    """The drawn images as bytes, with the classes asked for."""
+    """Return the samples as uint8 images with the requested classes."""
     return ArrayImages(
         to_stored(samples.images),
         torch.tensor(samples.labels),

@@ -1,4 +1,4 @@
-"""A folder of samples: what samples.json says of it, and its images."""
+"""A folder of samples: its record samples.json, and its images."""
 
 import hashlib
 from collections.abc import Sequence
@@ -28,24 +28,24 @@ Label = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
 class SamplesRecord(SamplingParams):
-    """What made a folder of samples, as samples.json holds it: who drew them, and how."""
+    """Content of samples.json: the prior and the sampling parameters of a folder of samples."""
 
     prior: str
     origin: str | None
-    """Where the prior came from; only for people."""
+    """Path or Hub id of the prior; informative only."""
     tokenizer: str
     num_images: Count
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
-    """Image j has class labels[j % len(labels)]; -1 = none."""
+    """Sample j has the class labels[j % len(labels)]; -1: no class."""
 
     def params(self) -> SamplingParams:
-        """The sampling parameters alone."""
+        """Return only the sampling parameters."""
         return SamplingParams.model_validate(
             self.model_dump(include={*SamplingParams.model_fields})
         )
 
     def cycled_labels(self) -> list[int]:
-        """The class of each image; -1 = none."""
+        """Return the class of each image; -1: no class."""
         return [self.labels[j % len(self.labels)] for j in range(self.num_images)]
 
 
@@ -56,7 +56,7 @@ def record_of(
     label: int | str | Sequence[int | str] | None,
     params: SamplingParams,
 ) -> SamplesRecord:
-    """What n images are to be made by; ConfigError for parameters that this prior cannot follow."""
+    """Build the record of n samples; raise ConfigError for parameters the prior cannot use."""
     prior.sample(0, label=label, **params.model_dump())
     return SamplesRecord(
         prior=prior.fingerprint,
@@ -69,7 +69,7 @@ def record_of(
 
 
 def commit_record(out: Path, record: SamplesRecord) -> None:
-    """Write what the images are made by into an empty folder, or go on with the same."""
+    """Write the record to an empty folder, or continue a folder with the same record."""
     path = out / RECORD
     if path.is_file():
         old = read_json(path, SamplesRecord).model_dump(mode="json")
@@ -86,7 +86,7 @@ def commit_record(out: Path, record: SamplesRecord) -> None:
 def plan_of(
     record: SamplesRecord, prior: Prior, tokenizer: Tokenizer, samples_per_shard: int
 ) -> CodePlan:
-    """The plan of a code dataset of samples: its source says what they were made by."""
+    """Build the plan of a code dataset of samples; its source states prior and parameters."""
     whole = record.model_dump(mode="json")
     made_by = {name: whole[name] for name in ("prior", "labels", *SamplingParams.model_fields)}
     described = ", ".join(f"{name}={value}" for name, value in made_by.items())
@@ -108,9 +108,9 @@ def plan_of(
 
 
 def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
-    """Images of a folder of samples as one sees them: (N, C, H, W) uint8, grey or RGB.
+    """Read images of a folder of samples: (N, C, H, W) uint8, grey or RGB.
 
-    Raises InputError for one that is not there, or damaged.
+    Raises InputError for a missing or damaged image.
     """
     pictures = []
     for j in images:
@@ -120,7 +120,7 @@ def read_drawn(out: Path, images: Sequence[int]) -> Tensor:
         except OSError as error:
             raise InputError(
                 f"{picture_file(out, j)}: cannot be read ({error}); delete it and run the same "
-                "imagetok sample again"
+                "imagetok sample command again"
             ) from None
         pictures.append(torch.from_numpy(np.atleast_3d(np.array(opened))))
     return torch.stack(pictures).movedim(-1, 1)

@@ -1,8 +1,8 @@
 """Sampling codes from any prior: per-image seeds, fixed padded micro-batches, inverse CDF.
 
-Image j of a seed is the same whatever is drawn beside it: its uniforms come from (seed, j), it is
-always computed at one place of a micro-batch of one size, MICRO_BATCH (on a GPU larger), and its
-micro-batch runs on one intra-op thread.
+Sample j depends only on the seed and j, not on the samples drawn with it: its uniforms are seeded
+by (seed, j), it always has the same position in a micro-batch of fixed size (MICRO_BATCH, on a GPU
+GPU_MICRO_BATCH), and a micro-batch runs on one intra-op thread.
 """
 
 from collections.abc import Callable
@@ -23,39 +23,39 @@ from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
 from prior.stepper import Stepper
 
 MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
-"""Images drawn at once. What a GPU takes for a step hardly depends on it."""
+"""Images per micro-batch; the time of a step on a GPU hardly depends on it."""
 
 
 class GivenCodes(NamedTuple):
-    """Codes that images begin with: image j continues row j % N."""
+    """Given codes of images to complete: sample j continues row j % N of `sequence`."""
 
     sequence: Int[Tensor, "N T"]
     kept: list[bool]
-    """Of each position: whether its code is given."""
+    """Whether the code at each position is kept."""
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What image j is made by, together with j."""
+    """Everything that sample j depends on besides the prior and j."""
 
     labels: list[int]
-    """Image j has labels[j % len(labels)]."""
+    """Sample j has the label labels[j % len(labels)]."""
     params: SamplingParams
     given: GivenCodes | None = None
 
 
 Grids = tuple[tuple[int, int], ...]
 StartLabels = Callable[[Int[Tensor, " B"]], Stepper]
-"""Starts drawing images of these labels; see `Prior.prepare`."""
+"""Function that starts sampling images with these labels; see `Prior.prepare`."""
 
 
 def given_codes(
     codes: Codes | None, keep_rows: int | None, grids: Grids, device: torch.device
 ) -> GivenCodes | None:
-    """The upper code rows of images, to be completed; see `Prior.sample`."""
+    """Check and convert the codes of images to complete; see `Prior.sample`."""
     if codes is None or keep_rows is None:
         if codes is not None or keep_rows is not None:
-            raise ConfigError("given and keep_rows go together: pass both, or neither")
+            raise ConfigError("given and keep_rows: pass both, or neither")
         return None
     if len(codes[0]) == 0:
         raise InputError("given: expected the codes of at least one image, found none")
@@ -71,7 +71,7 @@ def sample_codes(
     spec: SampleSpec,
     images: range,
 ) -> Codes:
-    """Codes of these images of a seed; see `Prior.sample`. prepare: as `Prior.prepare`."""
+    """Sample the codes of images of a seed; see `Prior.sample`. prepare: `Prior.prepare`."""
     first, n = images.start, images.stop - images.start
     if n < 0 or first < 0:
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
@@ -91,7 +91,7 @@ def sample_codes(
 
 
 def micro_batch_on(device: torch.device) -> int:
-    """Images that are drawn at once on a device."""
+    """Return the number of images per micro-batch on a device."""
     return MICRO_BATCH if device.type == "cpu" else GPU_MICRO_BATCH
 
 
@@ -107,7 +107,7 @@ def _draw(
         guidance, previous = params.guidance, None
         steps = start(wanted) if guidance == 1 else GuidedStepper(start, wanted, guidance)
         for t in range(length):
-            logits = steps.next_logits(previous)  # also of a given code: it fills the caches
+            logits = steps.next_logits(previous)  # also for a kept code, to fill the caches
             if given is not None and given.kept[t]:
                 previous = given.sequence[rows, t]
             else:
@@ -117,7 +117,7 @@ def _draw(
 
 
 def _uniforms(images: range, seed: int, length: int) -> Float[Tensor, "B T"]:
-    """In [0, 1): what each image is drawn by."""
+    """Return the uniforms in [0, 1) of each image and position, float64."""
     draws = [
         torch.rand(length, generator=seeding.generator(seed, "sample", j), dtype=torch.float64)
         for j in images
@@ -128,17 +128,18 @@ def _uniforms(images: range, seed: int, length: int) -> Float[Tensor, "B T"]:
 def draw_codes(
     logits: Float[Tensor, "B K"], uniforms: Float[Tensor, " B"], params: SamplingParams
 ) -> Int[Tensor, " B"]:
-    """One code a row by inverting the cumulative distribution in float64.
+    """Draw one code per row by inverting the cumulative distribution function in float64.
 
-    uniforms: in [0, 1), one a row. Temperature first, then top-k, then top-p on what is left.
+    uniforms: in [0, 1), one per row. Temperature is applied first, then top-k, then top-p to the
+    remaining codes.
     """
     device = logits.device
-    if device.type == "mps":  # it has no float64
+    if device.type == "mps":  # MPS does not support float64
         logits, uniforms = logits.cpu(), uniforms.cpu()
     logits = logits.double()
     if params.greedy:
         return logits.argmax(dim=1).to(device)
-    # From the largest: divided by a tiny temperature, logits themselves would overflow.
+    # Relative to the largest logit: dividing the logits by a tiny temperature would overflow.
     below = logits - logits.amax(dim=1, keepdim=True)
     probabilities = (below / params.temperature).softmax(dim=1)
     if params.top_k is not None and params.top_k < logits.shape[1]:

@@ -1,4 +1,4 @@
-"""The sampling parameters: how codes are drawn from a prior's logits."""
+"""The sampling parameters of a prior."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from imagetok.config import Section, validate
 
 
 class SamplingParams(Section):
-    """How codes are drawn; `samples.json` holds these keys.
+    """Sampling parameters; `samples.json` has the same keys.
 
-    temperature: above 0. top_k: only the k most likely codes. top_p: only the most likely codes
-    that together reach this probability. greedy: always the most likely code. guidance: 1 is off;
-    larger follows the label more. seed: sample j depends on the seed and j alone.
+    temperature: > 0. top_k: sample from the k most likely codes. top_p: sample from the most
+    likely codes that together reach this probability, in (0, 1]. greedy: always choose the most
+    likely code. guidance: classifier-free guidance, >= 0; 1 is off, larger values follow the label
+    more. seed: sample j depends only on the seed and j.
     """
 
     temperature: float = 1.0
@@ -28,7 +29,7 @@ class SamplingParams(Section):
         if not value > 0:
             raise ValueError(
                 f"expected a number above 0, found {value}; "
-                "the most likely code at each step is what greedy takes"
+                "use greedy to choose the most likely code at each step"
             )
         return value
 
@@ -57,12 +58,12 @@ class SamplingParams(Section):
     def _check_greedy(self) -> "SamplingParams":
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, None, None):
             raise ValueError(
-                "greedy: takes the most likely code, which temperature, top_k and top_p do not "
-                "change; leave them out"
+                "greedy: chooses the most likely code, so temperature, top_k and top_p have no "
+                "effect; omit them"
             )
         return self
 
 
 def sampling_params(**values: Any) -> SamplingParams:
-    """Sampling parameters by name; ConfigError for values out of range and unknown names."""
+    """Build sampling parameters; raise ConfigError for values out of range and unknown names."""
     return validate(values, SamplingParams, "sampling")

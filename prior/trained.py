@@ -1,4 +1,4 @@
-"""Training a prior from a config, and what a finished run gives back."""
+"""`prior.train`: training a prior from a config, and its result."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +19,11 @@ from prior.training import train_prior
 
 @dataclass(frozen=True, repr=False)
 class TrainedPrior(Trained):
-    """A finished run of a prior."""
+    """The result of `train`: a finished run of a prior."""
 
     @property
     def artifact(self) -> Path:
-        """The folder of the prior, with its tokenizer inside."""
+        """Folder of the prior, including its tokenizer."""
         return self.folder / "prior"
 
     @cached_property
@@ -42,16 +42,17 @@ def train(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> TrainedPrior:
-    """Train the prior that a config of `kind: prior` describes, on codes that were encoded before.
+    """Train the prior that a config of `kind: prior` describes, on existing code datasets.
 
     >>> where = {"tokenizer": "runs/a/tokenizer", "data.source": "codes/train"}
     >>> run = prior.train("digits/gpt", out="runs/b", set=where | {"data.test": None})
     >>> run.prior.sample(16, label=3, seed=0), run.measures["bits_per_code"]
 
     config: a YAML file, the name of a config, a mapping of the same form, or a `PriorRun`.
-    out, set, resume, init_from, device, progress: as of `imagetok.train`.
-    Raises ShardError for codes of another tokenizer than the config's, and what `imagetok.train`
-    raises; ConfigError for a tokenizer's config.
+    out, set, resume, init_from, device, progress: as for `imagetok.train`.
+
+    Raises ShardError for codes of another tokenizer than the config's, ConfigError for the config
+    of a tokenizer, and the errors of `imagetok.train`.
     """
     with progress_shown(progress):
         given = open_config(config, set)

@@ -1,4 +1,4 @@
-"""Training a prior on code datasets: its config to the loop."""
+"""Training of a prior on code datasets: builds the job that the training loop runs."""
 
 import hashlib
 import logging
@@ -41,12 +41,11 @@ logger = logging.getLogger("imagetok")
 EVALUATION_BATCH = 128
 COUNTED_BATCH = 8192
 FREE_TO_CHANGE = ("patience", "export", "tokenizer")
-"""Keys that a resumed run may change: when it ends, and where the tokenizer lies, which is compared
-by its fingerprint."""
+"""Keys that may change when a run is resumed; the tokenizer is compared by its fingerprint."""
 
 
 class CodeSubset:
-    """Some samples of a code dataset."""
+    """A subset of a code dataset."""
 
     def __init__(self, dataset: CodeDataset, indices: Sequence[int]):
         self.dataset = dataset
@@ -56,16 +55,16 @@ class CodeSubset:
         return len(self.indices)
 
     def identity(self) -> str:
-        """Of the dataset's every byte, and of the choice."""
+        """Return an identity of the dataset's content and of the chosen indices."""
         chosen = hashlib.sha256(canonical_json(list(self.indices))).hexdigest()
         return f"{self.dataset.manifest.root}/{chosen}"
 
     def __getitems__(self, indices: list[int]) -> CodeBatch:
-        """The batch of these samples."""
+        """Read the samples with these indices as one batch."""
         return self.dataset.__getitems__([self.indices[i] for i in indices])
 
     def batches(self) -> Iterator[Codes]:
-        """The codes of all samples, in order."""
+        """Yield the codes of all samples, in order."""
         for start in range(0, len(self), COUNTED_BATCH):
             yield self.__getitems__(list(range(start, min(start + COUNTED_BATCH, len(self))))).codes
 
@@ -78,11 +77,13 @@ def train_prior(
     init_from: Path | str | None = None,
     device: str | None = None,
 ) -> dict[str, float | int]:
-    """Train what the config says into the folder `run`; returns the last held-out measures.
+    """Train the prior of a config in the folder `run`; return the last held-out measures.
 
-    run: gets config.yaml, metrics.jsonl, timing.jsonl, checkpoints/ and, at the end, prior/ with
-    the tokenizer embedded. resume, init_from, device: as for a tokenizer. Raises ShardError when
-    the codes were made by another tokenizer than the config's, and what `loop.train` raises.
+    run: folder for config.yaml, metrics.jsonl, timing.jsonl, checkpoints/ and finally prior/, which
+    includes the tokenizer. resume, init_from, device: as for a tokenizer.
+
+    Raises ShardError for codes of another tokenizer than the config's, and the errors of
+    `loop.train`.
     """
     accelerator = build_accelerator(config.train, run, device)
     logger.info(
@@ -92,7 +93,7 @@ def train_prior(
         accelerator.device,
     )
     config = with_recorded_lengths(_with_commit(config, run, resume), run, resume=resume)
-    job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
+    job = _job(config, run, init_from)  # raises for bad input before the folder is changed
     is_main = accelerator.is_main_process
     with (
         shared_run(run, config, job.inputs, places=(*PLACES, "tokenizer")),
@@ -110,7 +111,7 @@ def train_prior(
 
 
 def _with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
-    """The config with the commit of a tokenizer on the Hub; a resumed run keeps the one it has."""
+    """Pin a tokenizer on the Hub to a commit in the config; a resumed run keeps its commit."""
     tokenizer = config.tokenizer
     if resume and (run / CONFIG).is_file():
         tokenizer = same_commit(tokenizer, load_config(run / CONFIG, PriorRun).tokenizer)
@@ -120,7 +121,7 @@ def _with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
 
 def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     tokenizer = read_artifact(config.tokenizer, "tokenizer")
-    check_manifest(tokenizer)  # it is embedded at the end: better refused now
+    check_manifest(tokenizer)  # now rather than at the end, when it is embedded
     fingerprint = tokenizer.fingerprint
     training, held_out = open_data(config, fingerprint)
     dataset = training.dataset
@@ -172,7 +173,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
-        # Codes that are all alike probable cost log2 K bits.
+        # Under a uniform distribution a code has log2 K bits.
         limits=DivergenceLimits("bits_per_code", most=10 * uniform, noticed=uniform),
         selection=WeightSelection("bits_per_code", config.patience, config.export),
         shown=("bits_per_code",),
@@ -183,7 +184,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
 def _initial(
     config: PriorRun, architecture: PriorConfig, init_from: Path | str | None
 ) -> tuple[Prior, str]:
-    """The prior that training begins with, and the fingerprint of the one it starts from."""
+    """Return the initialised prior, and the fingerprint of the prior whose weights it has."""
     seeding.reseed_global(config.seed, "init")
     prior = build_prior(architecture)
     if config.gradient_checkpointing:
@@ -206,9 +207,10 @@ def _initial(
 def evaluate_bits(
     prior: Prior, data: CodeSubset, check: Callable[[], None] = lambda: None
 ) -> list[float]:
-    """Mean bits per code of each level over every sample of `data`, each once, labels given.
+    """Return the mean bits per code of each level over all samples of `data`, with their labels.
 
-    Work is shared over processes; each gets the result. check: called before each batch.
+    The processes of a distributed run share the work; each gets the result. check: called before
+    each batch; may raise to stop.
     """
     state = process_state()
     device = device_of(prior)
@@ -233,7 +235,7 @@ def evaluate_bits(
 def _measures(
     bits: list[float], baselines: list[LevelBaselines], dataset: CodeDataset
 ) -> dict[str, float | int]:
-    """The held-out measures; several levels also one by one."""
+    """Return the held-out measures; with several levels also those of each level."""
     by_name = {
         "bits_per_code": bits,
         "order0_bits_per_code": [y.unigram for y in baselines],
@@ -266,14 +268,14 @@ def _of_level(level: int, levels: Sequence[object]) -> str:
 
 
 def visible_labels(num_classes: int, labels: Tensor) -> Tensor:
-    """The labels that a prior may see: none where it is unconditional."""
+    """Return the labels as the prior's input: all -1 for an unconditional prior."""
     return labels if num_classes else torch.full_like(labels, NO_LABEL)
 
 
 def _loss_function(
     config: PriorRun, num_classes: int
 ) -> Callable[[nn.Module, CodeBatch, int, torch.Generator], StepOutput]:
-    """Cross-entropy in nats per code, with some labels hidden."""
+    """Return the loss: cross-entropy in nats per code, with label dropout."""
 
     def loss(
         model: nn.Module, batch: CodeBatch, step: int, generator: torch.Generator
@@ -289,16 +291,16 @@ def _loss_function(
 
 
 def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset, CodeSubset]:
-    """Training and held-out samples, all of one tokenizer and some of each.
+    """Open the training and the held-out samples; neither is empty.
 
-    Raises ShardError for codes of another tokenizer and where there are none.
+    Raises ShardError for codes of another tokenizer than `fingerprint`, and if there are none.
     """
     source = _open("data.source", config.data.source, fingerprint)
     if config.data.test is not None:
         if not Path(config.data.test).is_dir():
             raise ShardError(
-                f"data.test: {config.data.test}: no such folder; name the held-out codes, or set "
-                "data.test=null to hold out a part of data.source"
+                f"data.test: {config.data.test}: no such folder; set it to the held-out codes, or "
+                "to null to hold out a part of data.source"
             )
         test = _open("data.test", config.data.test, fingerprint)
         return CodeSubset(source, range(len(source))), CodeSubset(test, range(len(test)))
@@ -307,9 +309,9 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset, CodeSubse
     count = max(1, round(len(source) * config.data.held_out))
     if count == len(source):
         raise ShardError(
-            f"data.source: {config.data.source}: expected images to train on beside the held-out "
-            f"ones, found {count}, and data.held_out={config.data.held_out:g} takes all; lower it, "
-            "or name held-out codes as data.test"
+            f"data.source: {config.data.source}: expected more images than are held out, found "
+            f"{count}, all held out by data.held_out={config.data.held_out:g}; lower it, or set "
+            "data.test to held-out codes"
         )
     return CodeSubset(source, order[count:]), CodeSubset(source, order[:count])
 
@@ -318,15 +320,15 @@ def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:
     dataset = open_codes(folder)
     if not len(dataset):
         raise ShardError(
-            f"{key}: {folder}: expected codes of one image or more, found 0; "
-            "name another code dataset, or encode images again"
+            f"{key}: {folder}: expected codes of at least one image, found 0; "
+            "choose another code dataset, or encode images again"
         )
     check_same_tokenizer(
         folder,
         dataset.fingerprint,
         fingerprint,
         "the config's tokenizer",
-        "encode the images with this tokenizer, or name the other one",
+        "encode the images with this tokenizer, or set `tokenizer` to the other one",
         name=dataset.plan.tokenizer.name,
     )
     return dataset

@@ -1,1 +1,1 @@
-"""What joins measures and pages: collapse diagnosis, uncertainty, latent space, reports of runs."""
+"""Analyses with their pages: codebook diagnosis, uncertainty, latent space, reports of runs."""

@@ -1,4 +1,4 @@
-"""What training logged, as curves of one run or of several."""
+"""Training curves of one or several runs, drawn from their logs."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,15 +9,15 @@ from imagetok.reporting import Figure, curves
 
 
 class Curve(NamedTuple):
-    """One figure: what it shows of each split, by the measure's name without its level."""
+    """A figure of training: which logged measures it shows, and for which split."""
 
     label: str
     names: Mapping[tuple[str, str], str]
-    """(split, measure) -> what the line is called."""
+    """(split, measure name without its level) -> label of the line."""
     caption: str
     is_log: bool = False
     deviations: Mapping[tuple[str, str], str] = {}
-    """The same for standard deviations, which are shaded around the lines of these names."""
+    """The same for standard deviations, shaded around the lines with the same labels."""
 
 
 TRAIN, TEST = "training batches", "held out"
@@ -25,32 +25,35 @@ _CODEBOOK = (
     Curve(
         "perplexity",
         {("train", "batch_perplexity"): TRAIN, ("test", "perplexity"): TEST},
-        "How evenly codes are used: K if all are used alike, 1 if one is used alone. A batch holds "
-        "few codes and is often drawn with noise, so the two levels differ.",
+        "How evenly codes are used: the codebook size K if all are used equally, 1 if only one is "
+        "used. A batch holds few codes, often sampled with noise, so its perplexity differs from "
+        "that of the held-out split.",
     ),
-    Curve("codes used, held out", {("test", "codes_used"): TEST}, "That occur at least once."),
+    Curve("codes used, held out", {("test", "codes_used"): TEST}, "Number of codes that occur."),
     Curve(
         "entropy of the code probabilities, nats",
         {("test", "entropy"): TEST},
-        "How undecided the encoder is: mean over positions, and one deviation to both sides.",
+        "Mean over code positions, with a band of one standard deviation. High entropy means that "
+        "the encoder is undecided between codes.",
         deviations={("test", "entropy_std"): TEST},
     ),
     Curve(
         "uncertainty K / S",
         {("test", "uncertainty"): TEST},
-        "Of the encoder's Dirichlet: 1 without any evidence, towards 0 with much.",
+        "Codebook size over the sum of the concentrations of the encoder's Dirichlet distribution: "
+        "1 without evidence, near 0 with much evidence.",
         True,
     ),
     Curve(
         "logits",
         {("test", "max_logit"): "largest", ("test", "top_logit"): "mean of the largest"},
-        "On the held-out split. Above 18 the usual float32 form of the Dirichlet KL has no "
+        "On the held-out split. Above 18, the usual float32 form of the Dirichlet KL has no "
         "gradient.",
     ),
     Curve(
         "variance of the quantizer",
         {("test", "variance"): TEST},
-        "How sharply codes are chosen; it falls as training goes on.",
+        "Variance of the stochastic quantization; it usually falls during training.",
         True,
     ),
 )
@@ -58,35 +61,38 @@ TOKENIZER_CURVES = (
     Curve(
         "mean squared error",
         {("train", "mse"): TRAIN, ("test", "mse"): TEST},
-        "On pixels in [0, 1]. The held-out error is that of hard codes; some methods mix codes in "
-        "training.",
+        "For pixels in [0, 1]. The held-out error is measured with hard codes; some methods mix "
+        "codes during training.",
         True,
     ),
     Curve(
         "pixel accuracy",
         {("train", "pixel_accuracy"): TRAIN, ("test", "pixel_accuracy"): TEST},
-        "The share of pixels whose class comes back.",
+        "Share of pixels that are reconstructed with the right class.",
     ),
     *_CODEBOOK,
 )
-LOSS = Curve("training loss", {("train", "loss"): TRAIN}, "The sum of all weighted terms.")
+LOSS = Curve("training loss", {("train", "loss"): TRAIN}, "Sum of all weighted loss terms.")
 
 
 def curve_of_term(term: str) -> Curve:
-    """A named term of the loss over training."""
-    summary = f"Loss term {term!r}, before its weight, on training batches."
+    """Return the curve of one loss term over training."""
+    summary = f"Loss term {term!r} on training batches, without its weight."
     return Curve(term, {("train", term): TRAIN}, summary, True)
 
 
 def codebook_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """How one run came to use its codes, as far as its log tells."""
+    """Draw the codebook measures that one run logged, over training steps."""
     return figures_of({"": records}, _CODEBOOK)
 
 
 def figures_of(
     logs: Mapping[str, Sequence[Mapping[str, Any]]], wanted: Sequence[Curve]
 ) -> list[Figure]:
-    """One for every curve that the logs have points for; logs: by the name of the run."""
+    """Draw every curve of `wanted` for which the logs have points.
+
+    logs: the records of metrics.jsonl by the name of the run.
+    """
     figures = []
     names = {run: dict.fromkeys(chain.from_iterable(records)) for run, records in logs.items()}
     for curve in wanted:
@@ -99,7 +105,7 @@ def figures_of(
                 if name in series and steps == series[name][0]
             }
             drawn = curves(series, "step", curve.label, log=curve.is_log, bands=bands)
-            figures.append(Figure(drawn, f"{curve.label} over the steps", curve.caption))
+            figures.append(Figure(drawn, f"{curve.label} over training steps", curve.caption))
     return figures
 
 
@@ -108,7 +114,7 @@ def _series(
     names: Mapping[str, Iterable[str]],
     curve: Curve,
 ) -> Iterator[tuple[str, tuple[list[int], list[float]]]]:
-    """Name and points of every line of a figure; names: what each run logged."""
+    """Yield the label and the (steps, values) of every line; names: the measures of each run."""
     having = {
         name: records
         for name, records in logs.items()
@@ -131,6 +137,6 @@ def _series(
 
 
 def _levels(names: Iterable[str], measure: str) -> list[str]:
-    """The measure's name, or those of its levels, as far as they were logged."""
+    """Return the logged names of a measure: its own, or one per level."""
     pattern = re.compile(rf"{re.escape(measure)}(_level\d+)?")
     return [name for name in names if pattern.fullmatch(name)]

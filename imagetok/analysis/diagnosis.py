@@ -1,4 +1,4 @@
-"""A tokenizer's codebook diagnosed: measures, and a verdict in words."""
+"""Diagnosis of a codebook: utilisation measures, and a verdict on collapse."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation.codebook_health import (
     COLLAPSED,
     LOGIT_MARKS,
+    RARE_SHARE,
     UNDERUSED,
     LevelHealth,
     Verdict,
@@ -45,36 +46,36 @@ from imagetok.training.metrics_log import read_thinned
 from imagetok.training.run_folder import CONFIG
 
 SAMPLE = 1000
-"""Images whose codes are compared with those of earlier checkpoints."""
+"""Number of images whose codes are compared with those of earlier checkpoints."""
 SHOWN = 8
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Diagnosis(Result):
-    """What `diagnose` found of a codebook, level by level."""
+    """The result of `diagnose`: codebook health and verdict of every level."""
 
     tokenizer: str
-    """As it was given."""
+    """The tokenizer's path or Hub id, as passed to `diagnose`."""
     data: str
     levels: tuple[LevelHealth, ...]
     verdicts: tuple[Verdict, ...]
     identity: dict[str, Any]
-    """What the numbers depend on beside the tokenizer."""
+    """Everything the measures depend on apart from the tokenizer: data and image count."""
     fingerprint: str
     origin: str | None
-    """Where the tokenizer was loaded from."""
+    """Folder or Hub revision that the tokenizer was loaded from."""
     history: list[dict[str, Any]]
-    """What training logged, if the run is at hand."""
+    """Records of the run's metrics.jsonl; empty if the run folder is not available."""
     drifts: dict[int, tuple[float, ...]]
-    """By step of an earlier checkpoint: the share of codes, per level, chosen anew since then."""
+    """Step of an earlier checkpoint -> share of codes per level that have changed since then."""
     images: Images
-    """A few, at most SHOWN."""
+    """The first images, at most SHOWN."""
     entropies: dict[str, Tensor]
-    """Entropy maps of these images by checkpoint, of the coarsest level; empty without any."""
+    """Checkpoint -> entropy maps of `images`, coarsest level; empty without code probabilities."""
 
     @property
     def measures(self) -> list[dict[str, Any]]:
-        """One object a level, as diagnosis.json holds it: measures, counts, verdict."""
+        """One object per level, as in diagnosis.json: measures, counts and verdict."""
         return [
             asdict(health)
             | {"counts": health.counts.tolist(), "dead_codes": health.dead_codes}
@@ -86,7 +87,7 @@ class Diagnosis(Result):
 
     @property
     def record(self) -> dict[str, Any]:
-        """What diagnosis.json holds: the measures, and what they belong to."""
+        """Content of diagnosis.json: the measures, the tokenizer and the data."""
         return {
             "tokenizer": self.fingerprint,
             "origin": self.origin,
@@ -96,19 +97,19 @@ class Diagnosis(Result):
         }
 
     def correlation(self, level: int) -> float | None:
-        """Of uncertainty and perplexity over the training of a level; None where unknown."""
+        """Return the correlation of uncertainty and perplexity during training; None if unknown."""
         return uncertainty_perplexity_correlation(self.history, level, len(self.levels))
 
     def title(self) -> str:
-        """The tokenizer and the data."""
+        """Return a title: the tokenizer and the data."""
         return f"{self.tokenizer} on {self.data}"
 
     def title_of(self, level: int) -> str:
-        """The title, with the level where there are several."""
+        """Return the title, with the level if there are several."""
         return self.title() + (f", level {level}" if len(self.levels) > 1 else "")
 
     def rows(self) -> dict[str, object]:
-        """Verdict and numbers; with several levels their names carry the level."""
+        """Return verdict and measures by name; names include the level if there are several."""
         rows: dict[str, object] = {}
         for level, verdict in enumerate(self.verdicts):
             ending = f", level {level}" if len(self.levels) > 1 else ""
@@ -117,37 +118,42 @@ class Diagnosis(Result):
         return rows
 
     def rows_of(self, level: int) -> dict[str, object]:
-        """Names and values for people, of one level."""
+        """Return the measures of one level as label -> formatted value."""
         health = self.levels[level]
         rows: dict[str, object] = {
             "codes used": f"{health.codes_used} of {health.num_codes}",
             "dead codes": health.dead_codes,
-            "nearly dead codes": health.rare_codes,
-            "perplexity, all codes": health.perplexity,
-            "perplexity, batches of 128": health.perplexity_batch128,
-            "share of the most used": health.top_share,
+            f"rarely used codes (below {RARE_SHARE:.0%} of equal use)": health.rare_codes,
+            "perplexity, whole dataset": health.perplexity,
+            "perplexity, mean over batches of 128": health.perplexity_batch128,
+            "share of the most used code": health.top_share,
         }
-        for what, norms in (("codes", health.norms), ("encoder", health.encoder_norms)):
+        for what, norms in (
+            ("code vectors", health.norms),
+            ("encoder outputs", health.encoder_norms),
+        ):
             if norms is not None:
                 least_to_largest = " / ".join(f"{norm:.3g}" for norm in norms)
-                rows[f"norms of {what}, least to largest"] = least_to_largest
+                rows[f"norms of {what}: min / median / max"] = least_to_largest
         if health.entropy is not None:
-            rows["entropy, nats"] = f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
+            rows["entropy of code probabilities, nats"] = (
+                f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
+            )
         if health.uncertainty is not None:
-            rows["uncertainty K / S"] = health.uncertainty
+            rows["mean uncertainty K / S"] = health.uncertainty
         if health.variance is not None:
             rows["variance of the quantizer"] = health.variance
         for mark, share in zip(LOGIT_MARKS, health.logits_above, strict=False):
-            rows[f"largest logit above {mark:.0f}"] = f"{share:.1%}"
+            rows[f"positions with largest logit above {mark:.0f}"] = f"{share:.1%}"
         for step, shares in self.drifts.items():
-            rows[f"codes chosen anew since step {step:,}"] = f"{shares[level]:.1%}"
+            rows[f"codes changed since step {step:,}"] = f"{shares[level]:.1%}"
         correlation = self.correlation(level)
         if correlation is not None:
-            rows["correlation of uncertainty and perplexity in training"] = correlation
+            rows["correlation of uncertainty and perplexity during training"] = correlation
         return rows
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Images over their entropy maps, where the quantizer has probabilities."""
+        """Return images above their entropy maps, if the quantizer has code probabilities."""
         if not self.entropies:
             return {}
         rows, caption = entropy_maps(self.images, self.entropies)
@@ -162,16 +168,16 @@ def diagnose(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Diagnosis:
-    """Say how a codebook is used, whether that is well, and what to try if not.
+    """Measure codebook utilisation, detect collapse, and suggest remedies.
 
-    tokenizer: a Tokenizer, its folder, or a Hub id. One that lies in the run folder that made it
-    has a history, which says since when the codebook has been so.
-    data: the images to encode: a spec such as `digits:test`, a path, or any other input of
-    images (see `open_inputs`).
-    out: a folder that gets diagnosis.json and report.html. progress: show a bar on stderr.
+    tokenizer: a Tokenizer, its folder, or a Hub id. If the folder is inside its run folder, the
+    training log is read too, and the verdict names the step since which it holds.
+    data: the images to encode: a spec such as `digits:test`, a path, or any other image input
+    (see `open_inputs`).
+    out: a folder for diagnosis.json and report.html. progress: show a progress bar on stderr.
 
-    Raises ArtifactError for what is no tokenizer, InputError for images that cannot be read,
-    ConfigError for an `out` that is a file.
+    Raises ArtifactError if `tokenizer` is no tokenizer, InputError if an image cannot be read,
+    ConfigError if `out` is a file.
 
     Example: `imagetok.diagnose("runs/a/tokenizer", "digits:test").verdicts[0].state`
     """
@@ -189,7 +195,7 @@ def diagnose(
 
 
 def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str) -> Diagnosis:
-    """Every level's health and verdict."""
+    """Measure the health of every level and derive the verdicts."""
     levels = codebook_health(tokenizer, dataset)
     run = _run_of(tokenizer, name)
     history = read_thinned(run / "metrics.jsonl") if run is not None else []
@@ -217,7 +223,7 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
 def _verdict(
     levels: Sequence[LevelHealth], level: int, history: Sequence[Mapping[str, Any]]
 ) -> Verdict:
-    """One level's verdict, with the step since when it holds, if the history tells."""
+    """Return the verdict on one level, with the step since which it holds, if it is known."""
     health = levels[level]
     state = codebook_state(health.perplexity, health.num_codes)
     share = COLLAPSED if state == "collapsed" else UNDERUSED
@@ -227,7 +233,7 @@ def _verdict(
 def _entropies(
     before: Mapping[int, Tokenizer], now: Tokenizer, images: Images
 ) -> dict[str, Tensor]:
-    """Maps (B, h, w) of the coarsest level by checkpoint, of those that have probabilities."""
+    """Return entropy maps (B, h, w) of the coarsest level for every checkpoint that has them."""
     models = {f"step {step:,}": model for step, model in before.items()} | {"now": now}
     found = {}
     for name, model in models.items():
@@ -239,19 +245,19 @@ def _entropies(
 
 
 def _run_of(tokenizer: Tokenizer, source: str) -> Path | None:
-    """The run folder that made a tokenizer, if `source` lies in it."""
+    """Return the run folder that contains `source` if it trained this tokenizer, else None."""
     run = Path(source).absolute().parent
     if not Path(source).is_dir() or not (run / "metrics.jsonl").is_file():
         return None
     try:
         config = load_config(run / CONFIG, TokenizerRun)
-    except ConfigError:  # that of a prior, or none
+    except ConfigError:  # the config of a prior, or no config
         return None
     return run if config.tokenizer == tokenizer.config else None
 
 
 def _earlier(tokenizer: Tokenizer, run: Path) -> dict[int, Tokenizer]:
-    """The tokenizer as it was at the kept checkpoints of the run, but the last."""
+    """Return the tokenizer at every kept checkpoint of the run except the last, by step."""
     found = {}
     kept = kept_weights(run / "checkpoints")
     for step in sorted(kept)[:-1]:
@@ -263,9 +269,10 @@ def _earlier(tokenizer: Tokenizer, run: Path) -> dict[int, Tokenizer]:
 def entropy_maps(
     images: Images, entropies: Mapping[str, Tensor]
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Images over their entropy maps, all maps on one scale (EdVAE, Fig. 2b).
+    """Render images and their entropy maps, all maps on one scale (EdVAE, Fig. 2b).
 
-    Returns rows of pictures (N, 3, H, W) by what they show, and a caption.
+    images: (N, C, H, W). entropies: name -> (N, h, w) in nats.
+    Returns rows of pictures (N, 3, H, W) by label, and a caption.
     """
     shown = as_rgb(images)
     most = max(float(maps.max()) for maps in entropies.values())
@@ -273,5 +280,5 @@ def entropy_maps(
     for name, maps in entropies.items():
         grown = interpolate(maps[:, None] / max(most, 1e-9), size=shown.shape[-2:])[:, 0]
         rows[name] = heat_map(grown)
-    caption = f"Entropy of the code probabilities, black 0, palest {most:.2f} nats."
+    caption = f"Entropy of the code probabilities: black is 0, pale yellow is {most:.2f} nats."
     return rows, caption

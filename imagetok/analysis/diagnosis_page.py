@@ -1,4 +1,4 @@
-"""The page of a diagnosis."""
+"""The HTML page of a codebook diagnosis."""
 
 from pathlib import Path
 
@@ -22,30 +22,32 @@ from imagetok.reporting import (
 
 
 def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
-    """The diagnosis as one self-contained HTML file: verdict, measures, code usage, curves."""
+    """Write a diagnosis as a self-contained HTML file: verdict, measures, code usage, curves."""
     sections = []
     for level, health in enumerate(diagnosis.levels):
         verdict = diagnosis.verdicts[level]
         blocks: list[Block] = [Text(sentence) for sentence in verdict.sentences]
         blocks.append(Table(("measure", "value"), list(diagnosis.rows_of(level).items())))
         figure = usage_histogram(health.counts)
-        blocks.append(Figure(figure, "uses of each code", "How often each code is used."))
+        blocks.append(
+            Figure(figure, "uses of each code", "Number of times that each code is used.")
+        )
         name = level_name("Codebook", level, len(diagnosis.levels)).replace("_level", ", level ")
         sections.append(ReportSection(f"{name}: {verdict.state}", blocks))
     if diagnosis.entropies:
         rows, caption = entropy_maps(diagnosis.images, diagnosis.entropies)
         maps = np.concatenate(list(rows.values()))
         shown = Pictures(maps, len(diagnosis.images), row_labels=list(rows), caption=caption)
-        sections.append(ReportSection("Where it is sure", [shown]))
+        sections.append(ReportSection("Encoder uncertainty", [shown]))
     figures = codebook_figures(diagnosis.history)
     figures += _uncertainty_figures(diagnosis)
     if figures:
-        sections.append(ReportSection("Over training", figures))
-    write_report(path, title, sections)
+        sections.append(ReportSection("Training", figures))
+    write_report(path, title, sections, subtitle=f"imagetok diagnose, data {diagnosis.data}")
 
 
 def _uncertainty_figures(diagnosis: Diagnosis) -> list[Figure]:
-    """Uncertainty against perplexity over the evaluations of training (EdVAE, Fig. 3)."""
+    """Plot uncertainty against perplexity at each evaluation during training (EdVAE, Fig. 3)."""
     figures = []
     for level in range(len(diagnosis.levels)):
         points = evaluations(diagnosis.history, level, len(diagnosis.levels))
@@ -55,7 +57,7 @@ def _uncertainty_figures(diagnosis: Diagnosis) -> list[Figure]:
         named = level_name("perplexity of batches of 128", level, len(diagnosis.levels))
         drawn = curves({"": (perplexity, uncertainty)}, named, "uncertainty K / S")
         correlation = diagnosis.correlation(level)
-        summary = "" if correlation is None else f" Pearson's correlation: {correlation:.2f}."
-        caption = f"One point an evaluation, from the first of the training to the last.{summary}"
+        summary = "" if correlation is None else f" Pearson correlation: {correlation:.2f}."
+        caption = f"One point per evaluation during training, joined in order.{summary}"
         figures.append(Figure(drawn, "uncertainty against perplexity", caption))
     return figures

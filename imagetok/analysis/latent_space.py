@@ -1,4 +1,4 @@
-"""What the space of codes is like: neighbours, what lies between images, labels, single codes."""
+"""Exploring the latent space: nearest codes, interpolation, class structure, single codes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,46 +40,46 @@ from imagetok.tokenizers.loading import device_for, display_name, open_tokenizer
 SHOWN = 8
 STEPS = 7
 MOST_IN_MAP = 2000
-"""Images that t-SNE takes."""
+"""Largest number of images in a t-SNE map."""
 MOST_SEARCHED, PATCHES = 2000, 32
-"""Images that a code is looked for in, and patches of it that are shown."""
+"""Images that are searched for a code, and patches of it that are shown."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Exploration(Result):
-    """What `explore` found; its images are bytes (N, C, H, W)."""
+    """The result of `explore`; its images are uint8 tensors (N, C, H, W)."""
 
     tokenizer: str
-    """As it was given."""
+    """The tokenizer's path or Hub id, as passed to `explore`."""
     data: str
     fingerprint: str
     origin: str | None
-    """Where the tokenizer was loaded from."""
+    """Folder or Hub revision that the tokenizer was loaded from."""
     num_images: int
     identity: dict[str, Any]
     distances: dict[str, dict[str, float]]
-    """By what was done to the codes: from the images themselves."""
+    """Change of the codes -> measure -> distance from the original images."""
     changed: dict[str, Tensor]
-    """By what was done: the first images; also as they are."""
+    """Change of the codes -> the first images decoded from them; `image` holds the originals."""
     between: Tensor
-    """Rows of STEPS images from one image to another."""
+    """Interpolations: rows of STEPS images, from one image to another."""
     maps: dict[str, np.ndarray]
-    """Of pixels and of code vectors: places (N, 2) in the plane; empty without labels."""
+    """t-SNE coordinates (N, 2) of `pixels` and of `code vectors`; empty without labels."""
     labels: Tensor
     class_names: tuple[str, ...]
     accuracies: dict[str, float]
-    """Of the nearest others; `most common label` is what a guess reaches."""
+    """Representation -> k-NN accuracy; `most common label` -> accuracy of a constant guess."""
     patches: dict[str, Tensor]
-    """By code: pixels around some of the places where it occurs; none where it does not."""
+    """Code -> image patches where it occurs; empty if it does not occur."""
 
     @property
     def measures(self) -> dict[str, dict[str, float]]:
-        """`distances`, by what was done to the codes, and `neighbour_accuracy`."""
+        """`distances` by change of the codes, and `neighbour_accuracy`."""
         return {**self.distances, "neighbour_accuracy": self.accuracies}
 
     @property
     def record(self) -> dict[str, Any]:
-        """What explore.json holds: the numbers, and what they belong to."""
+        """Content of explore.json: the measures, the tokenizer and the data."""
         return {
             "data": self.data,
             "tokenizer": self.fingerprint,
@@ -90,29 +90,29 @@ class Exploration(Result):
         }
 
     def title(self) -> str:
-        """The tokenizer, the data and how many images."""
+        """Return a title: the tokenizer, the data and the number of images."""
         return f"{self.tokenizer} on {self.data}, {self.num_images:,} images"
 
     def rows(self) -> dict[str, object]:
-        """Distances by what was done to the codes, then the accuracies of the nearest others."""
+        """Return the distances by change of the codes, then the k-NN accuracies."""
         rows: dict[str, object] = {
             f"{name}: {measure}": value
             for name, row in self.distances.items()
             for measure, value in row.items()
         }
-        return rows | {f"label by neighbours: {k}": v for k, v in self.accuracies.items()}
+        return rows | {f"k-NN accuracy: {k}": v for k, v in self.accuracies.items()}
 
     def accuracy_rows(self) -> str:
-        """How often the nearest others have an image's label, in words."""
+        """Return the k-NN accuracies as one line of text."""
         summary = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracies.items())
         return summary or "the images have no labels"
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Images with changed codes, what lies between images, and places of single codes."""
+        """Return pictures of changed codes, of interpolations and of patches of single codes."""
         changed = {name: as_pixels(images) for name, images in self.changed.items()}
         found = {", ".join(changed): grid_of_rows(changed)}
         if len(self.between):
-            found["from one image to another"] = np.asarray(grid(self.between, STEPS))
+            found["interpolation between two images"] = np.asarray(grid(self.between, STEPS))
         return found | {
             name: np.asarray(grid(patches, min(8, len(patches))))
             for name, patches in self.patches.items()
@@ -131,19 +131,19 @@ def explore(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Exploration:
-    """Show what the space of codes is like: neighbours, what lies between images, labels.
+    """Explore the latent space: nearest codes, interpolation, single codes and class structure.
 
-    Every code is replaced by one of its 1, 2, 4, ... nearest; what the encoder gives for two images
-    is mixed; chosen codes are looked up in the images; and t-SNE of pixels and of code vectors is
-    drawn by label, with the accuracy of 5 nearest neighbours.
+    Every code is replaced by one of its 1, 2, 4, ... nearest codes; the encoder outputs of two
+    images are interpolated; patches are cut where chosen codes occur; and t-SNE maps of pixels and
+    of code vectors are drawn by label, with the k-NN accuracy (k = 5).
 
     tokenizer: a Tokenizer, its folder, or a Hub id. data: a spec such as `digits:test`, a path,
-    or any other input of images (see `open_inputs`); with `limit` only the first of them (at least
-    8). features: networks to measure distances in, as for `evaluate`. codes: numbers of codes, or
-    (level, number), to show pixels around. out: a folder that gets explore.json and report.html.
+    or any other image input (see `open_inputs`); with `limit` only the first images of it (at
+    least 8). features: networks to measure distances in, as for `evaluate`. codes: codes to show
+    patches of, as a number or (level, number). out: a folder for explore.json and report.html.
 
-    Raises ConfigError for a tokenizer of label maps, a code that is none and an `out` that is a
-    file; ResourceError where t-SNE needs scikit-learn and it is not installed.
+    Raises ConfigError for a tokenizer of label maps, for a code outside the codebook and if `out`
+    is a file; ResourceError if a t-SNE map needs scikit-learn and it is not installed.
 
     Example: `imagetok.explore("runs/a/tokenizer", "digits:test", codes=[3], out="explored")`
     """
@@ -171,9 +171,9 @@ def _explore(
     codes: Sequence[tuple[int, int]],
     names: tuple[str, str],
 ) -> Exploration:
-    """names: of the tokenizer and of the data."""
+    """Compute an exploration; names: the names of the tokenizer and of the data."""
     if model.image.mode == "labels":
-        raise ConfigError("explore: this tokenizer is for label maps; it takes one of images")
+        raise ConfigError("explore: expected a tokenizer of images, found one of label maps")
     patches = _patches(model, dataset, codes)
     labels, maps, accuracies = _labels(model, dataset)
     sets = _changed(model, dataset)
@@ -217,7 +217,7 @@ def _patches(
 
 
 def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ChangedImages]:
-    """Every image with its codes as they are, with neighbours for them, and from between two."""
+    """Decode every image from its own codes, from neighbouring codes and from interpolations."""
     sets = {"reconstruction": decode_neighbours(model, dataset, 0)}
     if all(model.codebook(level) is not None for level in range(len(model.num_codes))):
         n = 1
@@ -230,7 +230,7 @@ def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ChangedImages
 def _distances(
     dataset: ImageDataset, sets: Mapping[str, ChangedImages], networks: Sequence[FeatureNetwork]
 ) -> dict[str, dict[str, float]]:
-    """By set: `mse` where each image has one of its own, and distances in every network."""
+    """Return by set: `mse`, where its images have originals, and distances in every network."""
     rows: dict[str, dict[str, float]] = {
         name: {} if changed.mse is None else {"mse": changed.mse} for name, changed in sets.items()
     }
@@ -242,7 +242,7 @@ def _distances(
 
 
 def _walks(model: Tokenizer, images: Tensor) -> Tensor:
-    """From each of the first images to the next, in STEPS steps of equal share."""
+    """Decode interpolations between pairs of images in STEPS equal steps: (pairs * STEPS, ...)."""
     device = device_of(model)
     pixels = from_stored(images.to(device), model.image)
     first, second = (x.repeat_interleave(STEPS, dim=0) for x in (pixels[:-1:2], pixels[1::2]))
@@ -254,9 +254,9 @@ def _walks(model: Tokenizer, images: Tensor) -> Tensor:
 def _labels(
     model: Tokenizer, dataset: ImageDataset
 ) -> tuple[Tensor, dict[str, np.ndarray], dict[str, float]]:
-    """Of a random choice of images: labels, maps by pixels and by codes, and accuracies.
+    """Return labels, t-SNE maps and k-NN accuracies of a random choice of images.
 
-    Images without a label are left out; none has one: nothing is found.
+    Images without a label are left out. All three are empty if the dataset has no classes.
     """
     if not dataset.class_names:
         return torch.empty(0, dtype=torch.int64), {}, {}

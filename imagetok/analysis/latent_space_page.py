@@ -1,4 +1,4 @@
-"""The page of an exploration of codes."""
+"""The HTML page of `explore`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,37 +13,51 @@ from imagetok.reporting.figures import panels
 
 
 def write_page(path: Path, title: str, found: Exploration) -> None:
-    """One self-contained HTML file."""
+    """Write an exploration as a self-contained HTML file."""
     columns = list(dict.fromkeys(name for row in found.distances.values() for name in row))
     rows = [(name, *(row.get(c) for c in columns)) for name, row in found.distances.items()]
     names, changed = list(found.changed), torch.cat(list(found.changed.values()))
     neighbours: list[Block] = [
-        Text("neighbour-n: every code replaced by one of the n nearest to it in the codebook."),
+        Text(
+            "Rows neighbour-n: every code is replaced by one of its n nearest codes. Row "
+            "interpolation: the encoder outputs of two random images are interpolated."
+        ),
         Pictures(changed, len(changed) // len(names), row_labels=names),
-        Table(("codes", *columns), rows, "Distances from the images themselves."),
+        Table(("images", *columns), rows, "Distances from the original images."),
     ]
     walks: list[Block] = [
-        Text("From one image to another: what the encoder gives for the two, mixed and decoded."),
+        Text("The encoder outputs of two images, linearly interpolated, quantized and decoded."),
         Pictures(found.between, STEPS),
     ]
-    sections = [ReportSection("Neighbours", neighbours), ReportSection("Between images", walks)]
+    sections = [ReportSection("Nearest codes", neighbours), ReportSection("Interpolation", walks)]
     for name, patches in found.patches.items():
-        summary = "Pixels around places where it stands, itself in the middle half of each."
+        summary = (
+            "Image patches where the code occurs; the middle half of each is the code's own area."
+        )
         shown = [Text(summary), Pictures(patches, min(8, len(patches)))] if len(patches) else []
-        sections.append(ReportSection(name.capitalize(), shown or [Text("It occurs nowhere.")]))
+        sections.append(
+            ReportSection(name.capitalize(), shown or [Text("The code does not occur.")])
+        )
     if found.maps:
         summary = "; ".join(f"{name}: {value:.1%}" for name, value in found.accuracies.items())
         figure = panels([_map(found, name) for name in found.maps], width=11.0, height=4.8)
         blocks = [
-            Figure(figure, "t-SNE by label", f"t-SNE of {len(found.labels):,} images by label."),
-            Text(f"Label known by the 5 nearest others. {summary}."),
+            Figure(
+                figure,
+                "t-SNE by label",
+                f"t-SNE of {len(found.labels):,} images, coloured by label.",
+            ),
+            Text(
+                f"k-NN accuracy (k = 5) on all dimensions. {summary}. The most common label is the "
+                "accuracy of a constant guess."
+            ),
         ]
-        sections.append(ReportSection("Labels", blocks))
-    write_report(path, title, sections, subtitle="imagetok explore")
+        sections.append(ReportSection("Class structure", blocks))
+    write_report(path, title, sections, subtitle=f"imagetok explore, data {found.data}")
 
 
 def _map(found: Exploration, name: str) -> Callable[[Axes], None]:
-    """Places in the plane, a colour a label; a legend where there are few."""
+    """Return a function that draws a scatter plot of one map, one colour per label."""
     classes = found.labels.unique().tolist()
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"]
 

@@ -1,4 +1,4 @@
-"""`imagetok.reconstruct`: images before and after a tokenizer."""
+"""`imagetok.reconstruct`: images and their reconstructions by a tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,30 +22,30 @@ from imagetok.tokenizers.loading import display_name, open_autoencoder
 
 COLUMNS = 8
 SIDE = 128
-"""Pixels that small images are enlarged to, about."""
+"""Approximate size in pixels to which small images are enlarged."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ReconstructionResult(Result):
-    """Images as a tokenizer reads them, and what comes back of each."""
+    """Images as a tokenizer reads them, and their reconstructions."""
 
     tokenizer: str
-    """As it was given."""
+    """The tokenizer's path or Hub id, as passed to `reconstruct`."""
     names: tuple[str, ...]
-    """Paths, or numbers of images that have none."""
+    """Paths of the images, or `image N` for images without a path."""
     originals: Images
-    """(B, C, H, W) in [0, 1], or (B, H, W) classes of label maps."""
+    """(B, C, H, W) pixels in [0, 1], or (B, H, W) class numbers of label maps."""
     reconstructions: Images
-    """The same, clamped."""
+    """Same shape as `originals`; pixels are clamped to [0, 1]."""
     measures: tuple[dict[str, float], ...]
-    """Of each image: `mse` and others of pixels, `pixel_accuracy` and `miou` of label maps."""
+    """Per image: `mse` and others for pixels, `pixel_accuracy` and `miou` for label maps."""
 
     def title(self) -> str:
-        """The tokenizer and how many images."""
-        return f"{len(self.names)} images before and after {self.tokenizer}"
+        """Return a title: the number of images and the tokenizer."""
+        return f"{len(self.names)} images and their reconstructions by {self.tokenizer}"
 
     def rows(self) -> dict[str, object]:
-        """The first measure of each image."""
+        """Return the first measure of each image by its name."""
         return {
             name: f"{measure} {value:.5f}"
             for name, measures in zip(self.names, self.measures, strict=True)
@@ -53,13 +53,13 @@ class ReconstructionResult(Result):
         }
 
     def picture(self) -> Image.Image:
-        """Rows of at most 8 originals, what comes back below each."""
+        """Return a picture with rows of at most 8 originals, reconstructions below them."""
         columns = min(COLUMNS, len(self.names))
         pairs = side_by_side(as_rgb(self.originals), as_rgb(self.reconstructions), columns)
         return enlarged(grid(pairs, columns), max(1, SIDE // self.originals.shape[-2]))
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """One: see `picture`."""
+        """Return the picture of `picture` under its caption."""
         return {"originals above, reconstructions below": np.asarray(self.picture())}
 
 
@@ -70,14 +70,14 @@ def reconstruct(
     out: Path | str | None = None,
     device: torch.device | str | None = None,
 ) -> ReconstructionResult:
-    """Show what comes back of images after a tokenizer.
+    """Reconstruct images with a tokenizer.
 
     tokenizer: a Tokenizer or VAE, its folder, or a Hub id. images: one or several, each a file, a
-    PIL image, or pixels 0..255 as a uint8 array (H, W), (H, W, 1) or (H, W, 3); sizes may differ,
-    they are cropped and resized as the tokenizer reads images. out: a PNG file that gets the
+    PIL image, or pixels 0..255 as a uint8 array (H, W), (H, W, 1) or (H, W, 3); sizes may differ:
+    each is cropped and resized to the tokenizer's size. out: a PNG file to write, with the
     originals above their reconstructions.
 
-    Raises ArtifactError for what is no tokenizer, InputError for an image that cannot be read.
+    Raises ArtifactError if `tokenizer` is no tokenizer, InputError if an image cannot be read.
 
     Example: `imagetok.reconstruct("runs/a/tokenizer", ["photo.jpg"]).reconstructions`
     """

@@ -1,4 +1,4 @@
-"""A report of runs and measures: one HTML file."""
+"""`imagetok.report`: an HTML report of runs and files of measures."""
 
 import json
 import os
@@ -21,36 +21,41 @@ from imagetok.evaluation.records import MeasureRecord, side_by_side
 from imagetok.io.output_paths import output_file
 from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
-from imagetok.reporting import Block, Commands, Numbers, ReportSection, Table, write_report
+from imagetok.reporting import Block, Commands, Numbers, ReportSection, Table, Text, write_report
 from imagetok.results import Result
 from imagetok.training.run_folder import CONFIG
 from imagetok.version import __version__
 
+_SEPARATE = (
+    "Each table is followed by what its values depend on; results from different data, networks or "
+    "sample counts are in separate tables."
+)
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Report(Result):
-    """A page about runs, and what it is made of."""
+    """The result of `report`: the HTML file, and the records that it shows."""
 
     path: Path
     """The HTML file."""
     contents: tuple[str, ...]
-    """Titles of its sections, in order."""
+    """Titles of the sections, in order."""
     records: Mapping[str, MeasureRecord]
-    """Held-out measures of runs and of files of measures, by name, with what they belong to."""
+    """Name of a run or file -> its held-out measures, with subject and identity."""
     history: Mapping[str, Sequence[Mapping[str, Any]]]
-    """What each run logged, by its name: the records of metrics.jsonl."""
+    """Name of a run -> the records of its metrics.jsonl."""
 
     @property
     def measures(self) -> dict[str, Mapping[str, float | int]]:
-        """The measures of each run and file, by name."""
+        """Name of a run or file -> its measures."""
         return {name: record["measures"] for name, record in self.records.items()}
 
     def title(self) -> str:
-        """Where it lies."""
+        """Return a title: the path of the report."""
         return f"report: {self.path}"
 
     def rows(self) -> dict[str, object]:
-        """How many measures each run and file has."""
+        """Return the titles of the sections and the number of measures of each run and file."""
         rows: dict[str, object] = {"sections": ", ".join(self.contents)}
         return rows | {name: f"{len(found)} measures" for name, found in self.measures.items()}
 
@@ -62,28 +67,28 @@ def report(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Report:
-    """Write one self-contained HTML file about a tokenizer run, or about several side by side.
+    """Write a self-contained HTML report of one tokenizer run, or of several side by side.
 
-    runs: run folders of tokenizers, and JSON files that `evaluate` wrote. (For runs of priors and
-    folders of samples call `prior.report`.) out: the HTML file; it opens from disk, without a
-    network. Curves, images before and after, codes, uncertainty, measures: as far as the runs have
-    them.
+    runs: run folders of tokenizers, and JSON files written by `evaluate`. (For runs of priors and
+    folders of samples, call `prior.report`.) out: the HTML file to write; it opens offline. The
+    report shows training curves, reconstructions, codes, encoder uncertainty and measures, as far
+    as they are available.
 
-    Raises InputError for a path that is none of these, or damaged, ConfigError for a run of a prior
-    and for a path given twice, before anything is computed.
+    Before anything is computed, raises InputError for a path that is neither, or is damaged, and
+    ConfigError for a run of a prior or a path that occurs twice.
 
     Example: `imagetok.report(["runs/a", "runs/b"], "report.html").contents`
     """
     paths = paths_of(runs)
     output_file(out)
-    others = "(prior.report also shows runs of priors and folders of samples) "
+    others = "(prior.report also accepts runs of priors and folders of samples) "
     sources = open_sources(names_of(paths), choose_device(device), others=others)
     with progress_shown(progress):
         return make_report(paths, Path(out), sources)
 
 
 def paths_of(runs: Path | str | Sequence[Path | str]) -> list[Path]:
-    """One or several paths; ConfigError for none."""
+    """Return one or several paths as a list; raise ConfigError if there are none."""
     several = [runs] if isinstance(runs, Path | str) else runs
     if not several:
         raise ConfigError("report: expected at least one run, found none")
@@ -99,8 +104,8 @@ def make_report(
 ) -> Report:
     """Write the report of opened sources.
 
-    paths: of all that it is made of, for the command that makes it again. first: sections to put
-    before those of tokenizers. names: for the title where there are no runs.
+    paths: paths of all sources, for the command that the report shows. first: sections to put
+    before those of tokenizers. names: names for the title if there are no runs.
     """
     sections = [*_headlines(sources.runs), *sections_of(sources, first)]
     sections.append(_commands_section(sources, paths, out))
@@ -117,7 +122,7 @@ def make_report(
 
 
 def sections_of(sources: Sources, first: Sequence[ReportSection] = ()) -> list[ReportSection]:
-    """Everything but the headlines and commands of a report, in its order; `first` comes first."""
+    """Return all sections in order, except summary and commands; `first` come first."""
     tokenizers = [run for run in sources.runs if isinstance(run, TokenizerRunFolder)]
     sections = [*first, *tokenizer_sections(tokenizers)]
     if sources.runs:
@@ -128,13 +133,13 @@ def sections_of(sources: Sources, first: Sequence[ReportSection] = ()) -> list[R
 
 
 def _records(sources: Sources) -> dict[str, MeasureRecord]:
-    """Of runs that have been measured, then of files, by name."""
+    """Return the measures of evaluated runs, then those of files, by name."""
     records = {run.name: record_of_run(run) for run in sources.runs if run.test}
     return records | sources.measures
 
 
 def training_section(runs: Sequence[RunFolder]) -> ReportSection:
-    """All curves that the runs have points for, those of one measure in one figure."""
+    """Build the training section: every logged curve, one figure per measure for all runs."""
     by_label = {curve.label: curve for run in _tokenizers_first(runs) for curve in run.curves}
     terms = dict.fromkeys(term for run in runs for term in run.loss_terms)
     wanted = [*by_label.values(), LOSS, *map(curve_of_term, terms)]
@@ -146,12 +151,12 @@ def _tokenizers_first(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def _title(names: Sequence[str]) -> str:
-    """All names in one line."""
+    """Join names as in `a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _headlines(runs: Sequence[RunFolder]) -> list[ReportSection]:
-    """Of one run, or of a tokenizer and a prior together; none of several of a kind."""
+    """Build the summary of one run, or of a tokenizer and a prior; none for several of a kind."""
     if not runs or len({run.kind for run in runs}) < len(runs):
         return []
     tiles = [
@@ -161,15 +166,17 @@ def _headlines(runs: Sequence[RunFolder]) -> list[ReportSection]:
         if run.test.get(name) is not None
     ]
     for run in runs:
-        state = "finished" if run.artifact else "not finished yet"
+        state = "training finished" if run.artifact else "training not finished"
         if run.test.get("step", run.step) != run.step:
-            state += f"; the measures are those of step {run.test['step']:,}"
-        tiles.append((f"steps of {run.name}" if len(runs) > 1 else "steps", run.step, state))
-    return [ReportSection("In numbers", [Numbers(tiles)])]
+            state += f"; the measures are from step {run.test['step']:,}"
+        tiles.append(
+            (f"training steps, {run.name}" if len(runs) > 1 else "training steps", run.step, state)
+        )
+    return [ReportSection("Summary", [Numbers(tiles)])]
 
 
 def _headline(name: str, run: RunFolder) -> object:
-    """A held-out measure; codes used beside how many there are."""
+    """Return a held-out measure; `codes_used` with the codebook size."""
     value = run.test[name]
     if name == "codes_used" and "num_codes" in run.test:
         return f"{value:,.0f} of {run.test['num_codes']:,.0f}"
@@ -177,14 +184,14 @@ def _headline(name: str, run: RunFolder) -> object:
 
 
 def _what_section(runs: Sequence[RunFolder]) -> ReportSection:
-    """What each run is, a column a run."""
+    """Build the table of configurations, one column per run."""
     summary = [_what(run) for run in runs]
     rows = dict.fromkeys(name for one in summary for name in one)
     table = Table(
         ["", *(run.name for run in runs)],
         [[name, *(one.get(name) for one in summary)] for name in rows],
     )
-    return ReportSection("What it is" if len(runs) == 1 else "What they are", [table])
+    return ReportSection("Configuration", [table])
 
 
 def _what(run: RunFolder) -> dict[str, str | None]:
@@ -196,8 +203,8 @@ def _what(run: RunFolder) -> dict[str, str | None]:
         "seed": str(config.seed),
         "precision": "float32" if train.mixed_precision == "no" else train.mixed_precision,
         "speed, images/s": _median(run, "images_per_second"),
-        "memory at the peak, MB": _largest(run, "peak_memory_mb"),
-        "fingerprint": run.fingerprint[:16] if run.fingerprint else "not finished yet",
+        "peak memory, MB": _largest(run, "peak_memory_mb"),
+        "fingerprint": run.fingerprint[:16] if run.fingerprint else "training not finished",
     }
 
 
@@ -212,7 +219,7 @@ def _largest(run: RunFolder, name: str) -> str | None:
 
 
 def record_of_run(run: RunFolder) -> MeasureRecord:
-    """The held-out measures of a run, with what they belong to."""
+    """Return the held-out measures of a run as a record, with subject and identity."""
     measures = {k: v for k, v in run.test.items() if k not in ("step", "split", "num_images")}
     identity: dict[str, object] = {
         "what": f"{run.kind}, in training",
@@ -223,11 +230,11 @@ def record_of_run(run: RunFolder) -> MeasureRecord:
 
 
 def _measures_sections(records: Mapping[str, MeasureRecord]) -> list[ReportSection]:
-    """One table for each identity: numbers measured differently share none."""
+    """Build one table per identity, so that only comparable measures are tabulated together."""
     groups: dict[bytes, dict[str, MeasureRecord]] = {}
     for name, record in records.items():
         groups.setdefault(canonical_json(record["identity"]), {})[name] = record
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text(_SEPARATE)]
     for group in groups.values():
         rows = side_by_side(group)
         identity = next(iter(group.values()))["identity"]
@@ -239,7 +246,7 @@ def _measures_sections(records: Mapping[str, MeasureRecord]) -> list[ReportSecti
             [measure, *(values.get(name) for name in group)] for measure, values in rows.items()
         ]
         blocks.append(Table(["measure", *group], table, caption))
-    return [ReportSection("Measures", blocks)] if blocks else []
+    return [ReportSection("Measures", blocks)] if groups else []
 
 
 def _subject(name: str, record: MeasureRecord) -> str:
@@ -254,7 +261,7 @@ def _plain(value: object) -> str:
 
 
 def environment_section() -> ReportSection:
-    """What the report was made with."""
+    """Build the section on software versions and hardware."""
     libraries = ("torch", "transformers", "accelerate")
     versions = [("imagetok", __version__), *((name, version(name)) for name in libraries)]
     machine = [
@@ -263,7 +270,7 @@ def environment_section() -> ReportSection:
         ("processors", os.cpu_count()),
         ("threads", torch.get_num_threads()),
     ]
-    table = Table(["this report was made with", ""], [(n, str(v)) for n, v in versions + machine])
+    table = Table(["report written with", ""], [(n, str(v)) for n, v in versions + machine])
     return ReportSection("Environment", [table])
 
 
@@ -273,4 +280,6 @@ def _commands_section(sources: Sources, paths: Sequence[Path], out: Path) -> Rep
         for run in sources.runs
     ]
     commands.append(shlex.join(["imagetok", "report", *map(str, paths), "--out", str(out)]))
-    return ReportSection("Commands", [Commands(commands, "The runs again, and this report.")])
+    return ReportSection(
+        "Commands", [Commands(commands, "Repeat the runs, and write this report.")]
+    )

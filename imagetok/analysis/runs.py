@@ -1,4 +1,4 @@
-"""What a report is made of: run folders, and files of measures."""
+"""Sources of a report: run folders, and files of measures."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from imagetok.training.run_folder import CONFIG, exported_step
 
 @runtime_checkable
 class RunConfig(Protocol):
-    """What the config of every run has."""
+    """The fields that the config of every run has."""
 
     @property
     def seed(self) -> int: ...
@@ -34,68 +34,68 @@ class RunConfig(Protocol):
 
 @dataclass(frozen=True)
 class RunFolder(ABC):
-    """One run: its config, what it logged, and what it made if it is finished.
+    """A run folder: config, logs, and the trained artifact if the run is finished.
 
-    A leaf knows one kind of config, and what a report says of its runs.
+    Each subclass handles one kind of config and describes its runs for a report.
     """
 
     path: Path
     name: str
-    """As it is called in the report."""
+    """Name of the run in the report."""
     config: RunConfig
     records: list[dict[str, Any]]
-    """Of metrics.jsonl, in order; of a very long one not all, see `read_thinned`."""
+    """Records of metrics.jsonl, in order; a long log is thinned out, see `read_thinned`."""
     timing: list[dict[str, Any]]
     device: torch.device
     exported: int | None
-    """The step whose weights the artifact has; None while the run goes on."""
+    """Step whose weights the artifact holds; None while the run is not finished."""
 
     kind: ClassVar[str]
-    """The `kind` of its config, and the name of the folder of what it made."""
+    """The `kind` of the config, which is also the name of the artifact's folder."""
     section: ClassVar[type[Section]]
-    """The type of its config."""
+    """Type of the config."""
     headlines: ClassVar[Mapping[str, tuple[str, str]]]
-    """Held-out measures to show first: name -> (label, explanation)."""
+    """Held-out measures of the summary: name -> (label, explanation)."""
     curves: ClassVar[Sequence[Curve]]
-    """What to draw of its log."""
+    """Curves to draw from the log."""
 
     @property
     @abstractmethod
     def method(self) -> str:
-        """What is trained, in a few words."""
+        """Short description of what is trained."""
 
     @property
     @abstractmethod
     def loss_terms(self) -> Sequence[str]:
-        """Names of the weighted terms of its loss, as metrics.jsonl has them."""
+        """Names of the weighted loss terms, as in metrics.jsonl."""
 
     @abstractmethod
     def described(self) -> dict[str, str | None]:
-        """What the run is, by name, for a table."""
+        """Return the properties of the run for the table of configurations."""
 
     @abstractmethod
     def measured_on(self) -> dict[str, object]:
-        """What its held-out measures depend on: the data, and the form of what is read."""
+        """Return what the held-out measures depend on: data and preprocessing."""
 
     @property
     def artifact(self) -> Path | None:
-        """The folder of what it made; None while the run goes on."""
+        """Folder of the trained artifact; None while the run is not finished."""
         folder = self.path / self.kind
         return folder if folder.is_dir() else None
 
     @property
     def test(self) -> dict[str, Any]:
-        """Measures on the held-out split, with their step: the artifact's, or else the last."""
+        """Held-out measures with their step: those of the artifact, or else the last ones."""
         return test_record(self.records, self.exported)
 
     @property
     def step(self) -> int:
-        """The last logged one."""
+        """The last logged step."""
         return int(self.records[-1]["step"]) if self.records else 0
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Of what it made; None while the run goes on."""
+        """Fingerprint of the artifact; None while the run is not finished."""
         return read_artifact(self.artifact).fingerprint if self.artifact else None
 
 
@@ -108,25 +108,28 @@ class TokenizerRunFolder(RunFolder):
     kind: ClassVar[str] = "tokenizer"
     section: ClassVar[type[Section]] = TokenizerRun
     headlines: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "psnr_db": ("reconstruction, PSNR in dB", "mean over the held-out images"),
-        "pixel_accuracy": ("pixel accuracy", "held out"),
-        "perplexity": ("perplexity", "held out; K if all codes are used alike"),
-        "codes_used": ("codes used", "that occur on the held-out images"),
+        "psnr_db": ("reconstruction PSNR, dB", "mean over the held-out images"),
+        "pixel_accuracy": ("pixel accuracy", "on the held-out images"),
+        "perplexity": (
+            "perplexity",
+            "on the held-out images; the codebook size if all codes are used equally",
+        ),
+        "codes_used": ("codes used", "codes that occur in the held-out images"),
     }
     curves: ClassVar[Sequence[Curve]] = TOKENIZER_CURVES
 
     @property
     def method(self) -> str:
-        """The quantizers and the data."""
+        """The quantizers and the data source."""
         return f"{', '.join(self.config.tokenizer.method)} on {self.config.data.source}"
 
     @property
     def loss_terms(self) -> Sequence[str]:
-        """Of the objective."""
+        """Names of the weighted loss terms of the objective."""
         return tuple(self.config.objective.weights)
 
     def described(self) -> dict[str, str | None]:
-        """Method, network, data, images and codes."""
+        """Return method, network, data, image size, and grid and size of the codebook."""
         image = self.config.tokenizer.image
         rows: dict[str, str | None] = {
             "method": ", ".join(self.config.tokenizer.method),
@@ -135,12 +138,12 @@ class TokenizerRunFolder(RunFolder):
             "images": f"{image.mode}, {image.height} x {image.width}",
         }
         if self.tokenizer is not None:
-            rows["codes"] = ", ".join(f"{h} x {w}" for h, w in self.tokenizer.grids)
-            rows["codebook, K"] = ", ".join(map(str, self.tokenizer.num_codes))
+            rows["code grid"] = ", ".join(f"{h} x {w}" for h, w in self.tokenizer.grids)
+            rows["codebook size K"] = ", ".join(map(str, self.tokenizer.num_codes))
         return rows
 
     def measured_on(self) -> dict[str, object]:
-        """The held-out images and their form."""
+        """Return the held-out data and the image contract."""
         data = self.held_out.dataset
         return {
             "data": self.held_out.source,
@@ -150,19 +153,19 @@ class TokenizerRunFolder(RunFolder):
 
     @cached_property
     def model(self) -> Autoencoder | None:
-        """The finished tokenizer, or the VAE; None while the run goes on."""
+        """The trained tokenizer or VAE; None while the run is not finished."""
         if self.artifact is None:
             return None
         return Autoencoder.from_pretrained(self.artifact).to(self.device)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The model, if it has codes."""
+        """The trained model if it is a tokenizer, which a VAE is not; else None."""
         return self.model if isinstance(self.model, Tokenizer) else None
 
     @cached_property
     def held_out(self) -> "HeldOut":
-        """The images that it is measured on."""
+        """The held-out images that the run is measured on."""
         contract = self.config.tokenizer.image
         source = f"{self.config.data.source}:test"
         try:
@@ -172,7 +175,7 @@ class TokenizerRunFolder(RunFolder):
 
 
 class HeldOut(NamedTuple):
-    """Held-out images, or why they cannot be had; a run can move away from its data."""
+    """Held-out images, or the reason why they cannot be opened, for example on another machine."""
 
     source: str
     contract: ImageContract
@@ -181,11 +184,11 @@ class HeldOut(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Everything that a report is to show, each in the order given."""
+    """The sources of a report, in the order of its arguments."""
 
     runs: list[RunFolder]
     measures: dict[str, MeasureRecord]
-    """Records of files, by name."""
+    """Name of a file of measures -> its record."""
 
 
 def open_sources(
@@ -196,9 +199,11 @@ def open_sources(
 ) -> Sources:
     """Read run folders and files of measures.
 
-    paths: by the names that the report gives them, as from `names_of`. kinds: of the runs that
-    can be read. others: for messages, what else the caller reads. Raises InputError for what is
-    none of these, or damaged, ConfigError for a run of another kind.
+    paths: paths by their names in the report, as from `names_of`. kinds: the accepted kinds of
+    runs. others: for messages, what else the caller accepts.
+
+    Raises InputError for a path that is neither or is damaged, ConfigError for a run of another
+    kind.
     """
     sources = Sources([], {})
     for name, path in paths.items():
@@ -215,12 +220,14 @@ def open_sources(
 
 
 def names_of(paths: Sequence[Path]) -> dict[str, Path]:
-    """Paths by their last parts; where two are alike, as they were given.
+    """Return paths by name: the last part of the path, or the whole path if names would collide.
 
-    Raises ConfigError for a path given twice.
+    Raises ConfigError if a path occurs twice.
     """
     if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError(f"expected different runs, found one twice: {', '.join(map(str, paths))}")
+        raise ConfigError(
+            f"expected different runs, found one of them twice: {', '.join(map(str, paths))}"
+        )
     short = [path.resolve().name for path in paths]
     return {
         name if short.count(name) == 1 else str(path): path
@@ -239,7 +246,7 @@ def _open_run(
     exported = exported_step(path)
     records = _log(path / "metrics.jsonl", exported)
     if not records:
-        raise InputError(f"{path}: has logged nothing yet; train it for some steps first")
+        raise InputError(f"{path}: the run has logged nothing yet; train it for some steps first")
     config: Any = validate(tree, leaf.section, where)
     timing = _log(path / "timing.jsonl")
     return leaf(path, name, config, records, timing, device, exported)
@@ -253,9 +260,9 @@ def _log(path: Path, kept: int | None = None) -> list[dict[str, Any]]:
 
 def _found(path: Path) -> str:
     if not path.exists():
-        return "there is nothing there"
+        return "there is no such file or folder"
     config = path / "config.json"
     kind = kind_in(config)
     if kind is None:
-        return "no run"
-    return f"is a {kind}, not a run; its run folder may be {path.resolve().parent}"
+        return "this is not a run folder"
+    return f"this is a {kind}, not a run; its run folder may be {path.resolve().parent}"

@@ -1,4 +1,4 @@
-"""What a trained tokenizer does to images, and what its codes look like."""
+"""Report sections of a tokenizer: reconstructions, encoder uncertainty and codes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,22 +28,22 @@ from imagetok.reporting import Block, Figure, Pictures, ReportSection, Text, usa
 from imagetok.tokenizers import Tokenizer
 
 IMAGES = 16
-"""Shown before and after."""
+"""Number of images shown with their reconstructions."""
 COUNTED = 2000
-"""Images whose codes are counted at most."""
+"""Largest number of images whose codes are counted."""
 COMMON, RARE, PATCHES = 16, 8, 7
-"""Codes shown of the most used and of the rarest, and places of each."""
+"""Number of most used and of least used codes shown, and of patches per code."""
 _PER_ROW = 8
 _MAPS = {
-    "uncertainty": "the Dirichlet uncertainty K / S",
+    "uncertainty": "the Dirichlet uncertainty K / S (codebook size over sum of concentrations)",
     "entropy": "the entropy of the code probabilities in nats",
 }
 
 
 def tokenizer_sections(runs: Sequence[TokenizerRunFolder]) -> list[ReportSection]:
-    """Of every tokenizer run: before and after, where it is unsure, its codes.
+    """Build the sections of tokenizer runs: reconstructions, encoder uncertainty and codes.
 
-    Runs on the same images are shown side by side.
+    Reconstructions of the same images by several runs are shown side by side.
     """
     finished = [run for run in runs if run.model is not None and run.held_out.dataset is not None]
     others = [run for run in runs if run not in finished]
@@ -61,7 +61,7 @@ def tokenizer_sections(runs: Sequence[TokenizerRunFolder]) -> list[ReportSection
 
 
 def _alike(runs: Sequence[TokenizerRunFolder]) -> list[list[TokenizerRunFolder]]:
-    """Runs in groups of the same images, in the same form."""
+    """Group runs by held-out images and image contract."""
     groups: dict[str, list[TokenizerRunFolder]] = {}
     for run in runs:
         assert run.held_out.dataset is not None
@@ -76,7 +76,7 @@ def _shown(dataset: ImageDataset, count: int = IMAGES) -> Images:
 
 
 def _reconstructed(run: TokenizerRunFolder, images: Images) -> Tensor:
-    """What comes back, as one can see it."""
+    """Return the reconstructions as RGB or grey images in [0, 1]."""
     assert run.model is not None
     draw = seeding.generator(0, "pictures", device=run.device)
     x_hat = run.model.reconstruct(images.to(run.device), generator=draw).nan_to_num().cpu()
@@ -86,18 +86,18 @@ def _reconstructed(run: TokenizerRunFolder, images: Images) -> Tensor:
 def _before_and_after(
     runs: Sequence[TokenizerRunFolder], is_alone: bool, blocks: list[Block]
 ) -> ReportSection:
-    """is_alone: the only section of that title, which needs no names."""
+    """Build a section on reconstructions; is_alone: the only one, so its title names no runs."""
     names = "" if is_alone else f" of {', '.join(run.name for run in runs)}"
-    return ReportSection(f"Before and after{names}", blocks)
+    return ReportSection(f"Reconstructions{names}", blocks)
 
 
 def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> ReportSection:
-    """Held-out images, and below each row what every run makes of it."""
+    """Build the section with held-out images above their reconstructions by every run."""
     held_out = runs[0].held_out
     assert held_out.dataset is not None
     images = _shown(held_out.dataset)
     layers = [as_pixels(as_rgb(images)), *(as_pixels(_reconstructed(r, images)) for r in runs)]
-    labels = ["original", *(run.name for run in runs)] if len(runs) > 1 else ["original", "after"]
+    labels = ["original", *(run.name for run in runs)] if len(runs) > 1 else ["original", "decoded"]
     parts, row_labels = [], []
     for start in range(0, len(images), _PER_ROW):
         rows = [layer[start : start + _PER_ROW] for layer in layers]
@@ -109,7 +109,7 @@ def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> ReportS
         f"{run.name}: {kept}" if len(runs) > 1 else kept for run in runs for kept in [_kept(run)]
     ]
     blocks: list[Block] = [
-        Text(f"Held-out images ({held_out.source}), and below each what comes back after "
+        Text(f"Held-out images ({held_out.source}) above their reconstructions from "
              f"{'; '.join(summary)}."),
         Pictures(np.concatenate(parts), min(_PER_ROW, len(images)), row_labels),
     ]  # fmt: skip
@@ -119,17 +119,17 @@ def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> ReportS
 
 
 def _kept(run: TokenizerRunFolder) -> str:
-    """What is left of an image."""
+    """Return a description of the latent representation of an image."""
     if run.tokenizer is None:
-        return "a continuous code"
+        return "a continuous latent"
     levels = zip(run.tokenizer.grids, run.tokenizer.num_codes, strict=True)
-    return " and ".join(f"{h} x {w} codes of {k}" for (h, w), k in levels)
+    return " and ".join(f"{h} x {w} codes (codebook size {k})" for (h, w), k in levels)
 
 
 def _from_training(run: TokenizerRunFolder, is_alone: bool) -> ReportSection:
-    """What training left, where the run is not finished or its images are elsewhere."""
+    """Build the section from pictures saved in training: no artifact, or no held-out images."""
     why = (
-        f"The run has not finished; it stands at step {run.step:,}."
+        f"Training has not finished; the last logged step is {run.step:,}."
         if run.model is None
         else f"The held-out images cannot be opened here: {run.held_out.reason}"
     )
@@ -137,7 +137,7 @@ def _from_training(run: TokenizerRunFolder, is_alone: bool) -> ReportSection:
 
 
 def _over_training(run: TokenizerRunFolder, is_named: bool) -> list[Block]:
-    """What came back at the first, a middle and the last evaluation, as training drew it."""
+    """Show the reconstructions that training saved: first, middle and last evaluation."""
     files = sorted((run.path / "pictures").glob("step-*.png"))
     rows: dict[str, np.ndarray] = {}
     damaged: list[Block] = []
@@ -145,20 +145,20 @@ def _over_training(run: TokenizerRunFolder, is_named: bool) -> list[Block]:
         try:
             before, after = _drawn_in_training(file, run.held_out.contract)
         except InputError as error:
-            damaged.append(Text(f"A picture of training cannot be shown: {error}"))
+            damaged.append(Text(f"A picture saved in training cannot be shown: {error}"))
             continue
         rows.setdefault("original", before)
         rows[f"{int(file.stem.removeprefix('step-')):,}"] = after
     if not rows:
         return damaged
-    summary = "What came back at these steps of training."
+    summary = "Reconstructions at these steps of training."
     caption = f"{run.name}. {summary}" if is_named else summary
     shown = Pictures(np.concatenate(list(rows.values())), _PER_ROW, list(rows), caption=caption)
     return [shown, *damaged]
 
 
 def _drawn_in_training(file: Path, contract: ImageContract) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of originals of a picture that training saved, and what came back of them."""
+    """Return the first row of originals of a saved picture, and their reconstructions."""
     pixels = open_image(file)
     try:
         images = cut_grid(pixels, contract.height, contract.width, scale=2)
@@ -172,7 +172,7 @@ def _drawn_in_training(file: Path, contract: ImageContract) -> tuple[np.ndarray,
 def _uncertainty_maps(
     tokenizer: Tokenizer, dataset: ImageDataset, name: str
 ) -> list[ReportSection]:
-    """Evidence, or else entropy, laid over images; nothing where the quantizer tells of neither."""
+    """Overlay uncertainty, or else entropy, on images; no section if the quantizer has neither."""
     device = device_of(tokenizer)
     images = _shown(dataset, _PER_ROW)
     draw = seeding.generator(0, "pictures", device=device)
@@ -190,11 +190,11 @@ def _uncertainty_maps(
         labels.append(level or measure)
         ends.append(f"{level} {scale:.3g}".strip())
     text = (
-        f"Brightness is {_MAPS[measure]} at every code: dark where the encoder is sure, pale "
-        f"yellow at the largest value shown ({', '.join(ends)})."
+        f"Brightness shows {_MAPS[measure]} at every code position: dark is certain, pale yellow "
+        f"is the largest value shown ({', '.join(ends)})."
     )
     picture = Pictures(np.concatenate(rows), len(seen), labels)
-    return [ReportSection(f"Where it is unsure{name}", [Text(text), picture])]
+    return [ReportSection(f"Encoder uncertainty{name}", [Text(text), picture])]
 
 
 def _as_rgb(images: Tensor) -> np.ndarray:
@@ -205,7 +205,7 @@ def _as_rgb(images: Tensor) -> np.ndarray:
 def _codes(
     tokenizer: Tokenizer, dataset: ImageDataset, encoded: EncodedImageCodes, name: str
 ) -> ReportSection:
-    """How often each code is used, and what the common and the rare ones stand for."""
+    """Build the section on codes: usage, and image patches of frequent and rare codes."""
     blocks: list[Block] = []
     levels = len(tokenizer.num_codes)
     for level, num_codes in enumerate(tokenizer.num_codes):
@@ -213,13 +213,13 @@ def _codes(
         use = codebook_use(counts)
         which = f"Level {level}. " if levels > 1 else ""
         caption = (
-            f"{which}How often each code occurs in {len(encoded.indices):,} held-out images: "
+            f"{which}Uses of each code in {len(encoded.indices):,} held-out images: "
             f"{use.codes_used:,} of {num_codes:,} codes are used, perplexity {use.perplexity:.1f}."
         )
         drawn = usage_histogram(counts)
-        blocks.append(Figure(drawn, f"{which}Sorted usage of the codes", caption))
+        blocks.append(Figure(drawn, f"{which}Usage of each code, sorted", caption))
         blocks.append(_patches(tokenizer, dataset, encoded, level, codes, counts))
-    return ReportSection(f"The codes{name}", blocks)
+    return ReportSection(f"Codes{name}", blocks)
 
 
 def _patches(
@@ -238,19 +238,17 @@ def _patches(
         row += [as_pixels(p) for p in found]
         blank = np.full((PATCHES - len(found), *row[0].shape[1:]), 255, dtype=np.uint8)
         rows.append(np.concatenate([*row, blank]))
-    headers = ["alone", "found", *[""] * (PATCHES - 1)]
-    summary = (
-        "Alone: what the decoder paints where a code has only copies of itself around it; then p"
-    )
+    headers = ["decoded", "patches", *[""] * (PATCHES - 1)]
+    summary = "decoded: the code's area when the whole grid is filled with this code; patches: "
     caption = (
-        f"{summary if painted is not None else 'P'}laces where the code was found, with as much "
-        f"again around them. The {min(len(codes), COMMON)} most used codes"
-        + (f", then {len(codes) - COMMON} of the rarest." if len(codes) > COMMON else ".")
+        f"{summary if painted is not None else ''}image patches where the code occurs; the middle "
+        f"half of each is the code's own area. Rows: the {min(len(codes), COMMON)} most used codes"
+        + (f", then {len(codes) - COMMON} of the least used." if len(codes) > COMMON else ".")
     )
     return Pictures(
         np.concatenate(rows),
         PATCHES + (painted is not None),
-        # Spaces that keep a number and what it counts on one line.
+        # No-break spaces keep a number and its unit on one line.
         [f"code\N{NO-BREAK SPACE}{c}, {int(counts[c]):,}\N{NO-BREAK SPACE}x" for c in codes],
         headers if painted is not None else headers[1:],
         caption,
@@ -259,7 +257,7 @@ def _patches(
 
 @torch.no_grad()
 def decoded_single_codes(tokenizer: Tokenizer, codes: Sequence[int]) -> Images:
-    """The middle of what each code decodes to when it fills the grid; one level only."""
+    """Decode grids filled with one code each and cut out the centre; for one level only."""
     (grid,) = tokenizer.grids
     device = device_of(tokenizer)
     full = torch.tensor(codes, device=device).view(-1, 1, 1).expand(-1, *grid).contiguous()

@@ -1,4 +1,4 @@
-"""Whether a tokenizer's uncertainty tells where it errs, and which images are foreign to it."""
+"""Does uncertainty predict reconstruction error, and detect out-of-distribution images?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,47 +33,47 @@ from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import display_name, open_tokenizer
 
 NUM_SHOWN = 8
-NUM_CANDIDATES = 256  # the first images, of which the pictures are chosen
+NUM_CANDIDATES = 256  # the most uncertain of the first 256 images are shown
 _SHOWN_AS = {"top_logit": "minus the largest logit", "margin": "minus the margin"}
-_RELATED = 0.2  # a rank correlation that is worth a word
+_RELATED = 0.2  # smallest rank correlation that is reported as a relation
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class UncertaintyStudy(Result):
-    """One tokenizer's uncertainty by every measure that its quantizer has."""
+    """Study of one tokenizer, for every uncertainty measure that its quantizer has."""
 
     tokenizer: str
     fingerprint: str
     method: str
     data: str
     identities: dict[str, dict[str, Any]]
-    """What the numbers depend on: the data's, and of each shifted set."""
+    """Name of a dataset -> what its numbers depend on; the data first, then each shifted set."""
     correlations: dict[str, dict[str, float | None]]
-    """By measure: Spearman's with the error, of positions and of images."""
+    """Measure -> Spearman's rank correlation with the error, over `positions` and `images`."""
     aurocs: dict[str, dict[str, float]]
-    """By measure (and `error` itself, for comparison): of each shifted set."""
+    """Measure (or `error`, for comparison) -> shifted set -> AUROC of telling it from the data."""
     binned_errors: dict[str, BinnedError]
     shown: dict[str, np.ndarray]
-    """Rows of at most NUM_SHOWN images: images, reconstructions, error, and each measure."""
+    """Rows of at most NUM_SHOWN pictures: images, reconstructions, errors, and each measure."""
 
     def title(self) -> str:
-        """The tokenizer, the data, and how many images there are of each set."""
+        """Return a title: the tokenizer, the data and the number of images of each dataset."""
         return f"{self.tokenizer} on {self.data}; images: {self.image_counts()}"
 
     def image_counts(self) -> str:
-        """How many images there are of each set."""
+        """Return the number of images of each dataset as text."""
         return ", ".join(f"{name} {found['count']:,}" for name, found in self.identities.items())
 
     def conclusion(self) -> str:
-        """In words, what the rank correlation over code positions says of every measure."""
+        """Return a sentence on how every measure correlates with the error over code positions."""
         summary = [
             f"{measure_label(name)} {_relation_to_error(found['positions'])}"
             for name, found in self.correlations.items()
         ]
-        return f"By Spearman's correlation over code positions: {'; '.join(summary)}."
+        return f"Spearman's rank correlation over code positions: {'; '.join(summary)}."
 
     def table(self) -> dict[str, dict[str, object]]:
-        """A row a measure: rank correlations with the error, AUROC of each shifted set."""
+        """Return a row per measure: rank correlations with the error, AUROC of each shifted set."""
         return {
             measure_label(name): {
                 **{f"spearman, {what}": value for what, value in found.items()},
@@ -84,7 +84,7 @@ class UncertaintyStudy(Result):
         }
 
     def rows(self) -> dict[str, object]:
-        """The table in one column."""
+        """Return the table flattened to one column."""
         return {
             f"{measure}: {what}": value
             for measure, row in self.table().items()
@@ -92,12 +92,12 @@ class UncertaintyStudy(Result):
         }
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """The images with the most uncertainty, what comes back, and maps of it."""
+        """Return the most uncertain images with reconstructions, error and uncertainty maps."""
         return {", ".join(self.shown): grid_of_rows(self.shown)}
 
     @property
     def measures(self) -> dict[str, Any]:
-        """Everything but the pictures, as uncertainty.json holds it."""
+        """All numbers of the study, as in uncertainty.json."""
         return {
             "tokenizer": self.fingerprint,
             "origin": self.tokenizer,
@@ -114,37 +114,37 @@ class UncertaintyStudy(Result):
 
 
 def measure_label(name: str) -> str:
-    """A measure's name on a page, with the sign that it is measured with, and its level."""
+    """Return the display name of a measure, with its sign and level."""
     measure, _, level = name.partition("_level")
     return _SHOWN_AS.get(measure, measure) + (f", level {level}" if level else "")
 
 
 def _relation_to_error(correlation: float | None) -> str:
-    """What a doubt does, by its rank correlation with the error."""
+    """Describe the relation of a measure to the error from their rank correlation."""
     if correlation is None:
-        return "cannot be compared, it or the error is the same everywhere"
+        return "is undefined, because it or the error is constant"
     if abs(correlation) <= _RELATED:
-        return f"hardly tells of the error ({correlation:.2f})"
+        return f"is hardly correlated with the error ({correlation:.2f})"
     return f"{'rises' if correlation > 0 else 'falls'} with the error ({correlation:.2f})"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Uncertainty(Result):
-    """Studies of one or several tokenizers on the same images."""
+    """The result of `uncertainty`: studies of one or several tokenizers on the same images."""
 
     studies: tuple[UncertaintyStudy, ...]
 
     @property
     def record(self) -> dict[str, Any]:
-        """What uncertainty.json holds."""
+        """Content of uncertainty.json."""
         return {"tokenizers": [study.measures for study in self.studies]}
 
     def title(self) -> str:
-        """The tokenizers."""
+        """Return a title that names the tokenizers."""
         return f"Uncertainty of {', '.join(study.tokenizer for study in self.studies)}"
 
     def rows(self) -> dict[str, object]:
-        """Those of every study; of several, under their tokenizers' names."""
+        """Return the rows of every study, prefixed by the tokenizer if there are several."""
         is_one = len(self.studies) == 1
         return {
             name if is_one else f"{study.tokenizer}: {name}": value
@@ -153,7 +153,7 @@ class Uncertainty(Result):
         }
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Those of every study."""
+        """Return the pictures of every study, prefixed by the tokenizer's name."""
         return {
             f"{study.tokenizer}: {name}": pixels
             for study in self.studies
@@ -171,30 +171,31 @@ def uncertainty(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Uncertainty:
-    """Ask whether a tokenizer's uncertainty tells where it errs, and which images are foreign.
+    """Test whether encoder uncertainty predicts reconstruction error and detects shifted data.
 
-    Uncertainty is a Dirichlet's K / S, the entropy of code probabilities, minus the largest logit,
-    or minus the margin to the second nearest code: what the quantizer has. It is compared with the
-    error by rank correlation over code positions and over images, and by the AUROC of the images'
-    means between `data` and each shifted set.
+    Uncertainty is, depending on the quantizer, K / S of a Dirichlet, the entropy of the code
+    probabilities, minus the largest logit, or minus the margin to the second nearest code. It is
+    compared with the error by Spearman's rank correlation, over code positions and over images.
+    For each shifted set, the AUROC of the mean uncertainty per image against `data` is computed.
 
-    tokenizers: one or several, each a Tokenizer, its folder, or a Hub id. data: the images that
-    they were made for: a spec such as `cifar10:test`, a path, or any other input of images (see
-    `open_inputs`). shifted: images from elsewhere, one or several inputs, or "noise". limit: only
-    so many of each (at least 2). out: a folder that gets uncertainty.json and report.html.
+    tokenizers: one or several, each a Tokenizer, its folder, or a Hub id. data: in-distribution
+    images: a spec such as `cifar10:test`, a path, or any other image input (see `open_inputs`).
+    shifted: out-of-distribution images, one or several inputs, or "noise". limit: largest number
+    of images of each dataset (at least 2). out: a folder for uncertainty.json and report.html.
 
-    Raises ConfigError for a tokenizer that knows no uncertainty, one of label maps, one given twice
-    and an `out` that is a file; ArtifactError and InputError for what cannot be read.
+    Raises ConfigError for a tokenizer without an uncertainty measure, one of label maps, one that
+    occurs twice, and if `out` is a file; ArtifactError and InputError for unreadable tokenizers
+    and images.
 
     Example: `imagetok.uncertainty("runs/a/tokenizer", "digits:test", shifted=["noise"]).rows()`
     """
     folder = output_folder(out)
     given = [tokenizers] if isinstance(tokenizers, Autoencoder | Path | str) else list(tokenizers)
-    foreign = [shifted] if isinstance(shifted, str | Path) else shifted
+    others = [shifted] if isinstance(shifted, str | Path) else shifted
     _check_asked(given, data)
     where = choose_device(device) if device is not None else None
     with progress_shown(progress):
-        studies = tuple(_study(one, data, foreign, limit, where) for one in given)
+        studies = tuple(_study(one, data, others, limit, where) for one in given)
     found = Uncertainty(studies)
     if folder is not None:
         from imagetok.analysis.uncertainty_page import write_page
@@ -205,19 +206,19 @@ def uncertainty(
 
 
 def _check_asked(tokenizers: Sequence[Autoencoder | Path | str], data: object) -> None:
-    """Raise ConfigError for a tokenizer given twice, and for noise as what it was made for."""
+    """Raise ConfigError if there is no tokenizer, if one occurs twice, or if `data` is noise."""
     places = [one if isinstance(one, Autoencoder) else Path(one).resolve() for one in tokenizers]
     for one, place in zip(tokenizers, places, strict=True):
         if sum(other is place or other == place for other in places) > 1:
             raise ConfigError(
-                f"--tokenizer: expected different ones, found {display_name(one)} twice"
+                f"--tokenizer: expected different tokenizers, found {display_name(one)} twice"
             )
     if not tokenizers:
-        raise ConfigError("--tokenizer: expected at least one, found none")
+        raise ConfigError("--tokenizer: expected at least one tokenizer, found none")
     if isinstance(data, str) and data == "noise":
         raise ConfigError(
-            "--data noise: `noise` stands only for images of --shifted; give the images that the "
-            "tokenizer was made for, for example --data cifar10:test --shifted noise"
+            "--data noise: `noise` is only accepted by --shifted; pass in-distribution images as "
+            "--data, for example --data cifar10:test --shifted noise"
         )
 
 
@@ -228,7 +229,7 @@ def _study(
     limit: int | None,
     device: torch.device | None,
 ) -> UncertaintyStudy:
-    """One tokenizer on its data and on shifted sets; each set is read whole, or to `limit`."""
+    """Study one tokenizer on its data and on the shifted sets, at most `limit` images of each."""
     model = open_tokenizer(given, device)
     name, dataset = _open(data, model, limit, 0)
     scores = measure_uncertainty(model, dataset)
@@ -260,7 +261,7 @@ def _study(
 def _open(
     data: ImageInput, model: Tokenizer, limit: int | None, count: int
 ) -> tuple[str, ImageDataset]:
-    """A dataset and its name; `noise` has as many images as the data, `count`."""
+    """Open a dataset and return its name too; `noise` has `count` images, as many as the data."""
     if isinstance(data, str) and data == "noise":
         return "noise", noise_images(model.image, count)
     dataset, source = open_inputs(data, model.image)
@@ -281,7 +282,7 @@ def _shown(
     first = next(iter(scores.maps))
     among = range(min(NUM_CANDIDATES, len(dataset)))
     chosen = np.argsort(-scores.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
-    # In the batches that were measured, so that a test-time rule that samples draws the same.
+    # In the measured batches, so that a quantizer that samples in eval mode draws the same codes.
     pairs = [
         (batch.images, model.decode(model.encode(batch.images, generator=batch.draw())))
         for batch in batches(model, dataset, among)

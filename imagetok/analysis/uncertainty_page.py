@@ -1,4 +1,4 @@
-"""The page of uncertainty beside error."""
+"""The HTML page of `uncertainty`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +17,15 @@ from imagetok.reporting import (
     write_report,
 )
 
+_COLUMNS = (
+    "spearman: rank correlation with the reconstruction error, over code positions or over images. "
+    "auroc: how well the mean of the measure over an image separates shifted images from the data; "
+    "0.5 is chance level. The last row is for the reconstruction error itself."
+)
+
 
 def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
-    """The studies as one self-contained HTML file."""
+    """Write the studies as a self-contained HTML file."""
     methods = [study.method for study in studies]
     titles = [
         study.method
@@ -29,11 +35,11 @@ def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
     ]
     sections = [_error_by_bin(studies, titles)]
     sections += [_section(study, title) for study, title in zip(studies, titles, strict=True)]
-    write_report(path, "Uncertainty beside error", sections)
+    write_report(path, "Uncertainty and reconstruction error", sections, "imagetok uncertainty")
 
 
 def _error_by_bin(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> ReportSection:
-    """The error over groups of code positions, from the least uncertain to the most."""
+    """Plot the mean error of ten bins of code positions, ordered by uncertainty."""
     lines = {
         f"{title}: {measure_label(name)}": (np.arange(1, len(found.error) + 1), found.error)
         for study, title in zip(studies, titles, strict=True)
@@ -41,33 +47,33 @@ def _error_by_bin(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) ->
     }
     blocks: list[Block] = [
         Text(
-            "Code positions in ten groups, from the least doubt to the most: a doubt that knows "
-            "where the tokenizer errs rises from left to right."
+            "Code positions are sorted by uncertainty into ten bins, the most certain first. If "
+            "uncertainty predicts the reconstruction error, the curve rises from left to right."
         ),
         Figure(
-            curves(lines, "group, by doubt", "mean squared error x 10^3"),
-            "mean squared error over the groups of doubt",
+            curves(lines, "bin, by increasing uncertainty", "mean squared error x 10^3"),
+            "mean squared error per bin of uncertainty",
         ),
     ]
-    return ReportSection("Does doubt rise with the error?", blocks)
+    return ReportSection("Error by uncertainty", blocks)
 
 
 def _section(study: UncertaintyStudy, title: str) -> ReportSection:
-    """One tokenizer's numbers, and the images that it is least certain of."""
+    """Build the section of one tokenizer: its measures and its most uncertain images."""
     rows = study.table()
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
     among = min(NUM_CANDIDATES, study.identities[study.data]["count"])
     blocks: list[Block] = [
-        Text(f"{study.tokenizer} on {study.data}. Images: {study.image_counts()}."),
+        Text(f"{study.tokenizer} on {study.data}. Number of images: {study.image_counts()}."),
         Text(study.conclusion()),
-        Table(("measure", *columns), cells),
+        Table(("measure", *columns), cells, _COLUMNS),
         Pictures(
             np.concatenate(list(study.shown.values())),
             len(next(iter(study.shown.values()))),
             row_labels=list(study.shown),
-            caption=f"The images with the most doubt on average among the first {among:,}; "
-            "each map from its least to its largest value.",
+            caption=f"The images with the highest mean uncertainty among the first {among:,}. "
+            "Each row of maps is scaled from its smallest to its largest value.",
         ),
     ]
     return ReportSection(title, blocks)

@@ -1,1 +1,1 @@
-"""Code datasets: sharded, hashed, bound to the tokenizer that made them."""
+"""Code datasets: sharded, hashed, and bound to the fingerprint of their tokenizer."""

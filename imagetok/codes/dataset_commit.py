@@ -1,4 +1,4 @@
-"""What makes a code dataset appear: its plan first, then records, its manifest last."""
+"""Committing a code dataset: the plan first, then shards with records, the manifest last."""
 
 import logging
 import shutil
@@ -33,44 +33,47 @@ logger = logging.getLogger("imagetok")
 
 
 class EncodeReport(NamedTuple):
-    """What an encoding made; `inputs == written + skipped` was checked."""
+    """Totals of a written code dataset, with `inputs == written + skipped`."""
 
     inputs: int
     written: int
     skipped: int
     skips: list[Skip]
-    """Each skipped input with its path and reason; only on the main process."""
+    """Each skipped input with its path and reason; filled on the main process only."""
     num_shards: int
     num_bytes: int
     usage: tuple[LevelUse, ...]
 
 
 def commit_plan(folder: Path, plan: CodePlan) -> None:
-    """Write the plan into an empty folder, or go on with the same; hold the folder's lock.
+    """Write the plan into an empty folder, or continue with an equal one that is there.
 
-    Raises ConfigError, with the differing fields, when the folder holds anything else.
+    The caller holds the folder's lock. Raises ConfigError, listing the differing fields, when the
+    folder holds anything else.
     """
     new = plan.model_dump(mode="json")
     if (folder / PLAN).is_file():
         old = open_plan(folder).model_dump(mode="json")
-        old["tokenizer"]["name"] = new["tokenizer"]["name"]  # only for people
-        old["source"] = public_url(old["source"])  # of a time when it was stored as it was given
+        old["tokenizer"]["name"] = new["tokenizer"]["name"]  # never compared
+        old["source"] = public_url(old["source"])  # earlier versions stored passwords in URLs
         continue_folder(folder, "code dataset", old, new)
     else:
         start_folder(folder / PLAN, "code dataset", new)
 
 
 def start_folder(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
-    """Write what a folder's files are made by as its first file; hold the folder's lock.
+    """Start an empty folder with a record of the settings that its files are made with.
 
-    what: the folder will hold, for the message of the ConfigError when it holds anything.
+    The caller holds the folder's lock. path: the record. what: name of the folder's content for
+    messages. made_by: the settings. Raises ConfigError when the folder is not empty.
     """
     folder = path.parent
-    # A writer that was killed at its first file leaves that one's temporary name.
-    foreign = [p.name for p in folder.iterdir() if not is_temporary(p, path.name)]
-    if foreign:
+    # A writer that was killed while writing the record leaves its temporary file.
+    others = [p.name for p in folder.iterdir() if not is_temporary(p, path.name)]
+    if others:
         raise ConfigError(
-            f"{folder}: not empty and no {what} (found {foreign[0]}); choose another folder"
+            f"{folder}: expected an empty folder or a {what}, found {others[0]}; choose another "
+            "folder"
         )
     write_json(path, made_by)
     remove_temporaries(folder)
@@ -79,19 +82,22 @@ def start_folder(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
 def continue_folder(
     folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
-    """Go on in a folder whose files are made by `old`; hold its lock.
+    """Continue in a folder whose files are made with the settings `old`.
 
-    Raises ConfigError with the fields in which `new` differs.
+    The caller holds the folder's lock. Raises ConfigError, listing the fields that differ, when
+    the settings `new` are not the same.
     """
     changed = differences(old, new)
     if changed:
-        lines = "\n".join(f"  {k}: {a!r} there, {b!r} asked" for k, (a, b) in changed.items())
-        raise ConfigError(f"{folder}: holds another {what}:\n{lines}\nchoose another folder")
+        lines = "\n".join(
+            f"  {k}: {a!r} in the folder, {b!r} requested" for k, (a, b) in changed.items()
+        )
+        raise ConfigError(f"{folder}: holds a different {what}:\n{lines}\nchoose another folder")
     remove_temporaries(folder)
 
 
 def is_complete(folder: Path, plan: CodePlan, shard: int) -> bool:
-    """Whether a shard and its record are there, undamaged."""
+    """Return whether a shard and its record exist and are undamaged."""
     path = folder / f"{shard_name(shard)}.json"
     if not path.is_file():
         return False
@@ -101,23 +107,23 @@ def is_complete(folder: Path, plan: CodePlan, shard: int) -> bool:
         check_shard_file(folder, record)
     except ShardError as error:
         reason = str(error).partition("; ")[0]
-        logger.warning("making a damaged shard again: %s", reason)
+        logger.warning("writing a damaged shard again: %s", reason)
         return False
     return True
 
 
 def read_record(folder: Path, shard: int) -> ShardRecord:
-    """A shard's record as it is stored."""
+    """Read a shard's record; raises ShardError when it is missing or damaged."""
     return read_json(folder / f"{shard_name(shard)}.json", ShardRecord)
 
 
 def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeReport:
-    """Finish a dataset whose shards are all there; InputError beyond max_skips."""
+    """Write the manifest of a dataset whose shards all exist; InputError beyond max_skips."""
     entries: list[ShardEntry] = []
     skips: list[Skip] = []
     counts = [torch.zeros(k, dtype=torch.int64) for k in plan.num_codes]
     for shard in range(plan.num_shards):
-        record = read_record(folder, shard)  # one at a time: of a large codebook each is large
+        record = read_record(folder, shard)  # one at a time: large codebooks have large records
         entries.append(
             ShardEntry(
                 file=record.file,
@@ -134,9 +140,9 @@ def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeRepor
     assert plan.num_inputs == written + len(skips), "inputs == written + skipped"
     if len(skips) > max_skips:
         raise InputError(
-            f"{len(skips)} of {plan.num_inputs} images are unreadable, {max_skips} are allowed; "
-            f"the first is {skips[0].path} ({skips[0].reason}). "
-            "Remove them, or allow skips with --max-skip N or P%"
+            f"{len(skips)} of {plan.num_inputs} images are unreadable, but {max_skips} are "
+            f"allowed; the first is {skips[0].path} ({skips[0].reason}). "
+            "Remove these files, or allow more skips with --max-skip N or --max-skip P%"
         )
     manifest = Manifest(
         plan_sha256=sha256_file(folder / PLAN),
@@ -157,7 +163,7 @@ def _level_use(counts: Tensor) -> LevelUse:
 
 
 def stored_report(folder: Path) -> EncodeReport:
-    """What the manifest tells, without the list of skips."""
+    """Return the report of a finished dataset from its manifest, with an empty list of skips."""
     return _report(read_json(folder / MANIFEST, Manifest), [])
 
 
@@ -174,7 +180,7 @@ def _report(manifest: Manifest, skips: list[Skip]) -> EncodeReport:
 
 
 def expected_bytes(plan: CodePlan) -> int:
-    """About what a dataset takes on disk if no image is skipped: tars, records and manifest."""
+    """Estimate the bytes of a dataset on disk (tars, records, manifest) if no image is skipped."""
     full, rest = divmod(plan.num_inputs, plan.samples_per_shard)
     return full * _shard_bytes(plan, plan.samples_per_shard) + _shard_bytes(plan, rest)
 
@@ -186,20 +192,23 @@ def _shard_bytes(plan: CodePlan, samples: int) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """On the disk of a folder, which need not exist yet."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     return shutil.disk_usage(existing).free
 
 
 def check_space(folder: Path, plan: CodePlan) -> None:
-    """Refuse when what is missing does not fit the disk; call it with the folder's lock held."""
+    """Raise ResourceError when the missing shards do not fit on the disk.
+
+    The caller holds the folder's lock.
+    """
     done = (int(p.stem) for p in folder.glob("*.json") if p.stem.isdecimal())
     there = sum(_shard_bytes(plan, len(plan.input_range(s))) for s in done if s < plan.num_shards)
     needed = expected_bytes(plan) - there
-    # What killed writers left behind will be removed.
+    # Temporary files of killed writers will be removed.
     free = free_bytes(folder) + sum(p.stat().st_size for p in folder.glob("*.tmp-*"))
     if needed > free:
         raise ResourceError(
-            f"{folder}: the codes need about {needed:,} more bytes, the disk has {free:,} free; "
-            "free some, or choose another disk"
+            f"{folder}: the codes need about {needed:,} more bytes, but the disk has {free:,} "
+            "free; free some space, or choose a folder on another disk"
         )

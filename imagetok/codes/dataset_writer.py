@@ -1,4 +1,7 @@
-"""How a code dataset is made: by any number of processes, killed or not, the same bytes."""
+"""Writing a code dataset with any number of processes.
+
+The bytes do not depend on the number of processes, nor on interruptions and reruns.
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -30,21 +33,21 @@ logger = logging.getLogger("imagetok")
 def write_dataset(
     folder: Path,
     plan: CodePlan,
-    merged_parts: Callable[[range], Iterable[EncodedPart]],
+    parts_of: Callable[[range], Iterable[EncodedPart]],
     description: str,
     *,
     max_skips: int = 0,
     sample: Callable[[], str] = str,
 ) -> EncodeReport:
-    """Write the code dataset of `plan` into `folder`; a rerun continues where one was stopped.
+    """Write the code dataset of `plan` into `folder`; a rerun continues an interrupted one.
 
-    parts_of: the codes of a range of inputs, in order, always the same for the same range; called
-    for each shard that is not there, in the process whose turn it is. description: of the progress.
-    max_skips: unreadable inputs allowed over the whole dataset. sample: a hash of some inputs,
-    compared over the processes with the plan. Raises ConfigError when `folder` holds another plan
-    or a process was started for another one, InputError beyond max_skips and when processes see
-    different inputs, ResourceError on too little disk, StoppedError
-    after a signal (rerun to continue).
+    parts_of: returns the codes of a range of inputs, in order and always the same for a range;
+    called for each missing shard, in the process that the shard is assigned to. description: text
+    beside the progress bar. max_skips: unreadable inputs to allow in the whole dataset. sample:
+    returns a hash of some inputs, which is compared between the processes along with the plan.
+    Raises ConfigError when `folder` holds another plan or another process was started with other
+    options, InputError beyond max_skips or when processes see different inputs, ResourceError when
+    the disk is too small, StoppedError after a signal (rerun to continue).
     """
     state = process_state()
     logger.info("processes: %d", state.num_processes)
@@ -61,7 +64,7 @@ def write_dataset(
             share()
         state.wait_for_everyone()
         if not state.is_main_process:
-            # One that outlives the first process still keeps other writers away.
+            # If the main process dies first, the others still keep other writers away.
             held.enter_context(lock(folder, shared=True))
         written = folder / PLAN
         check_same_on_all(
@@ -81,7 +84,7 @@ def write_dataset(
         with ProgressBar(description, total, done, is_main, rate_unit="images/s") as progress:
             for shard in sorted(set(mine) - set(finished)):
                 inputs = plan.input_range(shard)
-                parts = _watched(merged_parts(inputs), progress, done, max_skips - skipped, stop)
+                parts = _watched(parts_of(inputs), progress, done, max_skips - skipped, stop)
                 skipped += len(write_shard(folder, plan, shard, parts).skipped)
                 done += len(inputs)
         state.wait_for_everyone()
@@ -91,7 +94,10 @@ def write_dataset(
 
 
 def _comparable_facts(plan: CodePlan) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A plan as its settings and as what it tells of the inputs; where those lie may differ."""
+    """Split a plan into settings and facts about the inputs, for comparing processes.
+
+    The location of the inputs and the tokenizer's name may differ and are left out.
+    """
     tree = plan.model_dump(mode="json", exclude={"source": True, "tokenizer": {"name"}})
     names = ("tokenizer", "num_inputs", "source_identity", "labelled", "class_names", "parts")
     inputs = {name: tree.pop(name) for name in names if name in tree}
@@ -105,7 +111,7 @@ def _watched(
     max_skips: int,
     stop: StopRequest,
 ) -> Iterator[EncodedPart]:
-    """The same parts, with progress, the stop request and the allowance of skips looked at."""
+    """Yield the parts; advance the progress bar, and check for a stop request and max_skips."""
     skipped = 0
     for part in parts:
         stop.check_here()
@@ -114,7 +120,7 @@ def _watched(
             worst = part.skipped[-1]
             raise InputError(
                 f"{worst.path}: {worst.reason}; more images are unreadable than --max-skip allows. "
-                "Remove the file, or allow more with --max-skip N or P%"
+                "Remove the file, or allow more skips with --max-skip N or --max-skip P%"
             )
         yield part
         done += len(part.keys) + len(part.skipped)

@@ -1,4 +1,4 @@
-"""Codes back to images, in fixed padded batches."""
+"""Decoding codes to images, in padded batches of a fixed size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,14 +28,14 @@ RECORD = "decoded.json"
 
 
 class DecodeRecord(Section):
-    """What made a folder of decoded images."""
+    """The record in a folder of decoded images that says which codes they come from."""
 
     codes: str
-    """The root hash of their dataset, which covers the tokenizer's fingerprint."""
+    """Root hash of the code dataset, which covers the tokenizer's fingerprint."""
 
 
 class DecodeReport(NamedTuple):
-    """What a run left in a folder."""
+    """Number of images in the folder, and how many of them the call wrote."""
 
     num_images: int
     num_new: int
@@ -50,14 +50,16 @@ def decode(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Decoded:
-    """Turn a code dataset back into images, one PNG each, named by source index.
+    """Decode a code dataset to PNG images, one per sample, named by source index.
 
     >>> imagetok.decode("runs/digits-edvae/tokenizer", "codes/test", "decoded", limit=100)
 
-    tokenizer: an object, a folder or a Hub id. codes: a code dataset, its folder or URL.
-    out: the folder of the images; a rerun continues there. limit: only the first so many images.
-    device: None leaves a tokenizer object where it is, and chooses for what is loaded.
-    Raises ShardError when the codes are another tokenizer's or a shard is damaged, ConfigError
+    tokenizer: a Tokenizer, a folder or a Hub id.
+    codes: a code dataset, its folder or URL.
+    out: the folder of the images; a rerun writes the missing ones.
+    limit: decode only the first `limit` samples.
+    device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
+    Raises ShardError when another tokenizer made the codes or a shard is damaged, ConfigError
     when `out` holds anything else, StoppedError after a signal (call it again to continue).
     """
     if limit is not None and limit < 1:
@@ -70,10 +72,10 @@ def decode(
 
 
 def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
-    """Images as from `Tokenizer.decode`, on the CPU.
+    """Decode codes with `Tokenizer.decode`; return the images on the CPU.
 
-    Every forward pass has `DECODE_BATCH` images, the last one padded, so an image does not depend
-    on how many are decoded with it.
+    Every forward pass has `DECODE_BATCH` images, the last one padded, so that an image does not
+    depend on how many are decoded with it.
     """
     device = device_of(tokenizer)
     count = len(codes[0])
@@ -90,7 +92,7 @@ def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
 
 
 def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
-    """Raise ShardError when the codes are another tokenizer's."""
+    """Raise ShardError when the codes were made by another tokenizer."""
     made_by = dataset.plan.tokenizer
     remedy = "pass the tokenizer that made them"
     check_same_tokenizer(
@@ -100,7 +102,7 @@ def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> Non
 
 
 def save_images(images: Images, folder: Path, names: Sequence[int]) -> None:
-    """Write `NNNNNN.png` for each image; the classes of label maps become places in a palette."""
+    """Write each image to `NNNNNN.png`; label maps are written as indices into a palette."""
     for name, pixels in zip(names, to_stored(images), strict=True):
         picture = grid(pixels[None], columns=1, padding=0)
         if not images.is_floating_point():
@@ -109,17 +111,17 @@ def save_images(images: Images, folder: Path, names: Sequence[int]) -> None:
 
 
 def picture_file(folder: Path, name: int) -> Path:
-    """Where an image of a folder lies; it is complete if it is there."""
+    """Return the path of an image in `folder`; a file with this name is always complete."""
     return folder / f"{name:06d}.png"
 
 
 def decode_dataset(
     tokenizer: Tokenizer, dataset: CodeDataset, folder: Path, limit: int | None = None
 ) -> DecodeReport:
-    """Decode a code dataset to PNG files named by source index; a rerun continues.
+    """Decode a code dataset to PNG files named by source index; a rerun writes the missing ones.
 
-    Raises ShardError when the codes are another tokenizer's or a shard is damaged, ConfigError
-    when `folder` holds anything else, StoppedError after a signal.
+    Raises ShardError when another tokenizer made the codes or a shard is damaged, ConfigError when
+    `folder` holds anything else, StoppedError after a signal.
     """
     check_dataset_fingerprint(dataset, tokenizer)
     tokenizer.check_finite()
@@ -145,7 +147,7 @@ def decode_dataset(
 
 
 def _commit_origin(folder: Path, origin: DecodeRecord) -> None:
-    """Begin an empty folder, or go on in one of the same codes."""
+    """Write the record of an empty folder, or check that the folder is of the same codes."""
     path, new = folder / RECORD, origin.model_dump(mode="json")
     if path.is_file():
         old = read_json(path, DecodeRecord).model_dump(mode="json")

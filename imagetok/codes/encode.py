@@ -1,4 +1,7 @@
-"""Images to a code dataset: any number of processes, killed and rerun or not, the same bytes."""
+"""Encoding images to a code dataset.
+
+The bytes written do not depend on the number of processes, nor on interruptions and reruns.
+"""
 
 import logging
 import re
@@ -33,7 +36,7 @@ logger = logging.getLogger("imagetok")
 
 
 class Estimate(NamedTuple):
-    """What an encoding would take."""
+    """Predicted size, time and free disk space of an encoding."""
 
     inputs: int
     num_shards: int
@@ -114,25 +117,25 @@ def encode(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Encoded | EncodingEstimate:
-    """Encode images to a code dataset in the folder `out`; a rerun continues where one stopped.
+    """Encode images to a code dataset in the folder `out`; a rerun continues an interrupted one.
 
     >>> done = imagetok.encode("runs/digits-edvae/tokenizer", "digits:train", "codes/train")
     >>> done.written, done.dataset[0].codes
 
-    tokenizer: an object, a folder or a Hub id.
-    data: a spec, a path, a data config, arrays, a list of PIL images, or a Dataset of yours, whose
-    `identity` and `class_names` may be given; see `imagetok.data.inputs.open_inputs`.
-    dry_run: state size, time and disk as an EncodingEstimate, and write nothing.
-    limit: only the first so many images.
-    max_skip: unreadable images allowed, as a number or as a share such as "0.5%"; each is listed in
-    the result's `skips` with its reason.
-    samples_per_shard: images a shard; shards are the unit of work of several processes.
-    precision: of the encoder; "bfloat16" is faster on GPUs and changes some of the codes.
-    device: None leaves a tokenizer object where it is, and chooses for what is loaded.
-    batch_size: images in flight, in steps of 64; changes speed and memory, never the codes.
-    Raises ConfigError for an option that cannot be and when `out` holds anything else, InputError
-    for images that are missing, or unreadable beyond max_skip, ResourceError on too little disk,
-    StoppedError after a signal (call it again to continue).
+    tokenizer: a Tokenizer, a folder or a Hub id.
+    data: a data spec, a path, a data config, arrays, a list of PIL images, or your own Dataset;
+    `identity` and `class_names` describe the last three. See `imagetok.data.inputs.open_inputs`.
+    dry_run: return size, time and disk space as an EncodingEstimate, and write nothing.
+    limit: encode only the first `limit` images.
+    max_skip: number of unreadable images to allow, or a percentage of all images such as "0.5%";
+    the result's `skips` lists each of them with its reason.
+    samples_per_shard: images per shard; several processes share the work shard by shard.
+    precision: arithmetic of the encoder; "bfloat16" is faster on GPUs and changes some codes.
+    device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
+    batch_size: images computed at once, in steps of 64; affects speed and memory, not the codes.
+    Raises ConfigError for an invalid option or when `out` holds anything else, InputError when
+    images are missing or more than max_skip are unreadable, ResourceError when the disk is too
+    small, StoppedError after a signal (call `encode` again to continue).
     """
     _check_options(limit, samples_per_shard, precision, batch_size)
     with progress_shown(progress):
@@ -171,12 +174,12 @@ def _check_options(
 
 
 def parse_allowance(text: str, inputs: int) -> int:
-    """How many skips `N` or `P%` allows out of `inputs`; ConfigError for anything else."""
+    """Return how many of `inputs` images `N` or `P%` allows to skip; ConfigError if malformed."""
     is_share = text.endswith("%")
     form = r"[0-9]+(\.[0-9]+)?%" if is_share else "[0-9]+"
     if not re.fullmatch(form, text) or (is_share and Fraction(text[:-1]) > 100):
         raise ConfigError(f"--max-skip: expected a count or a percentage like 0.5%, found {text!r}")
-    # In whole numbers: 0.57 % of 100,000 in floating point is 569.
+    # Exact fractions, because in floating point 0.57 % of 100,000 is 569.
     return int(inputs * Fraction(text[:-1]) / 100) if is_share else int(text)
 
 
@@ -189,11 +192,11 @@ def make_plan(
     samples_per_shard: int = 65536,
     precision: Precision = "float32",
 ) -> CodePlan:
-    """What encoding `dataset` with `tokenizer` will make.
+    """Return the plan for encoding `dataset` with `tokenizer`.
 
-    source: the data spec, for people and for the comparison at a rerun. name: of the tokenizer,
-    for people only. precision: of the encoder; `bfloat16` is faster where the machine computes in
-    it and changes some of the codes.
+    source: the data spec; stored for readers and compared at a rerun. name: the tokenizer's name,
+    stored for readers only. precision: arithmetic of the encoder; `bfloat16` is faster on hardware
+    that supports it and changes some codes.
     """
     return CodePlan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
@@ -220,13 +223,13 @@ def encode_dataset(
     max_skips: int = 0,
     threads: int | None = None,
 ) -> EncodeReport:
-    """Write the code dataset of `plan` into `folder`; a rerun continues where one was stopped.
+    """Write the code dataset of `plan` into `folder`; a rerun continues an interrupted one.
 
-    Shards are shared over the processes of a distributed run. threads: micro-batches computed at
-    once (default: torch's thread count on a CPU, 1 on a GPU); changes the speed, never the bytes.
-    max_skips: unreadable images allowed over the whole dataset. Raises ConfigError when `folder`
-    holds another plan, InputError beyond max_skips, ResourceError on too little disk, StoppedError
-    after a signal (rerun to continue).
+    The processes of a distributed run share the shards. threads: number of micro-batches computed
+    at once (default: torch's thread count on a CPU, 1 on a GPU); affects speed, not the bytes.
+    max_skips: unreadable images to allow in the whole dataset. Raises ConfigError when `folder`
+    holds another plan, InputError beyond max_skips, ResourceError when the disk is too small,
+    StoppedError after a signal (rerun to continue).
     """
     return write_dataset(
         folder,
@@ -239,7 +242,7 @@ def encode_dataset(
 
 
 def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: CodePlan) -> Estimate:
-    """Size and time of an encoding, from encoding the first images; writes nothing."""
+    """Estimate size and time of an encoding by encoding the first images; writes nothing."""
     count = min(len(dataset), 4 * plan.micro_batch)
     begun = time.perf_counter()
     for _ in encode_range(tokenizer, dataset, plan, range(count), None):
@@ -257,11 +260,14 @@ def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Co
 def encode_range(
     tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan, inputs: range, threads: int | None
 ) -> Iterator[EncodedPart]:
-    """Micro-batches of a range of inputs, in order, several computed at once."""
+    """Encode a range of inputs and yield its micro-batches in order.
+
+    threads: micro-batches computed at once; None chooses as `encode_dataset` does.
+    """
     if threads is None:
         is_cpu = device_of(tokenizer).type == "cpu"
         threads = torch.get_num_threads() if is_cpu else 1
-    # One intra-op thread each: the split of a sum over threads would change its last bit.
+    # One intra-op thread each: splitting a sum over threads would change its last bit.
     with (
         eval_mode(tokenizer),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
@@ -283,12 +289,12 @@ def encode_range(
 def _encode_micro(
     tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan, inputs: range
 ) -> EncodedPart:
-    """One forward pass of exactly `plan.micro_batch` images, padded with zeros."""
+    """Encode one batch of exactly `plan.micro_batch` images, padded with zeros."""
     kept, skips = _read(dataset, inputs)
     device = device_of(tokenizer)
     images = from_stored(kept.images, tokenizer.image)
     padding = images.new_zeros(plan.micro_batch - len(images), *images.shape[1:])
-    # Only a test rule that samples draws from it.
+    # Used only by quantizers whose `test_rule` samples codes.
     draw = seeding.generator(0, "encode", inputs.start, device=device)
     with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
         codes = tokenizer.encode(torch.cat([images, padding]).to(device), generator=draw)
@@ -301,7 +307,7 @@ def _encode_micro(
 
 
 def _read(dataset: ImageDataset, inputs: range) -> tuple[ImageBatch, list[Skip]]:
-    """The readable images of a range, and why the others are not."""
+    """Read the images of a range; return the readable ones and a Skip for each of the others."""
     try:
         return dataset.read(inputs), []
     except ImageError:

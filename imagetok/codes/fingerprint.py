@@ -1,4 +1,4 @@
-"""Codes belong to the tokenizer that made them: its fingerprint goes where they go."""
+"""Checking that codes and whatever reads them belong to the same tokenizer, by fingerprint."""
 
 from imagetok.errors import ShardError
 
@@ -6,10 +6,11 @@ from imagetok.errors import ShardError
 def check_same_tokenizer(
     place: str, found: str, expected: str, whose: str, remedy: str, *, name: str = ""
 ) -> None:
-    """Refuse codes, or what reads them, of another tokenizer with ShardError.
+    """Raise ShardError when codes, or what reads them, belong to another tokenizer.
 
-    place: what is refused. found, expected: fingerprints. whose: what the expected one belongs to.
-    remedy: how to fix it. name: of the tokenizer that was found, only for people.
+    place: the file or folder that is checked. found, expected: fingerprints. whose: what the
+    expected fingerprint belongs to. remedy: how to fix it. name: name of the found tokenizer. The
+    texts are used in the message.
     """
     if found != expected:
         named = f" ({name})" if name else ""

@@ -1,4 +1,4 @@
-"""Several code datasets of one tokenizer as one, without encoding or moving a byte again."""
+"""Merging code datasets of one tokenizer by hard-linking their shards, without encoding again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,44 +12,44 @@ from imagetok.config import differences
 from imagetok.durable import link_or_copy, lock, write_json
 from imagetok.errors import ConfigError, ShardError
 
-_OF_THE_SOURCE = {"source", "source_identity", "num_inputs", "parts"}
-_CHOSEN_BY = {
-    "samples_per_shard": "images a shard (--samples-per-shard)",
-    "samples_per_block": "images a block (1024, or --samples-per-shard if that is fewer)",
-    "precision": "the encoder's arithmetic (--bf16)",
-    "micro_batch": "images a forward pass (of `imagetok sample`: by its --device)",
+_SOURCE_FIELDS = {"source", "source_identity", "num_inputs", "parts"}
+_FIELD_TEXTS = {
+    "samples_per_shard": "images per shard (--samples-per-shard)",
+    "samples_per_block": "images per block (1024, or --samples-per-shard if that is smaller)",
+    "precision": "arithmetic of the encoder (--bf16)",
+    "micro_batch": "images per forward pass (for `imagetok sample`: set by its --device)",
     "labelled": "whether the images have labels (--data)",
-    "class_names": "the names of the classes (--data)",
+    "class_names": "names of the classes (--data)",
 }
-"""Plan field -> what it is to those who make datasets, and the option that it comes from."""
+"""Plan field -> description for messages, with the command-line option that sets it."""
 
 
 def merge(datasets: Sequence[CodeDataset | Path | str], out: Path | str) -> Encoded:
-    """Join code datasets of one tokenizer in the folder `out`, in the order given.
+    """Merge code datasets of one tokenizer into the folder `out`, in the given order.
 
     >>> imagetok.merge(["codes/photos", "codes/paintings"], "codes/all").written
 
-    Shards are checked and hard-linked, or copied to another disk; a rerun continues. Source
-    indices count through all sources, as if they had been encoded one after the other.
-    Raises ShardError for a damaged or unfinished dataset, for datasets that differ in anything but
-    the source, and for a source that two of them share; ConfigError when `out` holds another.
+    Shards are verified, then hard-linked, or copied if `out` is on another disk; a rerun continues.
+    Source indices run through all sources, as if they had been encoded one after the other.
+    Raises ShardError for a damaged or unfinished dataset, for datasets that differ in more than
+    their source, and for a source that occurs twice; ConfigError when `out` holds another dataset.
     """
     if isinstance(datasets, str | Path):
         raise ConfigError(f"datasets: expected a list of folders, found {str(datasets)!r}")
     folders = [d.folder if isinstance(d, CodeDataset) else Path(d) for d in datasets]
     if not folders:
-        raise ConfigError("datasets: expected one code dataset or more, found none")
+        raise ConfigError("datasets: expected one or more code datasets, found none")
     return Encoded.of(Path(out), merge_codes(folders, Path(out)))
 
 
 def merge_codes(folders: Sequence[Path], out: Path) -> EncodeReport:
-    """Join finished code datasets, in the order given; a rerun continues.
+    """Merge finished code datasets in the given order; a rerun continues.
 
-    Every shard is hashed and then hard-linked (copied to another file system). Source indices
-    count through the datasets, as if their sources had been encoded one after the other: those of
-    the second begin at the first's number of inputs, skipped ones included.
-    Raises ShardError for a damaged or unfinished dataset, for plans that differ in anything but
-    the source, and for a source that two of them share; ConfigError when `out` holds another.
+    Every shard is hashed, then hard-linked, or copied to another file system. Source indices run
+    through the datasets, as if their sources had been encoded one after the other: the indices of
+    the second start at the first's number of inputs, skipped ones included.
+    Raises ShardError for a damaged or unfinished dataset, for plans that differ in more than their
+    source, and for a source that occurs twice; ConfigError when `out` holds another dataset.
     """
     datasets = [open_codes(folder) for folder in folders]
     plan = merged_plan(datasets)
@@ -66,18 +66,18 @@ def merge_codes(folders: Sequence[Path], out: Path) -> EncodeReport:
 
 
 def merged_plan(datasets: Sequence[CodeDataset]) -> CodePlan:
-    """The plan of datasets joined; see `merge_codes` for what is refused."""
+    """Return the plan of the merged dataset; raises ShardError as `merge_codes` does."""
     first = datasets[0]
     for other in datasets[1:]:
         _check_same(first, other)
     owner: dict[str, Path] = {}
     for dataset in datasets:
         for part in merged_parts(dataset.plan):
-            whole = part.source_identity.split("[:")[0]  # of `--limit N` the first N are the same
+            whole = part.source_identity.split("[:")[0]  # `--limit N` adds "[:N]"
             if whole in owner:
                 raise ShardError(
-                    f"{owner[whole]} and {dataset.place}: both hold images of {part.source}; "
-                    "expected different images, or these would count twice"
+                    f"{owner[whole]} and {dataset.place}: both hold images of {part.source}, which "
+                    "would be in the merged dataset twice; merge datasets of different images"
                 )
             owner[whole] = dataset.folder
     parts = tuple(part for dataset in datasets for part in merged_parts(dataset.plan))
@@ -91,7 +91,7 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> CodePlan:
 
 
 def merged_parts(plan: CodePlan) -> tuple[MergedPart, ...]:
-    """What a plan joins; of one that joins nothing, itself."""
+    """Return the parts of a merged plan; for any other plan, the plan itself as its only part."""
     return plan.parts or (
         MergedPart(
             source=plan.source,
@@ -102,41 +102,41 @@ def merged_parts(plan: CodePlan) -> tuple[MergedPart, ...]:
 
 
 def _check_same(first: CodeDataset, other: CodeDataset) -> None:
-    """Refuse two datasets that differ in anything but the source."""
-    ours, theirs = first.plan.tokenizer, other.plan.tokenizer
+    """Raise ShardError for two datasets that differ in more than their source."""
+    expected, found = first.plan.tokenizer, other.plan.tokenizer
     check_same_tokenizer(
         str(other.place),
-        theirs.fingerprint,
-        ours.fingerprint,
-        f"that of {first.place} ({ours.name})",
-        "encode the images of one of them again, with the other's tokenizer",
-        name=theirs.name,
+        found.fingerprint,
+        expected.fingerprint,
+        f"that of {first.place} ({expected.name})",
+        "encode the images of one of the two datasets again with the tokenizer of the other",
+        name=found.name,
     )
-    without = {*_OF_THE_SOURCE, "tokenizer"}  # its name is only for people
+    without = {*_SOURCE_FIELDS, "tokenizer"}  # compared above; its name may differ
     changed = differences(
         first.plan.model_dump(mode="json", exclude=without),
         other.plan.model_dump(mode="json", exclude=without),
     )
     if "samples_per_shard" in changed:
-        changed.pop("samples_per_block", None)  # follows from it
+        changed.pop("samples_per_block", None)  # follows from samples_per_shard
     if changed:
         lines = "\n".join(
-            f"  {_CHOSEN_BY.get(k, k)}: expected {a!r}, found {b!r}"
+            f"  {_FIELD_TEXTS.get(k, k)}: expected {a!r}, found {b!r}"
             for k, (a, b) in changed.items()
         )
         raise ShardError(
-            f"{other.place}: expected a code dataset made as {first.place} was, found another\n"
-            f"{lines}\nmake one of them again, with the options of the other"
+            f"{other.place}: expected a code dataset with the settings of {first.place}, found "
+            f"different ones\n{lines}\nmake one of them again with the options of the other"
         )
 
 
 def _place(dataset: CodeDataset, shard: int, out: Path, number: int, offset: int) -> None:
-    """Shard `shard` of a dataset as shard `number` of the merged one, then its record."""
+    """Link shard `shard` of a dataset as shard `number` of the merged one; write its record."""
     entry = dataset.manifest.shards[shard]
     record = dataset.record(shard)
     check_shard_file(dataset.folder, entry)
     file = f"{shard_name(number)}.tar"
-    (out / file).unlink(missing_ok=True)  # of a run that was stopped before the record
+    (out / file).unlink(missing_ok=True)  # left by a run that stopped before writing the record
     is_copy = not link_or_copy(dataset.folder / entry.file, out / file)
     placed = record.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""Reading code datasets: verified at first touch, random access, from disk or behind a URL."""
+"""Reading code datasets with random access, from a folder or a URL; shards are verified on use."""
 
 import errno
 import hashlib
@@ -45,18 +45,19 @@ __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
 
 Verification = Literal["full", "sampled", "size"]
 OPEN_SHARDS = 256
-"""Memory maps that a process holds; each keeps a file open. A low `ulimit -n` allows fewer."""
+"""Most local shards that a process keeps memory-mapped; a low `ulimit -n` lowers it."""
 REMOTE_SHARDS = 4
-"""Remote shards that a process holds, whole, in memory."""
+"""Most remote shards that a process keeps in memory."""
 _SAMPLED = 16
+"""`verify="sampled"` hashes one shard in this many."""
 
 
 class CodeDataset(Dataset):
-    """A finished code dataset: len(), [i], batches, streams; see `open_codes`.
+    """A finished code dataset with len(), indexing, batches and streams; see `open_codes`.
 
-    A shard is checked when it is first touched, and one that is not as it was written raises
-    ShardError with its name. The verdicts are shared with the workers of a DataLoader. The shards
-    used last stay open: memory maps of local ones, the bytes of remote ones.
+    Each shard is verified the first time it is read; a shard that differs from what was written
+    raises ShardError with its name. DataLoader workers share the results of these checks. The most
+    recently used shards stay open: local ones memory-mapped, remote ones in memory.
     """
 
     def __init__(self, store: Storage, plan: CodePlan, manifest: Manifest, verify: Verification):
@@ -69,39 +70,42 @@ class CodeDataset(Dataset):
         self._ends = np.cumsum([entry.samples for entry in manifest.shards], dtype=np.int64)
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._recent = 0, 0, Shard(plan, 0, b"")
-        # The stamp of each shard as it was when it was found good.
+        # The stamp of each shard at the time it was verified; 0 before that.
         self._good = torch.zeros(len(manifest.shards), dtype=torch.int64).share_memory_()
 
     @property
     def place(self) -> str:
-        """The folder or URL, for messages."""
+        """The folder or URL as text, for messages."""
         return self._store.place
 
     @property
     def folder(self) -> Path:
-        """The folder; ShardError when the dataset is behind a URL."""
+        """The local folder; raises ShardError when the dataset is remote."""
         if isinstance(self._store, LocalStorage):
             return self._store.folder
-        raise ShardError(f"{self.place}: is remote; copy it into a folder first, then name that")
+        raise ShardError(
+            f"{self.place}: expected a local folder, found a remote dataset; download it to a "
+            "folder first, and pass that folder"
+        )
 
     @property
     def num_codes(self) -> tuple[int, ...]:
-        """K of each level."""
+        """Codebook size K of each level, coarse to fine."""
         return self.plan.num_codes
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
-        """(h, w) of each level."""
+        """Grid size (h, w) of each level, coarse to fine."""
         return self.plan.grids
 
     @property
     def fingerprint(self) -> str:
-        """Of the tokenizer that made the codes."""
+        """Fingerprint of the tokenizer that made the codes."""
         return self.plan.tokenizer.fingerprint
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the labels have; None without labels."""
+        """Number of classes of the labels; None for an unlabelled dataset."""
         return len(self.plan.class_names) if self.plan.labelled else None
 
     def __len__(self) -> int:
@@ -116,7 +120,7 @@ class CodeDataset(Dataset):
         return shard.sample(index - first)
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> CodeBatch:
-        """Several samples at once; torch's DataLoader calls this with a whole batch."""
+        """Return several samples as one batch; torch's DataLoader calls this once per batch."""
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted):
             lowest = int(wanted.min())
@@ -136,19 +140,23 @@ class CodeDataset(Dataset):
         start: int = 0,
         drop_last: bool = False,
     ) -> Iterator[CodeBatch]:
-        """One pass over the dataset, by one process.
+        """Iterate over the whole dataset once, in one process.
 
-        shuffle: in an exact random order that depends on (seed, epoch) only; it takes 8 bytes a
-        sample. start: samples of this pass that were taken before; the rest comes as it would have
-        come. The last batch may be smaller, unless drop_last. Raises ConfigError for shuffling
-        more remote shards than fit in memory: `stream` does it in pieces.
+        shuffle: use an exact random permutation that depends only on (seed, epoch); it needs 8
+        bytes of memory per sample.
+        start: number of samples of this pass to skip; the remaining samples and batch boundaries
+        are those of the uninterrupted pass.
+        drop_last: leave out a final batch that is smaller than batch_size.
+        Raises ConfigError when shuffle is set for more remote shards than fit in memory; `stream`
+        shuffles those group by group.
         """
         order = None
         if shuffle:
             if self._store.is_remote and len(self._ends) > self._max_open:
                 raise ConfigError(
                     f"{self.place}: an exact shuffle of {len(self._ends)} remote shards would "
-                    "fetch one for every sample; use .stream(shuffle=True), or copy the folder"
+                    "download a shard for almost every sample; use .stream(shuffle=True), or copy "
+                    "the dataset to a local folder"
                 )
             draw = seeding.generator(seed, "batches", epoch)
             order = torch.randperm(len(self), generator=draw).numpy()
@@ -171,9 +179,10 @@ class CodeDataset(Dataset):
         rank: int | None = None,
         num_ranks: int | None = None,
     ) -> CodeStream:
-        """One pass over the dataset, shared by processes and loader workers, shard after shard.
+        """Iterate over the dataset once, shard by shard, split over ranks and DataLoader workers.
 
-        For `DataLoader(stream, batch_size=None, num_workers=...)`; see `CodeStream`.
+        Pass it to `DataLoader(stream, batch_size=None, num_workers=...)`; see `CodeStream` for the
+        arguments.
         """
         return CodeStream(
             self._holding(mix).__getitems__,
@@ -190,23 +199,31 @@ class CodeDataset(Dataset):
         )
 
     def record(self, shard: int) -> ShardRecord:
-        """A shard's record, checked against the manifest and the plan."""
+        """Read a shard's record and check it against the manifest and the plan.
+
+        Raises ShardError when they disagree.
+        """
         entry = self.manifest.shards[shard]
         name = f"{shard_name(shard)}.json"
         where = self._store.path(name)
         data = self._store.read(name, MAX_JSON_BYTES)
         if hashlib.sha256(data).hexdigest() != entry.record_sha256:
-            raise ShardError(f"{where}: its sha256 differs from the manifest's; damaged or swapped")
+            raise ShardError(
+                f"{where}: its sha256 differs from the one in the manifest; the file is damaged or "
+                "belongs to another dataset"
+            )
         record = parse_json(data, ShardRecord, where)
         check_record(where, self.plan, shard, record)
         if (record.sha256, record.samples) != (entry.sha256, entry.samples):
-            raise ShardError(f"{where}: does not describe the shard that the manifest lists")
+            raise ShardError(
+                f"{where}: its sha256 or number of samples differs from the shard in the manifest"
+            )
         return record
 
     def checked_shard(self, shard: int, is_hashed: bool = True) -> Shard:
-        """A shard, read and checked now.
+        """Read a shard and check its size and layout; raises ShardError.
 
-        is_hashed: the record, the sha256 and the range of the codes too, not only size and form.
+        is_hashed: also check its record, its sha256 and the range of its codes and labels.
         """
         entry = self.manifest.shards[shard]
         return self._check(shard, self._store.load(entry.file, entry.bytes).data, is_hashed)
@@ -217,17 +234,17 @@ class CodeDataset(Dataset):
         return {**self.__dict__, "_open": OrderedDict(), "_recent": none}
 
     def _holding(self, shards: int) -> "CodeDataset":
-        """The same dataset, with shards of its own, as many as may be open."""
-        other = copy(self)  # by __getstate__: no shard is open
+        """Return a copy of the dataset that keeps up to `shards` shards open by itself."""
+        other = copy(self)  # copies through __getstate__, so no shard is open yet
         other._max_open = shards
         return other
 
     def _check_index(self, index: int) -> None:
         if not -self._length <= index < self._length:
-            raise IndexError(f"index {index} of a dataset of {self._length} samples")
+            raise IndexError(f"index {index} is out of range for {self._length} samples")
 
     def _find(self, index: int) -> tuple[int, int, Shard]:
-        """The shard of a sample, after the first index that it has and the end of these."""
+        """Return (first index, end index, shard) of the shard that holds sample `index`."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[shard - 1]) if shard else 0
         return first, int(self._ends[shard]), self._shard(shard)
@@ -237,23 +254,23 @@ class CodeDataset(Dataset):
         if found is None:
             self._close_all_but(self._max_open - 1)
             found = self._opened(shard)
-        self._open[shard] = found  # as the one used last
+        self._open[shard] = found  # at the end: most recently used
         return found
 
     def _opened(self, shard: int) -> Shard:
-        """A shard that was not open; where files run out, fewer are held from then on."""
+        """Open a shard; if the process runs out of file handles, keep fewer open from now on."""
         while True:
             try:
                 return self._first_touch(shard)
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
                     raise
-                self._recent = 0, 0, Shard(self.plan, 0, b"")  # it would keep one open
+                self._recent = 0, 0, Shard(self.plan, 0, b"")  # releases its memory map
                 self._close_all_but(len(self._open) // 2)
                 self._max_open = len(self._open) + 1
 
     def _close_all_but(self, count: int) -> None:
-        """Close the shards that were used least recently."""
+        """Close the least recently used shards until `count` are left."""
         while len(self._open) > count:
             self._open.popitem(last=False)
 
@@ -289,7 +306,7 @@ class CodeDataset(Dataset):
 
 
 def _most_open() -> int:
-    """How many shards may be open: a quarter of the files that a process may have."""
+    """Return how many shards may be open: at most a quarter of the process's file handles."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     is_low = allowed != resource.RLIM_INFINITY and allowed < 4 * OPEN_SHARDS
     return max(1, allowed // 4) if is_low else OPEN_SHARDS
@@ -298,12 +315,12 @@ def _most_open() -> int:
 def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeDataset:
     """Open a finished code dataset: a folder that `imagetok encode` wrote, or its URL.
 
-    folder: a path, or a URL of http(s), or of s3, gs, az, hf, ... through fsspec.
-    verify: what is checked of a shard at its first touch. `full`: every byte of the shard, and its
-    record; `sampled`: so for one shard in 16, for the others size and form (headers and padding);
-    `size`: size and form only. A remote shard is checked whenever it is fetched.
-    Raises ShardError when the dataset is missing, unfinished, or its manifest was changed;
-    ResourceError when it cannot be fetched.
+    folder: a path, or an http(s) URL, or an s3, gs, az, hf, ... URL that fsspec opens.
+    verify: what is checked when a shard is first read. `full`: every byte of the shard and its
+    record; `sampled`: the same for one shard in 16, size and layout (headers and padding) for the
+    others; `size`: size and layout only. A remote shard is checked each time it is downloaded.
+    Raises ShardError when the dataset is missing or unfinished or its manifest was changed,
+    ConfigError for an unknown `verify`, ResourceError when a file cannot be downloaded.
     """
     if verify not in get_args(Verification):
         known, hint = get_args(Verification), did_you_mean(verify, get_args(Verification))
@@ -313,27 +330,37 @@ def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeData
     manifest = _read_manifest(store, plan)
     where = store.path(MANIFEST)
     if manifest.root != manifest.expected_root():
-        raise ShardError(f"{where}: its root hash does not fit its content; damaged")
+        raise ShardError(
+            f"{where}: its root hash does not match its content; the file is damaged or was edited"
+        )
     if manifest.plan_sha256 != plan_sha256:
-        raise ShardError(f"{store.path(PLAN)}: not the plan that the manifest was made for")
-    # Counted first: a plan may claim any number.
+        raise ShardError(
+            f"{store.path(PLAN)}: its sha256 differs from the one in {MANIFEST}; the file was "
+            "changed or belongs to another dataset"
+        )
+    # The lengths are compared first, because a damaged plan may claim any number of shards.
     listed = [entry.file for entry in manifest.shards]
     if len(listed) != plan.num_shards or any(
         name != f"{shard_name(shard)}.tar" for shard, name in enumerate(listed)
     ):
-        raise ShardError(f"{where}: does not list the {plan.num_shards} planned shards")
+        raise ShardError(
+            f"{where}: expected the {plan.num_shards} shards of {PLAN}, found a list of "
+            f"{len(listed)} that differs"
+        )
     if not _totals_match(plan, manifest):
-        raise ShardError(f"{where}: its numbers of samples or bytes do not fit the plan; damaged")
+        raise ShardError(
+            f"{where}: its numbers of samples or bytes do not match {PLAN}; the file is damaged"
+        )
     return CodeDataset(store, plan, manifest, verify)
 
 
 def open_plan(folder: Path | str) -> CodePlan:
-    """The plan of a code dataset, finished or not."""
+    """Read the plan of a code dataset, finished or not; raises ShardError if there is none."""
     return _read_plan(open_storage(folder))[0]
 
 
 def check_record(where: str, plan: CodePlan, shard: int, record: ShardRecord) -> None:
-    """Refuse a record that is not of this shard or whose blocks lie elsewhere than planned."""
+    """Raise ShardError for a record of another shard or with block offsets that do not fit."""
     inputs = plan.input_range(shard)
     fits = (
         (record.shard, record.file) == (shard, f"{shard_name(shard)}.tar")
@@ -348,17 +375,19 @@ def check_record(where: str, plan: CodePlan, shard: int, record: ShardRecord) ->
         for block, places in zip(record.blocks, shard_spans(plan, record.samples), strict=True)
     ):
         plan_file = f"{where.rpartition('/')[0]}/{PLAN}"
-        raise ShardError(f"{where}: does not fit {plan_file}; damaged, or of another dataset")
+        raise ShardError(
+            f"{where}: does not match {plan_file}; it is damaged or belongs to another dataset"
+        )
 
 
 def check_shard_file(folder: Path, entry: ShardEntry | ShardRecord) -> None:
-    """Refuse a tar whose size or sha256 is not the recorded one."""
+    """Raise ShardError when a shard's size or sha256 differs from its record."""
     store = LocalStorage(folder)
     check_hash(store.path(entry.file), entry.sha256, store.load(entry.file, entry.bytes).data)
 
 
 def _totals_match(plan: CodePlan, manifest: Manifest) -> bool:
-    """Whether the totals are those of the shards, and each shard as long as it must be."""
+    """Return whether the manifest's totals are the sums over its shards and their sizes fit."""
     return (
         manifest.inputs == plan.num_inputs == manifest.written + manifest.skipped
         and manifest.written == sum(entry.samples for entry in manifest.shards)
@@ -371,17 +400,20 @@ def _totals_match(plan: CodePlan, manifest: Manifest) -> bool:
 
 
 def _read_plan(store: Storage) -> tuple[CodePlan, str]:
-    """The plan and the sha256 of its file."""
+    """Read the plan; return it with the sha256 of its file."""
     if isinstance(store, LocalStorage) and not (store.folder / PLAN).is_file():
-        found = f"it has no {PLAN}" if store.folder.is_dir() else "there is no such folder"
+        found = f"it has no {PLAN}" if store.folder.is_dir() else "the folder does not exist"
         raise ShardError(
-            f"{store.place}: not a code dataset, {found}; "
-            "make one with `imagetok encode --tokenizer T --data SPEC --shards DIR`"
+            f"{store.place}: not a code dataset: {found}; "
+            "create one with `imagetok encode --tokenizer T --data SPEC --shards DIR`"
         )
     data = store.read(PLAN, MAX_JSON_BYTES)
     plan = parse_json(data, CodePlan, store.path(PLAN))
     if not 0 < len(plan.num_codes) == len(plan.grids) or max(plan.num_codes) > 2**32:
-        raise ShardError(f"{store.path(PLAN)}: its levels do not fit each other; damaged")
+        raise ShardError(
+            f"{store.path(PLAN)}: expected one grid per level and at most 2**32 codes, found "
+            f"{len(plan.num_codes)} codebook sizes and {len(plan.grids)} grids; the file is damaged"
+        )
     return plan, hashlib.sha256(data).hexdigest()
 
 
@@ -389,16 +421,20 @@ def _read_manifest(store: Storage, plan: CodePlan) -> Manifest:
     if isinstance(store, LocalStorage) and not (store.folder / MANIFEST).is_file():
         done = sum(p.suffix == ".json" and p.stem.isdigit() for p in store.folder.iterdir())
         raise ShardError(
-            f"{store.place}: unfinished, {done} of {plan.num_shards} shards are there; "
-            "run the same `imagetok encode` again to continue"
+            f"{store.place}: unfinished: {done} of {plan.num_shards} shards are complete; "
+            "run the same `imagetok encode` command again to continue"
         )
     try:
         data = store.read(MANIFEST, MAX_JSON_BYTES)
     except ShardError as error:
-        hint = "; was it uploaded before it was finished?" if store.is_remote else ""
+        hint = "; the dataset may have been uploaded unfinished" if store.is_remote else ""
         raise ShardError(f"{error}{hint}") from None
     manifest = parse_json(data, Manifest, store.path(MANIFEST))
-    # Its hash is of its values; a digit beyond a float's precision is none of them.
+    # The root hash covers the parsed values, which miss for example a digit beyond a float's
+    # precision; so the bytes are compared too.
     if data != readable_json(manifest.model_dump(mode="json")):
-        raise ShardError(f"{store.path(MANIFEST)}: not in the form it is written in; damaged")
+        raise ShardError(
+            f"{store.path(MANIFEST)}: not formatted as imagetok writes it; the file is damaged or "
+            "was edited"
+        )
     return manifest

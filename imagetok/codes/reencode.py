@@ -1,4 +1,4 @@
-"""Encoding some images of a code dataset again, to see whether the codes are still theirs."""
+"""Encoding some images of a code dataset again, to check that the stored codes still match."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -18,32 +18,33 @@ from imagetok.tokenizers import Tokenizer
 
 
 class Difference(NamedTuple):
-    """An image whose codes are not those in the dataset."""
+    """An image whose codes differ from those stored in the dataset."""
 
     path: str
-    """Of the image; its place in the source where it has none."""
+    """Path of the image, or its index in the source where it has no path."""
     codes: int
-    """How many of its codes differ."""
+    """Number of its codes that differ."""
     of: int
-    """How many it has."""
+    """Number of its codes."""
 
 
 class Reencoding(NamedTuple):
-    """What encoding again gave."""
+    """Result of `reencode`."""
 
     images: int
-    """Compared; one that is unreadable now is not, and one that was left out neither."""
+    """Number of images compared; images that are unreadable now, or were then, are left out."""
     differences: list[Difference]
 
 
 def reencode(
     dataset: CodeDataset, tokenizer: Tokenizer, images: ImageDataset, count: int
 ) -> Reencoding:
-    """Encode about `count` images, spread over the source, as the plan says, and compare.
+    """Encode about `count` images, spread over the source, with the plan's settings, and compare.
 
-    Whole micro-batches are encoded, so the count is rounded up to them. On the machine, threads
-    or not, that made the codes all are equal; on another, near ties may fall otherwise.
-    Raises ShardError when tokenizer or images are not those of the dataset.
+    Whole micro-batches are encoded, so the count is rounded up to a multiple of them. On the
+    machine that made the codes all are equal, for any number of threads; on another one, codes
+    that are nearly tied may differ. Raises ShardError when the tokenizer or the images are not
+    those of the dataset.
     """
     check_dataset_fingerprint(dataset, tokenizer)
     offset, images = _part_of(dataset, images)
@@ -65,25 +66,28 @@ def reencode(
 
 
 def _part_of(dataset: CodeDataset, images: ImageDataset) -> tuple[int, ImageDataset]:
-    """Where the source indices of `images` begin in the dataset, and as many as were encoded."""
+    """Return the first source index of `images` in the dataset, and the images it encoded."""
     whole, offset = images.identity(), 0
     parts = merged_parts(dataset.plan)
     for part in parts:
         size = part.num_inputs
-        if part.source_identity == f"{whole}[:{size}]":  # of `--limit`
+        if part.source_identity == f"{whole}[:{size}]":  # encoded with `--limit`
             return offset, FirstImages(images, size)
         if part.source_identity == whole:
             return offset, images
         offset += size
     raise ShardError(
         f"{dataset.place}: expected --data to be {' or '.join(part.source for part in parts)}, "
-        f"found others: {len(images)} images of {images.name}:{images.split}; if it is the same "
-        "source, files were added, removed, replaced or relabelled since"
+        f"found other images: {len(images)} of {images.name}:{images.split}; if this is the same "
+        "source, its files were added, removed, replaced or relabelled since then"
     )
 
 
 def _micro_batches(plan: CodePlan, num_images: int, count: int) -> Iterator[range]:
-    """The encoder's micro-batches, of which none crosses a shard; enough for `count`, spread."""
+    """Yield enough of the encoder's micro-batches for `count` images, spread over the shards.
+
+    As in `encode`, no micro-batch crosses the border of a shard.
+    """
     a_shard = -(-plan.samples_per_shard // plan.micro_batch)
     full, rest = divmod(num_images, plan.samples_per_shard)
     total = full * a_shard + -(-rest // plan.micro_batch)
@@ -96,7 +100,7 @@ def _micro_batches(plan: CodePlan, num_images: int, count: int) -> Iterator[rang
 
 
 def _stored(dataset: CodeDataset, key: int) -> list[torch.Tensor] | None:
-    """The codes of a source index; None where it has none."""
+    """Return the stored codes of a source index; None if the image was skipped."""
     place = bisect_left(range(len(dataset)), key, key=lambda i: dataset[i].key)
     if place == len(dataset) or dataset[place].key != key:
         return None

@@ -1,4 +1,4 @@
-"""What the functions that make or read code datasets return."""
+"""Results of the functions that write or read code datasets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from imagetok.results import Result
 
 @dataclass(frozen=True, repr=False)
 class Encoded(Result):
-    """A finished code dataset; `inputs == written + skipped` was checked."""
+    """A finished code dataset and its totals, with `inputs == written + skipped`."""
 
     folder: Path
     inputs: int
     written: int
     skipped: int
     skips: tuple[Skip, ...]
-    """Each skipped input with its path and reason; of several processes only on the main one."""
+    """Each skipped input with its path and reason; filled on the main process only."""
     num_shards: int
     num_bytes: int
     usage: tuple[LevelUse, ...]
-    """Of each level, coarse to fine: K, codes used, perplexity."""
+    """Codebook utilisation per level, coarse to fine."""
 
     @classmethod
     def of(cls, folder: Path, report: EncodeReport) -> "Encoded":
-        """From what the writer counted."""
+        """Make the result from the writer's report."""
         return cls(
             folder,
             report.inputs,
@@ -51,11 +51,11 @@ class Encoded(Result):
         return open_codes(self.folder)
 
     def title(self) -> str:
-        """Where it lies."""
+        """Return a heading that names the folder."""
         return f"code dataset {self.folder}"
 
     def rows(self) -> Mapping[str, object]:
-        """Counts, and the use of each level's codes."""
+        """Return the totals and each level's codebook utilisation."""
         rows: dict[str, object] = {
             "inputs": self.inputs,
             "written": self.written,
@@ -73,7 +73,7 @@ class Encoded(Result):
 
 @dataclass(frozen=True, repr=False)
 class EncodingEstimate(Result):
-    """What an encoding would take; nothing was written."""
+    """Predicted size and time of an encoding (`dry_run`); nothing was written."""
 
     folder: Path
     inputs: int
@@ -81,14 +81,14 @@ class EncodingEstimate(Result):
     num_bytes: int
     seconds: float
     free_bytes: int
-    """On the disk of the folder."""
+    """Free bytes on the disk of the folder."""
 
     def title(self) -> str:
-        """Where it would lie."""
+        """Return a heading that names the folder."""
         return f"estimate for a code dataset {self.folder}; nothing was written"
 
     def rows(self) -> Mapping[str, object]:
-        """Size, time and disk."""
+        """Return size, time and free disk space."""
         return {
             "inputs": self.inputs,
             "shards": self.num_shards,
@@ -105,23 +105,23 @@ class Decoded(Result):
     folder: Path
     num_images: int
     num_new: int
-    """How many this call wrote; the others were there."""
+    """Number of images that this call wrote; the others existed already."""
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """All decoded images of the folder, by source index."""
+        """All decoded images of the folder, in order of source index."""
         return tuple(sorted(self.folder.glob("*.png"), key=lambda file: int(file.stem)))
 
     def title(self) -> str:
-        """Where they lie."""
+        """Return a heading that names the folder."""
         return f"decoded images in {self.folder}"
 
     def rows(self) -> Mapping[str, object]:
-        """Counts."""
+        """Return the numbers of images."""
         return {"images": self.num_images, "new": self.num_new}
 
     def pictures(self) -> Mapping[str, np.ndarray]:
-        """The first images."""
+        """Return a picture of the first images."""
         shown = self.files[:16]
         if not shown:
             return {}
@@ -132,16 +132,16 @@ class Decoded(Result):
 
 @dataclass(frozen=True, repr=False)
 class Exported(Result):
-    """A code dataset in another format."""
+    """A code dataset that was written in another format."""
 
     path: Path
     form: str
     num_images: int
 
     def title(self) -> str:
-        """Where it lies."""
+        """Return a heading that names format and path."""
         return f"codes as {self.form} in {self.path}"
 
     def rows(self) -> Mapping[str, object]:
-        """Counts."""
+        """Return the number of images."""
         return {"images": self.num_images}

@@ -1,4 +1,4 @@
-"""What a code dataset is: the plan written first, a record per shard, the manifest written last."""
+"""Schema of a code dataset: plan (written first), a record per shard, and manifest (last)."""
 
 import hashlib
 from collections.abc import Callable
@@ -29,14 +29,14 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class TokenizerId(Section):
-    """The tokenizer that codes are bound to; `name` is only for people."""
+    """The tokenizer that made the codes; `name` is for readers only and never compared."""
 
     fingerprint: str
     name: str
 
 
 class MergedPart(Section):
-    """One of the datasets that a merged one joins."""
+    """One of the datasets that a merged dataset consists of."""
 
     source: str
     source_identity: str
@@ -44,78 +44,78 @@ class MergedPart(Section):
 
 
 class CodePlan(Section):
-    """What will be made: immutable, and equal for every process and every rerun."""
+    """Everything that determines a code dataset; the same in every process and every rerun."""
 
     format_version: Literal[1] = FORMAT_VERSION
     tokenizer: TokenizerId
     num_codes: tuple[PositiveInt, ...]
-    """K of each level, coarse to fine."""
+    """Codebook size K of each level, coarse to fine."""
     grids: tuple[tuple[PositiveInt, PositiveInt], ...]
-    """(h, w) of each level."""
+    """Grid size (h, w) of each level, coarse to fine."""
     image: ImageContract
-    """The preprocessing."""
+    """Size, channels and preprocessing of the images."""
     source: str
-    """The data spec, split included."""
+    """Data spec of the images, including the split."""
     source_identity: str
-    """A hash that changes with the images; see `ImageDataset.identity`."""
+    """Identity of the images, which changes with them; see `ImageDataset.identity`."""
     num_inputs: NonNegativeInt
     labelled: bool
     class_names: tuple[str, ...]
     samples_per_block: PositiveInt = 1024
     samples_per_shard: PositiveInt = 65536
     micro_batch: PositiveInt = 64
-    """Images per forward pass; in the plan, because it can change the last bit of a feature."""
+    """Images per forward pass; part of the plan because it can change the last bit of a feature."""
     precision: Precision = "float32"
-    """Of the encoder's arithmetic."""
+    """Arithmetic of the encoder."""
     parts: tuple[MergedPart, ...] = ()
-    """Of a merged dataset: what it joins, in order. Its source indices count through them all."""
+    """Parts of a merged dataset, in order; its source indices run through all of them."""
 
     @model_validator(mode="after")
     def _check(self) -> "CodePlan":
         if sum(self._part_sizes()) != self.num_inputs:
-            raise ValueError("parts: their inputs do not add up to num_inputs")
+            raise ValueError("parts: the sum of their num_inputs differs from num_inputs")
         return self
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without `parts` where there are none, so that the bytes of a plan stay as they were."""
+        """Leave out empty `parts`, so that plans keep the bytes of before `parts` existed."""
         tree = handler(self)
         return tree if self.parts else {key: tree[key] for key in tree if key != "parts"}
 
     @property
     def num_shards(self) -> int:
-        """How many shards the dataset has; each belongs to one part."""
+        """Number of shards; each shard belongs to one part."""
         return sum(-(-size // self.samples_per_shard) for size in self._part_sizes())
 
     def input_range(self, shard: int) -> range:
-        """The source indices that a shard covers."""
+        """Return the source indices that a shard covers."""
         part, start = self._place(shard)
         end = min(start + self.samples_per_shard, self._part_sizes()[part])
         first = self.index_offset(shard)
         return range(first + start, first + end)
 
     def index_offset(self, shard: int) -> int:
-        """What to add to the indices that a shard holds: the inputs of all parts before its own."""
+        """Return the offset of a shard's stored indices: the inputs of all parts before its own."""
         return sum(self._part_sizes()[: self._place(shard)[0]])
 
     def _part_sizes(self) -> list[int]:
         return [part.num_inputs for part in self.parts] or [self.num_inputs]
 
     def _place(self, shard: int) -> tuple[int, int]:
-        """The part that a shard belongs to, and its first input within it."""
+        """Return the number of a shard's part, and the shard's first input within that part."""
         for part, size in enumerate(self._part_sizes()):
             shards = -(-size // self.samples_per_shard)
             if shard < shards:
                 return part, shard * self.samples_per_shard
             shard -= shards
-        raise IndexError("a shard that the plan does not have")
+        raise IndexError(f"shard index is out of range for {self.num_shards} shards")
 
     def code_dtype(self, level: int) -> np.dtype[Any]:
-        """The smallest little-endian unsigned type that holds K - 1."""
+        """Return the smallest little-endian unsigned integer type that holds a level's K - 1."""
         return smallest_dtype(self.num_codes[level])
 
     def member_suffixes(self) -> list[str]:
-        """The tar members of a block, without its number, in order."""
+        """Return the names of a block's tar members in order, without the block number."""
         levels = len(self.num_codes)
         codes = ["codes.npy"] if levels == 1 else [f"codes{i}.npy" for i in range(levels)]
         return [*codes, *(["labels.npy"] if self.labelled else []), "index.npy"]
@@ -130,16 +130,16 @@ class Skip(Section):
 
 
 class Member(Section):
-    """Where one array lies in the tar."""
+    """Position, type and shape of one array in the tar."""
 
     offset: NonNegativeInt
-    """Of the data, in bytes, 64-byte aligned."""
+    """Byte offset of the data; 64-byte aligned."""
     dtype: str
     shape: tuple[NonNegativeInt, ...]
 
 
 class ShardRecord(Section):
-    """A shard's commit record."""
+    """The record of a shard, written after its tar; a shard without a record is not finished."""
 
     shard: NonNegativeInt
     file: str
@@ -150,13 +150,13 @@ class ShardRecord(Section):
     end_input: NonNegativeInt
     skipped: tuple[Skip, ...]
     counts: tuple[tuple[NonNegativeInt, ...], ...]
-    """How often each code occurs, per level."""
+    """Number of occurrences of each code, per level."""
     blocks: tuple[dict[str, Member], ...]
-    """Per block: member suffix -> where it lies."""
+    """Position of each array by member suffix, per block."""
 
 
 class ShardEntry(Section):
-    """A shard as the manifest lists it."""
+    """A shard's entry in the manifest."""
 
     file: str
     sha256: str
@@ -166,7 +166,7 @@ class ShardEntry(Section):
 
 
 class LevelUse(Section):
-    """How one level's codebook is used over the whole dataset."""
+    """Codebook utilisation of one level over the whole dataset."""
 
     num_codes: PositiveInt
     codes_used: NonNegativeInt
@@ -174,7 +174,7 @@ class LevelUse(Section):
 
 
 class Manifest(Section):
-    """The commit record of a whole dataset."""
+    """The manifest, written last; a dataset without one is not finished."""
 
     format_version: Literal[1] = FORMAT_VERSION
     plan_sha256: str
@@ -184,24 +184,24 @@ class Manifest(Section):
     skipped: NonNegativeInt
     usage: tuple[LevelUse, ...]
     root: str = ""
-    """sha256 of everything above, hence of plan, records and shards."""
+    """sha256 of all other fields, which in turn cover the plan, the records and the shards."""
 
     def expected_root(self) -> str:
-        """What `root` must be."""
+        """Compute the value that `root` must have."""
         content = self.model_dump(mode="json", exclude={"root"})
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def smallest_dtype(num_codes: int) -> np.dtype[Any]:
-    """The smallest little-endian unsigned integer type for codes in [0, num_codes)."""
+    """Return the smallest little-endian unsigned integer type for codes in [0, num_codes)."""
     for dtype in ("<u1", "<u2", "<u4"):
         if num_codes - 1 <= np.iinfo(dtype).max:
             return np.dtype(dtype)
-    raise ConfigError(f"{num_codes} codes do not fit 32 bits")
+    raise ConfigError(f"num_codes: expected at most 2**32, found {num_codes}")
 
 
 def shard_name(shard: int) -> str:
-    """`00012` for shard 12."""
+    """Return the file stem of a shard: `00012` for shard 12."""
     return f"{shard:05d}"
 
 
@@ -209,10 +209,10 @@ M = TypeVar("M", bound=Section)
 
 
 def read_json(path: Path, cls: type[M]) -> M:
-    """A JSON file as a typed section; ShardError when it is missing or not of that form."""
+    """Read a JSON file as a section; raises ShardError when it is missing or invalid."""
     return read_section(path, cls, ShardError)
 
 
 def parse_json(data: bytes, cls: type[M], where: str) -> M:
-    """JSON as a typed section; ShardError, which names `where`, when it is not of that form."""
+    """Parse JSON as a section; raises ShardError, naming `where`, when it is invalid."""
     return as_section(json_files.parse_json(data, where, ShardError), cls, where, ShardError)

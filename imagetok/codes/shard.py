@@ -1,4 +1,4 @@
-"""One shard in memory or memory-mapped: its checks, and its samples as views."""
+"""Reading one shard that is in memory or memory-mapped: its samples as views, and its checks."""
 
 import hashlib
 import mmap
@@ -23,29 +23,29 @@ Bytes = mmap.mmap | bytes
 
 
 class CodeSample(NamedTuple):
-    """One image's codes, as views of the file."""
+    """Codes of one image, as views of the shard's bytes."""
 
     codes: tuple[np.ndarray, ...]
-    """(h, w) unsigned integers per level, coarse to fine."""
+    """Arrays of unsigned integers, (h, w) per level, coarse to fine."""
     label: int
-    """Class, or -1."""
+    """Class index, or -1 for none."""
     key: int
-    """Index in the source."""
+    """Index of the image in the source."""
 
 
 class CodeBatch(NamedTuple):
-    """Codes of several images, ready for a model."""
+    """Codes of several images as tensors."""
 
     codes: tuple[Int[Tensor, "B _h _w"], ...]
-    """int64 per level, coarse to fine."""
+    """int64 codes, (B, h, w) per level, coarse to fine."""
     labels: Int[Tensor, " B"]
-    """int64, -1 = none."""
+    """int64 class indices, -1 for none."""
     keys: Int[Tensor, " B"]
-    """int64 source indices."""
+    """int64 indices of the images in the source."""
 
 
 class _Blocks(NamedTuple):
-    """Consecutive blocks of one size: arrays (blocks, samples, ...), views of the shard."""
+    """Consecutive blocks of one size, as views of the shard of shape (blocks, samples, ...)."""
 
     codes: tuple[np.ndarray, ...]
     labels: np.ndarray | None
@@ -53,10 +53,10 @@ class _Blocks(NamedTuple):
 
 
 class Shard:
-    """The samples of a shard whose bytes are in `data`; nothing is copied or checked here."""
+    """The samples of a shard, as views of its bytes; nothing is copied or checked."""
 
     def __init__(self, plan: CodePlan, samples: int, data: Bytes, index_offset: int = 0):
-        """index_offset: what to add to the source indices that are stored."""
+        """Map the arrays of `data`; `index_offset` is added to the stored source indices."""
         self._index_offset = index_offset
         self._block_size = plan.samples_per_block
         self._num_full, rest = divmod(samples, self._block_size)
@@ -64,7 +64,7 @@ class Shard:
         self._last, _ = _view(plan, rest, data, end, 1 if rest else 0)
 
     def sample(self, row: int) -> CodeSample:
-        """The row-th sample."""
+        """Return the sample at position `row` of the shard."""
         block, row = divmod(row, self._block_size)
         blocks = self._full
         if block == self._num_full:
@@ -77,14 +77,14 @@ class Shard:
         )
 
     def copy_to(self, batch: "_Arrays", places: Any, rows: Int64[np.ndarray, " n"]) -> None:
-        """Copy samples into a batch. places: an index or slice of the batch, as long as rows."""
+        """Copy the samples at `rows` to the positions `places` (indices or a slice) of a batch."""
         self._copy_to(batch, places, rows)
         if self._index_offset:
             batch.keys[places] += self._index_offset
 
     def _copy_to(self, batch: "_Arrays", places: Any, rows: Int64[np.ndarray, " n"]) -> None:
         block, row = np.divmod(rows, self._block_size)
-        if block[0] == block[-1]:  # of one block, as most sequential batches are
+        if block[0] == block[-1]:  # all in one block, as for most sequential batches
             row = slice(row[0], row[-1] + 1) if bool((np.diff(row) == 1).all()) else row
             blocks = self._last if block[0] == self._num_full else self._full
             _copy(batch, places, blocks, 0 if blocks is self._last else int(block[0]), row)
@@ -96,12 +96,12 @@ class Shard:
             _copy(batch, last, self._last, 0, row[num_full:])
 
     def largest_codes(self) -> list[int]:
-        """Per level, -1 without samples."""
+        """Return the largest code of each level; -1 for a shard without samples."""
         parts = zip(self._full.codes, self._last.codes, strict=True)
         return [max((int(part.max()) for part in pair if part.size), default=-1) for pair in parts]
 
     def range_of_labels(self) -> tuple[int, int]:
-        """The smallest and the largest label; -1 without any."""
+        """Return the smallest and the largest label; -1 and -1 without labels."""
         pairs = (self._full.labels, self._last.labels)
         parts = [part for part in pairs if part is not None and part.size]
         return min((int(p.min()) for p in parts), default=-1), max(
@@ -121,9 +121,10 @@ def take(
     open_shard: Callable[[int], Shard],
     indices: Int64[np.ndarray, " B"],
 ) -> CodeBatch:
-    """The samples at `indices`, each in [0, ends[-1]), in that order; a shard is opened once.
+    """Return the samples at `indices`, each in [0, ends[-1]), in that order.
 
-    ends: of each shard, the number of samples up to its end.
+    ends: cumulative number of samples at the end of each shard. open_shard: returns a shard by its
+    number; called once per shard.
     """
     n = len(indices)
     batch = _Arrays(
@@ -146,7 +147,7 @@ def take(
 
 
 def check_hash(where: str, sha256: str, data: Bytes) -> None:
-    """Refuse bytes whose sha256 is not the recorded one."""
+    """Raise ShardError when the sha256 of `data` differs from the recorded one."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ShardError(
             f"{where}: its sha256 differs from the recorded one; the shard is damaged. {REMEDY}"
@@ -154,7 +155,7 @@ def check_hash(where: str, sha256: str, data: Bytes) -> None:
 
 
 def check_form(where: str, plan: CodePlan, samples: int, data: Bytes) -> None:
-    """Refuse a tar that holds anything but the planned members, one after the other."""
+    """Raise ShardError when a tar holds anything but the planned members in their order."""
     end = 0
     for block, places in enumerate(shard_spans(plan, samples)):
         for place in places:
@@ -165,31 +166,31 @@ def check_form(where: str, plan: CodePlan, samples: int, data: Bytes) -> None:
                 name = f"{block:06d}.{place.suffix}"
                 raise ShardError(
                     f"{where}: at byte {start:,}: expected the member {name!r} of type "
-                    f"{place.dtype.str} and shape {place.shape}, found something else; "
-                    "a shard of another dataset, or one with planted or damaged members"
+                    f"{place.dtype.str} and shape {place.shape}, found other bytes; the shard is "
+                    "damaged, was manipulated, or belongs to another dataset"
                 )
     if data[end:] != bytes(end_bytes(plan, samples)):
-        raise ShardError(f"{where}: at byte {end:,}: expected the end of the tar, found more")
+        raise ShardError(f"{where}: at byte {end:,}: expected the end of the tar, found more data")
 
 
 def check_range(where: str, plan: CodePlan, shard: Shard) -> None:
-    """Refuse codes that the codebook does not have, and labels that the plan has no name for."""
+    """Raise ShardError for codes outside the codebook or labels outside the plan's classes."""
     smallest, largest = shard.range_of_labels()
     if smallest < -1 or largest >= len(plan.class_names):
         raise ShardError(
-            f"{where}: expected labels in [-1, {len(plan.class_names)}), as the plan names "
+            f"{where}: expected labels in [-1, {len(plan.class_names)}), because the plan has "
             f"{len(plan.class_names)} classes, found {smallest} to {largest}. {REMEDY}"
         )
     for level, (k, largest) in enumerate(zip(plan.num_codes, shard.largest_codes(), strict=True)):
         if largest >= k:
             raise ShardError(
-                f"{where}: level {level} has code {largest}, but num_codes is {k}; "
-                "of another tokenizer? Encode the images again"
+                f"{where}: level {level}: expected codes in [0, {k}), found {largest}; the shard "
+                "may come from another tokenizer. Encode the images again"
             )
 
 
 def _view(plan: CodePlan, size: int, data: Bytes, start: int, count: int) -> tuple[_Blocks, int]:
-    """`count` blocks of `size` samples from byte `start` on, and where they end."""
+    """Map `count` blocks of `size` samples from byte `start` on; return them and their end."""
     places = block_spans(plan, size)
     stride = sum(place.stored_bytes for place in places)
     arrays = {}

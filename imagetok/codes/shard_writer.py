@@ -1,4 +1,4 @@
-"""Writing one shard: a tar of blocks, durable, with its record after it."""
+"""Writing one shard durably: a tar of blocks, then its record."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from imagetok.durable import sha256_file, staged_file, write_json
 
 
 class EncodedPart(NamedTuple):
-    """Consecutive encoded samples of a shard."""
+    """Codes, labels and indices of consecutive images of a shard."""
 
     codes: tuple[np.ndarray, ...]
     """(n, h, w) integers per level."""
@@ -26,9 +26,9 @@ class EncodedPart(NamedTuple):
 def write_shard(
     folder: Path, plan: CodePlan, shard: int, parts: Iterable[EncodedPart]
 ) -> ShardRecord:
-    """Write `NNNNN.tar`, then `NNNNN.json`; each appears only when complete.
+    """Write `NNNNN.tar`, then its record `NNNNN.json`; each file appears only when complete.
 
-    parts: the samples in source order; regrouped into blocks of `plan.samples_per_block`.
+    parts: the samples in source order; they are regrouped into blocks of `plan.samples_per_block`.
     """
     name = shard_name(shard)
     path = folder / f"{name}.tar"

@@ -1,4 +1,4 @@
-"""What a code dataset holds: totals, use and entropy of the codes, labels, and how it looks."""
+"""Statistics of a code dataset: totals, codebook utilisation, entropy, labels, contact sheet."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,44 +16,49 @@ _BATCH = 16384
 
 
 class LevelStatistics(NamedTuple):
-    """One level's codes over the whole dataset."""
+    """Codebook utilisation of one level over the whole dataset."""
 
     num_codes: int
     grid: tuple[int, int]
     codes_used: int
     perplexity: float
     entropy_bits: float
-    """Of a code, from the frequencies of all: no code that ignores its neighbours takes less."""
+    """Entropy of one code under the frequencies of all codes: the least number of bits per code
+    for a coder that ignores the neighbouring codes."""
 
 
 class BitsPerImage(NamedTuple):
-    """What an image takes, in bits."""
+    """Size of an image's codes in bits, in three representations."""
 
     stored: float
-    """In the shards, with label, source index and headers."""
+    """As stored in the shards, including label, source index and headers."""
     fixed: int
-    """With ceil(log2 K) bits a code."""
+    """With ceil(log2 K) bits per code."""
     entropy: float
-    """With each level's entropy a code."""
+    """With each code at its level's entropy."""
 
 
 class CodeStatistics(NamedTuple):
-    """A code dataset in numbers."""
+    """Statistics of a code dataset."""
 
     images: int
     skipped: dict[str, int]
-    """Inputs without codes, by reason."""
+    """Number of skipped inputs by reason."""
     num_shards: int
     num_bytes: int
     levels: tuple[LevelStatistics, ...]
     bits_per_image: BitsPerImage
     labels: dict[str, int]
-    """Images by class name, in the order of the classes; `none` for those without a label. Empty
-    if unlabelled."""
+    """Number of images by class name, in the order of the classes, and under `none` of images
+    without a label; empty for an unlabelled dataset."""
 
 
 def code_statistics(dataset: CodeDataset) -> CodeStatistics:
-    """Count a code dataset; reads, and so verifies, the shards only if it is labelled."""
+    """Compute the statistics of a code dataset.
+
+    Shards are read, and thus verified, only for a labelled dataset; all other numbers come from
+    the manifest and the records. Raises ShardError for a damaged file.
+    """
     plan, manifest = dataset.plan, dataset.manifest
     levels = tuple(
         LevelStatistics(
@@ -84,17 +89,17 @@ def code_statistics(dataset: CodeDataset) -> CodeStatistics:
 def save_contact_sheet(
     dataset: CodeDataset, tokenizer: Tokenizer, path: Path, *, count: int = 64, columns: int = 8
 ) -> int:
-    """Decode images spread evenly over a dataset and lay them out as one PNG; returns how many.
+    """Decode up to `count` images, spread evenly over a dataset, into one PNG; return how many.
 
-    Raises ShardError when the codes are another tokenizer's, InputError for an empty dataset.
+    Raises ShardError when another tokenizer made the codes, InputError for an empty dataset.
     """
     check_dataset_fingerprint(dataset, tokenizer)
     if not len(dataset):
-        raise InputError(f"{dataset.place}: no images to show, it is empty")
+        raise InputError(f"{dataset.place}: expected a dataset with images, found an empty one")
     count = min(count, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
     images = as_rgb(decode_in_batches(tokenizer, dataset.__getitems__(chosen).codes))
-    scale = max(1, 64 // max(images.shape[2:]))  # small images can hardly be seen
+    scale = max(1, 64 // max(images.shape[2:]))  # small images are enlarged to about 64 pixels
     save_grid(images, path, min(columns, count), scale)
     return count
 
@@ -109,7 +114,7 @@ def _skips(dataset: CodeDataset) -> dict[str, int]:
 
 def _labels(dataset: CodeDataset) -> dict[str, int]:
     names = dataset.plan.class_names
-    counts = np.zeros(len(names) + 1, dtype=np.int64)  # the last one: none
+    counts = np.zeros(len(names) + 1, dtype=np.int64)  # the last one counts label -1
     for batch in dataset.batches(_BATCH):
         labels = batch.labels.numpy()
         if labels.min() < -1 or labels.max() >= len(names):

@@ -1,4 +1,4 @@
-"""Where the files of a code dataset lie: a local folder, or a URL."""
+"""Reading the files of a code dataset from a local folder or from a URL."""
 
 import http.client
 import mmap
@@ -19,47 +19,54 @@ from imagetok.io.timeouts import TransferProgress, within_time_limit
 from imagetok.io.urls import public_url, split_user, without_secrets
 
 REMEDY = (
-    "Copy it again; or delete it with its .json and manifest.json where it was made, and run the "
-    "same `imagetok encode` again"
+    "Copy it again; or, where it was made, delete it, its .json and manifest.json and run the same "
+    "`imagetok encode` command again"
 )
 _TIMEOUT = 60.0
 _RETRY_AFTER = (0.5, 2.0, 8.0)
-"""Seconds; object stores answer now and then that they are busy."""
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
-_GONE = {404, 410}
+"""Seconds to wait before each retry; object stores sometimes answer that they are busy."""
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_MISSING_STATUS = {404, 410}
 
 
 class Content(NamedTuple):
-    """The bytes of a shard."""
+    """The bytes of a shard, and a stamp for remembering that they were verified."""
 
     data: mmap.mmap | bytes
     stamp: int
-    """Changes when the file does; 0 where every reading must be verified."""
+    """A number that changes when the file does; 0 if the data must be verified at every read."""
 
 
 class Storage(ABC):
-    """A folder of files that do not change any more."""
+    """A folder of finished files, local or remote."""
 
     place: str
-    """For messages."""
+    """The folder or URL as text, for messages."""
     is_remote: bool
 
     @abstractmethod
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A small file. ShardError when it is missing or longer, ResourceError without access."""
+        """Read a small file of at most `max_bytes`.
+
+        Raises ShardError when it is missing or larger, ResourceError when it cannot be downloaded.
+        """
 
     @abstractmethod
     def load(self, name: str, num_bytes: int) -> Content:
-        """A shard. ShardError when it is missing or not `num_bytes` long."""
+        """Load a shard of exactly `num_bytes`.
+
+        Raises ShardError when it is missing or has another size, ResourceError when it cannot be
+        downloaded.
+        """
 
     def path(self, name: str) -> str:
-        """Of a file, for messages."""
+        """Return the path or URL of a file as text, for messages."""
         return f"{self.place}/{name}"
 
 
 @final
 class LocalStorage(Storage):
-    """A folder; its shards are memory-mapped."""
+    """A local folder whose shards are memory-mapped."""
 
     is_remote = False
 
@@ -68,20 +75,20 @@ class LocalStorage(Storage):
         self.place = str(folder)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """Refuses whatever is no regular file, such as a pipe that would never end."""
+        """Read a small file; raises ShardError for anything but a regular file, such as a pipe."""
         path = self.folder / name
         if not path.is_file():
             raise ShardError(f"{path}: missing")
         try:
             return read_regular(path, max_bytes)
         except FileError as error:
-            raise ShardError(f"{error}; it cannot be what it says") from None
+            raise ShardError(f"{error}; it is not a file of a code dataset") from None
 
     def load(self, name: str, num_bytes: int) -> Content:
-        """Nothing is read yet; pages come in when they are touched."""
+        """Memory-map a shard; the data is read from disk when it is accessed."""
         path = self.folder / name
         if not path.is_file():
-            raise ShardError(f"{path}: missing, though it is listed; copy the dataset again")
+            raise ShardError(f"{path}: missing, but the manifest lists it; copy the dataset again")
         with open_regular(path) as file:
             status = os.fstat(file.fileno())
             _check_size(str(path), num_bytes, status.st_size)
@@ -91,7 +98,7 @@ class LocalStorage(Storage):
 
 @final
 class RemoteStorage(Storage):
-    """A URL below which the files lie: http(s) by Python's own client, the others by fsspec."""
+    """A base URL: http(s) is read with Python's own client, other protocols with fsspec."""
 
     is_remote = True
 
@@ -99,58 +106,63 @@ class RemoteStorage(Storage):
         parts = urlsplit(url)
         if parts.scheme not in PROTOCOLS:
             raise ConfigError(
-                f"{parts.scheme}://...: expected a folder or a URL of {', '.join(PROTOCOLS)}"
+                f"{parts.scheme}://...: expected a folder or a URL with one of the protocols "
+                f"{', '.join(PROTOCOLS)}"
             )
         self._parts = parts._replace(path=parts.path.rstrip("/"), fragment="")
         self.place = public_url(urlunsplit(self._parts))
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """The whole file, tried again after a passing fault."""
+        """Download a small file, with retries after transient errors."""
         data = self._fetch(name, max_bytes)
         if len(data) > max_bytes:
             where = self.path(name)
-            raise ShardError(f"{where}: larger than {max_bytes:,} bytes; it cannot be what it says")
+            raise ShardError(
+                f"{where}: expected at most {max_bytes:,} bytes, found more; it is not a file of a "
+                "code dataset"
+            )
         return data
 
     def load(self, name: str, num_bytes: int) -> Content:
-        """The whole shard, in memory."""
+        """Download a whole shard into memory, with retries after transient errors."""
         data = self._fetch(name, num_bytes)
         found = len(data) if len(data) <= num_bytes else "more"
         _check_size(self.path(name), num_bytes, found)
         return Content(data, 0)
 
     def _fetch(self, name: str, max_bytes: int) -> bytes:
-        """The file, cut one byte after max_bytes."""
+        """Download a file, at most one byte more than max_bytes of it."""
         url = urlunsplit(self._parts._replace(path=f"{self._parts.path}/{name}"))
         get = _get_http if self._parts.scheme in ("http", "https") else _get_fsspec
         try:
             return _with_retries(lambda: within_time_limit(lambda p: get(url, max_bytes + 1, p)))
         except FileNotFoundError:
             raise ShardError(f"{self.path(name)}: missing") from None
-        except Exception as error:  # each protocol has its own
+        except Exception as error:  # each fsspec protocol raises its own classes
             found = without_secrets(str(error) or type(error).__name__, url)
             raise ResourceError(
-                f"{self.path(name)}: cannot be fetched: {found}; try again later, or check access"
+                f"{self.path(name)}: cannot be downloaded: {found}; check the URL and your access "
+                "rights, or try again later"
             ) from None
 
 
 def open_storage(place: Path | str) -> Storage:
-    """A URL as a RemoteStore, anything else as a folder."""
+    """Return a RemoteStorage for a URL, and a LocalStorage for any other text or path."""
     if isinstance(place, str) and "://" in place:
         return RemoteStorage(place)
     return LocalStorage(Path(place))
 
 
-class _Passing(Exception):
-    """A fault of a network that may be over at the next try."""
+class _TransientError(Exception):
+    """A network error after which a retry may succeed."""
 
 
 def _with_retries(get: Callable[[], bytes]) -> bytes:
-    """What `get` gives, at the latest at the fourth try."""
+    """Return what `get` returns; retry up to three times after a _TransientError."""
     for seconds in _RETRY_AFTER:
         try:
             return get()
-        except _Passing:
+        except _TransientError:
             time.sleep(seconds)
     return get()
 
@@ -163,21 +175,22 @@ def _get_http(url: str, max_bytes: int, progress: TransferProgress) -> bytes:
             length = response.length
             data = progress.read(response.read1, max_bytes)
     except urllib.error.HTTPError as error:
-        if error.code in _GONE:
+        if error.code in _MISSING_STATUS:
             raise FileNotFoundError from None
         text = f"{error.code} {error.reason}"
-        raise (_Passing(text) if error.code in _PASSING else OSError(text)) from None
+        is_transient = error.code in _TRANSIENT_STATUS
+        raise (_TransientError(text) if is_transient else OSError(text)) from None
     except urllib.error.URLError as error:
-        raise _Passing(str(error.reason)) from None
+        raise _TransientError(str(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
-        raise _Passing(str(error) or type(error).__name__) from None
+        raise _TransientError(str(error) or type(error).__name__) from None
     if length is not None and len(data) < min(length, max_bytes):
-        raise _Passing(f"the connection ended after {len(data):,} of {length:,} bytes")
+        raise _TransientError(f"the connection ended after {len(data):,} of {length:,} bytes")
     return data
 
 
 def _opener(url: str) -> tuple[str, urllib.request.OpenerDirector]:
-    """The URL without its user, whom the opener names to that host, and to no other."""
+    """Return the URL without user and password, and an opener that sends them to its host only."""
     plain, user, password = split_user(url)
     if user is None:
         return plain, urllib.request.build_opener()
@@ -197,6 +210,6 @@ def _get_fsspec(url: str, max_bytes: int, progress: TransferProgress) -> bytes:
 def _check_size(where: str, expected: int, found: int | str) -> None:
     if found != expected:
         raise ShardError(
-            f"{where}: expected {expected} bytes, found {found}; the shard was cut off or "
+            f"{where}: expected {expected} bytes, found {found}; the shard was truncated or "
             f"replaced. {REMEDY}"
         )

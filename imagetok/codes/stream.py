@@ -1,8 +1,8 @@
-"""One pass over a code dataset by many processes and loader workers, shard after shard.
+"""One pass over a code dataset, split over data-parallel processes and loader workers.
 
-webdataset hands out whole shards: three on two processes are twice as many samples for one of
-them, and a worker without a shard is an error. Here everybody gets an equal run of the samples, so
-that nobody waits at the end; its way of telling which process and worker this is stays.
+webdataset hands out whole shards: of three shards on two processes, one process gets twice as many
+samples, and a worker without a shard is an error. Here each gets an equal run of the samples, so
+that none waits at the end. Rank and worker are found with webdataset's function.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,17 +20,18 @@ from imagetok.errors import ConfigError
 
 @final
 class CodeStream(IterableDataset):
-    """Batches of this process and worker, in an order of (seed, epoch, rank, worker) only.
+    """Batches for this rank and worker, in an order that depends only on seed, epoch and these.
 
-    The shards are taken in groups of `mix`; to shuffle, the shards are permuted, then the samples
-    of each group. A process takes an equal run of the samples, and its workers equal runs of its
-    batches, so that every sample is given once, and the processes' numbers differ by one at most.
-    A DataLoader takes the workers' batches in turn. `start` continues such a pass after so many
-    samples of this process, given the same batch size, workers and processes.
+    Shards are read in groups of `mix`. Shuffling permutes the shards, then the samples within each
+    group. Each rank gets an equal run of the samples, and each of its workers an equal run of its
+    batches, so every sample occurs exactly once and the ranks' numbers of samples differ by at most
+    one. A DataLoader takes batches from its workers in turn.
 
-    rank, num_ranks: of which process, if not this one by torch.distributed (or RANK, WORLD_SIZE).
-    drop_last: whole batches only, as many for every process. mix: also how many shards are open
-    at once, in each worker.
+    batch_size: samples per batch. start: number of samples of this rank to skip; it continues an
+    interrupted pass with the same batch size, workers and ranks. mix: shards per group, and the
+    most shards open at once in each worker. drop_last: leave out smaller batches, so that all ranks
+    get the same number of batches. rank, num_ranks: default to those of torch.distributed, or to
+    the environment variables RANK and WORLD_SIZE. Raises ConfigError for values out of range.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class CodeStream(IterableDataset):
         self._end = end
 
     def __len__(self) -> int:
-        """Batches of this process that are left."""
+        """Number of batches that are left for this rank."""
         samples = self._end - self._first
         if self._start >= samples:
             return 0
@@ -76,7 +77,7 @@ class CodeStream(IterableDataset):
     def __iter__(self) -> Iterator[CodeBatch]:
         _, _, worker, num_workers = _rank_and_worker()
         order = self._order.reader()
-        # The worker that is asked first begins inside of a batch.
+        # The worker that the loader reads first starts within a batch.
         taken = self._start % self._batch_size if worker == 0 else 0
         for number in self._batch_numbers(worker, num_workers):
             first = self._first + number * self._batch_size
@@ -87,16 +88,17 @@ class CodeStream(IterableDataset):
                 yield parts[0] if len(parts) == 1 else _joined(parts)
 
     def _batch_numbers(self, worker: int, num_workers: int) -> range:
-        """Which batches of this process a worker gives.
+        """Return the numbers of this rank's batches that a worker yields.
 
-        A DataLoader asks worker 0, 1, ... in turn, for as long as they last: batch j of the pass
-        is the (j // num_workers)-th of worker j % num_workers. Each has a run of neighbours, and
-        the one that is asked last the last run, which ends with the batch that may be short.
+        A DataLoader reads from workers 0, 1, ... in turn until they are exhausted: batch j of the
+        pass is the (j // num_workers)-th of worker j % num_workers. Each worker has a run of
+        consecutive batches; the worker read last has the last run, which ends with the batch that
+        may be smaller.
         """
         done = self._start // self._batch_size
-        asked = (worker + done) % num_workers  # as which worker of the whole pass
+        asked = (worker + done) % num_workers  # the number of this worker in the whole pass
         total = -(-(self._end - self._first) // self._batch_size)
-        each, more = divmod(total, num_workers)  # the first `more` are asked once more
+        each, more = divmod(total, num_workers)  # the first `more` workers have one batch more
         if asked < more:
             begin, count = (num_workers - more) * each + asked * (each + 1), each + 1
         else:
@@ -106,7 +108,7 @@ class CodeStream(IterableDataset):
 
 
 class _Order:
-    """The order of an epoch: positions to indices, a group of shards at a time."""
+    """The order of an epoch: maps positions to sample indices, one group of shards at a time."""
 
     def __init__(
         self, ends: Int64[np.ndarray, " shards"], shuffle: bool, seed: int, epoch: int, mix: int
@@ -124,9 +126,9 @@ class _Order:
         self.num_samples = int(ends[-1]) if len(ends) else 0
 
     def reader(self) -> Callable[[int, int], Iterator[np.ndarray]]:
-        """A function of (first, end): the indices at these positions, by group.
+        """Return a function of (first, end) that yields the indices at these positions by group.
 
-        It keeps the order of one group.
+        The function keeps the order of the group that it used last.
         """
         current, start, order = -1, 0, np.empty(0, dtype=np.int64)
 
@@ -144,7 +146,7 @@ class _Order:
         return read
 
     def _indices(self, group: int) -> Int64[np.ndarray, " n"]:
-        """The samples of one group in their order."""
+        """Return the sample indices of one group in their order."""
         part = slice(group * self._mix, (group + 1) * self._mix)
         runs = zip(self._first_of[part], self._end_of[part], strict=True)
         indices = np.concatenate([np.arange(first, end) for first, end in runs])
@@ -155,8 +157,8 @@ class _Order:
 
 
 def _rank_and_worker() -> tuple[int, int, int, int]:
-    """Rank, number of processes, loader worker, number of workers."""
-    from webdataset.utils import pytorch_worker_info  # 0.1 s
+    """Return rank, number of ranks, loader worker and number of workers."""
+    from webdataset.utils import pytorch_worker_info  # imported here because it takes 0.1 s
 
     return pytorch_worker_info()
 

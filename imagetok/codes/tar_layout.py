@@ -1,8 +1,8 @@
-"""Where every byte of a shard lies: its plan and its number of samples say it all.
+"""Layout of a shard: the plan and the number of samples determine the offset of every byte.
 
-A shard is a USTAR tar of npy files without times, owners or padding of free choice. So its writer
-needs no tar library, and its reader compares every header with the only one that may stand there:
-a link, a strange name, an object array or a shape of 10^14 items is never interpreted.
+A shard is a USTAR tar of npy files in which times, owners and padding are fixed. Hence the writer
+needs no tar library, and the reader compares every header with the only valid one: a link, an
+unexpected name, an object array or a shape of 10^14 items is never interpreted.
 """
 
 import tarfile
@@ -17,41 +17,41 @@ _TAR_BLOCK = 512
 _TAR_RECORD = 10240
 _NPY_HEADER = 128
 HEADER_BYTES = _TAR_BLOCK + _NPY_HEADER
-"""Before the data of each member; a multiple of 64."""
+"""Bytes of the headers before the data of each member; a multiple of 64."""
 
 
 class ArraySpan(NamedTuple):
-    """One array of a block."""
+    """Position, type and shape of one array of a block."""
 
     suffix: str
-    """Of the member's name: `codes.npy`."""
+    """Name of the tar member without its block number, such as `codes.npy`."""
     offset: int
-    """Of the data, in bytes from the beginning of the tar (or of the block, see there)."""
+    """Byte offset of the data from the start of the tar (in `block_spans`: of the block)."""
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Of the data."""
+        """Number of bytes of the data."""
         return _num_bytes(self.dtype, self.shape)
 
     @property
     def stored_bytes(self) -> int:
-        """From the member's tar header to the next one's."""
+        """Number of bytes from this member's tar header to the next member's."""
         return HEADER_BYTES + self.nbytes + self.padding
 
     @property
     def padding(self) -> int:
-        """Zeros after the data."""
+        """Number of zero bytes after the data."""
         return -(HEADER_BYTES + self.nbytes) % _TAR_BLOCK
 
     @property
     def member(self) -> Member:
-        """As a shard's record tells it."""
+        """The array's entry in a shard's record."""
         return Member(offset=self.offset, dtype=self.dtype.str, shape=self.shape)
 
     def header(self, block: int) -> bytes:
-        """The 640 bytes before the data: the tar's header and the npy file's."""
+        """Return the 640 bytes before the data: the tar header and the npy header."""
         info = tarfile.TarInfo(f"{block:06d}.{self.suffix}")  # mtime, uid and gid are 0 by default
         info.size = _NPY_HEADER + self.nbytes
         info.mode = 0o644
@@ -62,7 +62,7 @@ class ArraySpan(NamedTuple):
 
 
 def block_spans(plan: CodePlan, size: int) -> list[ArraySpan]:
-    """The arrays of a block of `size` samples; offsets count from where the block begins."""
+    """Return the arrays of a block of `size` samples, with offsets from the start of the block."""
     places: list[ArraySpan] = []
     start = 0
     for suffix in plan.member_suffixes():
@@ -73,12 +73,12 @@ def block_spans(plan: CodePlan, size: int) -> list[ArraySpan]:
 
 
 def block_bytes(plan: CodePlan, size: int) -> int:
-    """How long a block of `size` samples is."""
+    """Return the number of bytes of a block of `size` samples."""
     return sum(place.stored_bytes for place in block_spans(plan, size))
 
 
 def shard_spans(plan: CodePlan, samples: int) -> Iterator[list[ArraySpan]]:
-    """The arrays of each block of a shard; offsets count from the beginning of the tar.
+    """Yield the arrays of each block of a shard, with offsets from the start of the tar.
 
     All blocks but the last hold `plan.samples_per_block` samples.
     """
@@ -90,7 +90,7 @@ def shard_spans(plan: CodePlan, samples: int) -> Iterator[list[ArraySpan]]:
 
 
 def content_bytes(plan: CodePlan, samples: int) -> int:
-    """How long all blocks of a shard are, without the end of the tar."""
+    """Return the number of bytes of all blocks of a shard, without the end of the tar."""
     full, rest = divmod(samples, plan.samples_per_block)
     return full * block_bytes(plan, plan.samples_per_block) + (
         block_bytes(plan, rest) if rest else 0
@@ -98,13 +98,16 @@ def content_bytes(plan: CodePlan, samples: int) -> int:
 
 
 def end_bytes(plan: CodePlan, samples: int) -> int:
-    """How many zeros end the tar of a shard: two blocks or more, up to a whole tar record."""
+    """Return the number of zero bytes at the end of a shard's tar.
+
+    These are two tar blocks or more, up to a whole tar record.
+    """
     content = content_bytes(plan, samples)
     return -(-(content + 2 * _TAR_BLOCK) // _TAR_RECORD) * _TAR_RECORD - content
 
 
 def shard_bytes(plan: CodePlan, samples: int) -> int:
-    """How long the tar of a shard is."""
+    """Return the number of bytes of a shard's tar."""
     return content_bytes(plan, samples) + end_bytes(plan, samples)
 
 
@@ -119,6 +122,6 @@ def _form(plan: CodePlan, suffix: str, size: int) -> tuple[np.dtype[Any], tuple[
 
 def _num_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     count = dtype.itemsize
-    for axis in shape:  # exact, where numpy's product wraps
+    for axis in shape:  # Python's integers; numpy's product would overflow
         count *= axis
     return count

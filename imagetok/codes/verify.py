@@ -8,9 +8,9 @@ from imagetok.errors import ShardError
 
 
 def verify_codes(folder: Path) -> list[str]:
-    """What is wrong with a code dataset, one line a fault; empty when every byte is as written.
+    """Verify every byte of a code dataset; return one line per fault, none for an intact dataset.
 
-    Raises ShardError when the folder is no finished code dataset at all.
+    Raises ShardError when the folder is not a finished code dataset.
     """
     dataset = open_codes(folder)
     faults: list[str] = []

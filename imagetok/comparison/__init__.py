@@ -1,4 +1,4 @@
-"""Several tokenizers on the same data, budget and seeds: trained, measured, one table."""
+"""Comparison of tokenizers trained with the same data, budget and seeds."""
 
 from imagetok.comparison.plan import ComparisonPlan, Trial, make_plan
 from imagetok.comparison.results import Comparison

@@ -1,4 +1,4 @@
-"""Distances in feature networks: what `imagetok evaluate` measures of each finished cell."""
+"""Feature distances (such as rFID) of every finished trial, measured by `imagetok evaluate`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ _PLAIN = {
     *("fid", "kid", "precision", "recall", "inception_score"),
     *("rfid", "rkid", "rprecision", "rrecall"),
 }
-"""Measures that are named without their network, because it is that of their papers."""
+"""Measures whose names do not include the network, because it is that of their papers."""
 
 
 def feature_follow_up(
     plan: ComparisonPlan, features: tuple[str, ...], num_test_images: int, device: str
 ) -> FollowUp | None:
-    """The distances of each cell's reconstructions; None where no network is asked for."""
+    """Return the follow-up that measures reconstructions of each trial; None without features."""
     if not features:
         return None
     work = FeatureWork(features, num_test_images, plan.data, device)
@@ -39,23 +39,25 @@ def feature_follow_up(
 
 @dataclass(frozen=True)
 class FeatureWork:
-    """How reconstructions, and images drawn from a prior, are measured."""
+    """Settings for measuring reconstructions and samples of a prior."""
 
     features: tuple[str, ...]
-    """Networks, as `imagetok evaluate --features` takes them."""
+    """Networks, as accepted by `imagetok evaluate --features`."""
     num_samples: int
     data: DataConfig
     device: str
 
     def path(self, trial: Trial, what: str) -> Path:
-        """File of the measures, named by what they depend on, so that other networks or counts are
-        measured anew. what: `reconstructions` or `samples`.
+        """Return the file of the measures.
+
+        Its name contains a hash of the networks and counts, so that a change of these is measured
+        again. what: `reconstructions` or `samples`.
         """
-        asked = canonical_json([*self.features, self.num_samples])
-        return folder_of(trial) / f"{what}-{hashlib.sha256(asked).hexdigest()[:8]}.json"
+        settings = canonical_json([*self.features, self.num_samples])
+        return folder_of(trial) / f"{what}-{hashlib.sha256(settings).hexdigest()[:8]}.json"
 
     def step(self, what: str) -> FollowUpStep:
-        """Measure `reconstructions`, or the folder of `samples` beside them."""
+        """Return the step that measures `reconstructions` or `samples`."""
 
         def command(trial: Trial) -> list[str]:
             words = ["evaluate", *tokenizer_words(trial), "--data", describe(self.data, "test")]
@@ -71,22 +73,22 @@ class FeatureWork:
 
 
 def folder_of(trial: Trial) -> Path:
-    """What is made of a cell after training, beside its run."""
+    """Return the folder of a trial's follow-up results, next to its run folder."""
     return trial.folder.with_name(f"{trial.folder.name}-later")
 
 
 def tokenizer_words(trial: Trial) -> list[str]:
-    """The option that names the cell's finished tokenizer."""
+    """Return the command-line option that names the trial's tokenizer."""
     return ["--tokenizer", str(trial.folder / "tokenizer")]
 
 
 def measures_in(records: list[MeasureRecord]) -> dict[str, float | int]:
-    """The distances of some records, named as `imagetok evaluate` names them."""
+    """Return the distances in some records, with the names of `imagetok evaluate`."""
     return {name: value for record in records for name, value in _distances(record).items()}
 
 
 def identity_of(records: list[MeasureRecord]) -> dict[str, Any]:
-    """Names of the distances, networks and counts; what a comparison stores as `later`."""
+    """Return names of distances, networks and counts; a comparison stores them as `later`."""
     identity: dict[str, Any] = {"measures": [], "networks": {}, "num_samples": 0, "prior": None}
     for record in records:
         identity["measures"] += _distances(record)
@@ -96,7 +98,7 @@ def identity_of(records: list[MeasureRecord]) -> dict[str, Any]:
 
 
 def _distances(record: MeasureRecord) -> dict[str, float | int]:
-    """The measures that need a network; the accuracy of a class is another one of samples."""
+    """Return the measures that need a network, except class accuracies."""
     endings = tuple(f"_{network}" for network in record["identity"]["networks"])
     return {
         name: value

@@ -1,4 +1,4 @@
-"""The two pictures of a comparison: measures over steps, and reconstructions across methods."""
+"""The pictures of a comparison: measures over training steps, and reconstructions by method."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,8 +22,10 @@ _PADDING = 2
 
 
 def measures_figure(result: Comparison) -> bytes:
-    """Test MSE (of label maps, accuracy) and perplexity over steps, means in the range over seeds,
-    and bars of the codes used with their standard deviation; as PNG.
+    """Draw test MSE (for label maps, accuracy), perplexity and codes used of every method, as PNG.
+
+    Curves are means over seeds in a band from minimum to maximum; bars of codes used have the
+    standard deviation over seeds.
     """
     methods = [method for method in result.methods if method.mean]
     columns = min(len(methods), 6)
@@ -36,7 +38,7 @@ def measures_figure(result: Comparison) -> bytes:
             logarithmic(axes)
         else:
             _curves(axes, methods, "pixel_accuracy", 1.0, "test pixel accuracy")
-        # Over all panels: a wide legend of one of them would squeeze it.
+        # One legend above all panels: a wide legend in one panel would squeeze it.
         named = axes.get_legend_handles_labels()
         axes.figure.legend(*named, loc="outside upper left", ncols=columns)
 
@@ -64,7 +66,7 @@ def _curves(
             style = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.8}
             style["linestyle"] = DASHES[(i // len(COLOURS) + level) % len(DASHES)]
             name = method.name if len(levels) == 1 else f"{method.name}, level {level}"
-            marker = "o" if len(steps) == 1 else None  # a lone point makes no line
+            marker = "o" if len(steps) == 1 else None  # a single point draws no line
             axes.plot(steps, mean, label=name, marker=marker, **style)
             band = {"color": style["color"], "alpha": 0.18, "linewidth": 0}
             axes.fill_between(
@@ -103,7 +105,7 @@ def _codes_used(axes: Axes, methods: Sequence[MethodResult]) -> None:
 
 
 def _level_keys(method: MethodResult, measure: str) -> list[str]:
-    """The names of a measure: its own, or one a level."""
+    """Return the names under which a method has a measure: its own, or one per level."""
     keys = [measure, *(f"{measure}_level{i}" for i in range(len(method.num_codes)))]
     return [key for key in keys if key in method.mean]
 
@@ -111,10 +113,10 @@ def _level_keys(method: MethodResult, measure: str) -> list[str]:
 def reconstructions(
     tokenizers: Mapping[str, Autoencoder], dataset: ImageDataset
 ) -> tuple[dict[str, Tensor], int]:
-    """The same test images, spread over the split, as they are and as each method gives them back.
+    """Reconstruct the same test images, evenly spread over the split, with every method.
 
-    Returns rows by name, each (N, C, H, W) in [0, 1], label maps in colour, and the originals
-    first; and N.
+    Returns rows of images by name, originals first, each (N, C, H, W) in [0, 1] with label maps in
+    colour; and N.
     """
     spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
     originals = from_stored(dataset.read(spread).images, dataset.contract)
@@ -128,7 +130,7 @@ def reconstructions(
 
 
 def reconstruction_grid(rows: Mapping[str, Tensor]) -> Image.Image:
-    """One row of images a name, with the name readable at its left."""
+    """Arrange one row of images per name, with the name on its left."""
     every = torch.cat(list(rows.values()))
     columns, (height, width) = len(every) // len(rows), every.shape[2:]
     scale = max(1, 64 // max(height, width))

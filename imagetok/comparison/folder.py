@@ -1,4 +1,4 @@
-"""A comparison's folder as it was stored: what it holds, and what is wrong with it."""
+"""Reading, describing and checking the folder of a comparison."""
 
 import json
 from pathlib import Path
@@ -19,15 +19,15 @@ MAX_BYTES = 64 << 20
 
 
 class StoredPlan(Section):
-    """What plan.json holds of a comparison."""
+    """The parts of a comparison's plan.json that are read back."""
 
     seeds: tuple[Count, ...]
     methods: dict[Annotated[str, Field(pattern=r"^[^/\\0]{1,200}$")], dict[str, Any]]
-    """Configs by name, without seeds and places."""
+    """Method name -> config, without seed and local paths."""
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a folder is of `imagetok compare`; plan.json may also be that of a code dataset."""
+    """Return whether a folder is a comparison; a code dataset also has a plan.json."""
     if (folder / RESULT).is_file():
         return True
     try:
@@ -38,7 +38,7 @@ def is_comparison(folder: Path) -> bool:
 
 
 def stored_plan(folder: Path) -> StoredPlan:
-    """Seeds and methods; InputError for a damaged plan.json."""
+    """Read seeds and methods from plan.json; raise InputError if it is damaged."""
     plan = _read(folder / PLAN)
     known = {name: value_at(plan, name) for name in StoredPlan.model_fields}
     stored = as_section(known, StoredPlan, str(folder / PLAN))
@@ -53,7 +53,7 @@ def stored_plan(folder: Path) -> StoredPlan:
 
 
 def stored_trials(folder: Path) -> list[Trial]:
-    """The runs of a comparison, method by method; none where its plan is damaged."""
+    """Return the trials of a comparison, method by method; empty if its plan is damaged."""
     try:
         plan = stored_plan(folder)
     except InputError:
@@ -73,17 +73,17 @@ def stored_trials(folder: Path) -> list[Trial]:
 
 
 def read_comparison(folder: Path) -> Comparison | None:
-    """What comparison.json holds; None while there is none, InputError for a damaged one."""
+    """Read comparison.json; return None if it does not exist, raise InputError if damaged."""
     if not (folder / RESULT).is_file():
         return None
     try:
         return validate(_read(folder / RESULT), Comparison, str(folder / RESULT))
     except ConfigError as error:
-        raise InputError(f"{error}; run the same `imagetok compare` again") from None
+        raise InputError(f"{error}; run the same `imagetok compare` command again") from None
 
 
 def describe_comparison(folder: Path) -> dict[str, Any]:
-    """Seeds, which runs finished, and the mean measures of every method, in plain data."""
+    """Return seeds, finished runs and mean measures of every method as plain data."""
     plan, result = stored_plan(folder), read_comparison(folder)
     trials = stored_trials(folder)
     methods: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def describe_comparison(folder: Path) -> dict[str, Any]:
 
 
 def comparison_faults(folder: Path) -> list[str]:
-    """What is wrong with the files of the comparison itself, one line each; not with its runs."""
+    """Check the files of the comparison, not of its runs; return one line per fault."""
     try:
         plan = stored_plan(folder)
     except InputError as error:
@@ -120,7 +120,7 @@ def comparison_faults(folder: Path) -> list[str]:
             continue
         changed = differences(json.loads(json.dumps(method_identity(config))), identity)
         if changed:
-            faults.append(f"{path}: is not the config of {PLAN}: {', '.join(changed)} differ")
+            faults.append(f"{path}: differs from the config in {PLAN}: {', '.join(changed)}")
     try:
         result = read_comparison(folder)
     except InputError as error:
@@ -129,7 +129,7 @@ def comparison_faults(folder: Path) -> list[str]:
 
 
 def _result_faults(folder: Path, result: Comparison) -> list[str]:
-    """Where comparison.json does not tell what the runs stored."""
+    """Compare comparison.json with the stored runs; return one line per difference."""
     faults = []
     trials = {(trial.method, trial.seed): trial for trial in stored_trials(folder)}
     for method in result.methods:
@@ -147,15 +147,15 @@ def _result_faults(folder: Path, result: Comparison) -> list[str]:
                     faults.append(f"{where}: {message}")
                     continue
                 if fingerprint != stored.fingerprint:
-                    faults.append(f"{where}: names another tokenizer than its run made")
+                    faults.append(f"{where}: its fingerprint is not that of the run's tokenizer")
                 if list(stored.curve) != curve:
-                    faults.append(f"{where}: its measures are not those of its run")
+                    faults.append(f"{where}: its measures differ from those of the run")
     return faults
 
 
 def _read(path: Path) -> Any:
-    """A small JSON file; InputError where it cannot be read."""
+    """Read a small JSON file; raise InputError if it cannot be read."""
     try:
         return read_json(path, InputError, MAX_BYTES)
     except OSError as error:
-        raise InputError(f"{path}: cannot read it: {error.strerror}") from None
+        raise InputError(f"{path}: cannot read the file: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Work on finished tokenizers, cell by cell: distances of reconstructions, a prior on the codes."""
+"""Follow-up steps on finished trials: feature distances, and a prior on the codes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from imagetok.signals import StopRequest
 
 
 class FollowUpStep(NamedTuple):
-    """A command for each cell; run again, it goes on where it was stopped."""
+    """A command for each trial; run again, it continues where it was interrupted."""
 
     name: str
     command: Callable[[Trial], Sequence[str]]
@@ -18,13 +18,13 @@ class FollowUpStep(NamedTuple):
 
 
 class FollowUp(NamedTuple):
-    """The steps in order, and what came of them."""
+    """Steps to run on every finished trial, and how to read their results."""
 
     steps: Sequence[FollowUpStep]
     measures: Callable[[Trial], dict[str, float | int]]
-    """Of a cell whose steps are done, by names that training has not."""
+    """Return the measures of a trial whose steps are done; their names differ from training's."""
     identity: Callable[[Trial], dict[str, Any]]
-    """What those numbers depend on beside the tokenizer, without paths: the same for all cells."""
+    """Return what these measures depend on besides the tokenizer, without paths."""
 
 
 def run_follow_up(
@@ -33,9 +33,9 @@ def run_follow_up(
     slots: Sequence[Mapping[str, str]],
     stop: StopRequest,
 ) -> dict[Trial, Failure]:
-    """Take all cells through each step; returns those that failed, which no later step sees.
+    """Run each step on all trials; return the trials that failed, which skip the later steps.
 
-    Raises StoppedError after a signal.
+    slots: see `run_commands`. Raises StoppedError after a signal.
     """
     failures: dict[Trial, Failure] = {}
     total = len(follow_up.steps) * len(trials)

@@ -1,4 +1,4 @@
-"""A comparison from config files: each cell is a process of `imagetok train`."""
+"""`imagetok.compare`: a comparison from configs; each trial is a process of `imagetok train`."""
 
 import os
 import shlex
@@ -31,17 +31,17 @@ from imagetok.results import Result
 
 @dataclass(frozen=True, repr=False)
 class CompareResult(Result):
-    """What a comparison gave, and the folder that holds all of it."""
+    """The result of `compare`: the measures, the failed trials and the folder of all files."""
 
     folder: Path
     comparison: Comparison | None
-    """What comparison.json holds; None where no cell finished."""
+    """Content of comparison.json; None if no trial finished."""
     failures: Mapping[Trial, Failure]
-    """The cells that failed, also those that did so after training."""
+    """Trials that failed in training or in a follow-up step."""
 
     @property
     def exit_code(self) -> int:
-        """0, or that of the first cell that failed; 5 where something killed it."""
+        """0, or the exit code of the first failed trial; 5 if its process was killed."""
         codes = [failure.code for failure in self.failures.values()]
         return (codes[0] if codes[0] > 0 else ResourceError.exit_code) if codes else 0
 
@@ -52,7 +52,7 @@ class CompareResult(Result):
         return f"{methods} tokenizers on {self.comparison.data}, in {self.folder}"
 
     def rows(self) -> dict[str, object]:
-        """The table's columns by their titles, with one value a method, then what failed."""
+        """Return the table's columns by title, one value per method, then the failures."""
         found: dict[str, object] = {}
         if self.comparison is not None:
             header, rows = table_of(self.comparison)
@@ -66,7 +66,7 @@ class CompareResult(Result):
         return found
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Measures over the steps, and reconstructions of every method."""
+        """Return the figure of measures and the reconstructions by every method."""
         files = {"comparison.png": "measures", "reconstructions.png": "reconstructions"}
         return {
             caption: np.array(Image.open(self.folder / name).convert("RGB"))
@@ -77,7 +77,7 @@ class CompareResult(Result):
 
 @dataclass(frozen=True)
 class Request:
-    """What to compare, as the caller gave it."""
+    """The arguments of a comparison."""
 
     configs: tuple[Path | str, ...]
     seeds: tuple[int, ...]
@@ -87,7 +87,7 @@ class Request:
     features: tuple[str, ...]
 
     def command(self, more: Sequence[str] = ()) -> str:
-        """The command line as it can be published: without where things lie on this machine."""
+        """Return the command line without paths of this machine."""
         plugins = [word for p in loaded_plugins() for word in ("--plugin", Path(p).name)]
         words = ["imagetok", *plugins, "compare"]
         words += [published(path) for path in self.configs]
@@ -117,19 +117,22 @@ def compare(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> CompareResult:
-    """Train tokenizers on the same network, data, budget and seeds, and compare them in `out`.
+    """Train tokenizers with the same network, data, budget and seeds, and compare them in `out`.
 
-    configs: files or names of tokenizers' configs. set: overrides for every config. sweep: each
-    config also with each of these values, `a.b=V1,V2` or {"a.b": [v1, v2]}. allow_different: keys
-    of `plan.MAY_DIFFER` in which the configs may differ. features: networks to measure the distance
-    of reconstructions in, as `imagetok evaluate --features` takes them. jobs: runs side by side,
-    each a process of its own; None is one a GPU, or one a core on CPUs. device: `cpu` or `cuda`.
-    Called again with the same arguments it goes on after a stop, and trains again what failed.
-    `prior.compare` also trains a prior on the codes of each.
+    configs: files or names of tokenizer configs. seeds: each config is trained with each seed.
+    set: overrides for every config. sweep: train each config with each of these values too,
+    `a.b=V1,V2` or {"a.b": [v1, v2]}. allow_different: keys of `plan.MAY_DIFFER` in which the
+    configs may differ. features: networks for distances of reconstructions, as accepted by
+    `imagetok evaluate --features`. jobs: number of parallel runs, each in its own process; None is
+    one per GPU, or one per core on CPUs. device: `cpu` or `cuda`.
 
-    Writes comparison.json, .md, .png, reconstructions.png and report.html. Raises ConfigError
-    where the configs are not comparable and for a folder of another comparison; a run that fails
-    is told in the result's `failures`.
+    Call it again with the same arguments to continue after an interruption and to repeat failed
+    trials. `prior.compare` also trains a prior on the codes of each tokenizer.
+
+    Writes comparison.json, .md, .png, reconstructions.png and report.html.
+
+    Raises ConfigError if the configs are not comparable or `out` holds another comparison. Failed
+    trials are listed in the result's `failures`.
 
     >>> result = imagetok.compare(["a.yaml", "b.yaml"], "runs/comparison", seeds=[42])
     """
@@ -151,11 +154,11 @@ def request_of(
     allow_different: Sequence[str],
     features: Sequence[str],
 ) -> Request:
-    """The arguments of `compare` in one form."""
+    """Check the arguments of `compare` and return them as a Request."""
     if isinstance(configs, str | Path):
-        raise ConfigError(f"configs: expected several config files, found the one {configs}")
+        raise ConfigError(f"configs: expected a list of config files, found the single {configs}")
     if process_state().num_processes > 1:
-        raise ConfigError("compare starts its own processes; start it without a launcher")
+        raise ConfigError("compare starts its own processes; run it without a launcher")
     return Request(
         tuple(configs),
         tuple(seeds),
@@ -167,11 +170,11 @@ def request_of(
 
 
 def device_for_runs(device: torch.device | str | None) -> torch.device:
-    """The device asked for; ConfigError for one GPU of several, which runs choose in turn."""
+    """Return the device; raise ConfigError for a numbered GPU: runs are spread over all GPUs."""
     chosen = choose_device(device)
     if chosen.index:
         raise ConfigError(
-            f"--device {chosen}: give cpu or cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
+            f"--device {chosen}: expected cpu or cuda; choose GPUs with CUDA_VISIBLE_DEVICES"
         )
     return chosen
 
@@ -185,7 +188,7 @@ def run_request(
     device: torch.device,
     more_words: Sequence[str] = (),
 ) -> CompareResult:
-    """Plan and run a comparison. more_words: of the published command, beside the request's."""
+    """Plan and run a comparison; more_words: more options for the recorded command."""
     plan = make_plan(
         request.configs,
         request.seeds,
@@ -214,19 +217,19 @@ def run_request(
 
 
 def num_test_images(plan: ComparisonPlan) -> int:
-    """How many images all methods are measured on."""
+    """Return the number of test images of a comparison."""
     config = next(iter(plan.methods.values()))
     return len(open_images(config.data, "test", config.tokenizer.image))
 
 
 def published(config: Path | str) -> str:
-    """A config's path or name as others can use it."""
+    """Return a config's name, or its path without the folders of this machine."""
     path = Path(config)
     return str(Path(*path.parts[-2:]) if path.is_absolute() else path)
 
 
 def _slots(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
-    """The environment of each place to train in: one thread, and a GPU of its own in turn."""
+    """Return the environment of each slot for a run: one thread, and one of the GPUs."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if device.type != "cuda":
         return [threads] * (jobs or _cores())
@@ -240,5 +243,5 @@ def _slots(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
 
 
 def _cores() -> int:
-    """Those that this process may use; macOS cannot tell."""
+    """Return the number of cores that this process may use; on macOS, of all cores."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What is compared: one cell for each method and seed, alike in all that makes them comparable."""
+"""The plan of a comparison: one trial per method and seed, with checks that they are comparable."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,14 +24,14 @@ from imagetok.training.config import TokenizerRun
 from imagetok.training.run_folder import recorded_lengths
 
 SEEDS = (42, 1773, 1)
-"""Those of the EdVAE paper."""
+"""The seeds of the EdVAE paper."""
 MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
-"""Keys in which methods may differ where the user says so."""
+"""Keys in which methods may differ if the user allows it."""
 _MUST_AGREE = ("data", "tokenizer.image")
 _PLACES = ("root", "download", "file", "images", "masks", "shards", "test")
-"""Keys of `data` that say where images lie; what they are, the hashes of the plan tell."""
+"""Keys of `data` with locations of images; the images themselves are identified by hashes."""
 _WITHOUT_EFFECT = ("workers", "trackers")
-"""Keys of `train` that change no value: how things are read and shown."""
+"""Keys of `train` that do not affect results: reading and logging."""
 PLAN = "plan.json"
 
 
@@ -46,11 +46,11 @@ class Trial(NamedTuple):
     folder: Path
     """The run folder."""
     log: Path
-    """What training said."""
+    """The log file of the training process."""
 
 
 class ComparisonPlan(Section):
-    """The methods by name, each with its config (the seed in it does not count), and the seeds."""
+    """Methods by name with their configs (their `seed` is ignored), and seeds."""
 
     seeds: tuple[int, ...]
     methods: dict[str, TokenizerRun]
@@ -64,7 +64,7 @@ class ComparisonPlan(Section):
         return next(iter(self.methods.values())).data
 
     def trials(self, out: Path) -> list[Trial]:
-        """All cells of a comparison in the folder `out`, method by method."""
+        """Return all trials of a comparison in the folder `out`, method by method."""
         return [
             Trial(
                 name,
@@ -79,7 +79,7 @@ class ComparisonPlan(Section):
         ]
 
     def different(self) -> dict[str, list[Any]]:
-        """Keys of `MAY_DIFFER` (or below them) in which methods differ, and each method's value."""
+        """Return the keys of `MAY_DIFFER` in which methods differ, with each method's value."""
         trees = [config.model_dump(mode="json") for config in self.methods.values()]
         keys = [
             key
@@ -89,12 +89,12 @@ class ComparisonPlan(Section):
         return {key: [value_at(tree, key) for tree in trees] for key in dict.fromkeys(keys)}
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the values, as plain data."""
+        """Return everything that the results depend on, as plain data."""
         methods = {name: method_identity(config) for name, config in self.methods.items()}
         return {**self.model_dump(mode="json"), "methods": methods}
 
     def data_name(self) -> str:
-        """The split that is measured, as `--data` takes it, without where it lies."""
+        """Return the measured split as a `--data` spec without paths."""
         data = self.data
         options = data.model_dump(
             mode="json", exclude_defaults=True, exclude={"source", *_places(data)}
@@ -102,14 +102,15 @@ class ComparisonPlan(Section):
         return ",".join([f"{data.source}:test", *(f"{k}={v}" for k, v in options.items())])
 
     def with_recorded_lengths(self, out: Path) -> "ComparisonPlan":
-        """The plan as it goes on in its folder: schedules whose length was not given keep theirs.
+        """Return the plan with the schedule lengths recorded in `out`, if it is continued there.
 
-        A comparison that was begun when their configs still named lengths stays the same one.
+        So a comparison that was started with configs that stated these lengths can be continued
+        with configs that omit them.
         """
         try:
             stored = read_json(out / PLAN)
         except (OSError, ValueError):
-            return self  # a new one; a damaged one is refused where the folder is held
+            return self  # a new comparison; `hold` refuses a damaged plan
         known = value_at(stored, "methods")
         if not isinstance(known, dict):
             return self
@@ -121,7 +122,7 @@ class ComparisonPlan(Section):
 
     @contextmanager
     def hold(self, out: Path) -> Iterator[None]:
-        """Hold the folder of this comparison, new or begun; ConfigError for one of another."""
+        """Lock the folder of this comparison; raise ConfigError if it holds something else."""
         with lock(out):
             if (out / PLAN).is_file():
                 self._check_same(out / PLAN)
@@ -138,12 +139,13 @@ class ComparisonPlan(Section):
         try:
             stored = read_json(path)
         except InputError:
-            raise ConfigError(f"{path}: damaged; choose another --out") from None
+            raise ConfigError(f"{path}: the file is damaged; choose another --out") from None
         changed = differences(stored, self.identity())
         if changed:
             raise ConfigError(
-                f"{path.parent}: holds another comparison:\n{_listed(changed, 'there', 'asked')}\n"
-                "give the same configs, seeds and settings, or choose another --out"
+                f"{path.parent}: holds another comparison:\n"
+                f"{_listed(changed, 'stored', 'requested')}\n"
+                "pass the same configs, seeds and settings, or choose another --out"
             )
 
 
@@ -154,29 +156,31 @@ def make_plan(
     allow_different: Sequence[str] = (),
     sweeps: Sequence[str] = (),
 ) -> ComparisonPlan:
-    """Read the configs to compare, each with the `a.b=value` overrides, named by their files.
+    """Read the configs to compare and check that they are comparable.
 
-    configs: files, or names of configs. sweeps: `a.b=V1,V2`; each config is compared with itself
-    at every value, too. allow_different: keys of `MAY_DIFFER` that need not agree. Raises
-    ConfigError where the methods are not comparable, with the keys that differ.
+    configs: files or names of configs; methods are named after them. overrides: `a.b=value`, for
+    every config. sweeps: `a.b=V1,V2`; each value makes another method of each config.
+    allow_different: keys of `MAY_DIFFER` that may differ.
+
+    Raises ConfigError, with the keys that differ, if the methods are not comparable.
     """
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ConfigError(f"--seeds: expected different seeds, found {list(seeds)}")
     if any(text.partition("=")[0].strip() == "seed" for text in overrides):
-        raise ConfigError("--set seed=...: every method is trained with the same --seeds instead")
+        raise ConfigError("--set seed=...: use --seeds, which every method is trained with")
     methods: dict[str, TokenizerRun] = {}
     for name, found in _names(configs).items():
         tree = apply_overrides(found.tree, list(overrides))
         if tree.get("kind") != "tokenizer":
             raise ConfigError(
-                f"{found.where}: kind: compare trains tokenizers, found {tree.get('kind')!r}"
+                f"{found.where}: kind: expected 'tokenizer', found {tree.get('kind')!r}"
             )
         config = validate(tree, TokenizerRun, found.where)
         for each, variant in ({name: config} | sweep_variants(name, tree, sweeps)).items():
             if each in methods:
-                raise ConfigError(f"{found.where}: {each!r} is the name of two methods")
+                raise ConfigError(f"{found.where}: two methods have the name {each!r}")
             if variant == config and each != name:
-                continue  # the value is that of the config
+                continue  # the value equals that of the config
             methods[each] = variant.model_copy(update={"seed": seeds[0]})
     for name, config in methods.items():
         _check_public(name, config.data)
@@ -187,18 +191,18 @@ def make_plan(
 
 
 def _check_public(name: str, data: DataConfig) -> None:
-    """ConfigError for URLs with secrets, which the stored configs of the trainings do not hold."""
+    """Raise ConfigError for URLs with secrets, which are never written to stored configs."""
     places = {key: getattr(data, key, "") for key in _PLACES}
     secret = [key for key, place in places.items() if public_url(str(place)) != str(place)]
     if secret:
         raise ConfigError(
-            f"{name}: data.{secret[0]}: expected a URL without user, password and query, since "
-            "the trainings of a comparison read stored configs; copy the tars to a folder"
+            f"{name}: data.{secret[0]}: expected a URL without user, password and query, because "
+            "a comparison stores its configs; copy the tar files to a local folder"
         )
 
 
 def method_identity(config: TokenizerRun) -> dict[str, Any]:
-    """A config without the seed and what changes no value, as plain data without paths."""
+    """Return a config as plain data without seed, paths and keys that do not affect results."""
     tree = config.model_dump(mode="json", exclude={"seed"})
     for section, keys in (("data", _places(config.data)), ("train", _WITHOUT_EFFECT)):
         for key in keys:
@@ -207,13 +211,13 @@ def method_identity(config: TokenizerRun) -> dict[str, Any]:
 
 
 def _places(data: DataConfig) -> tuple[str, ...]:
-    """The keys of a source that say where it lies: of `datasets`, a folder and no name on a Hub."""
+    """Return the keys of a source that hold locations; for `huggingface` also a local folder."""
     is_folder = isinstance(data, HuggingFaceConfig) and Path(data.name).expanduser().is_dir()
     return (*_PLACES, "name") if is_folder else _PLACES
 
 
 def _names(configs: Sequence[Path | str]) -> dict[str, NamedConfig]:
-    """A name for each config: of its file, and of its folders too where files have one name."""
+    """Name each config after its file, with parent folders where file names collide."""
     found = [find_config(config) for config in configs]
     parts = [config.name.split("/") for config in found]
     names: dict[str, NamedConfig] = {}
@@ -223,15 +227,15 @@ def _names(configs: Sequence[Path | str]) -> dict[str, NamedConfig]:
         name = "-".join(alone[0] if alone else own)
         if name in names:
             raise ConfigError(
-                f"{config.where}: is named {name!r} as {names[name].where} is; give each config "
-                "once, under different file names"
+                f"{config.where} and {names[name].where} would both be named {name!r}; pass each "
+                "config once, with different file names"
             )
         names[name] = config
     return names
 
 
 def _agreed(methods: dict[str, TokenizerRun], allow_different: Sequence[str]) -> tuple[str, str]:
-    """Identities of the training and test images that all methods share."""
+    """Return the identities of training and test images; raise ConfigError if methods differ."""
     (first, reference), *others = methods.items()
     checked = [*_MUST_AGREE, *(key for key in MAY_DIFFER if key not in allow_different)]
     for name, config in others:
@@ -242,7 +246,7 @@ def _agreed(methods: dict[str, TokenizerRun], allow_different: Sequence[str]) ->
             hints = "".join(f"; or add --allow-different {key}" for key in allowed)
             raise ConfigError(
                 f"{first} and {name} are not comparable:\n{_listed(changed, first, name)}\n"
-                f"make them agree, for example with --set{hints}"
+                f"make them equal, for example with --set{hints}"
             )
     identities = {
         config.data: tuple(
@@ -253,7 +257,7 @@ def _agreed(methods: dict[str, TokenizerRun], allow_different: Sequence[str]) ->
     }
     if len(set(identities.values())) > 1:
         found = " and ".join(describe(data, "all") for data in identities)
-        raise ConfigError(f"data: the images of {found} differ; compare on the same ones")
+        raise ConfigError(f"data: the images of {found} differ; use the same data in all configs")
     train, test = next(iter(identities.values()))
     return train, test
 
@@ -263,7 +267,7 @@ def _differing(one: Any, other: Any, part: str) -> dict[str, tuple[Any, Any]]:
 
 
 def _shortest(keys: dict[str, None]) -> list[str]:
-    """The keys, or the `kind` of their section alone where that differs, too."""
+    """Reduce the keys of a section to its `kind` where that differs too."""
     kinds = [key for key in keys if key.endswith(".kind")]
     return [k for k in keys if k in kinds or not any(k.startswith(kind[:-4]) for kind in kinds)]
 

@@ -1,4 +1,4 @@
-"""The values of a comparison: as the runs stored them, and their mean and spread over seeds."""
+"""Results of a comparison: the measures of every run, and mean and deviation over seeds."""
 
 import hashlib
 import math
@@ -38,50 +38,50 @@ DEFINITIONS = {
 
 
 class TrialResult(Section):
-    """What one run gave."""
+    """The result of one trial."""
 
     seed: int
     status: Literal["finished", "failed"]
     measures: dict[str, float | int]
-    """Of the last evaluation on the whole test split."""
+    """Measures of the last evaluation on the whole test split."""
     curve: tuple[dict[str, float | int], ...]
-    """Every evaluation, with its `step`."""
+    """Measures of every evaluation, with its `step`."""
     fingerprint: str = ""
-    """Of the finished tokenizer."""
+    """Fingerprint of the finished tokenizer."""
     reason: str = ""
-    """Why it failed."""
+    """Reason of a failure."""
 
 
 class MethodResult(Section):
-    """One method over all seeds; what no finished cell could tell is None or missing."""
+    """The results of one method over all seeds; empty or None if no trial finished."""
 
     name: str
     trials: tuple[TrialResult, ...] = Field(
         validation_alias=AliasChoices("trials", "cells"), serialization_alias="cells"
     )
-    """`cells` in comparison.json."""
+    """One result per seed; `cells` in comparison.json."""
     config: dict[str, Any]
     config_sha256: str
     different: dict[str, Any]
-    """Settings in which the methods differ by the user's leave."""
+    """Settings in which the user allowed methods to differ."""
     mean: dict[str, float]
     std: dict[str, float]
-    """Sample standard deviations, where two seeds or more finished."""
+    """Sample standard deviations; empty unless at least two seeds finished."""
     num_codes: tuple[int, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
     parameters: int | None = None
-    """Numbers that the finished model holds, codebooks and their statistics included."""
+    """Number of values in the model, including codebooks and their statistics."""
     train_images_per_second: float | None = None
     encode_images_per_second: float | None = None
 
 
 class Comparison(Section):
-    """All that comparison.json holds."""
+    """Content of comparison.json."""
 
     format_version: Literal[1] = 1
     command: str
     data: str
-    """The split that was measured, as `--data` takes it, without its place."""
+    """The measured split as a `--data` spec without paths."""
     num_images: int
     train_identity: str
     test_identity: str
@@ -94,7 +94,7 @@ class Comparison(Section):
         validation_alias=AliasChoices("follow_up", "later"),
         serialization_alias="later",
     )
-    """What the measures of `--features` and `--prior` depend on beside the tokenizer.
+    """What the measures of `--features` and `--prior` depend on besides the tokenizer.
 
     `later` in comparison.json.
     """
@@ -102,9 +102,9 @@ class Comparison(Section):
 
 
 def is_finished(trial: Trial) -> bool:
-    """Whether a cell's run reached its end, after checking every byte of what it made.
+    """Return whether a trial's run is finished, after checking the hashes of its artifact.
 
-    Raises InputError for one that is damaged, or that another config made.
+    Raises ArtifactError if the artifact is damaged, InputError if the run has another config.
     """
     try:
         done = read_finished(trial.folder)
@@ -119,14 +119,14 @@ def is_finished(trial: Trial) -> bool:
     stored = load_config(trial.folder / CONFIG, TokenizerRun)
     asked = load_config(trial.config, TokenizerRun, [f"seed={trial.seed}"])
     if stored.seed != trial.seed or differences(method_identity(stored), method_identity(asked)):
-        raise InputError(f"{trial.folder}: was made with another config; {remedy}")
+        raise InputError(f"{trial.folder}: the run has another config; {remedy}")
     return True
 
 
 def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
-    """The held-out measures of a finished run, each with its step.
+    """Return the held-out measures of every evaluation of a finished run, with their steps.
 
-    Raises InputError where there is none of the last of its `steps`.
+    Raises InputError if there is no evaluation at the last step, `steps`.
     """
     log = run / "metrics.jsonl"
     records = [r for r in records_of(log) if r.pop("split", None) == "test"]
@@ -138,7 +138,7 @@ def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
 def finished_trial(
     trial: Trial, tokenizer: Autoencoder, more: Mapping[str, float | int]
 ) -> TrialResult:
-    """The measures that a finished cell stored, those that follow from them, and `more`."""
+    """Return the result of a finished trial: stored measures, derived ones, and `more`."""
     curve = evaluations(trial.folder, trial.steps)
     measures = {name: value for name, value in curve[-1].items() if name != "step"}
     if isinstance(tokenizer, Tokenizer):
@@ -153,7 +153,7 @@ def finished_trial(
 
 
 def _of_codes(measures: Mapping[str, float | int], tokenizer: Tokenizer) -> dict[str, float | int]:
-    """Dead codes of every level, and bits an image."""
+    """Compute dead codes per level and bits per image."""
     levels = [f"_level{i}" for i in range(len(tokenizer.grids))]
     dead: dict[str, float | int] = {}
     bits = {"bits_per_image": 0.0, "entropy_bits_per_image": 0.0}
@@ -173,7 +173,7 @@ def method_result(
     rates: Mapping[str, float],
     different: Mapping[str, Any],
 ) -> MethodResult:
-    """Mean and spread over the finished cells; tokenizer: any of them, None if there is none."""
+    """Aggregate the finished trials of a method; tokenizer: one of them, None without any."""
     finished = [trial.measures for trial in trials if trial.status == "finished"]
     every = [k for k in (finished[0] if finished else {}) if all(k in m for m in finished)]
     values = {k: [m[k] for m in finished] for k in every}

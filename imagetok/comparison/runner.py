@@ -1,4 +1,4 @@
-"""A comparison from its plan: cells side by side, then speed, table, pictures and report."""
+"""Runs a planned comparison: parallel trials, then speed, table, pictures and report."""
 
 import logging
 import os
@@ -38,10 +38,10 @@ from imagetok.training.metrics_log import read_json_lines
 from imagetok.version import __version__
 
 logger = logging.getLogger("imagetok")
-_SWEEP = "Perplexity and error against the size of the codebook"
+_SWEEP = "Perplexity and reconstruction error against codebook size"
 _REASONS = {
-    3: "its input was refused",
-    5: "the machine could not do it (disk, memory)",
+    3: "its input was rejected",
+    5: "an environment error (disk, memory, network)",
     6: "training diverged",
 }
 
@@ -56,14 +56,16 @@ def run_comparison(
     command: str,
     follow_up: FollowUp | None = None,
 ) -> tuple[Comparison | None, dict[Trial, Failure]]:
-    """Train every cell that is not finished, measure them all, and write the comparison to `out`.
+    """Train every unfinished trial, measure all trials, and write the comparison to `out`.
 
-    train: the command of a process that trains a cell, or goes on with it, to its end, and exits
-    with 0 or one of our codes. slots: see `run_commands`. device: for speed and pictures. command:
-    to write down as what made this, without paths of this machine. follow_up: work on cells with
-    codes after training. Returns the comparison, None where no cell finished, and the cells that
-    failed, also those that did so in the follow-up. Raises StoppedError after a signal, when every
-    cell can be gone on with, and ConfigError for a folder of another comparison.
+    train: returns the command that trains a trial, or continues it, to its end; its process exits
+    with 0 or an exit code of imagetok. slots: see `run_commands`. device: for the measurement of
+    speed and for pictures. command: the command line to record, without paths of this machine.
+    follow_up: steps after training for trials of tokenizers with codes.
+
+    Returns the comparison, None if no trial finished, and the trials that failed, in training or in
+    the follow-up. Raises StoppedError after a signal (all trials can be continued), ConfigError if
+    `out` holds another comparison.
     """
     with plan.hold(out), StopRequest() as stop:
         trials = plan.trials(out)
@@ -111,17 +113,17 @@ def _train(
     jobs = {name: Command(name, train(trial), trial.log) for name, trial in todo.items()}
     total, begun = sum(trial.steps for trial in trials), sum(map(_steps_done, trials))
     with ProgressBar("comparing", total, begun, bool(jobs)) as bar:
-        looked, said = time.monotonic(), -1
+        checked, shown_steps = time.monotonic(), -1
 
         def watch(running: list[str]) -> None:
-            nonlocal looked, said
-            if time.monotonic() - looked < 1:  # seconds; looking reads files
+            nonlocal checked, shown_steps
+            if time.monotonic() - checked < 1:  # at most once a second, because this reads files
                 return
-            # A cell that goes on from its checkpoint has lost the steps after it.
-            looked, done = time.monotonic(), max(begun, sum(map(_steps_done, trials)))
-            if done != said:
+            # A trial that is continued from a checkpoint has lost the steps after it.
+            checked, done = time.monotonic(), max(begun, sum(map(_steps_done, trials)))
+            if done != shown_steps:
                 bar.update(done, f"training {', '.join(running)}")
-                said = done
+                shown_steps = done
 
         codes = run_commands(list(jobs.values()), slots, stop, watch)
     stop.check_here()
@@ -132,9 +134,9 @@ def _train(
 
 
 def _wait_until_free(trial: Trial, stop: StopRequest) -> None:
-    """Until the process of an earlier, killed comparison has saved where it was, and ended."""
+    """Wait for a process of an earlier, killed comparison to save its checkpoint and end."""
     begun = time.monotonic()
-    while trial.folder.is_dir() and time.monotonic() - begun < 300:  # seconds; then it is refused
+    while trial.folder.is_dir() and time.monotonic() - begun < 300:  # seconds; then training fails
         try:
             with lock(trial.folder):
                 return
@@ -144,7 +146,7 @@ def _wait_until_free(trial: Trial, stop: StopRequest) -> None:
 
 
 def _steps_done(trial: Trial) -> int:
-    """The last step that a cell logged."""
+    """Return the last step that a trial logged, at most its number of steps."""
     try:
         records = read_json_lines(trial.folder / "metrics.jsonl")
         return min(int(records[-1]["step"]), trial.steps)
@@ -158,7 +160,7 @@ def _follow_up(
     slots: Sequence[Mapping[str, str]],
     stop: StopRequest,
 ) -> tuple[dict[Trial, dict[str, float | int]], dict[Trial, Failure]]:
-    """More measures of the cells with codes, and those that gave none."""
+    """Run the follow-up; return its measures and the trials that failed in it."""
     if follow_up is None:
         return {}, {}
     coded = [trial for trial, model in tokenizers.items() if isinstance(model, Tokenizer)]
@@ -173,7 +175,7 @@ def _rates(
     device: torch.device,
     stop: StopRequest,
 ) -> dict[str, dict[str, float]]:
-    """Speed does not depend on the seed, so that of one cell of each method is measured."""
+    """Measure the speed of one trial per method; speed does not depend on the seed."""
     logger.info("measuring the speed of training and encoding")
     keep_freed_memory()
     measured = {
@@ -224,14 +226,14 @@ def _collect(
 
 
 def _failed(trial: Trial, failure: Failure) -> TrialResult:
-    """Without the message, which names files of this machine."""
+    """Return the result of a failed trial, without its message, which contains local paths."""
     killed = "its process was killed" if failure.code < 0 else "its process ended early"
     reason = _REASONS.get(failure.code, killed)
     return TrialResult(seed=trial.seed, status="failed", reason=reason, measures={}, curve=())
 
 
 def _machine(device: torch.device) -> dict[str, str | int]:
-    """What decides speed, without the machine's name."""
+    """Return the hardware that determines speed, without the machine's name."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.is_file() else []:
@@ -253,20 +255,23 @@ def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Pa
         write_bytes(out / "sweep.png", sweep)
     write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(rows)))
     header, trials = table_of(result)
-    # Methods as columns: a page is not as wide as the table.
+    # Methods as columns: the table would be too wide for a page.
     table = Table(["", *(row[0] for row in trials)], list(zip(*[header, *trials], strict=True))[1:])
     pictures = Pictures(torch.cat(list(rows.values())), columns, row_labels=list(rows))
     caption = (
-        "Lines: means over the seeds, in the range from the lowest to the highest. Bars: mean and "
-        "standard deviation at the end. Hard codes of the test set."
+        "Lines are means over seeds, with a band from minimum to maximum. Bars show mean and "
+        "standard deviation at the last step. All measures use hard codes of the test set."
     )
     sections = [
         ReportSection("Measures", [table, *(Text(note) for note in notes(result))]),
         ReportSection(
-            "Over the steps", [Figure(figure, "Measures over steps and codes used", caption)]
+            "Training", [Figure(figure, "Measures over training steps and codes used", caption)]
         ),
-        *([] if sweep is None else [ReportSection("Over codebook sizes", [Figure(sweep, _SWEEP)])]),
-        ReportSection("Reconstructions", [Text("Test images; the first finished seed."), pictures]),
+        *([] if sweep is None else [ReportSection("Codebook size", [Figure(sweep, _SWEEP)])]),
+        ReportSection(
+            "Reconstructions",
+            [Text("Test images and their reconstructions with the first finished seed."), pictures],
+        ),
         ReportSection("Command", [Commands([result.command])]),
     ]
     title = f"{len(result.methods)} tokenizers on {result.data}"

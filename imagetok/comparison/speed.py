@@ -1,4 +1,4 @@
-"""How fast methods train and encode: alone on the machine, in turns, one thread, medians."""
+"""Speed of training and encoding: medians on one thread, methods measured alternately."""
 
 import statistics
 import time
@@ -28,11 +28,12 @@ def measure_speed(
     device: torch.device,
     check: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """`train_images_per_second` and `encode_images_per_second` of each method with codes.
+    """Measure `train_images_per_second` and `encode_images_per_second` of each method.
 
-    methods: name -> (config, finished tokenizer's folder). Each round takes one training step and
-    one encoding of every method, on the first images of `dataset`, so that whatever else the
-    machine does falls on all alike. check: called often; may raise to stop.
+    methods: name -> (config, folder of the finished tokenizer). A round is one training step and
+    one encoding of every method, with the first images of `dataset`, so that other load on the
+    machine affects all methods equally. A VAE is not encoded. check: called often; may raise to
+    stop.
     """
     work: dict[tuple[str, str, int], Callable[[int], None]] = {}
     for name, (config, folder) in methods.items():
@@ -50,7 +51,7 @@ def measure_speed(
                 check()
                 seconds[key].append(_timed(run, index, device))
             if index > _WARM_UP + 1 and time.perf_counter() - begun > _SECONDS * len(methods):
-                break  # large models: three rounds have to do
+                break  # large models are measured for fewer rounds
     rates: dict[str, dict[str, float]] = {name: {} for name in methods}
     for (name, what, size), taken in seconds.items():
         rates[name][f"{what}_images_per_second"] = size / statistics.median(taken[_WARM_UP:])
@@ -60,9 +61,9 @@ def measure_speed(
 def _training(
     config: TokenizerRun, folder: Path, images: Tensor, device: torch.device
 ) -> Callable[[int], None]:
-    """Forward, backward, optimizer and codebook update, as the loop does them for a micro-batch.
+    """Return a function that runs one optimizer step, including the codebook update.
 
-    The learning rate stays 0, so that the same images again and again do not throw weights off.
+    The learning rate is 0, so that repeating the same images does not make the weights diverge.
     """
     model = Autoencoder.from_pretrained(folder).requires_grad_(True).train()
     model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -95,7 +96,7 @@ def _encoding(folder: Path, images: Tensor, device: torch.device) -> Callable[[i
 
 
 def _timed(run: Callable[[int], None], index: int, device: torch.device) -> float:
-    """Seconds until the device has done it."""
+    """Return the seconds that `run` takes, including work queued on the device."""
     begun = time.perf_counter()
     run(index)
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Commands run side by side, each in a process of its own that ends with this one."""
+"""Parallel commands, each in its own process, which ends if this process ends."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from imagetok.signals import StopRequest
 
 
 class Command(NamedTuple):
-    """A command, and the file that gets what it says."""
+    """A named command and the log file of its output."""
 
     name: str
     command: Sequence[str]
@@ -25,22 +25,22 @@ class Failure(NamedTuple):
     """Why a command did not succeed."""
 
     code: int
-    """The exit code of its process; negative where a signal killed it."""
+    """Exit code of the process; negative if a signal killed it."""
     message: str
 
 
 def imagetok_command(*words: str) -> list[str]:
-    """A command of imagetok as a process that ends when the one that started it does.
+    """Return the command line of an imagetok command whose process ends with its parent.
 
-    -P: a project that has folders named `cli` or `prior` may be the working folder. It loads the
-    plugins that this process loaded.
+    -P keeps the working folder off the import path: it may contain folders `cli` or `prior`. The
+    process loads the plugins that this process loaded.
     """
     program = [sys.executable, "-P", "-m", "imagetok", "--stop-with-parent"]
     return [*program, *plugin_options(), *words]
 
 
 def failure_of(job: Command, code: int) -> Failure:
-    """With the error message that the process ended with."""
+    """Return a Failure with the error message at the end of the log."""
     if code < 0:
         return Failure(code, f"its process was killed by signal {-code}; {job.log}")
     _, found, message = job.log.read_text(errors="replace").rpartition("error: ")
@@ -53,24 +53,24 @@ def run_commands(
     stop: StopRequest,
     watch: Callable[[list[str]], None],
 ) -> dict[str, int]:
-    """Run every command; returns their exit codes by name (negative: killed by that signal).
+    """Run every command; return exit codes by name (negative: killed by that signal).
 
-    slots: places to run in side by side, each with what it adds to the environment. A command's
-    standard input stays open, without a byte, until this process ends, however it ends. watch:
-    called with the names of those that run, often. When `stop` is asked for, each is sent SIGTERM
-    once and waited for, and no other is started.
+    slots: one mapping of environment variables per command that may run at the same time. watch:
+    called often with the names of the running commands. The standard input of every command is a
+    pipe without data that closes when this process ends. After a stop request, every running
+    command is sent SIGTERM once and waited for, and no other one is started.
     """
     waiting, running = deque(jobs), dict[int, tuple[Command, subprocess.Popen[bytes]]]()
     codes: dict[str, int] = {}
-    is_told = False
+    is_stopping = False
     try:
-        while running or (waiting and not is_told):
+        while running or (waiting and not is_stopping):
             for slot, environment in enumerate(slots):
-                if waiting and not is_told and slot not in running:
+                if waiting and not is_stopping and slot not in running:
                     job = waiting.popleft()
                     running[slot] = job, _start(job, environment)
-            if not is_told and stop.signal_number():
-                is_told = True
+            if not is_stopping and stop.signal_number():
+                is_stopping = True
                 for _, process in running.values():
                     process.terminate()
             time.sleep(0.05)
@@ -96,12 +96,12 @@ def _start(job: Command, environment: Mapping[str, str]) -> subprocess.Popen[byt
             stdout=log,
             stderr=log,
             env={**os.environ, **_importable(), **environment},
-            start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on
+            start_new_session=True,  # Ctrl-C reaches only this process, which passes it on
         )
 
 
 def _importable() -> dict[str, str]:
-    """Where this package is imported from, for a process that does not look where this one did."""
+    """Return a PYTHONPATH for subprocesses if this package is not installed in site-packages."""
     home = Path(__file__).resolve().parents[2]
     if home.name in ("site-packages", "dist-packages"):
         return {}

@@ -1,4 +1,4 @@
-"""Perplexity and error against the size of the codebook, where compared methods differ in it."""
+"""Figure of perplexity and error against codebook size and code dimension."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.reporting.figures import COLOURS, DASHES, panels
 
-_SIZES = {"num_codes": "codes, K", "code_dim": "dimensions of a code, D"}
+_SIZES = {"num_codes": "codebook size K", "code_dim": "code dimension D"}
 
 
 class _Point(NamedTuple):
@@ -19,10 +19,10 @@ class _Point(NamedTuple):
 
 
 def sweep_figure(result: Comparison) -> bytes | None:
-    """As PNG: a pair of panels for each of K and D that takes several values within one method.
+    """Draw perplexity and MSE against K and against D as PNG (EdVAE paper, Fig. 6).
 
-    A line joins the finished methods of one quantizer whose other size is the same; beside it, the
-    standard deviation over the seeds. None where there is no such line (EdVAE paper, Fig. 6).
+    A line joins the finished methods of one quantizer with the same other size; error bars are
+    standard deviations over seeds. Returns None if no quantizer was trained with several sizes.
     """
     draws: list[Callable[[Axes], None]] = []
     for key, label in _SIZES.items():
@@ -34,7 +34,7 @@ def sweep_figure(result: Comparison) -> bytes | None:
 
 
 def _lines(methods: Sequence[MethodResult], key: str) -> dict[str, list[_Point]]:
-    """Points by the name of their line; lines of one point are left out."""
+    """Return the points of each line by its name; lines with a single size are left out."""
     lines: dict[str, list[_Point]] = {}
     for method in methods:
         quantizer = method.config.get("tokenizer", {}).get("quantizer") or {}
@@ -68,7 +68,7 @@ def _panel(
             dash = DASHES[i // len(COLOURS) % len(DASHES)]
             axes.errorbar(x, y, yerr=std, label=name, linestyle=dash, **style)
         if (measure, key) == ("perplexity", "num_codes"):
-            axes.plot(sizes, sizes, color="#7a828e", linestyle=":", label="every code equally")
+            axes.plot(sizes, sizes, color="#7a828e", linestyle=":", label="equal use of all codes")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())

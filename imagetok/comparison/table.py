@@ -1,4 +1,4 @@
-"""A comparison as one table: the same cells in Markdown, in the report and on the terminal."""
+"""The table of a comparison, for Markdown, the report and the terminal."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,13 +25,13 @@ _MEASURES = (
     _Column("codes used", "codes_used", 1, ".0f"),
     _Column("dead codes", "dead_codes", 1, ".0f"),
     _Column("bits per image, log2 K", "bits_per_image", 1, ".0f"),
-    _Column("bits per image, order-0", "entropy_bits_per_image", 1, ".1f"),
+    _Column("bits per image, order-0 entropy", "entropy_bits_per_image", 1, ".1f"),
     _Column("prior, bits per code", "prior_bits_per_code", 1, ".3f"),
 )
 
 
 def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one row a method; a dash where there is nothing to tell."""
+    """Return header and rows, one row per method; a dash marks a missing value."""
     different = list(result.methods[0].different)
     columns = [*_MEASURES, *(_Column(name, name, 1, ".4g") for name in _follow_up_measures(result))]
     columns = [column for column in columns if any(_values(m, column) for m in result.methods)]
@@ -48,7 +48,7 @@ def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(result: Comparison) -> str:
-    """The page of a comparison: one table, what was measured, and how."""
+    """Return a comparison in Markdown: the table, notes on the measures, and the command."""
     header, rows = table_of(result)
     lines = [markdown_row(header), rule(len(header)), *(markdown_row(row) for row in rows), ""]
     lines += [f"{plain(sentence)}  " for sentence in notes(result)]
@@ -56,7 +56,7 @@ def markdown(result: Comparison) -> str:
 
 
 def notes(result: Comparison) -> list[str]:
-    """What a reader of the table must know, one sentence or two each."""
+    """Return the notes on the table: data, seeds, failures, definitions, machine, versions."""
     seeds = ", ".join(map(str, result.seeds))
     failed = [
         f"{method.name}, seed {trial.seed}: {trial.reason}."
@@ -77,56 +77,56 @@ def notes(result: Comparison) -> list[str]:
         f"seeds {seeds}.",
         *(f"Failed: {text}" for text in failed),
         *(["SSIM needs images of at least 11 x 11 pixels."] if is_small else []),
-        "Dead codes occur nowhere in that split. Bits per image are those of all its codes: log2 K "
-        "each, or their order-0 entropy over the split.",
-        "Images/s were measured after training, the methods in turns, on one thread: medians of "
-        "whole optimizer steps and of encoding batches of 64, without reading images.",
+        "Dead codes never occur in that split. Bits per image are the sum over the codes of an "
+        "image of log2 K, or of the order-0 entropy of the codes in the split.",
+        "Images/s were measured after training, on one thread, with alternating methods: medians "
+        "of whole optimizer steps and of encoding batches of 64, without reading images.",
         *_follow_up_notes(result),
         f"Machine: {machine}. Versions: {versions}.",
     ]
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    """One row of a Markdown table; the cells are text."""
+    """Return one row of a Markdown table; cells are plain text and are escaped."""
     return f"| {' | '.join(map(plain, cells))} |"
 
 
 def rule(columns: int) -> str:
-    """The line under the header of a Markdown table."""
+    """Return the line under the header of a Markdown table."""
     return "|" + "---|" * columns
 
 
 def spread(mean: float, std: float | None, form: str) -> str:
-    """`mean ± std`, or the mean alone."""
+    """Format `mean ± std`, or only the mean if std is None."""
     return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
 
 
 def _follow_up_measures(result: Comparison) -> list[str]:
-    """Names of measures in feature networks, as `imagetok evaluate` names them."""
+    """Return the names of feature distances, as in `imagetok evaluate`."""
     return [] if result.follow_up is None else result.follow_up["measures"]
 
 
 def _follow_up_notes(result: Comparison) -> list[str]:
-    """How the measures in feature networks and of a prior came about."""
+    """Return the notes on feature distances and on the prior."""
     details, sentences = result.follow_up or {}, []
     if details.get("networks"):
         drawn = details["num_samples"]
-        samples = f", and of {drawn:,} images drawn from the prior" if drawn else ""
+        samples = f", and of {drawn:,} samples of the prior" if drawn else ""
         sentences.append(
-            f"In the features of {', '.join(details['networks'])}: distances from the same images "
-            f"of their reconstructions (names that begin with r){samples}."
+            f"Feature distances from the test images ({', '.join(details['networks'])}): of the "
+            f"reconstructions (names that begin with r){samples}."
         )
     if details.get("prior"):
         model, steps = details["prior"]["model"]["kind"], details["prior"]["train"]["steps"]
         sentences.append(
-            f"Prior: the same {model}, trained for {steps:,} steps on the codes of each tokenizer, "
-            "with its seed; bits per code are those of the test split."
+            f"Prior: the same {model}, trained for {steps:,} steps on the codes of each trial, "
+            "with its seed; bits per code are measured on the test split."
         )
     return sentences
 
 
 def _cell(method: MethodResult, column: _Column) -> str:
-    """The value, or one a level where there are several."""
+    """Format a method's value, or one value per level."""
     values = _values(method, column)
     if not values:
         return _plain(None)
@@ -135,19 +135,19 @@ def _cell(method: MethodResult, column: _Column) -> str:
 
 
 def _values(method: MethodResult, column: _Column) -> dict[str, str]:
-    """By what the name of a level adds: its value with the spread over seeds."""
+    """Return formatted values with their deviations by the suffix of the level."""
     values: dict[str, str] = {}
     for level in ["", *(f"_level{i}" for i in range(len(method.num_codes)))]:
         key = f"{column.key}{level}"
         if key in method.mean:
-            std = None if column.key == "bits_per_image" else method.std.get(key)  # no measure
+            std = None if column.key == "bits_per_image" else method.std.get(key)  # a constant
             scaled = None if std is None else std * column.scale
             values[level] = spread(method.mean[key] * column.scale, scaled, column.form)
     return values
 
 
 def _seeds(method: MethodResult) -> str:
-    """The seeds that finished, and how many did not."""
+    """Format the finished seeds and the number of failed ones."""
     finished = [str(trial.seed) for trial in method.trials if trial.status == "finished"]
     failed = len(method.trials) - len(finished)
     return ", ".join(finished + ([f"{failed} failed"] if failed else []))

@@ -1,4 +1,4 @@
-"""Images from anywhere, brought to a tokenizer's contract as uint8 batches."""
+"""Image sources: datasets that return uint8 batches in the form of a tokenizer's contract."""
 
 from typing import assert_never
 
@@ -75,10 +75,13 @@ __all__ = [
 def open_images(  # noqa: C901 (one case a source)
     config: DataConfig, split: str, contract: ImageContract
 ) -> ImageDataset:
-    """The images of one split, in the form that `contract` asks for.
+    """Open the images of one split, in the size, mode and preprocessing of `contract`.
 
-    split: train, test or all; a folder laid out in splits may have val too.
-    Raises ConfigError for an unknown split, InputError if the images are missing or damaged.
+    config: the data source.
+    split: train, test or all; some sources also have val.
+    contract: the form of the images, such as a tokenizer's `image`.
+    Raises ConfigError for an unknown split, InputError if images are missing or damaged,
+    ResourceError if a download fails or a library is missing.
     """
     check_split(config, split)
     match config:
@@ -93,7 +96,7 @@ def open_images(  # noqa: C901 (one case a source)
                 seed=config.seed,
             )
         case CIFAR10Config() | MNISTConfig() | FashionMNISTConfig():
-            # torchvision takes a second to import, and few need it.
+            # Imported here, because torchvision takes a second to import.
             from imagetok.data.torchvision_sets import open_torchvision
 
             return open_torchvision(config, split, contract)

@@ -1,4 +1,4 @@
-"""What every source of images gives: uint8 batches of the contract's form, read by index."""
+"""The interface of image sources: uint8 batches in the form of a contract, read by index."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -17,28 +17,33 @@ NO_LABEL = -1
 
 
 class ImageBatch(NamedTuple):
-    """Images with where they come from; one image alone has no leading axis."""
+    """Images with their labels and indices; a single image has no leading axis."""
 
-    images: UInt8[Tensor, "*B C H W"]  # of the contract's form: 0..255, or classes
-    labels: Int64[Tensor, "*B"]  # class, -1 = none
-    indices: Int64[Tensor, "*B"]  # position in the dataset that was read
+    images: UInt8[Tensor, "*B C H W"]
+    """Pixels in 0..255, or the classes of label maps; size and channels as in the contract."""
+    labels: Int64[Tensor, "*B"]
+    """Class index of each image, -1 for none."""
+    indices: Int64[Tensor, "*B"]
+    """Index of each image in the dataset that was read."""
 
 
 class ImageDataset(Dataset[ImageBatch], ABC):
     """A map-style dataset that is read in batches.
 
-    A DataLoader over it takes `collate_fn=lambda batch: batch`: its fetcher calls `__getitems__`,
-    which already gives a whole ImageBatch.
+    A DataLoader over it needs `collate_fn=lambda batch: batch`, because it calls `__getitems__`,
+    which returns a whole ImageBatch.
     """
 
-    name: str  # of the source, e.g. "cifar10"
+    name: str
+    """Name of the source, such as "cifar10"."""
     split: str
     contract: ImageContract
-    class_names: tuple[str, ...]  # by label; empty if unlabelled
+    class_names: tuple[str, ...]
+    """Class names by label; empty if unlabelled."""
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the labels have; None if unlabelled."""
+        """Number of classes of the labels; None if unlabelled."""
         return len(self.class_names) or None
 
     @abstractmethod
@@ -46,22 +51,24 @@ class ImageDataset(Dataset[ImageBatch], ABC):
 
     @abstractmethod
     def identity(self) -> str:
-        """A hash that changes when images are added, removed, replaced, reordered or relabelled.
+        """Return a hash that changes when images are added, removed, replaced or relabelled.
 
-        It does not depend on where they lie. A folder's sees paths, sizes and labels, not pixels.
+        It depends on the order of the images, but not on the location of the dataset. For folders
+        it covers relative paths, file sizes and labels, not pixels.
         """
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> ImageBatch:
-        """The images at `indices`, each in [0, len), in that order, repetitions allowed.
+        """Return the images at `indices`, each in [0, len), in that order; indices may repeat.
 
-        Raises ImageError at the first image that cannot be read, IndexError outside the dataset.
+        Raises ImageError for the first image that cannot be read, IndexError for an index out of
+        range.
         """
 
     def sample(self, count: int = 8) -> str:
-        """A hash of the pixels and labels of some images, spread over the dataset.
+        """Return a hash of the pixels and labels of `count` images, spread over the dataset.
 
-        Beside `identity`, for what has the same names and sizes and shows something else.
+        It complements `identity`: it also differs for files of equal names and sizes.
         """
         digest = hashlib.sha256()
         for place in range(min(count, len(self))):
@@ -73,11 +80,11 @@ class ImageDataset(Dataset[ImageBatch], ABC):
         return digest.hexdigest()
 
     def path_of(self, index: int) -> str:
-        """A name of one input for messages: its path, or its place in the dataset."""
+        """Return the path of an image, or source, split and index if it has none, for messages."""
         return f"{self.name}:{self.split}[{index}]"
 
     def check_indices(self, indices: Sequence[int]) -> None:
-        """Raise IndexError at the first index outside [0, len)."""
+        """Raise IndexError for the first index outside [0, len)."""
         for index in indices:
             if not 0 <= index < len(self):
                 where = f"{self.name}:{self.split}"
@@ -93,7 +100,7 @@ class ImageDataset(Dataset[ImageBatch], ABC):
 
 @final
 class ArrayImages(ImageDataset):
-    """Images held in memory, already in the contract's form."""
+    """Images in memory that already have the mode and size of the contract."""
 
     def __init__(
         self,
@@ -118,13 +125,13 @@ class ArrayImages(ImageDataset):
         return len(self.images)
 
     def identity(self) -> str:
-        """Of all pixels and labels."""
+        """Return a hash of all pixels and labels."""
         digest = hashlib.sha256(self.images.numpy().data)
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
-        """The images at `indices`, copied."""
+        """Return copies of the images at `indices`."""
         self.check_indices(indices)
         chosen = torch.tensor(indices, dtype=torch.int64)
         return ImageBatch(self.images[chosen], self.labels[chosen], chosen)

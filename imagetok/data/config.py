@@ -1,4 +1,4 @@
-"""Where images come from: a config section a source, and the one-line form of the command line."""
+"""Configs of image sources: one section per source, and their form as one line of text (specs)."""
 
 import re
 from collections.abc import Callable
@@ -53,14 +53,14 @@ class ShapesConfig(Section):
 
 
 class TorchvisionSection(Section):
-    """What the sources that torchvision reads have in common."""
+    """Settings shared by the sources that torchvision reads."""
 
     validation: Annotated[int, Field(ge=0, le=2**24)] = 0
     """How many images at the end of `train` become the split `test`; the others are `train`."""
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without `validation` where there is none: most configs never heard of it."""
+        """Leave out `validation` if it is 0, because most stored configs do not have it."""
         tree = handler(self)
         return tree if self.validation else {k: v for k, v in tree.items() if k != "validation"}
 
@@ -139,7 +139,7 @@ class TableConfig(Section):
 
 
 class WebDatasetConfig(Section):
-    """Tars of images in WebDataset form: members of one name and several endings are a sample."""
+    """Tars of images in WebDataset form: members that differ only in extension form a sample."""
 
     source: Literal["webdataset"] = "webdataset"
     shards: PlaceOrUrl
@@ -234,7 +234,7 @@ _ALL_BY_DEFAULT = ("folder", "masks", "table", "webdataset")
 
 
 def splits_of(config: DataConfig) -> tuple[str, ...]:
-    """The names of splits that a source can have."""
+    """Return the names of the splits that a source can have."""
     if isinstance(config, DataSection):
         return config.splits
     known = ("train", "test", "all")
@@ -242,7 +242,7 @@ def splits_of(config: DataConfig) -> tuple[str, ...]:
 
 
 def check_split(config: DataConfig, split: str) -> None:
-    """Raise ConfigError with the nearest known name if the source has no such split."""
+    """Raise ConfigError, with the nearest known name, if the source does not have the split."""
     known = splits_of(config)
     if split not in known:
         raise ConfigError(
@@ -252,16 +252,16 @@ def check_split(config: DataConfig, split: str) -> None:
 
 
 def parse_spec(text: str) -> tuple[DataConfig, str]:
-    r"""Config and split of `SOURCE[:SPLIT][,key=value...]`, or of the path of images.
+    r"""Parse a spec `SOURCE[:SPLIT][,key=value...]` or a path of images to config and split.
 
-    A path is a folder, a table (.csv, .jsonl) or tars (.tar); it is taken as it is. Without SPLIT
-    it is `all` of a folder, a table or tars, else `train`. In a value, `\,` is a comma and `\\` a
-    backslash.
+    A path is a folder, a table (.csv, .jsonl) or a tar (.tar), without split or options. The
+    default split is `all` for folders, tables and tars, and `train` for other sources. In a value,
+    `\,` stands for a comma and `\\` for a backslash.
 
     >>> parse_spec("shapes:test,seed=7")
     (ShapesConfig(source='shapes', count=10000, test_count=1000, seed=7), 'test')
 
-    Raises ConfigError that names what is unknown, and the nearest known name.
+    Raises ConfigError for an unknown source, split or key, with the nearest known name.
     """
     source = re.split("[:,]", text, maxsplit=1)[0]
     section = _SOURCES.get(source) or _registered(source, is_only=source == text)
@@ -294,9 +294,10 @@ def _registered(source: str, *, is_only: bool) -> type[Section] | None:
 
 
 def describe(config: DataConfig, split: str) -> str:
-    """The one spec that `parse_spec` reads back to the same: options in order, no defaults.
+    """Return the canonical spec of a config and split: options in order, without defaults.
 
-    (Without what a URL in it should not tell.)
+    `parse_spec` returns the same config and split for it, except that secrets are removed from
+    URLs.
     """
     options = config.model_dump(mode="json", exclude_defaults=True, exclude={"source"})
     return ",".join([f"{config.source}:{split}", *(f"{k}={_text(v)}" for k, v in options.items())])
@@ -309,7 +310,7 @@ def _tree(options: list[str], text: str) -> dict[str, str]:
         if not equals or not key:
             raise ConfigError(f"data {text!r}: expected key=value after a comma, found {option!r}")
         if key == "source" or key in tree:
-            raise ConfigError(f"data {text!r}: {key} is given twice; remove {option!r}")
+            raise ConfigError(f"data {text!r}: expected {key} once, found it again in {option!r}")
         tree[key] = value
     return tree
 

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with the package, so that everything runs with no download."""
+"""Handwritten digits that come with the package, so that no download is needed to try it."""
 
 from importlib import resources
 
@@ -11,15 +11,18 @@ from imagetok.images import ImageContract
 from imagetok.seeding import generator
 
 NUM_TEST = 180
-_LEVELS = 16  # pixels count the dark ones of 4 x 4 cells: 0..16
+_LEVELS = 16  # stored pixels are counts of dark pixels in 4 x 4 blocks: 0..16
 
 
 def open_digits(split: str, contract: ImageContract) -> ArrayImages:
-    """The digits scaled to 0..255 and resized: 1,617 train, 180 test, or all in file order."""
+    """Open the digits, scaled to 0..255 and resized to the contract.
+
+    split: train (1,617 images), test (180), or all (in file order).
+    """
     file = resources.files("imagetok.data") / "resources" / "digits.npz"
     with resources.as_file(file) as path, np.load(path, allow_pickle=False) as arrays:
         values, labels = arrays["images"], arrays["labels"]
-    # One fixed split, whatever the run's seed: numbers of different runs stay comparable.
+    # The split does not depend on the run's seed, so that results of all runs are comparable.
     order = torch.randperm(len(values), generator=generator(0, "digits split")).numpy()
     match split:
         case "train":

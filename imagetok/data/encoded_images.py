@@ -1,4 +1,4 @@
-"""Images that lie encoded somewhere and are decoded when they are read."""
+"""Datasets of encoded images (JPEG, PNG, ...) that are decoded when they are read."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ _PIECE = 4096
 
 
 class EncodedImages(ImageDataset, ABC):
-    """Encoded images with labels; a leaf says where image `index` lies and how to open it."""
+    """Encoded images with labels; subclasses locate and decode each image."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class EncodedImages(ImageDataset, ABC):
         labels: list[int],
         class_names: tuple[str, ...],
     ):
-        """labels: one an image, NO_LABEL where there is none."""
+        """Store the labels: one per image, NO_LABEL for an image without one."""
         self.name = name
         self.split = split
         self.contract = contract
@@ -42,34 +42,41 @@ class EncodedImages(ImageDataset, ABC):
 
     @abstractmethod
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """The pixels of one image as `open_image` gives them; ImageError if it is damaged."""
+        """Decode the pixels of one image, as `open_image` does; ImageError if it is damaged."""
 
     @abstractmethod
     def contents(self) -> list[tuple[str, int]]:
-        """Of each image a name that does not depend on where the dataset lies, and its bytes."""
+        """Return a name and the size in bytes of each image.
+
+        The names do not depend on the location of the dataset.
+        """
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def identity(self) -> str:
-        """Of the images' names, sizes in bytes and labels; InputError for a name not in UTF-8."""
+        """Return a hash of the images' names, sizes in bytes and labels.
+
+        Raises InputError for a name that is not UTF-8.
+        """
         content = [(*c, n) for c, n in zip(self.contents(), self.labels, strict=True)]
         digest = hashlib.sha256(b"[")
         try:
-            for first in range(0, len(content), _PIECE):  # whole, the text is as large as a list
+            for first in range(0, len(content), _PIECE):  # in pieces, to save memory
                 piece = canonical_json(content[first : first + _PIECE])[1:-1]
                 digest.update(b"," + piece if first else piece)
             digest.update(b"]")
             return digest.hexdigest()
         except UnicodeEncodeError:
-            # Bytes of a file name that are no UTF-8 are surrogates.
+            # Python represents bytes of a file name that are not UTF-8 as surrogates.
             name = next(n for n, *_ in content if any("\ud800" <= c <= "\udfff" for c in n))
             raise InputError(
-                f"{self.name}: {name!r}: expected a name in UTF-8, found another; rename it"
+                f"{self.name}: {name!r}: expected a file name in UTF-8, found other bytes; rename "
+                "the file"
             ) from None
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
-        """The images at `indices`; raises ImageError at the first that cannot be read."""
+        """Return the images at `indices`; raises ImageError for the first that is unreadable."""
         self.check_indices(indices)
         shape = (len(indices), self.contract.channels, self.contract.height, self.contract.width)
         images = torch.empty(shape, dtype=torch.uint8)
@@ -80,21 +87,21 @@ class EncodedImages(ImageDataset, ABC):
 
     @property
     def as_labels(self) -> bool:
-        """Whether the images are label maps."""
+        """Whether the images are read as label maps."""
         return self.contract.mode == "labels"
 
     def _preprocessed(self, index: int) -> UInt8[Tensor, "C H W"]:
         pixels = self.decode(index)
         try:
             return preprocess(pixels, self.contract)
-        except InputError as error:  # a class that the contract does not have
+        except InputError as error:  # a class outside the contract's num_classes
             where = self.path_of(index)
             raise ImageError(f"{where}: {error}", where, "unknown_class") from None
 
 
 @final
 class FileImages(EncodedImages):
-    """Image files, each on its own."""
+    """A list of image files."""
 
     def __init__(
         self,
@@ -107,28 +114,31 @@ class FileImages(EncodedImages):
         labels: list[int] | None = None,
         class_names: tuple[str, ...] = (),
     ):
-        """files: paths below `root`; labels: one a file, none if unlabelled."""
+        """Store the list of files.
+
+        files: paths relative to `root`. labels: one per file; None for an unlabelled dataset.
+        """
         labels = [NO_LABEL] * len(files) if labels is None else labels
         super().__init__(name, split, contract, labels, class_names)
         self.root = root
         self.files = files
 
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """The pixels of one file."""
+        """Decode the pixels of one file."""
         return open_image(self.root / self.files[index], self.as_labels)
 
     def contents(self) -> list[tuple[str, int]]:
-        """The files' paths below the root, and their sizes."""
+        """Return the path relative to the root and the size in bytes of each file."""
         at = below(self.root)
         return [(file, file_size(at(file))) for file in self.files]
 
     def path_of(self, index: int) -> str:
-        """The path of one file, as it was found below the root."""
+        """Return the path of one file, starting with the root."""
         return str(self.root / self.files[index])
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; of a name that no file can have, too."""
+    """Return whether a file exists; False for a name that the file system does not allow."""
     try:
         return path.is_file()
     except OSError:
@@ -136,13 +146,13 @@ def is_file(path: Path) -> bool:
 
 
 def below(root: Path) -> Callable[[str], str]:
-    """`root / file` as text: a million of paths take longer to build than to look at."""
+    """Return a function that joins `root` and a file name as text, faster than pathlib does."""
     prefix = f"{root}/"
     return lambda file: file if file.startswith("/") else prefix + file
 
 
 def file_size(path: Path | str) -> int:
-    """The size of a file in bytes, -1 where it cannot be told, such as of a broken link."""
+    """Return the size of a file in bytes; -1 if it is unknown, as for a broken link."""
     try:
         return os.stat(path).st_size  # noqa: PTH116
     except OSError:

@@ -1,4 +1,4 @@
-"""Kaokore and CelebA, from the files that their authors give out."""
+"""Kaokore and CelebA, from the files that their authors distribute."""
 
 import logging
 from pathlib import Path
@@ -18,9 +18,10 @@ _CELEBA_SPLITS = {"0": "train", "1": "val", "2": "test"}
 
 
 def open_kaokore(config: KaokoreConfig, split: str, contract: ImageContract) -> FileImages:
-    """The labelled faces of Kaokore (Tian et al. 2020), in the order of labels.csv.
+    """Open the labelled faces of Kaokore (Tian et al. 2020), in the order of labels.csv.
 
-    As in the official loader, a row whose image was not downloaded is left out; how many is logged.
+    As in the official loader, rows whose image was not downloaded are left out; their number is
+    logged. Raises InputError if files are missing or labels.csv has wrong rows.
     """
     root = Path(config.root).expanduser()
     path = root / "labels.csv"
@@ -36,7 +37,10 @@ def open_kaokore(config: KaokoreConfig, split: str, contract: ImageContract) -> 
     faults = []
     for line, values in rows:
         if values[config.label] not in known or values["set"] not in SPLITS:
-            faults.append(f"line {line}: no {config.label} or set of Kaokore's")
+            faults.append(
+                f"line {line}: expected a {config.label} and a set of Kaokore, found "
+                f"{values[config.label]!r} and {values['set']!r}"
+            )
     refuse_rows(path, faults, len(rows))
     values = [r.values for r in rows if split in ("all", SPLITS[r.values["set"]])]
     there = [v for v in values if is_file(root / "images_256" / v["image"])]
@@ -47,7 +51,7 @@ def open_kaokore(config: KaokoreConfig, split: str, contract: ImageContract) -> 
         )
     if len(there) < len(values):
         missing = len(values) - len(there)
-        logger.warning("kaokore: %d of %d images are not there: left out", missing, len(values))
+        logger.warning("kaokore: %d of %d images are missing and left out", missing, len(values))
     return FileImages(
         root / "images_256",
         [v["image"] for v in there],
@@ -60,14 +64,17 @@ def open_kaokore(config: KaokoreConfig, split: str, contract: ImageContract) -> 
 
 
 def open_celeba(config: CelebAConfig, split: str, contract: ImageContract) -> FileImages:
-    """The aligned faces of CelebA (Liu et al. 2015) without their attributes, as torchvision's."""
+    """Open the aligned faces of CelebA (Liu et al. 2015), without attributes.
+
+    The files are those that torchvision uses. Raises InputError if any are missing or damaged.
+    """
     root = Path(config.root).expanduser() / "celeba"
     path, images = root / "list_eval_partition.txt", root / "img_align_celeba"
     if not (path.is_file() and images.is_dir()):
         raise InputError(
             f"celeba: expected {path.name} and {images.name}/ in {root}, found "
-            f"{'only one of them' if path.exists() or images.exists() else 'neither'}; get both "
-            "from mmlab.ie.cuhk.edu.hk/projects/CelebA.html and unpack them there"
+            f"{'only one of them' if path.exists() or images.exists() else 'neither'}; download "
+            "both from mmlab.ie.cuhk.edu.hk/projects/CelebA.html and unpack them there"
         )
     files, faults, count = [], [], 0
     for line, text in enumerate(read_text(path).splitlines(), 1):

@@ -1,4 +1,4 @@
-"""Any folder of image files as a dataset: flat, or a subfolder a class, with or without splits."""
+"""Folders of image files as datasets: flat or one subfolder per class, with or without splits."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -16,17 +16,17 @@ EXTENSIONS = frozenset(
 
 
 def open_folder(root: str, split: str, contract: ImageContract, *, holdout: float) -> FileImages:
-    """The images below `root`, sorted by path.
+    """Open the images below `root`, sorted by path.
 
-    If `root` has train/ and test/ or val/, these are the splits (test is val/ where there is no
-    test/). Otherwise split test is the share `holdout` of all images, train the rest. The labels
-    are the sorted names of the subfolders, over all splits; if images lie beside the subfolders,
-    or there are none, the folder is unlabelled.
+    If `root` has train/ and also test/ or val/, these are the splits (test is val/ if there is no
+    test/). Otherwise split test is the fraction `holdout` of all images, and train is the rest. The
+    labels are the sorted names of the subfolders over all splits; if there are images beside the
+    subfolders, or no subfolders, the folder is unlabelled.
     Raises InputError if the folder or its images are missing, ConfigError for an unknown split.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        found = "something else" if folder.exists() else "nothing there"
+        found = "a file" if folder.exists() else "nothing there"
         raise InputError(f"{folder}: expected a folder of images, found {found}; check the path")
     parts = _parts(folder)
     known = [*(parts or ("train", "test")), "all"]
@@ -41,7 +41,7 @@ def open_folder(root: str, split: str, contract: ImageContract, *, holdout: floa
     files = [(part, file) for part, names in chosen.items() for file in names]
     if not files:
         raise InputError(
-            f"{folder}: expected images in split {split!r}, found no file that ends in "
+            f"{folder}: expected images in split {split!r}, found no file with one of the endings "
             f"{', '.join(sorted(EXTENSIONS))}; check the path"
         )
     if not parts and split != "all":
@@ -61,15 +61,16 @@ def open_folder(root: str, split: str, contract: ImageContract, *, holdout: floa
 
 
 def list_images(folder: Path) -> list[str]:
-    """Paths of all image files below a folder, relative to it, sorted.
+    """Return the paths of all image files below a folder, relative to it and sorted.
 
-    Hidden ones are left out; links are followed, but no folder is entered twice.
+    Hidden files and folders are left out. Symbolic links are followed, but no folder is visited
+    twice. Raises InputError for a folder that cannot be listed.
     """
     files: list[str] = []
     seen: set[str] = set()
     for current, subfolders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(current)
-        if real in seen:  # a link to a folder above would never end
+        if real in seen:  # a link to a parent folder would recurse without end
             subfolders.clear()
             continue
         seen.add(real)
@@ -88,7 +89,7 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def _parts(folder: Path) -> dict[str, str]:
-    """Split to subfolder, if the folder is laid out in splits."""
+    """Return the subfolder of each split; empty if the folder is not divided into splits."""
     parts = {name: name for name in ("train", "val", "test") if (folder / name).is_dir()}
     if "train" not in parts or len(parts) == 1:
         return {}

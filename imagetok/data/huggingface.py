@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face `datasets` library; their images are decoded here, not there."""
+"""Datasets of the Hugging Face `datasets` library, with images decoded by imagetok."""
 
 from pathlib import Path
 from typing import Any, final
@@ -34,13 +34,13 @@ class HuggingFaceImages(EncodedImages):
         labels: list[int],
         class_names: tuple[str, ...],
     ):
-        """rows: whose `column` gives an encoded image's bytes or path."""
+        """Store the rows; their `column` holds the bytes or the path of an encoded image."""
         super().__init__("huggingface", split, contract, labels, class_names)
         self.rows = rows
         self.column = column
 
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """The pixels of one row."""
+        """Decode the pixels of one row."""
         image, where = self.rows[index][self.column] or {}, self.path_of(index)
         if image.get("bytes") is not None:
             return decode_image(image["bytes"], where, self.as_labels)
@@ -49,7 +49,7 @@ class HuggingFaceImages(EncodedImages):
         return open_image(image["path"], self.as_labels)
 
     def contents(self) -> list[tuple[str, int]]:
-        """The file names and sizes in bytes; no name and 0 where a row has no image."""
+        """Return file name and size in bytes of each row; an empty name and 0 without an image."""
         import pyarrow.compute  # pyright: ignore[reportMissingImports]
 
         found = []
@@ -68,10 +68,11 @@ class HuggingFaceImages(EncodedImages):
 def open_huggingface(
     config: HuggingFaceConfig, split: str, contract: ImageContract
 ) -> HuggingFaceImages:
-    """The images of a dataset on the Hub or in a folder (parquet, image folders, saved to disk).
+    """Open a dataset on the Hub or in a folder (parquet, image folder, or saved to disk).
 
-    Split test is test, else validation, else held out of train. Raises ResourceError without the
-    package or the network, InputError for what is not there, ConfigError for an unknown column.
+    Split test is the dataset's test, otherwise its validation, otherwise held out from train.
+    Raises ResourceError without the package or the network, InputError for a dataset that cannot
+    be opened, ConfigError for an unknown split or column.
     """
     datasets = require("datasets", extra="data", purpose="data.source huggingface")
     parts = _load(datasets, config)
@@ -81,10 +82,14 @@ def open_huggingface(
         if column not in features:
             raise ConfigError(
                 f"{config.name}: expected a column {column!r}, found {', '.join(features)}"
-                f"{did_you_mean(column, features)}; name yours with image=, label= (empty for none)"
+                f"{did_you_mean(column, features)}; name the columns with image=, label= (empty "
+                "for none)"
             )
     if not isinstance(features[config.image], datasets.Image):
-        raise ConfigError(f"{config.name}: column {config.image!r} holds no images")
+        raise ConfigError(
+            f"{config.name}: expected images in column {config.image!r}, found "
+            f"{type(features[config.image]).__name__}; name another column with image="
+        )
     labels, class_names = _labels(datasets, parts, chosen, config)
     images = chosen.select_columns([config.image])
     return HuggingFaceImages(
@@ -98,7 +103,7 @@ def open_huggingface(
 
 
 def _load(datasets: Any, config: HuggingFaceConfig) -> dict[str, Any]:
-    """Rows by split."""
+    """Load the rows of each split."""
     folder = Path(config.name).expanduser()
     try:
         if any((folder / f"dataset_{kind}.json").is_file() for kind in ("info", "dict")):
@@ -108,7 +113,7 @@ def _load(datasets: Any, config: HuggingFaceConfig) -> dict[str, Any]:
         else:
             name, _, revision = config.name.partition("@")
             loaded = datasets.load_dataset(name, config.subset or None, revision=revision or None)
-    except Exception as error:  # of many kinds, from several libraries
+    except Exception as error:  # several libraries raise exceptions of many kinds
         kind = ResourceError if isinstance(error, ConnectionError | TimeoutError) else InputError
         raise kind(
             f"huggingface: {config.name}: cannot be opened ({error}); expected a folder, or "
@@ -129,7 +134,7 @@ def _rows(datasets: Any, parts: dict[str, Any], split: str, config: HuggingFaceC
     if wanted not in parts:
         hint = did_you_mean(split, parts)
         raise ConfigError(
-            f"{config.name}: expected one of {', '.join(parts)}; found {split!r}{hint}"
+            f"{config.name}: expected one of the splits {', '.join(parts)}; found {split!r}{hint}"
         )
     return parts[wanted]
 
@@ -137,7 +142,7 @@ def _rows(datasets: Any, parts: dict[str, Any], split: str, config: HuggingFaceC
 def _labels(
     datasets: Any, parts: dict[str, Any], chosen: Any, config: HuggingFaceConfig
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Labels of the chosen rows; the same numbers in every split."""
+    """Return labels and class names of the chosen rows, numbered the same in every split."""
     if not config.label:
         return [NO_LABEL] * len(chosen), ()
     feature, written = chosen.features[config.label], list(chosen[config.label])

@@ -1,4 +1,4 @@
-"""Open one image safely: only known formats, only whole files, only of a sane size."""
+"""Decoding one image file safely: only known formats, complete files and reasonable sizes."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from imagetok.errors import ConfigError, InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_SIDE = 1 << 16
-MAX_BYTES = 1 << 29  # MAX_PIXELS, uncompressed, of 8 bytes each
+MAX_BYTES = 1 << 29  # MAX_PIXELS uncompressed pixels of 8 bytes each
 
 Reason = Literal[
     "missing",
@@ -60,10 +60,10 @@ _FACTORS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8
 
 
 class ImageError(InputError):
-    """One image file is refused.
+    """An image that cannot be read; `path` and `reason` go into lists of skipped inputs.
 
-    Everything but the message has a default, since torch's DataLoader rebuilds an exception of a
-    worker process from its message alone.
+    All arguments but the message have defaults, because torch's DataLoader rebuilds the exception
+    of a worker process from its message alone.
     """
 
     def __init__(self, message: str, path: str = "", reason: Reason = "unreadable"):
@@ -73,16 +73,16 @@ class ImageError(InputError):
 
 
 def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
-    """The pixels of an image file, upright and opaque: (H, W) if it is grey, else (H, W, 3).
+    """Read the uint8 pixels of an image file: (H, W) if it is grey, else (H, W, 3).
 
-    as_labels: a label map's classes instead, (H, W), from grey levels or places in a palette.
-    The first frame of an animation; transparency laid over white; 16 bits scaled to 8. Colour
-    profiles are not applied, as torchvision doesn't. Raises ImageError that names the path and
-    the reason.
+    The image is rotated by its EXIF orientation, transparency is blended onto white, and 16 bits
+    are scaled to 8. Of an animation the first frame is read. Colour profiles are not applied, as in
+    torchvision. as_labels: return the classes of a label map, (H, W), from grey levels or palette
+    indices. Raises ImageError with the path and the reason.
     """
     name = str(path)
     try:
-        # Non-blocking, so that a named pipe is refused below instead of waited for.
+        # Non-blocking, so that opening a named pipe does not wait; it is refused below.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
@@ -97,14 +97,14 @@ def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "
 
 
 def decode_image(data: bytes, name: str, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
-    """The pixels of an encoded image as `open_image` gives them; `name` is for messages."""
+    """Decode an image file in memory, as `open_image` does; `name` is used in messages."""
     return _decode(io.BytesIO(data), name, as_labels)
 
 
 def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so damaged files would pass as whole ones; "
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, so truncated files would be accepted; "
             "set it to False"
         )
     if file.seek(0, os.SEEK_END) > MAX_BYTES:
@@ -120,7 +120,7 @@ def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         raise _unidentified(file, name) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, "more") from None
-    except Exception as error:  # damaged files make decoders raise nearly anything
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
         reason = "truncated" if _is_cut_short(error, file) else "unreadable"
         raise ImageError(
             f"{name}: the image is damaged ({error}); replace or remove the file", name, reason
@@ -136,7 +136,7 @@ def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
             factor = _factor(image)
             image.load()
             return _oriented_pixels(image, as_labels, factor)
-        image.verify()  # checksums and an end: decoding alone looks at neither
+        image.verify()  # checks checksums and the end of the file, which decoding alone does not
         if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
             raise EOFError("truncated PNG file")
     file.seek(0)
@@ -150,7 +150,7 @@ def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
 
 
 def _factor(image: ImageFile.ImageFile) -> int:
-    """What PIL multiplies grey levels of 2 and 4 bits by, before it has loaded them."""
+    """Return the factor by which PIL will scale grey levels of 2 and 4 bits when it loads them."""
     if not isinstance(image, PngImageFile | TiffImageFile):
         return 1
     arguments: Any = image.tile[0][3]
@@ -159,30 +159,30 @@ def _factor(image: ImageFile.ImageFile) -> int:
 
 def _oriented_pixels(image: Image.Image, as_labels: bool, factor: int) -> np.ndarray:
     pixels = to_array(apply_exif_orientation(image), as_labels)
-    return pixels // np.uint8(factor) if as_labels else pixels  # classes as they are written
+    return pixels // np.uint8(factor) if as_labels else pixels  # undoes PIL's scaling of classes
 
 
 def _check_header(image: Image.Image, name: str) -> None:
-    """Refuse by what the header says, before a pixel is decoded."""
+    """Raise ImageError for an unacceptable size or type, before any pixel is decoded."""
     width, height = image.size
     if width * height == 0:
         raise ImageError(f"{name}: expected an image with pixels, found {width} x {height}", name)
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise _too_large(name, f"{width} x {height}")
     if isinstance(image, TiffImageFile) and image.mode.startswith("I;16"):
-        # PIL would give 12-bit samples unscaled, so dark, and 16-bit white-is-zero ones inverted.
+        # PIL reads 12-bit samples without scaling, so too dark, and inverts 16-bit white-is-zero.
         tags = (image.tag_v2.get(tag) for tag in (_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC))
         if tuple(tags) != ((16,), _TIFF_BLACK_IS_ZERO):
             raise ImageError(
-                f"{name}: expected a TIFF of 8 bits, or of 16 with black as zero, found another; "
-                "convert it first",
+                f"{name}: expected a TIFF of 8 bits, or of 16 bits with black as zero, found "
+                "another kind; convert it first",
                 name,
                 "unsupported_mode",
             )
 
 
 def _check_black_is_zero(image: TiffImageFile, name: str) -> None:
-    """Refuse a label map whose classes PIL would turn around."""
+    """Raise ImageError for a label map whose classes PIL would invert."""
     if image.tag_v2.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
         raise ImageError(
             f"{name}: expected a label map with black as zero, found white as zero; convert it "
@@ -193,28 +193,28 @@ def _check_black_is_zero(image: TiffImageFile, name: str) -> None:
 
 
 def _scale_transparent_value(image: PngImageFile) -> None:
-    """Bring a PNG's one transparent value to the scale of its pixels; PIL scales only these."""
+    """Scale a PNG's transparent grey value like its pixels; PIL scales only the pixels."""
     value, raw_mode = image.info.get("transparency"), image.tile[0][3]
     if value is None:
         return
     if raw_mode == "RGB;16B":
         raise InputError(
-            "expected a PNG of 8 bits where one colour is transparent, found 16; convert it first"
+            "expected 8 bits for a PNG with a transparent colour, found 16 bits; convert it first"
         )
     factor = _FACTORS.get(str(raw_mode), 1)
-    if factor > 1 and value * factor <= 255:  # else a later PIL has scaled it already
+    if factor > 1 and value * factor <= 255:  # otherwise a newer PIL has scaled it already
         image.info["transparency"] = value * factor
 
 
 def _unidentified(file: IO[bytes] | io.BytesIO, name: str) -> ImageError:
-    """Why PIL finds no image that it may open."""
+    """Return the error for a file in which PIL recognises no image of the allowed formats."""
     file.seek(0)
     head = file.read(16)
     found = next((known for magic, known in _MAGIC if head.startswith(magic)), None)
     found = "AVIF or HEIC" if head[4:8] == b"ftyp" else found
     expected = f"{name}: expected an image ({', '.join(FORMATS)}), found"
     if found in FORMATS:
-        message = f"{expected} a {found} file that is damaged or of a form that PIL cannot read"
+        message = f"{expected} a {found} file that is damaged or that PIL does not support"
         return ImageError(message, name, "unreadable")
     if found is not None:
         message = f"{expected} {found}; convert it first"
@@ -225,7 +225,7 @@ def _unidentified(file: IO[bytes] | io.BytesIO, name: str) -> ImageError:
 
 def _too_large(name: str, found: str) -> ImageError:
     return ImageError(
-        f"{name}: expected at most {MAX_PIXELS >> 20} Mpx, {MAX_SIDE} pixels a side and "
+        f"{name}: expected at most {MAX_PIXELS >> 20} Mpx, {MAX_SIDE} pixels per side and "
         f"{MAX_BYTES >> 20} MiB, found {found}; scale it down first",
         name,
         "too_large",
@@ -233,7 +233,7 @@ def _too_large(name: str, found: str) -> ImageError:
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Turn by the EXIF orientation; as in any viewer, damaged EXIF data means none."""
+    """Rotate or mirror an image by its EXIF orientation; damaged EXIF data is ignored."""
     try:
         is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         return image if is_upright else ImageOps.exif_transpose(image)
@@ -247,6 +247,6 @@ def _is_cut_short(error: Exception, file: IO[bytes] | io.BytesIO) -> bool:
         return True
     file.seek(0)
     header = file.read(12)
-    if header[:4] == b"RIFF" and header[8:] == b"WEBP":  # WebP's decoder doesn't say why
+    if header[:4] == b"RIFF" and header[8:] == b"WEBP":  # WebP's decoder gives no reason
         return int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END)
     return False

@@ -1,4 +1,4 @@
-"""Images that callers hold: arrays, PIL images, or the items of a Dataset of their own."""
+"""Images in the caller's memory: arrays, PIL images, or the items of the caller's own Dataset."""
 
 import hashlib
 import threading
@@ -18,34 +18,35 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
 _CHANNELS = (1, 3, 4)
-_OVERSHOOT = 1e-2  # of floats that were resampled; a wrong range is off by far more
+_OVERSHOOT = 1e-2  # resampled floats may leave [0, 1] by this; a wrong range does by far more
 IDENTITY_SAMPLE = 64
-"""Items of a Dataset that its identity is made of."""
+"""Number of items of a Dataset that its identity covers."""
 
 
 @runtime_checkable
 class ItemSource(Protocol):
-    """What can be read by index: a list, an array, a map-style Dataset."""
+    """Anything with a length and integer indexing: a list, an array, a map-style Dataset."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
 
 
 class ImageItem(NamedTuple):
-    """One image as it was given, in one form, and its label."""
+    """One image in its original size, and its label."""
 
     pixels: np.ndarray
-    """uint8, (H, W) of a grey image or a label map, else (H, W, 3)."""
+    """uint8 array, (H, W) for a grey image or a label map, else (H, W, 3)."""
     label: int
+    """Class index, or -1 for none."""
 
 
 @final
 class ItemImages(ImageDataset):
-    """Items, brought to a contract as files are.
+    """The items of a list, array or Dataset, preprocessed like image files.
 
-    An item is an image, or a tuple or list that begins with an image and its label. An image is a
-    PIL image, an array or a tensor; see `pixels_of`. Whatever cannot be read, or fails in the
-    Dataset's own code, is an ImageError, which `encode` counts as it counts unreadable files.
+    An item is an image, or a tuple or list that starts with an image and its label. An image is a
+    PIL image, an array or a tensor; see `pixels_of`. An item that cannot be read, or for which the
+    Dataset's own code fails, raises ImageError, which `encode` counts like an unreadable file.
     """
 
     def __init__(
@@ -58,7 +59,11 @@ class ItemImages(ImageDataset):
         identity: str | None = None,
         is_sampled: bool = False,
     ):
-        """identity: given by the caller. is_sampled: identify by some of the items, not by all."""
+        """Wrap `items`.
+
+        identity: text chosen by the caller, see `identity()`. is_sampled: compute the identity from
+        some of the items, not from all.
+        """
         self.items = items
         self.name = name
         self.split = "all"
@@ -72,11 +77,11 @@ class ItemImages(ImageDataset):
         return len(self.items)
 
     def identity(self) -> str:
-        """A hash of all pixels and labels, as they are before they are resized.
+        """Return a hash of all pixels (before resizing) and labels.
 
-        Of a Dataset: of its class, its length, its class names, and `IDENTITY_SAMPLE` items spread
-        over it; or of what its caller gave as identity, its length and its class names. Raises
-        ConfigError where an item is not the same twice (random augmentation).
+        For a Dataset it covers the class, the length, the class names and `IDENTITY_SAMPLE` items
+        spread over it; or the caller's identity, the length and the class names. Raises
+        ConfigError when an item differs between two reads, as with random augmentation.
         """
         content: list[object] = [len(self), list(self.class_names)]
         if self._identity is not None:
@@ -89,13 +94,13 @@ class ItemImages(ImageDataset):
         if chosen and self._hash(chosen[-1]) != hashes[-1]:
             raise ConfigError(
                 f"{self.path_of(chosen[-1])}: expected the same image each time it is read, found "
-                "two; read it without random augmentation, or give the Dataset an identity of your "
-                'own: identity="..."'
+                "two different ones; switch off random augmentation, or pass an identity for the "
+                'Dataset: identity="..."'
             )
         return _sha256(["dataset", self.name, *content, *hashes])
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
-        """The images at `indices`; raises ImageError at the first that cannot be read."""
+        """Return the images at `indices`; raises ImageError for the first that is unreadable."""
         self.check_indices(indices)
         shape = (len(indices), self.contract.channels, self.contract.height, self.contract.width)
         images, labels = torch.empty(shape, dtype=torch.uint8), []
@@ -103,7 +108,7 @@ class ItemImages(ImageDataset):
             item = self._item(index)
             try:
                 images[position] = preprocess(item.pixels, self.contract)
-            except InputError as error:  # a class that the contract does not have
+            except InputError as error:  # a class outside the contract's num_classes
                 where = self.path_of(index)
                 raise ImageError(f"{where}: {error}", where, "unknown_class") from None
             labels.append(item.label)
@@ -122,8 +127,7 @@ class ItemImages(ImageDataset):
         where = self.path_of(index)
         try:
             with self._lock:
-                given = self.items[index]
-                image, label = split_item(given)
+                image, label = split_item(self.items[index])
                 pixels = pixels_of(image, self.contract.mode == "labels")
         except (ImageError, MemoryError):
             raise
@@ -136,7 +140,7 @@ class ItemImages(ImageDataset):
             return ImageItem(pixels, NO_LABEL)
         if not NO_LABEL <= label < len(self.class_names):
             raise ImageError(
-                f"{where}: expected a label in [0, {len(self.class_names)}), or -1 for none, found "
+                f"{where}: expected a label in [0, {len(self.class_names)}) or -1 for none, found "
                 f"{label}",
                 where,
                 "unknown_class",
@@ -145,28 +149,28 @@ class ItemImages(ImageDataset):
 
 
 def split_item(item: Any) -> tuple[Any, int | None]:
-    """The image of an item, and its label; None where it has none, or none that is a number."""
+    """Return the image of an item and its label; None if it has no label that is an integer."""
     if not isinstance(item, tuple | list):
         return item, None
     image, label = (*item, None, None)[:2]
     if isinstance(label, Tensor | np.ndarray | np.generic):
-        label = label.tolist()  # a number, of arrays with one value and no axes
+        label = label.tolist()  # a number, for arrays without axes
     return image, label if isinstance(label, int) and not isinstance(label, bool) else None
 
 
 def pixels_of(image: Any, as_labels: bool = False) -> np.ndarray:
-    """An image as uint8 pixels: (H, W) if it is grey or a label map, else (H, W, 3).
+    """Convert an image to uint8 pixels: (H, W) if it is grey or a label map, else (H, W, 3).
 
-    image: a PIL image, which is turned upright by its EXIF orientation, as a file is; an array,
-    (H, W), (H, W, C) or else (C, H, W); or a tensor, (H, W), (C, H, W) or else (H, W, C). C is 1
-    (grey), 3 (RGB) or 4 (RGBA, laid over white). Pixels are uint8, or floating point in [0, 1];
-    those of label maps are whole numbers in [0, 256), without channels.
-    Raises InputError that says what was expected and what was found.
+    image: a PIL image, which is rotated by its EXIF orientation as files are; an array of shape
+    (H, W), (H, W, C) or else (C, H, W); or a tensor of shape (H, W), (C, H, W) or else (H, W, C).
+    C is 1 (grey), 3 (RGB) or 4 (RGBA, blended onto white). Pixels are uint8, or floating point in
+    [0, 1]; label maps hold integers in [0, 256) and have no channels. as_labels: return the classes
+    of a label map. Raises InputError for any other type, shape or range.
     """
     if isinstance(image, Image.Image):
         return to_array(apply_exif_orientation(image), as_labels)
     if isinstance(image, Tensor):
-        # bfloat16 has no counterpart in numpy.
+        # numpy has no bfloat16.
         cpu = image.detach().cpu()
         array, axes = (cpu.float() if cpu.is_floating_point() else cpu).numpy(), (0, 2)
     elif isinstance(image, np.ndarray):
@@ -183,7 +187,7 @@ def pixels_of(image: Any, as_labels: bool = False) -> np.ndarray:
 
 
 def _channels_last(array: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    """(H, W) or (H, W, C); axes: where channels may be, the likelier first."""
+    """Return an array as (H, W) or (H, W, C); axes: axes to try for the channels, in order."""
     if array.ndim == 2:
         return array
     if array.ndim == 3:
@@ -192,7 +196,7 @@ def _channels_last(array: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
                 last = np.moveaxis(array, axis, -1)
                 return last[..., 0] if last.shape[-1] == 1 else last
     raise InputError(
-        f"expected pixels of shape (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, found "
+        f"expected pixels of shape (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4, found "
         f"{array.shape}"
     )
 
@@ -205,13 +209,13 @@ def _bytes(array: np.ndarray) -> np.ndarray:
         if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # also refuses NaN
             raise InputError(
                 f"expected floating point pixels in [0, 1], found [{low:g}, {high:g}]; divide "
-                "0..255 by 255, and undo any other normalisation"
+                "pixels in 0..255 by 255, and undo any other normalisation"
             )
         array = (array.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
         raise InputError(
             f"expected uint8 pixels, or floating point in [0, 1], found {array.dtype}; "
-            "for whole numbers 0..255 convert to uint8"
+            "convert integers in 0..255 to uint8"
         )
     if array.ndim == 3 and array.shape[-1] == 4:
         return to_array(Image.fromarray(np.ascontiguousarray(array)))
@@ -221,7 +225,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 def _classes(array: np.ndarray) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind not in "iub":
         raise InputError(
-            f"expected a label map, one whole number a pixel, found {array.dtype} of shape "
+            f"expected a label map, one integer per pixel, found {array.dtype} of shape "
             f"{array.shape}"
         )
     if int(array.min()) < 0 or int(array.max()) > 255:

@@ -1,4 +1,4 @@
-"""Images as callers give them: a path, a spec, a config, a Dataset, PIL images or arrays."""
+"""Opening the images that a caller passes: path, spec, config, Dataset, PIL images or arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
 ImageInput = Path | str | Section | Dataset[Any] | Tensor | np.ndarray | Sequence[Any] | Image.Image
-"""What stands for images wherever a function takes them; see `open_inputs`."""
+"""Everything that functions accept as images; see `open_inputs`."""
 
 
 class OpenedImages(NamedTuple):
-    """Images in the form of a contract, and what records call their source."""
+    """Images in the form of a contract, and the name of their source for records."""
 
     dataset: ImageDataset
     source: str
@@ -35,35 +35,39 @@ def open_inputs(
     identity: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> OpenedImages:
-    """The images that `data` stands for, brought to `contract`.
+    """Open images and bring them to the size, mode and preprocessing of `contract`.
 
     data: one of
     - a spec such as `digits:test`, or the path of a folder, table or tar (see `parse_spec`);
-    - a data config, of which `split` is read (default: train);
-    - arrays or a tensor, (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point in
-      [0, 1]. Where both fit, the last axis is the channels of an array, dim 1 those of a tensor;
-    - a list of PIL images, of arrays, of tensors or of paths, or one PIL image;
-    - a map-style Dataset of yours, whose items are images or begin with an image and its label;
-    - an ImageDataset of imagetok, which must have the contract's form already.
+    - a data config, of which `split` is opened (default: train);
+    - an array or tensor of shape (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point
+      in [0, 1]; if both layouts fit, channels are the last axis of an array and dim 1 of a tensor;
+    - a list of PIL images, arrays, tensors or paths, or one PIL image;
+    - your own map-style Dataset, whose items are images or start with an image and its label;
+    - an ImageDataset of imagetok that already has the mode and size of the contract.
 
-    identity: of a Dataset, any text that changes when its images do; by default some of its items
-    say whether it is the same (see `ItemImages.identity`). class_names: of a Dataset, by label;
-    default: its attribute `classes`; () leaves the labels out.
-    Raises ConfigError or InputError that say what was expected and what was found.
+    identity: any text that changes when the images of your Dataset change; by default a hash of
+    some of its items (see `ItemImages.identity`).
+    class_names: class names of your Dataset, by label; default: its attribute `classes`; () ignores
+    the labels.
+    Raises ConfigError or InputError for anything else.
     """
     if isinstance(data, Path | str | Section | ImageDataset) and (identity, class_names) != (
         None,
         None,
     ):
-        raise ConfigError("identity and class_names are for arrays, lists and Datasets of yours")
+        raise ConfigError(
+            "identity, class_names: expected arrays, a list or your own Dataset with these "
+            f"options, found {type(data).__name__}; leave them out"
+        )
     if isinstance(data, Path | str):
         config, split = parse_spec(str(data))
         return OpenedImages(open_images(config, split, contract), describe(config, split))
     if isinstance(data, Section):
         if not hasattr(data, "source"):
             raise ConfigError(f"data: expected a data config, found {type(data).__name__}")
-        given, split = cast(DataConfig, data), split or "train"
-        return OpenedImages(open_images(given, split, contract), describe(given, split))
+        config, split = cast(DataConfig, data), split or "train"
+        return OpenedImages(open_images(config, split, contract), describe(config, split))
     if isinstance(data, ImageDataset):
         _check_form(data, contract)
         return OpenedImages(data, f"{data.name}:{data.split}")
@@ -76,8 +80,9 @@ def _check_form(data: ImageDataset, contract: ImageContract) -> None:
     found = (data.contract.mode, data.contract.height, data.contract.width)
     if found != sides:
         raise InputError(
-            f"{data.name}:{data.split}: expected {_form(*sides)}, as the tokenizer takes them, "
-            f"found {_form(*found)}; open it with the tokenizer's contract: tokenizer.image"
+            f"{data.name}:{data.split}: expected {_form(*sides)}, because the tokenizer requires "
+            f"them, found {_form(*found)}; open the images with the tokenizer's contract, "
+            "tokenizer.image"
         )
 
 
@@ -91,14 +96,14 @@ def _held(
     identity: str | None,
     class_names: Sequence[str] | None,
 ) -> ImageDataset:
-    """Images in memory, or a Dataset of the caller's."""
+    """Wrap images in memory, or the caller's Dataset, as an ImageDataset."""
     if isinstance(data, Image.Image):
         data = [data]
     if isinstance(data, Tensor | np.ndarray):
         if data.ndim not in (3, 4) or _is_one_image(data, contract):
             raise InputError(
                 "expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W), found "
-                f"{tuple(data.shape)}; for one image pass image[None], for grey ones (N, 1, H, W)"
+                f"{tuple(data.shape)}; pass one image as image[None], and grey ones as (N, 1, H, W)"
             )
         return ItemImages(data, name="arrays", contract=contract, identity=identity)
     if isinstance(data, list | tuple) and data and isinstance(data[0], Path | str):
@@ -124,14 +129,14 @@ def _held(
 
 
 def _is_one_image(data: Tensor | np.ndarray, contract: ImageContract) -> bool:
-    """Whether three axes are a picture's, and not those of many without channels."""
+    """Return whether data of three axes is one image with channels, not several without."""
     if data.ndim != 3 or contract.mode == "labels":
         return False
     return data.shape[-1] in (3, 4) or (data.shape[0] in (3, 4) and isinstance(data, Tensor))
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
-    """The names of a Dataset's classes, by label; () where its items have no labels."""
+    """Return the class names of a Dataset, by label; () if its items have no labels."""
     whole = dataset
     while isinstance(whole, Subset | ConcatDataset):
         whole = whole.dataset if isinstance(whole, Subset) else whole.datasets[0]
@@ -141,13 +146,13 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
     for i in range(len(dataset)):
         try:
             label = split_item(dataset[i])[1]
-        except Exception:  # whatever the caller's code raises: it is counted when it is read
+        except Exception:  # whatever the caller's code raises is counted when the item is read
             continue
         if label is None:
             return ()
         raise ConfigError(
-            f"{type(dataset).__name__}: its items have labels (the first: {label}), but no class "
-            'names (an attribute `classes`); pass class_names=["cat", "dog"], or class_names=() to '
-            "leave the labels out"
+            f"{type(dataset).__name__}: expected class names (an attribute `classes`), because its "
+            f"items have labels (the first is {label}), found none; pass class_names=[...] with "
+            "one name per class, or class_names=() to ignore the labels"
         )
     return ()

@@ -1,4 +1,4 @@
-"""Images and their label maps in two folders, in pairs of one name."""
+"""Images and their label maps in two folders, paired by file name."""
 
 from pathlib import Path, PurePosixPath
 
@@ -12,18 +12,18 @@ _SHOWN = 10
 
 
 def open_masks(config: MasksConfig, split: str, contract: ImageContract) -> FileImages:
-    """What the contract asks for of each pair: the mask if it is of label maps, else the image.
+    """Open one side of each pair: the masks for a contract of label maps, otherwise the images.
 
-    Order, splits and labels are those of the folder of images in either case, so that codes of
-    images and codes of masks agree in their source indices. `a/12.jpg` and `a/12.png` are a pair.
-    Raises InputError that lists images without a mask, masks without an image, and names that one
-    folder has twice.
+    Order, splits and labels are always those of the folder of images, so that codes of images and
+    codes of masks have the same source indices. `a/12.jpg` and `a/12.png` are a pair.
+    Raises InputError that lists images without a mask, masks without an image, or names that occur
+    twice in one folder.
     """
     everything = open_folder(config.images, "all", contract, holdout=config.holdout)
     chosen = open_folder(config.images, split, contract, holdout=config.holdout)
     root = Path(config.masks).expanduser()
     if not root.is_dir():
-        raise InputError(f"{root}: expected a folder of masks, found none; check masks=")
+        raise InputError(f"{root}: expected a folder of masks, found no folder; check masks=")
     images, masks = _by_stem(everything.root, everything.files), _by_stem(root, list_images(root))
     lonely = [f"{everything.root / images[stem]} has no mask" for stem in images.keys() - masks]
     lonely += [f"{root / masks[stem]} has no image" for stem in masks.keys() - images]
@@ -31,8 +31,9 @@ def open_masks(config: MasksConfig, split: str, contract: ImageContract) -> File
         shown = "".join(f"\n  {line}" for line in sorted(lonely)[:_SHOWN])
         more = f"\n  and {len(lonely) - _SHOWN} more" if len(lonely) > _SHOWN else ""
         raise InputError(
-            f"{everything.root} and {root}: expected files in pairs of one name:{shown}{more}\n"
-            "move them away, or give `folder,root=` one of the two"
+            f"{everything.root} and {root}: expected files in pairs of the same name, found"
+            f"{shown}{more}\n"
+            "move these files away, or use only one of the folders, as `folder,root=FOLDER`"
         )
     is_masks = contract.mode == "labels"
     return FileImages(
@@ -56,6 +57,6 @@ def _by_stem(root: Path, files: list[str]) -> dict[str, str]:
         other = found.setdefault(_name_without_ending(file), file)
         if other != file:
             raise InputError(
-                f"{root}: expected one file of a name, found {other} and {file}; move one away"
+                f"{root}: expected one file per name, found {other} and {file}; move one away"
             )
     return found

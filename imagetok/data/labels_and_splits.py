@@ -1,4 +1,4 @@
-"""Labels and splits of sources that bring names, numbers or nothing."""
+"""Numbering labels that are written as names or numbers, and splitting off a test set."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,11 +15,12 @@ _NONE = ("", str(NO_LABEL))
 def number_labels(
     values: Sequence[str], where: Callable[[int], str]
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Labels and class names of written labels; an empty one and -1 are NO_LABEL.
+    """Convert labels in text form to integers; return these and the class names.
 
-    If all are whole numbers they are the labels, and the classes are 0 to the largest; otherwise
-    each is the name of a class, and the classes are the sorted names. where: names value i in a
-    message. Raises InputError for a number above 65,535.
+    Empty text and -1 become NO_LABEL. If all others are whole numbers, these are the labels, and
+    the classes are 0 to the largest; otherwise each is a class name, and the classes are the sorted
+    names. where: returns the location of value i, for messages. Raises InputError for a number
+    above 65,535.
     """
     named = {value for value in values if value not in _NONE}
     if not all(value.isascii() and value.isdigit() for value in named):
@@ -32,20 +33,21 @@ def number_labels(
     if largest >= MAX_CLASSES:
         raise InputError(
             f"{where(labels.index(largest))}: expected a label below {MAX_CLASSES:,}, found "
-            f"{values[labels.index(largest)]}; is it a name? Then put a letter in front"
+            f"{values[labels.index(largest)]}; if these are names, put a letter in front of them"
         )
     return labels, tuple(str(label) for label in range(largest + 1))
 
 
 def split_indices(count: int, split: str, holdout: float, where: str) -> list[int]:
-    """The indices of split train or test of `count` images, in order; each gets at least one.
+    """Return the sorted indices of split train or test of `count` images; each has at least one.
 
-    The same for every source of so many images. Raises InputError for fewer than two.
+    holdout: fraction of the images in the test split. The split depends only on `count` and
+    `holdout`. where: the source, for messages. Raises InputError for fewer than two images.
     """
     if count < 2:
         raise InputError(
-            f"{where}: expected at least 2 images to hold some out for testing, "
-            f"found {count}; use split all"
+            f"{where}: expected at least 2 images for splits train and test, found {count}; use "
+            "split all"
         )
     num_test = min(max(1, round(count * holdout)), count - 1)
     order = torch.randperm(count, generator=generator(0, "folder split")).tolist()

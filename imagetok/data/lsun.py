@@ -1,4 +1,4 @@
-"""LSUN scenes from their LMDB files (Yu et al. 2015), without torchvision's pickled key cache."""
+"""LSUN scenes (Yu et al. 2015) from their LMDB files, without torchvision's pickled key cache."""
 
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ _PARTS = {"train": ("train",), "val": ("val",), "test": ("val",), "all": ("train
 
 
 class LMDBEntry(NamedTuple):
-    """One image: its LMDB folder, its key, its size in bytes."""
+    """One image of an LMDB database: its folder, its key and its size in bytes."""
 
     folder: str
     key: bytes
@@ -35,7 +35,7 @@ class LSUNImages(EncodedImages):
         self.entries = entries
 
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """The pixels of one entry."""
+        """Decode the pixels of one entry."""
         folder, key, _ = self.entries[index]
         name = self.path_of(index)
         try:
@@ -46,17 +46,17 @@ class LSUNImages(EncodedImages):
         return decode_image(data, name, self.as_labels)
 
     def contents(self) -> list[tuple[str, int]]:
-        """The keys and sizes."""
+        """Return the key (in hexadecimal) and the size in bytes of each image."""
         return [(entry.key.hex(), entry.size) for entry in self.entries]
 
     def path_of(self, index: int) -> str:
-        """The LMDB folder and the key."""
+        """Return the LMDB folder and the key of an image as one text."""
         entry = self.entries[index]
         return f"{entry.folder}/{entry.key.decode(errors='replace')}"
 
 
 def open_lsun(config: LSUNConfig, split: str, contract: ImageContract) -> LSUNImages:
-    """One category, by key; split test is val's 300 images, as in the papers.
+    """Open one category, sorted by key; split test is the 300 images of val, as in the papers.
 
     Raises ResourceError without the package lmdb, InputError if the files are missing or damaged.
     """
@@ -66,8 +66,8 @@ def open_lsun(config: LSUNConfig, split: str, contract: ImageContract) -> LSUNIm
         folder = root / f"{config.category}_{part}_lmdb"
         if not (folder / "data.mdb").is_file():
             raise InputError(
-                f"lsun: expected {folder / 'data.mdb'}, found nothing; get it with "
-                f"`download.py -c {config.category}` of github.com/fyu/lsun, unzip it there"
+                f"lsun: expected {folder / 'data.mdb'}, found nothing; download it with "
+                f"`download.py -c {config.category}` of github.com/fyu/lsun and unzip it there"
             )
         entries += _entries(str(folder))
     if not entries:
@@ -85,14 +85,14 @@ def _entries(folder: str) -> list[LMDBEntry]:
         raise _damaged(folder, error) from None
 
 
-@cache  # LMDB allows one open environment a folder and process
+@cache  # LMDB allows one open environment per folder and process
 def _environment(folder: str) -> Any:
     lmdb = _library()
     try:
         environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
         raise _damaged(folder, error) from None
-    # Pages are mapped: to read one behind the end of the file would kill the process.
+    # Pages are memory-mapped, so reading one beyond the end of the file would kill the process.
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     found = (Path(folder) / "data.mdb").stat().st_size
     if found < expected:
@@ -106,4 +106,4 @@ def _library() -> Any:
 
 
 def _damaged(folder: str, found: object) -> InputError:
-    return InputError(f"lsun: {folder}: damaged ({found}); unzip it again")
+    return InputError(f"lsun: {folder}: the database is damaged ({found}); unzip it again")

@@ -1,4 +1,4 @@
-"""The one way from a picture of any size and mode to uint8 pixels of a contract."""
+"""Preprocessing: from an image of any size and mode to uint8 pixels in the form of a contract."""
 
 import numpy as np
 import torch
@@ -21,20 +21,20 @@ _COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 def preprocess(
     image: Image.Image | UInt8[np.ndarray, "H W *C"], contract: ImageContract
 ) -> UInt8[Tensor, "C h w"]:
-    """Bring one picture to the contract: mode, then centre crop, then antialiased resize.
+    """Bring one image to the contract: convert the mode, crop the centre, resize with antialiasing.
 
-    image: a PIL image, or pixels 0..255 as (H, W), (H, W, 1) or (H, W, 3). For label maps the
-    pixels are classes: grey levels, or places in a PIL image's palette.
-    The numbers are those of torchvision's CenterCrop and Resize on PIL images, to one grey level.
-    Raises InputError for a mode whose pixels have no agreed meaning as a picture, and for classes
-    that the contract does not have.
+    image: a PIL image, or pixels in 0..255 of shape (H, W), (H, W, 1) or (H, W, 3). The pixels of
+    label maps are classes: grey levels, or palette indices of a PIL image.
+    The result equals that of torchvision's CenterCrop and Resize on PIL images to one grey level.
+    Raises InputError for a mode whose pixel range is undefined, and for classes outside the
+    contract's num_classes.
     """
     as_labels = contract.mode == "labels"
     pixels = to_array(image, as_labels) if isinstance(image, Image.Image) else _checked(image)
     if as_labels:
         _check_classes(pixels, 2, contract)
     picture = Image.fromarray(pixels).convert("RGB" if contract.mode == "rgb" else "L")
-    fitted = np.array(_fit(picture, contract))  # a copy: torch wants to own writable memory
+    fitted = np.array(_fit(picture, contract))  # a copy, because torch needs writable memory
     tensor = torch.from_numpy(fitted)
     return tensor.movedim(-1, 0).contiguous() if contract.mode == "rgb" else tensor[None]
 
@@ -42,9 +42,9 @@ def preprocess(
 def preprocess_batch(
     pixels: UInt8[np.ndarray, "B H W *C"], contract: ImageContract
 ) -> UInt8[Tensor, "B C h w"]:
-    """`preprocess` for many pictures of one size, without a loop when only the layout changes.
+    """Apply `preprocess` to images of one size, without a loop if they need no crop or resize.
 
-    pixels: 0..255, (B, H, W), (B, H, W, 1) or (B, H, W, 3).
+    pixels: in 0..255, of shape (B, H, W), (B, H, W, 1) or (B, H, W, 3).
     """
     if contract.mode == "labels":
         _check_classes(pixels, 3, contract)
@@ -63,12 +63,12 @@ def preprocess_batch(
 
 
 def to_array(image: Image.Image, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
-    """The 8-bit pixels of a PIL image: (H, W) if it is grey, else (H, W, 3).
+    """Return the 8-bit pixels of a PIL image: (H, W) if it is grey, else (H, W, 3).
 
-    Transparency is laid over white, 16 bits are scaled to 8, CMYK becomes RGB. as_labels: pixels
-    are classes, grey levels or places in a palette, and taken as they are.
-    Raises InputError for other modes (32-bit integers, floats, LAB): their range is not known; as
-    labels for all but 1, L and P.
+    Transparency is blended onto white, 16 bits are scaled to 8, and CMYK is converted to RGB.
+    as_labels: return grey levels or palette indices unchanged, as the classes of a label map.
+    Raises InputError for modes of unknown range (32-bit integers, floats, LAB), and with as_labels
+    for all modes but 1, L and P.
     """
     if as_labels:
         if image.mode not in ("1", "L", "P"):
@@ -82,7 +82,7 @@ def to_array(image: Image.Image, as_labels: bool = False) -> UInt8[np.ndarray, "
     if image.mode not in _GREY_MODES + _COLOUR_MODES:
         known = ", ".join(_GREY_MODES + _COLOUR_MODES)
         raise InputError(
-            f"expected a picture of mode {known} or I;16, found mode {image.mode}; "
+            f"expected an image of mode {known} or I;16, found mode {image.mode}; "
             "convert it to 8-bit RGB or grey first"
         )
     target = "L" if image.mode in _GREY_MODES else "RGB"
@@ -96,16 +96,19 @@ def _scaled_from_16_bits(image: Image.Image) -> np.ndarray:
     values = np.asarray(image).astype(np.uint32)
     scaled = ((values + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # PNG tRNS: one grey value means "see through"
+    if isinstance(transparent, int):  # PNG tRNS: the grey value that is transparent
         scaled[values == transparent] = 255
     return scaled
 
 
 def _check_classes(pixels: np.ndarray, num_axes: int, contract: ImageContract) -> None:
-    """Refuse what is no label map of the contract's classes; num_axes: 2 for one, 3 for several."""
+    """Raise InputError for anything but a label map of the contract's classes.
+
+    num_axes: 2 for a single label map, 3 for a batch.
+    """
     if pixels.ndim > num_axes and pixels.shape[-1] > 1:
         raise InputError(
-            f"expected a label map, one class a pixel, found colours of shape {pixels.shape}"
+            f"expected a label map, one class per pixel, found colours of shape {pixels.shape}"
         )
     assert contract.num_classes is not None
     outside = np.argwhere(pixels >= contract.num_classes)
@@ -114,7 +117,7 @@ def _check_classes(pixels: np.ndarray, num_axes: int, contract: ImageContract) -
         row, column = place[num_axes - 2 : num_axes]
         raise InputError(
             f"expected classes in [0, {contract.num_classes}), found {pixels[place]} at row {row}, "
-            f"column {column}; raise image.num_classes, or map such pixels to a class"
+            f"column {column}; raise image.num_classes, or map these pixels to other classes"
         )
 
 
@@ -130,14 +133,14 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
 
 
 def _luminance(pixels: np.ndarray) -> np.ndarray:
-    """Grey of RGB by PIL's own fixed-point weights (ITU-R 601-2), so both ways agree exactly."""
+    """Convert RGB to grey with PIL's fixed-point weights (ITU-R 601-2), bit for bit like PIL."""
     wide = pixels.astype(np.uint32)
     total = wide[..., 0] * 19595 + wide[..., 1] * 38470 + wide[..., 2] * 7471
     return ((total + 0x8000) >> 16).astype(np.uint8)
 
 
 def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
-    if contract.centre_crop is not None:  # of a smaller picture: what there is of it
+    if contract.centre_crop is not None:  # a side smaller than the crop is kept whole
         width, height = (min(contract.centre_crop, side) for side in picture.size)
         left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
         picture = picture.crop((left, top, left + width, top + height))
@@ -149,10 +152,11 @@ def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
 
 
 def _cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of `source` (width, height) that fills `target` after scaling the tight side.
+    """Return the box (left, top, right, bottom) of `source` that fills `target` when resized.
 
-    As resizing everything and cropping after (PIL's resampling sees past the box), but a very
-    long, thin picture never becomes a huge one in between.
+    source, target: (width, height). Resizing this box equals resizing the whole image and cropping
+    it afterwards, because PIL's resampling reads beyond the box; but a very long, thin image needs
+    no huge intermediate image.
     """
     (width, height), (new_width, new_height) = source, target
     if new_width * height >= new_height * width:

@@ -1,4 +1,4 @@
-"""A folder of drawn images as a dataset: what `imagetok sample` writes, or any other."""
+"""Generated images as a dataset: a folder that `imagetok sample` wrote, or any other."""
 
 import re
 from pathlib import Path
@@ -14,12 +14,15 @@ _NUMBERED = re.compile(r"\d{6,}\.png")
 
 
 def open_samples(folder: Path, contract: ImageContract) -> FileImages:
-    """The numbered images that `imagetok sample` wrote, with the classes asked for; else all.
+    """Open the numbered images of `imagetok sample` with their classes, or any folder of images.
 
-    Raises InputError when there are none, or fewer than `samples.json` says.
+    Raises InputError when there are no images, or fewer than `samples.json` states.
     """
     if (folder / "completions.json").is_file():
-        raise InputError(f"{folder}: completions keep parts of images, and are no samples")
+        raise InputError(
+            f"{folder}: expected samples, found completions, which keep parts of real images; pass "
+            "a folder that `imagetok sample` wrote"
+        )
     record = folder / RECORD
     if not record.is_file():
         return open_folder(str(folder), "all", contract, holdout=0.1)
@@ -33,11 +36,13 @@ def open_samples(folder: Path, contract: ImageContract) -> FileImages:
         if not all(type(number) is int for number in (count, *asked)):
             raise TypeError("expected whole numbers")
     except (KeyError, TypeError) as error:
-        raise InputError(f"{record}: not what imagetok sample writes: {error!r}") from None
+        raise InputError(
+            f"{record}: not a record of `imagetok sample`, or damaged: {error!r}"
+        ) from None
     if len(files) != count or not asked:
         raise InputError(
             f"{folder}: expected {count} numbered images, found {len(files)}; "
-            "run the same imagetok sample again to finish it"
+            "run the same `imagetok sample` command again to finish it"
         )
     labels = [asked[i % len(asked)] for i in range(count)]
     return FileImages(folder, files, name="samples", split="all", contract=contract, labels=labels)

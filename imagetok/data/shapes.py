@@ -1,4 +1,4 @@
-"""Coloured shapes, drawn on demand: image i is a function of (seed, split, i) and nothing else."""
+"""Synthetic images of coloured shapes; image i depends only on seed, split and i."""
 
 import hashlib
 import math
@@ -15,16 +15,16 @@ from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
 from imagetok.seeding import derive_seed
 
-BACKGROUND = 0  # in a class map; inside a shape it is 1 + its class
-_MIN_CONTRAST = 0.3  # of luma, so that the shape shows in grey too
+BACKGROUND = 0  # class of the background in a class map; a shape of class c is 1 + c
+_MIN_CONTRAST = 0.3  # least difference of luma, so that the shape is visible in grey images too
 _LUMA = (0.299, 0.587, 0.114)
 _NUM_DRAWS = 10
 
 
 class _ShapeBatch(NamedTuple):
-    """What is drawn on a batch of canvases."""
+    """Geometry and colours of a batch of shapes."""
 
-    distance: Float64[Tensor, "B H W"]  # to the edge in pixels, negative inside
+    distance: Float64[Tensor, "B H W"]  # distance to the edge in pixels, negative inside
     foreground: Float64[Tensor, "B 3"]
     background: Float64[Tensor, "B 3"]
     labels: Int64[Tensor, " B"]
@@ -32,13 +32,13 @@ class _ShapeBatch(NamedTuple):
 
 @final
 class Shapes(ImageDataset):
-    """One shape an image, of random colours, place, size and rotation; class = i modulo 10.
+    """One shape per image with random colours, position, size and rotation; its class is i % 10.
 
-    Drawn at the contract's size, so its crop and resize have nothing to do.
+    The images are drawn at the size of the contract, so its crop and resize do not apply.
     """
 
     def __init__(self, split: str, contract: ImageContract, *, parts: dict[str, int], seed: int):
-        """parts: how many images of each split follow one another, `{"train": 100}` or several."""
+        """Concatenate the splits in `parts`, which maps split to number of images."""
         self.name = "shapes"
         self.split = split
         self.contract = contract
@@ -50,18 +50,18 @@ class Shapes(ImageDataset):
         return len(self._sources)
 
     def identity(self) -> str:
-        """Of what the pixels are drawn from."""
+        """Return a hash of the seed, the splits and the contract, which determine all pixels."""
         content = [self._seed, self._sources, self.contract.model_dump(mode="json")]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
-        """The images at `indices`, or their class maps, drawn anew: the same pixels each time."""
+        """Draw the images at `indices`, or their class maps for a contract of label maps."""
         drawing = self._draw(indices)
         chosen = torch.tensor(indices, dtype=torch.int64)
         if self.contract.mode == "labels":
             classes = _classes(drawing).to(torch.uint8)[:, None]
             return ImageBatch(classes, drawing.labels, chosen)
-        # The share of a pixel that an edge at this distance from its centre leaves covered.
+        # Fraction of a pixel that is covered, given the distance of the edge from its centre.
         coverage = (0.5 - drawing.distance).clamp(0, 1)[:, None]  # (B, 1, H, W)
         background = drawing.background[:, :, None, None]
         colours = background + coverage * (drawing.foreground[:, :, None, None] - background)
@@ -72,11 +72,11 @@ class Shapes(ImageDataset):
         return ImageBatch(images, drawing.labels, chosen)
 
     def class_map(self, index: int) -> Int64[Tensor, "H W"]:
-        """The class of every pixel of one image: 0 background, 1 + class inside the shape."""
+        """Return the class of every pixel: 0 for background, 1 + class of the shape inside it."""
         return self.class_maps([index])[0]
 
     def class_maps(self, indices: Sequence[int]) -> Int64[Tensor, "B H W"]:
-        """`class_map` of several images."""
+        """Return the `class_map` of several images."""
         return _classes(self._draw(indices))
 
     def _draw(self, indices: Sequence[int]) -> _ShapeBatch:
@@ -98,7 +98,7 @@ class Shapes(ImageDataset):
         height, width = self.contract.height, self.contract.width
         radius = min(height, width) * (0.22 + 0.2 * numbers[:, 0])
         turn = 2 * math.pi * numbers[:, 1]
-        # Wholly on the canvas: centres keep a radius from every side.
+        # Centres are at least a radius away from every side, so that shapes fit on the canvas.
         x = radius + (width - 2 * radius) * numbers[:, 2]
         y = radius + (height - 2 * radius) * numbers[:, 3]
         columns = torch.arange(width, dtype=torch.float64) + 0.5
@@ -123,7 +123,7 @@ def _classes(drawing: _ShapeBatch) -> Int64[Tensor, "B H W"]:
 def _contrasting(
     colours: Float64[Tensor, "B 3"], background: Float64[Tensor, "B 3"]
 ) -> Float64[Tensor, "B 3"]:
-    """Each colour, moved towards white or black until its luma differs enough from the other's."""
+    """Move each colour towards white or black until its luma differs from the background's."""
     luma, other = (c @ c.new_tensor(_LUMA) for c in (colours, background))
     target = (other < 0.5).to(colours.dtype)
     wanted = other + _MIN_CONTRAST * (2 * target - 1)
@@ -132,7 +132,7 @@ def _contrasting(
 
 
 # Outlines: signed distances in a frame where the shape fits the unit circle, negative inside.
-# Beyond a corner they are too small, which only anti-aliasing could notice.
+# Outside a corner the distances are too small, which affects only the anti-aliasing.
 
 
 def _circle(u: Tensor, v: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def _cross(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _diamond(u: Tensor, v: Tensor) -> Tensor:
-    half_width, half_height = 0.5, 1.0  # unequal, since a turned square would be a square
+    half_width, half_height = 0.5, 1.0  # unequal, because otherwise it would be a rotated square
     scale = math.hypot(1 / half_width, 1 / half_height)
     return (u.abs() / half_width + v.abs() / half_height - 1) / scale
 
@@ -180,15 +180,15 @@ def _polygon(num_corners: int) -> Callable[[Tensor, Tensor], Tensor]:
 def _star(u: Tensor, v: Tensor) -> Tensor:
     num_tips, inner = 5, 0.45
     along, across = _folded(u, v, num_tips)
-    # In a folded sector one straight edge is left: from the inner corner, on its middle line at
-    # (inner, 0), to the tip on its border at (cos, sin) of half the sector's angle.
+    # The folded sector has one straight edge: from the inner corner at (inner, 0) on its middle
+    # line to the tip on its border, at (cos, sin) of half the sector's angle.
     half = math.pi / num_tips
     edge_x, edge_y = math.cos(half) - inner, math.sin(half)
     return ((along - inner) * edge_y - across * edge_x) / math.hypot(edge_x, edge_y)
 
 
 def _folded(u: Tensor, v: Tensor, num_sectors: int) -> tuple[Tensor, Tensor]:
-    """The plane folded into half a sector: along its middle line, and across (>= 0)."""
+    """Fold the plane into half a sector; return coordinates along and across its middle line."""
     sector = 2 * math.pi / num_sectors
     angle = torch.remainder(torch.atan2(v, u), sector) - sector / 2
     distance = torch.hypot(u, v)
@@ -212,9 +212,9 @@ _OUTLINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def open_shapes(
     split: str, contract: ImageContract, *, count: int, test_count: int, seed: int
 ) -> Shapes:
-    """Shapes of split train (`count`), test (`test_count`), or all: train, then test.
+    """Open split train (`count` images), test (`test_count`), or all (train followed by test).
 
-    Raises ConfigError for label maps of fewer classes than there are.
+    Raises ConfigError for a contract of label maps with fewer classes than the class maps have.
     """
     wanted = 1 + len(_OUTLINES)
     if contract.num_classes is not None and contract.num_classes < wanted:

@@ -1,4 +1,4 @@
-"""Which tars a pattern stands for: files, globs, brace patterns, URLs; counted before expanded."""
+"""Expanding tar patterns (files, globs, brace patterns, URLs), with a limit on their number."""
 
 import glob
 import re
@@ -16,37 +16,44 @@ _MAX_DEPTH = 50
 _SHOWN = 200  # characters
 _MAX_DIGITS = 18
 _MAX_RANGE = 9999
-"""Characters; longer numbers are none of Python's."""
+"""Longest range, in characters, that is counted as one; braceexpand rejects longer numbers."""
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """The tars of a brace pattern, in its order; a glob in it gives its files, sorted.
+    """Return the tars of a brace pattern in its order; a glob expands to its files, sorted.
 
-    Raises ConfigError for what is no file and no URL of a known protocol, such as `pipe:`.
+    Raises ConfigError for too many tars, unbalanced braces, and anything but a file or a URL of a
+    known protocol, such as `pipe:`; InputError for a glob without files.
     """
     where = public_url(pattern)[:_SHOWN]
     count = count_shards(pattern)
     if count > _MAX_SHARDS:
-        raise ConfigError(f"{where}: stands for more than {_MAX_SHARDS:,} tars")
+        raise ConfigError(
+            f"{where}: expected a pattern of at most {_MAX_SHARDS:,} tars, found more"
+        )
     if count * len(pattern) > _MAX_NAMES:
-        raise ConfigError(f"{where}: stands for more than {_MAX_NAMES:,} characters of names")
+        raise ConfigError(
+            f"{where}: expected a pattern of at most {_MAX_NAMES:,} characters of names, found more"
+        )
     try:
         pieces = list(braceexpand.braceexpand(pattern))
     except ValueError:
-        raise ConfigError(f"{where}: Unbalanced braces") from None
+        raise ConfigError(
+            f"{where}: expected balanced braces, found one without its pair"
+        ) from None
     shards = []
     for piece in pieces:
         protocol, is_url, _ = piece.partition("://")
         if piece.startswith("pipe:") or (is_url and protocol not in PROTOCOLS):
             raise ConfigError(
-                f"{public_url(piece)}: expected a file or a URL of {', '.join(PROTOCOLS)}; "
-                "commands are not run"
+                f"{public_url(piece)}: expected a file or a URL with one of the protocols "
+                f"{', '.join(PROTOCOLS)}; shell commands are not run"
             )
         if is_url:
             shards.append(piece)
             continue
         path = str(Path(piece).expanduser())
-        # Path.glob takes no absolute pattern.
+        # Path.glob does not accept absolute patterns.
         found = sorted(glob.glob(path)) if glob.has_magic(path) else [path]  # noqa: PTH207
         if not found:
             raise InputError(f"{piece}: expected tars, found none; check the path")
@@ -55,18 +62,19 @@ def expand_shards(pattern: str) -> list[str]:
 
 
 def count_shards(pattern: str) -> int:
-    """How many tars a brace pattern stands for, without expanding it; `_MAX_SHARDS + 1` for more.
+    """Return the number of tars of a brace pattern without expanding it; capped at 1,000,001.
 
-    Braces that are not closed are left to who expands them; ConfigError for very deep ones.
+    Unbalanced braces are not detected here. Raises ConfigError for braces nested too deeply.
     """
-    # Of every open brace: where it began, the alternatives that are complete, the last one so far.
+    # Per open brace: its position, the count of complete alternatives, the count of the last one.
     opened, done, last = [], [], [1]
     for found in re.finditer(r"\\.|[{},]", pattern, re.DOTALL):
         match found[0]:
             case "{":
                 if len(opened) == _MAX_DEPTH:
                     raise ConfigError(
-                        f"{public_url(pattern)[:_SHOWN]}: has braces in too many braces"
+                        f"{public_url(pattern)[:_SHOWN]}: expected at most {_MAX_DEPTH} nested "
+                        "braces, found more"
                     )
                 opened.append(found.end())
                 done.append(0)
@@ -83,7 +91,7 @@ def count_shards(pattern: str) -> int:
 
 
 def _range(text: str) -> int:
-    """How many values `first..last[..step]` stands for; 0 for what is no range."""
+    """Return the number of values of a range `first..last[..step]`; 0 for any other text."""
     found = re.fullmatch(r"(?a:(-?\d+)\.\.(-?\d+)|([a-z])\.\.([a-z]))(?:\.\.-?(\d+))?", text, re.I)
     if found is None:
         return 0

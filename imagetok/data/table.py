@@ -1,4 +1,4 @@
-"""A CSV or JSONL file of image paths and labels as a dataset."""
+"""Datasets from a CSV or JSONL file of image paths and labels."""
 
 import csv
 import json
@@ -24,27 +24,27 @@ SPLITS = {name: name for name in ("train", "val", "test")} | {
 
 
 class TableRow(NamedTuple):
-    """One line of a table: its number, and its values by column."""
+    """One row of a table: its line number, and its values by column name."""
 
     line: int
     values: dict[str, str]
 
 
 class _Columns(NamedTuple):
-    """What is needed of a table, a value a row."""
+    """The columns of a table that are used, with one value per row."""
 
     lines: array
     files: list[str]
     labels: list[str]
     splits: list[str]
-    """As written; empty without a column of splits."""
+    """Split names as written in the table; empty without a column of splits."""
 
 
 def open_table(config: TableConfig, split: str, contract: ImageContract) -> FileImages:
-    """The images that a table names, in its order.
+    """Open the images that a table lists, in its order.
 
-    Raises InputError that lists the first wrong lines: no such image, an image twice, an unknown
-    split; ConfigError for a column that is not there.
+    Raises InputError that lists the first wrong lines (missing image, repeated image, unknown
+    split), ConfigError for a column that the table does not have.
     """
     path = Path(config.file).expanduser()
     root = Path(config.root).expanduser() if config.root else path.parent
@@ -66,11 +66,11 @@ def open_table(config: TableConfig, split: str, contract: ImageContract) -> File
 
 
 def _read_columns(path: Path, config: TableConfig) -> _Columns:
-    """The columns that the config names, read row by row: a table may have millions."""
+    """Read the columns that the config names, row by row, because a table may have millions."""
     names = list(filter(None, [config.image, config.label, config.splits]))
     wanted = set(names)
     found = _Columns(array("q"), [], [], [])
-    stored: dict[str, str] = {}  # labels and splits are few: each is kept once
+    stored: dict[str, str] = {}  # one copy of each distinct label and split, to save memory
     first, missing = None, None
     for row in rows_of(path):
         first = first or row
@@ -97,21 +97,23 @@ def _wrong_rows(root: Path, columns: _Columns) -> Iterator[str]:
         if not file or not os.path.isfile(at(file)):  # noqa: PTH113
             yield f"line {line}: no such image: {root / file if file else 'no path'}"
         elif file in seen:
-            yield f"line {line}: {file} is there twice"
+            yield f"line {line}: {file} is listed twice"
         elif columns.splits and columns.splits[i] not in SPLITS:
             found = columns.splits[i]
-            yield f"line {line}: expected a split of {', '.join(SPLITS)}, found {found!r}"
+            yield f"line {line}: expected one of the splits {', '.join(SPLITS)}, found {found!r}"
         seen.add(file)
 
 
 def _chosen(config: TableConfig, path: Path, columns: _Columns, split: str) -> Sequence[int]:
-    """Which rows are of a split."""
+    """Return the indices of the rows that belong to a split."""
     count = len(columns.lines)
     if split == "all":
         return range(count)
     if not config.splits:
         if split == "val":
-            raise ConfigError(f"{path}: has no val without a column of splits: splits=COLUMN")
+            raise ConfigError(
+                f"{path}: split val needs a column of splits; name it with splits=COLUMN"
+            )
         return split_indices(count, split, config.holdout, str(path))
     parts = [SPLITS[part] for part in columns.splits]
     wanted = "val" if split == "test" and "test" not in parts else split
@@ -122,14 +124,14 @@ def _chosen(config: TableConfig, path: Path, columns: _Columns, split: str) -> S
 
 
 def read_table(path: Path) -> list[TableRow]:
-    """All rows of a table; see `rows_of`."""
+    """Return all rows of a table; see `rows_of`."""
     return list(rows_of(path))
 
 
 def rows_of(path: Path) -> Iterator[TableRow]:
-    """The rows of a CSV file with a header line, or of a JSONL file of objects, one by one.
+    """Yield the rows of a CSV file with a header line, or of a JSONL file of objects.
 
-    Raises InputError that says which lines are no rows, after the last.
+    Malformed lines are left out; after the last row InputError is raised that lists them.
     """
     is_json = path.suffix.lower() == ".jsonl"
     newline = "\n" if is_json else ""
@@ -143,7 +145,9 @@ def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
     try:
         header = next(reader, [])
         if len(set(header)) < len(header):
-            raise InputError(f"{path}: line 1: a column is named twice: {', '.join(header)}")
+            raise InputError(
+                f"{path}: line 1: expected different column names, found {', '.join(header)}"
+            )
         for values in reader:
             if not values:  # an empty line
                 continue
@@ -155,7 +159,7 @@ def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
                     f"line {reader.line_num}: expected {len(header)} values, found {len(values)}"
                 )
     except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num}: no CSV ({error})") from None
+        raise InputError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
     refuse_rows(path, faults, count)
 
 
@@ -168,7 +172,7 @@ def _json_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
         try:
             yield TableRow(line, {key: _text(value) for key, value in json.loads(row).items()})
         except (ValueError, AttributeError, RecursionError):
-            faults.append(f"line {line}: expected an object, found {row.rstrip()[:80]!r}")
+            faults.append(f"line {line}: expected a JSON object, found {row.rstrip()[:80]!r}")
     refuse_rows(path, faults, count)
 
 
@@ -177,7 +181,7 @@ def _text(value: Any) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file; InputError for any other."""
+    """Read a UTF-8 text file; raises InputError if it cannot be read or is not UTF-8."""
     with _refusing(path), TextIOWrapper(open_regular(path), "utf-8-sig") as file:
         return file.read()
 
@@ -189,25 +193,27 @@ def _refusing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: expected UTF-8 text, found another; save it as UTF-8") from None
+        raise InputError(
+            f"{path}: expected UTF-8 text, found another encoding; save it as UTF-8"
+        ) from None
 
 
 def check_columns(path: Path, rows: list[TableRow], names: list[str]) -> None:
-    """Raise InputError for no rows, ConfigError for a column that is named but not there."""
+    """Raise InputError if there are no rows, ConfigError if a named column is missing."""
     if not rows:
-        raise InputError(f"{path}: expected a row an image below a header line, found none")
+        raise InputError(f"{path}: expected one row per image below a header line, found none")
     for name in filter(None, names):
         missing = next((row for row in rows if name not in row.values), None)
         if missing is not None:
             raise ConfigError(
                 f"{path}: line {missing.line}: expected a column {name!r}, found "
-                f"{', '.join(missing.values)}; name yours with image=, label= (empty for none), "
-                "splits="
+                f"{', '.join(missing.values)}; name the columns of your table with image=, label= "
+                "(empty for none), splits="
             )
 
 
 def refuse_rows(path: Path, faults: list[str], count: int) -> None:
-    """Raise InputError that lists the first faults, if there are any."""
+    """Raise InputError that lists the first of `faults`, if there are any, out of `count` rows."""
     if faults:
         shown = "".join(f"\n  {fault}" for fault in faults[:_SHOWN])
         more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""

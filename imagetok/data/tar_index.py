@@ -1,6 +1,6 @@
-"""Where the files of an uncompressed tar lie, read with suspicion: nothing is ever unpacked.
+"""Index of the files in an uncompressed tar, read strictly and without unpacking anything.
 
-Python's tarfile takes a damaged header for the end of the tar, so that images would be lost.
+Python's tarfile treats a damaged header as the end of the tar, so that images would be lost.
 """
 
 import re
@@ -19,7 +19,7 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 @runtime_checkable
 class SeekableFile(Protocol):
-    """What is asked of a file here; of fsspec's there is no common type."""
+    """A file that can be read and seeked; fsspec's file classes have no common type."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -27,7 +27,7 @@ class SeekableFile(Protocol):
 
 
 class TarMember(NamedTuple):
-    """One file in a tar: its name, and where its bytes are."""
+    """One file in a tar: its name, and the offset and size of its data in bytes."""
 
     name: str
     offset: int
@@ -35,10 +35,10 @@ class TarMember(NamedTuple):
 
 
 def tar_members(file: SeekableFile, where: str) -> Iterator[TarMember]:
-    """The regular files of a tar (ustar, pax or GNU), in order.
+    """Yield the regular files of a tar (ustar, pax or GNU) in order.
 
-    Raises InputError for a tar that is compressed, cut, damaged or followed by more, and for
-    members that are links or devices, or whose names are absolute or hold `..`.
+    Raises InputError for a tar that is compressed, truncated, damaged or followed by more data, and
+    for members that are links or devices, or whose names are absolute or contain `..`.
     """
     end, offset = file.seek(0, 2), 0
     extended: dict[str, str] = {}
@@ -48,8 +48,8 @@ def tar_members(file: SeekableFile, where: str) -> Iterator[TarMember]:
         if header == bytes(_BLOCK):
             if end - offset > _MAX_PADDING:
                 raise InputError(
-                    f"{where}: {end - offset:,} bytes follow the end of the tar; give joined tars "
-                    "one by one"
+                    f"{where}: {end - offset:,} bytes follow the end of the tar; split "
+                    "concatenated tars into one file each"
                 )
             _check_rest(file, where)
             return
@@ -57,10 +57,13 @@ def tar_members(file: SeekableFile, where: str) -> Iterator[TarMember]:
         size = int(extended.get("size", info.size))
         start, offset = offset + _BLOCK, offset + _BLOCK + -(-size // _BLOCK) * _BLOCK
         if start + size > end:
-            raise InputError(f"{where}: is cut inside {info.name!r}; fetch it again")
+            raise InputError(f"{where}: is truncated inside {info.name!r}; copy it again")
         if info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
             if size > _MAX_EXTENDED:
-                raise InputError(f"{where}: an extended header of {size:,} bytes; is it damaged?")
+                raise InputError(
+                    f"{where}: expected an extended header of at most {_MAX_EXTENDED:,} bytes, "
+                    f"found {size:,}; the file is probably damaged"
+                )
             content = file.read(size)
             is_pax = info.type == tarfile.XHDTYPE
             extended |= _pax(content, where) if is_pax else {"path": _name(content)}
@@ -80,34 +83,37 @@ def _parsed(header: bytes, where: str, offset: int) -> tarfile.TarInfo:
             f"{where}: expected an uncompressed tar, found a compressed one; unpack it"
         )
     if len(header) < _BLOCK:
-        raise InputError(f"{where}: ends without the end mark of a tar, so it is cut or empty")
+        raise InputError(
+            f"{where}: expected the end mark of a tar, found the end of the file; it is truncated "
+            "or empty, so copy it again"
+        )
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise InputError(f"{where}: no tar, or damaged at byte {offset:,} ({error})") from None
+        raise InputError(f"{where}: not a tar, or damaged at byte {offset:,} ({error})") from None
     if info.size < 0:
-        raise InputError(f"{where}: damaged at byte {offset:,} (a size below zero)")
+        raise InputError(f"{where}: damaged at byte {offset:,} (a negative size)")
     return info
 
 
 def _pax(content: bytes, where: str) -> dict[str, str]:
-    """The records `length key=value` of an extended header."""
+    """Parse the records `length key=value` of an extended header."""
     records: dict[str, Any] = {}
     while content:
         digits, _, rest = content.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        # A length that holds not even itself would read one record for ever.
+        # A length shorter than its own digits would read the same record without end.
         has_length = len(digits) + 1 < length <= len(content)
         record = rest[: length - len(digits) - 1] if has_length else b""
         key, equals, value = record.partition(b"=")
         if not equals or not value.endswith(b"\n"):
-            raise InputError(f"{where}: damaged (an extended header has no form)")
+            raise InputError(f"{where}: damaged (an extended header is malformed)")
         records[key.decode("utf-8", "surrogateescape")] = _name(value[:-1])
         content = content[length:]
     if not re.fullmatch("[0-9]{1,19}", records.get("size", "0")):
-        raise InputError(f"{where}: damaged (a size is no number)")
+        raise InputError(f"{where}: damaged (a size is not a number)")
     if any(key.startswith("GNU.sparse") for key in records):
-        raise InputError(f"{where}: holds sparse files; pack it again without")
+        raise InputError(f"{where}: contains sparse files; pack it again without --sparse")
     return records
 
 
@@ -118,7 +124,9 @@ def _name(content: bytes) -> str:
 def _checked(name: str, where: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
-        raise InputError(f"{where}: {name!r}: expected a name below the tar; pack it again")
+        raise InputError(
+            f"{where}: {name!r}: expected a relative name without `..`; pack the tar again"
+        )
     return str(path)
 
 
@@ -126,5 +134,6 @@ def _check_rest(file: SeekableFile, where: str) -> None:
     while rest := file.read(1 << 20):
         if rest.count(0) != len(rest):
             raise InputError(
-                f"{where}: more follows the end of the tar; give joined tars one by one"
+                f"{where}: more data follows the end of the tar; split concatenated tars into one "
+                "file each"
             )

@@ -1,4 +1,4 @@
-"""CIFAR-10, MNIST and Fashion-MNIST by torchvision, read into memory."""
+"""CIFAR-10, MNIST and Fashion-MNIST, read into memory with torchvision."""
 
 from pathlib import Path
 from typing import Any, assert_never
@@ -20,11 +20,11 @@ from imagetok.images import ImageContract
 
 
 def open_torchvision(config: TorchvisionConfig, split: str, contract: ImageContract) -> ArrayImages:
-    """The images of split train, test, or all: train, then test.
+    """Open split train, test, or all (train followed by test).
 
-    With `config.validation` all three are of torchvision's train: test is its end, all is all of
-    it. Raises InputError if the files are missing or damaged or if nothing is left to train on,
-    ResourceError if a download fails.
+    With `config.validation` only torchvision's training images are used: test is the last
+    `validation` of them, train the others, and all is all of them. Raises InputError if the files
+    are missing or damaged or no training images are left, ResourceError if a download fails.
     """
     parts = [_load(config, part) for part in _parts(config, split)]
     pixels = np.concatenate([np.asarray(part.data) for part in parts])
@@ -34,8 +34,8 @@ def open_torchvision(config: TorchvisionConfig, split: str, contract: ImageContr
         first = len(pixels) - config.validation
         if first < 1:
             raise InputError(
-                f"{config.source}: validation: expected less than the {len(pixels):,} images of "
-                f"train, found {config.validation:,}"
+                f"{config.source}: validation: expected fewer than the {len(pixels):,} training "
+                f"images, found {config.validation:,}"
             )
         chosen = {"train": slice(first), "test": slice(first, None), "all": slice(None)}[split]
     return ArrayImages(
@@ -55,7 +55,7 @@ def _parts(config: TorchvisionConfig, split: str) -> tuple[str, ...]:
 
 
 def _load(config: TorchvisionConfig, part: str) -> Any:
-    """torchvision's dataset; CIFAR-10 is unpickled, but only after torchvision checked its md5."""
+    """Load torchvision's dataset; CIFAR-10 is unpickled only after torchvision checked its md5."""
     match config:
         case CIFAR10Config():
             kind, folder = datasets.CIFAR10, "cifar-10-batches-py"
@@ -68,7 +68,7 @@ def _load(config: TorchvisionConfig, part: str) -> Any:
     root = Path(config.root).expanduser()
     try:
         return kind(root, train=part == "train", download=config.download)
-    except Exception as error:  # torchvision has no exceptions of its own: anything may come
+    except Exception as error:  # torchvision raises exceptions of many kinds
         if config.download:
             raise ResourceError(
                 f"{config.source}: the download into {root} failed ({error}); try again, "

@@ -1,4 +1,4 @@
-"""Tars of images in WebDataset form, read in place: files, globs, brace patterns, URLs."""
+"""Images in WebDataset tars, read without unpacking: files, globs, brace patterns, URLs."""
 
 import itertools
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ from imagetok.io.urls import public_url, without_secrets
 
 _MAX_LABEL_BYTES = 4096
 _READ_AHEAD = 5 << 20
-"""Bytes that fsspec fetches at once."""
+"""Number of bytes that fsspec downloads at once."""
 
 
 class TarSample(NamedTuple):
-    """One image of a tar, and its label as it is written there."""
+    """One image of a tar, and its label as text."""
 
     shard: str
     image: TarMember
@@ -37,7 +37,7 @@ class TarSample(NamedTuple):
 
 @final
 class TarImages(EncodedImages):
-    """Images in tars; of each only its place is in memory."""
+    """Images in tars; only their offsets and labels are kept in memory."""
 
     def __init__(
         self,
@@ -52,31 +52,35 @@ class TarImages(EncodedImages):
         self.samples = samples
 
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """The pixels of one member, of which only its own bytes are read."""
+        """Decode the pixels of one member; only its own bytes are read."""
         shard, member, _ = self.samples[index]
         name = self.path_of(index)
         if member.size > MAX_BYTES:
-            raise ImageError(f"{name}: {member.size:,} bytes are too large", name, "too_large")
+            raise ImageError(
+                f"{name}: expected at most {MAX_BYTES:,} bytes, found {member.size:,}",
+                name,
+                "too_large",
+            )
         try:
             return decode_image(_read(shard, member), name, self.as_labels)
         except OSError as error:
             raise ImageError(f"{name}: cannot be read: {error}", name) from None
 
     def contents(self) -> list[tuple[str, int]]:
-        """The tars' and members' names, and the images' sizes."""
+        """Return the names of tar and member and the size in bytes of each image."""
         return [(f"{Path(s.shard).name}/{s.image.name}", s.image.size) for s in self.samples]
 
     def path_of(self, index: int) -> str:
-        """The tar's path and the member's."""
+        """Return the tar's path or URL and the member's name as one text."""
         shard, image, _ = self.samples[index]
         return f"{public_url(shard)}/{image.name}"
 
 
 def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> TarImages:
-    """The images of tars, in the order of the pattern and of the tars.
+    """Open the images of tars, in the order of the pattern and of the members.
 
-    Raises ConfigError for a pattern that is refused or a label that no sample has, InputError for
-    a damaged or empty tar, ResourceError for one that cannot be fetched.
+    Raises ConfigError for an invalid pattern or a label ending that no sample has, InputError for
+    a missing, damaged or empty tar, ResourceError for one that cannot be downloaded.
     """
     parts = {"train": expand_shards(config.shards)}
     if config.test:
@@ -84,7 +88,9 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     shards = [shard for part in parts.values() for shard in part]
     if len(set(shards)) < len(shards):
         twice = next(shard for shard in shards if shards.count(shard) > 1)
-        raise ConfigError(f"{public_url(twice)}: is given twice; each tar may be read once")
+        raise ConfigError(
+            f"{public_url(twice)}: expected different tars, found this one twice; name it once"
+        )
     by_part = {
         part: [sample for shard in names for sample in index_shard(shard, config)]
         for part, names in parts.items()
@@ -94,8 +100,8 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     is_asked = config.label not in ("", WebDatasetConfig.model_fields["label"].default)
     if is_asked and samples and not any(sample.label for sample in samples):
         raise ConfigError(
-            f"{where}: expected labels in members that end in {config.label!r}, found "
-            "none; name yours with label=ENDING (empty for none)"
+            f"{where}: expected labels in members that end in {config.label!r}, found none; name "
+            "the ending of your labels with label=ENDING (empty for none)"
         )
     labels, class_names = number_labels(
         [sample.label for sample in samples],
@@ -120,10 +126,10 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
 
 
 def index_shard(shard: str, config: WebDatasetConfig) -> list[TarSample]:
-    """The images of one tar in the order of their first members.
+    """Return the samples of one tar in the order of their first members.
 
-    Members are of one sample if they are the same up to the first dot of the file name; hidden
-    ones, and those that start with `__`, are of none.
+    Members belong to one sample if their names are equal up to the first dot of the file name.
+    Hidden members and those that start with `__` are ignored.
     """
     grouped: dict[str, dict[str, TarMember]] = {}
     where = public_url(shard)
@@ -135,14 +141,20 @@ def index_shard(shard: str, config: WebDatasetConfig) -> list[TarSample]:
                 continue
             members = grouped.setdefault(f"{folder}/{stem}", {})
             if ending.lower() in members:
-                raise InputError(f"{where}: {member.name!r} is there twice; pack it again")
+                raise InputError(
+                    f"{where}: expected each member once, found {member.name!r} twice; pack the "
+                    "tar again"
+                )
             members[ending.lower()] = member
         found = []
         for key, members in grouped.items():
             image = _image(where, key, members, config)
             label = members.get(config.label.lower())
             if image is None and label is not None:
-                raise InputError(f"{where}: {label.name!r} has no image beside it; is one missing?")
+                raise InputError(
+                    f"{where}: expected an image for label {label.name!r}, found none; pack the "
+                    "tar again with the image, or name the images' ending with image=ENDING"
+                )
             if image is not None:
                 found.append(TarSample(shard, image, _label(file, where, label) if label else ""))
     return found
@@ -156,7 +168,8 @@ def _image(
     images = [end for end in members if f".{end.rpartition('.')[2]}" in EXTENSIONS]
     if len(images) > 1:
         raise ConfigError(
-            f"{where}: {key!r} has several images ({', '.join(images)}); choose with image=ENDING"
+            f"{where}: expected one image per sample, found {', '.join(images)} for {key!r}; "
+            "choose one with image=ENDING"
         )
     return members[images[0]] if images else None
 
@@ -169,25 +182,30 @@ def _label(file: SeekableFile, where: str, member: TarMember) -> str:
             raise ValueError
         return data.decode().strip()
     except ValueError:
-        raise InputError(f"{where}: {member.name!r}: expected a short UTF-8 label") from None
+        raise InputError(
+            f"{where}: {member.name!r}: expected a label of at most {_MAX_LABEL_BYTES:,} bytes in "
+            "UTF-8, found other data"
+        ) from None
 
 
 @contextmanager
 def _fetching(shard: str) -> Iterator[None]:
-    """Refuse what goes wrong with a remote tar as the network's fault, never as an image's."""
+    """Turn any error of a remote tar into ResourceError, so that it is not counted as a skip."""
     try:
         yield
     except ImagetokError:
         raise
-    except Exception as error:  # each protocol has its own
+    except Exception as error:  # each fsspec protocol raises its own classes
         if "://" not in shard:
             raise
         found = without_secrets(str(error) or type(error).__name__, shard)
-        raise ResourceError(f"{public_url(shard)}: cannot be fetched: {found}; try again") from None
+        raise ResourceError(
+            f"{public_url(shard)}: cannot be downloaded: {found}; check the URL, or try again later"
+        ) from None
 
 
 class _RemoteFile:
-    """An open remote file, each of whose readings is given up after a while."""
+    """An open remote file; each read has a time limit."""
 
     def __init__(self, shard: str):
         system, path = _remote(shard)
@@ -216,7 +234,7 @@ def _open(shard: str) -> Any:
 
 
 def _read(shard: str, member: TarMember) -> bytes:
-    """The bytes of one member: local ones need no open file, remote ones are one request."""
+    """Read the bytes of one member: from the reopened local file, or with one remote request."""
     end = member.offset + member.size
     if "://" in shard:
         system, path = _remote(shard)

@@ -1,1 +1,1 @@
-"""Several processes that do one work: how they find each other, agree, and notice a loss."""
+"""Data-parallel processes: connecting, checking that they agree, and noticing a lost one."""

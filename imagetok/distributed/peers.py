@@ -1,4 +1,4 @@
-"""The processes of a run do one work: they agree on it before, and notice when one of them ends."""
+"""Checks between the processes of a run: equal settings and data, and whether one has ended."""
 
 import logging
 import os
@@ -20,10 +20,10 @@ from imagetok.processes import process_state
 from imagetok.version import __version__
 
 EXIT_GRACE = 60.0
-"""Seconds that a process may go on after another one ended: it may wait in a library for ever."""
+"""Seconds that a process may continue after another one ended, as it may hang in a library."""
 _CONNECT = 20.0
 _TOKEN_BYTES, _RANK_BYTES = 32, 4
-_DONE, _LOST = b"D" + bytes(_RANK_BYTES), b"L"  # of one length, with the rank of the lost
+_DONE, _LOST = b"D" + bytes(_RANK_BYTES), b"L"  # messages of equal length; _LOST adds the rank
 logger = logging.getLogger("imagetok")
 
 
@@ -31,19 +31,21 @@ logger = logging.getLogger("imagetok")
 def shared_work(
     settings: Mapping[str, Any], data: Callable[[], Mapping[str, Any]] = dict
 ) -> Iterator[None]:
-    """Work that all processes of a distributed run share; every one must enter (a collective).
+    """Context of work that all processes of a distributed run share (a collective).
 
-    Before it, all compare with the first what they were started with and the data that they see:
-    plain trees with string keys; `data` is asked only where there are several. While it lasts,
-    `check_peers` raises as soon as one of the processes has ended without finishing it. Raises
-    ConfigError or InputError, with both values, on every process where one differs.
+    On entering, settings and data of all processes are compared with those of the first. Inside,
+    `check_peers` raises as soon as another process has ended without leaving the context.
+
+    settings: plain data with string keys. data: returns plain data with string keys; called only
+    if there are several processes. Raises ConfigError (settings) or InputError (data) with both
+    values on every process if any differ.
     """
     if process_state().num_processes == 1:
         yield
         return
     versions = {"imagetok": __version__, "torch": torch.__version__}
     check_same_on_all({"versions": versions, **settings}, data())
-    if _current:  # part of a larger one
+    if _current:  # nested in another context
         yield
         return
     watch = _Watch(_connect_all())
@@ -58,9 +60,10 @@ def shared_work(
 
 
 def check_same_on_all(settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raise on every process unless all have what the first one has (a collective).
+    """Raise on every process unless all have the values of the first one (a collective).
 
-    settings: refused with ConfigError. data: refused with InputError. Plain trees of string keys.
+    settings, data: plain data with string keys. Raises ConfigError if settings differ, InputError
+    if data differ.
     """
     if process_state().num_processes == 1:
         return
@@ -72,19 +75,19 @@ def check_same_on_all(settings: Mapping[str, Any], data: Mapping[str, Any]) -> N
     )
     _compare(
         *(InputError, "see different data", [facts.data for facts in every], every),
-        "give every machine the same files, best on storage that all of them see",
+        "provide the same files on every machine, preferably on shared storage",
     )
 
 
 def check_peers() -> None:
-    """Raise ResourceError if a process that shares the work has ended without finishing it."""
+    """Raise ResourceError if another process has ended without finishing the shared work."""
     for watch in _current:
         if watch.lost is not None:
             raise ResourceError(_gone(watch.lost))
 
 
 class _Facts(NamedTuple):
-    """What one process works with."""
+    """Settings and data of one process, for the comparison."""
 
     host: str
     settings: dict[str, Any]
@@ -116,18 +119,18 @@ def _brief(value: object) -> str:
 
 def _gone(rank: int) -> str:
     return (
-        f"process {rank} of this run ended before the work was done; its own message says why. "
-        "Run the same command again to continue"
+        f"process {rank} of this run ended before the work was done; see its own message for the "
+        "reason. Run the same command again to continue"
     )
 
 
 class _Watch:
-    """Connections of all processes to the first, which the kernel closes when a process ends."""
+    """Connections between the first process and all others, which break when a process ends."""
 
     def __init__(self, connections: Mapping[int, socket.socket]):
-        """connections: by the rank at the other end; of the first process to all, of others one."""
+        """Watch connections by rank of the other end: all for the first process, one for others."""
         self.lost: int | None = None
-        """The rank of a process that ended too early."""
+        """Rank of a process that ended too early."""
         self._connections = connections
         self._over = threading.Event()
         for connection in connections.values():
@@ -138,7 +141,7 @@ class _Watch:
         self._thread.start()
 
     def end(self, is_done: bool) -> None:
-        """Tell the others whether this process finished the work."""
+        """Close the connections; report to the others if this process finished the work."""
         self._over.set()
         for connection in self._connections.values():
             if is_done:
@@ -158,15 +161,18 @@ class _Watch:
             while selector.get_map() and not self._over.is_set():
                 for key, _ in selector.select(timeout=1):
                     connection = self._connections[key.data]
-                    said = _read(connection, len(_DONE))
+                    message = _read(connection, len(_DONE))
                     selector.unregister(connection)
-                    if said != _DONE and not self._over.is_set():
-                        is_told = said[:1] == _LOST
-                        self._lose(int.from_bytes(said[1:], "big") if is_told else key.data)
+                    if message != _DONE and not self._over.is_set():
+                        is_report = message[:1] == _LOST
+                        self._lose(int.from_bytes(message[1:], "big") if is_report else key.data)
                         return
 
     def _lose(self, lost: int) -> None:
-        """Tell the others, let `check_peers` raise, and end a process that does not get there."""
+        """Report a lost process to the others; end this process if it does not end by itself.
+
+        From now on `check_peers` raises; after EXIT_GRACE seconds the process is ended.
+        """
         self.lost = lost
         for rank, connection in self._connections.items():
             if rank != lost:
@@ -177,9 +183,9 @@ class _Watch:
 
 
 def _connect_all() -> dict[int, socket.socket]:
-    """Connections of all processes to the first, by the rank at the other end (a collective).
+    """Connect all processes to the first; return sockets by rank of the other end (a collective).
 
-    Where machines cannot reach the first one's port, a line says so and there is none.
+    A process that cannot reach the first one's port logs an error and returns no connection.
     """
     state = process_state()
     host = os.environ.get("MASTER_ADDR", "127.0.0.1")
@@ -196,8 +202,8 @@ def _connect_all() -> dict[int, socket.socket]:
         connection.sendall(token + state.process_index.to_bytes(_RANK_BYTES, "big"))
     except OSError as error:
         logger.error(
-            "process %d cannot reach the first one at %s:%d (%s): where a process ends early, "
-            "others will notice late",
+            "process %d cannot reach the first one at %s:%d (%s): if a process ends early, the "
+            "others will notice it late",
             *(state.process_index, host, port, error),
         )
         return {}
@@ -205,7 +211,7 @@ def _connect_all() -> dict[int, socket.socket]:
 
 
 def _accept_all(listener: socket.socket, token: bytes, count: int) -> dict[int, socket.socket]:
-    """The connections of so many processes by rank, or of those that come in time."""
+    """Accept connections of `count` processes, or of those that come in time; return by rank."""
     found: dict[int, socket.socket] = {}
     end = time.monotonic() + 2 * _CONNECT
     while len(found) < count and (left := end - time.monotonic()) > 0:
@@ -218,13 +224,13 @@ def _accept_all(listener: socket.socket, token: bytes, count: int) -> dict[int, 
         hello = _read(connection, _TOKEN_BYTES + _RANK_BYTES)
         if secrets.compare_digest(hello[:_TOKEN_BYTES], token):
             found[int.from_bytes(hello[_TOKEN_BYTES:], "big")] = connection
-        else:  # nobody of this run
+        else:  # not a process of this run
             connection.close()
     return found
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Let the kernel notice a machine that is gone, within half a minute."""
+    """Set TCP keep-alive, so that a machine that went down is noticed within half a minute."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):
@@ -232,7 +238,7 @@ def _keep_alive(connection: socket.socket) -> None:
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
-    """What comes: `size` bytes, or fewer where the connection ends."""
+    """Read `size` bytes, or fewer if the connection ends."""
     data = b""
     with suppress(OSError):
         while len(data) < size and (more := connection.recv(size - len(data))):
@@ -241,7 +247,7 @@ def _read(connection: socket.socket, size: int) -> bytes:
 
 
 def _send(connection: socket.socket, data: bytes) -> None:
-    with suppress(OSError):  # it has ended, too
+    with suppress(OSError):  # the other process may have ended too
         connection.sendall(data)
 
 
@@ -250,7 +256,10 @@ _open: set[socket.socket] = set()
 
 
 def _drop_inherited_connections() -> None:
-    """A forked child (a loader's worker) must not keep its parent's connections open after it."""
+    """Close inherited connections in a forked child, such as a loader's worker.
+
+    Otherwise the child would keep them open after its parent has ended.
+    """
     for connection in _open:
         connection.close()
     _open.clear()

@@ -1,7 +1,7 @@
-"""How the processes of a run find each other: within a stated time, and saying whom they wait for.
+"""Rendezvous of a run's processes with a time limit and messages about missing processes.
 
-Registered with torch as a rendezvous of its own, because torch's waits in silence, as long as the
-collectives of the run may take.
+It is registered with torch as a rendezvous method, because torch's own waits silently for as long
+as a collective of the run may take.
 """
 
 import logging
@@ -20,39 +20,39 @@ from torch.distributed.rendezvous import register_rendezvous_handler
 from imagetok.errors import ResourceError
 
 METHOD = "imagetok://"
-"""The `init_method` of a process group."""
+"""`init_method` of a process group with this rendezvous."""
 CONNECT_TIMEOUT = 600.0
-"""Seconds that processes may come late."""
+"""Seconds within which all processes have to start."""
 REPORT_EVERY = 15.0
-"""Seconds between two lines about who is waited for."""
+"""Seconds between two log lines about missing processes."""
 logger = logging.getLogger("imagetok")
 
 
 def _rendezvous(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
-    """The store of a run, this process's rank and how many there are; torch asks once."""
-    given = parse_qs(urlparse(url).query)
-    rank, size = (_number(given, name) for name in ("rank", "world_size"))
+    """Yield store, rank and number of processes; torch's interface, called once per run."""
+    query = parse_qs(urlparse(url).query)
+    rank, size = (_number(query, name) for name in ("rank", "world_size"))
     end = time.monotonic() + CONNECT_TIMEOUT
     store = _reach(rank, size, end)
     try:
         _gather(store, rank, size, end)
     except DistError as error:
         raise ResourceError(
-            f"the first process of this run ended while {size} processes were to come "
-            f"({_brief(error)}); its own message says why"
+            f"the first process of this run ended while it waited for all {size} processes "
+            f"({_brief(error)}); see its own message for the reason"
         ) from None
     yield store, rank, size
     raise RuntimeError("a run has one rendezvous")
 
 
-def _number(given: dict[str, list[str]], name: str) -> int:
-    """From the URL, where torch puts what it was given, or else from the launcher."""
-    there = int(given.get(name, ["-1"])[0])
-    return there if there >= 0 else int(os.environ[name.upper()])
+def _number(query: dict[str, list[str]], name: str) -> int:
+    """Return a number from torch's URL, or else from the launcher's environment variable."""
+    number = int(query.get(name, ["-1"])[0])
+    return number if number >= 0 else int(os.environ[name.upper()])
 
 
 def _reach(rank: int, size: int, end: float) -> Store:
-    """The store, which the launcher or else the first process serves."""
+    """Return the store, which the launcher or else the first process serves."""
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     if not serves:
@@ -73,12 +73,12 @@ def _reach(rank: int, size: int, end: float) -> Store:
             f"MASTER_ADDR={host} MASTER_PORT={port}: {fault} that is free"
             if serves
             else f"MASTER_ADDR={host} MASTER_PORT={port}: no process of this run answers there "
-            f"({_brief(error)})"
+            f"({_brief(error)}); check address and port of the first process"
         ) from None
 
 
 def _wait_for_server(host: str, port: int, rank: int, size: int, end: float) -> None:
-    """Return when somebody listens there. (The store's own waiting writes a C++ trace a second.)"""
+    """Return when a server listens at the address; the store's own waiting logs C++ traces."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     message = time.monotonic()
     while True:
@@ -92,18 +92,18 @@ def _wait_for_server(host: str, port: int, rank: int, size: int, end: float) -> 
             raise ResourceError(
                 f"process {rank} waited {CONNECT_TIMEOUT:g} s for the first of {size} processes, "
                 f"at MASTER_ADDR={host} MASTER_PORT={port} ({reason}); start all of them, with the "
-                "address of the first one's machine and a port that is open there"
+                "address of the first one's machine and a port that is open on it"
             )
         if is_first_here and now - message >= REPORT_EVERY:
-            # As an error, for information is shown by the first process alone.
+            # Logged as an error, because only the first process shows lower levels.
             logger.error("waiting for the first of %d processes, at %s:%d", size, host, port)
             message = now
         time.sleep(0.1)
 
 
 def _gather(store: Store, rank: int, size: int, end: float) -> None:
-    """Return when all processes are there."""
-    # A launcher that starts its processes again keeps the store.
+    """Return when all processes have arrived; raises ResourceError after CONNECT_TIMEOUT."""
+    # A launcher that restarts its processes keeps the store, so each start has its own prefix.
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     arrivals = PrefixStore(f"imagetok-{start}", store)
     arrivals.set(f"process-{rank}", "there")
@@ -114,7 +114,7 @@ def _gather(store: Store, rank: int, size: int, end: float) -> None:
             raise ResourceError(
                 f"waited {CONNECT_TIMEOUT:g} s for {size - count} of {size} processes "
                 f"({_missing(arrivals, size)}); start all of them, with the same MASTER_ADDR, "
-                "MASTER_PORT and number of processes, and look at what they say"
+                "MASTER_PORT and number of processes, and check their messages"
             )
         if rank == 0 and now - message >= REPORT_EVERY:
             absent = _missing(arrivals, size)

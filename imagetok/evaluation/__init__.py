@@ -1,4 +1,4 @@
-"""Measures: one definition each."""
+"""Measures of reconstructions, codes and samples, each with one definition."""
 
 from imagetok.evaluation.knn import nearest_labels
 from imagetok.evaluation.reconstruction import evaluate_reconstruction

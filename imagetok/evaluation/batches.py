@@ -1,4 +1,4 @@
-"""A dataset's images in the batches in which tokenizers are measured."""
+"""Batches of a dataset's images for evaluation."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,28 +15,28 @@ from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
 EVALUATION_BATCH = 128
-"""Fixed, because the batch-mean perplexity of the EdVAE paper is defined on batches of 128."""
+"""Images per batch; fixed, because the EdVAE paper defines its perplexity on batches of 128."""
 
 
 class Batch(NamedTuple):
-    """At most BATCH images, as a model takes them and on its device."""
+    """At most EVALUATION_BATCH images in [0, 1] on the model's device, with their labels."""
 
     number: int
     images: Float[Tensor, "B C H W"]
     labels: Int64[Tensor, " B"]
 
     def draw(self) -> torch.Generator:
-        """For test-time rules that sample: a new generator, always the same for this batch."""
+        """Return a new generator, seeded by the batch number, for quantizers that sample."""
         return seeding.generator(0, "evaluate", self.number, device=self.images.device)
 
 
 def num_batches(count: int) -> int:
-    """In which `count` images come."""
+    """Return the number of batches that `count` images make."""
     return -(-count // EVALUATION_BATCH)
 
 
 def read_batch(model: Autoencoder, dataset: ImageDataset, places: Sequence[int], n: int) -> Batch:
-    """The n-th batch of the images at `places`."""
+    """Read the n-th batch of the images whose dataset indices are `places`."""
     stored = dataset.read(places[n * EVALUATION_BATCH : (n + 1) * EVALUATION_BATCH])
     device = device_of(model)
     return Batch(n, from_stored(stored.images.to(device), model.image), stored.labels)
@@ -49,9 +49,9 @@ def batches(
     *,
     work: str = "",
 ) -> Iterator[Batch]:
-    """All images of a dataset once and in order, or those at `places`.
+    """Yield all images of a dataset once and in order, or those with the indices `places`.
 
-    work: what is done with them, for a progress bar; none without.
+    work: description for a progress bar; "" shows none.
     """
     chosen = range(len(dataset)) if places is None else places
     with ProgressBar(work, len(chosen), enabled=bool(work)) as progress:

@@ -1,4 +1,4 @@
-"""The CIFAR-10 ResNet of He et al. 2016, section 4.2, as its published weights name their parts."""
+"""The CIFAR-10 ResNet of He et al. 2016, section 4.2, with the names of its published weights."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ CLASSES = (
 
 
 class _Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut without parameters (option A)."""
+    """A residual block: two 3 x 3 convolutions and a shortcut without parameters (option A)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -31,9 +31,9 @@ class _Block(nn.Module):
 
 
 class CIFARResNet(nn.Module):
-    """Depth 6 n + 2 with n blocks a stage; 64 features before `linear`, 10 classes.
+    """ResNet of depth 6 n + 2 with n blocks per stage; 64 features before `linear`, 10 classes.
 
-    Images (B, 3, H, W) in [0, 1]; they are normalised inside, as for the published weights.
+    Expects images (B, 3, H, W) in [0, 1], which it normalises as for the published weights.
     """
 
     mean: Tensor
@@ -53,7 +53,7 @@ class CIFARResNet(nn.Module):
         self.linear = nn.Linear(WIDTHS[-1], len(CLASSES))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 10"]:
-        """Logits of the ten classes."""
+        """Return the logits of the ten classes, (B, 10)."""
         h = self.bn1(self.conv1((images - self.mean) / self.std)).relu()
         for stage in range(1, len(WIDTHS) + 1):
             h = self.get_submodule(f"layer{stage}")(h)

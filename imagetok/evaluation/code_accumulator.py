@@ -1,4 +1,4 @@
-"""The accumulator of a split: uses of codes and sums of certainty, added up batch by batch."""
+"""Accumulator of code counts and certainty statistics over the batches of a split."""
 
 import math
 from collections.abc import Mapping
@@ -11,29 +11,29 @@ from imagetok.processes import all_reduce
 from imagetok.quantizers import CodebookUse, Codes, code_counts, codebook_use, level_name
 
 MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
-"""What `Quantizer.certainty` may tell of every position."""
+"""Names of the maps that `Quantizer.certainty` can return."""
 
 
 class CodeAccumulator:
-    """What every measure of a tokenizer's codes over a split is made of.
+    """Statistics from which all measures of a tokenizer's codes over a split are computed.
 
-    Batches are added as `Tokenizer.encode_with_certainty` gives them; `sum_over_processes` joins
-    what the processes of a distributed run counted.
+    Add batches as returned by `Tokenizer.encode_with_certainty`; in a distributed run,
+    `sum_over_processes` then combines the counts of all processes.
     """
 
     counts: list[Int64[Tensor, " K"]]
-    """Uses of each code, by level."""
+    """Per level: the number of uses of each code."""
     perplexities: list[list[float]]
-    """Of each batch that was added here, by level."""
+    """Per level: the perplexity of each batch added in this process."""
 
     def __init__(self, num_codes: tuple[int, ...], *, keeps_maps: bool = False):
-        """keeps_maps: also keep every value, for medians and the like."""
+        """num_codes: codebook size per level. keeps_maps: also keep all values, for `values`."""
         levels = len(num_codes)
         self.counts = [torch.zeros(k, dtype=torch.int64) for k in num_codes]
         self.perplexities = [[] for _ in num_codes]
         self._num_batches = torch.zeros(1, dtype=torch.int64)
         self._perplexity_sums = torch.zeros(levels, dtype=torch.float64)
-        # Every name that a map may have: with several levels, their quantizers are one or several.
+        # All possible names of maps: with several levels there may be one quantizer or several.
         self._names = [
             level_name(name, level, count)
             for count in {1, levels}
@@ -46,7 +46,7 @@ class CodeAccumulator:
         self._kept: dict[str, list[Tensor]] = {}
 
     def add(self, codes: Codes, certainty: Mapping[str, Tensor]) -> None:
-        """Count one batch: its codes, and the maps (B, h, w) of `Quantizer.certainty` by name."""
+        """Add one batch: its codes, and its maps (B, h, w) from `Quantizer.certainty` by name."""
         uses = [
             code_counts(level, len(counts)).cpu()
             for level, counts in zip(codes, self.counts, strict=True)
@@ -64,7 +64,7 @@ class CodeAccumulator:
                 self._kept.setdefault(name, []).append(values.flatten().cpu())
 
     def sum_over_processes(self) -> None:
-        """Join all processes' tallies; every process must call this (a collective)."""
+        """Combine the statistics of all processes; a collective that every process has to call."""
         self.counts = [all_reduce(level, "sum") for level in self.counts]
         self._num_batches = all_reduce(self._num_batches, "sum")
         self._perplexity_sums = all_reduce(self._perplexity_sums, "sum")
@@ -72,15 +72,15 @@ class CodeAccumulator:
         self._highest = all_reduce(self._highest, "max")
 
     def use(self, level: int) -> CodebookUse:
-        """Usage and perplexity of one level over the whole split."""
+        """Return codes used and perplexity of one level over the whole split."""
         return codebook_use(self.counts[level])
 
     def values(self) -> dict[str, Tensor]:
-        """Every map's values (N,) on the CPU, in order; only of a tally that keeps them."""
+        """Return the values (N,) of every map on the CPU, in order; needs `keeps_maps`."""
         return {name: torch.cat(parts) for name, parts in self._kept.items()}
 
     def measures(self) -> dict[str, float | int]:
-        """The measures by their names on disk; see `evaluate_reconstruction`."""
+        """Return the measures by their names on disk; see `evaluate_reconstruction`."""
         levels = len(self.counts)
         result: dict[str, float | int] = {}
         for level in range(levels):
@@ -108,7 +108,7 @@ class CodeAccumulator:
 
 
 def _map_sums(maps: Mapping[str, Tensor], names: list[str]) -> Tensor:
-    """(number of positions, sum, sum of squares) of every named map; zeros for those not there."""
+    """Return (number of positions, sum, sum of squares) of every map; zeros for missing maps."""
     rows = torch.zeros(len(names), 3, dtype=torch.float64)
     for row, name in zip(rows, names, strict=True):
         if name in maps:
@@ -118,10 +118,10 @@ def _map_sums(maps: Mapping[str, Tensor], names: list[str]) -> Tensor:
 
 
 def _map_maxima(maps: Mapping[str, Tensor], names: list[str]) -> Tensor:
-    """The largest value of every named map; -inf for those that are not there."""
+    """Return the largest value of every named map; -inf for missing maps."""
     return torch.tensor([float(maps[n].max()) if n in maps else -torch.inf for n in names])
 
 
 def _deviation(count: float, total: float, squares: float) -> float:
-    """The sample standard deviation."""
+    """Return the sample standard deviation from the number, sum and sum of squares of values."""
     return math.sqrt(max(0.0, squares - total**2 / count) / max(1, count - 1))

@@ -1,4 +1,4 @@
-"""What single codes stand for: the pixels around where each occurs."""
+"""Image patches around the positions where a code occurs."""
 
 from typing import NamedTuple
 
@@ -19,20 +19,20 @@ class EncodedImageCodes(NamedTuple):
     """The codes of some images of a dataset."""
 
     indices: list[int]
-    """Places in the dataset."""
+    """Indices of the images in the dataset."""
     codes: Codes
-    """Of these images in order, per level, on the CPU."""
+    """Codes of these images in order, one tensor (N, h, w) per level, on the CPU."""
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` places of 0..count - 1, evenly spread from the first on."""
+    """Return at most `most` indices of 0..count - 1, evenly spread, beginning with 0."""
     shown = min(count, most)
     return [i * count // shown for i in range(shown)]
 
 
 @full_float32()
 def encode_spread(tokenizer: Tokenizer, dataset: ImageDataset, most: int) -> EncodedImageCodes:
-    """Codes of at most `most` images spread evenly over a dataset."""
+    """Encode at most `most` images, evenly spread over a dataset."""
     indices = spread(len(dataset), most)
     parts = []
     for batch in batches(tokenizer, dataset, indices):
@@ -46,7 +46,7 @@ def encode_spread(tokenizer: Tokenizer, dataset: ImageDataset, most: int) -> Enc
 def codes_to_show(
     codes: Int[Tensor, "N h w"], num_codes: int, most: int, rare: int
 ) -> tuple[list[int], Int[Tensor, " K"]]:
-    """The codes used most, then the rarest of the others in use, and the uses of every code."""
+    """Return the `most` most used codes, then the `rare` least used of the rest, and all counts."""
     counts = code_counts(codes, num_codes)
     order = counts.argsort(descending=True, stable=True).tolist()
     used = [code for code in order if counts[code] > 0]
@@ -56,10 +56,10 @@ def codes_to_show(
 def code_patches(
     dataset: ImageDataset, encoded: EncodedImageCodes, level: int, code: int, count: int
 ) -> list[Tensor]:
-    """Pixels around `count` of the places where a code occurs, the places spread over all of them.
+    """Cut patches around `count` positions where a code occurs, evenly spread over all of them.
 
-    Each is one image (1, C, h, w), or (1, h, w) of classes, twice as large as what the code stands
-    for, which is in its middle; beyond the image's border its edge goes on.
+    Each is an image (1, C, h, w), or (1, h, w) of classes, twice as large as the area of a code,
+    which is in its middle. Beyond the border of the image, its edge pixels are repeated.
     """
     indices = encoded.codes[level]
     places = (indices == code).nonzero()
@@ -75,9 +75,10 @@ def code_patches(
 
 
 def cut_patch(images: Tensor, place: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Twice the pixels that one place of a grid stands for, with that place in the middle.
+    """Cut the area of one grid position and as much again around it out of images.
 
-    images: (..., H, W), cut alike. Beyond the border their edge is repeated.
+    images: (..., H, W). place: (row, column) in a grid of the given size. Returns (..., 2 H / rows,
+    2 W / columns); beyond the border, edge pixels are repeated.
     """
     cut = images
     for axis, (position, cells) in enumerate(zip(place, grid, strict=True), start=-2):

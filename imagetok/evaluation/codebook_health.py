@@ -1,4 +1,4 @@
-"""Why a codebook is used as it is: counts, vectors, certainty, and a verdict in words."""
+"""Codebook health: utilisation, code vectors, encoder certainty, and a verdict on collapse."""
 
 import math
 import statistics
@@ -18,55 +18,55 @@ from imagetok.quantizers import codebook_use, level_name
 from imagetok.tokenizers import Tokenizer
 
 RARE_SHARE = 0.01
-"""A code used less than this share of equal use is nearly dead."""
+"""A used code counts as rarely used below this share of its uses under equal use."""
 COLLAPSED, UNDERUSED = 0.05, 0.25
-"""Perplexities below these shares of K are called so."""
+"""A codebook is collapsed or underused if its perplexity is below this share of K."""
 LOGIT_MARKS = (15.0, 18.0, 20.0)
-"""The usual float32 form of the Dirichlet KL has lost its gradient at 18."""
+"""Thresholds of the largest logit; above 18, the usual float32 Dirichlet KL has no gradient."""
 
 
 @dataclass(frozen=True)
 class LevelHealth:
-    """One level's codebook over a split."""
+    """Measures of the codebook of one level over a split."""
 
     num_codes: int
     codes_used: int
     rare_codes: int
-    """Used, but less than RARE of equal use."""
+    """Number of codes that are used, but less than RARE_SHARE of equal use."""
     top_share: float
-    """Of all positions, those with the most used code."""
+    """Share of all positions that have the most used code."""
     perplexity: float
     perplexity_batch128: float
-    """Mean over batches of 128 images, as in the EdVAE paper's tables; lower."""
+    """Mean perplexity of batches of 128 images, as in the EdVAE paper's tables; it is lower."""
     not_finite: tuple[int, ...]
-    """Codes whose vector holds NaN or infinity."""
+    """Codes whose vector contains NaN or infinity."""
     copies: int
-    """Codes whose vector is that of a code before them."""
+    """Number of codes whose vector equals that of another code, the first of each not counted."""
     norms: tuple[float, float, float] | None
-    """Least, median and largest of the vectors, of those that are finite; None without any."""
+    """Smallest, median and largest norm of the finite code vectors; None if there are none."""
     counts: Int[Tensor, " K"] = field(repr=False)
     can_start_and_reset: bool = True
-    """Whether its config has the keys `init` and `reset`."""
+    """Whether the quantizer's config has the keys `init` and `reset`."""
     entropy: float | None = None
-    """Of the code probabilities, mean over positions, in nats; None without probabilities."""
+    """Mean entropy of the code probabilities in nats; None without probabilities."""
     entropy_std: float | None = None
     uncertainty: float | None = None
     variance: float | None = None
-    """Of a stochastic quantizer's Gaussian."""
+    """Mean variance of a stochastic quantizer's Gaussian; None for other quantizers."""
     encoder_norms: tuple[float, float, float] | None = None
-    """Least, median and largest of what nearest codes are looked up for."""
+    """Smallest, median and largest norm of encoder outputs, for nearest-neighbour quantizers."""
     logits_above: tuple[float, ...] = ()
-    """The share of positions whose largest logit is above each of LOGIT_MARKS."""
+    """Shares of positions whose largest logit is above each of LOGIT_MARKS."""
 
     @property
     def dead_codes(self) -> int:
-        """Never used in the split."""
+        """Number of codes that never occur in the split."""
         return self.num_codes - self.codes_used
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is the matter with one level, and what to try."""
+    """Verdict on the codebook of one level, with causes and remedies."""
 
     state: str
     """`healthy`, `underused`, `collapsed` or `broken`."""
@@ -75,7 +75,7 @@ class Verdict:
 
 @full_float32()
 def codebook_health(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelHealth, ...]:
-    """Every level's health over all images of `dataset`, each counted once."""
+    """Measure the codebook of every level over all images of `dataset`."""
     accumulator = CodeAccumulator(tokenizer.num_codes, keeps_maps=True)
     for batch in batches(tokenizer, dataset, work="counting codes"):
         accumulator.add(*tokenizer.encode_with_certainty(batch.images, generator=batch.draw()))
@@ -99,7 +99,7 @@ def codebook_health(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelH
 def code_change_rates(
     earlier: Tokenizer, later: Tokenizer, dataset: ImageDataset
 ) -> tuple[float, ...]:
-    """The share of positions of each level whose code the later tokenizer chose differently."""
+    """Return per level the share of code positions at which two tokenizers differ."""
     changed, positions = [0] * len(later.num_codes), [0] * len(later.num_codes)
     for batch in batches(later, dataset):
         before, after = (
@@ -114,7 +114,7 @@ def code_change_rates(
 def evaluations(
     records: Sequence[Mapping[str, Any]], level: int, num_levels: int
 ) -> list[tuple[float, float]]:
-    """(uncertainty, perplexity of batches of 128) of every evaluation that has both."""
+    """Return (uncertainty, perplexity of batches of 128) of every evaluation that has both."""
     names = [level_name(name, level, num_levels) for name in ("uncertainty", "perplexity_batch128")]
     found = [[float(r[name]) for name in names] for r in records if all(n in r for n in names)]
     return [(uncertainty, perplexity) for uncertainty, perplexity in found]
@@ -123,9 +123,10 @@ def evaluations(
 def uncertainty_perplexity_correlation(
     records: Sequence[Mapping[str, Any]], level: int, num_levels: int
 ) -> float | None:
-    """Pearson's correlation of uncertainty and held-out perplexity over training (EdVAE, Fig. 3).
+    """Return the Pearson correlation of uncertainty and perplexity over training (EdVAE, Fig. 3).
 
-    None when fewer than three evaluations have both, or either does not vary.
+    Uses the evaluations on the held-out split. None if fewer than three have both, or if either
+    is constant.
     """
     points = evaluations(records, level, num_levels)
     if len(points) < 3:
@@ -137,9 +138,9 @@ def uncertainty_perplexity_correlation(
 def collapse_onset(
     records: Sequence[Mapping[str, Any]], level: int, num_levels: int, threshold: float
 ) -> int | None:
-    """The training step from which the perplexity of batches stayed below `threshold`.
+    """Return the training step from which the batch perplexity stayed below `threshold`.
 
-    records: what metrics.jsonl holds. None when it ends above, or was not logged.
+    records: the records of metrics.jsonl. None if the last one is not below, or none was logged.
     """
     name = level_name("batch_perplexity", level, num_levels)
     steps = [(int(r["step"]), float(r[name])) for r in records if name in r]
@@ -152,28 +153,28 @@ def collapse_onset(
 def codebook_state(
     perplexity: float, num_codes: int
 ) -> Literal["healthy", "underused", "collapsed"]:
-    """Collapsed: a perplexity below COLLAPSED of K; underused: below UNDERUSED of it."""
+    """Classify a codebook by the ratio perplexity / K, with the bounds COLLAPSED and UNDERUSED."""
     share = perplexity / num_codes
     return "healthy" if share >= UNDERUSED else "underused" if share >= COLLAPSED else "collapsed"
 
 
 def verdict_of(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
-    """A verdict: what is wrong first, what may have caused it, what to try.
+    """Derive the verdict: what is wrong, what may have caused it, and what to try.
 
-    collapsed_at: the training step that `collapse_onset` found, if the run is known.
+    collapsed_at: the training step returned by `collapse_onset`, if the run is known.
     """
     faults = _faults(health)
     if faults:
         return Verdict("broken", tuple(faults))
     state = codebook_state(health.perplexity, health.num_codes)
     sentences = [
-        f"{health.codes_used} of {health.num_codes} codes are used, as evenly as "
-        f"{health.perplexity:.0f} codes would be if each were used alike."
+        f"{health.codes_used} of {health.num_codes} codes are used. The perplexity is "
+        f"{health.perplexity:.0f}, as if that many codes were used equally often."
     ]
     if state == "healthy":
         return Verdict(state, tuple(sentences))
     if collapsed_at is not None:
-        sentences.append(f"It has been so since step {collapsed_at:,} of the training.")
+        sentences.append(f"This has been the case since training step {collapsed_at:,}.")
     sentences += _causes(health)
     return Verdict(state, tuple(sentences))
 
@@ -213,7 +214,7 @@ def _health(
 
 
 def _of_level(maps: Mapping[str, Tensor], level: int, num_levels: int) -> dict[str, Tensor]:
-    """The maps of one level, without the level in their names."""
+    """Return the maps of one level, with names without the level."""
     names = ("entropy", "top_logit", "uncertainty", "variance", "encoder_norm")
     found = {name: maps.get(level_name(name, level, num_levels)) for name in names}
     return {name: values for name, values in found.items() if values is not None}
@@ -235,15 +236,15 @@ def _faults(health: LevelHealth) -> list[str]:
         rows = ", ".join(map(str, health.not_finite[:5]))
         more = "" if len(health.not_finite) <= 5 else ", ..."
         sentences.append(
-            f"{len(health.not_finite)} codes hold NaN or infinity (row {rows}{more}): they can "
-            "poison every image they are chosen for. Go back to an earlier checkpoint, and lower "
-            "the learning rate or set train.clip_norm."
+            f"{len(health.not_finite)} code vectors contain NaN or infinity (row {rows}{more}); "
+            "every image that uses them is decoded to invalid values. Return to an earlier "
+            "checkpoint, and lower the learning rate or set train.clip_norm."
         )
     if health.copies:
         sentences.append(
-            f"{health.copies} codes are exact copies of others and can never add information. "
-            "A start from too few encoder outputs makes them (init: data or kmeans on a small "
-            "first batch), or weights that were edited; train with a larger batch or a reset."
+            f"{health.copies} codes are exact copies of other codes and add no information. "
+            "Causes are an initialisation from too few encoder outputs (init: data or kmeans with "
+            "a small first batch) or edited weights. Use a larger batch or a codebook reset."
         )
     return sentences
 
@@ -251,35 +252,37 @@ def _faults(health: LevelHealth) -> list[str]:
 def _causes(health: LevelHealth) -> list[str]:
     if health.entropy is None and not health.can_start_and_reset:
         return [
-            f"{health.dead_codes} codes were never chosen. Fewer codes, or another quantizer, fit "
-            "better: this one has no start from data and no reset of idle codes."
+            f"{health.dead_codes} codes are dead. Use a smaller codebook or another quantizer; "
+            "this one has neither an initialisation from data nor a reset of unused codes."
         ]
     if health.entropy is None:
         return [
-            f"{health.dead_codes} codes were never chosen. The encoder moves away from codes that "
-            "get no pull: start them where its outputs are (init: kmeans) and renew idle ones "
-            "(reset: least-recently-used); a smaller commitment weight lets it spread."
+            f"{health.dead_codes} codes are dead: the encoder outputs have moved away from codes "
+            "that receive no gradient. Initialise the codebook from encoder outputs (init: kmeans) "
+            "and reset unused codes (reset: least-recently-used); a smaller commitment weight lets "
+            "the encoder outputs spread."
         ]
     share = health.entropy / math.log(health.num_codes)
     if share > 0.8:
         return [
             f"The code probabilities are nearly uniform (entropy {health.entropy:.2f} of "
-            f"{math.log(health.num_codes):.2f} nats), so that the largest is chance. Lower the "
-            "weight of the KL, let the temperature fall further, or train longer."
+            f"{math.log(health.num_codes):.2f} nats), so the most likely code is nearly random. "
+            "Lower the weight of the KL term, lower the final temperature, or train longer."
         ]
     sentences = [
-        f"{health.dead_codes} codes were never the most likely (entropy {health.entropy:.2f} of "
-        f"{math.log(health.num_codes):.2f} nats). How many codes live is settled early: start the "
-        "temperature higher (objective.temperature.start: 2) and let it fall as far."
+        f"{health.dead_codes} codes are never the most likely one (entropy {health.entropy:.2f} of "
+        f"{math.log(health.num_codes):.2f} nats). The number of used codes is decided early in "
+        "training: start with a higher temperature (objective.temperature.start: 2) and the same "
+        "final one."
     ]
     if health.logits_above[1] > 0.05:
         advice = (
-            "kl: torch has no gradient there (use kl: exact)"
+            "kl: torch has no gradient there; use kl: exact"
             if health.uncertainty is not None
-            else "a larger weight of the KL keeps it open"
+            else "a larger weight of the KL term prevents this"
         )
         sentences.append(
             f"{health.logits_above[1]:.0%} of the largest logits are above {LOGIT_MARKS[1]:.0f}: "
-            f"the encoder has decided, and {advice}."
+            f"the encoder is nearly certain, and {advice}."
         )
     return sentences

@@ -1,4 +1,4 @@
-"""Whether labels show in vectors: a map of them in the plane, and a nearest-neighbour score."""
+"""t-SNE maps and k-NN accuracy of vectors: do they separate the classes?"""
 
 import numpy as np
 import torch
@@ -9,21 +9,22 @@ from imagetok.errors import InputError
 from imagetok.optional import require
 
 COMPONENTS = 50
-"""Principal components that both measures see, as is usual before t-SNE."""
+"""Number of principal components kept before t-SNE, as is usual."""
 
 
 def principal(vectors: Float[Tensor, "N F"], count: int = COMPONENTS) -> Float[Tensor, "N P"]:
-    """The first `count` principal components of centred vectors, or all where there are fewer."""
+    """Project centred vectors on their first `count` principal components, or on all if fewer."""
     centred = vectors.double() - vectors.double().mean(dim=0)
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
     return (u * s)[:, :count]
 
 
 def tsne(vectors: Float[Tensor, "N F"]) -> Float[np.ndarray, "N 2"]:
-    """t-SNE in the plane (van der Maaten & Hinton 2008), always the same for the same vectors.
+    """Compute a two-dimensional t-SNE map (van der Maaten & Hinton 2008); deterministic.
 
-    scikit-learn's implementation, with perplexity 30 (less for few vectors), started from the
-    first principal components. Equal vectors, as of a collapsed codebook, lie in one place.
+    Uses scikit-learn, with perplexity 30 (less for few vectors), initialised with the first
+    principal components. If all vectors are equal, as for a collapsed codebook, all points are 0.
+
     Raises ResourceError without scikit-learn, InputError for fewer than 4 vectors.
     """
     manifold = require("sklearn.manifold", extra="eval", purpose="t-SNE")
@@ -32,16 +33,17 @@ def tsne(vectors: Float[Tensor, "N F"]) -> Float[np.ndarray, "N 2"]:
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     points = principal(vectors).numpy()
     if np.ptp(points[:, 0]) <= 1e-12 * max(1.0, float(vectors.abs().max())):
-        return np.zeros((len(vectors), 2))  # all are one; scikit-learn would divide by 0 and crash
+        return np.zeros((len(vectors), 2))  # all are equal; scikit-learn would divide by 0
     return manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
 
 
 def neighbour_accuracy(
     vectors: Float[Tensor, "N F"], labels: Int[Tensor, " N"], k: int = 5
 ) -> float:
-    """The share of vectors whose label is that of most of their k nearest others.
+    """Return the leave-one-out accuracy of a k-nearest-neighbour classifier, in [0, 1].
 
-    Euclidean distance; on a tie the smallest label. Raises InputError for k or fewer vectors.
+    Euclidean distance and majority vote; ties go to the smallest label.
+    Raises InputError for k or fewer vectors.
     """
     if len(vectors) <= k:
         raise InputError(f"{k} nearest neighbours: expected more vectors, found {len(vectors)}")

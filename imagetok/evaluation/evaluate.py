@@ -1,4 +1,4 @@
-"""`imagetok.evaluate`: measures of reconstructions or of samples, with what they belong to."""
+"""`imagetok.evaluate`: measures of reconstructions or of samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,27 +29,27 @@ from imagetok.tokenizers.loading import device_for, display_name, open_autoencod
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Result):
-    """Measures of one split, beside others that were measured alike."""
+    """The result of `evaluate`: measures on one split, and earlier records to compare with."""
 
     subject: str
-    """The tokenizer or the folder of samples, as it was given."""
+    """The tokenizer or the folder of samples, as passed to `evaluate`."""
     data: str
     record: MeasureRecord
-    """The measures with what they belong to, as `out` holds them."""
+    """Measures with subject and identity, as written to `out`."""
     beside: Mapping[str, MeasureRecord]
-    """Earlier records, by name."""
+    """Name -> earlier record."""
 
     @property
     def measures(self) -> Mapping[str, float | int]:
-        """By name; `mse` and the others are explained in docs/reference/measures.md."""
+        """Measures by name; docs/reference/measures.md explains them."""
         return self.record["measures"]
 
     def title(self) -> str:
-        """What was measured on what."""
+        """Return a title: the subject and the data."""
         return f"{self.subject} on {self.data}"
 
     def table(self) -> dict[str, dict[str, float | int]]:
-        """A row a measure, a column a record: `this` and those beside it. mse is x 10^3."""
+        """Return a row per measure and a column per record, `this` first; mse is x 10^3."""
         rows = side_by_side({"this": self.record, **self.beside})
         return {
             "mse x 10^3" if name == "mse" else name: {
@@ -59,7 +59,7 @@ class Evaluation(Result):
         }
 
     def rows(self) -> dict[str, object]:
-        """The measures, by name."""
+        """Return the measures by name."""
         return dict(self.measures)
 
 
@@ -75,21 +75,22 @@ def evaluate(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure reconstructions and codebook use over every image of a split, or drawn samples.
+    """Measure reconstructions and codebook utilisation on a data split, or samples of a prior.
 
     tokenizer: a Tokenizer or VAE, its folder, or a Hub id. data: a spec such as `digits:test`, a
-    path, or any other input of images (see `open_inputs`), read as the tokenizer reads images.
-    samples: images that are compared with `data` instead of reconstructions, by features alone: a
-    folder, as `imagetok sample` writes it, or a dataset (of a prior: `prior.evaluate_samples`).
+    path, or any other image input (see `open_inputs`), resized and cropped as for the tokenizer.
+    samples: images to compare with `data` in place of reconstructions, by features only: a folder,
+    as written by `imagetok sample`, or a dataset (for a prior, use `prior.evaluate_samples`).
     features: networks to measure distances in: "inception", "vgg16", "torchvision:MODEL" (each also
     with =FILE), "cifar-resnet=FILE", "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex"
-    or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files that
-    `out` wrote, for a table with this one. out: a JSON file that gets the measures.
+    or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files
+    written by `out`, to show in one table with this one. out: a JSON file for the measures.
 
-    In a distributed run every process must call this; each gets the result, one writes.
-    Raises ConfigError when the records beside it were measured otherwise, and for samples without
-    features; NotFiniteError when the reconstructions are not finite; ArtifactError and InputError
-    for what cannot be read; ResourceError for weights or libraries that cannot be had.
+    In a distributed run every process has to call this; each gets the result, one writes it.
+
+    Raises ConfigError if a record in `beside` was measured differently, and for samples without
+    features; NotFiniteError if reconstructions are not finite; ArtifactError and InputError for
+    unreadable tokenizers, images and records; ResourceError if weights or libraries are missing.
 
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
     """
@@ -102,9 +103,7 @@ def evaluate(
         if samples is None:
             record = measure_reconstructions(model, dataset, networks, distances, records)
         elif distances:
-            raise ConfigError(
-                "--lpips: compares images with their reconstructions, not with --samples"
-            )
+            raise ConfigError("--lpips: measures reconstructions only; omit it, or omit --samples")
         else:
             drawn = Path(samples) if isinstance(samples, str) else samples
             record = measure_samples(drawn, dataset, networks, records)

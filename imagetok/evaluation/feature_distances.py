@@ -1,4 +1,4 @@
-"""How far apart two sets of images are, in the features of a stated network."""
+"""Distances between two sets of images in the features of a network (FID, KID, precision, ...)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,18 +25,18 @@ from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 
 FEATURE_BATCH = 100
-"""Images that go through a network at once; fixed, so that nothing depends on a choice."""
+"""Images per batch of a feature network; fixed, so that results do not depend on it."""
 NEIGHBOURS = 3
 
 
 class FeatureSet(NamedTuple):
-    """The features of every image of a set, in order."""
+    """Features, logits and labels of every image of a dataset, in order."""
 
     vectors: Float[Tensor, "N F"]
     logits: Float[Tensor, "N C"] | None
     labels: Int64[Tensor, " N"]
     class_names: tuple[str, ...] = ()
-    """What the classes of the logits are, where it is known."""
+    """Names of the logits' classes; empty if unknown."""
 
 
 @full_float32()
@@ -45,9 +45,12 @@ def features_of(
     dataset: ImageDataset,
     change: Callable[[UInt8[Tensor, "B C H W"]], UInt8[Tensor, "B C H W"]] | None = None,
 ) -> FeatureSet:
-    """Of every image once, as stored bytes, after `change` if there is one.
+    """Compute the features of every image of a dataset, as uint8 pixels.
 
-    Batches are shared over the processes of a distributed run; every process gets all features.
+    change: applied to the images before, for example a reconstruction. The processes of a
+    distributed run share the batches; every process gets all features.
+
+    Raises InputError if the network returns no finite vectors (B, F).
     """
     state = process_state()
     device = device_of(network)
@@ -78,27 +81,28 @@ def features_of(
 
 
 def check_features(network: str, vectors: Tensor) -> None:
-    """Refuse features that no distance can be taken of."""
+    """Raise InputError unless features are finite and of shape (B, F)."""
     if vectors.ndim != 2:
         raise InputError(
-            f"--features {network}: expected features (B, F), one vector an image, "
+            f"--features {network}: expected features (B, F), one vector per image, "
             f"found {tuple(vectors.shape)}; pool or flatten them"
         )
     if not bool(vectors.isfinite().all()):
-        raise InputError(f"--features {network}: the network gives NaN or infinity")
+        raise InputError(f"--features {network}: the network returns NaN or infinity")
 
 
 def reconstruct_bytes(model: Autoencoder) -> Callable[[Tensor], Tensor]:
-    """Images to their reconstructions, as bytes."""
+    """Return a function that maps uint8 images to their reconstructions as uint8 images."""
     return lambda stored: to_stored(model.reconstruct(from_stored(stored, model.image)))
 
 
 def compare_sets(real: FeatureSet, other: FeatureSet, network: str) -> dict[str, float]:
-    """Measures of `other` against `real`, each with the network in its name.
+    """Compare the features of `other` with those of `real`; measure names include the network.
 
-    `frechet`, `kernel` (squared maximum mean discrepancy), `precision` and `recall` (k = 3); of a
-    classifier also `classifier_score`, the Inception score with that classifier. With the original
-    network the names are those of the papers: `fid`, `kid`, `inception_score`.
+    Measures are `frechet`, `kernel` (squared maximum mean discrepancy), `precision` and `recall`
+    (k = 3), and for a classifier also `classifier_score`, the Inception score with its
+    probabilities. For the original networks the names are those of the papers: `fid`, `kid`,
+    `inception_score`.
     """
     moments = [FeatureMoments.of(s.vectors) for s in (real, other)]
     precision, recall = precision_recall(other.vectors, real.vectors, NEIGHBOURS)
@@ -114,17 +118,17 @@ def compare_sets(real: FeatureSet, other: FeatureSet, network: str) -> dict[str,
 
 
 def class_agreement(real: FeatureSet, other: FeatureSet) -> float | None:
-    """The share of images whose most likely class stays what it was; None without a classifier."""
+    """Return the share of images with the same most likely class; None without a classifier."""
     if real.logits is None or other.logits is None:
         return None
     return float((real.logits.argmax(1) == other.logits.argmax(1)).double().mean())
 
 
 def class_accuracy(found: FeatureSet, class_names: tuple[str, ...]) -> float | None:
-    """The share of images whose most likely class is their label.
+    """Return the share of images whose most likely class is their label.
 
-    class_names: those of the labels. None without a classifier, or where its classes are not known
-    to be these, in this order: as many classes need not be the same.
+    class_names: names of the labels' classes. Returns None without a classifier, or unless its
+    class names are known and equal to these, in the same order.
     """
     if found.logits is None or not class_names or found.class_names != class_names:
         return None

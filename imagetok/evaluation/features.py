@@ -1,4 +1,4 @@
-"""Feature networks: what distances between sets of images are measured in, and their identity."""
+"""Feature networks, in whose features the distances between sets of images are measured."""
 
 import importlib
 import inspect
@@ -30,8 +30,8 @@ from imagetok.plugins.sections import build_part
 from imagetok.suggestions import nearest
 
 HELP = (
-    "inception, vgg16, torchvision:MODEL, each with =FILE for weights of your own place; "
-    "cifar-resnet=FILE; python:MODULE:FUNCTION; NAME or NAME=FILE of one that is registered"
+    "inception, vgg16, torchvision:MODEL, each also with =FILE for local weights; "
+    "cifar-resnet=FILE; python:MODULE:FUNCTION; NAME or NAME=FILE of a plugin"
 )
 _NAMES = ("inception", "vgg16", "cifar-resnet", "torchvision:MODEL", "python:MODULE:FUNCTION")
 _INCEPTION = (
@@ -41,15 +41,15 @@ _INCEPTION = (
 
 
 class Features(NamedTuple):
-    """What a network says of a batch."""
+    """Outputs of a feature network for a batch."""
 
     vectors: Float[Tensor, "B F"]
     logits: Float[Tensor, "B C"] | None
-    """Of a classifier."""
+    """Logits of a classifier; None for other networks."""
 
 
 class FeatureNetwork(nn.Module):
-    """A network and its identity, which goes with every number: name, hash of its tensors."""
+    """A feature network, with the identity that is recorded with every measure."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class FeatureNetwork(nn.Module):
         preprocessing: str,
         class_names: tuple[str, ...] = (),
     ):
-        """class_names: of a classifier, where they are known, by class."""
+        """class_names: class names of a classifier, in the order of its logits; () if unknown."""
         super().__init__()
         self.name = name
         self.model = model.eval().requires_grad_(False)
@@ -70,11 +70,11 @@ class FeatureNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: UInt8[Tensor, "B C H W"]) -> Features:
-        """Of bytes 0..255; grey images are taken as three equal channels."""
+        """Compute features of images, pixels in 0..255; grey images are expanded to 3 channels."""
         return self._run(images.expand(-1, 3, -1, -1))
 
     def identity(self) -> dict[str, str]:
-        """What two numbers must share to be compared, as far as the network goes."""
+        """Return what two values must have in common to be comparable: network and weights."""
         return {
             "network": self.name,
             "network_sha256": self.sha256,
@@ -83,23 +83,24 @@ class FeatureNetwork(nn.Module):
 
 
 NetworkSpecs = str | FeatureNetwork | Sequence[str | FeatureNetwork]
-"""One or several networks, each opened already or as `open_features` takes it."""
+"""One or several networks, each a FeatureNetwork or a spec of `open_features`."""
 
 
 def open_networks(given: NetworkSpecs, device: torch.device) -> list[FeatureNetwork]:
-    """The networks on a device, in order; see `open_features`."""
+    """Open feature networks on a device, in order; see `open_features`."""
     several = [given] if isinstance(given, str | FeatureNetwork) else given
     return [(open_features(one) if isinstance(one, str) else one).to(device) for one in several]
 
 
 def open_features(spec: str) -> FeatureNetwork:
-    """The network that `--features` names: one of HELP.
+    """Open the network that `--features` names: one of HELP.
 
-    Weights of `inception`, `vgg16` and `torchvision:MODEL` are looked for in torch.hub's folder,
-    else fetched into it; their hash is checked, and no code in them is run. A python FUNCTION takes
-    nothing and gives an nn.Module from (B, 3, H, W) in [0, 1] to features (B, F).
-    Raises ConfigError for an unknown name, InputError for a file that is not what it should be,
-    ResourceError when weights cannot be had, or the library of the network is not installed.
+    Weights of `inception`, `vgg16` and `torchvision:MODEL` are read from torch.hub's folder, or
+    downloaded to it; their hash is checked, and no code in them is run. A python FUNCTION has no
+    arguments and returns an nn.Module that maps (B, 3, H, W) in [0, 1] to features (B, F).
+
+    Raises ConfigError for an unknown name, InputError for a wrong file of weights, ResourceError if
+    weights are unavailable or the library of the network is not installed.
     """
     if spec.startswith("python:"):
         return _user_network(spec)
@@ -121,14 +122,14 @@ def open_features(spec: str) -> FeatureNetwork:
 
 
 def _inception(path: Path | None) -> FeatureNetwork:
-    """The Inception network of the original FID, with the preprocessing of its TensorFlow graph."""
+    """Open the Inception network of the original FID, with the preprocessing of its TF graph."""
     fidelity = require(
         "torch_fidelity.feature_extractor_inceptionv3",
         extra="eval",
         purpose="the Inception network",
     )
     state = published(_INCEPTION, path, option="--features inception", exact=True)
-    with as_own_file(state) as own:  # the class unpickles its file
+    with as_own_file(state) as own:  # the library unpickles the file that it is given
         model = fidelity.FeatureExtractorInceptionV3(
             "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=own
         )
@@ -147,15 +148,15 @@ def _cifar_resnet(path: Path) -> FeatureNetwork:
 
 
 def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
-    """Features before the last layer, images prepared as the model's own weights ask."""
+    """Open a torchvision classifier: features before its last layer, with its preprocessing."""
     import torchvision.models as models
 
     known = models.list_models(module=models)
     if name not in known:
         near = nearest(name, known, count=3) or ["resnet50", "vgg16"]
         raise ConfigError(
-            f"--features: torchvision has no classifier {name!r}; it has {', '.join(near)} and "
-            "others: torchvision.models.list_models(module=torchvision.models)"
+            f"--features: torchvision has no classifier {name!r}; it has {', '.join(near)}, ...; "
+            "all names: torchvision.models.list_models(module=torchvision.models)"
         )
     entry = published_entry(name)
     option = "--features vgg16" if name == "vgg16" else f"--features torchvision:{name}"
@@ -167,7 +168,7 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
 
 
 def published_entry(name: str) -> Any:
-    """torchvision's entry of a model's ImageNet weights: the first, else those it calls best."""
+    """Return torchvision's entry of a model's ImageNet weights: version 1, or else the default."""
     import torchvision.models as models
 
     entries: Any = models.get_model_weights(name)
@@ -175,19 +176,19 @@ def published_entry(name: str) -> Any:
 
 
 def build_published(name: str, state: dict[str, Tensor]) -> nn.Module:
-    """A torchvision model as its own builder makes it with published weights.
+    """Build a torchvision model with published weights, using torchvision's own builder.
 
-    The builder knows what belongs to them: the size of images, a change of their normalisation,
-    older names of tensors. Raises RuntimeError or ValueError for weights of another network.
+    The builder adapts the model to the weights: image size, input normalisation, older names of
+    tensors. Raises RuntimeError or ValueError for weights of another network.
     """
     import torchvision.models as models
 
     tensors = OrderedDict(state)
-    # Without versions (.safetensors) the form is today's: MNASNet asks for the number.
+    # Weights without versions (.safetensors) have the current form; MNASNet needs the number.
     versions = getattr(state, "_metadata", None) or {"": {"version": 2}}
     vars(tensors)["_metadata"] = versions
     entry = published_entry(name)
-    given = object.__new__(type(entry))  # the entry, but nothing is fetched or unpickled
+    given = object.__new__(type(entry))  # a copy of the entry that downloads and unpickles nothing
     vars(given).update(vars(entry), get_state_dict=lambda **_: tensors)
     return models.get_model(name, weights=given)
 
@@ -227,9 +228,9 @@ def _registered(registration: Registration, spec: str, path: Path | None) -> Fea
 def before_last_layer(
     model: nn.Module, prepare: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Features]:
-    """What goes into a classifier's last layer, and its logits.
+    """Return a function that computes the inputs of a classifier's last layer, and its logits.
 
-    Of a convolution, which SqueezeNet ends with, the mean over positions.
+    If the last layer is a convolution, as in SqueezeNet, its inputs are averaged over positions.
     """
     *_, last = (part for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d))
     seen: list[Tensor] = []

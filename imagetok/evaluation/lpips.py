@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look, by features of an ImageNet network that people weighted."""
+"""LPIPS, a perceptual distance from features of an ImageNet network (Zhang et al. 2018)."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -31,30 +31,33 @@ from imagetok.tokenizers import Autoencoder
 
 class _Backbone(NamedTuple):
     model: str
-    """torchvision's name."""
+    """Name of the model in torchvision."""
     ends: tuple[int, ...]
-    """Where its `features` are cut: after the ReLUs that LPIPS looks at."""
+    """Ends of the slices of its `features`: after the ReLUs that LPIPS uses."""
     smallest: int
-    """Pixels on a side that leave something to look at."""
+    """Smallest side length of an image in pixels, so that no feature map is empty."""
 
 
 BACKBONES = {
     "alex": _Backbone("alexnet", (2, 5, 8, 10, 12), 31),
     "vgg": _Backbone("vgg16", (4, 9, 16, 23, 30), 16),
 }
-# Of torchvision's normalisation, on [-1, 1], as the authors' code rounds it.
+# torchvision's normalisation for pixels in [-1, 1], rounded as in the authors' code.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class PerceptualDistance(nn.Module):
-    """LPIPS 0.1 with one backbone (Zhang et al. 2018, eq. 1), and its identity."""
+    """LPIPS version 0.1 with one backbone (Zhang et al. 2018, eq. 1).
+
+    Call it with two batches of uint8 images; `identity` states what its values depend on.
+    """
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self, name: str, backbone: nn.Sequential, heads: list[Tensor], checked: bool):
-        """heads: a weight >= 0 for each channel of each layer. checked: by hash; else the name
-        of the measure says that its backbone may be another."""
+        """heads: per layer, a weight >= 0 for each channel. checked: whether the hash of the
+        backbone was checked; if not, the name of the measure ends with `_unchecked`."""
         super().__init__()
         self.name = f"lpips_{name}" if checked else f"lpips_{name}_unchecked"
         self.smallest = BACKBONES[name].smallest
@@ -70,8 +73,9 @@ class PerceptualDistance(nn.Module):
     def forward(
         self, x: UInt8[Tensor, "B C H W"], y: UInt8[Tensor, "B C H W"]
     ) -> Float[Tensor, " B"]:
-        """Of each pair of images, as bytes; grey ones are taken as three equal channels.
+        """Return the distance of each pair of images x[i], y[i], pixels in 0..255.
 
+        Grey images are expanded to three equal channels.
         Raises InputError for images too small for the backbone.
         """
         if min(x.shape[2:]) < self.smallest:
@@ -91,7 +95,7 @@ class PerceptualDistance(nn.Module):
         return total
 
     def identity(self) -> dict[str, str]:
-        """What two numbers must share to be compared, as far as the network goes."""
+        """Return what two values must have in common to be comparable: network and weights."""
         return {
             "network": self.name,
             "network_sha256": self.sha256,
@@ -100,23 +104,24 @@ class PerceptualDistance(nn.Module):
 
 
 PerceptualSpecs = str | PerceptualDistance | Sequence[str | PerceptualDistance]
-"""One or several distances, each opened already or as `open_perceptual` takes it."""
+"""One or several perceptual distances, each a PerceptualDistance or a spec of `open_perceptual`."""
 
 
 def open_distances(given: PerceptualSpecs, device: torch.device) -> list[PerceptualDistance]:
-    """The distances on a device, in order; see `open_perceptual`."""
+    """Open perceptual distances on a device, in order; see `open_perceptual`."""
     several = [given] if isinstance(given, str | PerceptualDistance) else given
     return [(open_perceptual(one) if isinstance(one, str) else one).to(device) for one in several]
 
 
 def open_perceptual(spec: str) -> PerceptualDistance:
-    """The distance that `--lpips` names: `alex` or `vgg`, or `=FILE` with its weights.
+    """Open the distance that `--lpips` names: `alex` or `vgg`, each also with `=FILE` for weights.
 
-    The backbone is torchvision's, from torch.hub's folder or fetched into it; the heads come with
-    torchmetrics. Hashes are checked, and no code in them is run; a .safetensors FILE, which has no
-    published hash, makes a measure `lpips_NAME_unchecked`. Raises ConfigError for another name,
-    InputError for a file that is not what it should be, ResourceError when weights cannot be had or
-    torchmetrics is not installed.
+    The backbone's weights are torchvision's, read from torch.hub's folder or downloaded to it; the
+    weights of the layers come with torchmetrics. Hashes are checked, and no code in the files is
+    run. A .safetensors FILE has no published hash; its measure is `lpips_NAME_unchecked`.
+
+    Raises ConfigError for another name, InputError for a wrong file, ResourceError if weights are
+    unavailable or torchmetrics is not installed.
     """
     import torchvision.models as models
 
@@ -130,7 +135,7 @@ def open_perceptual(spec: str) -> PerceptualDistance:
     url = weights.IMAGENET1K_V1.url
     path = Path(file) if file else None
     state = published(url, path, option=f"--lpips {name}")
-    with torch.device("meta"):  # a classifier of 500 MB hangs on it
+    with torch.device("meta"):  # does not allocate the classifier of 500 MB
         features: Any = models.get_model(architecture).features
     features = features.to_empty(device="cpu")
     kept = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
@@ -139,7 +144,7 @@ def open_perceptual(spec: str) -> PerceptualDistance:
 
 
 def _heads(name: str) -> list[Tensor]:
-    """The authors' weights of version 0.1, a vector a layer."""
+    """Load the authors' weights of version 0.1, one vector per layer."""
     package = files(require("torchmetrics.functional.image", extra="eval", purpose="LPIPS"))
     state = read_weights(Path(str(package / "lpips_models" / f"{name}.pth")))
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(BACKBONES[name].ends))]
@@ -147,12 +152,12 @@ def _heads(name: str) -> list[Tensor]:
 
 @full_float32()
 def mean_distance(distance: PerceptualDistance, model: Autoencoder, dataset: ImageDataset) -> float:
-    """The mean over all images of how different each looks from its reconstruction, both as bytes.
+    """Return the mean LPIPS between all images and their reconstructions, both as uint8 pixels.
 
-    Batches are shared over the processes of a distributed run. Raises ConfigError for label maps.
+    The processes of a distributed run share the batches. Raises ConfigError for label maps.
     """
     if model.image.mode == "labels":
-        raise ConfigError("--lpips: this model is for label maps, which look like nothing")
+        raise ConfigError("--lpips: expected a model of images, found one of label maps")
     state, device = process_state(), device_of(distance)
     change = reconstruct_bytes(model)
     starts = range(0, len(dataset), FEATURE_BATCH)

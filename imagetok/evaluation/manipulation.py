@@ -1,4 +1,4 @@
-"""What changed codes decode to: neighbours in the codebook, and what lies between two images."""
+"""Decoding changed codes: neighbours in the codebook, and interpolations of two images."""
 
 from typing import NamedTuple
 
@@ -23,17 +23,17 @@ from imagetok.tokenizers import Tokenizer
 
 
 class ChangedImages(NamedTuple):
-    """What changed codes decode to."""
+    """Images decoded from changed codes."""
 
     images: ArrayImages
-    """As bytes, one for each image of the dataset."""
+    """uint8 images, one per image of the dataset."""
     mse: float | None
-    """From the dataset's images, on [0, 1] and unclamped, as `evaluate` measures it; None where
-    none is another form of one image."""
+    """Mean squared error from the dataset's images, in [0, 1] and unclamped, as in `evaluate`;
+    None for interpolations, which have no single original."""
 
 
 def codebook_neighbours(codebook: Float[Tensor, "K D"], n: int) -> Int64[Tensor, "K n"]:
-    """The n codes nearest to each by Euclidean distance, nearest first, itself left out.
+    """Return for each code the n nearest other codes by Euclidean distance, nearest first.
 
     Raises ConfigError unless 1 <= n < K.
     """
@@ -48,14 +48,14 @@ def neighbours(
     nearest: Int64[Tensor, "K n"],
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "B H W"]:
-    """Every code replaced by one of its nearest, each as likely as the others."""
+    """Replace every code by one of its n nearest codes, chosen uniformly at random."""
     choice = torch.randint(nearest.shape[1], indices.shape, generator=generator)
     return nearest[indices.long(), choice.to(indices.device)].to(indices.dtype)
 
 
 @full_float32()
 def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> ChangedImages:
-    """All images of `dataset` with every code replaced by one of its n nearest, decoded.
+    """Decode all images of `dataset` with every code replaced by one of its n nearest codes.
 
     n = 0 replaces nothing. Raises ConfigError for residual levels, whose codes have no vectors of
     their own, and for n >= K.
@@ -79,16 +79,17 @@ def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> Ch
 
 @full_float32()
 def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ChangedImages:
-    """As many images as `dataset` has, each from between two of it, all pairs and shares random.
+    """Decode interpolations of random pairs of images, as many as `dataset` has images.
 
-    Every image is once the first and once the second of a pair; shares are uniform on [0, 1].
+    Every image is once the first and once the second of a pair; the interpolation weights are
+    uniform on [0, 1].
     """
     draw = seeding.generator(0, "interpolation")
     partners = torch.randperm(len(dataset), generator=draw)
     shares = torch.rand(len(dataset), generator=draw)
     parts = []
     pairs = zip(
-        batches(tokenizer, dataset, work="decoding what lies between"),
+        batches(tokenizer, dataset, work="decoding interpolations"),
         batches(tokenizer, dataset, partners.tolist()),
         shares.split(EVALUATION_BATCH),
         strict=True,
@@ -101,7 +102,7 @@ def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ChangedImages
 
 
 def code_vectors(tokenizer: Tokenizer, codes: Codes) -> Float[Tensor, "B F"] | None:
-    """The vectors of all codes of each image, level after level; None for residual levels."""
+    """Concatenate the code vectors of each image, level by level; None for residual levels."""
     parts = []
     for level, indices in enumerate(codes):
         codebook = tokenizer.codebook(level)
@@ -115,8 +116,8 @@ def _nearest(tokenizer: Tokenizer, level: int, n: int) -> Tensor:
     codebook = tokenizer.codebook(level)
     if codebook is None:
         raise ConfigError(
-            "neighbours: the vectors of this tokenizer's residual levels add up, so a code has no "
-            "neighbours of its own"
+            "neighbours: this tokenizer has residual levels, whose vectors are summed, so that a "
+            "code has no neighbours of its own"
         )
     return codebook_neighbours(codebook, n)
 

@@ -1,4 +1,4 @@
-"""Weights that others publish: fetched once, checked by hash, read as tensors and never as code."""
+"""Published weights: downloaded once, checked by hash, and loaded without running code."""
 
 import hashlib
 import io
@@ -22,33 +22,36 @@ _MAX_BYTES = 8 << 30
 def published(
     url: str, path: Path | None = None, *, option: str, exact: bool = False
 ) -> dict[str, Tensor]:
-    """The tensors of a published file, or of `path` in its place.
+    """Load the tensors of a published file, or of `path` instead.
 
-    url: its name ends with -HASH.pth, the begin of its sha256. Looked for in torch.hub's folder,
-    else fetched into it. option: what names it on the command line, for the hint. exact: a
-    .safetensors file is held to the hash, too, because measures get the papers' plain names.
-    Raises InputError for a .pth file of other bytes, ResourceError when it cannot be had.
+    url: ends with -HASH.pth, where HASH is the beginning of the file's sha256. The file is read
+    from torch.hub's folder, or downloaded to it. option: the command-line option, for messages.
+    exact: check the hash of a .safetensors file too, because its measures get the papers' names.
+
+    Raises InputError for a .pth file with another hash, ResourceError if it cannot be downloaded.
     """
     return read_weights(path or _fetch(url, option), _hash_in(url), exact=exact)
 
 
 def is_checked(path: Path | None) -> bool:
-    """Whether `published` holds what it reads from `path` to the hash, without `exact`."""
+    """Return whether `published` checks the hash of `path` without `exact`."""
     return path is None or path.suffix != ".safetensors"
 
 
 def read_weights(path: Path, prefix: str = "", *, exact: bool = False) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth file whose sha256 starts with `prefix`.
+    """Load the tensors of a .safetensors file, or of a .pth file whose sha256 starts with `prefix`.
 
-    exact: that of a .safetensors file must, too. What a .pth file tells of the versions of its
-    modules (`_metadata`, as in nn.Module.state_dict) goes along.
+    exact: check the hash of a .safetensors file too. The versions of modules in a .pth file
+    (`_metadata`, as in nn.Module.state_dict) are kept.
+
+    Raises InputError for an unreadable file, another hash, or content other than tensors.
     """
     try:
         if path.suffix == ".safetensors":
             check_safetensors(path)
         content = read_regular(path, _MAX_BYTES)
     except OSError as error:
-        raise InputError(f"{path}: cannot read weights: {error.strerror}") from error
+        raise InputError(f"{path}: cannot read the weights: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()
     if not digest.startswith(prefix) and (exact or is_checked(path)):
         raise InputError(
@@ -60,38 +63,40 @@ def read_weights(path: Path, prefix: str = "", *, exact: bool = False) -> dict[s
             return load(content)
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # whatever a reader of arbitrary bytes comes upon; torch advises to run them
+    except Exception:  # any error of a parser; torch's own message advises unsafe loading
         raise InputError(
-            f"{path}: not a file of weights: expected tensors by name and nothing else, in a "
-            ".safetensors file or in a .pth file as torch.save(model.state_dict(), FILE) writes it"
+            f"{path}: this is not a file of weights; expected only named tensors, in a "
+            ".safetensors file or in a .pth file written by torch.save(model.state_dict(), FILE)"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]  # a checkpoint, as training scripts write them
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: expected names and tensors, found something else")
+        raise InputError(f"{path}: expected only named tensors, found other content")
     tensors = OrderedDict((str(k).removeprefix("module."), v) for k, v in state.items())
     vars(tensors)["_metadata"] = getattr(state, "_metadata", None)
     return tensors
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], name: Path | str) -> None:
-    """Give a model its weights; InputError, with the name of their file, if they do not fit."""
+    """Load weights into a model; raise InputError, naming their file, if they do not fit."""
     with refusing_unfit_weights(name):
         model.load_state_dict(state)
 
 
 @contextmanager
 def refusing_unfit_weights(name: Path | str) -> Iterator[None]:
-    """Turn what load_state_dict raises for weights that do not fit into the InputError."""
+    """Convert the errors of load_state_dict for weights that do not fit to an InputError."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{name}: weights of another network: {str(error)[:300]}") from error
+        raise InputError(
+            f"{name}: these weights are of another network: {str(error)[:300]}"
+        ) from error
 
 
 @contextmanager
 def as_own_file(state: dict[str, Tensor]) -> Iterator[str]:
-    """A .pth file written here, for classes that unpickle what they are given."""
+    """Write tensors to a temporary .pth file, for libraries that unpickle the file they get."""
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(state, file)
         file.flush()
@@ -99,7 +104,7 @@ def as_own_file(state: dict[str, Tensor]) -> Iterator[str]:
 
 
 def hash_of(model: nn.Module) -> str:
-    """sha256 of every tensor of a model by name."""
+    """Return the sha256 of a model's tensors: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -108,7 +113,7 @@ def hash_of(model: nn.Module) -> str:
 
 
 def _fetch(url: str, option: str) -> Path:
-    """A file of torch.hub's folder, downloaded if it is not there."""
+    """Return the path of a file in torch.hub's folder; download it if it is missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
         try:
@@ -118,8 +123,8 @@ def _fetch(url: str, option: str) -> Path:
             )
         except (OSError, RuntimeError) as error:
             raise ResourceError(
-                f"cannot fetch {url}: {error}; without a network, put that file at {path}, or name "
-                f"its place: {option}=FILE"
+                f"cannot download {url}: {error}; without network access, put the file at {path}, "
+                f"or pass its path with {option}=FILE"
             ) from error
     return path
 

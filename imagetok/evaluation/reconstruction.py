@@ -1,4 +1,4 @@
-"""How well images come back, and how a tokenizer uses its codebook, over a whole split."""
+"""Reconstruction quality and codebook utilisation over a whole split."""
 
 from collections.abc import Callable
 
@@ -28,21 +28,21 @@ def evaluate_reconstruction(
     dataset: ImageDataset,
     check: Callable[[], None] = _nothing,
 ) -> dict[str, float | int]:
-    """Measures over every image of `dataset`, each counted once, by the test-time path.
+    """Measure every image of `dataset` once, in eval mode.
 
-    `mse`: mean squared error on [0, 1], of the unclamped reconstruction (the papers' convention).
-    `psnr_db`: mean over images of -10 log10 of the clamped image's squared error. `ssim`: mean
-    over images of the clamped image's SSIM; not for images below 11 pixels. Of label maps
-    `pixel_accuracy` and `miou` instead (see `quality`).
-    `perplexity`, `codes_used`: of hard codes over the split; with several levels the names carry
+    `mse`: mean squared error of the unclamped reconstruction, pixels in [0, 1] (the papers'
+    convention). `psnr_db`: mean over images of -10 log10 of the squared error of the clamped
+    reconstruction. `ssim`: mean over images of its SSIM; not for images below 11 pixels. For label
+    maps, `pixel_accuracy` and `miou` instead (see `quality`).
+    `perplexity`, `codes_used`: of hard codes over the split; with several levels, names include
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
     paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`,
-    `variance`: means over all positions of what the quantizer says of them (see
-    `Quantizer.certainty`), `entropy_std` the deviation over them, and `max_logit` the largest
-    logit of the split; only where it gives probabilities. They carry the level, too, where each
-    level has a quantizer. A VAE has the first measures alone.
+    `variance`: means over all positions of the maps of `Quantizer.certainty`; `entropy_std`: the
+    standard deviation over positions; `max_logit`: the largest logit of the split. These exist only
+    if the quantizer has them; names include the level if each level has its own quantizer. A VAE
+    has the measures of the first paragraph only.
 
-    Work is shared over the processes of a distributed run, and every process gets the result.
+    The processes of a distributed run share the work, and every process gets the result.
     check: called before each batch; may raise to stop.
     """
     state = process_state()
@@ -50,7 +50,7 @@ def evaluate_reconstruction(
     sums = torch.zeros(num_sums(model.image), dtype=torch.float64)
     accumulator = CodeAccumulator(model.num_codes)
     for first in range(0, count, state.num_processes):
-        check()  # on every process, also on one that has no batch left in this round
+        check()  # on every process, even if it has no batch left in this round
         number = first + state.process_index
         if number < count:
             batch = read_batch(model, dataset, range(len(dataset)), number)
@@ -66,7 +66,7 @@ def evaluate_reconstruction(
 
 
 def _reconstruct(model: Autoencoder, batch: Batch, accumulator: CodeAccumulator) -> Tensor:
-    """What comes back of a batch, unclamped; codes are added to the tally on the way."""
+    """Reconstruct a batch, unclamped, and add its codes to the accumulator."""
     if not isinstance(model, Tokenizer):
         return model.reconstruct(batch.images, generator=batch.draw())
     codes, certainty = model.encode_with_certainty(batch.images, generator=batch.draw())

@@ -1,4 +1,4 @@
-"""How near reconstructions are to their images: sums over batches, and the measures they make."""
+"""Reconstruction errors: sums over batches, and the measures computed from them."""
 
 import torch
 from jaxtyping import Float64
@@ -12,20 +12,20 @@ from imagetok.tokenizers import Tokenizer
 
 
 def decode_unclamped(tokenizer: Tokenizer, codes: Codes) -> Images:
-    """Images of a tokenizer's own codes as the decoder gives them, also beyond [0, 1].
+    """Decode a tokenizer's own codes without clamping pixels to [0, 1].
 
-    `mse` is measured on these, wherever it is measured (the papers' convention).
+    `mse` is always measured on these images (the papers' convention).
     """
     with eval_mode(tokenizer), torch.no_grad():
         return tokenizer._decode(codes)
 
 
 def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Float64[Tensor, " N"]:
-    """What `quality` needs of a batch, additive over batches and processes, on the CPU.
+    """Return the sums from which `quality` computes its measures, on the CPU.
 
-    Of pixels: the sum over images of their squared error, their PSNR and, where they are large
-    enough, their SSIM. Of label maps, for
-    each class: pixels that have it in both, in the image, in the reconstruction.
+    They can be added over batches and processes. For pixels: the sums over images of squared
+    error, PSNR and, for images that are large enough, SSIM. For label maps: per class, the number
+    of pixels that have it in both, in the image, and in the reconstruction.
     """
     if contract.num_classes is not None:
         both = images[x_hat == images]
@@ -34,7 +34,7 @@ def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Floa
             for x in (both, images, x_hat)
         ]
         return torch.cat(counts).cpu().double()
-    if images.device.type == "mps":  # it has no float64
+    if images.device.type == "mps":  # MPS does not support float64
         x_hat, images = x_hat.cpu(), images.cpu()
     errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
     clamped = x_hat.clamp(0, 1)
@@ -47,7 +47,7 @@ def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Floa
 
 
 def num_sums(contract: ImageContract) -> int:
-    """How many sums `quality_sums` gives."""
+    """Return the number of sums that `quality_sums` returns."""
     if contract.num_classes is not None:
         return 3 * contract.num_classes
     return 3 if _has_ssim(contract) else 2
@@ -56,10 +56,10 @@ def num_sums(contract: ImageContract) -> int:
 def quality(
     sums: Float64[Tensor, " N"], num_images: int, contract: ImageContract
 ) -> dict[str, float]:
-    """`mse`, `psnr_db` and `ssim` of pixels, `pixel_accuracy` and `miou` of label maps.
+    """Compute `mse`, `psnr_db` and `ssim`, or for label maps `pixel_accuracy` and `miou`.
 
-    `miou`: mean over the classes that occur, in images or reconstructions, of the pixels that have
-    the class in both over those that have it in either, counted over all images.
+    `miou`: mean intersection over union of the classes that occur in images or reconstructions,
+    with pixels counted over all images.
     """
     if contract.num_classes is None:
         return dict(zip(("mse", "psnr_db", "ssim"), (sums / num_images).tolist(), strict=False))

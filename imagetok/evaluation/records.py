@@ -1,4 +1,4 @@
-"""Measures of reconstructions and of samples, each with what it belongs to."""
+"""Records of measures: values with their subject and their identity."""
 
 import math
 import sys
@@ -33,12 +33,12 @@ from imagetok.tokenizers import Autoencoder
 
 
 class MeasureRecord(TypedDict):
-    """What a JSON file of measures holds."""
+    """Content of a JSON file of measures."""
 
     subject: dict[str, Any]
-    """What was measured: fingerprints, folders, names. It may differ between columns."""
+    """What was measured: fingerprints, folders, names. May differ between columns of a table."""
     identity: dict[str, Any]
-    """What the numbers depend on beside it. Two that differ here cannot be compared."""
+    """Everything else that the values depend on; records that differ here are not comparable."""
     measures: dict[str, float | int]
 
 
@@ -49,11 +49,14 @@ def measure_reconstructions(
     distances: Sequence[PerceptualDistance] = (),
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
 ) -> MeasureRecord:
-    """Errors, codebook use, how different each reconstruction looks from its image, and for every
-    network how far all of them are from all images.
+    """Measure reconstruction errors, codebook utilisation, LPIPS and feature distances.
 
-    beside: records by name that are to share a table with this one. Raises ConfigError before any
-    work when they cannot, and NotFiniteError when the reconstructions are not finite.
+    networks: feature networks for distances between all reconstructions and all images (rFID, ...).
+    distances: perceptual distances. beside: records, by name, to be shown in one table with this
+    one.
+
+    Raises ConfigError before any work if a record in `beside` is not comparable, NotFiniteError if
+    reconstructions are not finite.
     """
     identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
     _check_all(identity, beside)
@@ -70,7 +73,7 @@ def measure_reconstructions(
 def _shared(
     identity: Mapping[str, Any], more: Mapping[str, str | Callable[[], str]]
 ) -> Iterator[None]:
-    """Measuring that all processes share: they must measure the same thing with the same."""
+    """Check that all processes of a distributed run measure the same data in the same way."""
     settings = {"networks": sorted(identity["networks"]), "what": identity["what"]}
 
     def data() -> dict[str, Any]:
@@ -106,7 +109,7 @@ def _reconstruction_measures(
 
 
 def _with_progress(model: Autoencoder, dataset: ImageDataset) -> dict[str, float | int]:
-    """`evaluate_reconstruction` with a bar of rounds of batches, one a process."""
+    """Run `evaluate_reconstruction` with a progress bar; a step is one batch per process."""
     state = process_state()
     rounds = -(-num_batches(len(dataset)) // state.num_processes)
     done = iter(range(rounds))
@@ -127,13 +130,16 @@ def measure_samples(
     networks: Sequence[FeatureNetwork],
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
 ) -> MeasureRecord:
-    """How far samples are from the reference images, for every network.
+    """Measure the distance between samples and reference images in the features of every network.
 
-    samples: a folder, see `open_samples`, or images of the reference's form. beside: as for
-    `measure_reconstructions`.
+    samples: a folder, see `open_samples`, or a dataset with the image contract of the reference.
+    beside: as for `measure_reconstructions`. Raises ConfigError without networks, and if a record
+    in `beside` is not comparable.
     """
     if not networks:
-        raise ConfigError("--samples: choose a network to compare them in, with --features")
+        raise ConfigError(
+            "--samples: expected a network to compare them with; add --features NETWORK"
+        )
     name = str(samples) if isinstance(samples, Path) else f"{samples.name}:{samples.split}"
     if isinstance(samples, Path):
         samples = open_samples(samples, reference.contract)
@@ -162,9 +168,9 @@ def _sample_measures(
 
 
 def side_by_side(records: Mapping[str, MeasureRecord]) -> dict[str, dict[str, float | int]]:
-    """Rows of measures, a column a record.
+    """Tabulate records: one row per measure, one column per record.
 
-    Raises ConfigError when two were measured with different networks, images or counts.
+    Raises ConfigError if two were measured with different networks, images or counts.
     """
     (first, expected), *others = records.items()
     _check_all(expected["identity"], dict(others), first)
@@ -176,7 +182,7 @@ def side_by_side(records: Mapping[str, MeasureRecord]) -> dict[str, dict[str, fl
 
 
 def read_record(path: Path) -> MeasureRecord:
-    """A file that `imagetok evaluate --out` wrote; InputError for any other."""
+    """Read a file written by `imagetok evaluate --out`; raise InputError for any other file."""
     try:
         content = read_json(path)
         record = MeasureRecord(
@@ -184,12 +190,12 @@ def read_record(path: Path) -> MeasureRecord:
             identity=dict(content["identity"]),
             measures=dict(content["measures"]),
         )
-        canonical_json(record)  # which refuses NaN and infinities, wherever they are
+        canonical_json(record)  # raises ValueError for NaN and infinities at any depth
     except OSError as error:
-        raise InputError(f"{path}: cannot read it: {error.strerror}") from None
+        raise InputError(f"{path}: cannot read the file: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"{path}: expected measures that imagetok evaluate --out wrote, of finite numbers"
+            f"{path}: expected finite measures, as written by imagetok evaluate --out"
         ) from None
     for name, value in record["measures"].items():
         if type(value) not in (int, float) or abs(value) > sys.float_info.max:
@@ -204,7 +210,7 @@ def identity_of(
     count: int,
     networks: Sequence[FeatureNetwork | PerceptualDistance],
 ) -> dict[str, Any]:
-    """What measures of `count` images beside those of `data` depend on."""
+    """Return the identity of a record: what measures of `count` images against `data` depend on."""
     return {
         "what": what,
         "count": count,
@@ -221,7 +227,7 @@ def identity_of(
 def _check_all(
     expected: Mapping[str, Any], records: Mapping[str, MeasureRecord], name: str = "this"
 ) -> None:
-    """Raise ConfigError unless all can share a table with what is called `name`."""
+    """Raise ConfigError unless all records have the expected identity, that of `name`."""
     for other, record in records.items():
         different = differences(dict(expected), record["identity"])
         if different:
@@ -229,7 +235,7 @@ def _check_all(
                 f"{key}: {_brief(a)}, {_brief(b)}" for key, (a, b) in sorted(different.items())
             )
             raise ConfigError(
-                f"{name} and {other} cannot share a table, they were measured differently: "
+                f"{name} and {other} are not comparable, they were measured differently: "
                 f"{differing}"
             )
 
@@ -244,8 +250,8 @@ def _check_finite(measures: Mapping[str, float | int]) -> None:
     wrong = [f"{name} is {value}" for name, value in measures.items() if not math.isfinite(value)]
     if wrong:
         raise NotFiniteError(
-            f"expected finite measures, found {', '.join(wrong)}: the tokenizer's decoder gives "
-            "NaN or infinity; its weights have diverged, train it again with a lower "
+            f"expected finite measures, found {', '.join(wrong)}: the tokenizer's decoder returns "
+            "NaN or infinity, because training has diverged; train it again with a lower "
             "train.learning_rate or train.clip_norm=1.0"
         )
 

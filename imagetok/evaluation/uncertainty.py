@@ -1,4 +1,4 @@
-"""Whether a tokenizer knows where it errs: its doubt beside its error, and on foreign images."""
+"""Encoder uncertainty compared with reconstruction error, and on out-of-distribution images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,37 +24,37 @@ UNCERTAINTY_SIGNS: Mapping[str, int] = {
     "top_logit": -1,
     "margin": -1,
 }
-"""Maps of `Quantizer.certainty` that tell doubt, and the sign that makes more of it more doubt."""
+"""Map of `Quantizer.certainty` -> its sign as a measure of uncertainty."""
 
 
 @dataclass(frozen=True, eq=False)
 class UncertaintyScores:
-    """What a tokenizer doubts in the images of a dataset, and where it errs."""
+    """Uncertainty and reconstruction error at every code position of a dataset's images."""
 
     maps: Mapping[str, Float[np.ndarray, "N h w"]]
-    """By name, signed so that more is more doubt; with several levels names carry the level."""
+    """Measure (with its level, if there are several) -> map; larger values are less certain."""
     errors: Mapping[str, Float[np.ndarray, "N h w"]]
-    """By the same names: the mean squared error on [0, 1] over the pixels of each code position."""
+    """Measure -> mean squared error, pixels in [0, 1], over the area of each code position."""
 
     def of_images(self, name: str) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """The means over positions: doubt and error of every image."""
+        """Return the mean uncertainty and the mean error of every image."""
         return self.maps[name].mean(axis=(1, 2)), self.errors[name].mean(axis=(1, 2))
 
 
 class BinnedError(NamedTuple):
-    """Positions in groups of equal size, from the least doubt to the most."""
+    """Mean uncertainty and error of bins of code positions, most certain bin first."""
 
     uncertainty_score: Float[np.ndarray, " G"]
-    """Mean of each group, in the measure's own unit and sign."""
+    """Mean uncertainty of each bin, in the measure's unit and sign."""
     error: Float[np.ndarray, " G"]
-    """Mean squared error of each group, x 10^3."""
+    """Mean squared error of each bin, x 10^3."""
 
 
 def uncertainty_map(certainty: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The one measure to show of `Tokenizer.encode_with_certainty`, a map a level.
+    """Select the measure to show from the maps of `Tokenizer.encode_with_certainty`.
 
-    The Dirichlet uncertainty, or else the entropy, under its own name (`entropy_level0` with
-    several levels); empty where the quantizer tells neither.
+    Returns the maps of the Dirichlet uncertainty, or else of the entropy, one per level, by their
+    names (`entropy_level0` with several levels); empty if the quantizer has neither.
     """
     for measure in ("uncertainty", "entropy"):
         found = {n: v for n, v in certainty.items() if n.partition("_level")[0] == measure}
@@ -65,13 +65,14 @@ def uncertainty_map(certainty: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @full_float32()
 def measure_uncertainty(tokenizer: Tokenizer, dataset: ImageDataset) -> UncertaintyScores:
-    """Doubt and error at every code position of every image; held in memory, 4 bytes a number.
+    """Measure uncertainty and error at every code position of every image.
 
-    Raises ConfigError for a tokenizer whose quantizer tells no doubt (FSQ, LFQ, residual ones),
-    and for one of label maps, which has no squared error.
+    The result is held in memory, 4 bytes per value. Raises ConfigError for a quantizer without an
+    uncertainty measure (FSQ, LFQ, residual ones) and for a tokenizer of label maps, which have no
+    squared error.
     """
     if tokenizer.image.mode == "labels":
-        raise ConfigError("uncertainty: this tokenizer is for label maps; it takes one of images")
+        raise ConfigError("uncertainty: expected a tokenizer of images, found one of label maps")
     maps: dict[str, list[Tensor]] = {}
     errors: dict[str, list[Tensor]] = {}
     for batch in batches(tokenizer, dataset, work="measuring uncertainty"):
@@ -86,7 +87,9 @@ def measure_uncertainty(tokenizer: Tokenizer, dataset: ImageDataset) -> Uncertai
                 errors.setdefault(name, []).append(cells.float().cpu())
     if not maps:
         method = ", ".join(tokenizer.config.method)
-        raise ConfigError(f"uncertainty: nothing of this tokenizer ({method}) tells how sure it is")
+        raise ConfigError(
+            f"uncertainty: the quantizer of this tokenizer ({method}) has no uncertainty measure"
+        )
     return UncertaintyScores(
         {name: torch.cat(parts).numpy() for name, parts in maps.items()},
         {name: torch.cat(parts).numpy() for name, parts in errors.items()},
@@ -94,14 +97,14 @@ def measure_uncertainty(tokenizer: Tokenizer, dataset: ImageDataset) -> Uncertai
 
 
 def noise_images(contract: ImageContract, count: int) -> ArrayImages:
-    """Images of independent uniform pixels, always the same: what no tokenizer has seen."""
+    """Return images of independent uniform pixels, always the same; out of any distribution."""
     shape = (count, contract.channels, contract.height, contract.width)
     pixels = torch.randint(0, 256, shape, generator=seeding.generator(0, "noise images"))
     return ArrayImages(pixels.to(torch.uint8), name="noise", split="test", contract=contract)
 
 
 def ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """1 for the least; equal values share their mean rank. Raises InputError for NaN."""
+    """Return ranks from 1 for the smallest value; ties share their mean rank. No NaN allowed."""
     if np.isnan(values).any():
         raise InputError("ranks: expected numbers, found NaN")
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -110,16 +113,17 @@ def ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 
 
 def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float | None:
-    """Spearman's rank correlation; None where either does not vary."""
+    """Return Spearman's rank correlation in [-1, 1]; None if either vector is constant."""
     a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale else None
 
 
 def auroc(inside: Float[np.ndarray, " N"], outside: Float[np.ndarray, " M"]) -> float:
-    """The chance that one from outside has the larger value than one from inside; ties half.
+    """Return the area under the ROC curve for telling `outside` from `inside` by larger values.
 
-    The area under the ROC curve by the Mann-Whitney statistic; 0.5 tells nothing.
+    Computed from the Mann-Whitney statistic: the probability that a random outside value is larger
+    than a random inside value, ties counted half. 0.5 is chance level.
     """
     n, m = len(inside), len(outside)
     if n == 0 or m == 0:
@@ -133,7 +137,7 @@ def binned_error(
     error: Float[np.ndarray, "N h w"],
     groups: int = 10,
 ) -> BinnedError:
-    """Mean doubt and error of `groups` groups of positions, equal in size to within one."""
+    """Sort positions by uncertainty into `groups` bins of equal size (within one) and average."""
     order = np.argsort(uncertainty_score.reshape(-1), kind="stable")
     parts = np.array_split(order, min(groups, len(order)))
     means = [

@@ -1,4 +1,4 @@
-"""Where results are written: refused before any work, where it can be seen to fail at its end."""
+"""Checking output paths before any work is done."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ from imagetok.errors import ConfigError
 
 
 def output_folder(out: Path | str | None) -> Path | None:
-    """A folder to write into, which may not be there yet; None for nothing to write.
+    """Return the path of an output folder, which need not exist; None if `out` is None.
 
-    Raises ConfigError where a file has that name.
+    Raises ConfigError if it is a file.
     """
     if out is None:
         return None
@@ -18,7 +18,7 @@ def output_folder(out: Path | str | None) -> Path | None:
 
 
 def output_file(out: Path | str | None) -> Path | None:
-    """A file to write; None for nothing to write. Raises ConfigError where it is a folder."""
+    """Return the path of an output file; None if `out` is None. ConfigError if it is a folder."""
     if out is None:
         return None
     if Path(out).is_dir():

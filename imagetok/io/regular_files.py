@@ -1,6 +1,6 @@
-"""Opening files with suspicion: regular ones only, and no larger than they can be.
+"""Opening files safely: only regular files, with limits on their size.
 
-A pipe would be waited for without end, and a device such as /dev/zero fill the memory.
+Reading a pipe could wait without end, and a device such as /dev/zero would fill the memory.
 """
 
 import errno
@@ -12,13 +12,13 @@ from typing import IO
 from imagetok.errors import InputError
 
 MAX_BYTES = 64 << 20
-"""Of a small file that is read whole."""
+"""Default limit for a small file that is read as a whole."""
 MAX_HEADER_BYTES = 4 << 20
-"""Of a safetensors file; tens of thousands of tensors have place in it."""
+"""Limit for the header of a safetensors file; enough for tens of thousands of tensors."""
 
 
 class FileError(InputError, OSError):
-    """A file that is not read: it is none, or too large. `strerror` says so without the path."""
+    """A file that is not regular or too large; `strerror` is the reason without the path."""
 
     def __init__(self, path: Path | str, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -26,8 +26,8 @@ class FileError(InputError, OSError):
 
 
 def open_regular(path: Path | str) -> IO[bytes]:
-    """Open a file for reading; OSError as `open` raises it, FileError for a pipe or a device."""
-    # Non-blocking, so that a named pipe is refused below instead of waited for.
+    """Open a file for reading; raises OSError like `open`, FileError for a pipe or a device."""
+    # Non-blocking, so that opening a named pipe does not wait; it is refused below.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -41,7 +41,7 @@ def open_regular(path: Path | str) -> IO[bytes]:
 
 
 def read_regular(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a small file; FileError, before anything is read, where there are more."""
+    """Read a small file; raises FileError, before reading, if it has more than `max_bytes`."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
@@ -52,9 +52,9 @@ def read_regular(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def check_safetensors(path: Path | str) -> None:
-    """FileError for a header so large that reading it would take the memory of a model.
+    """Raise FileError for a safetensors file with a header larger than MAX_HEADER_BYTES.
 
-    A file that ends before its header does is left to its reader, which reads nothing of it.
+    A file that ends within its header is accepted here, because its reader refuses it unread.
     """
     with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")

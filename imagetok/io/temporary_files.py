@@ -1,4 +1,4 @@
-"""What killed writers leave behind under temporary names: told from what is being written."""
+"""Removing temporary files of killed writers, but not those that are being written."""
 
 import fcntl
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 def hold(descriptor: int) -> None:
-    """Say that a temporary file or folder is being written, while the descriptor is open."""
-    with suppress(OSError):  # no locks here: then nothing is removed either
+    """Mark a temporary file or folder as being written for as long as the descriptor is open."""
+    with suppress(OSError):  # without locks on this file system, nothing is removed either
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def remove_leftovers(path: Path, marker: str) -> None:
-    """Delete what writers of `path` left when they were killed: temporaries that nobody holds.
+    """Delete temporary files of killed writers of `path`, which no process marks with `hold`.
 
-    marker: between the name and the process in a temporary name. A folder is looked through once
-    a process, when its first file is written.
+    marker: text between file name and process id in a temporary name. A folder is searched once per
+    process, when its first file is written.
     """
     folder = path.parent.absolute()
     if folder not in _found:
@@ -35,7 +35,7 @@ def remove_leftovers(path: Path, marker: str) -> None:
 def _remove_unless_held(leftover: Path) -> None:
     try:
         descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:  # gone meanwhile, or somebody else's
+    except OSError:  # deleted in the meantime, or owned by another user
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,7 +44,7 @@ def _remove_unless_held(leftover: Path) -> None:
         else:
             leftover.unlink()
     except OSError:
-        pass  # it is being written, or there are no locks here
+        pass  # it is being written, or the file system has no locks
     finally:
         os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""Reading from a network within a stated time: a server may send a byte a minute, for ever."""
+"""Time limits for network requests; a server could otherwise send a byte per minute without end."""
 
 import queue
 import threading
@@ -9,20 +9,20 @@ from typing import Any, TypeVar
 TOTAL = 60.0
 """Seconds that every request may take."""
 SLOWEST = 10_000
-"""Bytes a second, on average: for what comes as fast, a request may take longer."""
+"""Least average rate in bytes per second at which a request may take longer than TOTAL."""
 _PART = 1 << 20
 T = TypeVar("T")
 
 
 class TransferProgress:
-    """How much a request has brought so far; after its time is over, it ends at the next part."""
+    """Number of bytes that a request received, and whether its time is over."""
 
     def __init__(self) -> None:
         self.received = 0
         self.is_over = False
 
     def read(self, read: Callable[[int], bytes], max_bytes: int) -> bytes:
-        """Up to `max_bytes` of what `read(size)` gives, part after part."""
+        """Read up to `max_bytes` with `read(size)` in parts; stops when the time is over."""
         parts: list[bytes] = []
         left = max_bytes
         while left and not self.is_over and (part := read(min(left, _PART))):
@@ -33,10 +33,10 @@ class TransferProgress:
 
 
 def within_time_limit(get: Callable[[TransferProgress], T], num_bytes: int = 0) -> T:
-    """What `get` gives or raises; TimeoutError when it takes too long.
+    """Return or raise what `get` does; raises TimeoutError if it takes too long.
 
-    num_bytes: how much it will bring at most, where it does not tell its progress. It runs in
-    another thread, which is left alone when it does not end.
+    num_bytes: upper bound of the bytes received, for a `get` that does not report its progress.
+    `get` runs in another thread, which is abandoned if it does not end.
     """
     progress, results = TransferProgress(), queue.SimpleQueue[tuple[Any, BaseException | None]]()
 

@@ -1,6 +1,6 @@
-"""What of a URL may be shown and stored: never its user, password, query or fragment.
+"""Redacting URLs before they are shown or stored: no user, password, query or fragment.
 
-Those of an object store are a signature, which lets everybody in who reads it.
+The query of an object store's URL may be a signature that grants access to whoever reads it.
 """
 
 import re
@@ -11,11 +11,11 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _MIN_SECRET = 4
-"""Characters; shorter values of a query stand in many words by chance."""
+"""Least number of characters; shorter values of a query occur in other words by chance."""
 
 
 def public_url(place: str) -> str:
-    """A URL, or a pattern of them, as it may be stored; a local path stays as it is.
+    """Return a URL, or a pattern of URLs, without secrets; a local path is returned unchanged.
 
     >>> public_url("https://user:secret@host/{0..9}.tar?signature=abc")
     'https://host/{0..9}.tar'
@@ -26,10 +26,10 @@ def public_url(place: str) -> str:
 
 
 def without_secrets(text: str, *places: str) -> str:
-    """A message with all URLs as they may be shown.
+    """Return a message in which all URLs are redacted.
 
-    places: URLs whose secrets are removed also where they stand alone, as libraries name the path
-    and the query of an address without its host.
+    places: URLs whose secrets are removed outside of URLs too, because libraries quote path and
+    query without the host.
     """
     for place in places:
         for secret in sorted(_secrets(place), key=len, reverse=True):
@@ -40,7 +40,7 @@ def without_secrets(text: str, *places: str) -> str:
 def _secrets(place: str) -> set[str]:
     if "://" not in place:
         return set()
-    # Not urlsplit: a URL that is refused may have secrets all the same.
+    # Not urlsplit, which raises for invalid URLs, although these may contain secrets too.
     rest = place.partition("://")[2]
     user_info = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[0]
     query = re.split("[?#]", rest, maxsplit=1)[1:]
@@ -51,7 +51,7 @@ def _secrets(place: str) -> set[str]:
 
 
 def split_user(url: str) -> tuple[str, str | None, str]:
-    """A URL without its user info, and the user and password; no user where it names none."""
+    """Return a URL without its user info, the user (None if there is none) and the password."""
     parts = urlsplit(url)
     user_info, at, host = parts.netloc.rpartition("@")
     user, _, password = user_info.partition(":")

@@ -1,7 +1,7 @@
-"""Configs by name: the files in `configs/`, and the experiments that its tables of papers describe.
+"""Named configs: the files in `configs/`, and the experiments in its sheets of papers' tables.
 
-`configs` lists and opens them; `find_config` takes what a user gives as CONFIG, a file or a name.
-Names load on first use, so that a shell can complete the names of files without pydantic.
+`configs` lists and opens them; `find_config` opens a config by file or name. The names are imported
+when first used, so that shells can complete the names of files without importing pydantic.
 """
 
 from importlib import import_module

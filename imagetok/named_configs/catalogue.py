@@ -1,4 +1,4 @@
-"""The configs by name: listed, found, printed and copied."""
+"""Listing, finding, printing and copying named configs."""
 
 import copy
 import re
@@ -21,69 +21,72 @@ ENDINGS = (".yaml", ".yml")
 
 @dataclass(frozen=True, repr=False)
 class NamedConfig(Result):
-    """A config that has a name: a file, or an experiment that a sheet describes."""
+    """A config with a name: a file, or an experiment from a sheet."""
 
     name: str
-    """As in digits/edvae or papers/edvae/cifar10/edvae; of a file of yours FOLDER/FILE."""
+    """Name such as digits/edvae or papers/edvae/cifar10/edvae; for your own file FOLDER/FILE."""
     about: str
-    """What it is, in one sentence."""
+    """Short description."""
     source: str
-    """Where its settings are from: a file, or a paper and the table in it."""
+    """Source of the settings: a file, or a paper and the table in it."""
     expected: Mapping[str, str] = field(default_factory=dict)
-    """The numbers that the source reports, by measure."""
+    """Numbers that the source reports, by measure."""
     path: Path | None = None
-    """Its file; None for an experiment."""
+    """File of the config; None for an experiment."""
     settings: Mapping[str, Any] | None = None
-    """The tree of an experiment; None for a file."""
+    """Config of an experiment as plain data; None for a file."""
     header: str = ""
-    """The comment lines of an experiment."""
+    """Comment lines of an experiment."""
     aliases: tuple[str, ...] = ()
-    """Other names of it."""
+    """Other names of the config."""
     is_given_file: bool = False
-    """Whether it was given as the path of a file and not by name."""
+    """Whether it was opened by the path of a file, not by name."""
 
     @cached_property
     def text(self) -> str:
-        """The whole config as YAML, with comments that say what it is and how it is run."""
+        """The whole config as YAML, with comments on what it is and how to run it."""
         if self.path is not None:
             return read_text(self.path)
         return self.header + compact_yaml(self.settings or {})
 
     @cached_property
     def tree(self) -> dict[str, Any]:
-        """The whole config as plain data, without overrides and not yet validated."""
+        """The whole config as plain data, without overrides and before validation."""
         if self.path is not None:
             return read_yaml(self.path)
         return copy.deepcopy(dict(self.settings or {}))
 
     @property
     def where(self) -> str:
-        """What errors call it: the path of a file that was given, else the name."""
+        """Path or name of the config for messages, as it was opened."""
         return str(self.path) if self.is_given_file else self.name
 
     @property
     def run_folder(self) -> Path:
-        """Where its run goes if nothing else is asked for; no two names share one."""
+        """Default run folder, which is different for each name."""
         return Path("runs") / self.name.replace("/", "-")
 
     def taken(self) -> str:
-        """One line that says which config this is, for the output of a command."""
+        """Return one line that identifies the config, for the output of a command."""
         if self.is_given_file:
             return f"config: the file {self.path}"
         return f"config: {self.name}, a named config ({self.path or self.source})"
 
     def summary(self) -> str:
-        """What it is, where it is from, and the numbers that its source reports, in one line."""
+        """Return description, source and the source's numbers in one line."""
         numbers = ", ".join(f"{name}: {value}" for name, value in self.expected.items())
         return f"{self.about} ({self.source})" + (f"; {numbers}" if numbers else "")
 
     def save(self, path: str | Path) -> Path:
-        """Write the config as a YAML file of its own; ConfigError where there is one."""
+        """Write the config to a YAML file, or to a new file in a folder; return its path.
+
+        Raises ConfigError if the file exists.
+        """
         target = Path(path)
         if target.is_dir():
             target = target / f"{self.name.rpartition('/')[2]}.yaml"
         if target.exists():
-            raise ConfigError(f"{target}: is there already; choose another name, or delete it")
+            raise ConfigError(f"{target}: exists already; choose another name, or delete it")
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, self.text.encode())
         return target
@@ -92,13 +95,13 @@ class NamedConfig(Result):
         return f"{self.name}: {self.about}"
 
     def rows(self) -> Mapping[str, object]:
-        """Source and expected numbers."""
+        """Return source and expected numbers."""
         return {"source": self.source, **self.expected}
 
 
 @dataclass(frozen=True, repr=False)
 class Catalogue(Result):
-    """Every named config, in order; iterate over it, or open one by its name."""
+    """All named configs in order; iterate over them, or open one by its name."""
 
     entries: tuple[NamedConfig, ...]
 
@@ -109,15 +112,15 @@ class Catalogue(Result):
         return len(self.entries)
 
     def __getitem__(self, name: str) -> NamedConfig:
-        """The config of a name or alias; ConfigError with the nearest names for another."""
+        """Return the config of a name or alias; raises ConfigError with the nearest names."""
         found = self._by_name.get(name)
         if found is None:
             near = [known for known in self.names if known.endswith(f"/{name}")]
             near += nearest(name, self._by_name, count=3)
             hint = f"did you mean {' or '.join(near[:3])}? " if near else ""
             raise ConfigError(
-                f"{name}: cannot read the config: there is no such file, and no named config; "
-                f"{hint}`imagetok configs` lists those that come with imagetok"
+                f"{name}: cannot read the config: no file and no named config has this name; "
+                f"{hint}`imagetok configs` lists the configs that come with imagetok"
             )
         return found
 
@@ -130,13 +133,13 @@ class Catalogue(Result):
         return tuple(entry.name for entry in self.entries)
 
     def under(self, group: str) -> "Catalogue":
-        """Those whose names begin with `group/`."""
+        """Return the configs whose names begin with `group/`."""
         start = f"{group.rstrip('/')}/"
         return Catalogue(tuple(e for e in self.entries if e.name.startswith(start)))
 
     @cached_property
     def _by_name(self) -> dict[str, NamedConfig]:
-        """Names before aliases, which the files of a method may have, too."""
+        """Configs by name and alias; a name takes precedence over an equal alias."""
         aliases = {alias: entry for entry in self.entries for alias in entry.aliases}
         return aliases | {entry.name: entry for entry in self.entries}
 
@@ -144,7 +147,7 @@ class Catalogue(Result):
         return f"{len(self)} named configs"
 
     def rows(self) -> Mapping[str, object]:
-        """What each is, where it is from, and the numbers that its source reports."""
+        """Return description, source and numbers of each config."""
         return {entry.name: entry.summary() for entry in self.entries}
 
 
@@ -155,9 +158,9 @@ def configs(name: str | Path) -> NamedConfig: ...
 def configs(name: str | Path | None = None) -> Catalogue | NamedConfig:
     """List the named configs, or open one.
 
-    name: a name such as digits/edvae, with or without `configs/` before it and `.yaml` behind it,
-    or the path of a file of yours, which is looked for first. Without one, all are listed. Raises
-    ConfigError, with the nearest names, for one that is not known.
+    name: a name such as digits/edvae, with or without a leading `configs/` and an ending `.yaml`,
+    or the path of your own file, which takes precedence. None lists all named configs.
+    Raises ConfigError, with the nearest names, for an unknown name.
 
     >>> configs("digits/edvae").tree["kind"]
     'tokenizer'
@@ -166,35 +169,35 @@ def configs(name: str | Path | None = None) -> Catalogue | NamedConfig:
 
 
 def find_config(config: str | Path) -> NamedConfig:
-    """What a user means by CONFIG: an existing file first, then a name; ConfigError for neither."""
+    """Open a config by file or name; an existing file takes precedence. ConfigError for neither."""
     path = Path(config)
     if path.is_file():
         return _given(path)
     if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; give the path of a config file, or a name")
+        raise ConfigError(f"{path}: expected a config file or the name of a config, found a folder")
     name, folder = _normal(path), configs_folder()
     file = folder / f"{name}.yaml"
     if file.is_file() and name.split("/")[0] not in SHEETS:
         return _file(file, name, None)
-    # Under the name as it was given, which may be an alias: its run has a folder of its own.
+    # Keep the name that was asked for, which may be an alias with a run folder of its own.
     return replace(_catalogue(folder)[name], name=name)
 
 
 def _given(path: Path) -> NamedConfig:
-    """A file: its name is its path below `configs`, or else that of its folder and its own."""
+    """Open a file; its name is its path below `configs`, or else FOLDER/FILE."""
     parts = path.resolve().with_suffix("").parts
     name = "/".join(_below_configs(parts) or parts[-2:])
-    return NamedConfig(name, "a file of yours", str(path), path=path, is_given_file=True)
+    return NamedConfig(name, "your own file", str(path), path=path, is_given_file=True)
 
 
 def _below_configs(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """What comes after the last folder named `configs` in a path; nothing where there is none."""
+    """Return the part of a path after its last folder `configs`; empty if there is none."""
     folders = [i for i, part in enumerate(parts[:-1]) if part == "configs"]
     return parts[folders[-1] + 1 :] if folders else ()
 
 
 def _normal(path: Path) -> str:
-    """The name in `./configs/digits/edvae.yaml`, of whichever checkout."""
+    """Return the name in a path such as `./configs/digits/edvae.yaml`, of any checkout."""
     parts = [part for part in path.parts if part != "."]
     if "configs" in parts:
         parts = parts[len(parts) - parts[::-1].index("configs") :]
@@ -224,13 +227,13 @@ def _catalogue(folder: Path) -> Catalogue:
 
 @lru_cache(maxsize=64)
 def _of_sheet(sheet: Path, group: str, modified_ns: int) -> tuple[Experiment, ...]:
-    """The experiments of a sheet, which take a second to lay out; read again when it changes."""
-    del modified_ns  # part of the key alone
+    """Return the experiments of a sheet; cached, because expanding it takes a second."""
+    del modified_ns  # only a part of the cache's key
     return tuple(experiments(read_yaml(sheet), group, str(sheet)))
 
 
 def _file(path: Path, name: str, same: NamedConfig | None) -> NamedConfig:
-    """A config file; same: the experiment that it is, with a paper's numbers."""
+    """Open a file of `configs/`; same: the experiment with the same config, if there is one."""
     if same is not None:
         return NamedConfig(name, same.about, same.source, same.expected, path=path)
     about, source = _about(read_text(path)), f"configs/{name}.yaml"
@@ -238,7 +241,7 @@ def _file(path: Path, name: str, same: NamedConfig | None) -> NamedConfig:
 
 
 def _about(text: str) -> str:
-    """The first sentence of the comment that a file begins with."""
+    """Return the first sentence of the comment at the beginning of a config file."""
     lines = re.match(r"(?:#.*\n)*", text)
     words = " ".join(
         line.lstrip("# ") for line in (lines[0] if lines else "").splitlines()

@@ -1,4 +1,4 @@
-"""The experiments that a sheet describes: each a whole config, with what its paper reports."""
+"""Expanding a sheet into experiments: a complete config each, with the numbers of its paper."""
 
 import copy
 import textwrap
@@ -21,32 +21,32 @@ ORDER = {
         *("workers", "trackers"),
     ),
 }
-"""Keys of a config's sections in the order in which people read them; others follow."""
+"""Order in which the keys of a config's sections are written; other keys follow."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config that a sheet describes."""
+    """A config that a sheet describes, with its source and expected numbers."""
 
     name: str
-    """As in papers/edvae/cifar10/edvae-codes-128."""
+    """Name of the config, such as papers/edvae/cifar10/edvae-codes-128."""
     path: str
-    """Its other name, which its run folder in `commands` has, too."""
+    """Alias of the config, which is also in the name of the run folder in `commands`."""
     what: str
-    """Method, data set and what is changed."""
+    """Method, data set and changed settings as text."""
     source: str
-    """The paper, and where in it."""
+    """The paper and the place in it."""
     expected: Mapping[str, str]
-    """The paper's numbers by measure."""
+    """Numbers of the paper, by measure."""
     notes: str
-    """What the paper leaves open, and where it is not followed."""
+    """What the paper does not specify, and deviations from it."""
     commands: tuple[str, ...]
-    """How it is run."""
+    """Commands that run the experiment."""
     tree: dict[str, Any]
-    """The whole config."""
+    """The complete config as plain data."""
 
     def header(self) -> str:
-        """The comment lines above the config."""
+        """Return the comment lines above the config."""
         expected = ", ".join(f"{name}: {value}" for name, value in self.expected.items())
         numbers = f"expected {expected}" if expected else "no numbers are given"
         about = f"{self.what} ({self.source}); {numbers}. {self.notes}".strip()
@@ -55,9 +55,10 @@ class Experiment:
 
 
 def experiments(tree: dict[str, Any], group: str, where: str) -> list[Experiment]:
-    """Every experiment of a sheet; group: what their names begin with, as in papers/edvae.
+    """Return every experiment of a sheet.
 
-    tree: the sheet as plain data. Raises ConfigError where it is none.
+    tree: the sheet as plain data. group: prefix of the names, such as papers/edvae. where: the
+    sheet's file, for messages. Raises ConfigError for an invalid sheet.
     """
     described = _Described(validate(tree, Sheet, where), group)
     return [*described.of_tables(), *described.of_sweeps()]
@@ -65,20 +66,20 @@ def experiments(tree: dict[str, Any], group: str, where: str) -> list[Experiment
 
 @dataclass(frozen=True)
 class _Described:
-    """A sheet whose experiments have names that begin with `group`."""
+    """A sheet and the prefix `group` of its experiments' names."""
 
     sheet: Sheet
     group: str
 
     def of_tables(self) -> Iterator[Experiment]:
-        """Each row's tokenizer, and the prior on it."""
+        """Yield the tokenizer of each table row, and the prior trained on it."""
         for table in self.sheet.tables:
             for data, rows in table.rows.items():
                 for method, row in rows.items():
                     yield from self._of_row(table, data, method, row)
 
     def of_sweeps(self) -> Iterator[Experiment]:
-        """Each point that is not the method's own experiment."""
+        """Yield each point of the sweeps that differs from the method's own experiment."""
         for sweep in self.sheet.sweeps:
             for data, method in ((d, m) for d in sweep.data for m in sweep.methods):
                 base = self._tokenizer(data, method, sweep.source)
@@ -153,7 +154,7 @@ class _Described:
         )
 
     def _folder(self, data: str) -> str:
-        """What names on this data begin with; a sheet may be named after its only data."""
+        """Return the prefix of names on a data set; a sheet may be named after its only one."""
         return self.group if self.group.endswith(f"/{data}") else f"{self.group}/{data}"
 
     def _source(self, place: str) -> str:
@@ -185,7 +186,7 @@ def _numbers(columns: tuple[str, ...], row: str, where: str) -> dict[str, str]:
 
 
 def _changed(tree: Mapping[str, Any], settings: ConfigChanges) -> dict[str, Any]:
-    """A copy of the tree with the value of each dotted key put in."""
+    """Return a copy of the tree in which the value of each dotted key is replaced."""
     result = copy.deepcopy(dict(tree))
     for key, value in settings.items():
         *sections, name = key.split(".")

@@ -1,4 +1,4 @@
-"""Where the configs lie that came with this imagetok: in its checkout, or in its installation."""
+"""Finding the folder of the named configs, in a checkout or in an installation of imagetok."""
 
 import tomllib
 from importlib.metadata import Distribution, distributions
@@ -7,19 +7,19 @@ from pathlib import Path
 from imagetok.errors import ConfigError
 
 INSTALLED = Path("share", "imagetok", "configs")
-"""Below the prefix of an installation; pyproject.toml puts them there."""
+"""Path below the prefix of an installation, as set in pyproject.toml."""
 PROBE = "digits/edvae.yaml"
-"""A file that the folder always has."""
+"""A file that the folder always contains."""
 SHEETS = ("papers", "comparisons")
 """Folders of sheets; every other file is a config."""
 
 
 def configs_folder() -> Path:
-    """The folder `configs` of a checkout, else that of the installation.
+    """Return the folder `configs` of the checkout, or else that of the installation.
 
-    A checkout has a `pyproject.toml` of the project imagetok beside the package. An installation is
-    asked which files it has, so that no other package's folder is ever taken. Raises ConfigError
-    where there is neither.
+    A checkout has a `pyproject.toml` of the project imagetok beside the package. For an
+    installation the list of its files is used, so that another package's folder is never chosen.
+    Raises ConfigError if there is neither.
     """
     package = Path(__file__).resolve().parents[1]
     if _is_checkout(package.parent):
@@ -30,15 +30,15 @@ def configs_folder() -> Path:
                 if (folder / PROBE).is_file():
                     return folder.resolve()
     raise ConfigError(
-        f"{package}: the named configs are not installed with it; install the wheel of imagetok, "
-        "or give the path of a config file"
+        f"{package}: expected the named configs to be installed with it, found none; install the "
+        "wheel of imagetok, or pass the path of a config file"
     )
 
 
 def config_files() -> list[str]:
-    """The names of all configs that are files, sorted: digits/edvae of `digits/edvae.yaml`.
+    """Return the sorted names of all configs that are files: digits/edvae for `digits/edvae.yaml`.
 
-    Raises ConfigError where none are installed.
+    Raises ConfigError if the configs are not installed.
     """
     folder = configs_folder()
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
@@ -54,8 +54,9 @@ def _is_checkout(root: Path) -> bool:
 
 
 def _installed(distribution: Distribution, root: Path) -> list[Path]:
-    """Where the distribution's list of files has the folder; of `pip install --target`, which moves
-    files after the list is written, also below the target.
+    """Return where the folder may be, according to the distribution's list of files.
+
+    `pip install --target` moves files after it wrote the list, so `root` is tried as well.
     """
     ending = (INSTALLED / PROBE).as_posix()
     listed = [file for file in distribution.files or () if file.as_posix().endswith(ending)]

@@ -1,7 +1,7 @@
-"""A sheet: a paper's base config as data, and what its tables and sweeps change.
+"""Schema of a sheet: the base config of a paper's experiments, and what each table row changes.
 
-A sheet is a YAML file in `configs/papers/` or `configs/comparisons/`. Keys of `set`, `on` and
-`points` are dotted, as those of `--set`; each replaces the value or section of that name.
+A sheet is a YAML file in `configs/papers/` or `configs/comparisons/`. Keys in `set`, `on` and
+`points` are dotted like those of `--set`; each replaces the value or section of that name.
 """
 
 from typing import Any
@@ -15,114 +15,114 @@ TableRows = dict[str, dict[str, str]]
 
 
 class SheetData(Section):
-    """A data set, and what it changes."""
+    """A data set, and the settings of all experiments on it."""
 
     title: str
-    """How the data set is called."""
+    """Name of the data set, for texts."""
     is_downloaded: bool = False
-    """Whether `--set data.download=true` fetches it."""
+    """Whether `--set data.download=true` downloads it."""
     set: ConfigChanges
-    """What every experiment on it has."""
+    """Settings of every experiment on it."""
 
 
 class SheetMethod(Section):
-    """A row of a table."""
+    """A method, which is a row of a table, and its settings."""
 
     title: str
-    """How the method is called."""
+    """Name of the method, for texts."""
     notes: str = ""
-    """What the paper leaves open, and where it is not followed."""
+    """What the paper does not specify, and deviations from it."""
     set: ConfigChanges
-    """What every experiment of it has."""
+    """Settings of every experiment with it."""
     on: dict[str, ConfigChanges] = Field({})
-    """What it has on one of the data sets."""
+    """Additional settings by data set."""
 
 
 class SheetPrior(Section):
     """A prior that is trained on the codes of a table's tokenizers."""
 
     title: str
-    """How the prior is called."""
+    """Name of the prior, for texts."""
     notes: str = ""
-    """What the paper leaves open, and where it is not followed."""
+    """What the paper does not specify, and deviations from it."""
     base: ConfigChanges
     """Its config, without `tokenizer` and `data.source`."""
     on: dict[str, ConfigChanges] = Field({})
-    """What it has on one of the data sets."""
+    """Additional settings by data set."""
 
 
 class SheetPriorUse(Section):
-    """That a table's tokenizers get a prior."""
+    """Which prior is trained for the tokenizers of a table."""
 
     use: str
-    """Which of `priors`."""
+    """Name of the prior in `priors`."""
     columns: tuple[str, ...] = ()
-    """Its measures, which follow the tokenizer's in a row."""
+    """Measures of the prior, which follow those of the tokenizer in a row."""
     source: str = ""
-    """Where in the paper, if not where the table is."""
+    """Place in the paper, if it differs from the table's."""
     methods: tuple[str, ...] = ()
-    """Which methods get one; empty: all of the table."""
+    """Methods for which a prior is trained; empty: all of the table."""
 
 
 class SheetTable(Section):
-    """A table of the paper: an experiment each row."""
+    """A table of the paper, with one experiment per row."""
 
     source: str
-    """Where in the paper."""
+    """Place in the paper, such as the number of the table."""
     path: str
-    """The other name of its configs, with {data} and {name} in it."""
+    """Alias of its configs, containing {data} and {name}."""
     paths: dict[str, str] = Field({})
-    """Those that are otherwise, by DATA/NAME."""
+    """Aliases that differ from `path`, by DATA/NAME."""
     columns: tuple[str, ...] = ()
-    """The names of the measures; none: the paper draws them."""
+    """Names of the measures; empty if the paper only plots them."""
     prior: SheetPriorUse | None = None
-    """The prior on each."""
+    """Prior that is trained for each tokenizer."""
     rows: TableRows
-    """Data set -> method -> the numbers, as the paper prints them, separated by commas."""
+    """Data set -> method -> the numbers as printed in the paper, separated by commas."""
 
 
 class SheetSweep(Section):
-    """A table or figure in which methods are changed in one or two keys."""
+    """A table or figure in which one or two settings of methods are varied."""
 
     source: str
-    """Where in the paper."""
+    """Place in the paper, such as the number of the figure."""
     path: str
-    """The other name of its configs, with {data} and {name} in it."""
+    """Alias of its configs, containing {data} and {name}."""
     data: tuple[str, ...]
-    """On these data sets."""
+    """Data sets of the sweep."""
     methods: tuple[str, ...]
-    """Each of these methods."""
+    """Methods that are varied."""
     notes: str = ""
-    """What the paper leaves open."""
+    """What the paper does not specify."""
     points: dict[str, ConfigChanges]
-    """Name -> what it changes. One that changes nothing is the method's own experiment."""
+    """Name -> changed settings; a point without changes is the method's own experiment."""
     columns: tuple[str, ...] = ()
-    """The names of the measures; none: the paper draws them."""
+    """Names of the measures; empty if the paper only plots them."""
     rows: TableRows = Field({})
-    """Data set -> point -> the numbers, as the paper prints them, separated by commas."""
+    """Data set -> point -> the numbers as printed in the paper, separated by commas."""
 
 
 class Sheet(Section):
     """All experiments of one paper."""
 
     title: str
-    """How the paper is called."""
+    """Short name of the paper."""
     about: str
-    """Who wrote it, how long its runs are, and what its numbers are."""
+    """Authors, length of the runs, and how the numbers were measured."""
     notes: str
-    """What holds for every experiment; it may be empty."""
+    """Notes that apply to every experiment; may be empty."""
     base: ConfigChanges
-    """What all configs of tokenizers share."""
+    """Settings that the configs of all tokenizers share."""
     data: dict[str, SheetData]
-    """The data sets by name."""
+    """Data sets by name."""
     methods: dict[str, SheetMethod]
-    """The methods by name."""
+    """Methods by name."""
     priors: dict[str, SheetPrior] = Field({})
-    """The priors by name."""
+    """Priors by name."""
     tables: tuple[SheetTable, ...]
-    """The tables."""
+    """Tables of the paper."""
     sweeps: tuple[SheetSweep, ...] = ()
-    """The sweeps."""
+    """Sweeps of the paper."""
 
     @model_validator(mode="after")
     def _check(self) -> "Sheet":

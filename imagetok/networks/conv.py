@@ -1,7 +1,7 @@
 """The convolutional encoder and decoder of dVAE and EdVAE (EdVAE paper, App. C, Table C.5).
 
-Where paper and released code differ the code is followed: a ReLU before the last 1x1 of the
-encoder, no padding on 1x1 convolutions, residual branches scaled by 1 / (groups * blocks)^2.
+Where paper and released code differ, this follows the code: a ReLU before the last 1x1 convolution
+of the encoder, no padding of 1x1 convolutions, residual branches scaled by 1 / (groups * blocks)^2.
 """
 
 from typing import Annotated, ClassVar, Literal, cast
@@ -50,15 +50,15 @@ class ConvConfig(Section):
 
     @property
     def gain(self) -> float:
-        """What residual branches are multiplied by."""
+        """Factor of the residual branches."""
         return self.residual_gain or 1 / (self.groups * self.blocks) ** 2
 
 
 class ResidualBlock(nn.Module):
-    """identity + gain * branch; the identity is a 1x1 convolution where channels differ.
+    """Residual block: identity + gain * branch; the identity is 1x1 convolved if channels differ.
 
-    kernel_sizes: of the four convolutions of the branch, each after a ReLU; the inner channels are
-    a quarter of out_channels.
+    kernel_sizes: kernel sizes of the four convolutions of the branch, each after a ReLU; the number
+    of inner channels is a quarter of out_channels.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """(B, image_channels, H, W) -> (B, out_channels, H / downsampling, W / downsampling)."""
+    """Encoder: (B, image_channels, H, W) -> (B, out_channels, h, w); h = H / downsampling."""
 
     def __init__(self, config: ConvConfig, image_channels: int, out_channels: int):
         super().__init__()
@@ -111,12 +111,15 @@ class ConvEncoder(nn.Module):
         *body, last = self.layers
         for layer in body:
             x = layer(x)
-        with torch.autocast(x.device.type, enabled=False):  # logits in half precision tie
+        with torch.autocast(x.device.type, enabled=False):  # half precision logits would tie
             return last(x.to(cast(nn.Conv2d, last).weight.dtype))
 
 
 class ConvDecoder(nn.Module):
-    """(B, in_channels, h, w) -> (B, image_channels, h * downsampling, w * downsampling), linear."""
+    """Decoder: (B, in_channels, h, w) -> (B, image_channels, h * downsampling, w * downsampling).
+
+    Its output is linear.
+    """
 
     def __init__(self, config: ConvConfig, in_channels: int, image_channels: int):
         super().__init__()

@@ -1,9 +1,10 @@
 """The VQ-VAE-2 network (Razavi et al. 2019): one grid of codes per level, coarse to fine.
 
-Images climb by strided convolutions; codes are then read off from the top down, each level from its
-own features and from what the codes above it already say. Layers and sizes are those of the public
-PyTorch code (rosinality/vq-vae-2-pytorch), which has two levels. With more, a level is conditioned
-on all coarser ones, each doubled in resolution until it fits.
+Strided convolutions compute features of every level from the image. Codes are then determined from
+the coarsest level down, each from the features of its level and the quantized vectors of the
+coarser ones. Layers and sizes are those of the public PyTorch code (rosinality/vq-vae-2-pytorch),
+which has two levels. With more levels, each is conditioned on all coarser ones, upsampled to its
+resolution.
 """
 
 from itertools import accumulate
@@ -21,10 +22,10 @@ from imagetok.networks.sonnet import Contraction, Expansion
 
 
 class VQVAE2Config(Section):
-    """Four pixels per code of the finest level along each side, twice as many each level up.
+    """The finest level has one code per 4 x 4 pixels; each coarser level has half the resolution.
 
-    Its pixels are in [-1, 1] inside, but errors are taken on [0, 1]: loss weights that were
-    published beside a squared error on [-1, 1] are four times as strong here.
+    Pixels are in [-1, 1] inside the network, but errors are measured for pixels in [0, 1]: loss
+    weights published for a squared error in [-1, 1] are four times as strong here.
     """
 
     kind: Literal["vqvae2"] = "vqvae2"
@@ -42,9 +43,10 @@ class VQVAE2Config(Section):
 
 
 class Hierarchy(nn.Module):
-    """Encoder and decoder of several levels, without what quantizes between them.
+    """Encoder and decoder of several levels, without the quantizers.
 
-    encoder_channels, decoder_channels: what each level's quantizer reads and gives, coarse to fine.
+    encoder_channels, decoder_channels: input and output channels of each level's quantizer, coarse
+    to fine.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Hierarchy(nn.Module):
         num_levels = len(encoder_channels)
         finer = range(1, num_levels)
         seen = list(accumulate(decoder_channels))
-        # The finest level sees the image; every other one the features of the next finer.
+        # The finest level reads the image; every other level the features of the next finer one.
         self.encoders = nn.ModuleList(
             [Contraction(config.width, *sizes, halvings=1) for _ in finer]
             + [Contraction(image_channels, *sizes, halvings=2)]
@@ -78,7 +80,7 @@ class Hierarchy(nn.Module):
         self.decoder = Expansion(seen[-1], image_channels, *sizes, halvings=2)
 
     def features(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
-        """Features (B, width, h, w) of every level, coarse to fine."""
+        """Return features (B, width, h, w) of every level, coarse to fine."""
         climbed = [images]
         for encoder in reversed(self.encoders):
             climbed.append(cast(Tensor, encoder(climbed[-1])))
@@ -87,9 +89,9 @@ class Hierarchy(nn.Module):
     def read_out(
         self, level: int, features: Float[Tensor, "B D h w"], context: Tensor | None
     ) -> Float[Tensor, "B E h w"]:
-        """What the quantizer of a level reads.
+        """Return the input of a level's quantizer.
 
-        context: of the levels above it, from `descend`; None at the top.
+        context: the context of the coarser levels, from `descend`; None at the coarsest level.
         """
         if context is not None:
             condition: Tensor = self.conditions[level - 1](context)
@@ -99,11 +101,11 @@ class Hierarchy(nn.Module):
     def descend(
         self, level: int, context: Tensor | None, z_q: Float[Tensor, "B D h w"]
     ) -> Float[Tensor, "B E h w"]:
-        """The context of the next level: all quantized vectors so far, on this level's grid."""
+        """Return the context of the next level: all quantized vectors so far, on this grid."""
         if context is None:
             return z_q
         return torch.cat([self.doublings[level - 1](context), z_q], dim=1)
 
     def decode(self, context: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
-        """Images in the network's own range from the context of the finest level."""
+        """Decode the context of the finest level to images in the pixel range of the network."""
         return self.decoder(context)

@@ -1,4 +1,4 @@
-"""The VQ-VAE network of the Kaokore comparison: VQ_CVAE of nadavbh12/VQ-VAE."""
+"""The VQ-VAE network of the Kaokore experiments: VQ_CVAE of nadavbh12/VQ-VAE."""
 
 from typing import ClassVar, Literal
 
@@ -10,10 +10,10 @@ from imagetok.networks.residual import SkipBlock, Width, match_channels
 
 
 class KaokoreNetConfig(Section):
-    """Batch-normalised, four pixels per code along each side, with a tanh at its end.
+    """Network with batch norm, one code per 4 x 4 pixels, and a final tanh.
 
-    In the original the width is D, and the squared error is on [-1, 1]: here it is on [0, 1], so
-    that published loss weights are four times as strong.
+    In the original, the width is D, and the squared error is measured in [-1, 1]. Here it is
+    measured in [0, 1], so published loss weights are four times as strong.
     """
 
     kind: Literal["kaokore"] = "kaokore"
@@ -31,7 +31,7 @@ def build_kaokore(
     *,
     is_bounded: bool,
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder; see `networks.build_network`."""
+    """Build encoder and decoder; see `networks.build_network`."""
     width = config.width
     last_norm = nn.BatchNorm2d(width)
     encoder = nn.Sequential(
@@ -61,5 +61,5 @@ def build_kaokore(
     for module in [*encoder.modules(), *decoder.modules()]:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=0.02)  # biases keep PyTorch's default
-    nn.init.constant_(last_norm.weight, 1 / 40)  # features start at the scale of the codes
+    nn.init.constant_(last_norm.weight, 1 / 40)  # features initially have the scale of the codes
     return encoder, decoder

@@ -1,4 +1,4 @@
-"""The pixel range of a network, which stays inside the autoencoder that has it."""
+"""The pixel range inside a network; outside, pixels are in [0, 1]."""
 
 from typing import NamedTuple
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class PixelRange(NamedTuple):
-    """What black and white are to a network; to everyone else they are 0 and 1."""
+    """The values of black and white inside a network."""
 
     low: float
     high: float
 
     def to_network(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """From [0, 1]."""
+        """Map pixels in [0, 1] to the range of the network."""
         return images * (self.high - self.low) + self.low
 
     def to_unit(self, out: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Back to the scale of [0, 1], not clamped to it."""
+        """Map pixels back to the scale of [0, 1], without clamping."""
         return (out - self.low) / (self.high - self.low)
 
 

@@ -1,4 +1,4 @@
-"""What the networks of the VQ-VAE family share: 3x3-1x1 residual blocks and 1x1 read-outs."""
+"""Layers of the VQ-VAE networks: 3x3-1x1 residual blocks and 1x1 output convolutions."""
 
 from typing import Annotated
 
@@ -11,10 +11,10 @@ Width = Annotated[int, Field(ge=2, le=8192, multiple_of=2)]
 
 
 class SkipBlock(nn.Module):
-    """x + [ReLU, 3x3 to `inner` channels, ReLU, 1x1 back](x), each convolution with a norm or not.
+    """Residual block: x + [ReLU, 3x3 convolution to `inner` channels, ReLU, 1x1 convolution](x).
 
-    The skip carries x as it came: the first ReLU is not in place (in some public code it is, and
-    the skip then carries relu(x)).
+    norms: whether each convolution is followed by batch norm. The skip connection carries x itself:
+    the first ReLU is not in place (in some public code it is, so that relu(x) is added).
     """
 
     def __init__(self, channels: int, inner: int, norms: tuple[bool, bool] = (False, False)):
@@ -33,7 +33,7 @@ class SkipBlock(nn.Module):
 
 
 class ReadOut(nn.Conv2d):
-    """A 1x1 convolution in its weights' own precision, because codes read off half tie."""
+    """A 1x1 convolution in the precision of its weights; half precision outputs would tie."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 1)
@@ -44,5 +44,5 @@ class ReadOut(nn.Conv2d):
 
 
 def match_channels(in_channels: int, out_channels: int) -> nn.Module:
-    """Nothing where the channels agree already, as in the papers; else a 1x1 convolution."""
+    """Return an identity if the channels are equal, as in the papers, else a 1x1 convolution."""
     return nn.Identity() if in_channels == out_channels else ReadOut(in_channels, out_channels)

@@ -1,7 +1,7 @@
-"""The VQ-VAE network in the form of DeepMind's Sonnet example (van den Oord et al. 2017, 4.1).
+"""The VQ-VAE network of DeepMind's Sonnet example (van den Oord et al. 2017, section 4.1).
 
-Strided 4x4 convolutions, a 3x3, residual blocks; the decoder mirrors it and is linear at its end.
-The published VQ-VAE is twice as wide with residual blocks as wide as itself.
+Strided 4x4 convolutions, a 3x3 convolution and residual blocks; the decoder is the mirror image
+with a linear output. The VQ-VAE of the paper has twice the width, also inside residual blocks.
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ from imagetok.networks.residual import ReadOut, SkipBlock, Width
 
 
 class SonnetConfig(Section):
-    """Each 4x4 convolution of stride 2 halves the resolution; the first has half the width."""
+    """Each 4x4 convolution with stride 2 halves the resolution; the first has half the width."""
 
     kind: Literal["sonnet"] = "sonnet"
     width: Width = 128
@@ -37,7 +37,7 @@ class SonnetConfig(Section):
 
 
 class Contraction(nn.Module):
-    """(B, in_channels, H, W) -> (B, width, H / 2^halvings, W / 2^halvings), not negative."""
+    """Encoder part: (B, in_channels, H, W) -> (B, width, H / 2^halvings, W / 2^halvings), >= 0."""
 
     def __init__(
         self,
@@ -61,7 +61,10 @@ class Contraction(nn.Module):
 
 
 class Expansion(nn.Module):
-    """(B, in_channels, h, w) -> (B, out_channels, h * 2^halvings, w * 2^halvings), linear."""
+    """Decoder part: (B, in_channels, h, w) -> (B, out_channels, h * 2^halvings, w * 2^halvings).
+
+    Its output is linear.
+    """
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class Expansion(nn.Module):
 def build_sonnet(
     config: SonnetConfig, image_channels: int, encoder_channels: int, decoder_channels: int
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder; see `networks.build_network`."""
+    """Build encoder and decoder; see `networks.build_network`."""
     sizes = config.width, config.residual_width, config.residual_layers, config.halvings
     encoder = nn.Sequential(
         Contraction(image_channels, *sizes), ReadOut(config.width, encoder_channels)

@@ -1,4 +1,4 @@
-"""The networks of SQ-VAE's image experiments (Takida et al. 2022; forms of the released code)."""
+"""The networks of the image experiments of SQ-VAE (Takida et al. 2022), as in the released code."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -13,11 +13,11 @@ from imagetok.networks.residual import SkipBlock, Width, match_channels
 
 
 class SQVAENetConfig(Section):
-    """Batch-normalised, four pixels per code along each side, with a sigmoid at its end.
+    """Network with batch norm, one code per 4 x 4 pixels, and a final sigmoid.
 
-    form: `net_28` is two strided convolutions and residual blocks; `net_32` has a norm after the
-    second and a 3x3 convolution more; `net_64` has no norm after that 3x3, and one residual block
-    less in its decoder. In the paper the width is D, and forms are named by the image size.
+    form: `net_28` has two strided convolutions and residual blocks; `net_32` also has a norm after
+    the second convolution and another 3x3 convolution; `net_64` has no norm after this 3x3
+    convolution, and one residual block less in the decoder. In the paper the width is D.
     """
 
     kind: Literal["sqvae"] = "sqvae"
@@ -32,10 +32,10 @@ class SQVAENetConfig(Section):
 
 
 class SQVAEEncoder(nn.Module):
-    """(B, image_channels, H, W) -> (B, out_channels, H / 4, W / 4), in heads of equal channels.
+    """Encoder: (B, image_channels, H, W) -> (B, out_channels, H / 4, W / 4).
 
-    Each head is a residual block of its own on the same trunk: means, and variances if there are
-    two.
+    Each head is a residual block on a shared trunk, with an equal part of the output channels: one
+    head for means, and a second one for variances.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SQVAEEncoder(nn.Module):
 
 
 class SQVAEDecoder(nn.Module):
-    """(B, in_channels, h, w) -> (B, image_channels, 4 h, 4 w), in (0, 1) if it is bounded."""
+    """Decoder: (B, in_channels, h, w) -> (B, image_channels, 4 h, 4 w); in (0, 1) if bounded."""
 
     def __init__(
         self, config: SQVAENetConfig, in_channels: int, image_channels: int, is_bounded: bool
@@ -94,7 +94,7 @@ def build_sqvae_net(
     num_heads: int,
     is_bounded: bool,
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder; see `networks.build_network`."""
+    """Build encoder and decoder; see `networks.build_network`."""
     encoder = SQVAEEncoder(config, image_channels, encoder_channels, num_heads)
     return encoder, SQVAEDecoder(config, decoder_channels, image_channels, is_bounded)
 

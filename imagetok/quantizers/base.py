@@ -1,8 +1,9 @@
-"""The contract of every quantizer: pure maths behind `forward`, `encode` and `decode`.
+"""The interface of all quantizers: `forward`, `encode`, `decode` and `update`.
 
-One of your own is registered (`imagetok.register`) by a file or package of yours, with a
-`QuantizerSection`: docs/how-to/own-parts.md. A kind of imagetok's is a file beside this one and a
-case of `build.build_quantizer`. `imagetok.testing.check_quantizer` holds both to the contract.
+To add a quantizer without changing imagetok, derive its config from `QuantizerSection` and
+register it with `imagetok.register`; see docs/how-to/own-parts.md. A built-in quantizer is a file
+beside this one and a case of `build.build_quantizer`. `imagetok.testing.check_quantizer` tests the
+contract of either.
 """
 
 from abc import ABC, abstractmethod
@@ -15,39 +16,39 @@ from torch import Tensor, nn
 
 from imagetok.plugins.registry import OwnPart, OwnSection, names_in
 
-# An underscore leaves an axis unchecked: each level has a grid of its own.
+# jaxtyping does not check axes that begin with an underscore: each level has its own grid.
 Codes = tuple[Int[Tensor, "B _h _w"], ...]
 
 CodebookSize = Annotated[int, Field(ge=2, le=2**24)]
-"""K of a codebook in use: one code says nothing, and float32 counts end at 2^24."""
+"""Codebook size K: at least 2, and at most 2^24, the largest exact count in float32."""
 
 
 def level_name(name: str, level: int, num_levels: int) -> str:
-    """What a measure or loss of one level is called: `kl`, or `kl_level1` where there are more."""
+    """Return the name of a measure or loss of a level: `kl`, or `kl_level1` with several levels."""
     return name if num_levels == 1 else f"{name}_level{level}"
 
 
 def is_concatenated(name: str) -> bool:
-    """Whether stats of this name are rows, concatenated over micro-batches and ranks, not sums.
+    """Return whether stats of this name are concatenated over micro-batches and ranks, not summed.
 
-    name: as a quantizer calls them, or with a level before it, as in `0.vectors`.
+    name: a key of `Quantized.stats`, possibly with a level before it, as in `0.vectors`.
     """
     return name.rpartition(".")[2] == "vectors"
 
 
 class Quantized(NamedTuple):
-    """What a quantizer returns in training."""
+    """Output of a quantizer in training."""
 
     z_q: Float[Tensor, "B D H W"]
-    """What the decoder sees; carries the gradient."""
+    """Quantized vectors, the decoder's input; carries the gradient."""
     indices: Codes
     """Hard codes per level, each in [0, num_codes[level])."""
     losses: dict[str, Tensor]
     """Unweighted scalars by name: `kl`, `commitment`, ..."""
     stats: dict[str, Tensor]
-    """What `update` needs; often empty. Entries are added up over micro-batches and ranks (counts,
-    sums), but for `vectors` (N, D), a few encoder outputs, which are concatenated: by rank, then by
-    micro-batch."""
+    """Statistics for `update`; often empty. Entries (counts, sums) are summed over micro-batches
+    and ranks, except `vectors` (N, D), a sample of encoder outputs, which are concatenated by rank,
+    then by micro-batch."""
 
 
 class QuantizerSection(OwnSection):
@@ -70,16 +71,16 @@ class QuantizerSection(OwnSection):
 
 
 class Quantizer(nn.Module, ABC):
-    """Maps encoder outputs to codes and codes to vectors; state changes only in `update`."""
+    """Maps encoder outputs to codes, and codes to vectors; only `update` changes state."""
 
     num_codes: tuple[int, ...]
-    """K of each level."""
+    """Codebook size K of each level."""
     code_dim: int
-    """D, the channels that the decoder is given."""
+    """D, the number of channels of the decoder's input."""
     in_channels: int
-    """The channels that the encoder must give: K logits or D features."""
+    """Number of channels of the encoder's output: K logits or D features."""
     num_heads: int = 1
-    """How many equal parts, one after the other, these channels are: means and variances are 2."""
+    """Number of equal parts of `in_channels`: 2 if they are means and variances."""
 
     @abstractmethod
     def forward(
@@ -91,35 +92,35 @@ class Quantizer(nn.Module, ABC):
     ) -> Quantized:
         """Quantize for training; differentiable, and changes no state.
 
-        h: (B, in_channels, H, W) encoder output. temperature: of the relaxation, > 0.
-        generator: on h's device; the source of all noise (None: torch's global one).
+        h: (B, in_channels, H, W) encoder output. temperature: temperature of the relaxation, > 0.
+        generator: random generator on h's device (None: torch's global one).
         """
 
     @abstractmethod
     def encode(
         self, h: Float[Tensor, "B C H W"], *, generator: torch.Generator | None = None
     ) -> Codes:
-        """Hard codes per level; deterministic unless the quantizer's test rule samples."""
+        """Return hard codes (B, H, W) per level; deterministic unless `test_rule` is `sample`."""
 
     @abstractmethod
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
-        """Look the codes up in the codebook."""
+        """Return the vectors (B, D, H, W) of codes."""
 
     def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        """How sure the encoder is at every position; empty where nothing tells.
+        """Return maps of the encoder's certainty at every position; empty if there are none.
 
-        `entropy`: of the code probabilities without noise and temperature, in nats.
+        `entropy`: entropy of the code probabilities without noise and temperature, in nats.
         `top_logit`: the largest logit. `uncertainty`: K / S of a Dirichlet, in (0, 1].
-        `variance`: of a stochastic quantizer's Gaussian, mean over dimensions.
-        `margin`: how much closer, in squared distance, the nearest code is than the next one.
-        `encoder_norm`: the length of the vector that a nearest code is looked up for.
+        `variance`: variance of a stochastic quantizer's Gaussian, mean over dimensions.
+        `margin`: squared distance to the second nearest code minus that to the nearest one.
+        `encoder_norm`: norm of the encoder output, for nearest-neighbour quantizers.
         """
         del h
         return {}
 
     @torch.no_grad()
     def vectors(self) -> Float[Tensor, "K D"] | None:
-        """What the decoder is given for each code; None where the vectors of levels add up."""
+        """Return the vector of each code, (K, D); None for residual levels, which are summed."""
         if len(self.num_codes) != 1:
             return None
         num_codes = self.num_codes[0]
@@ -131,14 +132,14 @@ class Quantizer(nn.Module, ABC):
     def update(
         self, stats: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Bool[Tensor, " K"]]:
-        """Change running state once per optimizer step, from the stats of the whole batch.
+        """Update running state (EMA, codebook reset) once per optimizer step.
 
-        stats: combined over micro-batches and ranks as `Quantized.stats` says. generator: a CPU
-        generator that is the same on every rank. Most quantizers have no such state; evaluation
-        never calls this.
+        stats: `Quantized.stats`, combined over micro-batches and ranks. generator: a CPU generator
+        that is the same on every rank. Most quantizers have no such state; evaluation never calls
+        this.
 
-        Returns which rows of which parameters, by name, were replaced: what the optimizer remembers
-        of them is then of no use.
+        Returns by parameter name a mask of the rows that were replaced; their optimizer state has
+        to be discarded.
         """
         del stats, generator
         return {}

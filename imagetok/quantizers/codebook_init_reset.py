@@ -1,4 +1,4 @@
-"""How the codes of a codebook start, and when they are replaced (codebook reset)."""
+"""Codebook initialisation, and codebook reset: replacing codes that are not used."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal, NamedTuple, assert_never
@@ -13,10 +13,10 @@ from imagetok.quantizers import functional
 
 Init = Literal["uniform", "normal", "data", "kmeans"]
 """`uniform`: U(-1/K, 1/K), the paper's. `normal`: N(0, 1). `data`: random encoder outputs of the
-first step. `kmeans`: centres of those (k-means++ and a few Lloyd steps)."""
+first step. `kmeans`: cluster centres of these (k-means++ and a few Lloyd steps)."""
 
-_FEW = 256  # encoder outputs that are kept of a micro-batch even where there are fewer codes
-_PER_CODE = 8  # encoder outputs for each centre of k-means
+_FEW = 256  # smallest number of encoder outputs kept per micro-batch
+_PER_CODE = 8  # encoder outputs per centre of k-means
 
 
 class NoReset(Section):
@@ -54,9 +54,9 @@ class LeastRecentlyUsedReset(Section):
 class SplitReset(Section):
     """Every `every` steps, the least used code becomes the most used one plus noise.
 
-    If its uses since the last time are fewer than `threshold` times the most. The noise is
-    N(0, noise^2) the first time, and a half, a third, ... of it from then on. HQA (Williams et al.
-    2020); nobody says with which scale.
+    This happens only if its uses since the last check are fewer than `threshold` times the most.
+    The noise is N(0, noise^2) the first time, then a half, a third, ... of it. HQA (Williams et al.
+    2020), which does not state the scale of the noise.
     """
 
     kind: Literal["split"] = "split"
@@ -74,35 +74,35 @@ ResetConfig = Annotated[
 
 
 class ResetResult(NamedTuple):
-    """A codebook after some of its rows were replaced."""
+    """A codebook with replaced rows."""
 
     codebook: Float[Tensor, "K D"]
     rows: Bool[Tensor, " K"]
-    """Which ones."""
+    """Mask of the replaced rows."""
 
 
 class Reset(nn.Module, ABC):
-    """Decides when codes are replaced, and by what; never waits for the device."""
+    """A rule that replaces codes; it never synchronises with the device."""
 
     needs_vectors: ClassVar[bool]
-    """Whether `stats` must hold encoder outputs at every step."""
+    """Whether `stats` has to contain encoder outputs at every step."""
 
     @abstractmethod
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
     ) -> ResetResult:
-        """Count a step and replace what is due.
+        """Update the counters for one step and return the codebook with its replaced rows.
 
-        stats: `counts` (K,) of the step's codes and, if needed, `vectors` (N, D), encoder outputs.
-        generator: on the CPU, the same on every rank.
+        stats: `counts` (K,), uses of the codes in this step, and, if needed, `vectors` (N, D),
+        encoder outputs. generator: on the CPU, the same on every rank.
         """
 
 
 class ReplaceRarelyUsed(Reset):
-    """See `RandomReset`.
+    """Reset rule of `RandomReset`.
 
-    A replaced code counts as used `threshold` times a step, so that it stays if it is used so
-    often. Jukebox leaves its average as low as it was: the code is then replaced step after step.
+    The average uses of a replaced code are set to `threshold`, so that it is kept if it is used
+    that often. Jukebox keeps the old average, so that such a code is replaced again at every step.
     """
 
     needs_vectors = True
@@ -125,7 +125,7 @@ class ReplaceRarelyUsed(Reset):
 
 
 class ReplaceLeastRecentlyUsed(Reset):
-    """See `LeastRecentlyUsedReset`."""
+    """Reset rule of `LeastRecentlyUsedReset`."""
 
     needs_vectors = True
     idle: Tensor
@@ -149,7 +149,7 @@ class ReplaceLeastRecentlyUsed(Reset):
 
 
 class SplitMostUsed(Reset):
-    """See `SplitReset`."""
+    """Reset rule of `SplitReset`."""
 
     needs_vectors = False
     usage: Tensor
@@ -182,7 +182,7 @@ class SplitMostUsed(Reset):
 
 
 def build_reset(config: ResetConfig, num_codes: int) -> Reset | None:
-    """The reset that a config section describes, with its counters at their start."""
+    """Build the reset rule of a config section, with initial counters; None for no reset."""
     match config:
         case NoReset():
             return None
@@ -197,17 +197,17 @@ def build_reset(config: ResetConfig, num_codes: int) -> Reset | None:
 
 
 def initial_codebook(num_codes: int, code_dim: int, init: Init) -> Float[Tensor, "K D"]:
-    """The codebook before the first step, from torch's global generator."""
+    """Return the codebook before the first step, drawn from torch's global generator."""
     if init == "normal":
         return torch.randn(num_codes, code_dim)
     return torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
 
 
 class CodebookInitReset(nn.Module):
-    """Starts a codebook from the first step's encoder outputs if asked, and resets its codes.
+    """Initialises a codebook from the encoder outputs of the first step, and resets its codes.
 
-    Its state (whether the codes have started, the counters of the reset) is buffers, there only if
-    they have a use.
+    Its state (whether the codebook is initialised, the counters of the reset) is stored in buffers,
+    which only exist if they are used.
     """
 
     started: Tensor
@@ -229,9 +229,9 @@ class CodebookInitReset(nn.Module):
         indices: Int[Tensor, "B H W"],
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """What `forward` needs of a micro-batch: `counts`, and some `vectors`, chosen at random.
+        """Return the statistics of a micro-batch for `forward`: `counts`, and random `vectors`.
 
-        generator: on the device of z_e. Empty where nothing is to be renewed.
+        generator: on the device of z_e. Empty if there is nothing to initialise or reset.
         """
         needs = {}
         if self.reset is not None:
@@ -252,9 +252,10 @@ class CodebookInitReset(nn.Module):
     def forward(
         self, codebook: Float[Tensor, "K D"], stats: dict[str, Tensor], generator: torch.Generator
     ) -> ResetResult | None:
-        """Once per optimizer step, after the codebook itself was updated; None: nothing to do.
+        """Initialise or reset the codebook; call it once per optimizer step, after other updates.
 
-        stats: those of all micro-batches and ranks. generator: on the CPU, the same on every rank.
+        stats: combined over all micro-batches and ranks. generator: on the CPU, the same on every
+        rank. Returns None if there is nothing to do.
         """
         if self._is_waiting():
             rows = torch.ones(self.num_codes, dtype=torch.bool, device=codebook.device)
@@ -271,13 +272,13 @@ class CodebookInitReset(nn.Module):
         return functional.draw_vectors(vectors, count, generator)
 
     def _is_waiting(self) -> bool:
-        # Reading the buffer waits for the device; once it is set, it stays so.
+        # Reading the buffer synchronises with the device; once it is set, it is not read again.
         if not self._has_started:
             self._has_started = bool(self.started)
         return not self._has_started
 
 
 def _check_started_again(renewal: CodebookInitReset, keys: object) -> None:
-    """A loaded state may be one of before the start."""
+    """Forget the cached flag: a loaded state may be from before the initialisation."""
     del keys
     renewal._has_started = False

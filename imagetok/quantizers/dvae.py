@@ -23,9 +23,9 @@ class DVAEConfig(Section):
 
 
 class DVAEQuantizer(LogitQuantizer):
-    """Reads K logits per position; decodes by codebook lookup.
+    """Quantizes K logits per position; codes are decoded by codebook lookup.
 
-    The released code takes the argmax at test time and the paper's text a sample: `test_rule`.
+    test_rule: `argmax` as in the released code, or `sample` as in the paper's text.
     """
 
     def __init__(self, num_codes: int, code_dim: int, test_rule: TestRule):
@@ -39,7 +39,7 @@ class DVAEQuantizer(LogitQuantizer):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # log-sum-exp over K in half is noise
+        with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate
             logits = self.logits(h)
             z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
             return Quantized(

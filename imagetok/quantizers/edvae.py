@@ -34,14 +34,14 @@ class EdVAEConfig(Section):
 
 
 class EdVAEQuantizer(LogitQuantizer):
-    """Reads K logits per position as evidence: alpha = exp(min(logit, max_logit)) + 1 (eq. 6).
+    """Quantizes K logits per position, taken as Dirichlet evidence (eq. 6).
 
-    evidence: `exp`, or `softplus`, one of the released code's other maps, not clamped. kl: `exact`,
-    or `torch`, the float32 form of torch.distributions that the released code trains with; its
-    gradient is lost beyond logits of about 18.
-    probabilities: of the categorical in training; `mean` is alpha / S (App. B and the released
-    code), `sample` is pi ~ Dir(alpha) (Alg. 1). test_rule: `argmax` of the raw logits (released
-    code), or `sample`: pi ~ Dir(alpha), then a code from pi (Alg. 2).
+    The concentrations are alpha = exp(min(logit, max_logit)) + 1, or with evidence `softplus`, an
+    alternative of the released code, softplus(logit) + 1. kl: `exact`, or `torch`, the float32 form
+    of torch.distributions used by the released code, whose gradient vanishes for logits above about
+    18. probabilities: code probabilities in training; `mean` is alpha / S (App. B and the released
+    code), `sample` is pi ~ Dir(alpha) (Alg. 1). test_rule: `argmax` of the logits (released code),
+    or `sample`: pi ~ Dir(alpha), then a code from pi (Alg. 2).
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class EdVAEQuantizer(LogitQuantizer):
 
 
 def _log_gamma_draw(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
-    """log pi + constant with pi ~ Dir(alpha): normalised Gamma(alpha) draws are Dirichlet.
+    """Draw log pi + constant with pi ~ Dir(alpha), from Gamma(alpha) variates.
 
-    torch's sampler is the one behind Gamma.rsample, with its implicit gradient, but takes a
-    generator.
+    Normalised Gamma variates are Dirichlet distributed. torch._standard_gamma is the sampler behind
+    Gamma.rsample, with its implicit gradient, but accepts a generator.
     """
     draw = torch._standard_gamma(alpha, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
     return functional.channels_last(draw.clamp_min(torch.finfo(draw.dtype).tiny)).log()

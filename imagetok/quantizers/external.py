@@ -1,9 +1,10 @@
-"""Quantizers of vector-quantize-pytorch behind our contract: FSQ, LFQ, residual VQ, SimVQ, and VQ
-with the rotation trick.
+"""Quantizers of vector-quantize-pytorch: FSQ, LFQ, residual VQ, SimVQ, and VQ with the rotation
+trick.
 
-The library finds codes, looks them up and shapes the gradient. It is used without anything that it
-would change in a forward pass (moving averages, dead codes, k-means): codebooks are parameters, and
-losses are written here, unweighted and by name, where the library gives one weighted sum.
+The library chooses codes, looks them up and defines the gradient. Its features that change state
+in a forward pass (moving averages, dead code replacement, k-means) are off: codebooks are
+parameters. Losses are computed here, unweighted and by name, because the library returns one
+weighted sum.
 """
 
 import math
@@ -23,7 +24,7 @@ from imagetok.quantizers.base import Codes, Quantized, Quantizer
 
 _LIBRARY = "vector_quantize_pytorch"
 _MAX_CODES = 2**16
-# The library's modules are made in memory before an artifact's weights are compared with them.
+# The library allocates its modules before the weights of an artifact are checked.
 _NumCodes = Annotated[int, Field(ge=2, le=_MAX_CODES)]
 _CodeDim = Annotated[int, Field(ge=1, le=256)]
 _VECTOR_LOSSES = "codebook", "commitment"
@@ -51,16 +52,16 @@ class FSQConfig(Section):
 
     @property
     def num_codes(self) -> int:
-        """K."""
+        """Codebook size K: the product of `levels`."""
         return math.prod(self.levels)
 
 
 class LFQConfig(Section):
     """Lookup-free quantization (Yu et al. 2023, MAGVIT-v2): a code is the signs of D channels.
 
-    `sample_entropy` is low where the encoder is sure; `diversity`, minus the entropy of the mean
-    probabilities of a micro-batch, is low where codes are used alike. temperature: of the
-    probabilities in both.
+    `sample_entropy` is low if the encoder is certain; `diversity`, minus the entropy of the mean
+    probabilities of a micro-batch, is low if codes are used equally. temperature: temperature of
+    the probabilities in both.
     """
 
     kind: Literal["lfq"] = "lfq"
@@ -72,12 +73,12 @@ class LFQConfig(Section):
 
     @property
     def num_codes(self) -> int:
-        """K."""
+        """Codebook size K = 2^D."""
         return 2**self.code_dim
 
 
 class ResidualVQConfig(Section):
-    """Residual VQ (Zeghidour et al. 2021, Alg. 1): each level quantizes what those before left.
+    """Residual VQ (Zeghidour et al. 2021, Alg. 1): each level quantizes the residual of the last.
 
     Every level has a codebook of `num_codes`, and its codes have the same grid. Losses are sums
     over the levels.
@@ -93,7 +94,7 @@ class ResidualVQConfig(Section):
 
 
 class SimVQConfig(Section):
-    """SimVQ (Zhu et al. 2024): fixed random codes seen through one learned linear map."""
+    """SimVQ (Zhu et al. 2024): fixed random codes, transformed by one learned linear map."""
 
     kind: Literal["simvq"] = "simvq"
     num_codes: _NumCodes = 512
@@ -102,7 +103,7 @@ class SimVQConfig(Section):
 
 
 class RotationVQConfig(Section):
-    """VQ with the rotation trick (Fifty et al. 2024): gradients are turned with the vectors."""
+    """VQ with the rotation trick (Fifty et al. 2024): gradients are rotated like the vectors."""
 
     kind: Literal["rotation-vq"] = "rotation-vq"
     num_codes: _NumCodes = 512
@@ -114,10 +115,10 @@ ExternalConfig = FSQConfig | LFQConfig | ResidualVQConfig | SimVQConfig | Rotati
 
 
 def build_external(config: ExternalConfig) -> "ExternalQuantizer":
-    """The quantizer that a section describes; ResourceError without the library."""
+    """Build the quantizer of a config section; raise ResourceError without the library."""
     num_levels = config.num_levels if isinstance(config, ResidualVQConfig) else 1
     code_dim = len(config.levels) if isinstance(config, FSQConfig) else config.code_dim
-    # On the CPU also where a skeleton is asked for: some of its tensors are not in a state dict.
+    # Always on the CPU, also for a skeleton: some of its tensors are not in the state dict.
     with torch.device("cpu"):
         purpose = f"tokenizer.quantizer.kind: {config.kind!r}"
         module = _build_module(config, require(_LIBRARY, extra="zoo", purpose=purpose))
@@ -138,7 +139,7 @@ def _build_module(config: ExternalConfig, library: Any) -> nn.Module:
                 dim=config.code_dim,
                 codebook_size=config.num_codes,
                 num_quantizers=config.num_levels,
-                quant_grad_frac=1.0,  # else the gradient of z_q is the number of levels
+                quant_grad_frac=1.0,  # otherwise z_q has the number of levels as its gradient
                 rotation_trick=False,
                 **learned,
             )
@@ -155,10 +156,11 @@ def _build_module(config: ExternalConfig, library: Any) -> nn.Module:
 
 
 class ExternalQuantizer(Quantizer):
-    """A module of the library, given one row a position.
+    """Adapter for a quantizer module of vector-quantize-pytorch.
 
-    library: takes (1, N, D) and returns the quantized and their indices (1, N) or (1, N, L) first.
-    temperature: of LFQ's probabilities.
+    library: maps (1, N, D) to quantized vectors, indices (1, N) or (1, N, L), and more. losses:
+    names of the losses to compute. temperature: temperature of LFQ's probabilities; None for the
+    other quantizers.
     """
 
     def __init__(
@@ -183,9 +185,10 @@ class ExternalQuantizer(Quantizer):
         return self.temperature is not None
 
     def train(self, mode: bool = True) -> "ExternalQuantizer":
-        """The library gives no gradient in evaluation mode; here the two paths are two methods.
+        """Keep the library in training mode, because it returns no gradient in eval mode.
 
-        LFQ's is not missed, and its training mode makes entropies of all vectors and codes.
+        LFQ is kept in eval mode: its gradient is added in `_quantize`, and its training mode
+        computes entropies over all pairs of vectors and codes.
         """
         super().train(mode)
         self.library.train(not self._is_lfq)
@@ -198,8 +201,8 @@ class ExternalQuantizer(Quantizer):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
-        del temperature, generator  # nothing is relaxed, nothing is drawn
-        # Distances in half precision pick wrong codes, and so do those in TF32.
+        del temperature, generator  # there is no relaxation and no noise
+        # Half precision and TF32 distances would choose wrong codes.
         with torch.autocast(h.device.type, enabled=False), full_float32():
             vectors = functional.as_vectors(functional.at_least_float32(h))
             z_q, indices = self._quantize(vectors)
@@ -228,7 +231,7 @@ class ExternalQuantizer(Quantizer):
         return z_q, indices[0].long().view(len(vectors), -1)
 
     def _look_up(self, indices: Int[Tensor, "N L"]) -> Float[Tensor, "L N D"]:
-        """What each level adds to the vectors."""
+        """Return the vectors of each level, which are summed, (L, N, D)."""
         library: Any = self.library
         if len(self.num_codes) > 1:
             return library.get_codes_from_indices(indices[None])[:, 0]
@@ -242,14 +245,14 @@ class ExternalQuantizer(Quantizer):
         if "commitment" in self.losses:
             codes = self._look_up(indices)
             before = codes.detach().cumsum(dim=0) - codes.detach()
-            left = vectors - before  # (L, N, D), what each level quantizes
-            # VQ-VAE (van den Oord et al. 2017) eq. 3, second and third term; sums over levels
+            left = vectors - before  # (L, N, D), the input of each level
+            # VQ-VAE (van den Oord et al. 2017) eq. 3, second and third term; summed over levels
             values["codebook"] = (left.detach() - codes).square().mean(dim=(1, 2)).sum()
             values["commitment"] = (left - codes.detach()).square().mean(dim=(1, 2)).sum()
         if self.temperature is not None:
-            # MAGVIT-v2 eq. 4: p is a softmax of minus the squared distances to all codes. These
+            # MAGVIT-v2 eq. 4: p is a softmax of minus the squared distances to all codes. The codes
             # are all patterns of signs, so p is a product over bits with log-odds 4 z / T, and no
-            # matrix of all vectors and codes is made.
+            # matrix of vectors x codes is needed.
             log_odds = 4 * vectors / self.temperature
             bits = F.binary_cross_entropy_with_logits(
                 log_odds, log_odds.sigmoid(), reduction="none"
@@ -257,14 +260,14 @@ class ExternalQuantizer(Quantizer):
             values["sample_entropy"] = bits.sum(dim=1).mean()
             first, second = log_odds.tensor_split(2, dim=1)
             mean = _patterns(first).T @ _patterns(second) / len(vectors)
-            # Where a code has probability 0, the gradient of its logarithm is none.
+            # Avoids an infinite gradient where a code has probability 0.
             log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
             values["diversity"] = (mean * log_mean).sum()
         return {name: values[name] for name in self.losses}
 
 
 def _patterns(log_odds: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
-    """The probabilities of all K = 2^D patterns of D bits."""
+    """Return the probabilities of all K = 2^D patterns of D bits."""
     p = log_odds.new_ones(len(log_odds), 1)
     for odds in log_odds.unbind(dim=1):
         on, off = odds[:, None].sigmoid(), (-odds)[:, None].sigmoid()
@@ -273,5 +276,5 @@ def _patterns(log_odds: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
 
 
 def _as_map(rows: Tensor, like: Tensor) -> Tensor:
-    """(N, C) rows as the map (B, C, H, W) whose positions they are."""
+    """Reshape rows (N, C) of positions to a map (B, C, H, W)."""
     return rows.view(like.shape[0], *like.shape[2:], rows.shape[1]).movedim(-1, 1)

@@ -1,7 +1,7 @@
 """The mathematics of the quantizers, as pure functions of tensors.
 
-Codes lie on dim 1 of logits (B, K, H, W). Everything here wants float32 (or float64) inputs:
-lgamma, digamma, distances and log-sum-exp lose too much in half precision.
+Codes are on dim 1 of logits (B, K, H, W). Inputs should be float32 or float64: lgamma, digamma,
+distances and log-sum-exp are too inaccurate in half precision.
 """
 
 import math
@@ -22,9 +22,9 @@ from imagetok.quantizers.fused import (
 )
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_COLUMNS = 16  # numbers in the widest register
-_SERIES_FROM = 20.0  # from here on the Stirling series below is good to 2e-9
-# Least squares at 400 Chebyshev nodes of (0, 1], lowest power first; both good to 4e-9.
+_COLUMNS = 16  # float32 values in the widest vector register
+_SERIES_FROM = 20.0  # from this value the Stirling series below has an error of at most 2e-9
+# Least squares at 400 Chebyshev nodes of (0, 1], lowest power first; errors are at most 4e-9.
 _CODE_TERM = (
     -1.41893853,
     0.333333146,
@@ -53,9 +53,9 @@ _CODE_TERM_SLOPE = (
 
 
 def channels_last(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
-    """The same values with K innermost in memory: what softmax over K reads fastest.
+    """Return the same values with K innermost in memory, the fastest layout for softmax over K.
 
-    Noise drawn like the result is then the same whatever layout the logits came in.
+    Noise drawn in this layout does not depend on the layout of the given logits.
     """
     return logits.contiguous(memory_format=torch.channels_last)
 
@@ -63,16 +63,16 @@ def channels_last(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
 def gumbel_noise(
     like: Float[Tensor, "..."], generator: torch.Generator | None = None
 ) -> Float[Tensor, "..."]:
-    """Standard Gumbel noise of the shape, dtype, device and memory format of `like`.
+    """Draw standard Gumbel noise with the shape, dtype, device and memory format of `like`.
 
-    The uniforms are clamped to [eps, 1 - eps] as torch.distributions does, so that equal uniforms
-    give equal noise there and here.
+    The uniforms are clamped to [eps, 1 - eps] as in torch.distributions, so that equal uniforms
+    give equal noise.
     """
     return _gumbel_in_place(torch.empty_like(like).uniform_(generator=generator))
 
 
 def gumbel_from_uniform(u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """-log(-log u), with u in [0, 1] clamped to [eps, 1 - eps]."""
+    """Return -log(-log u), with u in [0, 1] clamped to [eps, 1 - eps]."""
     return _gumbel_in_place(u.clone())
 
 
@@ -84,8 +84,8 @@ def _gumbel_in_place(u: Tensor) -> Tensor:
 def mix_codes(
     weights: Float[Tensor, "B K H W"], codebook: Float[Tensor, "K D"]
 ) -> Float[Tensor, "B D H W"]:
-    """Average the codebook with the weights of every position."""
-    with full_float32():  # these are vMF's similarities, too: TF32 would pick wrong codes
+    """Return the average of the codebook with the weights of every position."""
+    with full_float32():  # also used for vMF similarities, where TF32 would choose wrong codes
         return (weights.movedim(1, -1) @ codebook).movedim(-1, 1)
 
 
@@ -95,10 +95,11 @@ def draw_relaxed(
     temperature: float,
     generator: torch.Generator | None,
 ) -> tuple[Float[Tensor, "B D H W"], Int[Tensor, "B H W"]]:
-    """Vectors mixed by a Gumbel-softmax sample of every position, and its largest code.
+    """Draw a Gumbel-softmax sample at every position; return mixed code vectors and hard codes.
 
-    Equal draws of the generator give the samples of torch.distributions. logits may be
-    unnormalised. Jang et al. 2017 eq. 2; Maddison et al. 2017 eq. 10.
+    logits: may be unnormalised. temperature: > 0. The hard code is the largest entry of the sample.
+    With the same generator, samples equal those of torch.distributions.
+    Jang et al. 2017 eq. 2; Maddison et al. 2017 eq. 10.
     """
     grid = logits[:, 0].shape
     rows = as_vectors(logits)
@@ -109,7 +110,7 @@ def draw_relaxed(
 
 
 def most_likely(logits: Float[Tensor, "B K H W"]) -> Int[Tensor, "B H W"]:
-    """The code of the largest logit at every position; ties go to the lowest index."""
+    """Return the code with the largest logit at every position; ties go to the lowest index."""
     rows = as_vectors(logits)
     return torch.cat([first_argmax(part) for part, _ in chunks(rows)]).view(logits[:, 0].shape)
 
@@ -117,30 +118,30 @@ def most_likely(logits: Float[Tensor, "B K H W"]) -> Int[Tensor, "B H W"]:
 def look_up(
     indices: Int[Tensor, "B H W"], codebook: Float[Tensor, "K D"]
 ) -> Float[Tensor, "B D H W"]:
-    """The code vector of every index, channels on dim 1."""
+    """Return the code vector of every index, channels on dim 1."""
     return torch.nn.functional.embedding(indices, codebook).movedim(-1, 1)
 
 
 def entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
-    """Entropy in nats of softmax(logits) at every position, in [0, ln K]."""
+    """Return the entropy of softmax(logits) in nats at every position, in [0, ln K]."""
     return math.log(logits.shape[1]) - categorical_kl_to_uniform(logits)
 
 
 def categorical_kl_to_uniform(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
-    """KL(Cat(softmax(logits)) || uniform) in nats at every position, in [0, ln K]."""
+    """Return KL(Cat(softmax(logits)) || uniform) in nats at every position, in [0, ln K]."""
     values: Any = FusedNegativeEntropy.apply(as_vectors(logits))
     return values.view(logits[:, 0].shape) + math.log(logits.shape[1])
 
 
 def dirichlet_kl_to_uniform(alpha: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
-    """KL(Dir(alpha) || Dir(1)) in nats at every position.
+    """Return KL(Dir(alpha) || Dir(1)) in nats at every position.
 
     alpha: (B, K, H, W) concentrations >= 1, codes on dim 1.
 
-    EdVAE App. A writes it as lnG(S) - lnG(K) - sum lnG(a) + sum (a-1)(psi(a) - psi(S)) with
-    S = sum a. In float32 those terms cancel beyond logits of about 18 and the gradient is lost.
-    Since sum a = S, the large parts can be taken out of both sides before anything is rounded:
-    KL = G(S) - lnG(K) + sum F(a), with F and G below.
+    EdVAE App. A states it as lnG(S) - lnG(K) - sum lnG(a) + sum (a-1)(psi(a) - psi(S)) with
+    S = sum a. In float32 these terms cancel for logits above about 18, and the gradient vanishes.
+    Since sum a = S, the large parts can be removed on both sides before rounding:
+    KL = G(S) - lnG(K) + sum F(a), with F in `_code_term` and G in `_concentration_term`.
     """
     num_codes = alpha.shape[1]
     total = alpha.sum(dim=1)
@@ -168,10 +169,10 @@ class _CodeTerms(torch.autograd.Function):
 
 
 def _code_term(alpha: Tensor) -> Tensor:
-    """F(a) = (a-1) psi(a) - lnG(a) - a.
+    """Return F(a) = (a-1) psi(a) - lnG(a) - a.
 
-    With r = 1/a in (0, 1], F(a) + ln(a)/2 and F'(a)/r are smooth and bounded. In float32 each is a
-    polynomial in r, good to rounding and far cheaper than digamma and lgamma.
+    With r = 1/a in (0, 1], F(a) + ln(a)/2 and F'(a)/r are smooth and bounded. In float32 each is
+    computed as a polynomial in r, exact to rounding and much faster than digamma and lgamma.
     """
     r = alpha.reciprocal()
     if alpha.dtype == torch.float32:
@@ -182,7 +183,7 @@ def _code_term(alpha: Tensor) -> Tensor:
 
 
 def _code_term_slope(alpha: Tensor) -> Tensor:
-    """F'(a) = (a-1) psi'(a) - 1."""
+    """Return F'(a) = (a-1) psi'(a) - 1."""
     r = alpha.reciprocal()
     if alpha.dtype == torch.float32:
         return _polynomial(r, _CODE_TERM_SLOPE).mul_(r)
@@ -192,7 +193,7 @@ def _code_term_slope(alpha: Tensor) -> Tensor:
 
 
 def _polynomial(r: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """sum_i coefficients[i] r^i, a new tensor."""
+    """Return sum_i coefficients[i] r^i as a new tensor."""
     *lower, second, highest = coefficients
     value = (r * highest).add_(second)
     for coefficient in reversed(lower):
@@ -201,7 +202,7 @@ def _polynomial(r: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 def _concentration_term(total: Tensor, num_codes: int) -> Tensor:
-    """G(S) = lnG(S) - (S-K) psi(S) + S."""
+    """Return G(S) = lnG(S) - (S-K) psi(S) + S."""
     k = num_codes
     large = total > _SERIES_FROM
     s = torch.where(large, float(k), total)
@@ -217,34 +218,35 @@ def gaussian_logits(
     codebook: Float[Tensor, "K D"],
     variance: Float[Tensor, "#B #D #H #W"],
 ) -> Float[Tensor, "B K H W"]:
-    """ln N(z; e_k, variance) of every code at every position, up to what all codes share there.
+    """Return ln N(z; e_k, variance) of every code at every position, up to a constant per position.
 
-    variance: > 0, one for all or one along any of the axes. sum_d (e_kd z_d - e_kd^2 / 2) /
-    variance_d: the square is expanded, so that no (B, K, D, H, W) tensor is made, and its term
-    z_d^2, under which the differences between codes would drown, is left out.
+    variance: > 0; its axes may have size 1. The result is sum_d (e_kd z_d - e_kd^2 / 2) /
+    variance_d: the square is expanded, so that no (B, K, D, H, W) tensor is needed, and the term
+    z_d^2, the same for all codes, is left out because rounding it would hide differences.
     """
     vectors, precision = z.movedim(1, -1), variance.reciprocal().movedim(1, -1)
     half_squares = 0.5 * codebook.square()
     if precision.shape[-1] == 1:
         half_squares = half_squares.sum(dim=1, keepdim=True)
     precision = precision.expand(*vectors.shape[:-1], -1)
-    # One product of matrices, so that nothing else of the size of the logits is made.
+    # One matrix product, so that no other tensor of the size of the logits is needed.
     left = torch.cat([precision * vectors, -precision], dim=-1)
-    with full_float32():  # TF32 would pick wrong codes
+    with full_float32():  # TF32 would choose wrong codes
         return (left @ torch.cat([codebook, half_squares], dim=1).T).movedim(-1, 1)
 
 
 def nearest_codes(
     vectors: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], chunk: int | None = None
 ) -> Int[Tensor, " N"]:
-    """The index of the closest code in Euclidean distance; ties go to the lowest index.
+    """Return the index of the nearest code by Euclidean distance; ties go to the lowest index.
 
-    Works on `chunk` vectors at a time (None: what fits into a cache), so that no (N, K) matrix of
-    distances is kept. TF32 would pick wrong codes.
+    chunk: vectors per chunk (None: as many as fit in the cache), so that no (N, K) matrix of
+    distances is stored. TF32 is off, because it would choose wrong codes.
     """
     chunk = chunk or rows_per_chunk(len(codebook), vectors.device)
     offsets = -0.5 * codebook.square().sum(dim=1)
-    # Matrix products round the columns that are over differently: equal codes would not tie.
+    # Padded to full vector registers: otherwise matrix products round the last columns differently,
+    # and equal codes would not tie.
     over = -len(codebook) % _COLUMNS
     codebook = torch.nn.functional.pad(codebook, (0, 0, 0, over))
     offsets = torch.nn.functional.pad(offsets, (0, over), value=-math.inf)
@@ -259,7 +261,7 @@ def nearest_codes(
 def nearest_map(
     h: Float[Tensor, "B D H W"], codebook: Float[Tensor, "K D"]
 ) -> Int[Tensor, "B H W"]:
-    """The nearest code of every position, in float32 or float64 whatever is asked outside."""
+    """Return the nearest code of every position, computed in float32 or float64, never autocast."""
     with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
         indices = nearest_codes(as_vectors(at_least_float32(h)), codebook)
         return indices.view(h.shape[0], *h.shape[2:])
@@ -269,7 +271,7 @@ def nearest_map(
 def nearest_certainty(
     h: Float[Tensor, "B D H W"], codebook: Float[Tensor, "K D"]
 ) -> dict[str, Float[Tensor, "B H W"]]:
-    """`margin` and `encoder_norm` of every position; see `Quantizer.certainty`."""
+    """Return `margin` and `encoder_norm` at every position; see `Quantizer.certainty`."""
     with torch.autocast(h.device.type, enabled=False), full_float32():
         vectors, shape = as_vectors(at_least_float32(h)), (h.shape[0], *h.shape[2:])
         offsets, margins = -0.5 * codebook.square().sum(dim=1), []
@@ -281,26 +283,26 @@ def nearest_certainty(
 
 
 def at_least_float32(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The same values, half precision made float32."""
+    """Convert half precision to float32; float32 and float64 are unchanged."""
     return h if h.dtype == torch.float64 else h.float()
 
 
 def straight_through(
     z_e: Float[Tensor, "B D H W"], z_q: Float[Tensor, "B D H W"]
 ) -> Float[Tensor, "B D H W"]:
-    """The value of z_q with the gradient of z_e (van den Oord et al. 2017, section 3.2)."""
+    """Return the value of z_q with the gradient of z_e (van den Oord et al. 2017, section 3.2)."""
     return z_e + (z_q - z_e).detach()
 
 
 def as_vectors(z_e: Float[Tensor, "B D H W"]) -> Float[Tensor, "N D"]:
-    """One row per position: N = B * H * W."""
+    """Reshape a map to one row per position: N = B * H * W."""
     return z_e.movedim(1, -1).flatten(0, 2)
 
 
 def code_sums(
     vectors: Float[Tensor, "N D"], indices: Int[Tensor, " N"], num_codes: int
 ) -> tuple[Float[Tensor, " K"], Float[Tensor, "K D"]]:
-    """How many vectors each code was given, and their sum."""
+    """Return the number of vectors assigned to each code, and their sum."""
     counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
     sums = vectors.new_zeros(num_codes, vectors.shape[1])
     sums.scatter_add_(0, indices[:, None].expand_as(vectors), vectors)
@@ -314,11 +316,11 @@ def ema_codebook(
     sums: Float[Tensor, "K D"],
     decay: float,
 ) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
-    """One exponential-moving-average step of a codebook, in increments; returns (codebook, sizes).
+    """Return (codebook, cluster sizes) after one exponential-moving-average step, by increments.
 
-    The same mathematics as van den Oord et al. 2017 eq. 6-8 (N = gN + (1-g)n, m = gm + (1-g)sum z,
-    e = m/N) without their quotient: an unused code keeps its value exactly, decay 0 is one k-means
-    step, and no epsilon is needed.
+    Equal to van den Oord et al. 2017 eq. 6-8 (N = gN + (1-g)n, m = gm + (1-g)sum z, e = m/N), but
+    without the quotient: an unused code keeps its value exactly, decay 0 is one k-means step, and
+    no epsilon is needed.
     """
     size = decay * cluster_size + (1 - decay) * counts
     step = (1 - decay) * (sums - counts[:, None] * codebook) / size.clamp_min(1e-30)[:, None]
@@ -328,9 +330,9 @@ def ema_codebook(
 def codebook_gradient(
     codebook: Float[Tensor, "K D"], counts: Float[Tensor, " K"], sums: Float[Tensor, "K D"]
 ) -> Float[Tensor, "K D"]:
-    """Gradient of the codebook loss, the mean over vectors and channels of (sg[z] - e)^2.
+    """Return the gradient of the codebook loss, mean (sg[z] - e)^2 over vectors and channels.
 
-    counts, sums: of the vectors that each code was given.
+    counts, sums: number and sum of the vectors assigned to each code.
     """
     total = counts.sum().clamp_min(1) * codebook.shape[1]
     return 2 * (counts[:, None] * codebook - sums) / total
@@ -339,10 +341,10 @@ def codebook_gradient(
 def draw_vectors(
     vectors: Float[Tensor, "N D"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "count D"]:
-    """`count` of the vectors in random order, none twice.
+    """Draw `count` of the vectors in random order, without replacement.
 
-    If there are fewer they are repeated with noise N(0, (0.01 / sqrt(D))^2), as in Jukebox's code
-    (Dhariwal et al. 2020). generator: on the CPU, whatever the device of the vectors.
+    If there are fewer, they are repeated with noise N(0, (0.01 / sqrt(D))^2), as in Jukebox's code
+    (Dhariwal et al. 2020). generator: on the CPU, for any device of the vectors.
     """
     size, dim = vectors.shape
     if size < count:
@@ -356,25 +358,25 @@ def draw_vectors(
 def k_means(
     vectors: Float[Tensor, "N D"], num_codes: int, generator: torch.Generator, steps: int = 10
 ) -> Float[Tensor, "K D"]:
-    """K centres: k-means++ seeding (Arthur & Vassilvitskii 2007), then `steps` Lloyd steps.
+    """Return K centres: k-means++ seeding (Arthur & Vassilvitskii 2007), then `steps` Lloyd steps.
 
-    A centre that loses all its vectors stays where it is. N must be at least K. generator: on the
-    CPU; the work is done there too, because sums in parallel on a GPU differ in their last bits
-    from process to process.
+    A centre without vectors keeps its value. N must be at least K. generator: on the CPU. The
+    computation is on the CPU too, because parallel sums on a GPU can differ in their last bits
+    between processes.
     """
     device = vectors.device
     vectors = vectors.cpu()
     centres = vectors[_seeds(vectors, num_codes, generator)]
     for _ in range(steps):
         counts, sums = code_sums(vectors, nearest_codes(vectors, centres), num_codes)
-        # with decay 0 this is a Lloyd step
+        # An EMA step with decay 0 is a Lloyd step.
         centres, _ = ema_codebook(centres, torch.ones_like(counts), counts, sums, 0.0)
     return centres.to(device)
 
 
 def _seeds(vectors: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Indices of K vectors, each drawn by its squared distance to the nearest of those before."""
-    centred = vectors - vectors.mean(dim=0)  # so that the distances below do not cancel
+    """Draw indices of K vectors, by the squared distance to the nearest earlier one (k-means++)."""
+    centred = vectors - vectors.mean(dim=0)  # avoids cancellation in the distances below
     norms = centred.square().sum(dim=1)
     chosen = torch.randint(len(vectors), (1,), generator=generator)
     distances = torch.full_like(norms, torch.inf)
@@ -382,9 +384,9 @@ def _seeds(vectors: Tensor, num_codes: int, generator: torch.Generator) -> Tenso
     for _ in range(num_codes - 1):
         seed = centred[chosen[0]]
         to_seed = torch.addmv(norms + seed.square().sum(), centred, seed, alpha=-2)
-        # If all are zero, with fewer distinct vectors than codes, every vector is as likely.
+        # If all distances are zero (fewer distinct vectors than codes), draw uniformly.
         distances = torch.minimum(distances, to_seed).clamp_min_(1e-30)
-        # The inverse of the cumulative sum; torch.multinomial would draw a number for each vector.
+        # Inverse CDF; torch.multinomial would need a random number per vector.
         cumulative = distances.double().cumsum(dim=0)
         at = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative[-1]
         chosen = torch.searchsorted(cumulative, at, right=True).clamp_max_(len(vectors) - 1)

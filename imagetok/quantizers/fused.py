@@ -1,7 +1,8 @@
-"""Work on all codes of all positions, (N, K) matrices, a piece of rows at a time.
+"""Fused operations on (N, K) matrices (positions x codes), computed in chunks of rows.
 
-Fresh large temporaries cost a CPU ten times what work in its cache does, so the forward and
-backward passes of the stochastic quantizers are written out: each reads its matrices once.
+On a CPU, newly allocated large temporaries take about ten times as long as work in the cache.
+Therefore the forward and backward passes of the stochastic quantizers are written out here, so
+that each reads its matrices only once.
 """
 
 import math
@@ -13,18 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_IN_CACHE = 1 << 19  # numbers, 2 MiB in float32
-_ON_GPU = 1 << 24  # which wants few and large kernels
+_IN_CACHE = 1 << 19  # values, 2 MiB in float32
+_ON_GPU = 1 << 24  # values; a GPU prefers few and large kernels
 _BLOCKS = 16
 
 
 def rows_per_chunk(num_codes: int, device: torch.device) -> int:
-    """How many rows of K numbers to work on at a time."""
+    """Return the number of rows of K values per chunk."""
     return max(1, (_IN_CACHE if device.type == "cpu" else _ON_GPU) // num_codes)
 
 
 def chunks(matrix: Float[Tensor, "N K"], *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same few rows of each, and an empty matrix of that size, which is used again."""
+    """Yield chunks of the same rows of all tensors, and an uninitialised scratch matrix."""
     count = min(rows_per_chunk(matrix.shape[1], matrix.device), len(matrix))
     scratch = matrix.new_empty(count, matrix.shape[1])
     split = (tensor.split(count) for tensor in (matrix, *others))
@@ -33,10 +34,10 @@ def chunks(matrix: Float[Tensor, "N K"], *others: Tensor) -> Iterator[tuple[Tens
 
 
 def first_argmax(matrix: Float[Tensor, "N K"]) -> Int[Tensor, " N"]:
-    """The column of the largest number of every row, the first of several.
+    """Return the column of the largest value of every row; ties go to the first column.
 
-    torch's argmax takes several times as long as its amax, which here finds the block of columns;
-    argmax looks at the blocks, and at the columns of one.
+    torch's argmax takes several times as long as amax. Therefore amax finds the largest value of
+    each block of columns, and argmax is only applied to the blocks and within one block.
     """
     size, num_codes = matrix.shape
     blocks = math.gcd(num_codes, _BLOCKS)
@@ -48,10 +49,10 @@ def first_argmax(matrix: Float[Tensor, "N K"]) -> Int[Tensor, " N"]:
 
 
 class FusedGumbelSoftmax(torch.autograd.Function):
-    """A Gumbel-softmax sample y of every row (Jang et al. 2017, eq. 2), and the codes it mixes.
+    """Gumbel-softmax sample y of every row (Jang et al. 2017, eq. 2), and the mixture y @ codebook.
 
     (logits (N, K), uniforms (N, K), codebook (K, D), temperature) -> (mixed (N, D), largest (N,)).
-    The uniforms, clamped to [eps, 1 - eps], give the noise; they are overwritten.
+    The noise is computed from the uniforms, clamped to [eps, 1 - eps], which are overwritten.
     """
 
     @staticmethod
@@ -86,7 +87,7 @@ class FusedGumbelSoftmax(torch.autograd.Function):
 
 
 class FusedNegativeEntropy(torch.autograd.Function):
-    """sum_k p ln p in nats of p = softmax(logits), for every row of (N, K)."""
+    """Negative entropy sum_k p ln p in nats with p = softmax(logits), for every row of (N, K)."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:

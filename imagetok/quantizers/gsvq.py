@@ -1,4 +1,4 @@
-"""GS-VQ-VAE: a categorical over the codes by distance, trained through the Gumbel-softmax."""
+"""GS-VQ-VAE: code probabilities from distances, trained with the Gumbel-softmax."""
 
 from typing import ClassVar, Literal
 
@@ -23,11 +23,12 @@ class GSVQConfig(Section):
 
 
 class GSVQQuantizer(LogitQuantizer):
-    """Reads D features per position; the logit of a code is minus its squared distance.
+    """Quantizes D features per position; the logit of a code is minus its squared distance.
 
-    Gradients reach encoder and codebook through the logits and the mixture; nothing is passed
-    straight through. test_rule: `argmax` of the logits, which is the nearest code, or `sample`.
-    Codes start uniform in (-1/K, 1/K), where all distances are alike: training starts slowly.
+    Gradients reach encoder and codebook through the logits and the mixture; there is no
+    straight-through estimator. test_rule: `argmax` of the logits (the nearest code), or `sample`.
+    Codes are initialised uniformly in (-1/K, 1/K), where all distances are similar, so that
+    training starts slowly.
     """
 
     def __init__(self, num_codes: int, code_dim: int, test_rule: TestRule):
@@ -42,7 +43,7 @@ class GSVQQuantizer(LogitQuantizer):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
+        with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate
             logits = self.logits(h)
             z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
             return Quantized(
@@ -54,8 +55,8 @@ class GSVQQuantizer(LogitQuantizer):
 
     def logits(self, h: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K H W"]:
         z = functional.channels_last(h.to(self.codebook.dtype))
-        # -||z - e||^2 is the Gaussian's exponent at variance 1/2; ||z||^2, which all codes share,
-        # is left out.
+        # -||z - e||^2 is the exponent of a Gaussian with variance 1/2; ||z||^2, which is the same
+        # for all codes, is left out.
         return functional.gaussian_logits(z, self.codebook, z.new_full((1, 1, 1, 1), 0.5))
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Quantizers that give every code a logit: what dVAE, EdVAE, GS-VQ-VAE and SQ-VAE share."""
+"""The base class of quantizers with a logit per code: dVAE, EdVAE, GS-VQ-VAE and SQ-VAE."""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -11,11 +11,11 @@ from imagetok.quantizers import functional
 from imagetok.quantizers.base import Codes, Quantizer
 
 TestRule = Literal["argmax", "sample"]
-"""The code at test time: the most likely one, or one drawn from the probabilities."""
+"""The code in eval mode: the most likely one, or a sample from the code probabilities."""
 
 
 class LogitQuantizer(Quantizer, ABC):
-    """Codes by logits over the K rows of `codes()`.
+    """Chooses codes by logits over the K rows of `codes()`.
 
     test_rule: `argmax` of the logits, or `sample`.
     """
@@ -31,16 +31,16 @@ class LogitQuantizer(Quantizer, ABC):
 
     @abstractmethod
     def logits(self, h: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
-        """Of every code at every position; called outside of autocast."""
+        """Return the logits of every code at every position; called outside of autocast."""
 
     def codes(self) -> Float[Tensor, "K D"]:
-        """The vectors that the decoder is given: the codebook, where a leaf says nothing else."""
+        """Return the code vectors, the decoder's input; by default the codebook."""
         return self.codebook
 
     def drawn(
         self, logits: Float[Tensor, "B K H W"], generator: torch.Generator | None
     ) -> Float[Tensor, "B K H W"]:
-        """The logits that a code is drawn from under `sample`: these, where a leaf draws none."""
+        """Return the logits that test rule `sample` draws from; by default the given ones."""
         del generator
         return logits
 
@@ -51,7 +51,7 @@ class LogitQuantizer(Quantizer, ABC):
             logits = self.logits(h)
             if self.test_rule == "sample":
                 logits = self.drawn(logits, generator)
-                # Gumbel-max: the largest sum of logit and noise is a draw from the softmax.
+                # Gumbel-max: the argmax of logits plus noise is a sample from the softmax.
                 logits = logits + functional.gumbel_noise(logits, generator)
         return (functional.most_likely(logits),)
 

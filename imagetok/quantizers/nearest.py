@@ -1,4 +1,4 @@
-"""Quantizers whose code is the nearest row of a codebook: what VQ-VAE and its kin share."""
+"""The base class of quantizers that choose the nearest code: VQ-VAE, VQ-VAE-EMA and VQ-STE++."""
 
 from abc import ABC, abstractmethod
 
@@ -11,7 +11,7 @@ from imagetok.quantizers.base import Codes, Quantized, Quantizer
 
 
 class NearestCodeQuantizer(Quantizer, ABC):
-    """Reads D features per position; codes are the nearest rows of `codes()`."""
+    """Quantizes D features per position to the nearest row of `codes()` (Euclidean distance)."""
 
     def __init__(self, num_codes: int, code_dim: int):
         super().__init__()
@@ -21,7 +21,7 @@ class NearestCodeQuantizer(Quantizer, ABC):
 
     @abstractmethod
     def codes(self) -> Float[Tensor, "K D"]:
-        """The vectors that features are compared with, and that the decoder is given."""
+        """Return the code vectors, which features are compared with and the decoder reads."""
 
     @abstractmethod
     def quantized(
@@ -31,7 +31,7 @@ class NearestCodeQuantizer(Quantizer, ABC):
         indices: Int[Tensor, "B H W"],
         generator: torch.Generator | None,
     ) -> Quantized:
-        """What `forward` returns of features, their nearest vectors and these vectors' codes."""
+        """Build the output of `forward` from features, their nearest code vectors and the codes."""
 
     def forward(
         self,
@@ -40,8 +40,8 @@ class NearestCodeQuantizer(Quantizer, ABC):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
-        del temperature  # nothing is relaxed
-        # Distances in half precision pick wrong codes.
+        del temperature  # there is no relaxation
+        # Half precision distances would choose wrong codes.
         with torch.autocast(h.device.type, enabled=False):
             z_e = functional.at_least_float32(h)
             codes = self.codes()

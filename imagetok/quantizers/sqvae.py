@@ -1,4 +1,4 @@
-"""Gaussian SQ-VAE: stochastic quantization whose variance is learned (types I to IV, or fixed)."""
+"""Gaussian SQ-VAE: stochastic quantization with a learned (types I to IV) or fixed variance."""
 
 import math
 from typing import ClassVar, Literal
@@ -20,9 +20,9 @@ _MIN_LOG_VARIANCE = math.log(1e-10)
 class SQVAEConfig(Section):
     """Gaussian SQ-VAE (Takida et al. 2022); the defaults are those of the released vision code.
 
-    Both losses are sums over the latents, means over the batch, which fits the likelihoods
-    `arelbo` and `gaussian` with weights 1. With `mse`, a mean over pixels, give both the weight
-    2 v / (channels * height * width), where v stands for the decoder's variance.
+    Both losses are sums over the latents and means over the batch, as needed for the likelihoods
+    `arelbo` and `gaussian` with weights 1. With `mse`, a mean over pixels, set both weights to
+    2 v / (channels * height * width), where v is the decoder's variance.
     """
 
     kind: Literal["sqvae"] = "sqvae"
@@ -42,18 +42,19 @@ class SQVAEConfig(Section):
     def _check(self) -> "SQVAEConfig":
         if not self.floor and self.variance not in ("fixed", "I"):
             raise ValueError(
-                f"floor: variance {self.variance} has no floor to leave out; set floor=true"
+                f"floor: false needs variance fixed or I, found {self.variance}; set floor=true"
             )
         return self
 
 
 class SQVAEQuantizer(LogitQuantizer):
-    """Codes by their Gaussian density around the encoder's mean; the variance anneals by itself.
+    """Samples codes by their Gaussian density around the encoder's output; the variance is learned.
 
-    variance: sigma^2 is exp(v) + exp(s) with a scalar s that starts at `log_variance`. Type I: v is
-    0, so sigma^2 never falls below 1 as in the released code (floor=False: exp(s) alone, as in the
-    paper); `fixed`: that with s frozen. Types II, III and IV read v from the second half of the 2D
-    channels: its mean per image, its mean per position, or itself, one per dimension.
+    The variance usually decreases during training, which anneals the sampling. sigma^2 is
+    exp(v) + exp(s) with a scalar s that starts at `log_variance`. Type I: v is 0, so sigma^2 never
+    falls below 1, as in the released code (floor=False: only exp(s), as in the paper); `fixed`:
+    the same with s frozen. Types II, III and IV read v from the second half of the 2D channels:
+    its mean per image, its mean per position, or itself, one value per position and dimension.
     test_rule: `argmax` of the logits, or `sample`.
     """
 
@@ -87,7 +88,7 @@ class SQVAEQuantizer(LogitQuantizer):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
+        with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate
             z, variance = self._posterior(h)
             logits = functional.gaussian_logits(z, self.codebook, variance)
             z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
@@ -110,7 +111,7 @@ class SQVAEQuantizer(LogitQuantizer):
         with torch.autocast(h.device.type, enabled=False):
             z, variance = self._posterior(h)
             logits = functional.gaussian_logits(z, self.codebook, variance)
-            shared = (z.square() / (2 * variance)).sum(dim=1)  # by all codes, and left out above
+            shared = (z.square() / (2 * variance)).sum(dim=1)  # the term that the logits leave out
         return {
             "entropy": functional.entropy(logits),
             "top_logit": logits.amax(dim=1) - shared,
@@ -118,7 +119,7 @@ class SQVAEQuantizer(LogitQuantizer):
         }
 
     def _posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean (B, D, H, W), and a variance that broadcasts to it."""
+        """Return the mean (B, D, H, W) and a variance that broadcasts to it."""
         features = functional.channels_last(h.to(self.codebook.dtype))
         z, v = features[:, : self.code_dim], features[:, self.code_dim :]
         match self.variance:

@@ -1,4 +1,4 @@
-"""One definition per measure of codebook use, from hard indices."""
+"""Codebook utilisation: codes used and perplexity, from hard codes."""
 
 from typing import NamedTuple
 
@@ -8,29 +8,29 @@ from torch import Tensor
 
 
 class CodebookUse(NamedTuple):
-    """How one level's codebook is used over a split (or over one batch, where so named)."""
+    """Codebook utilisation of one level, over a split or a batch."""
 
     num_codes: int
     codes_used: int
-    """Codes that occur at least once."""
+    """Number of codes that occur at least once."""
     perplexity: float
-    """exp of the entropy of the code frequencies: 1 for one code, K for uniform use."""
+    """exp of the entropy of the code frequencies: 1 if one code is used, K for uniform use."""
 
 
 def code_counts(indices: Int[Tensor, "..."], num_codes: int) -> Int[Tensor, " K"]:
-    """How often each code occurs."""
+    """Return the number of occurrences of each code."""
     flat = indices.flatten().long()
     counts = flat.new_zeros(num_codes)
-    return counts.scatter_add_(0, flat, torch.ones_like(flat))  # bincount would wait for a GPU
+    return counts.scatter_add_(0, flat, torch.ones_like(flat))  # bincount synchronises with a GPU
 
 
 def codebook_use(counts: Int[Tensor, " K"] | Float[Tensor, " K"]) -> CodebookUse:
-    """Usage and perplexity of counted codes.
+    """Compute codes used and perplexity from the counts of all codes.
 
-    The plug-in entropy is biased low for few positions, so perplexities of batches of different
-    size must not be compared.
+    The plug-in estimate of the entropy is too low for few positions, so perplexities of batches of
+    different sizes are not comparable.
     """
-    counts = counts.cpu()  # not every device has float64
+    counts = counts.cpu()  # not every device supports float64
     frequencies = counts.double() / counts.sum().clamp_min(1)
     entropy = -torch.special.xlogy(frequencies, frequencies).sum()
     return CodebookUse(len(counts), int((counts > 0).sum()), float(entropy.exp()))

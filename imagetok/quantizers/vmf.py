@@ -16,8 +16,8 @@ from imagetok.quantizers.logits import LogitQuantizer, TestRule
 class VMFSQVAEConfig(Section):
     """SQ-VAE with von Mises-Fisher densities (Takida et al. 2022).
 
-    Both losses are sums over the latents, means over the batch, as the likelihood `vmf` is a sum
-    over pixels. `log_concentration` is the start of s in kappa = 1 + exp(s).
+    Both losses are sums over the latents and means over the batch, as the likelihood `vmf` is a
+    sum over pixels. `log_concentration` is the initial s in kappa = 1 + exp(s).
     """
 
     kind: Literal["vmf-sqvae"] = "vmf-sqvae"
@@ -30,10 +30,11 @@ class VMFSQVAEConfig(Section):
 
 
 class VMFSQVAEQuantizer(LogitQuantizer):
-    """Unit codes by their vMF density around the encoder's direction; kappa is learned.
+    """Samples unit code vectors by their vMF density around the encoder's direction.
 
-    The density exp(kappa z . e) on the unit sphere is a Gaussian of variance 1 / kappa there. The
-    mixture of codes in training is not brought back to the sphere, as in the released code.
+    The density exp(kappa z . e) on the unit sphere, with a learned kappa, is a Gaussian with
+    variance 1 / kappa restricted to the sphere. As in the released code, the mixture of codes in
+    training is not normalised to the sphere.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class VMFSQVAEQuantizer(LogitQuantizer):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # logits in half precision tie
+        with torch.autocast(h.device.type, enabled=False):  # half precision logits would tie
             z, codes, kappa = self._on_sphere(h)
             logits = functional.mix_codes(kappa * z, codes.T)  # kappa z . e
             z_q, indices = functional.draw_relaxed(logits, codes, temperature, generator)
@@ -87,7 +88,7 @@ class VMFSQVAEQuantizer(LogitQuantizer):
         }
 
     def _on_sphere(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit directions (B, D, H, W), unit codes (K, D), and kappa."""
+        """Return unit directions (B, D, H, W), unit codes (K, D), and kappa."""
         z = functional.channels_last(h.to(self.codebook.dtype))
         kappa = 1 + self.log_concentration.exp()
         return nn.functional.normalize(z, dim=1), self.codes(), kappa

@@ -1,4 +1,4 @@
-"""VQ-VAE: nearest code, straight-through gradient; a codebook by gradient or by moving averages."""
+"""VQ-VAE: nearest code and straight-through estimator; a codebook trained by gradient or by EMA."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -45,9 +45,9 @@ class VQEMAConfig(Section):
 
 
 class VQQuantizer(NearestCodeQuantizer):
-    """Reads D features per position; its codebook is a parameter with a loss of its own.
+    """Quantizes D features per position; the codebook is a parameter with its own loss.
 
-    Both losses are means over B, D, H, W: `codebook` moves the codes and `commitment` the encoder.
+    Both losses are means over B, D, H, W: `codebook` trains the codes, `commitment` the encoder.
     """
 
     def __init__(self, num_codes: int, code_dim: int, renewal: CodebookInitReset):
@@ -88,10 +88,10 @@ class VQQuantizer(NearestCodeQuantizer):
 
 
 class VQEMAQuantizer(NearestCodeQuantizer):
-    """Reads D features per position; its codebook follows the encoder by moving averages.
+    """Quantizes D features per position; the codebook is an EMA of the assigned encoder outputs.
 
-    Every code starts with cluster size 1, so that one that is never used keeps its value (starting
-    the sizes at 0 throws such codes to a norm of 1e5 on the first step).
+    Cluster sizes start at 1, so that an unused code keeps its value (with sizes that start at 0,
+    such codes get a norm of 1e5 in the first step).
     """
 
     codebook: Tensor
@@ -120,7 +120,7 @@ class VQEMAQuantizer(NearestCodeQuantizer):
         return Quantized(
             z_q=functional.straight_through(z_e, z_q),
             indices=(indices,),
-            # eq. 3, third term; the codebook is a buffer and gets no gradient.
+            # eq. 3, third term; the codebook is a buffer without gradient.
             losses={"commitment": (z_e - z_q).square().mean()},
             stats={"counts": counts, "sums": sums} | self.renewal.stats(z_e, indices, generator),
         )
@@ -137,5 +137,5 @@ class VQEMAQuantizer(NearestCodeQuantizer):
         renewed = self.renewal(self.codebook, stats, generator)
         if renewed is not None:
             self.codebook.copy_(renewed.codebook)
-            self.cluster_size.masked_fill_(renewed.rows, 1)  # as any code starts
+            self.cluster_size.masked_fill_(renewed.rows, 1)  # as for initial codes
         return {}

@@ -1,4 +1,4 @@
-"""VQ-STE++: affine codes, a synchronised and an alternated update of the codebook."""
+"""VQ-STE++: affine codes, synchronised and alternating updates of the codebook."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -71,7 +71,7 @@ class VQSTEConfig(Section):
 
 
 class Affine(nn.Module):
-    """Moves all codes of a group together, so that also those that are not used follow the encoder.
+    """Shared affine map of the codes of a group, so that unused codes follow the encoder too.
 
     Code k belongs to group k // (K / groups).
     """
@@ -83,20 +83,20 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(groups, 1, code_dim))
 
     def forward(self, codebook: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
-        """The codes that are compared with vectors and looked up."""
+        """Map the codebook to the effective codes."""
         grouped = codebook.view(len(self.scale), -1, codebook.shape[1])
         return (self._gain() * grouped + self.rate * self.bias).view_as(codebook)
 
     def inverse(self, codes: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
-        """The codebook that is taken to these codes."""
+        """Return the codebook whose effective codes are these."""
         grouped = codes.view(len(self.scale), -1, codes.shape[1])
         gain = self._gain()
-        # A gain near 0 takes no code there: what comes out is then short of it, and stays finite.
+        # The gain is kept away from 0, so that the result stays finite, even if it is not exact.
         gain = torch.where(gain < 0, -1.0, 1.0) * gain.abs().clamp_min(_LEAST_GAIN)
         return ((grouped - self.rate * self.bias) / gain).view_as(codes)
 
     def pull_back(self, gradient: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
-        """The gradient of the codebook from that of the codes."""
+        """Convert the gradient of the effective codes to that of the codebook."""
         grouped = gradient.view(len(self.scale), -1, gradient.shape[1])
         return (self._gain() * grouped).view_as(gradient)
 
@@ -105,7 +105,7 @@ class Affine(nn.Module):
 
 
 class Alternation(nn.Module):
-    """Gradient descent with momentum on the codebook loss, the assignment of vectors held fixed."""
+    """Gradient descent with momentum on the codebook loss, with a fixed assignment of vectors."""
 
     velocity: Tensor
 
@@ -119,7 +119,7 @@ class Alternation(nn.Module):
     def forward(
         self, codebook: Float[Tensor, "K D"], affine: Affine | None, stats: dict[str, Tensor]
     ) -> Float[Tensor, "K D"]:
-        """The codebook after the steps, from the `counts` and `sums` of its vectors."""
+        """Return the codebook after the steps; stats: `counts`, `sums` of assigned vectors."""
         for _ in range(self.steps):
             codes = codebook if affine is None else affine(codebook)
             gradient = functional.codebook_gradient(codes, stats["counts"], stats["sums"])
@@ -131,15 +131,15 @@ class Alternation(nn.Module):
 
 
 class VQSTEQuantizer(NearestCodeQuantizer):
-    """Reads D features per position; nearest affine code, straight-through gradient.
+    """Quantizes D features per position to the nearest affine code; straight-through estimator.
 
-    The one loss `vq` is (1 - beta) mean (z - sg[z_q])^2 + beta mean (sg[z] - z_q)^2: beta weights
-    the codebook term, other than in VQ-VAE. With every part off, beta 0.8 and weight 1.25 this is
-    VQ-VAE with commitment 0.25. affine, alternation: None is off; so is synchronisation 0.
+    The only loss, `vq`, is (1 - beta) mean (z - sg[z_q])^2 + beta mean (sg[z] - z_q)^2: beta is the
+    weight of the codebook term, unlike in VQ-VAE. With everything off (affine and alternation None,
+    synchronisation 0), beta 0.8 and weight 1.25, this is VQ-VAE with commitment weight 0.25.
 
-    With alternation the codebook is a buffer that `update` moves, and beta reaches only the affine
-    parameters. The released code takes these steps inside the forward pass, by automatic
-    differentiation; here they are in closed form, from the sums of the whole batch.
+    With alternation, the codebook is a buffer that `update` changes, and the codebook term only
+    trains the affine parameters. The released code takes these steps in the forward pass by
+    automatic differentiation; here they are computed in closed form from sums over the whole batch.
     """
 
     codebook: Tensor
@@ -178,7 +178,7 @@ class VQSTEQuantizer(NearestCodeQuantizer):
     ) -> Quantized:
         out = functional.straight_through(z_e, z_q)
         if self.synchronisation:
-            out = out + self.synchronisation * (z_q - z_q.detach())  # adds a gradient only
+            out = out + self.synchronisation * (z_q - z_q.detach())  # adds only a gradient
         commitment = (z_e - z_q.detach()).square().mean()
         codebook = (z_e.detach() - z_q).square().mean()
         stats = self.renewal.stats(z_e, indices, generator)

@@ -1,6 +1,6 @@
-"""Reports: sections of text, tables, figures and pictures become one self-contained HTML file.
+"""Reports: render sections of text, tables, figures and pictures to a self-contained HTML file.
 
-Names load on first use, so that sections can be put together without matplotlib or jinja2.
+Names are imported on first use, so that sections can be built without matplotlib or jinja2.
 """
 
 from importlib import import_module

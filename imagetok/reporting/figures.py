@@ -1,8 +1,7 @@
-"""Numbers drawn as SVG: curves, code usage and bars, the same bytes for the same numbers; and the
-look of them all.
+"""Figures as SVG: curves, code usage and bars, and their common style; equal data, equal bytes.
 
-Only matplotlib's object-oriented interface is used, so nothing is left open and no backend is
-chosen. Text stays text, and colours follow the reader's light or dark mode.
+Only matplotlib's object-oriented interface is used, so no figure stays open and no global backend
+is selected. Text remains text in the SVG, and colours follow the reader's light or dark mode.
 """
 
 import io
@@ -25,8 +24,8 @@ from imagetok.errors import InputError
 _INK = "#2b3038"
 _FAINT = "#d9dde3"
 _QUIET = "#6a7280"
-# Okabe & Ito (2008), told apart by colour-blind readers; black and yellow are left out because one
-# or the other vanishes on a light or a dark page.
+# The colour-blind safe palette of Okabe & Ito (2008), without black and yellow, which are invisible
+# on a dark or a light page.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", ":", "-.")
 _IN_THE_DARK = {
@@ -37,7 +36,7 @@ _IN_THE_DARK = {
     "#d55e00": "#f08a43",
     "#009e73": "#2cc79a",
 }
-_LEGEND_WIDTH = 84  # letters beside each other over a figure; a line's sample takes six
+_LEGEND_WIDTH = 84  # characters per row of a legend; a line sample takes six
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imagetok",
@@ -69,8 +68,10 @@ def curves(
 ) -> bytes:
     """Draw named lines y(x) as SVG; values that are not finite, or not positive if log, are gaps.
 
-    series: name -> (x, y), two vectors of one length; `log` puts y on a logarithmic axis. bands:
-    name -> half the width of a shade around that line, such as a standard deviation.
+    series: name -> (x, y), two vectors of equal length. log: use a logarithmic y axis. bands:
+    name -> half the width of a band around that line, such as a standard deviation.
+
+    Raises InputError without series and for vectors of different lengths.
     """
     widths = {name: _vector(width, name) for name, width in (bands or {}).items()}
     if not series:
@@ -92,7 +93,7 @@ def curves(
                 color=COLOURS[i % len(COLOURS)],
                 linestyle=DASHES[i // len(COLOURS) % len(DASHES)],
                 linewidth=1.8,
-                marker="o" if shown.sum() == 1 else None,  # a lone point makes no line
+                marker="o" if shown.sum() == 1 else None,  # a single point draws no line
                 markersize=4,
             )
             if name in widths:
@@ -102,9 +103,7 @@ def curves(
         axes.set_ylabel(ylabel)
         places = np.unique(np.concatenate([x for x, _ in points.values()]))
         if 1 < len(places) <= 12 and (np.diff(places) == 1).all():
-            axes.xaxis.set_major_locator(
-                FixedLocator(places.tolist())
-            )  # numbered groups: a tick each
+            axes.xaxis.set_major_locator(FixedLocator(places.tolist()))  # one tick per bin
         if log:
             logarithmic(axes)
         if len(points) > 1:
@@ -115,10 +114,10 @@ def curves(
 
 
 def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
-    """Draw how often each code of a codebook is used as SVG, the most used first.
+    """Draw the number of uses of each code as SVG, the most used code first.
 
-    counts: (K,) uses of each code. A dashed line marks equal use of all K codes, and the number of
-    codes never used is written out.
+    counts: (K,) uses of each code. A dashed line marks equal use of all K codes, and a note states
+    the number of unused codes.
     """
     ordered, unused = sorted_usage(counts)
     num_codes = len(ordered)
@@ -129,7 +128,7 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
         axes.axhline(equal, color=COLOURS[1], linewidth=1.4, linestyle="--")
         axes.set_xlim(0, num_codes)
         axes.set_ylim(0, max(float(ordered[0]), equal, 1.0) * 1.05)
-        # Above the axes, where neither bars nor lines of the grid cross them.
+        # Notes above the axes, so that bars and grid lines do not cross them.
         at_the_top = {"y": 1.03, "va": "bottom", "transform": axes.transAxes}
         unused_note = f"{unused:,} of {num_codes:,} codes unused"
         axes.text(x=0, s=unused_note, color=_INK, ha="left", **at_the_top)
@@ -145,18 +144,20 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
 
 
 def sorted_usage(counts: ArrayLike | Tensor) -> tuple[np.ndarray, int]:
-    """The uses of each code, largest first, and how many codes are never used.
+    """Return the uses of each code in descending order, and the number of unused codes.
 
-    counts: (K,) whole numbers >= 0, K >= 1.
+    counts: (K,) integers >= 0, K >= 1.
     """
     uses = _vector(counts, "counts")
     if len(uses) == 0 or not (np.isfinite(uses).all() and (uses >= 0).all()):
-        raise InputError("expected uses of at least one code, each >= 0; pass a bincount of codes")
+        raise InputError(
+            "expected counts of at least one code, each >= 0; pass a bincount of codes"
+        )
     return np.sort(uses)[::-1], int((uses == 0).sum())
 
 
 def bars(values: Mapping[str, float], xlabel: str) -> bytes:
-    """Draw one horizontal bar a name, in the order given, each with its value, as SVG."""
+    """Draw one horizontal bar per name as SVG, in the given order, labelled with its value."""
     if not values:
         raise InputError(f"bars of {xlabel!r}: expected at least one value, found none")
     lengths = np.array([float(value) for value in values.values()])
@@ -189,7 +190,7 @@ def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
 
 
 def logarithmic(axes: Axes) -> None:
-    """Put y on a log axis whose ticks read 0.2, 0.5, 1 rather than as powers of ten."""
+    """Use a logarithmic y axis with tick labels like 0.2, 0.5, 1 instead of powers of ten."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     steps = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
@@ -199,7 +200,7 @@ def logarithmic(axes: Axes) -> None:
 
 
 def panels(draws: Sequence[Callable[[Axes], None]], width: float, height: float) -> bytes:
-    """What each function draws, side by side as one PNG on white; width and height in inches."""
+    """Draw several panels side by side as one PNG on white; width and height in inches."""
     buffer = io.BytesIO()
     with _style_of_figures():
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
@@ -211,7 +212,7 @@ def panels(draws: Sequence[Callable[[Axes], None]], width: float, height: float)
 
 @contextmanager
 def _style_of_figures() -> Iterator[None]:
-    """Our look, whatever the user's matplotlibrc says."""
+    """Use the style of reports, independent of the user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
@@ -219,7 +220,7 @@ def _style_of_figures() -> Iterator[None]:
 
 
 def _svg(draw: Callable[[Axes], None], height: float = 3.2) -> bytes:
-    """Render one pair of axes."""
+    """Render one pair of axes as SVG."""
     buffer = io.BytesIO()
     with _style_of_figures():
         figure = Figure(figsize=(6.0, height), layout="constrained")
@@ -227,9 +228,9 @@ def _svg(draw: Callable[[Axes], None], height: float = 3.2) -> bytes:
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # None leaves each out
         FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)
     drawing = buffer.getvalue()
-    drawing = drawing[drawing.index(b"<svg") :]  # the DOCTYPE before it names a file on the web
+    drawing = drawing[drawing.index(b"<svg") :]  # without the DOCTYPE, which refers to a URL
     head, rest = drawing.split(b">", 1)
-    # A transparent ground lets the page's own colour through.
+    # A transparent background shows the colour of the page.
     return head + b">\n" + _style().encode() + rest.replace(b"fill: #ffffff", b"fill: none")
 
 

@@ -1,4 +1,4 @@
-"""Sections rendered as one HTML file that loads nothing from anywhere."""
+"""Rendering of sections to one HTML file without external resources."""
 
 import base64
 import math
@@ -24,19 +24,19 @@ from imagetok.reporting.sections import (
     Text,
 )
 
-_PICTURE_WIDTH = 96  # css pixels that a small image is enlarged to at most
-_ROW_WIDTH = 720  # css pixels that a row of pictures may fill
+_PICTURE_WIDTH = 96  # largest width in css pixels to which small images are enlarged
+_ROW_WIDTH = 720  # largest width of a row of pictures in css pixels
 
 
 def write_report(
     path: Path, title: str, sections: Sequence[ReportSection], subtitle: str = ""
 ) -> None:
-    """Write a report as one HTML file, durably; the same sections give the same bytes."""
+    """Write a report as one HTML file, durably; equal sections result in equal bytes."""
     write_bytes(path, render(title, sections, subtitle).encode())
 
 
 def render(title: str, sections: Sequence[ReportSection], subtitle: str = "") -> str:
-    """The HTML of a report; everything given is escaped."""
+    """Render a report to HTML; all texts are escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -54,7 +54,7 @@ def render(title: str, sections: Sequence[ReportSection], subtitle: str = "") ->
 
 
 def show(value: object) -> str:
-    """A value as a reader wants it: 12,345, 0.1235, yes, or a dash for None."""
+    """Format a value for display: 12,345, 0.1235, yes, or a dash for None."""
     match value:
         case None:
             return "\N{EN DASH}"
@@ -71,12 +71,12 @@ def show(value: object) -> str:
 def _show_real(number: float) -> str:
     if not math.isfinite(number):
         return str(number)
-    # Four digits, but no exponent where plain digits read better: 123,456 rather than 1.235e+05.
+    # Four digits, but no exponent for moderate values: 123,456 instead of 1.235e+05.
     return f"{number:,.0f}" if 1e4 <= abs(number) < 1e9 else f"{number:.4g}"
 
 
 def _view(block: Block) -> dict[str, Any]:
-    """What the template needs of a block, with its kind."""
+    """Convert a block to the variables of the template."""
     match block:
         case Text():
             return {"kind": "text", "paragraph": block.paragraph}

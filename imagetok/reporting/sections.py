@@ -1,4 +1,4 @@
-"""What a report is made of: sections of blocks, plain values that know nothing of HTML."""
+"""The parts of a report: sections and blocks, as plain data independent of HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; numbers are formatted and aligned, None shows as a dash."""
+    """A table with a header; numbers are formatted and aligned, None is shown as a dash."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: SVG or PNG bytes, as `imagetok.reporting.figures` makes them."""
+    """A figure: SVG or PNG bytes, as returned by `imagetok.reporting.figures`."""
 
     image: bytes
     alt: str
@@ -51,7 +51,7 @@ class Figure:
 
     @property
     def media_type(self) -> str | None:
-        """`image/svg+xml` or `image/png`, told from the bytes; None for anything else."""
+        """`image/svg+xml` or `image/png`, detected from the bytes; None for anything else."""
         if self.image.startswith(b"\x89PNG\r\n\x1a\n"):
             return "image/png"
         start = self.image.lstrip()
@@ -61,10 +61,10 @@ class Figure:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """A grid of images, row by row, shown enlarged without smoothing.
+    """A grid of images, row by row, enlarged without smoothing.
 
-    images: (N, C, H, W) with C of 1 or 3, uint8 or floating point in [0, 1].
-    row_labels: one a row, or none; column_headers: one a column, or none.
+    images: (N, C, H, W) with C = 1 or 3, uint8 or floating point in [0, 1].
+    row_labels: one per row, or empty. column_headers: one per column, or empty.
     """
 
     images: Tensor | np.ndarray
@@ -84,13 +84,13 @@ class Pictures:
             if labels and len(labels) != count:
                 raise ConfigError(
                     f"pictures {self.caption!r}: {len(self.images)} images in {self.columns} "
-                    f"columns take {count} {name} or none, found {len(labels)}"
+                    f"columns need {count} {name} or none, found {len(labels)}"
                 )
 
 
 @dataclass(frozen=True)
 class Commands:
-    """Shell commands, one a line, ready to be copied."""
+    """Shell commands to copy, one per line."""
 
     commands: Sequence[str]
     caption: str = ""
@@ -98,7 +98,7 @@ class Commands:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Headline numbers as tiles: (label, value, explanation) each."""
+    """Summary numbers, shown as tiles: (label, value, explanation) each."""
 
     numbers: Sequence[tuple[str, object, str]]
 
@@ -108,7 +108,7 @@ Block = Text | Table | Figure | Pictures | Commands | Numbers
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A titled part of a report, listed in its table of contents."""
+    """A section of a report, listed in its table of contents."""
 
     title: str
     blocks: Sequence[Block]

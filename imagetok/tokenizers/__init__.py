@@ -1,4 +1,4 @@
-"""Tokenizers: autoencoders whose middle is a tuple of code maps; and the VAE, which has none."""
+"""Tokenizers: autoencoders with discrete codes; and the VAE, a continuous baseline."""
 
 from imagetok.tokenizers.base import Autoencoder, Reconstruction, Tokenizer
 from imagetok.tokenizers.build import build_autoencoder, build_tokenizer

@@ -1,4 +1,4 @@
-"""What an autoencoder and a tokenizer are, whatever their network and quantizer."""
+"""The base classes of autoencoders and tokenizers, for all networks and quantizers."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -18,23 +18,23 @@ from imagetok.tokenizers.config import TokenizerConfig
 
 
 class Reconstruction(NamedTuple):
-    """What an autoencoder returns in training."""
+    """Output of an autoencoder in training."""
 
     x_hat: Images
-    """On the scale of [0, 1], not clamped; of label maps the most likely classes."""
+    """Pixels on the scale of [0, 1], not clamped; for label maps the most likely classes."""
     losses: dict[str, Tensor]
-    """Unweighted scalars by name: `reconstruction` and the quantizer's."""
+    """Unweighted scalar losses by name: `reconstruction` and those of the quantizer."""
     indices: Codes
     """Hard codes per level; empty for a continuous autoencoder."""
     stats: dict[str, Tensor]
-    """What `update` needs, combined over micro-batches and ranks as `Quantized.stats` says."""
+    """Statistics for `update`, combined over micro-batches and ranks; see `Quantized.stats`."""
 
 
 def check_features(h: Float[Tensor, "B C H W"]) -> None:
-    """Refuse encoder outputs that are not finite: their codes would be arbitrary.
+    """Raise NotFiniteError if encoder outputs are not finite: their codes would be arbitrary.
 
-    Raises NotFiniteError with the images that they belong to. It waits for the device, so it has
-    no place in a training step, where the loss tells.
+    The message names the first affected image. This synchronises with the device, so it is not used
+    in training steps, where the loss shows the problem.
     """
     if bool(h.isfinite().all()):
         return
@@ -42,20 +42,20 @@ def check_features(h: Float[Tensor, "B C H W"]) -> None:
     raise NotFiniteError(
         f"the encoder's output is NaN or infinite for {len(bad)} of the batch's {len(h)} images, "
         f"first for image {bad[0]}; its weights have diverged, or overflow in {h.dtype}: encode in "
-        "float32, or train it again with a lower train.learning_rate or train.clip_norm=1.0"
+        "float32, or train again with a lower train.learning_rate or with train.clip_norm=1.0"
     )
 
 
 class Autoencoder(Pretrained[TokenizerConfig], ABC):
-    """Takes images to images; trained by the loop, measured by the evaluation, kept in a folder.
+    """A model that encodes images and reconstructs them: a tokenizer or a VAE.
 
-    `Autoencoder.from_pretrained` loads a tokenizer, too.
+    `Autoencoder.from_pretrained` loads either.
     """
 
     kind = "autoencoder"
     image: ImageContract
     num_codes: tuple[int, ...] = ()
-    """K of each level of codes."""
+    """Codebook size K of each level; empty for a VAE."""
 
     @abstractmethod
     def forward(
@@ -65,21 +65,24 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
-        """The training path: pixels in [0, 1] or classes (not checked), noise from `generator`."""
+        """Run a training step's forward pass; pixels in [0, 1] or classes are not checked.
+
+        temperature: of the quantizer's relaxation. generator: source of all noise.
+        """
 
     @abstractmethod
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
-        """Images and back by the test-time path, pixels not clamped; no gradient.
+        """Reconstruct images in eval mode, without gradient; pixels are not clamped.
 
-        Raises InputError for anything but images of `self.image`: (B, C, H, W) pixels in [0, 1], or
-        (B, H, W) classes. generator: only for
-        a test rule that samples.
+        images: (B, C, H, W) pixels in [0, 1], or (B, H, W) classes, as `self.image` states.
+        generator: only used if the quantizer's `test_rule` is `sample`.
+        Raises InputError for other images.
         """
 
     def update(
         self, stats: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Bool[Tensor, " K"]]:
-        """Change running state once per optimizer step; see `Quantizer.update`."""
+        """Update running state once per optimizer step; see `Quantizer.update`."""
         del stats, generator
         return {}
 
@@ -88,7 +91,7 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
     ) -> None:
         """Write the artifact folder durably and remember its fingerprint.
 
-        metrics: measured values by name (with their split in the name) for the model card.
+        metrics: measured values for the model card, by names that include the data split.
         """
         self._save(folder, metrics)
 
@@ -101,16 +104,17 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         revision: str | None = None,
         message: str | None = None,
     ) -> hub.Pushed:
-        """Share it as user/name on the Hub, in one commit; returns the commit.
+        """Upload the model to user/name on the Hub in one commit; return it.
 
-        metrics: as for `save_pretrained`. private: of a new repository. revision: a branch, made
-        if need be. To share a folder with its card as it is, use `imagetok push`.
+        metrics: as for `save_pretrained`. private: visibility of a new repository. revision: a
+        branch, created if missing. To upload an existing folder with its model card, use
+        `imagetok push`.
         """
         return self._push(repo, metrics, private=private, revision=revision, message=message)
 
     @abstractmethod
     def _usage(self) -> list[str]:
-        """What it is and how it is used, lines of its model card."""
+        """Return the description and usage of the model, as lines of its model card."""
 
     def _card(self) -> Card:
         method = self.config.method
@@ -120,7 +124,9 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
 
     @staticmethod
     def _load(artifact: artifacts.Artifact) -> "Autoencoder":
-        from imagetok.tokenizers.build import load_autoencoder  # it knows the leaves of this class
+        from imagetok.tokenizers.build import (
+            load_autoencoder,
+        )  # imports the subclasses of this class
 
         return load_autoencoder(artifact)
 
@@ -131,9 +137,9 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
 
 
 class Tokenizer(Autoencoder, ABC):
-    """An autoencoder with codes in the middle: a tuple of index maps, coarse to fine.
+    """An autoencoder with discrete codes: a tuple of index maps, coarse to fine.
 
-    `Tokenizer.from_pretrained` refuses a VAE, which has none.
+    `Tokenizer.from_pretrained` raises ArtifactError for a VAE, which has no codes.
 
     >>> tokenizer = Tokenizer.from_pretrained("runs/digits-edvae/tokenizer")
     >>> codes = tokenizer.encode(images)  # (B, C, H, W) in [0, 1] -> tuple of (B, h, w) int64
@@ -142,15 +148,16 @@ class Tokenizer(Autoencoder, ABC):
 
     kind = "tokenizer"
     grids: tuple[tuple[int, int], ...]
-    """(h, w) of each level."""
+    """Grid size (h, w) of each level."""
 
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
-        """Codes of images.
+        """Encode images to codes.
 
-        images: (B, C, H, W) floating point in [0, 1] of the size and channels of `self.image`, or
-        label maps (B, H, W) int64 if it is for those, on the tokenizer's device; anything else is
-        refused with InputError. Returns a tuple of
-        (B, h, w) int64 maps, coarse to fine. generator: only for a test rule that samples.
+        images: (B, C, H, W) floating point in [0, 1] with the size and channels of `self.image`, or
+        label maps (B, H, W) int64, on the tokenizer's device. generator: only used if the
+        quantizer's `test_rule` is `sample`.
+
+        Returns a tuple of (B, h, w) int64 maps, coarse to fine. Raises InputError for other images.
         """
         check_images(images, self.image)
         with eval_mode(self), torch.no_grad():
@@ -159,10 +166,10 @@ class Tokenizer(Autoencoder, ABC):
     def encode_with_certainty(
         self, images: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Codes, dict[str, Tensor]]:
-        """Codes as from `encode`, and maps (B, h, w) of how sure the encoder was.
+        """Encode images to codes as `encode` does, and return maps (B, h, w) of the certainty.
 
-        `entropy` in nats, `top_logit`, `uncertainty`: see `Quantizer.certainty`. With a quantizer
-        per level the names carry the level, as in `entropy_level0`.
+        The maps are `entropy` (nats), `top_logit`, `uncertainty`, ...: see `Quantizer.certainty`.
+        With a quantizer per level, names include the level, as in `entropy_level0`.
         """
         check_images(images, self.image)
         with eval_mode(self), torch.no_grad():
@@ -176,11 +183,11 @@ class Tokenizer(Autoencoder, ABC):
         *,
         generator: torch.Generator | None = None,
     ) -> Codes:
-        """Codes of what lies between each pair of images: of (1 - share) z + share z', where z and
-        z' are what the encoder gives for them, level by level.
+        """Quantize an interpolation of the encoder outputs of each pair of images.
 
-        images, others: as for `encode`, equally many. share: in [0, 1]; 0 gives the codes of the
-        first, 1 those of the second.
+        At every level, the codes of (1 - share) z + share z' are returned, where z and z' are the
+        encoder outputs. images, others: as for `encode`, of the same number. share: (B,) in [0, 1];
+        0 returns the codes of `images`, 1 those of `others`.
         """
         check_images(images, self.image)
         check_images(others, self.image)
@@ -188,11 +195,11 @@ class Tokenizer(Autoencoder, ABC):
             return self._encode_between(images, others, share.view(-1, 1, 1, 1), generator)
 
     def decode(self, codes: Codes) -> Images:
-        """Images of codes (a tuple of integer (B, h, w) maps, coarse to fine).
+        """Decode codes, a tuple of integer (B, h, w) maps, coarse to fine, to images.
 
-        (B, C, H, W) pixels in [0, 1], or (B, H, W) int64 classes of a tokenizer of label maps.
+        Returns pixels (B, C, H, W) in [0, 1], or classes (B, H, W) int64 for label maps.
 
-        Raises InputError when levels, shapes, dtype or range do not fit this tokenizer.
+        Raises InputError if levels, shapes, dtype or range do not fit this tokenizer.
         """
         self._check_codes(codes)
         with eval_mode(self), torch.no_grad():
@@ -205,7 +212,7 @@ class Tokenizer(Autoencoder, ABC):
 
     @abstractmethod
     def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
-        """What a decoder is given for each code of a level; None for one of residual levels."""
+        """Return the code vectors of a level, (K, D); None for residual levels."""
 
     @abstractmethod
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...
@@ -230,9 +237,9 @@ class Tokenizer(Autoencoder, ABC):
         else:
             made_for, takes = f"images of {image.channels} x", "float (B, C, H, W) in [0, 1]"
         return [
-            f"An image tokenizer ({', '.join(self.config.method)}) made with imagetok: "
+            f"An image tokenizer ({', '.join(self.config.method)}) in the format of imagetok, for "
             f"{made_for} {image.height} x {image.width}, codes of "
-            f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with K = "
+            f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with codebook size "
             f"{', '.join(map(str, self.num_codes))}.",
             "",
             "```python",
@@ -262,5 +269,5 @@ class Tokenizer(Autoencoder, ABC):
                 if low < 0 or high >= k:
                     raise InputError(
                         f"level {level}: expected codes in [0, {k}), found [{low}, {high}]; "
-                        "were they made by another tokenizer?"
+                        "they may be codes of another tokenizer"
                     )

@@ -1,4 +1,4 @@
-"""From a config, or from an artifact folder, to a tokenizer or a VAE."""
+"""Building a tokenizer or VAE from a config or an artifact."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +17,12 @@ from imagetok.tokenizers.vae import VAE
 
 
 def build_autoencoder(config: TokenizerConfig) -> Autoencoder:
-    """A freshly initialised model; seed torch's global generator first (`seeding`)."""
+    """Build a newly initialised model; seed torch's global generator first (see `seeding`)."""
     return VAE(config) if config.latent is not None else build_tokenizer(config)
 
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """The same, of a config that has codes; ConfigError for a VAE's."""
+    """Build a newly initialised tokenizer; raise ConfigError for the config of a VAE."""
     if config.latent is not None:
         raise ConfigError(
             "tokenizer: expected a section `quantizer` or `quantizers`, found `latent`, which is "
@@ -34,9 +34,9 @@ def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
 
 def build_skeleton(architecture: Mapping[str, Any], where: str) -> Autoencoder:
-    """What the architecture of an artifact describes, on the meta device.
+    """Build the model of an artifact's architecture on the meta device.
 
-    where: for messages. Raises ArtifactError where no model has this architecture.
+    where: name of the artifact, for messages. Raises ArtifactError for an invalid architecture.
     """
     try:
         config = validate(architecture, TokenizerConfig, where)
@@ -54,7 +54,7 @@ def build_skeleton(architecture: Mapping[str, Any], where: str) -> Autoencoder:
 
 
 def load_autoencoder(artifact: artifacts.Artifact) -> Autoencoder:
-    """The tokenizer or VAE of an artifact, with its weights; see `Autoencoder.from_pretrained`."""
+    """Load the tokenizer or VAE of an artifact; see `Autoencoder.from_pretrained`."""
     artifacts.check_plugins(artifact)
     where = f"{artifact.origin}/{artifacts.CONFIG}"
     skeleton = build_skeleton(artifact.architecture, where)

@@ -1,7 +1,4 @@
-"""The architecture of a tokenizer: everything but its weights, and what codes are bound to.
-
-A VAE has the same, with a continuous latent where a tokenizer has codes.
-"""
+"""The architecture of a tokenizer, or of a VAE: everything except the weights."""
 
 from pydantic import Field, model_validator
 
@@ -14,9 +11,9 @@ from imagetok.tokenizers.likelihood import LikelihoodConfig, MSEConfig
 
 
 class TokenizerConfig(Section):
-    """Image contract, network, quantizer or quantizers, and likelihood of one tokenizer.
+    """Image contract, network, quantizer or quantizers, and likelihood of a tokenizer or VAE.
 
-    Of `quantizer`, `quantizers` and `latent` there is one; the others are no part of the config.
+    Exactly one of `quantizer`, `quantizers` and `latent` is set; the others are not in the config.
     """
 
     image: ImageContract
@@ -55,14 +52,14 @@ class TokenizerConfig(Section):
         if is_hierarchy and (given != ["quantizers"] or len(self.quantizers) < 2):
             found = found if {"quantizer", "latent"} & {*given} else len(self.quantizers)
             raise ValueError(
-                f"network {kind!r} has a grid of codes per level: give `quantizers`, a list of "
+                f"network {kind!r} has a grid of codes per level: set `quantizers`, a list of "
                 f"two or more sections, coarse to fine, and no `quantizer` or `latent` (found "
                 f"{found})"
             )
         if not is_hierarchy and given not in (["quantizer"], ["latent"]):
             raise ValueError(
-                f"network {kind!r} has one grid of codes: give one section `quantizer` and no "
-                f"`quantizers`, or, for a VAE, `latent` alone (found {found})"
+                f"network {kind!r} has one grid of codes: set one section `quantizer` and no "
+                f"`quantizers`, or, for a VAE, only `latent` (found {found})"
             )
 
     @property
@@ -72,9 +69,7 @@ class TokenizerConfig(Section):
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """The names of the losses beside the likelihood: `kl`, or `kl_level0`, ... of several
-        quantizers.
-        """
+        """Names of the losses besides the likelihood: `kl`, or `kl_level0`, ... per level."""
         if self.latent is not None:
             return self.latent.losses
         count = len(self.levels)
@@ -86,7 +81,7 @@ class TokenizerConfig(Section):
 
     @property
     def method(self) -> tuple[str, ...]:
-        """What it is called by: the kind of its quantizer, or of its network and quantizers."""
+        """Name of the method: the kind of the quantizer, or of the network and its quantizers."""
         if self.latent is not None:
             return ("vae",)
         kinds = [quantizer.kind for quantizer in self.levels]

@@ -13,7 +13,10 @@ from imagetok.tokenizers.likelihood import build_likelihood
 
 
 class FlatTokenizer(Tokenizer):
-    """encoder -> quantizer -> decoder; the likelihood stands between them and images."""
+    """A tokenizer with one encoder, one quantizer and one decoder.
+
+    Its likelihood converts images to network inputs and decoder outputs to images.
+    """
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -56,7 +59,7 @@ class FlatTokenizer(Tokenizer):
         return {f"quantizer.{name}": rows for name, rows in replaced.items()}
 
     def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
-        del level  # several are residual, and add up
+        del level  # several levels are residual, and are summed
         return self.quantizer.vectors()
 
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes:

@@ -1,4 +1,4 @@
-"""A continuous latent in the place of codes: the diagonal Gaussian of a VAE."""
+"""The continuous latent of a VAE: a diagonal Gaussian."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from imagetok.config import Section, Size
 
-_LOG_VARIANCES = -30.0, 20.0  # their exponentials and those of their halves are finite in float32
+_LOG_VARIANCES = -30.0, 20.0  # so that variances and deviations are finite in float32
 
 
 class LatentConfig(Section):
     """The latent of a VAE (Kingma & Welling 2014), which has no codes.
 
-    per: `image` is one vector of `dim` numbers an image, read from the encoder's features and
-    brought back to them by a linear layer; `position` is `dim` numbers at every place where a
-    tokenizer of the same network has a code. The loss `kl` is a sum over an image, which fits the
-    likelihoods `arelbo` and `gaussian` with weight 1. With `mse`, a mean over pixels, give it the
-    weight 2 v / (channels * height * width), where v stands for the decoder's variance.
+    per: `image` is one vector of size `dim` per image, computed from the encoder's features and
+    mapped back to features by linear layers; `position` is a vector at every position where a
+    tokenizer with the same network has a code. The loss `kl` is a sum over an image, as needed for
+    the likelihoods `arelbo` and `gaussian` with weight 1. With `mse`, a mean over pixels, set its
+    weight to 2 v / (channels * height * width), where v is the decoder's variance.
     """
 
     kind: Literal["gaussian"] = "gaussian"
@@ -30,14 +30,14 @@ class LatentConfig(Section):
 
 
 class Posterior(NamedTuple):
-    """A Gaussian with independent dimensions."""
+    """Mean and log variance of a Gaussian with independent dimensions."""
 
     mean: Float[Tensor, "B D h w"]
     log_variance: Float[Tensor, "B D h w"]
 
 
 def gaussian_kl(posterior: Posterior) -> Float[Tensor, ""]:
-    """KL(N(mean, variance) || N(0, 1)) in nats: sum over dimensions, mean over the batch.
+    """Return KL(N(mean, variance) || N(0, 1)) in nats: sum over dimensions, mean over the batch.
 
     Kingma & Welling 2014, App. B.
     """
@@ -48,13 +48,13 @@ def gaussian_kl(posterior: Posterior) -> Float[Tensor, ""]:
 def reparameterise(
     posterior: Posterior, noise: Float[Tensor, "B D h w"]
 ) -> Float[Tensor, "B D h w"]:
-    """A draw as a function of standard normal noise (Kingma & Welling 2014, 2.4)."""
+    """Return a sample as a function of standard normal noise (Kingma & Welling 2014, 2.4)."""
     mean, log_variance = posterior
     return mean + (log_variance / 2).exp() * noise
 
 
 class GaussianLatent(nn.Module):
-    """Between an encoder that gives `in_channels` and a decoder that is given `dim` channels."""
+    """The latent between an encoder with `in_channels` outputs and a decoder with `dim` inputs."""
 
     def __init__(self, dim: int, per: Literal["image", "position"], grid: tuple[int, int]):
         super().__init__()
@@ -66,7 +66,7 @@ class GaussianLatent(nn.Module):
         self.to_features = _Linear(dim, (dim, *grid)) if is_vector else nn.Identity()
 
     def posterior(self, h: Float[Tensor, "B C H W"]) -> Posterior:
-        """What the encoder's output says of the latent."""
+        """Return the posterior of the latent from the encoder's output."""
         with torch.autocast(h.device.type, enabled=False):  # half precision overflows in exp
             wide = h.to(torch.promote_types(h.dtype, torch.float32))
             mean, log_variance = self.to_posterior(wide).chunk(2, dim=1)
@@ -75,18 +75,18 @@ class GaussianLatent(nn.Module):
     def draw(
         self, posterior: Posterior, generator: torch.Generator | None
     ) -> Float[Tensor, "B D h w"]:
-        """A random latent; differentiable."""
+        """Draw a latent; differentiable."""
         mean = posterior.mean
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return reparameterise(posterior, noise)
 
     def forward(self, z: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D H W"]:
-        """What the decoder is given."""
+        """Map a latent to the decoder's input."""
         return self.to_features(z)
 
 
 class _Linear(nn.Module):
-    """A linear layer from and to maps."""
+    """A linear layer that reads a flattened map and returns a map of shape `shape`."""
 
     def __init__(self, in_features: int, shape: tuple[int, int, int]):
         super().__init__()

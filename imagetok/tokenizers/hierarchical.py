@@ -17,10 +17,10 @@ from imagetok.tokenizers.likelihood import build_likelihood
 
 
 class HierarchicalTokenizer(Tokenizer):
-    """Codes of two or more grids, coarse to fine; each level's losses and maps carry its number.
+    """A tokenizer with two or more grids of codes; names of losses and maps include the level.
 
-    A level is read off from its features and from the quantized vectors of the levels above it, so
-    other codes at the top change what is encoded below.
+    The codes of a level depend on its features and on the quantized vectors of the coarser levels,
+    so a change of coarse codes changes the finer ones.
     """
 
     def __init__(self, config: TokenizerConfig):
@@ -110,7 +110,7 @@ class HierarchicalTokenizer(Tokenizer):
             first, second = h.chunk(2)
             between = torch.lerp(first, second, share)
             codes.append(quantizer.encode(between, generator=generator))
-            return quantizer.decode(codes[-1]).repeat(2, 1, 1, 1)  # both go on from what is chosen
+            return quantizer.decode(codes[-1]).repeat(2, 1, 1, 1)  # the context of both images
 
         self._descend(torch.cat([images, others]), quantize)
         return tuple(level for part in codes for level in part)
@@ -124,7 +124,7 @@ class HierarchicalTokenizer(Tokenizer):
         return self.likelihood.to_image(self.network.decode(context))
 
     def _descend(self, images: Tensor, quantize: Callable[[Quantizer, Tensor], Tensor]) -> Tensor:
-        """What the decoder reads, with `quantize(quantizer, h)` giving each level's vectors."""
+        """Return the decoder's input; `quantize(quantizer, h)` returns each level's vectors."""
         features = self.network.features(self.likelihood.to_network(images))
         context = None
         for level, quantizer in enumerate(self._quantizers):

@@ -1,4 +1,4 @@
-"""Tokenizers as callers give them: an object, a folder, or a Hub id."""
+"""Loading tokenizers from an object, a folder or a Hub id."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from imagetok.tokenizers.base import Autoencoder, Tokenizer
 def open_autoencoder(
     given: Autoencoder | Path | str, device: torch.device | str | None = None
 ) -> Autoencoder:
-    """A tokenizer or VAE on a device; a folder or Hub id is loaded.
+    """Return a tokenizer or VAE on a device; a folder or Hub id is loaded.
 
-    device: None leaves a model where it is, and chooses for what is loaded.
+    device: None keeps the device of a model, and chooses one for a loaded model.
     """
     if isinstance(given, Autoencoder):
         return given if device is None else given.to(choose_device(device))
@@ -24,7 +24,7 @@ def open_autoencoder(
 def open_tokenizer(
     given: Autoencoder | Path | str, device: torch.device | str | None = None
 ) -> Tokenizer:
-    """As `open_autoencoder`, for what has codes; a VAE is refused with ArtifactError."""
+    """Return a tokenizer like `open_autoencoder`; raise ArtifactError for a VAE."""
     if not isinstance(given, Autoencoder):
         return Tokenizer.from_pretrained(given).to(choose_device(device))
     if not isinstance(given, Tokenizer):
@@ -33,14 +33,14 @@ def open_tokenizer(
 
 
 def recorded_name(given: Autoencoder | Path | str, model: Autoencoder) -> str:
-    """What a tokenizer is called in records: its commit on the Hub, else as it was given."""
+    """Return the name of a tokenizer in records: its commit on the Hub, else its path."""
     if model.origin:
         return model.origin
     return "a tokenizer in memory" if isinstance(given, Autoencoder) else str(given)
 
 
 def display_name(given: Autoencoder | Path | str) -> str:
-    """What a caller called a tokenizer: the path or Hub id, or where an object came from."""
+    """Return the path or Hub id of a tokenizer, or the origin of a tokenizer object."""
     if isinstance(given, Autoencoder):
         return given.origin or "a tokenizer in memory"
     return str(given)
@@ -49,7 +49,7 @@ def display_name(given: Autoencoder | Path | str) -> str:
 def device_for(
     given: Autoencoder | Path | str, device: torch.device | str | None = None
 ) -> torch.device:
-    """Where `open_autoencoder` puts a model: the device asked for, where it is, or a chosen one."""
+    """Return the device that `open_autoencoder` puts a model on."""
     if device is None and isinstance(given, Autoencoder):
         return device_of(given)
     return choose_device(device)

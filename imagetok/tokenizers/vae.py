@@ -1,4 +1,4 @@
-"""A variational autoencoder: the continuous baseline, which has no codes."""
+"""A variational autoencoder (VAE): the continuous baseline, without codes."""
 
 from typing import NoReturn
 
@@ -16,13 +16,13 @@ from imagetok.tokenizers.gaussian_latent import GaussianLatent, gaussian_kl
 from imagetok.tokenizers.likelihood import build_likelihood
 
 _NO_CODES = (
-    "a VAE is continuous and has no codes; use reconstruct(), or a tokenizer: train a config with "
-    "tokenizer.quantizer, such as configs/digits/edvae.yaml"
+    "a VAE is continuous and has no codes; use reconstruct(), or train a tokenizer: a config with "
+    "tokenizer.quantizer, such as digits/edvae"
 )
 
 
 class VAE(Autoencoder):
-    """encoder -> Gaussian -> decoder; draws in training, and takes the mean at test time."""
+    """A VAE with a Gaussian latent, sampled in training and replaced by its mean in eval mode."""
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -48,7 +48,7 @@ class VAE(Autoencoder):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
-        del temperature  # nothing is relaxed
+        del temperature  # there is no relaxation
         posterior = self.latent.posterior(self.encoder(self.likelihood.to_network(images)))
         out = self.decoder(self.latent(self.latent.draw(posterior, generator)))
         losses = {
@@ -58,7 +58,7 @@ class VAE(Autoencoder):
         return Reconstruction(self.likelihood.to_image(out), losses, (), {})
 
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
-        del generator  # nothing is drawn
+        del generator  # there is no noise
         check_images(images, self.image)
         with eval_mode(self), torch.no_grad():
             h = self.encoder(self.likelihood.to_network(images))
@@ -71,8 +71,8 @@ class VAE(Autoencoder):
         image = self.image
         size = f"{image.height} x {image.width}"
         return [
-            f"A variational autoencoder made with imagetok, for images ({image.mode}) of {size}. "
-            "It has no codes: it is what tokenizers are compared with.",
+            f"A variational autoencoder for images ({image.mode}) of {size}, in the format of "
+            "imagetok. It has no codes; it is a baseline for tokenizers.",
             "",
             "```python",
             "from imagetok import Autoencoder",

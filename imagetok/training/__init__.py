@@ -1,1 +1,1 @@
-"""Training: one loop for tokenizers and priors, on Accelerate."""
+"""Training: one loop for tokenizers and priors, built on Accelerate."""

@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, over the processes of a distributed run."""
+"""Averaging the running statistics of batch normalisation over data-parallel processes."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def average_batch_norm_statistics(model: nn.Module, mean: Callable[[Tensor], Tensor]) -> None:
-    """Give every process the mean of all processes' running means and variances.
+    """Set the running means and variances of every process to their mean over all processes.
 
-    Each process normalises, and counts, the images of its own part of a batch. Averaged after each
-    optimizer step, the statistics are alike everywhere: what is evaluated, saved and resumed is one
-    model. mean: of a tensor over processes; called once, and not for a model without such norms.
+    Each process normalises its own part of a batch with the statistics of that part. Averaging
+    after each optimizer step keeps the running statistics equal, so that all processes evaluate,
+    save and resume the same model. mean: averages a tensor over processes; called once, and only
+    if the model has batch norms.
     """
     buffers = [
         buffer

@@ -1,7 +1,7 @@
-"""The order of training examples as a function of (seed, step): nothing to save, nothing to lose.
+"""The order of training examples, which depends only on seed and step, so no state is saved.
 
-The stream is one permutation of the dataset after another, without gaps: step t takes the examples
-[t * batch_size, (t + 1) * batch_size) of it, whatever the dataset's length.
+The stream is a sequence of permutations of the dataset: step t uses its examples
+[t * batch_size, (t + 1) * batch_size), across the borders of epochs.
 """
 
 import signal
@@ -17,40 +17,39 @@ from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.plugins.loading import ensure_loaded, loaded_plugins
 
 _REMEDY = (
-    "set train.workers=0, which needs none of it, or give the machine more (of a container: "
+    "set train.workers=0, which needs no shared memory, or provide more of it (for a container: "
     "--shm-size=1g)"
 )
 
 
 @runtime_checkable
 class BatchedDataset(Protocol):
-    """A map-style dataset that gives a whole batch, a NamedTuple of tensors, at once."""
+    """A map-style dataset that returns a whole batch, a NamedTuple of tensors, at once."""
 
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: list[int]) -> Any: ...
 
     def identity(self) -> str:
-        """A hash that changes with the examples."""
+        """Return a hash that changes when the examples change."""
         ...
 
 
 def check_batch_size(batch_size: int, accumulation: int, num_processes: int) -> None:
-    """Raise ConfigError when a step's examples cannot be divided equally."""
+    """Raise ConfigError if a step's examples cannot be divided equally."""
     if batch_size % (accumulation * num_processes):
         raise ConfigError(
-            f"train.batch_size: {batch_size} examples cannot be divided equally over "
-            f"{num_processes} processes x {accumulation} micro-batches; "
-            f"use a multiple of {accumulation * num_processes}"
+            f"train.batch_size: expected a multiple of {accumulation * num_processes} "
+            f"({num_processes} processes x {accumulation} micro-batches), found {batch_size}"
         )
 
 
 class MicroBatches(Sampler[list[int]]):
-    """Index lists of one process, micro-batch by micro-batch, from `start_step` for ever.
+    """Endless lists of indices for the micro-batches of one process, from `start_step` on.
 
-    Micro-batch m of rank r takes the (m * num_processes + r)-th equal part of the step's examples,
-    so every process together reads one global order. batch_size must divide
-    (`check_batch_size`).
+    Micro-batch m of rank r is the (m * num_processes + r)-th equal part of the step's examples, so
+    all processes together read one global order. Raises ConfigError if batch_size is not a multiple
+    of accumulation * num_processes, InputError for an empty dataset.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class MicroBatches(Sampler[list[int]]):
         num_processes: int = 1,
     ):
         if length == 0:
-            raise InputError("the training split is empty; nothing to train on")
+            raise InputError("expected training examples, found an empty training split")
         check_batch_size(batch_size, accumulation, num_processes)
         self.length = length
         self.batch_size = batch_size
@@ -112,9 +111,9 @@ def _with_plugins(plugins: None, dataset: BatchedDataset) -> "_Refusals":
 
 
 class _Refusals(Dataset[Any]):
-    """The same dataset, with a refusal given as a value.
+    """The same dataset, which returns InputError and ResourceError instead of raising them.
 
-    An exception that leaves a loader worker is rebuilt from a traceback's text.
+    torch rebuilds an exception of a loader worker from the text of its traceback.
     """
 
     def __init__(self, dataset: BatchedDataset):
@@ -135,9 +134,9 @@ class _Refusals(Dataset[Any]):
 
 
 def _share(batch: Any) -> None:
-    """Move a batch's tensors to shared memory, in place; ResourceError where there is no room.
+    """Move a batch's tensors to shared memory in place; ResourceError if there is no room.
 
-    Left to the loader, a thread of the worker does it, and its error reaches nobody.
+    The loader itself would do it in a thread of the worker, whose error would be lost.
     """
     if isinstance(batch, tuple):
         for part in batch:
@@ -148,7 +147,7 @@ def _share(batch: Any) -> None:
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ResourceError(
-                f"train.workers: a batch found no room in shared memory, /dev/shm ({reason}); "
+                f"train.workers: no room for a batch in shared memory, /dev/shm ({reason}); "
                 f"{_REMEDY}"
             ) from None
 
@@ -158,7 +157,7 @@ def _as_is(batch: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:
-    """The main process decides when to stop; a Ctrl-C must not kill its workers first."""
+    """Ignore Ctrl-C in workers, because the main process decides when to stop."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -167,10 +166,10 @@ def _ignore_signals(worker: int) -> None:
 def batch_loader(
     dataset: BatchedDataset, micro_batches: MicroBatches, workers: int, pin_memory: bool
 ) -> DataLoader:
-    """An endless loader of whole batches; workers hold no state that matters.
+    """Return an endless loader of whole batches, whose workers hold no state.
 
-    Where an example cannot be read it gives the InputError in the batch's place, and a
-    ResourceError where a worker finds no shared memory for a batch.
+    In place of a batch it yields InputError if an example cannot be read, and ResourceError if a
+    worker has no shared memory for the batch.
     """
     return DataLoader(
         _Refusals(dataset),
@@ -179,17 +178,17 @@ def batch_loader(
         collate_fn=_as_is,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
-        timeout=300 if workers else 0,  # seconds for one batch; a hung worker is not waited for
-        # Its own generator: the default would draw a seed from torch's global one.
+        timeout=300 if workers else 0,  # seconds to wait for a batch of a hanging worker
+        # Its own generator, because the default draws a seed from torch's global generator.
         generator=torch.Generator().manual_seed(0),
     )
 
 
 def begin(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches; ResourceError where its workers cannot be started."""
+    """Return an iterator over the loader's batches; ResourceError if workers cannot be started."""
     try:
         return iter(loader)
-    except OSError as error:  # also their semaphores lie in shared memory
+    except OSError as error:  # the workers' semaphores need shared memory too
         raise ResourceError(
             f"train.workers: {loader.num_workers} loader workers cannot be started "
             f"({error.strerror or error}): they need processes, file descriptors and shared "

@@ -1,4 +1,4 @@
-"""The weights with the lowest held-out measure of a run, kept beside the last ones."""
+"""Keeping the weights with the lowest held-out measure of a run beside the last ones."""
 
 import logging
 from typing import Literal, NamedTuple
@@ -9,25 +9,26 @@ from imagetok.training.checkpoint_record import BestRecord
 
 logger = logging.getLogger("imagetok")
 BEST = "best.safetensors"
-"""The best weights' file in a checkpoint: as old as the checkpoint, so a resumed run has them."""
+"""File of the best weights in each checkpoint, so that a resumed run has them."""
 
 
 class WeightSelection(NamedTuple):
-    """By what a run tells good weights from better ones, and what it does about it."""
+    """Choice of the best weights, early stopping, and which weights are exported."""
 
     measure: str
-    """A held-out measure; lower is better."""
+    """Held-out measure by which weights are compared; lower is better."""
     patience: int | None
-    """Evaluations in a row without a lower one after which training ends; None: never."""
+    """Number of evaluations without improvement after which training stops; None: never."""
     export: Literal["best", "last"]
-    """The weights that become the artifact."""
+    """Weights that become the artifact."""
 
 
 class BestWeights:
     """The best weights so far, on the CPU.
 
-    Only evaluations that fall due take part, not one that the end of `train.steps` brings about:
-    so a run with more steps has the best weights, and ends where it would have, in one go.
+    Only evaluations at `train.evaluate_every` are compared, not an extra one at the end of
+    `train.steps`; so a run that is extended has the same best weights, and stops at the same step,
+    as one that had all steps from the start.
     """
 
     def __init__(self, selection: WeightSelection):
@@ -36,17 +37,17 @@ class BestWeights:
         self.step = 0
         self.measures: dict[str, float | int] = {}
         self.since = 0
-        """Evaluations that came after it."""
+        """Number of evaluations since the best one."""
 
     def note(self, step: int, measures: dict[str, float | int], model: nn.Module) -> None:
-        """Take the weights of an evaluation that fell due if they are better than all before."""
+        """Record an evaluation at `train.evaluate_every`; keep the weights if they are the best."""
         name = self.selection.measure
         if not self.is_beaten_by(measures):
             self.since += 1
             if self.is_over:
                 logger.info(
-                    "step %d: ends early, since the held-out %s was not below the %.4f of step %d "
-                    "in %d evaluations",
+                    "step %d: stopping early, because the held-out %s has not been below the %.4f "
+                    "of step %d in %d evaluations",
                     *(step, name, self.measures[name], self.step, self.since),
                 )
             return
@@ -55,7 +56,7 @@ class BestWeights:
         self.tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
 
     def is_beaten_by(self, measures: dict[str, float | int]) -> bool:
-        """Whether other measures are better; any are where there is no best yet."""
+        """Return whether other measures are better; True if there is no best yet."""
         name = self.selection.measure
         if not self.measures:
             return True
@@ -63,16 +64,16 @@ class BestWeights:
 
     @property
     def is_over(self) -> bool:
-        """Whether patience has run out."""
+        """Whether training should stop, because `patience` evaluations brought no improvement."""
         patience = self.selection.patience
         return patience is not None and self.since >= patience
 
     def record(self) -> BestRecord:
-        """What a checkpoint keeps beside the tensors."""
+        """Return the record that a checkpoint stores beside the tensors."""
         return BestRecord(step=self.step, measures=self.measures, since=self.since)
 
     def restore(self, record: BestRecord | None, tensors: dict[str, Tensor]) -> None:
-        """As it was at a checkpoint; of one from before there was a best, nothing."""
+        """Restore the state of a checkpoint; None: it recorded no best weights."""
         if record is not None:
             self.step, self.measures, self.since = record.step, record.measures, record.since
             self.tensors = tensors

@@ -1,7 +1,7 @@
-"""Checkpoints that are complete or absent: Accelerate's `save_state` plus our own record, hashed.
+"""Atomic, hashed checkpoints: Accelerate's `save_state` plus imagetok's own record.
 
 The record is JSON and the averaged weights are safetensors; nothing is registered with Accelerate
-for checkpointing, because that would be unpickled on loading.
+for checkpointing, because Accelerate would unpickle it on loading.
 """
 
 import logging
@@ -39,11 +39,11 @@ def save(
     average: AveragedModel | None,
     best: dict[str, Tensor],
 ) -> None:
-    """Write `folder/step-NNNNNNNN`, then delete all but the newest `KEEP`.
+    """Write the checkpoint `folder/step-NNNNNNNN`, then delete all but the newest `KEEP`.
 
-    best: weights to keep beside those of this step; none leaves no file. Called on every process.
-    Raises DivergedError rather than keep weights that are not finite, and ResourceError where the
-    disk does not take it; what was there before is then untouched.
+    Called on every process. best: weights to store beside those of this step; no file if empty.
+    Raises DivergedError for weights that are not finite, ResourceError if the disk is full or
+    fails; earlier checkpoints are untouched in both cases.
     """
     check_finite(accelerator, folder, record.step)
     final = folder / f"step-{record.step:08d}"
@@ -57,13 +57,13 @@ def save(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _complete(staging, final, record, average, best)
-    except (OSError, RuntimeError, SafetensorError) as error:  # each writer fails in its own way
+    except (OSError, RuntimeError, SafetensorError) as error:  # the writers raise different errors
         shutil.rmtree(staging, ignore_errors=True)
         free = shutil.disk_usage(folder).free
         raise ResourceError(
             f"{final}: the checkpoint could not be written ({str(error).splitlines()[0]}); "
-            f"{free:,} bytes are free there. The earlier checkpoints are good: make room, then run "
-            "the same command with --resume"
+            f"{free:,} bytes are free on its disk. The earlier checkpoints are intact: free some "
+            "space, then run the same command with --resume"
         ) from error
     accelerator.wait_for_everyone()
 
@@ -75,7 +75,7 @@ def _complete(
     average: AveragedModel | None,
     best: dict[str, Tensor],
 ) -> None:
-    """Add our own files, give the folder its name, and delete the oldest."""
+    """Add the record and extra weights, rename the folder to its final name, delete the oldest."""
     if average is not None:
         tensors = {k: v.contiguous() for k, v in average.state_dict().items()}
         save_file(tensors, staging / _AVERAGE)
@@ -102,24 +102,25 @@ def check_finite(accelerator: Accelerator, folder: Path, step: int) -> None:
 
 
 def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> NoReturn:
-    """Raise DivergedError, naming the last good checkpoint and what to try.
+    """Raise DivergedError with the fault, an intact checkpoint and settings to try.
 
-    measure: the best checkpoint by this held-out one is named; None: the newest.
+    what: the fault. measure: name the checkpoint with the lowest value of this held-out measure;
+    None: name the newest.
     """
-    path, message = newest(folder), "Last good checkpoint"
+    path, message = newest(folder), "Last intact checkpoint"
     if measure is not None and (best := _best(folder, measure)) is not None:
         is_last, path = path == best[0], best[0]
-        message = f"Best checkpoint of those kept, by a {measure} of {best[1]:.4g}"
-        message += "" if is_last else " (delete those after it)"
+        message = f"Best of the kept checkpoints, with a held-out {measure} of {best[1]:.4g}"
+        message += "" if is_last else " (delete the later ones to continue from it)"
     raise DivergedError(
         f"step {step}: {what}; training stopped. {message}: {path or 'none'}. "
-        "Go on from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
+        "Continue from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
         "train.mixed_precision=no"
     )
 
 
 def _best(folder: Path, measure: str) -> tuple[Path, float] | None:
-    """The good checkpoint with the lowest held-out measure, and that; of equal ones the newest."""
+    """Return the intact checkpoint with the lowest held-out measure (ties: the newest), and it."""
     found = []
     for path in reversed(names(folder)):
         if not verify_folder(path):
@@ -129,21 +130,21 @@ def _best(folder: Path, measure: str) -> tuple[Path, float] | None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that verifies; damaged ones are passed over with a warning.
+    """Return the newest intact checkpoint; damaged ones are skipped with a warning.
 
-    Raises ResourceError where one cannot be read: it may be good.
+    Raises ResourceError if one cannot be read, because it may be intact.
     """
     for path in reversed(names(folder)):
         with _reading(path):
             faults = verify_folder(path)
         if not faults:
             return path
-        logger.warning("passing over a damaged checkpoint: %s", "; ".join(faults))
+        logger.warning("skipping a damaged checkpoint: %s", "; ".join(faults))
     return None
 
 
 def read(path: Path) -> CheckpointRecord:
-    """The record of a verified checkpoint; CheckpointError where it is not one."""
+    """Read the record of a verified checkpoint; raises CheckpointError if it is invalid."""
     with _reading(path):
         return read_record(path / _RECORD, _step_of(path))
 
@@ -151,14 +152,14 @@ def read(path: Path) -> CheckpointRecord:
 def load(accelerator: Accelerator, path: Path, average: AveragedModel | None) -> None:
     """Restore a verified checkpoint into the prepared model, optimizer and average.
 
-    Raises CheckpointError for one that does not fit them.
+    Raises CheckpointError for a checkpoint that does not fit them.
     """
     if average is not None and not (path / _AVERAGE).is_file():
         raise CheckpointError(
-            f"{path}: has no averaged weights; train.ema_decay was not set in this run"
+            f"{path}: has no averaged weights, because train.ema_decay was not set in this run"
         )
     with _restoring(path):
-        # The options are the config's, which is that of the checkpoint.
+        # The optimizer's options are kept as the config sets them.
         options = [_options(group) for o in accelerator._optimizers for group in o.param_groups]
         for file in path.glob("*.safetensors"):
             check_safetensors(file)
@@ -177,7 +178,7 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse moments of another shape than their parameter, which torch takes and stumbles over."""
+    """Raise ValueError for optimizer moments of the wrong shape, which torch does not check."""
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             shape = (1,) if name == "step" else tuple(parameter.shape)
@@ -187,7 +188,10 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 @contextmanager
 def _restoring(path: Path) -> Iterator[None]:
-    """Refuse what was sealed but is no checkpoint of this run: readers fail each in their way."""
+    """Turn any error in restoring a checkpoint into CheckpointError, as readers raise many kinds.
+
+    Memory errors and errors of the disk are raised as such.
+    """
     try:
         yield
     except MemoryError:
@@ -200,33 +204,35 @@ def _restoring(path: Path) -> Iterator[None]:
             raise
         raise CheckpointError(
             f"{path}: does not fit this run, or was changed ({type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]}); restore it, or delete it to go on "
-            "from the one before"
+            f"{(str(error).splitlines() or [''])[0]}); restore it, or delete it to continue from "
+            "the previous checkpoint"
         ) from error
 
 
 def best_tensors(
     path: Path, record: CheckpointRecord, wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The best weights that a checkpoint keeps; none where there is no best yet."""
+    """Read the best weights in a checkpoint; empty if none were recorded yet.
+
+    wanted: the tensors whose names and shapes they must have; see `read_tensors` for errors.
+    """
     if record.best is None or not record.best.measures:
         return {}
     return read_tensors(path / BEST, wanted)
 
 
 def discard_after(path: Path) -> None:
-    """Delete the checkpoints after one that is loaded: they are damaged, and must not count towards
-    those kept.
-    """
+    """Delete the checkpoints after `path`: they are damaged and must not count as kept ones."""
     for damaged in names(path.parent):
         if _step_of(damaged) > _step_of(path):
             _delete(damaged)
 
 
 def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's file, which have the names and shapes of those wanted.
+    """Read the tensors of a checkpoint's file.
 
-    Raises CheckpointError where they have not, and ResourceError where it cannot be read.
+    wanted: tensors with the expected names and shapes. Raises CheckpointError if the file's differ
+    or it is damaged, ResourceError if it cannot be read.
     """
     with _restoring(path):
         check_safetensors(path)
@@ -242,10 +248,10 @@ def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
-    """By step: the weights that were evaluated, of every kept checkpoint that verifies.
+    """Return the evaluated weights of every intact checkpoint, by step.
 
-    Those are the averaged ones where the run averages. Damaged checkpoints are passed over with a
-    warning.
+    These are the averaged weights if the run has `train.ema_decay`. Damaged checkpoints are
+    skipped with a warning.
     """
     found = {}
     for path in names(folder):
@@ -256,7 +262,7 @@ def kept_weights(folder: Path) -> dict[int, dict[str, Tensor]]:
         except CheckpointError as error:
             faults = [str(error)]
         if faults:
-            logger.warning("passing over a damaged checkpoint: %s", "; ".join(faults))
+            logger.warning("skipping a damaged checkpoint: %s", "; ".join(faults))
     return found
 
 
@@ -266,15 +272,15 @@ def _evaluated_weights(path: Path) -> dict[str, Tensor]:
             check_safetensors(file)
         if not (path / _AVERAGE).is_file():
             return load_file(path / "model.safetensors")
-        prefix = "module."  # AveragedModel's; it counts its updates beside it
+        prefix = "module."  # AveragedModel's; its counter of updates has no prefix
         averaged = load_file(path / _AVERAGE)
         return {k.removeprefix(prefix): v for k, v in averaged.items() if k.startswith(prefix)}
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether any checkpoint, good or damaged, is there.
+    """Return whether the folder has any checkpoint, intact or damaged.
 
-    Raises ResourceError where one of their files cannot be opened, or the folder not be listed.
+    Raises ResourceError if one of their files cannot be opened or the folder cannot be listed.
     """
     found = names(folder)
     for path in found:
@@ -286,7 +292,10 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 def build_average(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
-    """The exponential moving average of a model's weights; its buffers follow the model's."""
+    """Return an exponential moving average of a model's weights; None without a decay.
+
+    Its buffers are copies of the model's.
+    """
     if decay is None:
         return None
     averaging = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
@@ -294,17 +303,16 @@ def build_average(model: torch.nn.Module, decay: float | None) -> AveragedModel 
 
 
 def names(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by step; ResourceError where it cannot be listed."""
+    """Return the checkpoints in a folder, sorted by step; ResourceError if it cannot be listed."""
     with _reading(folder):
         try:
-            entries = list(
-                folder.iterdir()
-            )  # glob would take an unreadable folder for an empty one
+            # glob would return nothing for a folder that cannot be read
+            entries = list(folder.iterdir())
         except FileNotFoundError:
             return []
         found = [p for p in entries if _NAME.fullmatch(p.name)]
         for path in filter(Path.is_symlink, found):
-            path.stat()  # a link to nowhere is one to a disk that is away
+            path.stat()  # a dangling link may point to a disk that is not mounted
     return sorted(found, key=_step_of)
 
 
@@ -314,11 +322,12 @@ def _step_of(path: Path) -> int:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Tell what cannot be read from what is not there or damaged."""
+    """Turn an OSError into ResourceError: the checkpoint may be intact, but cannot be read."""
     try:
         yield
     except OSError as error:
         raise ResourceError(
             f"{error.filename or path}: a checkpoint cannot be read ({error.strerror or error}); "
-            "nothing was changed. Make it readable, then run the same command with --resume"
+            "nothing was changed. Make it readable (permissions, mounted disk), then run the same "
+            "command with --resume"
         ) from None

@@ -1,4 +1,4 @@
-"""What a checkpoint and a finished run say of themselves, as JSON."""
+"""Records of checkpoints (state.json) and of finished runs (finished.json)."""
 
 from pathlib import Path
 from typing import Any
@@ -13,78 +13,85 @@ FINISHED = "finished.json"
 
 
 class BestRecord(Section):
-    """The best weights of a run, beside their tensors."""
+    """Step and measures of the best weights of a run; their tensors are in their own file."""
 
     step: Count
+    """Step of the best weights."""
     measures: dict[str, Measure]
-    """Of their evaluation; empty before the first."""
+    """Held-out measures of the best weights; empty before the first evaluation."""
     since: Count
-    """Evaluations that came after it."""
+    """Number of evaluations since the best one."""
 
 
 class CheckpointRecord(Section):
-    """Where a run stood when a checkpoint was taken."""
+    """State of a run at a checkpoint, apart from weights and optimizer."""
 
     step: Count
-    """Optimizer steps that are done."""
+    """Number of optimizer steps taken."""
     metrics_bytes: Count
-    """Size of metrics.jsonl up to here."""
+    """Size of metrics.jsonl in bytes at the checkpoint."""
     timing_bytes: Count
-    """Size of timing.jsonl up to here."""
+    """Size of timing.jsonl in bytes at the checkpoint."""
     pending_evaluation: StrictBool
-    """The evaluation that was due at this step had not finished."""
+    """Whether the evaluation due at this step had not finished."""
     evaluation: dict[str, Measure]
-    """The last finished evaluation."""
+    """Measures of the last finished evaluation."""
     num_processes: int = Field(ge=1, lt=2**31, strict=True)
+    """Number of processes that trained the run."""
     data: str
     """Identity of the training data."""
     best: BestRecord | None = None
-    """Of the best weights so far; None where none are kept."""
+    """Record of the best weights so far; None if none are kept."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_best(cls, tree: object) -> object:
-        """`best: {}`, as it is stored where no best weights are kept."""
+        """Read `best: {}`, which is stored if no best weights are kept, as None."""
         empty = isinstance(tree, dict) and tree.get("best") == {}
         return {**tree, "best": None} if isinstance(tree, dict) and empty else tree
 
     def stored(self) -> dict[str, Any]:
-        """The plain data of state.json."""
+        """Return the plain data of state.json."""
         tree = self.model_dump(mode="json")
         return {**tree, "best": tree["best"] or {}}
 
     @model_validator(mode="after")
     def _check(self) -> "CheckpointRecord":
         if self.best is not None and self.best.step > self.step:
-            raise ValueError(f"best.step: expected at most step, {self.step}")
+            raise ValueError(
+                f"best.step: expected at most the checkpoint's step {self.step}, found "
+                f"{self.best.step}"
+            )
         return self
 
 
 class FinishedRecord(Section):
-    """What finished.json holds."""
+    """Content of finished.json."""
 
     step: Count
+    """Last step of the run."""
     exported: Count | None = None
-    """The step whose weights are the artifact; older runs, which do not say, export the last."""
+    """Step of the exported weights; None in older runs, which exported the last ones."""
 
     @property
     def exported_step(self) -> int:
-        """The step whose weights became the artifact."""
+        """Step whose weights became the artifact."""
         return self.step if self.exported is None else self.exported
 
 
 def read_record(path: Path, step: int) -> CheckpointRecord:
-    """The record of a checkpoint of this step; CheckpointError where it is damaged."""
+    """Read the record of the checkpoint of `step`; raises CheckpointError if it is damaged."""
     record = read_section(path, CheckpointRecord, CheckpointError)
     if record.step != step:
         raise CheckpointError(
-            f"{path}: step: expected {step}, as its folder says, found {record.step}; damaged"
+            f"{path}: step: expected {step} from the name of its folder, found {record.step}; the "
+            "file is damaged"
         )
     return record
 
 
 def read_finished(run: Path) -> FinishedRecord | None:
-    """What a run says of its end; None while it goes on, InputError for a damaged file."""
+    """Read finished.json; None if the run is not finished, InputError if the file is damaged."""
     if not (run / FINISHED).is_file():
         return None
     return read_section(run / FINISHED, FinishedRecord, InputError)

@@ -1,4 +1,4 @@
-"""The config of a training run: what the loop needs, and the tree of a tokenizer run."""
+"""Configs of training runs: settings of the loop, and the whole config of a tokenizer run."""
 
 from typing import Annotated, Literal
 
@@ -68,8 +68,8 @@ class TrainConfig(Section):
     def _check(self) -> "TrainConfig":
         if self.batch_size % self.accumulation:
             raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of accumulation "
-                f"({self.accumulation})"
+                f"batch_size: expected a multiple of accumulation ({self.accumulation}), found "
+                f"{self.batch_size}"
             )
         return self
 
@@ -89,10 +89,10 @@ class ObjectiveConfig(Section):
 
 
 def fill_schedule_lengths(run: Section, steps: int) -> None:
-    """Give the schedules of a run that is being validated, and have no length, that of the run."""
+    """Set the length of schedules without one to `steps`, while the run's config is validated."""
     filled = with_lengths(run, lambda key: steps)
     for name in type(run).model_fields:
-        object.__setattr__(run, name, getattr(filled, name))  # frozen only once it is made
+        object.__setattr__(run, name, getattr(filled, name))  # because sections are frozen
 
 
 class TokenizerRun(Section):
@@ -116,14 +116,14 @@ class TokenizerRun(Section):
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(
-                f"objective.weights must name the losses of {method}: expected "
-                f"{sorted(losses)}, found {sorted(self.objective.weights)}"
+                f"objective.weights: expected the losses of {method}, {sorted(losses)}, found "
+                f"{sorted(self.objective.weights)}"
             )
         likelihood = self.tokenizer.likelihood
         if self.train.accumulation > 1 and not likelihood.is_additive:
             raise ValueError(
-                f"train.accumulation: likelihood {likelihood.kind!r} takes the logarithm of the "
-                "whole batch's error, which micro-batches do not add up to; expected 1, found "
+                f"train.accumulation: expected 1, because likelihood {likelihood.kind!r} takes the "
+                "logarithm of the whole batch's error, which is no sum over micro-batches; found "
                 f"{self.train.accumulation}; set it to 1, or use likelihood 'gaussian'"
             )
         return self

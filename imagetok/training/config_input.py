@@ -1,4 +1,4 @@
-"""Configs of runs as callers give them: a file, a name, a plain tree, or a typed config."""
+"""Opening the config of a run from a file, a name, a plain mapping, or a typed config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,26 +11,27 @@ from imagetok.suggestions import did_you_mean
 from imagetok.training.schedules import given_tree
 
 ConfigInput = Path | str | Section | Mapping[str, Any]
-"""A YAML file, the name of a config, a tree as YAML would give it, or a `TokenizerRun` or
+"""A YAML file, the name of a config, a mapping of the same form, a `TokenizerRun` or a
 `PriorRun`."""
 RunKind = Literal["tokenizer", "prior"]
 KINDS: tuple[RunKind, ...] = ("tokenizer", "prior")
 
 
 class ConfigSource(NamedTuple):
-    """A config that is read, and not yet validated."""
+    """A config that was read, but not validated yet."""
 
     tree: dict[str, Any]
+    """The config as plain data, with overrides applied."""
     where: str
-    """What it is called in messages: its file or name."""
+    """File or name of the config, for messages."""
     named: NamedConfig | None
-    """None of one that has no name."""
+    """The named config or file; None for a mapping or typed config."""
 
 
 def open_config(config: ConfigInput, overrides: Overrides = ()) -> ConfigSource:
-    """Read a config and put overrides in.
+    """Read a config and apply overrides.
 
-    Raises ConfigError for what is not there, no YAML, or no config.
+    Raises ConfigError for an unknown name, a missing file, invalid YAML, or another type.
     """
     if isinstance(config, Path | str):
         named = find_config(config)
@@ -47,41 +48,47 @@ def open_config(config: ConfigInput, overrides: Overrides = ()) -> ConfigSource:
 
 
 def kind_of(config: ConfigInput, overrides: Overrides = ()) -> RunKind:
-    """What a config trains; ConfigError where it is neither a tokenizer nor a prior."""
+    """Return what a config trains, "tokenizer" or "prior"; ConfigError for any other kind."""
     return _kind(open_config(config, overrides))
 
 
-def _kind(given: ConfigSource) -> RunKind:
-    kind = given.tree.get("kind")
+def _kind(source: ConfigSource) -> RunKind:
+    kind = source.tree.get("kind")
     for known in KINDS:
         if kind == known:
             return known
     hint = did_you_mean(kind, KINDS)
-    raise ConfigError(f"{given.where}: kind: expected 'tokenizer' or 'prior', found {kind!r}{hint}")
+    raise ConfigError(
+        f"{source.where}: kind: expected 'tokenizer' or 'prior', found {kind!r}{hint}"
+    )
 
 
-def check_kind(given: ConfigSource, expected: RunKind) -> None:
-    """Raise ConfigError, which names the function to call, for a config of another kind."""
-    kind = _kind(given)
+def check_kind(source: ConfigSource, expected: RunKind) -> None:
+    """Raise ConfigError for a config of another kind, with the function that trains it."""
+    kind = _kind(source)
     if kind != expected:
         function = {"tokenizer": "imagetok.train", "prior": "prior.train"}[kind]
         raise ConfigError(
-            f"{given.where}: kind: expected {expected!r}, found {kind!r}; train it with {function}"
+            f"{source.where}: kind: expected {expected!r}, found {kind!r}; train it with {function}"
         )
 
 
-def run_folder(given: ConfigSource, out: Path | str | None, *, resume: bool = False) -> Path:
-    """The folder asked for, else `runs/` and the config's whole name, with - for /.
+def run_folder(source: ConfigSource, out: Path | str | None, *, resume: bool = False) -> Path:
+    """Return the run folder: `out`, or by default `runs/` and the config's name with - for /.
 
-    A run that older versions began under the last two parts of the name goes on there.
+    Older versions used only the last two parts of the name; with `resume` such a folder is used.
+    Raises ConfigError without `out` for a config that has no name.
 
     >>> run_folder(open_config("configs/digits/edvae.yaml"), None)
     PosixPath('runs/digits-edvae')
     """
     if out is not None:
         return Path(out)
-    if given.named is None:
-        raise ConfigError("out: give the run's folder; only a file or a name has one of its own")
-    older = Path("runs", "-".join(given.named.name.split("/")[-2:]))
-    goes_on = resume and older.is_dir() and not given.named.run_folder.is_dir()
-    return older if goes_on else given.named.run_folder
+    if source.named is None:
+        raise ConfigError(
+            "out: expected a run folder, found none; only a config file or a named config has a "
+            "default one"
+        )
+    older = Path("runs", "-".join(source.named.name.split("/")[-2:]))
+    is_older = resume and older.is_dir() and not source.named.run_folder.is_dir()
+    return older if is_older else source.named.run_folder

@@ -1,5 +1,6 @@
-"""Training that diverged: to a loss that is not finite, noticed at every step and told when the
-host looks anyway, or to measures that are finite nonsense.
+"""Detecting training that diverged: a loss that is not finite, or held-out measures beyond limits.
+
+The loss is checked at every step on the device, and reported when the host waits for it anyway.
 """
 
 from collections.abc import Mapping
@@ -12,39 +13,40 @@ from imagetok.training import checkpoint
 from imagetok.training.step_output import StepOutput
 
 GROWTH = 100.0
-"""How many times its lowest a measure may be at the end."""
+"""Largest ratio of a measure to its lowest value so far that is allowed at the end of training."""
 HOPELESS = 1e4
-"""How many times the most that is allowed at the end a measure may be on the way there."""
+"""Factor by which a measure may exceed its final limit during training."""
 
 
 class DivergenceLimits(NamedTuple):
-    """What a held-out measure of a run that learns stays below."""
+    """Limits of a held-out measure; a run beyond them counts as diverged."""
 
     measure: str
-    """Lower is better."""
+    """Name of the measure; lower is better."""
     most: float
-    """Above it, a constant answer would be better."""
+    """Limit for exported weights; a constant output would not exceed it."""
     noticed: float
-    """Only above it growth is a fault: below, the measure is good whatever it was before."""
+    """Value below which growth is not a fault, because the measure is good in any case."""
 
     def fault(self, measures: Mapping[str, Any], best: float | None, is_last: bool) -> str | None:
-        """Why these measures are nonsense; None where they are not.
+        """Return why measures count as diverged; None if they do not.
 
-        best: the lowest of the run so far, None if unknown. is_last: of what would be exported.
+        best: lowest value of the run so far, None if unknown. is_last: whether the measures are
+        those of the weights to export.
         """
         value = measures.get(self.measure)
         if value is None:
             return None
         message = f"the held-out {self.measure} is {value:.4g}"
         if value > self.most * (1 if is_last else HOPELESS):
-            return f"{message}, and above {self.most:.4g} nothing was learned"
+            return f"{message}; a model that learned nothing does not exceed {self.most:.4g}"
         if is_last and best is not None and value > max(self.noticed, GROWTH * best):
-            return f"{message}, and was {best:.4g} before"
+            return f"{message}, but was {best:.4g} before"
         return None
 
 
 class Divergence:
-    """The first step whose loss was not finite, kept on the device so that no step waits for it."""
+    """Records the first step whose loss is not finite, on the device, so that no step waits."""
 
     def __init__(self, device: torch.device):
         self._step = torch.full((), -1, device=device)
@@ -52,7 +54,7 @@ class Divergence:
         self._terms: tuple[str, ...] = ()
 
     def watch(self, step: int, output: StepOutput) -> None:
-        """Take in the output of a step."""
+        """Check the output of a step."""
         self._terms = tuple(output.metrics)
         finite = torch.stack([output.loss, *output.metrics.values()]).isfinite()
         is_first = ~finite[0] & (self._step < 0)
@@ -60,9 +62,9 @@ class Divergence:
         self._is_bad = torch.where(is_first, ~finite[1:], self._is_bad)
 
     def refuse(self, checkpoints: Path) -> None:
-        """Raise DivergedError with the step and its terms, if there was one; waits for the GPU."""
+        """Raise DivergedError if a loss was not finite, with its step and terms; syncs the GPU."""
         step = int(self._step)
         if step >= 0:
             bad = [k for k, is_bad in zip(self._terms, self._is_bad, strict=True) if is_bad]
-            what = f"the loss is not finite ({', '.join(bad) or 'each of its terms is'})"
+            what = f"the loss is not finite ({', '.join(bad) or 'but each of its terms is'})"
             checkpoint.refuse(checkpoints, step, what)

@@ -1,4 +1,4 @@
-"""What is trained, and on what: the job that the loop is given, and Accelerate set up for a run."""
+"""The job that the training loop runs, and the setup of Accelerate for a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,57 +23,63 @@ from imagetok.training.step_output import StepOutput
 
 @dataclass(frozen=True)
 class Job:
-    """What the loop trains: a model, its examples, and four functions."""
+    """What the loop trains: a model, its training data, and functions for loss and evaluation."""
 
     model: nn.Module
     dataset: BatchedDataset
     loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
-    """(model, batch, step, generator on the device) -> StepOutput."""
+    """(model, batch, step, generator on the device) -> StepOutput of a micro-batch."""
     update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
-    """(bare model, combined sums and rows, rank-free CPU generator), after each optimizer step ->
-    masks of the rows of parameters that were replaced, by name."""
+    """Called after each optimizer step: (unwrapped model, combined sums and rows, CPU generator
+    that is equal on all ranks) -> masks of replaced rows of parameters, by name."""
     describe: Callable[[tuple[Tensor, ...]], dict[str, float]]
-    """Summed `StepOutput.described` -> more scalars to log."""
+    """Summed `StepOutput.described` -> additional scalars to log."""
     evaluate: Callable[[nn.Module, int, Callable[[], None]], dict[str, float | int]]
-    """(bare model in evaluation mode, step, check to call often) -> held-out measures."""
+    """(unwrapped model in eval mode, step, function to call often that stops after a signal) ->
+    held-out measures."""
     export: Callable[[nn.Module, dict[str, float | int]], None]
-    """(bare model, last measures): write `artifact`; on the main process."""
+    """(unwrapped model, its measures): writes `artifact`; called on the main process."""
     artifact: Path
-    """The folder of the finished model."""
+    """Folder of the finished model."""
     inputs: Callable[[], dict[str, str]] = dict
-    """What identifies the examples and the weights to start from; alike on all processes."""
+    """Identities of the training data and of the initial weights, by name; equal on all ranks."""
     selection: WeightSelection | None = None
-    """Keeps the best weights beside the last; None keeps the last only."""
+    """Selection of the best weights; None keeps only the last weights."""
     limits: DivergenceLimits | None = None
-    """What held-out measures of a run that did not diverge stay below; None: anything finite."""
+    """Limits of a held-out measure; None: any finite value is accepted."""
     shown: tuple[str, ...] = ()
-    """Names of logged values that the progress shows beside the loss."""
+    """Names of logged values that the progress bar shows beside the loss."""
     matrix_layers: tuple[type[nn.Module], ...] = ()
-    """Layers beside torch's own whose `weight` is a matrix; see `build_optimizer`."""
+    """Layers of other libraries whose `weight` is a matrix; see `build_optimizer`."""
 
 
 def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
-    """Accelerate set up for a run; ConfigError where the machine cannot do what is asked."""
+    """Set up Accelerate for a run.
+
+    device: "cpu" to use no GPU; None uses what is there. Raises ConfigError for a tracker that is
+    not installed, a device or precision that the machine does not have, and a batch size that the
+    processes cannot share equally.
+    """
     for tracker in config.trackers:
         if find_spec(tracker) is None:
             raise ConfigError(
                 f"train.trackers: {tracker} is not installed; pip install {tracker}, "
                 "or set train.trackers=[]"
             )
-    process_state(cpu=device == "cpu", patience=None)  # one that hangs in a step is noticed
+    process_state(cpu=device == "cpu", patience=None)  # keeps the timeout for hanging ranks
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.mixed_precision,
         log_with=list(config.trackers) or None,
         project_dir=str(run),
-        # Buffers are kept alike on every rank by our own updates: codebooks, running statistics.
+        # The loop keeps buffers (codebooks, running statistics) equal on every rank by itself.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if device not in (None, "cpu", accelerator.device.type):
         raise ConfigError(
-            f"--device {device}: training runs on {accelerator.device} here; give cpu or nothing, "
-            "and choose a GPU with CUDA_VISIBLE_DEVICES"
+            f"--device {device}: expected cpu or no --device, because training runs on "
+            f"{accelerator.device} here; choose a GPU with CUDA_VISIBLE_DEVICES"
         )
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("train.mixed_precision: fp16 needs a GPU; use bf16 or no on a CPU")

@@ -1,6 +1,6 @@
-"""The one training loop: batch -> loss -> backward -> clip -> step -> log -> evaluate -> save.
+"""The training loop: batch -> loss -> backward -> clip -> step -> log -> evaluate -> save.
 
-It knows no images and no codes; a `Job` says what is trained.
+It is independent of what is trained; a `Job` provides model, data and loss.
 """
 
 import logging
@@ -64,23 +64,25 @@ def train(
     unit: str,
     save_first: bool = False,
 ) -> dict[str, float | int]:
-    """Train to `config.steps`, from the newest good checkpoint of the run if it has one.
+    """Train up to `config.steps`, starting from the run's newest intact checkpoint if there is one.
 
-    run: its folder; gets metrics.jsonl, timing.jsonl, checkpoints/. unit: what a batch counts, for
-    the rate ("images"). save_first: take a checkpoint before the first step of a fresh run, because
-    its start is not a function of the config (`--init-from`). Returns the evaluation of what was
-    exported: the last one, or where the job's selection says so the best. Raises
-    StoppedError after a signal (a checkpoint is then on disk), DivergedError when the loss or a
-    weight is not finite, ResourceError when a checkpoint cannot be written.
+    run: the run folder; metrics.jsonl, timing.jsonl and checkpoints/ are written there. unit: name
+    of the examples for the rate in logs ("images"). save_first: save a checkpoint before the first
+    step of a new run, because its initial weights do not follow from the config (`--init-from`).
+    Returns the evaluation of the exported weights: the last ones, or the best ones if the job's
+    selection asks for them. Raises StoppedError after a signal (a checkpoint has then been saved),
+    DivergedError when the loss or a weight is not finite, ResourceError when a checkpoint cannot be
+    written.
     """
     length = getattr(config.learning_rate, "steps", 0)
     if length > config.steps:
         logger.warning(
-            "train.learning_rate.steps is %d, train.steps only %d: the rate will not reach its end",
+            "train.learning_rate.steps is %d, but train.steps is only %d: the learning rate will "
+            "not reach its end value",
             length,
             config.steps,
         )
-    accelerator.wait_for_everyone()  # until the main process has made the folder
+    accelerator.wait_for_everyone()  # until the main process has created the folder
     with StopRequest() as stop:
         return _Training(job, config, accelerator, run, seed, unit, stop).run(save_first)
 
@@ -119,14 +121,14 @@ class _Training:
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
         self.saved: tuple[int, bool] | None = None
-        """(step, pending evaluation) of the newest checkpoint."""
+        """(step, pending_evaluation) of the newest checkpoint; None before the first."""
 
     def run(self, save_first: bool) -> dict[str, float | int]:
         try:
             return self._run(save_first)
         finally:
-            # Ends the workers now: a traceback may keep the loader alive until the process exits,
-            # which would wait for them for ever.
+            # Ends the loader's workers now: a traceback may keep the loader alive until the process
+            # exits, and the exit would then wait for the workers without end.
             self.batches = iter(())
             self.metrics.close()
             self.timing.close()
@@ -134,7 +136,7 @@ class _Training:
     def _run(self, save_first: bool) -> dict[str, float | int]:
         self._restore()
         if self._is_finished():
-            logger.info("already finished: %s", self.job.artifact)
+            logger.info("the run is already finished: %s", self.job.artifact)
             return self._exported()[1]
         self._start_trackers()
         try:
@@ -149,10 +151,10 @@ class _Training:
                 self._save()
             raise StoppedError(
                 f"{stopped} at step {self.step} of {self.config.steps}; saved in "
-                f"{self.checkpoints}; run the same command with --resume to go on",
+                f"{self.checkpoints}; run the same command with --resume to continue",
                 stopped.exit_code - 128,
             ) from None
-        except InputError:  # an example that cannot be read: keep what was reached
+        except InputError:  # an example that cannot be read: save the progress made so far
             if self.accelerator.num_processes == 1 and self.saved != (
                 self.step,
                 self.pending_evaluation,
@@ -162,8 +164,8 @@ class _Training:
         return self._finish()
 
     def _finish(self) -> dict[str, float | int]:
-        """Export the weights that are asked for; returns their evaluation."""
-        if self.saved != (self.step, False):  # it ended early
+        """Export the selected weights; return their evaluation."""
+        if self.saved != (self.step, False):  # training ended early
             self._save()
         self.accelerator.wait_for_everyone()
         step, measures = self._exported()
@@ -179,10 +181,10 @@ class _Training:
         return measures
 
     def _exported(self) -> tuple[int, dict[str, float | int]]:
-        """The step whose weights become the artifact, and their evaluation.
+        """Return the step whose weights become the artifact, and their evaluation.
 
-        The evaluation at the end of the steps is compared here even where it was not due and is
-        therefore no part of the best that a longer run goes on with.
+        The evaluation at the end of the steps takes part here even if it was not due at
+        `evaluate_every`, in which case it is not recorded as the best for a longer run.
         """
         best = self.best
         if best is None or best.selection.export == "last" or best.is_beaten_by(self.evaluation):
@@ -193,12 +195,12 @@ class _Training:
         return self.step >= self.config.steps or (self.best is not None and self.best.is_over)
 
     def _is_finished(self) -> bool:
-        """Whether the artifact on disk is that of the last step asked for."""
+        """Return whether the artifact on disk is the one of the last requested step."""
         if not self._is_over() or not self.job.artifact.is_dir():
             return False
         try:
             found = read_finished(self.finished.parent)
-        except InputError:  # it is written again
+        except InputError:  # the damaged file is written again
             return False
         expected = self.step, self._exported()[0]
         return found is not None and (found.step, found.exported_step) == expected
@@ -245,7 +247,7 @@ class _Training:
                     self._save()
 
     def _optimize(self) -> StepOutput:
-        """One optimizer step over all micro-batches and processes."""
+        """Take one optimizer step over all micro-batches and processes."""
         accelerator, config, step = self.accelerator, self.config, self.step
         rank = accelerator.process_index
         rate = config.learning_rate.at(step)
@@ -327,7 +329,7 @@ class _Training:
             self._refuse_nonsense(self._exported()[1], is_last=True)
 
     def _refuse_nonsense(self, measures: dict[str, float | int], *, is_last: bool) -> None:
-        """DivergedError for finite measures of weights that nobody wants; on every process."""
+        """Raise DivergedError on every process when finite measures exceed the job's limits."""
         limits = self.job.limits
         if limits is None:
             return
@@ -337,7 +339,7 @@ class _Training:
             checkpoint.refuse(self.checkpoints, self.step, fault, limits.measure)
 
     def _lowest(self, measure: str) -> float | None:
-        """The lowest of a held-out measure so far, the same on every process."""
+        """Return the lowest value of a held-out measure so far, the same on every process."""
         found = math.inf
         if self.accelerator.is_main_process:
             tests = (r for r in records_of(self.metrics.path) if r.get("split") == "test")
@@ -351,7 +353,7 @@ class _Training:
         self.accelerator.log({f"{split}/{k}": v for k, v in values.items()}, step=self.step)
 
     def _bare_model(self) -> nn.Module:
-        """The weights that are evaluated and exported."""
+        """Return the model that is evaluated and exported: the averaged one if there is one."""
         if isinstance(self.average, AveragedModel):
             return self.average.module
         return self.accelerator.unwrap_model(self.model)
@@ -373,10 +375,10 @@ class _Training:
         self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:
-        """Go on from the newest good checkpoint; nothing on disk is touched before all was read."""
+        """Continue from the newest intact checkpoint; the disk is changed only after reading it."""
         path = checkpoint.newest(self.checkpoints)
         check_same_on_all(
-            {}, {f"the newest good checkpoint in {self.checkpoints}": path and path.name}
+            {}, {f"the newest intact checkpoint in {self.checkpoints}": path and path.name}
         )
         if path is None:
             if not (self._take_finished() and self._is_finished()):
@@ -385,8 +387,8 @@ class _Training:
         record = checkpoint.read(path)
         if record.data != self.job.dataset.identity():
             raise CheckpointError(
-                f"{path}: was made with other training data (images were added, removed or "
-                "changed since); restore the data, or train into a new --out"
+                f"{path}: was saved with other training data (images were added, removed or "
+                "changed since then); restore the data, or train into a new --out"
             )
         if self.accelerator.is_main_process:
             self.metrics.check_holds(record.metrics_bytes)
@@ -399,7 +401,7 @@ class _Training:
         self.step = record.step
         self.pending_evaluation = record.pending_evaluation
         self.evaluation = record.evaluation
-        self.accelerator.wait_for_everyone()  # until nobody reads any more
+        self.accelerator.wait_for_everyone()  # until all processes have read the checkpoint
         if self.accelerator.is_main_process:
             checkpoint.discard_after(path)
             self.metrics.cut(record.metrics_bytes)
@@ -407,14 +409,17 @@ class _Training:
         logger.info("resuming from %s", path)
         if record.num_processes != self.accelerator.num_processes:
             logger.warning(
-                "the checkpoint was made by %d processes and goes on with %d: "
+                "the checkpoint was saved by %d processes and training continues with %d: "
                 "the run is no longer bit-identical to an uninterrupted one",
                 record.num_processes,
                 self.accelerator.num_processes,
             )
 
     def _take_finished(self) -> bool:
-        """Stand where a run ended whose checkpoints were removed since; whether it did."""
+        """Restore the end of a finished run whose checkpoints were deleted; return whether it was.
+
+        Steps and measures come from finished.json and metrics.jsonl.
+        """
         found = read_finished(self.finished.parent)
         if found is None or found.step != self.config.steps:
             return False
@@ -430,7 +435,7 @@ class _Training:
         return True
 
     def _refuse_to_start_over(self) -> None:
-        """CheckpointError where a run without a good checkpoint has been on its way."""
+        """Raise CheckpointError if the run made progress but has no intact checkpoint."""
         if checkpoint.has_checkpoints(self.checkpoints):
             raise CheckpointError(
                 f"{self.checkpoints}: every checkpoint is damaged; restore one from a backup, "
@@ -438,8 +443,8 @@ class _Training:
             )
         if self.metrics.path.stat().st_size:
             raise CheckpointError(
-                f"{self.metrics.path}: is the log of a run, of which {self.checkpoints} holds no "
-                "checkpoint; put them back, or train into a new --out"
+                f"{self.metrics.path}: is the log of a run, but {self.checkpoints} holds no "
+                "checkpoint of it; put its checkpoints back, or train into a new --out"
             )
 
     def _start_trackers(self) -> None:

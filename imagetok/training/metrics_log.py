@@ -1,4 +1,4 @@
-"""Append-only JSON lines, one object a record, that can be cut back to a checkpoint."""
+"""Append-only logs in JSON Lines, which can be truncated to the state of a checkpoint."""
 
 import json
 import math
@@ -16,14 +16,14 @@ from imagetok.io.json_files import parse_json
 from imagetok.io.regular_files import open_regular
 
 MANY = 4096
-"""Records that a picture of a log is drawn from; see `read_thinned`."""
+"""Number of records per split for plots of a log; see `read_thinned`."""
 BLOCK, MAX_LINE = 1 << 18, 1 << 20
 MAX_STEP = 2**53
 _LARGEST = sys.float_info.max
 
 
 class JsonLines:
-    """One writer of a `.jsonl` file."""
+    """Writer of a `.jsonl` file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -32,7 +32,7 @@ class JsonLines:
     def append(self, record: dict[str, Any]) -> None:
         """Write one record; values that are not finite become null.
 
-        Raises ResourceError where the run folder was removed or renamed.
+        Raises ResourceError if the run folder was removed or renamed.
         """
         check_held(self.path)
         clean = {
@@ -43,22 +43,22 @@ class JsonLines:
         self._file.flush()
 
     def durable_size(self) -> int:
-        """fsync, and the size in bytes up to here."""
+        """Flush the file to disk and return its size in bytes."""
         check_held(self.path)
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def check_holds(self, size: int) -> None:
-        """Raise CheckpointError for a file of less than `size` bytes."""
+        """Raise CheckpointError if the file is shorter than `size` bytes."""
         found = self.path.stat().st_size
         if found < size:
             raise CheckpointError(
-                f"{self.path}: expected at least {size} bytes as the checkpoint recorded, found "
-                f"{found}; the file was changed, restore it or train into a new --out"
+                f"{self.path}: expected at least the {size} bytes that the checkpoint recorded, "
+                f"found {found}; the file was changed: restore it, or train into a new --out"
             )
 
     def cut(self, size: int) -> None:
-        """Forget everything after the first `size` bytes, which `check_holds` saw."""
+        """Truncate the file to `size` bytes; call `check_holds` before."""
         self._file.truncate(size)
         self._file.seek(0, os.SEEK_END)
 
@@ -68,20 +68,21 @@ class JsonLines:
 
 
 def records_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole records of a `.jsonl` file in order, read one by one.
+    """Yield the complete records of a `.jsonl` file in order.
 
-    Each has a `step`, may have a `split`, and else finite numbers, or None where one was not.
-    Raises InputError, which names the line, for anything else, and OSError where it cannot be read.
+    Each has a `step`, may have a `split`, and otherwise finite numbers, or None for values that
+    were not finite. Raises InputError with the line number for anything else, OSError if the file
+    cannot be read.
     """
     number, rest = 0, b""
     with open_regular(path) as file:
         while block := file.read(BLOCK):
             lines = (rest + block).split(b"\n")
-            rest = lines.pop()  # begun; at the end one that a kill cut off, or none
+            rest = lines.pop()  # incomplete; the last one of a killed run stays so
             if len(rest) > MAX_LINE:
                 raise InputError(
-                    f"{path}:{number + 1 + len(lines)}: expected lines of at most "
-                    f"{MAX_LINE:,} bytes, found a longer one; damaged"
+                    f"{path}:{number + 1 + len(lines)}: expected a line of at most "
+                    f"{MAX_LINE:,} bytes, found a longer one; the file is damaged"
                 )
             for line in lines:
                 number += 1
@@ -89,15 +90,15 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a `.jsonl` file; raises what `records_of` raises."""
+    """Return all complete records of a `.jsonl` file; raises what `records_of` raises."""
     return list(records_of(path))
 
 
 def read_thinned(path: Path, kept: int | None = None) -> list[dict[str, Any]]:
-    """Records of a `.jsonl` file for a picture of it: all of a usual one, some of a very long one.
+    """Return the records of a `.jsonl` file for a plot, thinned out if the file is very long.
 
-    Of each split all are kept up to 2 x `MANY`, beyond that every second, fourth, ... one; the last
-    of each and those of the step `kept` always are. Raises what `records_of` raises.
+    Per split all records are returned up to 2 x `MANY`, beyond that every second, fourth, ... one;
+    the last record and those of step `kept` are always included. Raises what `records_of` raises.
     """
     thinned: defaultdict[str | None, _Thinned] = defaultdict(_Thinned)
     for number, record in enumerate(records_of(path)):
@@ -107,7 +108,7 @@ def read_thinned(path: Path, kept: int | None = None) -> list[dict[str, Any]]:
 
 
 class _Thinned:
-    """Some records of a split, by their place in the file."""
+    """A thinned-out selection of a split's records, by their number in the file."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -135,12 +136,14 @@ def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
     record = parse_json(line, f"{path}:{number}")
     fault = _fault_of(record)
     if fault is not None:
-        raise InputError(f"{path}:{number}: {fault}; damaged, or not written by imagetok")
+        raise InputError(
+            f"{path}:{number}: {fault}; the file is damaged, or imagetok did not write it"
+        )
     return record
 
 
 def _fault_of(record: object) -> str | None:
-    """What makes it no record of a log; None where nothing does."""
+    """Return why an object is not a record of a log; None if it is one."""
     if type(record) is not dict:
         return f"expected an object, found {type(record).__name__}"
     step = record.get("step")
@@ -157,7 +160,7 @@ def _fault_of(record: object) -> str | None:
 
 
 def test_record(records: Sequence[Mapping[str, Any]], exported: int | None) -> dict[str, Any]:
-    """The measures on the held-out split of the exported step, or else the last; empty if none."""
+    """Return the held-out record of the exported step, or else the last one; empty if none."""
     tests = [record for record in records if record.get("split") == "test"]
     of_exported = [record for record in tests if record.get("step") == exported]
     found = of_exported or tests

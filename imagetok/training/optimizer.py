@@ -1,4 +1,4 @@
-"""The optimizer, and what it must forget."""
+"""Building the optimizer, and resetting its state for codebook rows that were replaced."""
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,14 @@ def build_optimizer(
     config: OptimizerConfig,
     matrix_layers: tuple[type[nn.Module], ...] = (),
 ) -> torch.optim.Optimizer:
-    """Fused AdamW; the loop sets the learning rate at every step.
+    """Return a fused AdamW optimizer; the loop sets its learning rate at every step.
 
-    Weight decay touches the weights of linear and convolution layers: torch's, and those of
-    `matrix_layers`, which another library has.
+    Weight decay applies to the weights of linear and convolution layers only: those of torch, and
+    `matrix_layers`, the corresponding classes of other libraries.
     """
     layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, *matrix_layers)
     decayed = {
-        id(module._parameters.get("weight"))  # a normalised weight is no parameter
+        id(module._parameters.get("weight"))  # a weight under normalisation is not a parameter
         for module in model.modules()
         if isinstance(module, layers)
     }
@@ -45,9 +45,10 @@ def reset_optimizer_rows(
     average: AveragedModel | None,
     replaced: dict[str, Tensor],
 ) -> None:
-    """Let replaced rows of parameters start anew: without moments, and their average is themselves.
+    """Reset the optimizer state of replaced rows of parameters, such as reset codebook vectors.
 
-    replaced: masks of rows by the name of the parameter of the (bare) model.
+    Their moments become zero, and their moving average becomes the row itself. replaced: masks of
+    rows, by the parameter's name in the unwrapped model.
     """
     for name, rows in replaced.items():
         parameter = model.get_parameter(name)

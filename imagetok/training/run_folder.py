@@ -1,4 +1,4 @@
-"""Run folders: how a run starts, goes on, and says that it is finished."""
+"""Run folders: starting a run, resuming it, and recording that it is finished."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ CONFIG, METRICS, TIMING, CHECKPOINTS = "config.yaml", "metrics.jsonl", "timing.j
 PLUGINS = "plugins.json"
 """Which parts of a run are not imagetok's; absent where there are none."""
 PLACES = ("data.root", "data.download", "data.source", "data.test")
-"""Keys that say where things lie: what lies there is compared by hash."""
+"""Keys for locations of data; the data itself is compared by its identity."""
 FREE_TO_CHANGE = (
     "train.steps",
     "train.log_every",
@@ -34,9 +34,9 @@ FREE_TO_CHANGE = (
     "train.trackers",
     *PLACES,
 )
-"""Keys that a resumed run of any kind may change without becoming another run."""
+"""Keys that may change when a run of any kind is resumed, because they do not affect its steps."""
 REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
-"""Keys that may change to save a run that diverged; it is then no longer that of one config."""
+"""Keys that may change to continue a diverged run; a single config then no longer describes it."""
 
 
 @contextmanager
@@ -48,13 +48,14 @@ def open_run(
     is_main: bool,
     free: Collection[str] = (),
 ) -> Iterator[None]:
-    """Hold a run folder for this config.
+    """Lock a run folder and prepare it for this config; the context holds the lock.
 
-    A non-empty folder is refused unless `resume`; with `resume`, one of another config is refused
-    with the keys that differ, and an empty one starts fresh, as one does that ended before its
-    first checkpoint. Nothing is touched before the checkpoints were seen: ResourceError where they
-    cannot be read, CheckpointError where there are none of a run that had some. Other processes
-    than the main one only pass through. free: keys that this kind of run may change, too.
+    A folder that is not empty needs `resume`. With `resume`, an empty folder, and one whose run
+    ended before its first checkpoint, start from step 0. Nothing is changed before the checkpoints
+    were checked. Does nothing on other processes than the main one. free: keys that may also
+    change for this kind of run. Raises ConfigError for a folder that is not empty or is of another
+    config (listing the keys that differ), ResourceError if checkpoints cannot be read,
+    CheckpointError if the run had checkpoints that are gone.
     """
     if not is_main:
         yield
@@ -62,7 +63,7 @@ def open_run(
     entries = list(folder.iterdir()) if folder.is_dir() else []
     if entries and not resume:
         raise ConfigError(
-            f"{folder}: not empty; add --resume to continue the run there, or choose another --out"
+            f"{folder}: not empty; add --resume to continue its run, or choose another --out"
         )
     with lock(folder):
         if (folder / CONFIG).is_file():
@@ -71,7 +72,8 @@ def open_run(
                 _start_over(folder, stored.model_dump()["train"])
         elif entries and not (folder / CHECKPOINTS).is_dir():
             raise ConfigError(
-                f"{folder}: holds files but no run ({CONFIG} is missing); choose another --out"
+                f"{folder}: expected a run folder, found files without {CONFIG}; choose another "
+                "--out"
             )
         remove_temporaries(folder)
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
@@ -94,15 +96,15 @@ def check_plugins(folder: Path) -> None:
 
 
 def _is_finished(folder: Path, config: Section) -> bool:
-    """Whether the run has reached the steps that are asked for."""
+    """Return whether the run has reached the number of steps in `config`."""
     found = read_finished(folder)
     return found is not None and found.step == config.model_dump()["train"]["steps"]
 
 
 def _start_over(folder: Path, train: Mapping[str, Any]) -> None:
-    """Empty the logs of a run that ended before its first checkpoint, and say so.
+    """Empty the logs of a run that ended before its first checkpoint, with a warning.
 
-    Raises CheckpointError where the log goes further than that: the checkpoints are elsewhere.
+    Raises CheckpointError if the run went further than that, so that its checkpoints were removed.
     """
     logs = [folder / name for name in (METRICS, TIMING) if (folder / name).is_file()]
     logged = max((int(r["step"]) for log in logs for r in read_json_lines(log)), default=0)
@@ -110,12 +112,13 @@ def _start_over(folder: Path, train: Mapping[str, Any]) -> None:
     had_some = logged > due or (logged and not (folder / CHECKPOINTS).is_dir())
     if had_some or (folder / FINISHED).is_file():
         raise CheckpointError(
-            f"{folder / CHECKPOINTS}: expected the checkpoints of a run that went to step "
-            f"{logged:,}, found none; put them back, or train into a new --out"
+            f"{folder / CHECKPOINTS}: expected checkpoints of a run that reached step {logged:,}, "
+            "found none; put them back, or train into a new --out"
         )
     if logged:
         logger.warning(
-            "%s: no checkpoint was taken yet; starts over at step 0, and drops the log of %d steps",
+            "%s: the run has no checkpoint yet; starting again at step 0 and deleting its log of "
+            "%d steps",
             *(folder, logged),
         )
     for log in logs:
@@ -126,10 +129,10 @@ def _start_over(folder: Path, train: Mapping[str, Any]) -> None:
 def shared_run(
     folder: Path, config: Section, data: Callable[[], Mapping[str, Any]], *, places: Collection[str]
 ) -> Iterator[None]:
-    """A run that its processes share: before the folder is touched, all must agree.
+    """Check that all processes of a run agree on folder, config and data before they start.
 
-    data: what identifies the examples and the weights to start from. places: keys of the config
-    whose values may differ from machine to machine. Raises what `shared_work` raises.
+    data: returns identities of the examples and of the initial weights, by name. places: keys of
+    the config that may differ between machines. Raises what `shared_work` raises.
     """
     tree = config.model_dump(mode="json")
     for key in places:
@@ -142,10 +145,10 @@ def shared_run(
 
 
 def with_recorded_lengths(config: S, folder: Path, *, resume: bool) -> S:
-    """The config of a run as it goes on in its folder.
+    """Return the config with which a run continues in its folder.
 
-    Schedules whose length was not given keep the length that the run started with, whatever
-    `train.steps` is now, and the log says so where the two differ.
+    Schedules without an explicit length keep the length that the run started with, whatever
+    `train.steps` is now; a warning is logged if the two differ.
     """
     if not (resume and (folder / CONFIG).is_file()):
         return config
@@ -154,7 +157,10 @@ def with_recorded_lengths(config: S, folder: Path, *, resume: bool) -> S:
 
 
 def recorded_lengths(config: S, stored: Any, where: Path) -> S:
-    """The config with lengths that were not given taken from a stored tree of one like it."""
+    """Fill in lengths of schedules that are not explicit from the stored config of the same run.
+
+    stored: the stored config as plain data. where: its file, for the warning.
+    """
 
     def recorded(key: str) -> int | None:
         steps = value_at(stored, key)
@@ -164,13 +170,13 @@ def recorded_lengths(config: S, stored: Any, where: Path) -> S:
     asked = config.model_dump(mode="json")
     for key, (new, old) in differences(asked, kept.model_dump(mode="json")).items():
         may_change = key.startswith(REPAIRS)
-        remedy = f"--set {key}={new} changes it" if may_change else "another length is another run"
+        remedy = f"--set {key}={new} changes it" if may_change else "another length needs a new run"
         logger.warning("%s stays %d, as recorded in %s; %s", key, old, where, remedy)
     return kept
 
 
 def exported_step(run: Path) -> int | None:
-    """The step whose weights became the artifact; None while the run goes on.
+    """Return the step whose weights became the artifact; None if the run is not finished.
 
     Raises InputError for a damaged finished.json.
     """
@@ -179,23 +185,23 @@ def exported_step(run: Path) -> int | None:
 
 
 def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
-    """The config of a run that goes on with another one; ConfigError where it is another run's."""
+    """Return the stored config of a run; ConfigError if `config` changes keys that must not."""
     stored = load_config(folder / CONFIG, type(config))
     changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
         if key.startswith((*REPAIRS, "train.steps")):
-            logger.warning("%s: goes on with %r instead of %r", key, new, old)
+            logger.warning("%s: continuing with %r instead of %r", key, new, old)
     may_change = {*FREE_TO_CHANGE, *free}
     refused = {
         k: v for k, v in changed.items() if k not in may_change and not k.startswith(REPAIRS)
     }
     if refused:
         lines = "\n".join(
-            f"  {k}: {old!r} there, {new!r} asked" for k, (old, new) in refused.items()
+            f"  {k}: {old!r} in the folder, {new!r} requested" for k, (old, new) in refused.items()
         )
         raise ConfigError(
-            f"{folder}: cannot resume with another config:\n{lines}\n"
-            "give the same values, or train into another --out (with --init-from to start from "
+            f"{folder}: cannot resume with a different config:\n{lines}\n"
+            "use the same values, or train into another --out (with --init-from to start from "
             "these weights)"
         )
     return stored

@@ -1,6 +1,6 @@
-"""Schedules are functions of the step: same config, same step, same value.
+"""Schedules: values that depend only on the config and the step.
 
-One whose length is not given takes the `train.steps` of the config that it is part of.
+A schedule without an explicit length gets `train.steps` of the config that it belongs to.
 """
 
 import math
@@ -91,15 +91,15 @@ Schedule = Annotated[
 
 def _length(schedule: QuarterCosine | WarmupCosine) -> int:
     if schedule.steps is None:
-        raise ValueError(f"{schedule.kind} without `steps`: it has a length only inside a run")
+        raise ValueError(f"{schedule.kind}: expected `steps`, which is optional only inside a run")
     return schedule.steps
 
 
 def with_lengths(section: S, length_of: Callable[[str], int | None]) -> S:
-    """A copy in which the schedules whose length was not given have the length that is asked for.
+    """Return a copy in which schedules without an explicit length have the length of `length_of`.
 
-    length_of: dotted key of a length -> number of steps, None to leave the schedule as it is. Such
-    a schedule is still one whose length was not given: the copy may be given other lengths.
+    length_of: dotted key of a length -> number of steps; None leaves the schedule unchanged. The
+    lengths still count as not explicit, so that the function can be applied again.
     """
     return _filled(section, length_of, "")
 
@@ -109,7 +109,7 @@ def _filled(value: Any, length_of: Callable[[str], int | None], path: str) -> An
         given = value.model_fields_set - ({"steps"} if value.steps is None else set())
         if "steps" in given or (steps := length_of(f"{path}.steps")) is None:
             return value
-        # Not model_copy(update=...), which would mark the length as given.
+        # Not model_copy(update=...), which would mark the length as explicit.
         return type(value).model_construct(given, **{**dict(value), "steps": steps})
     items: dict[str, Any] = dict(value) if isinstance(value, Section | dict) else {}
     filled = {
@@ -123,7 +123,7 @@ def _filled(value: Any, length_of: Callable[[str], int | None], path: str) -> An
 
 
 def given_tree(section: Section) -> dict[str, Any]:
-    """The section as plain data, without the lengths that were not given."""
+    """Return the section as plain data, without lengths of schedules that are not explicit."""
     tree = section.model_dump(mode="json")
     keys: list[str] = []
     with_lengths(section, lambda key: keys.append(key))

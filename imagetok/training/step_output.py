@@ -1,4 +1,4 @@
-"""What a loss function gives for a micro-batch, and for all of an optimizer step's together."""
+"""The output of a loss function, and its reduction over micro-batches and processes."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from imagetok.processes import all_gather, all_reduce, process_state
 
 
 class StepOutput(NamedTuple):
-    """What a job's loss function returns for one micro-batch."""
+    """Return value of a job's loss function for one micro-batch."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
@@ -17,18 +17,18 @@ class StepOutput(NamedTuple):
     sums: dict[str, Tensor]
     """Additive tensors, summed over micro-batches and processes: counts, codebook statistics."""
     rows: dict[str, Tensor]
-    """Tensors (N, ...) concatenated over processes, then micro-batches; N is alike everywhere."""
+    """Tensors (N, ...) concatenated over micro-batches and processes; N is equal on all of them."""
     described: tuple[Tensor, ...] = ()
-    """Additive tensors, summed as `sums` are, that only the job's `describe` reads."""
+    """Additive tensors, summed like `sums`, that only the job's `describe` reads."""
 
     def detach(self) -> "StepOutput":
-        """Without the graph of loss and metrics, which a later micro-batch need not keep."""
+        """Return a copy with detached loss and metrics, so that their graph can be freed."""
         metrics = {name: value.detach() for name, value in self.metrics.items()}
         return self._replace(loss=self.loss.detach(), metrics=metrics)
 
 
 def combine_outputs(outputs: list[StepOutput]) -> StepOutput:
-    """Means of losses and metrics, sums of sums, all rows, of micro-batches and processes."""
+    """Combine outputs over micro-batches and processes, as the fields of StepOutput describe."""
     first, count = outputs[0], len(outputs) * process_state().num_processes
     scalars = {"loss": [o.loss for o in outputs]}
     scalars |= {name: [o.metrics[name] for o in outputs] for name in first.metrics}

@@ -1,4 +1,4 @@
-"""Training a tokenizer or a VAE: its config to the loop."""
+"""Training a tokenizer or VAE: builds the job of a config and runs the loop."""
 
 import logging
 from collections.abc import Callable
@@ -37,11 +37,12 @@ def train_tokenizer(
     init_from: Path | str | None = None,
     device: str | None = None,
 ) -> dict[str, float | int]:
-    """Train what the config says into the folder `run`; returns the last held-out measures.
+    """Train the tokenizer of a config in the folder `run`; return its held-out measures.
 
-    run: gets config.yaml, metrics.jsonl, timing.jsonl, pictures/, checkpoints/ and, at the end,
-    tokenizer/. resume: go on in a folder that has a run. init_from: a tokenizer folder of the same
-    architecture to start from. device: "cpu" to stay off a GPU. Raises what `loop.train` raises.
+    run: config.yaml, metrics.jsonl, timing.jsonl, pictures/, checkpoints/ and, at the end,
+    tokenizer/ are written there. resume: continue the run in the folder. init_from: a tokenizer
+    folder or Hub id of the same architecture for the initial weights. device: "cpu" to use no GPU.
+    Raises what `open_run` and `loop.train` raise.
     """
     accelerator = build_accelerator(config.train, run, device)
     logger.info(
@@ -51,7 +52,7 @@ def train_tokenizer(
         accelerator.device,
     )
     config = with_recorded_lengths(config, run, resume=resume)
-    job = _job(config, run, init_from)  # before the folder is touched: it refuses bad input
+    job = _job(config, run, init_from)  # raises for bad input before the folder is changed
     with (
         shared_run(run, config, job.inputs, places=PLACES),
         open_run(run, config, resume=resume, is_main=accelerator.is_main_process),
@@ -106,7 +107,7 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         evaluate=evaluate,
         export=export,
         artifact=run / "tokenizer",
-        # Images in [0, 1] differ by 1 at most, and a grey one from all others by less.
+        # Pixels in [0, 1] differ by at most 1, so their mean squared error is at most 1.
         limits=DivergenceLimits("mse", most=1.0, noticed=0.01),
         shown=(
             "mse",
@@ -123,7 +124,11 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
 def loss_function(
     objective: ObjectiveConfig, image: ImageContract, num_codes: tuple[int, ...]
 ) -> Callable[[nn.Module, ImageBatch, int, torch.Generator], StepOutput]:
-    """Reconstruction loss plus the weighted named losses of the quantizer."""
+    """Return the loss function: reconstruction loss plus the quantizer's weighted losses.
+
+    objective: weights by name of loss, and the temperature, as schedules. num_codes: codebook size
+    of each level, for counting the codes of a batch.
+    """
 
     def loss(
         model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
@@ -151,7 +156,7 @@ def loss_function(
 
 
 def _describe(counts: tuple[Tensor, ...]) -> dict[str, float]:
-    """Perplexity and share of codes used by one batch of training codes, per level."""
+    """Return perplexity and fraction of codes used by one training batch, per level."""
     values: dict[str, float] = {}
     for level, level_counts in enumerate(counts):
         use = codebook_use(level_counts)
@@ -161,7 +166,7 @@ def _describe(counts: tuple[Tensor, ...]) -> dict[str, float]:
 
 
 def _log_codebook_states(step: int, measures: dict[str, float | int], states: list[str]) -> None:
-    """Log every level whose codebook is in another state than at the evaluation before."""
+    """Log every level whose codebook state changed since the previous evaluation."""
     for level, before in enumerate(states):
         perplexity, used, num_codes = (
             measures[level_name(name, level, len(states))]
@@ -169,7 +174,9 @@ def _log_codebook_states(step: int, measures: dict[str, float | int], states: li
         )
         states[level] = codebook_state(perplexity, int(num_codes))
         if states[level] != before:
-            advice = "" if states[level] == "healthy" else "; imagetok diagnose says what to try"
+            advice = (
+                "" if states[level] == "healthy" else "; `imagetok diagnose` suggests what to try"
+            )
             logger.info(
                 "step %d: %s is %s: %d of %d codes used, perplexity %.1f%s",
                 *(step, level_name("the codebook", level, len(states)).replace("_", ", ")),
@@ -178,7 +185,7 @@ def _log_codebook_states(step: int, measures: dict[str, float | int], states: li
 
 
 def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
-    """Take the weights of an artifact; its fingerprint."""
+    """Load the weights of an artifact into `tokenizer`; return its fingerprint."""
     source = Autoencoder.from_pretrained(folder)
     if source.config != tokenizer.config:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Training a tokenizer from a config, and what a finished run gives back."""
+"""Training a tokenizer from a config, and the results of finished runs."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ from imagetok.training.tokenizer import train_tokenizer
 
 @dataclass(frozen=True, repr=False)
 class Trained(Result):
-    """A finished run."""
+    """A finished training run."""
 
     folder: Path
     """The run folder: config.yaml, metrics.jsonl, checkpoints/ and the artifact."""
     measures: Mapping[str, float | int]
-    """Of the exported weights on the held-out split."""
+    """Measures of the exported weights on the held-out split, by name."""
     device: torch.device
-    """Where the artifact is loaded to."""
+    """Device to which the artifact is loaded."""
 
     @property
     @abstractmethod
@@ -42,15 +42,15 @@ class Trained(Result):
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl: `step`, `split` (train or test), and what was measured."""
+        """The records of metrics.jsonl: `step`, `split` (train or test), and the values by name."""
         return read_json_lines(self.folder / "metrics.jsonl")
 
     def title(self) -> str:
-        """What was trained, and where it lies."""
+        """Return a heading that names the kind and the folder of the artifact."""
         return f"{self.artifact.name} {self.artifact}, on the held-out split"
 
     def rows(self) -> Mapping[str, object]:
-        """The held-out measures."""
+        """Return the held-out measures."""
         return self.measures
 
 
@@ -65,7 +65,7 @@ class TrainedTokenizer(Trained):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The trained tokenizer, in eval mode; ArtifactError for a VAE, which has no codes."""
+        """The trained tokenizer, in eval mode; raises ArtifactError for a VAE (it has no codes)."""
         return open_tokenizer(self.autoencoder)
 
     @cached_property
@@ -74,7 +74,7 @@ class TrainedTokenizer(Trained):
         return Autoencoder.from_pretrained(self.artifact).to(self.device)
 
     def pictures(self) -> Mapping[str, np.ndarray]:
-        """Held-out images above their reconstructions, as the last evaluation drew them."""
+        """Return held-out images above their reconstructions, from the last evaluation."""
         files = sorted((self.folder / "pictures").glob("step-*.png"))
         caption = "held-out images above their reconstructions"
         return {caption: open_image(files[-1])} if files else {}
@@ -90,31 +90,35 @@ def train(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> TrainedTokenizer:
-    """Train the tokenizer (or VAE) that a config of `kind: tokenizer` describes.
+    """Train the tokenizer (or VAE) of a config with `kind: tokenizer`.
 
     >>> run = imagetok.train("digits/edvae", out="runs/a", set={"train.steps": 500})
     >>> run.tokenizer, run.measures["psnr_db"], run.history[-1]
 
     config: a YAML file, the name of a config, a mapping of the same form, or a `TokenizerRun`.
-    out: the run folder (default: runs/NAME with - for /, for a file or name). One that is not empty
-    is refused, unless `resume` says to go on there; a finished run is only read.
-    set: settings to change, {"train.steps": 500} or ["train.steps=500"].
-    init_from: a folder or Hub id of the same architecture whose weights to start from.
-    device: "cpu" to stay off a GPU.
-    Training keeps freed memory for later steps; that holds for the whole process.
-    Raises ConfigError for a config that cannot be, of a prior, or of another run in `out`;
-    InputError for images that are missing or damaged; DivergedError; ResourceError; StoppedError
-    after a signal, when a checkpoint is on disk (call it again with resume=True).
+    out: the run folder (default for a file or name: runs/NAME, with - for each /). A folder that is
+    not empty needs `resume`; a finished run is only loaded.
+    set: settings to override, {"train.steps": 500} or ["train.steps=500"].
+    resume: continue the run in `out`.
+    init_from: a folder or Hub id of the same architecture for the initial weights.
+    device: "cpu" to use no GPU.
+    progress: show a progress bar.
+
+    Training keeps freed memory for later steps, which affects the whole process.
+    Raises ConfigError for an invalid config, one of a prior, or a run of another config in `out`;
+    InputError for images that are missing or damaged; DivergedError when training diverges;
+    ResourceError when a checkpoint cannot be read or written; StoppedError after a signal, with a
+    checkpoint saved (call it again with resume=True).
     """
     with progress_shown(progress):
-        given = open_config(config, set)
-        check_kind(given, "tokenizer")
-        run = run_folder(given, out, resume=resume)
+        source = open_config(config, set)
+        check_kind(source, "tokenizer")
+        run = run_folder(source, out, resume=resume)
         if resume:
             check_plugins(run)
         keep_freed_memory()
         measures = train_tokenizer(
-            validate(given.tree, TokenizerRun, given.where),
+            validate(source.tree, TokenizerRun, source.where),
             run,
             resume=resume,
             init_from=init_from,

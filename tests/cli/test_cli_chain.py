@@ -159,7 +159,7 @@ CASES = {
     "nothing to verify": (
         ["verify", "."],
         3,
-        "no tokenizer, prior, run, comparison or code",
+        "expected a tokenizer, prior, run, comparison or code",
     ),
 }
 
@@ -215,7 +215,7 @@ def test_an_output_that_cannot_be_made_is_one_message(chain, tmp_path, capsys):
     ]:
         assert _run(words) == 5, words
         error = capsys.readouterr().err
-        assert "error: /proc/x" in error and "can be made there" in error
+        assert "error: /proc/x" in error and "can be created there" in error
         assert "Traceback" not in error
 
 

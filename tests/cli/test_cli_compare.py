@@ -188,7 +188,7 @@ def test_inspect_and_verify_know_a_comparison(words, whole, tmp_path, capsys):
     assert _run(["verify", str(whole)]) == 0
     assert capsys.readouterr().out == f"{whole}: good\n"
     assert _run(["push", str(whole), "ann/x"]) == 3
-    assert "is a comparison; push shares" in capsys.readouterr().err
+    assert "expected a tokenizer or prior, found a comparison" in capsys.readouterr().err
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     (copy / "a.yaml").write_text((copy / "b.yaml").read_text())
@@ -199,8 +199,8 @@ def test_inspect_and_verify_know_a_comparison(words, whole, tmp_path, capsys):
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     faults = imagetok.verify(copy).faults
     assert len(faults) == 3
-    assert "a.yaml: is not the config of plan.json" in faults[0]
-    assert "a, seed 5: names another tokenizer" in faults[1]
+    assert "a.yaml: differs from the config in plan.json" in faults[0]
+    assert "a, seed 5: its fingerprint is not that" in faults[1]
     assert "model.safetensors" in faults[2]
     (copy / "plan.json").write_text("{")
     assert imagetok.verify(copy).faults[0].startswith(f"{copy / 'plan.json'}: damaged")
@@ -278,7 +278,7 @@ def test_a_prior_is_trained_and_measured_on_the_codes_of_each(one_cell, tmp_path
         assert record["identity"]["networks"] == result["later"]["networks"]
     assert result["later"]["num_samples"] == 30 == len(list((folder / "samples").glob("0*.png")))
     page = (out / "comparison.md").read_text()
-    assert "30 images drawn from the prior" in page and "prior, bits per code" in page
+    assert "30 samples of the prior" in page and "prior, bits per code" in page
     assert str(tmp_path) not in page + (out / "comparison.json").read_text()
     evaluated = path.stat().st_mtime_ns
     assert _run(command) == 0, "again"

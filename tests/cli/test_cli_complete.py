@@ -106,7 +106,7 @@ def test_refusals(source, photos, tmp_path, capsys):
         assert text in error and "Traceback" not in error
         assert not (tmp_path / "x").exists()
 
-    refused(2, "expected 0 to 3, the rows of 3 x 3 codes; found 4", photos, "--keep-rows", "4")
+    refused(2, "expected 0 to 3 (the codes are 3 x 3), found 4", photos, "--keep-rows", "4")
     refused(2, "found -1", photos, "--keep-rows=-1")
     refused(2, "greedy", photos, "--keep-rows", "1", "--temperature", "0")
     refused(2, "found '7'", photos, "--keep-rows", "1", "--label", "7")

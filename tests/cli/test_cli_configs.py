@@ -44,7 +44,7 @@ def test_one_is_copied_and_none_is_overwritten(option, tmp_path, capsys):
     assert capsys.readouterr().out == f"written: {target}\n"
     assert read_yaml(target) == configs("digits/edvae").tree
     assert _run(["configs", "digits/dvae", option, str(target)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert _run(["configs", "papers/kaokore", option, str(target)]) == 2
 
 

@@ -62,7 +62,7 @@ def test_a_picture_is_read_encoded_and_decoded(bench, file):
     assert seen.tables == [codes[0][0].tolist()]
     assert np.array_equal(seen.reconstruction, shown(bench.tokenizer.decode(codes)))
     assert np.array_equal(seen.reconstruction, bench.decode(seen.tables))
-    assert seen.unsure is None and "gives no probabilities" in seen.description
+    assert seen.unsure is None and "has no code probabilities" in seen.description
     colours = seen.code_maps[0][::128, ::128].reshape(9, 3).tolist()
     flat = codes[0].flatten().tolist()
     assert all(
@@ -91,8 +91,8 @@ def test_edited_codes_are_decoded(bench):
         ([[0, 1, ""], [0, 0, 0], [0, 0, 0]], "whole numbers as codes, found ''"),
         ([[0, 1, "nan"], [0, 0, 0], [0, 0, 0]], "found 'nan'"),
         ([[0, 1, "1e30"], [0, 0, 0], [0, 0, 0]], "found '1e30'"),
-        ([[0, 1], [0, 0], [0, 0]], "expected 3 rows of 3 codes"),
-        ([], "expected 3 rows of 3 codes"),
+        ([[0, 1], [0, 0], [0, 0]], "expected a table of 3 x 3 codes"),
+        ([], "expected a table of 3 x 3 codes"),
     ],
 )
 def test_what_are_no_codes_is_refused(bench, table, message):
@@ -108,7 +108,7 @@ def test_draws_are_those_of_the_prior(bench):
     for j, picture in enumerate(drawn):
         whole = bench.tokenizer.decode((codes[0][j : j + 1],))
         assert np.abs(picture.astype(int) - shown(whole)).max() <= 1  # another batch
-    with pytest.raises(InputError, match="1 to 64 images at once, found 65"):
+    with pytest.raises(InputError, match="1 to 64 images, found 65"):
         bench.sample(65)
     with pytest.raises(ConfigError, match="temperature"):
         sampling_params(temperature=0.0)
@@ -372,7 +372,7 @@ def test_other_names_and_other_pages_are_refused(ask, served):
         assert status == 403 and not text.startswith("allowed")
     for origin in ("http://evil.example", "null", "http://localhost:1", "http://127.0.0.1", ""):
         status, text = ask("POST", "/gradio_api/upload", form(b"x"), Origin=origin, **UPLOAD)
-        assert (status, text) == (403, "requests of other pages are not answered\n"), origin
+        assert (status, text) == (403, "requests from other pages are rejected\n"), origin
     assert ask("POST", "/gradio_api/upload", form(b"x"), Origin=f"http://{own}", **UPLOAD)[0] == 200
     port = own.rpartition(":")[2]
     assert ask("GET", "/config", Host=f"localhost:{port}")[0] == 200
@@ -423,14 +423,14 @@ def test_in_a_browser(served, file, width):
         browser.open(served)
         browser.wait(f"!!{button.format('Decode')}")
         browser.upload("input[type=file]", file)
-        for label in ("as it is read", "after the codes", "codes, a colour each"):
+        for label in ("input", "reconstruction", "codes, one colour per code"):
             browser.wait(picture.format(label))
         assert not browser.run(picture.format("edited codes, decoded"))
         browser.click(button.format("Decode"))
         browser.wait(picture.format("edited codes, decoded"))
         browser.click(button.format("Sample"))
-        browser.wait(f"!!{button.format('Draw')}")
-        browser.click(button.format("Draw"))
+        browser.wait(f"!!{button.format('Draw samples')}")
+        browser.click(button.format("Draw samples"))
         drawn = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file='))"
         browser.wait(f"{drawn}.filter(i => i.offsetParent).length >= 10")
         assert browser.run("document.documentElement.scrollWidth <= innerWidth")

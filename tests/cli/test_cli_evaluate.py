@@ -120,7 +120,7 @@ def test_lpips_is_measured_of_reconstructions_alone(place, tmp_path, capsys):
     assert record["measures"]["lpips_alex_unchecked"] > 0
     assert len(record["identity"]["networks"]["lpips_alex_unchecked"]["network_sha256"]) == 64
     assert evaluate(place, "--samples", str(place / "samples"), "--lpips", lpips) == 2
-    assert "--lpips: compares images with their reconstructions" in capsys.readouterr().err
+    assert "--lpips: measures reconstructions only" in capsys.readouterr().err
 
 
 def test_equal_identities_share_a_table_and_others_do_not(place, tmp_path, capsys):
@@ -134,7 +134,7 @@ def test_equal_identities_share_a_table_and_others_do_not(place, tmp_path, capsy
     Path(other).write_text(json.dumps(content))
     assert evaluate(place, "--beside", other) == 2
     told = capsys.readouterr().err
-    assert "cannot share a table" in told and "cifar-resnet8.network_sha256" in told
+    assert "are not comparable" in told and "cifar-resnet8.network_sha256" in told
 
 
 def test_an_unfinished_folder_of_samples_is_refused(place, tmp_path, capsys):
@@ -155,7 +155,7 @@ def test_samples_need_a_network(place, capsys):
     words = ["evaluate", "--tokenizer", str(place / "tokenizer")]
     words += ["--data", str(place / "photos"), "--samples", str(place / "samples")]
     assert _run(words) == 2
-    assert "with --features" in capsys.readouterr().err
+    assert "add --features NETWORK" in capsys.readouterr().err
 
 
 def test_a_codebook_is_diagnosed(place, tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_a_history_is_that_of_the_run_that_made_the_tokenizer(place, tmp_path, c
     assert _run(["train", str(config), *sets, "--out", str(run), "--device", "cpu"]) == 0
     words = ["--data", "digits:test", "--device", "cpu", "--out", str(tmp_path / "out")]
     assert _run(["diagnose", "--tokenizer", str(run / "tokenizer"), *words]) == 0
-    assert "codes chosen anew since step 1" in capsys.readouterr().out
+    assert "codes changed since step 1" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "diagnosis.json").read_bytes())
     assert found["identity"]["count"] == 180 and found["levels"][0]["codes_changed_since"]["1"] > 0
     shutil.copytree(place / "tokenizer", run / "another")  # in its folder, but not of it
@@ -187,7 +187,7 @@ def test_a_history_is_that_of_the_run_that_made_the_tokenizer(place, tmp_path, c
     assert "since step" not in capsys.readouterr().out
 
 
-def test_doubt_is_measured(place, tmp_path, capsys):
+def test_uncertainty_is_measured(place, tmp_path, capsys):
     data = f"folder:all,root={place / 'photos'}"
     tokenizer = ["--tokenizer", str(place / "tokenizer")]
     shutil.copytree(place / "tokenizer", tmp_path / "copy")
@@ -207,11 +207,13 @@ def test_doubt_is_measured(place, tmp_path, capsys):
     assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
     assert len(one["calibration"]["entropy"]["doubt"]) == 10
     page = (tmp_path / "report.html").read_text()
-    assert "minus the largest logit" in page and "on average among the first 12;" in page
+    assert (
+        "minus the largest logit" in page and "highest mean uncertainty among the first 12." in page
+    )
     assert _run(["uncertainty", *tokenizer, *tokenizer, "--data", data]) == 2
     assert f"found {place / 'tokenizer'} twice" in capsys.readouterr().err
     assert _run(["uncertainty", *tokenizer, "--data", "noise"]) == 2
-    assert "`noise` stands only for images of --shifted" in capsys.readouterr().err
+    assert "`noise` is only accepted by --shifted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -219,11 +221,11 @@ def test_doubt_is_measured(place, tmp_path, capsys):
     [
         (0.43, "minus the margin, level 1 rises with the error (0.43)"),
         (-0.43, "minus the margin, level 1 falls with the error (-0.43)"),
-        (0.2, "minus the margin, level 1 hardly tells of the error (0.20)"),
-        (None, "minus the margin, level 1 cannot be compared"),
+        (0.2, "minus the margin, level 1 is hardly correlated with the error (0.20)"),
+        (None, "minus the margin, level 1 is undefined"),
     ],
 )
-def test_doubt_is_judged_in_words(correlation, words):
+def test_relation_of_uncertainty_and_error_in_words(correlation, words):
     found = {"margin_level1": {"positions": correlation, "images": 0.9}}
     study = UncertaintyStudy(
         "t", "0" * 64, "vqvae", "shapes:test", {"shapes:test": {"count": 2}}, found, {}, {}, {}

@@ -47,7 +47,7 @@ def test_a_project_with_folders_of_the_same_names_is_no_obstacle(tmp_path: Path,
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('of another project')\n")
     command = [sys.executable, *launcher, "-m", "imagetok", "inspect", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert f"error: {tmp_path}: no tokenizer, prior, run" in done.stderr
+    assert f"error: {tmp_path}: expected a tokenizer, prior, run" in done.stderr
     assert done.returncode == (1 if launcher else 3)  # torchrun has a code of its own
 
 

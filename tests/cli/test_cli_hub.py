@@ -115,10 +115,10 @@ def test_what_is_no_artifact_is_not_pushed(
     for folder, says in [
         (made / "edvae", f"imagetok push {made / 'edvae' / 'tokenizer'} ann/x"),
         (made / "gpt", f"imagetok push {made / 'gpt' / 'prior'} ann/x"),
-        (tmp_path / "codes", "is a code dataset; push shares tokenizers and priors"),
-        (tmp_path / "nowhere", "no tokenizer, prior, run, comparison or code dataset"),
+        (tmp_path / "codes", "expected a tokenizer or prior, found a code dataset"),
+        (tmp_path / "nowhere", "expected a tokenizer, prior, run, comparison or code dataset"),
         (damaged, "model.safetensors: its sha256 differs"),
-        (unreadable, "fingerprint expected"),
+        (unreadable, "expected fingerprint"),
         (mixed, "belongs to tokenizer"),
     ]:
         assert _run(["push", str(folder), "ann/x"]) == 3
@@ -261,8 +261,8 @@ def test_the_real_program(hub: HubServer, made: Path, tmp_path: Path) -> None:
     assert f"{PRIOR}: commit {hub.repos[PRIOR].refs['main']}" in out
     hub.stop()
     code, out = imagetok(hub, home, "inspect", PRIOR)
-    assert code == 0 and "using what the cache has, commit" in out
+    assert code == 0 and "using the cached commit" in out
     for mode in ("0", "1"):
         code, out = imagetok(hub, other, "inspect", PRIOR, HF_HUB_OFFLINE=mode)
-        assert code == 5 and f"error: {PRIOR} (no such folder here" in out
+        assert code == 5 and f"error: {PRIOR} (no such folder" in out
         assert "Traceback" not in out

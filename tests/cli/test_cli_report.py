@@ -136,12 +136,12 @@ def last_test(run: Path) -> dict[str, float]:
 def test_one_tokenizer(made, tmp_path):
     page = report(tmp_path / "a.html", made / "edvae")
     assert page.titles == [
-        "In numbers",
-        "Before and after",
-        "Where it is unsure",
-        "The codes",
+        "Summary",
+        "Reconstructions",
+        "Encoder uncertainty",
+        "Codes",
         "Training",
-        "What it is",
+        "Configuration",
         "Measures",
         "Environment",
         "Commands",
@@ -153,7 +153,7 @@ def test_one_tokenizer(made, tmp_path):
         assert shown[name] == show(expected[name])
     alts = [image["alt"] for image in page.images()]
     for curve in ("mean squared error", "perplexity", "kl", "uncertainty K / S", "logits"):
-        assert f"{curve} over the steps" in alts
+        assert f"{curve} over training steps" in alts
     html = (tmp_path / "a.html").read_text()
     assert "data: digits:test" in html and "count: 180" in html
     assert f"imagetok train {made / 'edvae' / 'config.yaml'}" in html
@@ -181,18 +181,18 @@ def test_several_runs_stand_side_by_side(made, tmp_path):
     both = [last_test(made / name) for name in ("edvae", "vqvae")]
     assert shown["mse"] == [show(one["mse"]) for one in both]
     assert shown["uncertainty"] == [show(both[0]["uncertainty"]), show(None)]
-    assert "Where it is unsure of edvae" in page.titles
-    assert "Where it is unsure of vqvae" not in page.titles  # it gives no probabilities
+    assert "Encoder uncertainty of edvae" in page.titles
+    assert "Encoder uncertainty of vqvae" not in page.titles  # it gives no probabilities
 
 
 def test_a_prior_draws_and_completes(made, tmp_path):
     page = report(tmp_path / "c.html", made / "gpt", extra=("--samples", "2"))
-    assert page.titles[1:3] == ["New images", "Completed images"]
+    assert page.titles[1:3] == ["Samples", "Completions"]
     rows = re.findall(r'class="label first">(\w)<', (tmp_path / "c.html").read_text())
     assert rows == list("0123456789")
     assert sum(image["alt"] == "7" for image in page.images()) == 2
     none = report(tmp_path / "d.html", made / "gpt", extra=("--samples", "0"))
-    assert not {"New images", "Completed images"} & set(none.titles)
+    assert not {"Samples", "Completions"} & set(none.titles)
 
 
 def test_a_prior_that_knows_no_images_without_a_class_completes_with_theirs(made, tmp_path):
@@ -200,8 +200,8 @@ def test_a_prior_that_knows_no_images_without_a_class_completes_with_theirs(made
     where = [f"data.source={made / 'codes'}", f"tokenizer={tokenizer}", "data.test=null"]
     train("gpt", tmp_path / "gpt", [*where, *TINY_GPT, "label_dropout=0"])
     page = report(tmp_path / "a.html", tmp_path / "gpt", extra=("--samples", "1"))
-    assert page.titles[2] == "Completed images"
-    assert "told the class of each" in (tmp_path / "a.html").read_text()
+    assert page.titles[2] == "Completions"
+    assert "with the class of each image" in (tmp_path / "a.html").read_text()
 
 
 def test_grids_that_no_rows_divide_are_told(made):
@@ -220,7 +220,7 @@ def test_grids_that_no_rows_divide_are_told(made):
     )
     tokenizer = Tokenizer.from_pretrained(made / "edvae" / "tokenizer")
     [block] = completed_blocks(build_prior(config), tokenizer, batch)
-    assert isinstance(block, Text) and "1 of 2 rows are no whole number" in block.paragraph
+    assert isinstance(block, Text) and "1 of 2 rows is no whole number" in block.paragraph
 
 
 def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
@@ -234,7 +234,7 @@ def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
     page = report(tmp_path / "a.html", tmp_path / "gpt")
     [table] = page.tables("measure")
     assert dict(table[1:])["bits_per_code"] == show(1.25)
-    assert "the measures are those of step 5" in (tmp_path / "a.html").read_text()
+    assert "the measures are from step 5" in (tmp_path / "a.html").read_text()
     capsys.readouterr()
     assert _run(["inspect", str(tmp_path / "gpt"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -247,13 +247,13 @@ def test_the_measures_are_those_of_the_exported_step(made, tmp_path, capsys):
 def test_a_tokenizer_and_its_prior_have_headlines_together(made, tmp_path):
     page = report(tmp_path / "a.html", made / "gpt", made / "edvae", extra=("--samples", "0"))
     html = (tmp_path / "a.html").read_text()
-    assert page.titles[0] == "In numbers" and "<h1>gpt and edvae</h1>" in html
+    assert page.titles[0] == "Summary" and "<h1>gpt and edvae</h1>" in html
     tiles = dict(re.findall(r'<div><dt>(.*?)</dt><dd class="value">(.*?)</dd>', html))
     test = last_test(made / "edvae")
-    assert tiles["reconstruction, PSNR in dB"] == show(test["psnr_db"])
+    assert tiles["reconstruction PSNR, dB"] == show(test["psnr_db"])
     assert tiles["codes used"] == f"{test['codes_used']} of 16"
     assert tiles["bits per code"] == show(last_test(made / "gpt")["bits_per_code"])
-    assert (tiles["steps of edvae"], tiles["steps of gpt"]) == ("20", "10")
+    assert (tiles["training steps, edvae"], tiles["training steps, gpt"]) == ("20", "10")
 
 
 def test_a_damaged_folder_of_samples_says_what_to_do(made, tmp_path, capsys):
@@ -262,7 +262,7 @@ def test_a_damaged_folder_of_samples_says_what_to_do(made, tmp_path, capsys):
     record.write_text('{"prior": "a"}')
     assert _run(["report", str(tmp_path / "new"), "--out", str(tmp_path / "x.html")]) == 3
     error = capsys.readouterr().err
-    assert f"leave {tmp_path / 'new'} out" in error and "draw it again" in error
+    assert f"omit {tmp_path / 'new'} from the report" in error and "sample again" in error
 
 
 def test_fewer_samples_than_classes_are_shown(made, tmp_path):
@@ -281,7 +281,7 @@ def test_a_folder_of_samples_is_shown_as_it_is(made, tmp_path):
         with Image.open(made / "new" / f"{2 * j:06d}.png") as stored:
             assert shown.tobytes() == stored.convert("L").tobytes()
     alone = report(tmp_path / "f.html", made / "new")
-    assert alone.titles[0] == "New images, new"
+    assert alone.titles[0] == "Samples in folder new"
 
 
 def test_measures_of_another_identity_have_a_table_of_their_own(made, tmp_path):
@@ -302,8 +302,8 @@ def test_measures_of_another_identity_have_a_table_of_their_own(made, tmp_path):
 @pytest.mark.parametrize(
     ("where", "name", "value", "message"),
     [
-        ("identity", "count", float("nan"), "of finite numbers"),
-        ("measures", "mse", float("inf"), "of finite numbers"),
+        ("identity", "count", float("nan"), "expected finite measures"),
+        ("measures", "mse", float("inf"), "expected finite measures"),
         ("measures", "mse", "0.1", "mse: expected a number, found '0.1'"),
         ("measures", "mse", [0.1], r"mse: expected a number, found [0.1]"),
         ("measures", "mse", True, "mse: expected a number, found True"),
@@ -332,7 +332,7 @@ def test_a_run_that_goes_on_and_one_without_its_images(made, tmp_path):
     assert text != config.read_text()
     config.write_text(text)
     report(tmp_path / "h.html", tmp_path / "unfinished")
-    assert "has not finished; it stands at step 20" in (tmp_path / "h.html").read_text()
+    assert "has not finished; the last logged step is 20" in (tmp_path / "h.html").read_text()
     report(tmp_path / "i.html", tmp_path / "moved")
     assert "cannot be opened here: /nowhere/at/all" in (tmp_path / "i.html").read_text()
 
@@ -343,7 +343,7 @@ def test_a_damaged_picture_of_training_is_told_in_its_place(made, tmp_path):
     (last := tmp_path / "run" / "pictures" / "step-00000020.png").write_bytes(b"garbage")
     page = report(tmp_path / "a.html", tmp_path / "run")
     html = (tmp_path / "a.html").read_text()
-    assert f"A picture of training cannot be shown: {last}" in html
+    assert f"A picture saved in training cannot be shown: {last}" in html
     assert [i["alt"] for i in page.images()].count("10") == 8
     (tmp_path / "run" / "pictures" / "step-00000010.png").write_bytes(b"")
     Image.new("L", (30, 40)).save(last)
@@ -357,20 +357,20 @@ def test_runs_on_other_images_have_sections_of_their_own_name(made, tmp_path):
     config = tmp_path / "shapes" / "config.yaml"
     config.write_text(config.read_text().replace("source: digits\n", "source: shapes\n"))
     page = report(tmp_path / "a.html", made / "edvae", tmp_path / "shapes")
-    both = ["Before and after of edvae", "Before and after of shapes"]
-    assert [title for title in page.titles if title.startswith("Before")] == both
+    both = ["Reconstructions of edvae", "Reconstructions of shapes"]
+    assert [title for title in page.titles if title.startswith("Reconstructions")] == both
 
 
 def test_refusals(made, tmp_path, capsys):
     out = tmp_path / "x.html"
     (tmp_path / "empty").mkdir()
     cases = {
-        (tmp_path / "nothing",): (3, "there is nothing there"),
-        (tmp_path / "empty",): (3, "no run; expected a run folder"),
+        (tmp_path / "nothing",): (3, "no such file or folder"),
+        (tmp_path / "empty",): (3, "not a run folder; expected a run folder"),
         (made / "edvae" / "tokenizer",): (3, f"its run folder may be {made / 'edvae'}"),
-        (made / "codes",): (3, "no run; expected a run folder"),
-        (made / "edvae" / "metrics.jsonl",): (3, "expected measures"),
-        (made / "edvae", made / "gpt" / ".." / "edvae"): (2, "found one twice"),
+        (made / "codes",): (3, "not a run folder; expected a run folder"),
+        (made / "edvae" / "metrics.jsonl",): (3, "expected finite measures"),
+        (made / "edvae", made / "gpt" / ".." / "edvae"): (2, "one of them twice"),
     }
     for paths, (code, message) in cases.items():
         assert _run(["report", *map(str, paths), "--out", str(out)]) == code

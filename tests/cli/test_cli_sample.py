@@ -91,22 +91,22 @@ def test_a_rerun_with_other_settings_is_refused_with_the_fields(source, tmp_path
     assert _run([*words, "-n", "3", *changes]) == 2
     error = capsys.readouterr().err
     for line in (
-        "seed: 0 there, 2 asked",
-        "temperature: 1.0 there, 0.5 asked",
-        "top_p: None there, 0.9 asked",
-        "labels: [0, 1, 2] there, [1] asked",
+        "seed: 0 in the folder, 2 requested",
+        "temperature: 1.0 in the folder, 0.5 requested",
+        "top_p: None in the folder, 0.9 requested",
+        "labels: [0, 1, 2] in the folder, [1] requested",
     ):
         assert f"\n  {line}\n" in error
     assert "greedy" not in error and "num_images" not in error
     assert _run([*words, "-n", "2"]) == 2
-    assert "num_images: 3 there, 2 asked" in capsys.readouterr().err
+    assert "num_images: 3 in the folder, 2 requested" in capsys.readouterr().err
     assert content(out) == before
     (out / "samples.json").write_text("{")
     assert _run([*words, "-n", "3"]) == 3
     assert "samples.json: damaged" in capsys.readouterr().err
     (out / "samples.json").unlink()
     assert _run([*words, "-n", "3"]) == 2
-    assert "not empty and no set of samples" in capsys.readouterr().err
+    assert "expected an empty folder or a set of samples" in capsys.readouterr().err
 
 
 def test_shards_hold_the_codes_of_the_same_images(source, tmp_path, capsys):
@@ -192,14 +192,14 @@ def test_two_processes_give_the_bytes_of_one(source, draw, tmp_path):
 REFUSALS = {
     "temperature 0": (["--temperature", "0"], "above 0, found 0.0"),
     "temperature below": (["--temperature=-1"], "greedy"),
-    "too many codes": (["--top-k", "8"], "found 8, but the codes are 7"),
+    "too many codes": (["--top-k", "8"], "codebook size 7, found 8"),
     "no code": (["--top-k", "0"], "1 or more"),
     "probability": (["--top-p", "1.5"], "(0, 1]"),
-    "label": (["--label", "3"], "expected 0..2, all or none (-1), or a name like a, b, c"),
+    "label": (["--label", "3"], "expected 0..2, all or none (-1), or a class name like a, b, c"),
     "name": (["--label", "a,zebra"], "found 'zebra'"),
     "no number": (["--label=--1"], "found '--1'"),
-    "guidance": (["--label", "none", "--guidance", "2"], "none is given"),
-    "greedy and more": (["--greedy", "--top-k", "2"], "leave them out"),
+    "guidance": (["--label", "none", "--guidance", "2"], "no class to guide towards"),
+    "greedy and more": (["--greedy", "--top-k", "2"], "omit them"),
     "both": (["--shards", "shards"], "either --out"),
 }
 

@@ -84,8 +84,8 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "says"),
     [
-        ("a: 1\nb: 2\na: 3", "f.yaml:3:1", "'a' is given twice"),
-        ("a:\n  b: 1\n  b: 2", "f.yaml:3:3", "'b' is given twice"),
+        ("a: 1\nb: 2\na: 3", "f.yaml:3:1", "found 'a' twice"),
+        ("a:\n  b: 1\n  b: 2", "f.yaml:3:3", "found 'b' twice"),
         ("a: &x 1", "f.yaml:1:4", "anchors"),
         ("a: 1\nb: *x", "f.yaml:2:4", "aliases"),
         ("a: &x [*x]", "f.yaml:1:4", "anchors"),
@@ -93,7 +93,7 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
         ("a: !!str 1", "f.yaml:1:4", "tags"),
         ("a: !!set {b}", "f.yaml:1:4", "tags"),
         ("a: !mine 1", "f.yaml:1:4", "tags"),
-        ("? [1, 2]\n: 3", "f.yaml:1:3", "a key must be a word"),
+        ("? [1, 2]\n: 3", "f.yaml:1:3", "expected a word as key"),
         ("a: [1, 2", "f.yaml:1:9", "expected ',' or ']'"),
         ("a: 1\n--- \nb: 2", "f.yaml:2:1", "another document"),
         ("a: 1\n\tb: 2", "f.yaml:2:1", "\\t"),
@@ -171,7 +171,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         load_config(tmp_path, Tree)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match="expected UTF-8"):
         load_config(binary, Tree)
     large = tmp_path / "large.yaml"
     large.write_bytes(b"#" * (1 << 21))
@@ -223,13 +223,13 @@ def test_a_number_in_the_key_is_a_place_in_a_list() -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("2.c=1", r"items is a list of 2: expected a place from 0 to 1, found '2'; or give the wh"),
-        ("-1.c=1", "expected a place from 0 to 1, found '-1'"),
-        ("00=1", "expected a place from 0 to 1, found '00'"),
-        ("one.c=1", r"found 'one'; or give the whole list: items=\[\.\.\.\]"),
-        (f"{'9' * 5000}=1", "expected a place from 0 to 1"),
-        ("1.c.d=1", r"items.1.c is a value \(2\), not a section"),
-        ("0.e.0=1", "items.0.e is a list of 0: expected nothing, it is empty"),
+        ("2.c=1", r"items is a list of length 2: expected an index from 0 to 1, found '2'"),
+        ("-1.c=1", "expected an index from 0 to 1, found '-1'"),
+        ("00=1", "expected an index from 0 to 1, found '00'"),
+        ("one.c=1", r"found 'one'; to set the whole list use items=\[\.\.\.\]"),
+        (f"{'9' * 5000}=1", "expected an index from 0 to 1"),
+        ("1.c.d=1", r"expected items.1.c to be a section, found the value 2"),
+        ("0.e.0=1", "items.0.e is a list of length 0: expected no index"),
     ],
 )
 def test_places_that_a_list_does_not_have_are_refused(override: str, says: str) -> None:
@@ -240,7 +240,7 @@ def test_places_that_a_list_does_not_have_are_refused(override: str, says: str) 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("seed.x=1", r"seed is a value \(3\), not a section"),
+        ("seed.x=1", r"expected seed to be a section, found the value 3"),
         ("seed", r"expected section\.key=value"),
         ("=1", r"expected section\.key=value"),
         ("inner..rate=1", r"expected section\.key=value"),
@@ -285,11 +285,11 @@ def test_a_tokenizer_run_is_read_back_equal(tmp_path: Path) -> None:
     [
         (
             "objective.weights={commitment: {kind: constant, value: 1}}",
-            r"expected \['kl'\], found \['commitment'\]",
+            r"\['kl'\], found \['commitment'\]",
         ),
         (
             "train.accumulation=999983",
-            r"train: batch_size .* a multiple of accumulation \(999983\)",
+            r"train: batch_size: .* a multiple of accumulation \(999983\)",
         ),
         ("tokenizer.image.height=18", "must be multiples of 4"),
         ("tokenizer.network.kernel_size=2", "kernel_size must be odd"),

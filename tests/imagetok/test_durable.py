@@ -144,7 +144,7 @@ def test_a_swap_of_two_files_is_found(sealed: Path) -> None:
 )
 def test_what_is_no_manifest_is_a_fault(sealed: Path, text: str) -> None:
     (sealed / MANIFEST).write_text(text)
-    assert verify_folder(sealed) == [f"{sealed / MANIFEST}: damaged, it is not a manifest"]
+    assert verify_folder(sealed) == [f"{sealed / MANIFEST}: damaged, because it is not a manifest"]
 
 
 def test_a_folder_without_manifest_was_never_completed(tmp_path: Path) -> None:
@@ -169,14 +169,16 @@ def test_a_lock_refuses_a_second_process_and_dies_with_its_holder(tmp_path: Path
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-            refusal = pytest.raises(ResourceError, match="another process is writing here")
+            refusal = pytest.raises(
+                ResourceError, match="another process is writing to this folder"
+            )
             with refusal, lock(tmp_path):
                 pytest.fail("two writers")
         finally:
             holder.send_signal(signal.SIGKILL)
     with lock(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert second.returncode != 0 and "another process is writing here" in second.stderr
+    assert second.returncode != 0 and "another process is writing to this folder" in second.stderr
 
 
 def test_a_lock_is_free_after_an_exception(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_a_lock_is_free_after_an_exception(tmp_path: Path) -> None:
     ],
 )
 def test_where_nothing_can_be_made_it_is_said(place: str, make: Callable[[Path], object]) -> None:
-    with pytest.raises(ResourceError, match=f"{place}.*: no files or folders can be made there"):
+    with pytest.raises(ResourceError, match=f"{place}.*: no files or folders can be created there"):
         make(Path(place))
 
 

@@ -63,9 +63,9 @@ def test_a_revision_is_given_once_and_only_to_a_hub_id(tmp_path: Path) -> None:
         parse("user/name", "v1") == parse("user/name@v1") == parse("user/name@v1", "v1") == expected
     )
     for source, revision, says in [
-        ("user/name@v1", "v2", "two revisions are given, v1 and v2"),
-        (tmp_path, "v1", "is a local path"),
-        ("nowhere", "v1", "is a local path"),
+        ("user/name@v1", "v2", "expected one revision, found v1 and v2"),
+        (tmp_path, "v1", "found a local path"),
+        ("nowhere", "v1", "found a local path"),
         ("user/name", "v/../../v1", "expected a branch, a tag or a commit"),
     ]:
         with pytest.raises(ConfigError, match=says):
@@ -160,7 +160,7 @@ def test_a_file_of_another_commit_is_refused(hub: HubServer) -> None:
     for name, commit in [("model.safetensors", COMMIT), ("config.json", "main2")]:
         lie = {"X_Repo_Commit": commit, "X_Linked_Size": str(len(FILES[name])), "ETag": '"x"'}
         hub.fail(f"HEAD .*{name}", 200, **lie)
-        refused(ArtifactError, "expected a file of commit", f"sent one of '{commit}'")
+        refused(ArtifactError, "expected a file of commit", f"found one of '{commit}'")
 
 
 @pytest.fixture(params=["no network", "offline mode", "server fault"])
@@ -190,7 +190,7 @@ def test_without_the_hub_a_branch_is_what_the_cache_has(
     repository = fetch(NAME)
     repository.fetch("README.md", optional=True)
     assert contents(repository) == FILES
-    assert f"using what the cache has, commit {sha}" in caplog.text
+    assert f"using the cached commit {sha}" in caplog.text
     assert contents(fetch(f"{NAME}@{sha}")) == FILES
 
 
@@ -203,7 +203,7 @@ def test_without_the_hub_and_cache_it_fails_at_once(
     refused(ResourceError, "cache does not have its model.safetensors", f"imagetok inspect {NAME}")
     refused(ResourceError, "cache does not have its model", source=f"{NAME}@{sha}")
     refused(ResourceError, "cache does not have its config.json", source=f"{NAME}@v1")
-    refused(ResourceError, "give the path of a local folder", source="ann/other")
+    refused(ResourceError, "pass the path of a local folder", source="ann/other")
     assert hub.waits == []
     assert not hub.asked("HEAD .*model.safetensors")
 
@@ -235,10 +235,10 @@ def test_a_hub_that_never_answers_is_not_waited_for(hub: HubServer, monkeypatch)
     [
         (401, ArtifactError, "does not accept your token; log in with `hf auth login`"),
         (403, ArtifactError, "not allowed to read it; log in with `hf auth login`"),
-        (400, ArtifactError, "refuses it (400)"),
-        (429, ResourceError, "ask too often (429); wait a few minutes"),
-        (500, ResourceError, "fault of its own (500); try later"),
-        (503, ResourceError, "fault of its own (503)"),
+        (400, ArtifactError, "refused the request (400)"),
+        (429, ResourceError, "limits the rate of requests (429); wait a few minutes"),
+        (500, ResourceError, "internal error (500); try later"),
+        (503, ResourceError, "internal error (503)"),
     ],
 )
 @pytest.mark.parametrize("where", ["GET /api/models", "HEAD .*config.json", "GET /store"])
@@ -257,8 +257,8 @@ def test_what_is_not_there_or_not_allowed_is_said(hub: HubServer, log_in) -> Non
     for token in (READER, None):
         log_in(token)
         for name in ("ann/missing", "ann/private"):
-            refused(ArtifactError, "no such folder here", "no such repository", source=name)
-        refused(ArtifactError, "its owner decides", f"{hub.url}/ann/gated", source="ann/gated")
+            refused(ArtifactError, "no such folder", "no such repository", source=name)
+        refused(ArtifactError, "its owner's approval", f"{hub.url}/ann/gated", source="ann/gated")
         refused(ArtifactError, "no branch, tag or commit v9", source=f"{NAME}@v9")
         refused(ArtifactError, f"commit {COMMIT}", source=f"{NAME}@{COMMIT}")
         assert contents(fetch(NAME)) == FILES
@@ -328,7 +328,7 @@ def test_private_means_private(hub: HubServer, folder: Path) -> None:
     assert hub.repos[NAME].private
     push(folder, list(FILES), NAME, private=True)
     hub.add("ann/public", {})
-    with pytest.raises(ConfigError, match=r"exists and is public.*/ann/public/settings"):
+    with pytest.raises(ConfigError, match=r"found a public one.*/ann/public/settings"):
         push(folder, list(FILES), "ann/public", private=True)
     assert hub.repos["ann/public"].head() == {}
 
@@ -371,7 +371,7 @@ def test_a_push_that_fails_leaves_the_branch_as_it_was(
 ) -> None:
     before = hub.add(NAME, {"config.json": b"old"})
     hub.fail(where, 500)
-    with pytest.raises(ResourceError, match=r"fault of its own \(500\)"):
+    with pytest.raises(ResourceError, match=r"internal error \(500\)"):
         push(folder, list(FILES), NAME)
     assert hub.repos[NAME].refs == {"main": before}
     hub.faults.clear()
@@ -397,7 +397,9 @@ def test_an_upload_that_stays_cut_commits_nothing(hub: HubServer, folder: Path) 
 
 def test_a_card_that_the_hub_refuses_stops_the_push(hub: HubServer, folder: Path) -> None:
     (folder / "README.md").write_text("---\ntags: 3\n---\n")
-    with pytest.raises(ArtifactError, match=r"refuses it \(400\): Invalid metadata in README.md"):
+    with pytest.raises(
+        ArtifactError, match=r"refused the request \(400\): Invalid metadata in README.md"
+    ):
         push(folder, [*FILES, "README.md"], NAME)
     assert hub.store == {}
 

@@ -31,11 +31,11 @@ def test_images_of_the_contract_pass(dtype: torch.dtype) -> None:
     ("images", "says"),
     [
         (torch.rand(3, 8, 12), r"images of shape \(B, 3, 8, 12\), found shape \(3, 8, 12\)"),
-        (torch.rand(2, 1, 8, 12), "takes rgb images of 3 channels, found 1 channels"),
+        (torch.rand(2, 1, 8, 12), "is for rgb images of 3 channels, found 1 channels"),
         (torch.rand(2, 8, 12, 3), "found 8 channels on dim 1"),
-        (torch.rand(2, 3, 12, 8), "found 12 x 8 pixels; resize first"),
+        (torch.rand(2, 3, 12, 8), "found 12 x 8 pixels; resize them first"),
         (torch.zeros(2, 3, 8, 12, dtype=torch.uint8), r"torch\.uint8; .* images\.float\(\) / 255"),
-        (torch.full((2, 3, 8, 12), 255.0), r"found \[255, 255\]; divide 0\.\.255 by 255"),
+        (torch.full((2, 3, 8, 12), 255.0), r"found \[255, 255\]; divide pixels in 0\.\.255 by 255"),
         (torch.full((2, 3, 8, 12), -0.5), r"found \[-0\.5, -0\.5\]"),
         (torch.full((2, 3, 8, 12), 1.001), "found"),
         (torch.full((2, 3, 8, 12), float("inf")), "found"),
@@ -69,11 +69,11 @@ def test_label_maps_of_the_contract_pass() -> None:
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        (labels(11), r"in \[0, 11\), found 11 at image 1, row 2, column 5; give `void`"),
+        (labels(11), r"in \[0, 11\), found 11 at image 1, row 2, column 5; map `void`"),
         (labels(-1), "found -1 at image 1, row 2, column 5"),
         (labels()[:, None], r"shape \(B, 8, 12\), found shape \(2, 1, 8, 12\)"),
         (torch.rand(2, 3, 8, 12), "the class of every pixel, without a channel axis"),
-        (labels().mT, "found 12 x 8 pixels; resize to the nearest pixel"),
+        (labels().mT, "found 12 x 8 pixels; resize them by nearest pixels"),
         (labels().to(torch.uint8), r"expected int64 classes, found torch\.uint8"),
         (labels().float(), r"found torch\.float32; pass labels\.long\(\)"),
     ],
@@ -95,9 +95,12 @@ def test_label_maps_and_pixels_are_stored_and_read_back() -> None:
 @pytest.mark.parametrize(
     ("tree", "says"),
     [
-        ({"mode": "labels", "interpolation": "nearest"}, r"mode labels needs it.* \(found none\)"),
-        ({"mode": "rgb", "num_classes": 3}, r"others have none \(found 3\)"),
-        ({"mode": "labels", "num_classes": 3}, r"needs nearest \(found bilinear\)"),
+        (
+            {"mode": "labels", "interpolation": "nearest"},
+            r"expected a number for mode labels, found none",
+        ),
+        ({"mode": "rgb", "num_classes": 3}, r"expected none, found 3 with mode"),
+        ({"mode": "labels", "num_classes": 3}, r"expected nearest .*, found bilinear"),
         ({"mode": "labels", "num_classes": 257, "interpolation": "nearest"}, "num_classes: .*256"),
         ({"mode": "labels", "num_classes": 1, "interpolation": "nearest"}, "num_classes: .*2"),
     ],

@@ -102,7 +102,7 @@ def test_side_by_side_puts_each_row_above_its_reconstructions():
     both = side_by_side(originals, rebuilt, columns=2)
     assert both.shape == (8, 1, 2, 3)
     assert both[:, 0, 0, 0].tolist() == [1, 2, 101, 102, 3, 255, 103, 255]
-    with pytest.raises(InputError, match="as many reconstructions"):
+    with pytest.raises(InputError, match="reconstructions of the same shape"):
         side_by_side(originals, rebuilt[:2], columns=2)
 
 
@@ -147,5 +147,5 @@ def test_an_overlay_is_dark_where_the_map_is_and_keeps_the_picture():
     assert np.array_equal(
         shown[1, :, 0, 0], (0.6 * heat_map(np.ones((1, 1, 1)))[0, :, 0, 0]).round()
     )
-    with pytest.raises(InputError, match="a map for each of 2 images"):
+    with pytest.raises(InputError, match="maps of shape \\(2, h, w\\), one per image"):
         overlay(images, maps[:1])

@@ -147,7 +147,7 @@ def test_verify_and_inspect_say_what_the_commands_print(source, tmp_path, capsys
     printed = json.loads(capsys.readouterr().out.partition("good\n")[2])
     assert printed == json.loads(json.dumps(prior.inspect(source).content))
     assert imagetok.verify(source / "tokenizer").is_good
-    with pytest.raises(InputError, match=r"is a prior; `prior\.verify`"):
+    with pytest.raises(InputError, match=r"is a prior; use `prior\.verify`"):
         imagetok.verify(source)
     shutil.copytree(source, tmp_path / "copy")
     weights = tmp_path / "copy" / "model.safetensors"

@@ -54,7 +54,7 @@ def test_a_loaded_prior_can_be_shared_again(hub: HubServer, shared, flat):
     same = [name for name in FILES if copy[name] == original[name]]
     assert FILES - set(same) == {"README.md", "manifest.json"}  # they name the repository
     assert Prior.from_pretrained("ann/copy").origin == pushed.origin
-    with pytest.raises(ConfigError, match="name the tokenizer"):
+    with pytest.raises(ConfigError, match="pass tokenizer="):
         flat.push_to_hub("ann/none")
     assert "ann/none" not in hub.repos
 

@@ -82,5 +82,5 @@ def test_words_for_collapsed_codes():
 
 def test_words_for_a_prior_that_learned_nothing():
     assert verdict_in_words(2.0, unigram=5.0, bigram=3.0) is None
-    assert "nothing is learned" in str(verdict_in_words(5.0, unigram=5.0, bigram=3.0))
-    assert "little is learned" in str(verdict_in_words(3.0, unigram=5.0, bigram=3.0))
+    assert "has not learned any dependence" in str(verdict_in_words(5.0, unigram=5.0, bigram=3.0))
+    assert "has learned little" in str(verdict_in_words(3.0, unigram=5.0, bigram=3.0))

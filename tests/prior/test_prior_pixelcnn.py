@@ -92,7 +92,7 @@ def test_both_stacks_of_every_layer_are_conditioned_on_the_class():
 
 
 def test_several_levels_are_refused():
-    with pytest.raises(ConfigError, match="pixelcnn models codes of one level, and these have 2"):
+    with pytest.raises(ConfigError, match="pixelcnn: expected codes of one level, found 2"):
         make(grids=((1, 1), (2, 2)), num_codes=(3, 3))
 
 

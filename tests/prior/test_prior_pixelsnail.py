@@ -98,7 +98,7 @@ def test_every_gated_unit_is_conditioned_on_the_class():
 
 
 def test_several_levels_are_refused():
-    with pytest.raises(ConfigError, match="one level, and these have 2"):
+    with pytest.raises(ConfigError, match="codes of one level, found 2"):
         make(grids=((1, 1), (2, 2)), num_codes=(3, 3))
 
 

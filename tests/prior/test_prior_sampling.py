@@ -186,10 +186,10 @@ def test_what_cannot_be_drawn_is_refused(flat):
             flat.sample(1, **{name: value})
     with pytest.raises(ConfigError, match=r"temperature.*above 0, found 0\.0.*greedy"):
         flat.sample(1, temperature=0.0)
-    with pytest.raises(ConfigError, match="found 8, but the codes are 7"):
+    with pytest.raises(ConfigError, match="codebook size 7, found 8"):
         flat.sample(1, top_k=8)
     for settings in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.5}):
-        with pytest.raises(ConfigError, match="greedy: takes the most likely code"):
+        with pytest.raises(ConfigError, match="greedy: chooses the most likely code"):
             flat.sample(1, greedy=True, **settings)
     for label in ("--1", "²", "9" * 5000, "1.0", ""):
         with pytest.raises(ConfigError, match=r"0\.\.2, all or none"):
@@ -218,5 +218,5 @@ def test_a_class_may_be_given_by_its_name(flat):
     for number, name in enumerate(names):
         assert flat.labels_for(name) == flat.labels_for(number) == [number]
     assert flat.labels_for([names[1], "2", -1]) == [1, 2, -1]
-    with pytest.raises(ConfigError, match=rf"a name like {names[0]}.*found 'zebra'"):
+    with pytest.raises(ConfigError, match=rf"a class name like {names[0]}.*found 'zebra'"):
         flat.labels_for("zebra")

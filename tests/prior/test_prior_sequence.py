@@ -51,5 +51,5 @@ def test_kept_positions_are_the_upper_part_of_every_level(grids, data):
 
 @pytest.mark.parametrize("keep_rows", [-1, 3])
 def test_more_rows_than_there_are_cannot_be_kept(keep_rows):
-    with pytest.raises(ConfigError, match=rf"0 to 2, the rows of 4 x 5 and 2 x 3.*{keep_rows}"):
+    with pytest.raises(ConfigError, match=rf"0 to 2 .the codes are 4 x 5 and 2 x 3.*{keep_rows}"):
         kept_positions(((4, 5), (2, 3)), keep_rows)

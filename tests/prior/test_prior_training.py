@@ -119,7 +119,7 @@ def test_bits_stand_beside_yardsticks_and_a_verdict(
     assert_close(measures["bits_per_pixel"], measures["bits_per_image"] / 36)
     assert measures["order1_bits_per_code"] > 0
     learned = measures["bits_per_code"] < measures["order0_bits_per_code"]
-    assert ("nothing is learned" in caplog.text) != learned
+    assert ("has not learned any dependence" in caplog.text) != learned
 
 
 STEP_TRAIN = {
@@ -367,10 +367,14 @@ def test_a_run_records_the_commit_of_a_tokenizer_on_the_hub(
 @pytest.mark.parametrize(
     ("source", "data", "message"),
     [
-        (0, {}, "data.source: .*: expected codes of one image or more, found 0"),
-        (5, {"test": 0}, "data.test: .*: expected codes of one image or more, found 0"),
-        (1, {}, "data.source: .*: expected images to train on .*, found 1, and data.held_out=0.2"),
-        (5, {"held_out": 0.95}, "found 5, and data.held_out=0.95 takes all; lower it"),
+        (0, {}, "data.source: .*: expected codes of at least one image, found 0"),
+        (5, {"test": 0}, "data.test: .*: expected codes of at least one image, found 0"),
+        (
+            1,
+            {},
+            "data.source: .*: expected more images .*, found 1, all held out by data.held_out=0.2",
+        ),
+        (5, {"held_out": 0.95}, "found 5, all held out by data.held_out=0.95; lower it"),
     ],
 )
 def test_nothing_to_train_or_measure_on_is_refused_before_training(

@@ -71,8 +71,8 @@ def test_a_prior_its_samples_and_their_folder_are_measured_alike(saved, tmp_path
 
 def test_what_cannot_be_measured_is_refused(saved, tmp_path):
     (tmp_path / "drawn").mkdir()
-    with pytest.raises(ConfigError, match="pass tokenizer="):
+    with pytest.raises(ConfigError, match="needs tokenizer="):
         prior.evaluate_samples(tmp_path / "drawn", "digits:test", features=NETWORK)
-    with pytest.raises(ConfigError, match="with --features"):
+    with pytest.raises(ConfigError, match="add --features NETWORK"):
         prior.evaluate_samples(saved, "digits:test", features=(), n=4)
     assert torch.is_grad_enabled()

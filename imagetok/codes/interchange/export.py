@@ -1,4 +1,4 @@
-"""A code dataset in formats that others read, with what binds it to its tokenizer."""
+"""Exporting a code dataset to parquet or .npy, with the fingerprint of its tokenizer."""
 
 import logging
 from collections.abc import Iterator
@@ -25,10 +25,13 @@ def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parq
     >>> imagetok.export("codes/train", "codes.parquet")
     >>> imagetok.export("codes/train", "codes-npy", to="npy")
 
-    codes: a code dataset, its folder or URL. out: the file, or the folder; must not exist, unless
-    it holds these very codes already: then an earlier call was killed at its last moment.
     Both formats hold codes, labels, source indices and the tokenizer's fingerprint, and
-    `import_codes` makes the same code dataset of them again, byte for byte.
+    `import_codes` recreates the same code dataset from them, byte for byte.
+
+    codes: a code dataset, its folder or URL.
+    out: the file or folder to write; it must not exist, unless it holds exactly these codes already
+    (an earlier call was killed just before it ended).
+    to: the format, "parquet" or "npy".
     Raises ConfigError when `out` holds anything else, ShardError for a damaged shard, ResourceError
     for parquet without pyarrow.
     """
@@ -43,8 +46,8 @@ def export(codes: CodeDataset | Path | str, out: Path | str, *, to: Form = "parq
 def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
     """Write a code dataset as one parquet file or as a folder of .npy files, durably.
 
-    `imagetok.codes.interchange.import_` makes the same code dataset of it again, byte for byte.
-    Where `out` holds it already, nothing is written. Raises ConfigError when `out` holds
+    `imagetok.codes.interchange.import_` recreates the same code dataset from it, byte for byte.
+    Nothing is written if `out` holds these codes already. Raises ConfigError when `out` holds
     anything else, ShardError for a damaged shard, ResourceError for parquet without pyarrow.
     """
     content = ContentHash()
@@ -58,15 +61,16 @@ def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
         return Binding(plan=plan, skipped=skipped, sha256=content.hexdigest(plan, skipped))
 
     if out.exists():
-        # What has this name is complete; a process killed after it gave the name told nobody.
+        # A file with this name is complete; an earlier process may have been killed just after it
+        # renamed the file, before it could report success.
         there = _binding_in(out, form, len(plan.num_codes))
         if there is not None and (there.plan, there.skipped) == (plan, skipped):
             for _ in rows:  # adds to the hash
                 pass
             if there == bind():
-                logger.info("%s: is there already, whole", out)
+                logger.info("%s: already exported, nothing to do", out)
                 return
-        raise ConfigError(f"{out}: is there already; choose another --out")
+        raise ConfigError(f"{out}: exists already and holds something else; choose another --out")
     match form:
         case "parquet":
             write_parquet(out, plan, rows, bind)
@@ -77,7 +81,7 @@ def export_codes(dataset: CodeDataset, out: Path, form: Form) -> None:
 
 
 def _binding_in(out: Path, form: Form, levels: int) -> Binding | None:
-    """What an exported file or folder says of itself; None where that is not what it is."""
+    """Read the metadata of an exported file or folder; None for anything else."""
     try:
         return (NpyRows if form == "npy" else ParquetRows)(out, levels).binding
     except (ImagetokError, OSError):
@@ -85,7 +89,7 @@ def _binding_in(out: Path, form: Form, levels: int) -> Binding | None:
 
 
 def _rows(dataset: CodeDataset, content: ContentHash) -> Iterator[CodeRows]:
-    """The dataset in pieces, each added to the hash."""
+    """Yield the dataset in runs of `ROWS` images, and add each to the hash."""
     plan = dataset.plan
     for batch in dataset.batches(ROWS):
         rows = CodeRows(

@@ -1,4 +1,4 @@
-"""What codes carry when they leave their shards, so that the same code dataset can come back."""
+"""Records and hashes in exported codes, from which the same code dataset can be made again."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,18 +11,18 @@ from imagetok.config import Section
 from imagetok.durable import canonical_json
 
 ROWS = 16384
-"""Images in memory at once, and in a row group of a parquet file."""
+"""Number of images held in memory at once, and per row group of a parquet file."""
 
 
 EDITED = (
-    "it is damaged, or was edited. Rows changed on purpose are a source of their own: leave out "
-    "imagetok's metadata (imagetok.json), and source indices"
+    "it is damaged or was edited. To import rows that you changed on purpose, remove imagetok's "
+    "metadata (imagetok.json) and the source indices"
 )
-"""What to say of a file that is not what was exported."""
+"""End of the messages for a file that differs from what was exported."""
 
 
 class CodeRows(NamedTuple):
-    """Consecutive images' codes, labels and source indices."""
+    """Codes, labels and source indices of consecutive images."""
 
     codes: tuple[np.ndarray, ...]
     """(n, h, w) integers per level, coarse to fine."""
@@ -33,17 +33,17 @@ class CodeRows(NamedTuple):
 
 
 class Binding(Section):
-    """What an exported file says of itself, as JSON beside its arrays."""
+    """Metadata of an exported file, stored as JSON beside its arrays."""
 
     format_version: Literal[1] = 1
     plan: CodePlan
     skipped: tuple[Skip, ...]
     sha256: str
-    """Of plan, skips and arrays; see `ContentHash`."""
+    """sha256 of plan, skips and arrays; see `ContentHash`."""
 
 
 class ContentHash:
-    """sha256 of codes in row order, however they are stored and cut into pieces."""
+    """sha256 of codes in row order, independent of file format and of how they are split."""
 
     def __init__(self) -> None:
         self._digests = [hashlib.sha256()]
@@ -57,7 +57,7 @@ class ContentHash:
             digest.update(np.ascontiguousarray(array).data)
 
     def hexdigest(self, plan: CodePlan | None, skipped: tuple[Skip, ...] = ()) -> str:
-        """Of all rows added and of what they belong to."""
+        """Return the hash of all rows added so far, of their plan and of the skips."""
         content = {
             "plan": plan and plan.model_dump(mode="json"),
             "skipped": [skip.model_dump(mode="json") for skip in skipped],
@@ -67,26 +67,27 @@ class ContentHash:
 
 
 class ReadableRows(ABC):
-    """Codes in a file of another format, in rows that can be read in pieces.
+    """Codes in a file of another format, readable in runs of rows.
 
-    Whatever is read raises InputError, with the file's name, where it is damaged or of a form that
-    codes cannot have; ranges and shapes are for the importer to check.
+    Opening and reading raise InputError, with the file's name, for a damaged file or one that
+    cannot hold codes; the importer checks ranges and shapes.
     """
 
     where: str
-    """For messages."""
+    """Path as text, for messages."""
     count: int
+    """Number of rows (images)."""
     is_labelled: bool
     binding: Binding | None
-    """None in a file that imagetok did not write."""
+    """Metadata of the export; None for a file that imagetok did not write."""
     class_names: tuple[str, ...] = ()
-    """Of labels, where a file without a binding tells them."""
+    """Class names of a file without a binding, if it has any."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> CodeRows:
-        """Rows [start, stop), codes as (n, h, w) or (n, h * w)."""
+        """Return rows [start, stop), with codes of shape (n, h, w) or (n, h * w) per level."""
 
 
 def code_names(levels: int) -> list[str]:
-    """Of the levels' arrays: `codes`, or `codes0`, `codes1`, ... of several."""
+    """Return the array name of each level: `codes`, or `codes0`, `codes1`, ... for several."""
     return ["codes"] if levels == 1 else [f"codes{level}" for level in range(levels)]

@@ -1,4 +1,4 @@
-"""Codes from parquet or .npy files to a code dataset, bound to a tokenizer."""
+"""Importing codes from parquet or .npy files into a code dataset, bound to a tokenizer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,15 +31,17 @@ from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 
 def import_codes(source: Path | str, tokenizer: Tokenizer | Path | str, out: Path | str) -> Encoded:
-    """Make a code dataset of codes in a parquet file or .npy files, bound to a tokenizer.
+    """Make a code dataset from codes in a parquet file or .npy files, bound to a tokenizer.
 
     >>> imagetok.import_codes("codes.parquet", "runs/digits-edvae/tokenizer", "codes/again")
 
-    source: what `export` wrote, or others' codes: a parquet file with columns codes (lists;
-    codes0, codes1, ... of several levels) and label; one .npy of shape (N, h, w); or a folder of
-    codes.npy and labels.npy. tokenizer: an object, a folder or a Hub id. out: a rerun continues.
-    Raises ShardError for codes of another tokenizer, InputError for codes, labels or indices that
-    it cannot have and for damage, before anything is written.
+    source: a file or folder that `export` wrote, or codes from elsewhere: a parquet file with
+    columns `codes` (lists; `codes0`, `codes1`, ... for several levels) and `label`; one .npy of
+    shape (N, h, w); or a folder of codes.npy and labels.npy.
+    tokenizer: a Tokenizer, a folder or a Hub id.
+    out: the folder of the code dataset; a rerun continues.
+    Raises ShardError for codes of another tokenizer, InputError for damaged files and for codes,
+    labels or indices out of range; in both cases before anything is written.
     """
     model = open_tokenizer(tokenizer)
     name = recorded_name(tokenizer, model)
@@ -47,13 +49,14 @@ def import_codes(source: Path | str, tokenizer: Tokenizer | Path | str, out: Pat
 
 
 def import_rows(source: Path, tokenizer: Tokenizer, folder: Path, *, name: str) -> EncodeReport:
-    """Write the code dataset of an exported file, or of codes that others made; a rerun continues.
+    """Write the code dataset of exported codes, or of codes from elsewhere; a rerun continues.
 
-    source: a parquet file, an .npy, or a folder of .npy files. name: of the tokenizer, for people.
-    A file that imagetok exported gives its dataset back, byte for byte. In any other the rows are
-    the source: their numbers become source indices, and how they were encoded is not known.
-    Everything is checked before anything is written: raises ShardError for codes of another
-    tokenizer, InputError for codes, labels or indices that it cannot have and for damage.
+    source: a parquet file, an .npy file, or a folder of .npy files. name: the tokenizer's name,
+    stored for readers only. A file that imagetok exported becomes the same dataset again, byte for
+    byte. For any other file the rows are the source: row numbers become source indices, and the
+    settings of the encoding are unknown. Everything is checked before anything is written: raises
+    ShardError for codes of another tokenizer, InputError for damaged files and for codes, labels or
+    indices out of range.
     """
     stored = _open(source, len(tokenizer.num_codes))
     checked = (
@@ -72,7 +75,9 @@ def import_rows(source: Path, tokenizer: Tokenizer, folder: Path, *, name: str) 
 
 def _open(source: Path, levels: int) -> ReadableRows:
     if not source.exists():
-        raise InputError(f"{source}: nothing there; expected a .parquet file, an .npy, or a folder")
+        raise InputError(
+            f"{source}: does not exist; expected a .parquet file, an .npy file, or a folder"
+        )
     if source.is_dir() or source.suffix == ".npy":
         return NpyRows(source, levels)
     return ParquetRows(source, levels)
@@ -81,11 +86,11 @@ def _open(source: Path, levels: int) -> ReadableRows:
 def _foreign_rows(
     stored: ReadableRows, tokenizer: Tokenizer, file: str, name: str
 ) -> "_CheckedRows":
-    """The rows of a file that imagetok did not write, all looked at, with a plan for them."""
+    """Check all rows of a file that imagetok did not write, and make a plan for them."""
     if not stored.count:
         raise InputError(
-            f"{stored.where}: expected the codes of one image or more, found 0 rows; "
-            "look at what wrote it, and write it again"
+            f"{stored.where}: expected the codes of at least one image, found 0 rows; check the "
+            "program that wrote the file, and write it again"
         )
     plan = CodePlan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
@@ -109,7 +114,7 @@ def _foreign_rows(
 
 
 def _exported_rows(stored: ReadableRows, binding: Binding, tokenizer: Tokenizer) -> "_CheckedRows":
-    """The rows of a file that imagetok wrote, all as they were exported."""
+    """Check that all rows of a file that imagetok exported are unchanged."""
     plan, skips = binding.plan, [skip.index for skip in binding.skipped]
     made_by, remedy = plan.tokenizer, "pass the tokenizer that made them"
     check_same_tokenizer(
@@ -128,15 +133,15 @@ def _exported_rows(stored: ReadableRows, binding: Binding, tokenizer: Tokenizer)
     for rows in checked if fits else ():
         content.update(rows)
     if not fits or content.hexdigest(plan, binding.skipped) != binding.sha256:
-        raise InputError(f"{stored.where}: its content is not what was exported; {EDITED}")
+        raise InputError(f"{stored.where}: its content differs from what was exported; {EDITED}")
     return checked
 
 
 @final
 class _CheckedRows:
-    """Rows that are what the plan's tokenizer can have made, in their proper types.
+    """Rows converted to the stored types and checked against the plan while they are read.
 
-    Reading them raises InputError at the first that is not.
+    Reading raises InputError at the first row with codes, labels or indices out of range.
     """
 
     def __init__(self, stored: ReadableRows, plan: CodePlan, skipped: tuple[Skip, ...]):
@@ -149,7 +154,7 @@ class _CheckedRows:
         return self._pieces(0, self.stored.count)
 
     def parts(self, shard: int) -> Iterator[EncodedPart]:
-        """One shard's rows and skips, as an encoder would have given them."""
+        """Yield the rows and skips of one shard, as `encode_range` does."""
         inputs = self.plan.input_range(shard)
         first, end = (int(i) for i in np.searchsorted(self._skips, (inputs.start, inputs.stop)))
         none = np.zeros(0, dtype=np.int64)
@@ -170,12 +175,12 @@ class _CheckedRows:
         codes = tuple(self._codes(level, array, start) for level, array in enumerate(found.codes))
         labels = None if found.labels is None else self._labels(found.labels, start)
         positions = np.arange(start, stop)
-        ranks = self._skips - np.arange(len(self._skips))  # the row before which each one falls
+        ranks = self._skips - np.arange(len(self._skips))  # the row before which each skip falls
         index = (positions + np.searchsorted(ranks, positions, side="right")).astype("<u8")
         if self.stored.binding and (found.keys is None or not np.array_equal(found.keys, index)):
             raise InputError(
-                f"{self.stored.where}: rows {start} to {stop}: expected the source indices of its "
-                f"plan, found others; {EDITED}"
+                f"{self.stored.where}: rows {start} to {stop}: expected the source indices of the "
+                f"plan in the metadata, found others; {EDITED}"
             )
         return CodeRows(codes, labels, index)
 
@@ -184,8 +189,8 @@ class _CheckedRows:
         where = f"{self.stored.where}: {code_names(len(self.plan.grids))[level]}"
         if array.shape[1:] not in ((height, width), (height * width,)):
             raise InputError(
-                f"{where}: expected codes of {height} x {width} an image, found "
-                f"{' x '.join(map(str, array.shape[1:]))}; are they this tokenizer's?"
+                f"{where}: expected {height} x {width} codes per image, found "
+                f"{' x '.join(map(str, array.shape[1:]))}; pass the tokenizer that made the codes"
             )
         _check_range(array, f"codes in [0, {k})", 0, k, where, start)
         return array.reshape(-1, height, width).astype(smallest_dtype(k))
@@ -193,9 +198,12 @@ class _CheckedRows:
     def _labels(self, array: np.ndarray, start: int) -> np.ndarray:
         where = f"{self.stored.where}: labels"
         if array.ndim != 1:
-            raise InputError(f"{where}: expected one an image, found shape {array.shape[1:]}")
+            raise InputError(
+                f"{where}: expected one label per image, found an array of shape "
+                f"{array.shape[1:]} per image"
+            )
         classes = len(self.plan.class_names) or MAX_CLASSES
-        _check_range(array, f"a class in [0, {classes}), or -1", NO_LABEL, classes, where, start)
+        _check_range(array, f"a class in [0, {classes}) or -1", NO_LABEL, classes, where, start)
         return array.astype("<i4")
 
 

@@ -1,4 +1,4 @@
-"""Codes as .npy files: a folder with one array of a level, labels, indices, and their binding."""
+"""Codes as .npy files: a folder with an array per level, labels, source indices and metadata."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,9 +19,10 @@ BINDING = "imagetok.json"
 def write_npy(
     out: Path, plan: CodePlan, count: int, rows: Iterator[CodeRows], bind: Callable[[], Binding]
 ) -> None:
-    """Write a folder of .npy files; it appears when complete, with a manifest of hashes.
+    """Write a folder of .npy files with a manifest of hashes; it appears only when complete.
 
-    bind: called after the last row. Nothing is held in memory but one piece.
+    rows: consecutive rows; only one item at a time is held in memory. bind: returns the metadata;
+    called after the last row.
     """
     arrays: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
         name: (plan.code_dtype(level), plan.grids[level])
@@ -47,13 +48,13 @@ def write_npy(
 
 @final
 class NpyRows(ReadableRows):
-    """A folder as `write_npy` writes it, one with only some of its files, or one .npy of codes."""
+    """Codes in a folder as `write_npy` writes it, in one with only some files, or in one .npy."""
 
     def __init__(self, path: Path, levels: int):
-        """levels: of the tokenizer.
+        """Open the arrays of a folder or file, for a tokenizer of `levels` levels.
 
-        A folder needs `codes.npy` (`codes0.npy`, ... of several levels); `labels.npy`,
-        `index.npy` and the binding may be missing. Of a single file the rows have only codes.
+        A folder needs `codes.npy` (`codes0.npy`, `codes1.npy`, ... for several levels);
+        `labels.npy`, `index.npy` and `imagetok.json` are optional. A single file holds only codes.
         """
         self.where = str(path)
         folder = path if path.is_dir() else None
@@ -74,7 +75,7 @@ class NpyRows(ReadableRows):
         for array in (*self._codes, self._labels, self._index):
             if array is not None and len(array) != self.count:
                 raise InputError(
-                    f"{path}: expected arrays of one length, found {self.count} and {len(array)}"
+                    f"{path}: expected arrays of equal length, found {self.count} and {len(array)}"
                 )
         has_binding = folder is not None and (folder / BINDING).is_file()
         self.binding = read_json(folder / BINDING, Binding) if folder and has_binding else None
@@ -91,16 +92,18 @@ def _map_if_there(folder: Path | None, name: str) -> np.ndarray | None:
 
 
 def _map(path: Path) -> np.ndarray:
-    """An array in place; neither pickles nor sizes that the file does not have are believed."""
+    """Memory-map an array; refuses pickled objects and a header that does not fit the file size."""
     try:
         open_regular(path).close()
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path}: missing; codes are expected there") from None
+        raise InputError(f"{path}: missing; expected a file of codes") from None
     except (ValueError, OSError, EOFError, OverflowError, SyntaxError) as error:
-        raise InputError(f"{path}: no .npy array, or a damaged one ({error})") from None
+        raise InputError(f"{path}: not a .npy array, or a damaged one ({error})") from None
     if not isinstance(array, np.memmap) or array.ndim == 0:
-        raise InputError(f"{path}: expected one .npy array with a row an image")
+        raise InputError(f"{path}: expected one .npy array with one row per image")
     if array.offset + array.nbytes != path.stat().st_size:
-        raise InputError(f"{path}: expected {array.nbytes} bytes of data, found more; damaged")
+        raise InputError(
+            f"{path}: expected {array.nbytes} bytes of data, found more; the file is damaged"
+        )
     return array

@@ -1,4 +1,4 @@
-"""Codes as one parquet file, which Hugging Face `datasets` and others open."""
+"""Codes as one parquet file, which Hugging Face `datasets` and other tools can read."""
 
 import json
 from bisect import bisect_right
@@ -31,9 +31,10 @@ _INDEX = "source_index"
 def write_parquet(
     out: Path, plan: CodePlan, rows: Iterator[CodeRows], bind: Callable[[], Binding]
 ) -> None:
-    """Write columns `codes` (h lists of w), `label`, `source_index`; it appears when complete.
+    """Write columns `codes` (h lists of w), `label`, `source_index`; appears only when complete.
 
-    bind: called after the last row. Pages carry checksums; row groups have `ROWS` rows.
+    rows: consecutive rows. bind: returns the metadata; called after the last row. Pages have
+    checksums; row groups have `ROWS` rows.
     """
     pa, pq = _library()
     schema = _schema(pa, plan)
@@ -52,10 +53,13 @@ def write_parquet(
 
 @final
 class ParquetRows(ReadableRows):
-    """A parquet file of codes: of imagetok, or with the columns that `write_parquet` names."""
+    """Codes in a parquet file from imagetok, or in one with the columns of `write_parquet`."""
 
     def __init__(self, path: Path, levels: int):
-        """levels: of the tokenizer. `label` and `source_index` may be missing."""
+        """Open a file for a tokenizer of `levels` levels.
+
+        The columns `label` and `source_index` are optional.
+        """
         self.where = str(path)
         self._pa, pq = _library()
         with self._refusing():
@@ -71,15 +75,15 @@ class ParquetRows(ReadableRows):
         if missing:
             raise InputError(
                 f"{path}: expected a column {missing[0]!r} (of {', '.join(self._names)}), found "
-                f"{', '.join(self._schema.names)}; rename yours"
+                f"{', '.join(self._schema.names)}; rename the columns of the file"
             )
         self.count = self._ends[-1] if self._ends else 0
         self.is_labelled = "label" in self._schema.names
         self.binding = _binding(str(path), metadata.get(_KEY))
         if self.binding is None and _INDEX in self._schema.names:
-            # A flipped bit in the footer, which has no checksum, can hide all metadata.
+            # The footer has no checksum, so a flipped bit in it can hide all metadata.
             raise InputError(
-                f"{path}: expected metadata that say what source its column {_INDEX!r} is of, "
+                f"{path}: expected metadata on the source that its column {_INDEX!r} refers to, "
                 f"found none; {EDITED}"
             )
         self.class_names = _class_names(metadata.get(b"huggingface"))
@@ -111,7 +115,7 @@ class ParquetRows(ReadableRows):
         return self._held[1]
 
     def _array(self, table: Any, name: str) -> np.ndarray:
-        """A column of numbers, or of lists of equal lengths, as an array."""
+        """Return a column of numbers, or of (nested) lists of equal lengths, as an array."""
         column = table[name].combine_chunks()
         values, shape = column, [len(column)]
         types = self._pa.types
@@ -128,8 +132,9 @@ class ParquetRows(ReadableRows):
                 break
             if len(lengths) > 1:
                 raise InputError(
-                    f"{self.where}: column {name!r}: expected lists of one length, found lengths "
-                    f"{lengths[0]} to {lengths[-1]}; a row is an image's codes, row by row"
+                    f"{self.where}: column {name!r}: expected lists of equal length, found lengths "
+                    f"{lengths[0]} to {lengths[-1]}; each row of the table has to hold the codes "
+                    "of one image, as h lists of w codes"
                 )
             shape += lengths
             values = values.flatten()
@@ -145,11 +150,13 @@ class ParquetRows(ReadableRows):
             yield
         except (self._pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{self.where}: no parquet file, or damaged ({reason})") from None
+            raise InputError(
+                f"{self.where}: not a parquet file, or a damaged one ({reason})"
+            ) from None
 
 
 def _schema(pa: Any, plan: CodePlan) -> Any:
-    """Columns, and the same in the words of `datasets`, which adds the names of classes."""
+    """Return the schema, with metadata for `datasets` that describe columns and class names."""
     fields, features = [], {}
     for level, name in enumerate(code_names(len(plan.num_codes))):
         height, width = plan.grids[level]
@@ -179,7 +186,7 @@ def _binding(where: str, text: bytes | None) -> Binding | None:
 
 
 def _class_names(text: bytes | None) -> tuple[str, ...]:
-    """What `datasets` wrote down of a column `label`, if anything."""
+    """Return the class names in the metadata that `datasets` wrote for `label`, if any."""
     try:
         found = parse_json(text or b"{}", "")
         return tuple(str(name) for name in found["info"]["features"]["label"]["names"])

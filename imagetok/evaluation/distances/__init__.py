@@ -1,4 +1,4 @@
-"""Distances between two sets of features, in float64: Frechet, kernel, and manifold measures."""
+"""Distances between two sets of features in float64: FID, KID, precision and recall."""
 
 from imagetok.evaluation.distances.frechet import FeatureMoments, frechet_distance
 from imagetok.evaluation.distances.inception import inception_score

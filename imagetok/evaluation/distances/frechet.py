@@ -1,4 +1,4 @@
-"""The Frechet distance of two Gaussians fitted to features (Heusel et al. 2017, eq. 6)."""
+"""The Frechet distance between Gaussians fitted to features (FID; Heusel et al. 2017, eq. 6)."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """Count, mean and sum of outer products about it: of two sets together by `join`.
+    """Count, mean and scatter matrix of a set of feature vectors; `join` merges two sets.
 
-    About the mean, because sums of raw squares cancel where it is large beside the spread.
+    The scatter is taken about the mean, because sums of raw squares lose precision if the mean is
+    large compared with the standard deviation.
     """
 
     count: int
@@ -20,25 +21,25 @@ class FeatureMoments:
 
     @classmethod
     def of(cls, features: Num[Tensor, "N F"]) -> "FeatureMoments":
-        """Of a set, in float64."""
+        """Compute the moments of a set of features, in float64."""
         rows = features.double()
         mean = rows.mean(dim=0)
         return cls(len(rows), mean, (rows - mean).T @ (rows - mean))
 
     def join(self, other: "FeatureMoments") -> "FeatureMoments":
-        """Those of both sets together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+        """Return the moments of both sets together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
         count, apart = self.count + other.count, other.mean - self.mean
         between = apart.outer(apart) * (self.count * other.count / count)
         mean = self.mean + apart * (other.count / count)
         return FeatureMoments(count, mean, self.scatter + other.scatter + between)
 
     def gaussian(self) -> tuple[Float[Tensor, " F"], Float[Tensor, "F F"]]:
-        """Mean and unbiased covariance. Two features or more."""
+        """Return mean and unbiased covariance; needs at least two feature vectors."""
         return self.mean, self.scatter / (self.count - 1)
 
 
 def frechet_distance(one: FeatureMoments, other: FeatureMoments) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0.
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), clamped at 0.
 
     The trace of the root is the sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2), which
     is symmetric: no general matrix root is needed, and singular covariances (fewer images than

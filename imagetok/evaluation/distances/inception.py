@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def inception_score(logits: Float[Tensor, "N C"], splits: int = 10) -> tuple[float, float]:
-    """Mean and standard deviation over `splits` parts of exp(E KL(p(y|x) || p(y))).
+    """Return mean and standard deviation over `splits` parts of exp(E KL(p(y|x) || p(y))).
 
-    A part is every `splits`-th image, so that each holds all classes of a set in their order.
-    1 for probabilities that never differ, the number of classes at most.
+    A part is every `splits`-th image, so that each part has all classes even if images are sorted
+    by class. The score lies between 1 (constant probabilities) and the number of classes.
     """
     log_p = logits.double().log_softmax(dim=1)
     scores = []

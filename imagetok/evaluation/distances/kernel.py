@@ -1,4 +1,4 @@
-"""The kernel distance of two sets of features (KID: Binkowski et al. 2018)."""
+"""The kernel distance between two sets of features (KID; Binkowski et al. 2018)."""
 
 import torch
 from jaxtyping import Num
@@ -8,10 +8,11 @@ BLOCK = 2048
 
 
 def kernel_distance(one: Num[Tensor, "N F"], other: Num[Tensor, "M F"]) -> float:
-    """The unbiased squared maximum mean discrepancy under the kernel (x y / F + 1)^3.
+    """Return the unbiased squared maximum mean discrepancy with the kernel (x y / F + 1)^3.
 
-    Over all pairs, where KID is often printed as a mean over random subsets: the same expectation,
-    a smaller variance, and nothing drawn. May be a little below 0. Two of each or more.
+    Computed over all pairs. KID is often reported as a mean over random subsets, which has the same
+    expectation, a larger variance and needs random numbers. May be slightly negative. Each set
+    needs at least two members.
     """
     n, m = len(one), len(other)
     between = _kernel_sum(one, other) / (n * m)
@@ -19,7 +20,7 @@ def kernel_distance(one: Num[Tensor, "N F"], other: Num[Tensor, "M F"]) -> float
 
 
 def _mean_within(features: Tensor) -> Tensor:
-    """Over all pairs of different members."""
+    """Return the mean kernel value over all pairs of different members."""
     rows, count = features.double(), len(features)
     itself = (rows.square().sum(dim=1) / rows.shape[1] + 1).pow(3).sum()
     return (_kernel_sum(features, features) - itself) / (count * (count - 1))

@@ -12,11 +12,14 @@ BLOCK = 1024
 def precision_recall(
     generated: Float[Tensor, "N F"], real: Float[Tensor, "M F"], k: int = 3
 ) -> tuple[float, float]:
-    """The share of generated features near real ones, and the share of real ones near generated.
+    """Return precision and recall, both in [0, 1].
 
-    Near: inside the ball around some member of the other set whose radius is the distance to that
-    member's k-th nearest neighbour in its own set, itself not counted. Squared distances in
-    float64, in blocks: memory is a block times a set. Both depend on the counts.
+    Precision is the share of generated features inside the manifold of the real ones, recall the
+    share of real features inside the manifold of the generated ones. The manifold of a set is the
+    union of balls around its members, with the distance to the k-th nearest other member as the
+    radius. Squared distances are computed in float64, in blocks (memory: one block times a set).
+    Both values depend on the sizes of the sets.
+
     Raises ConfigError for k or fewer features.
     """
     for name, features in (("generated", generated), ("real", real)):
@@ -30,7 +33,7 @@ def precision_recall(
 
 
 def _radii(features: Tensor, k: int) -> Float[Tensor, " N"]:
-    """Squared distance of every feature to its k-th nearest neighbour."""
+    """Return the squared distance of every feature to its k-th nearest neighbour."""
     return torch.cat(
         [
             _squared(block, features).kthvalue(k + 1, dim=1).values  # the nearest is itself
@@ -46,7 +49,7 @@ def _is_covered(features: Tensor, others: Tensor, radii: Tensor) -> Bool[Tensor,
 
 
 def _squared(rows: Tensor, columns: Tensor) -> Float[Tensor, "N M"]:
-    """|x|^2 - 2 x y + |y|^2: as a matrix product, exact to rounding in float64."""
+    """Return squared distances as |x|^2 - 2 x y + |y|^2, with a matrix product in float64."""
     x, y = rows.double(), columns.double()
     squares = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
     return (squares - 2 * x @ y.T).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Likelihoods: how a decoder's output is scored against an image, and read as one."""
+"""Likelihoods: the reconstruction losses, and the conversion of decoder outputs to images."""
 
 from typing import Annotated, assert_never
 
@@ -25,7 +25,7 @@ LikelihoodConfig = Annotated[
 def build_likelihood(
     config: LikelihoodConfig, image: ImageContract, pixels: PixelRange
 ) -> Likelihood:
-    """The likelihood that a config section describes; pixels: the range of the network."""
+    """Build the likelihood of a config section; pixels: the pixel range of the network."""
     match config:
         case MSEConfig():
             return MSELikelihood(image.channels, pixels)

@@ -1,4 +1,4 @@
-"""What a likelihood is: the border between images and a network, and the score of an output."""
+"""The base class of likelihoods."""
 
 from abc import ABC, abstractmethod
 
@@ -9,21 +9,21 @@ from imagetok.images import Images
 
 
 class Likelihood(nn.Module, ABC):
-    """Brings images to a network, scores its outputs, and reads them as images."""
+    """Converts images to network inputs and back, and computes the reconstruction loss."""
 
     channels: int
-    """C of what the encoder is given and the decoder gives."""
+    """Number of channels of the encoder's input and the decoder's output."""
     is_linear: bool = True
-    """Whether outputs are read as they are, as pixels, and not squashed first."""
+    """Whether decoder outputs are pixels, without a nonlinearity in the likelihood."""
 
     @abstractmethod
     def to_network(self, images: Images) -> Float[Tensor, "B C H W"]:
-        """What the encoder is given for images: pixels in [0, 1], or classes."""
+        """Convert images (pixels in [0, 1], or classes) to the encoder's input."""
 
     @abstractmethod
     def loss(self, out: Float[Tensor, "B C H W"], images: Images) -> Float[Tensor, ""]:
-        """The negative log-likelihood of images up to constants; out: of the decoder."""
+        """Return the negative log-likelihood of images up to constants; out: decoder output."""
 
     @abstractmethod
     def to_image(self, out: Float[Tensor, "B C H W"]) -> Images:
-        """The most likely image: classes, or pixels on the scale of [0, 1] but not clamped."""
+        """Return the most likely images: classes, or pixels on the scale of [0, 1], not clamped."""

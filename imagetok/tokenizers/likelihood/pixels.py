@@ -1,4 +1,4 @@
-"""Gaussian likelihoods of pixels, which differ in what is done about the variance.
+"""Gaussian likelihoods of pixels, which differ in their variance.
 
 `MSELikelihood` is a mean over pixels; the others are sums over the pixels of an image, as the
 losses of SQ-VAE are sums over its latents.
@@ -16,7 +16,7 @@ from imagetok.networks import PixelRange
 from imagetok.processes import all_reduce
 from imagetok.tokenizers.likelihood.base import Likelihood
 
-_MIN_SQUARED_ERROR = 1e-8  # of an image; its logarithm explodes at 0
+_MIN_SQUARED_ERROR = 1e-8  # per image; avoids the logarithm of 0
 
 
 class MSEConfig(Section):
@@ -27,7 +27,7 @@ class MSEConfig(Section):
 
 
 class ARELBOConfig(Section):
-    """Log of the squared error: the Gaussian at its most likely variance (SQ-VAE's ARELBO).
+    """Log of the squared error: a Gaussian with its maximum-likelihood variance (SQ-VAE's ARELBO).
 
     A sum over pixels up to constants, for losses that are sums over latents.
     """
@@ -46,7 +46,7 @@ class GaussianConfig(Section):
 
 
 class PixelLikelihood(Likelihood):
-    """Pixels in [0, 1] outside, in the network's own range inside."""
+    """Base class for pixels, which are in [0, 1] outside and in the network's range inside."""
 
     def __init__(self, channels: int, pixels: PixelRange):
         super().__init__()
@@ -60,12 +60,12 @@ class PixelLikelihood(Likelihood):
         return self.pixels.to_unit(_wide(out))
 
     def squared_error(self, out: Tensor, images: Tensor) -> Float[Tensor, ""]:
-        """Sum over pixels, mean over the batch."""
+        """Return the squared error: sum over pixels, mean over the batch."""
         return (self.to_image(out) - _wide(images)).square().sum() / len(images)
 
 
 class MSELikelihood(PixelLikelihood):
-    """Mean over B, C, H, W of the squared error on a unit-wide range (EdVAE eq. 12)."""
+    """Mean squared error over B, C, H, W for pixels in [0, 1] (EdVAE eq. 12)."""
 
     def loss(
         self, out: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"]
@@ -76,10 +76,10 @@ class MSELikelihood(PixelLikelihood):
 class ARELBOLikelihood(PixelLikelihood):
     """dim/2 ln(squared error per image), dim = C H W (Takida et al. 2022).
 
-    The logarithm is that of the whole batch, so it is no mean over images and refuses gradient
-    accumulation. With several processes the error under the logarithm is the mean of all, gathered
-    without gradient while training: the mean over processes of both value and gradient is then what
-    one process finds on the whole batch.
+    The logarithm is taken of the error of the whole batch, so the loss is not a mean over images,
+    and gradient accumulation is refused. With several processes, the error in the logarithm is the
+    mean over processes, reduced without gradient in training, so that the mean of value and
+    gradient over processes equals that of a single process with the whole batch.
     """
 
     def loss(
@@ -91,8 +91,8 @@ class ARELBOLikelihood(PixelLikelihood):
             if self.training:
                 whole = all_reduce(whole, "mean")
             whole = whole.clamp_min(_MIN_SQUARED_ERROR)
-            # error / whole - 1 carries the gradient of ln(error), and below the least error it
-            # continues the logarithm as a straight line.
+            # error / whole - 1 has the gradient of ln(error); below the smallest error it continues
+            # the logarithm as a straight line.
             return images[0].numel() / 2 * (whole.log() + (error - whole) / whole)
 
 
@@ -113,5 +113,5 @@ class GaussianLikelihood(PixelLikelihood):
 
 
 def _wide(x: Tensor) -> Tensor:
-    """The same in float32, or float64 if it is that: sums over an image overflow half precision."""
+    """Convert half precision to float32, because sums over an image would overflow."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -17,9 +17,9 @@ _TAIL_TERMS = 40
 
 
 class VMFConfig(Section):
-    """A von Mises-Fisher density of one-hot classes, a sum over pixels (Takida et al. 2022).
+    """A von Mises-Fisher density of one-hot classes, summed over pixels (Takida et al. 2022).
 
-    `log_scale` is the start of lambda in kappa = 1 / exp(lambda).
+    `log_scale` is the initial lambda in kappa = 1 / exp(lambda).
     """
 
     kind: Literal["vmf"] = "vmf"
@@ -29,14 +29,14 @@ class VMFConfig(Section):
 
 
 class VMFLikelihood(Likelihood):
-    """Classes as one-hot unit vectors on the sphere in 2m = 2 ceil(num_classes / 2) dimensions.
+    """vMF likelihood of classes, as one-hot vectors in 2m = 2 ceil(num_classes / 2) dimensions.
 
-    An output becomes the direction u by softplus and normalisation, and is scored by
-    -kappa u[class] - ln C(kappa) a pixel; 2m is even so that the order m - 1 of the Bessel function
-    in C is an integer.
+    Decoder outputs are mapped to directions u by softplus and normalisation; the loss per pixel is
+    -kappa u[class] - ln C(kappa). The dimension 2m is even, so that the order m - 1 of the Bessel
+    function in C is an integer.
     """
 
-    is_linear = False  # softplus and normalisation, which a sigmoid before them would flatten
+    is_linear = False  # a sigmoid before softplus and normalisation would flatten the output
 
     def __init__(self, num_classes: int, log_scale: float):
         super().__init__()
@@ -51,7 +51,7 @@ class VMFLikelihood(Likelihood):
     def loss(
         self, out: Float[Tensor, "B C H W"], images: Int[Tensor, "B H W"]
     ) -> Float[Tensor, ""]:
-        with torch.autocast(out.device.type, enabled=False):  # sums over an image in half overflow
+        with torch.autocast(out.device.type, enabled=False):  # half precision sums would overflow
             u = self._directions(out)
             at_class = u.gather(1, images[:, None]).sum() / len(images)
             kappa = 1 / (self.log_scale.exp() + _EPS)
@@ -59,7 +59,7 @@ class VMFLikelihood(Likelihood):
             return -kappa * at_class - images[0].numel() * normaliser
 
     def to_image(self, out: Float[Tensor, "B C H W"]) -> Int[Tensor, "B H W"]:
-        """The most likely class of every pixel."""
+        """Return the most likely class of every pixel."""
         return out[:, : self.num_classes].argmax(dim=1)  # softplus and the norm keep the order
 
     def _directions(self, out: Tensor) -> Tensor:
@@ -67,10 +67,10 @@ class VMFLikelihood(Likelihood):
 
 
 def vmf_log_normaliser(kappa: Float[Tensor, "*S"], dim: int) -> Float[Tensor, "*S"]:
-    """ln C(kappa) of the vMF density C exp(kappa u . x) in an even dimension, less its constant.
+    """Return ln C(kappa) of the vMF density C exp(kappa u . x), without its constant.
 
-    (m - 1) ln kappa - ln I_{m-1}(kappa) with m = dim / 2, without -m ln(2 pi); kappa > 0. Computed
-    in float64, with relative error below 1e-9 for kappa up to 1e5.
+    kappa: > 0. dim: even. The result is (m - 1) ln kappa - ln I_{m-1}(kappa) with m = dim / 2,
+    without -m ln(2 pi). Computed in float64; the relative error is below 1e-9 for kappa up to 1e5.
     """
     value = _LogBessel.apply(kappa, dim // 2 - 1)
     assert isinstance(value, Tensor)
@@ -82,7 +82,7 @@ class _LogBessel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kappa: Tensor, order: int) -> Tensor:
-        # An accelerator without float64 lends its scalar to the CPU.
+        # MPS does not support float64, so the scalar is computed on the CPU.
         wide = (kappa.cpu() if kappa.device.type == "mps" else kappa).double()
         value = _log_bessel(wide, order)
         ctx.save_for_backward((_log_bessel(wide, order + 1) - value + wide.log()).exp().to(kappa))
@@ -96,17 +96,17 @@ class _LogBessel(torch.autograd.Function):
 
 
 def _log_bessel(kappa: Tensor, order: int) -> Tensor:
-    """ln(I_v(kappa) / kappa^v), v = order >= 0, in the precision of kappa."""
+    """Return ln(I_v(kappa) / kappa^v), v = order >= 0, in the precision of kappa."""
     switch = max(_TAIL_FROM, order**2 / 4)
     small, large = kappa.clamp(max=switch), kappa.clamp(min=switch)
     return torch.where(kappa < switch, _by_series(small, order, switch), _by_tail(large, order))
 
 
 def _by_series(kappa: Tensor, order: int, largest: float) -> Tensor:
-    """2^-v sum_k (kappa^2 / 4)^k / (k! (v + k)!): all terms are positive, so nothing cancels.
+    """Return the log of the series 2^-v sum_k (kappa^2 / 4)^k / (k! (v + k)!), whose terms are > 0.
 
-    The largest term has k < kappa / 2, and the terms around it fall like a Gaussian of variance
-    below kappa / 4, so 20 standard deviations on there is nothing left.
+    The largest term has k < kappa / 2, and the terms around it decay like a Gaussian with variance
+    below kappa / 4, so terms 20 standard deviations away are negligible.
     """
     count = int(largest / 2 + 10 * largest**0.5) + 20
     k = torch.arange(count, dtype=kappa.dtype, device=kappa.device)
@@ -116,9 +116,10 @@ def _by_series(kappa: Tensor, order: int, largest: float) -> Tensor:
 
 
 def _by_tail(kappa: Tensor, order: int) -> Tensor:
-    """e^kappa / sqrt(2 pi kappa) sum_k prod_{j <= k} -(4 v^2 - (2j - 1)^2) / (8 j kappa) (Hankel).
+    """Return the log of Hankel's asymptotic expansion, for large kappa.
 
-    From kappa = v^2 / 4 on, a term is at most 2 / k times the one before, for as long as needed.
+    I_v(kappa) = e^kappa / sqrt(2 pi kappa) sum_k prod_{j <= k} -(4 v^2 - (2j - 1)^2) / (8 j kappa).
+    For kappa >= v^2 / 4, each of the terms used is at most 2 / k times the one before.
     """
     j = torch.arange(1, _TAIL_TERMS, dtype=kappa.dtype, device=kappa.device)
     factors = ((2 * j - 1).square() - 4 * order**2) / (8 * j * kappa[..., None])

@@ -248,7 +248,7 @@ def test_a_report_of_tokenizers_leaves_what_is_a_priors(tmp_path):
         imagetok.report(tmp_path / "run", tmp_path / "r.html")
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "samples.json").write_text("{}")
-    with pytest.raises(ImagetokError, match=r"prior\.report also shows"):
+    with pytest.raises(ImagetokError, match=r"prior\.report also accepts"):
         imagetok.report(tmp_path / "samples", tmp_path / "r.html")
 
 

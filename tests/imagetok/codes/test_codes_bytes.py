@@ -96,7 +96,7 @@ def test_a_signal_stops_it_and_a_rerun_continues(expected, tokenizer, tmp_path):
         encode_dataset(tokenizer, watched, tmp_path / "codes", plan, threads=1)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     assert sorted(content(tmp_path / "codes")) == ["00000.json", "00000.tar", PLAN]
-    with pytest.raises(ShardError, match="unfinished, 1 of 3 shards"):
+    with pytest.raises(ShardError, match="unfinished: 1 of 3 shards"):
         open_codes(tmp_path / "codes")
     kept = (tmp_path / "codes" / "00000.tar").stat().st_mtime_ns
     encode_dataset(tokenizer, images, tmp_path / "codes", plan)
@@ -140,7 +140,7 @@ def test_another_plan_in_the_folder_is_refused_by_its_fields(
 ):
     images = make_images(21)
     plan = small_plan(tokenizer, images, **{field: value})
-    with pytest.raises(ConfigError, match=f"{field}: .* there, {value!r} asked"):
+    with pytest.raises(ConfigError, match=f"{field}: .* in the folder, {value!r} requested"):
         encode_dataset(tokenizer, images, tmp_path / "expected", plan)
     assert content(tmp_path / "expected") == expected
 
@@ -155,7 +155,9 @@ def test_another_tokenizer_in_the_folder_is_refused(expected, tmp_path):
 def test_a_foreign_folder_is_refused_untouched(tokenizer, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     images = make_images(3)
-    with pytest.raises(ConfigError, match=r"not empty and no code dataset.*thesis\.txt"):
+    with pytest.raises(
+        ConfigError, match=r"expected an empty folder or a code dataset, found thesis\.txt"
+    ):
         encode_dataset(tokenizer, images, tmp_path, small_plan(tokenizer, images))
     assert content(tmp_path) == {"thesis.txt": b"mine"}
 
@@ -191,7 +193,7 @@ def test_too_little_disk_is_refused_before_anything_is_written(tokenizer, tmp_pa
 def test_the_manifest_is_what_finishes_a_dataset(encode):
     folder = encode(21).folder
     (folder / MANIFEST).unlink()
-    with pytest.raises(ShardError, match=r"unfinished, 3 of 3 shards.*imagetok encode"):
+    with pytest.raises(ShardError, match=r"unfinished: 3 of 3 shards.*imagetok encode"):
         open_codes(folder)
     with pytest.raises(ShardError, match="unfinished"):
         verify_codes(folder)

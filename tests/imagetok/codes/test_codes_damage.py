@@ -140,7 +140,7 @@ def test_a_record_that_points_elsewhere_is_refused_even_with_fitting_hashes(fold
         record = json.loads(path.read_text())
         record["blocks"][0]["codes.npy"] = {**member, **change}
         forge(folder, record)
-        assert_found(folder, f"00000.json: does not fit {folder / PLAN}")
+        assert_found(folder, f"00000.json: does not match {folder / PLAN}")
         forge(folder, genuine)
     assert verify_codes(folder) == []
 
@@ -158,7 +158,7 @@ def forge(folder: Path, record: dict) -> None:
 
 
 def test_what_is_no_code_dataset_is_said_to_be_none(tmp_path):
-    with pytest.raises(ShardError, match=r"not a code dataset, it has no plan\.json"):
+    with pytest.raises(ShardError, match=r"not a code dataset: it has no plan\.json"):
         open_codes(tmp_path)
-    with pytest.raises(ShardError, match=r"nowhere: not a code dataset, there is no such folder"):
+    with pytest.raises(ShardError, match=r"nowhere: not a code dataset: the folder does not exist"):
         open_codes(tmp_path / "nowhere")

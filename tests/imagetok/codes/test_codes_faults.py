@@ -122,7 +122,9 @@ def test_a_disk_that_fills_up_stops_it_and_room_lets_it_finish(encode, tokenizer
     there = content(folder)
     assert 3 < len(there) < 17
     assert there.items() <= content(whole).items()
-    with pytest.raises(ResourceError, match=r"need about [\d,]+ more bytes, the disk has [\d,]+ "):
+    with pytest.raises(
+        ResourceError, match=r"need about [\d,]+ more bytes, but the disk has [\d,]+ "
+    ):
         encode_dataset(tokenizer, images, folder, plan)
     ballast.unlink()
     encode_dataset(tokenizer, images, folder, plan)
@@ -191,7 +193,10 @@ def test_a_file_system_without_locks_is_a_warning(tokenizer, tmp_path, monkeypat
     monkeypatch.setattr(fcntl, "flock", refuse)
     images = make_images(3)
     assert encode_dataset(tokenizer, images, tmp_path, small_plan(tokenizer, images)).written == 3
-    assert re.search(rf"{tmp_path}: no locks here .*; let nobody else write", caplog.text)
+    assert re.search(
+        rf"{tmp_path}: the file system has no locks .*; make sure that no other process writes",
+        caplog.text,
+    )
     assert (tmp_path / PLAN).is_file()
 
 

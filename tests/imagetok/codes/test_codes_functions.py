@@ -75,7 +75,7 @@ def test_a_rerun_continues_and_other_pixels_are_refused(tokenizer, pixels, tmp_p
     (tmp_path / "codes" / "manifest.json").unlink()
     assert encode(pixels).num_shards == 3
     assert {p.name: p.read_bytes() for p in (tmp_path / "codes").iterdir()} == before
-    with pytest.raises(ConfigError, match="holds another code dataset:\n  source_identity"):
+    with pytest.raises(ConfigError, match="holds a different code dataset:\n  source_identity"):
         encode(pixels ^ 1)
 
 
@@ -160,7 +160,7 @@ REFUSALS: dict[str, Refusal] = {
     "merge none": (ConfigError, "found none", lambda t, p, path: imagetok.merge([], path / "all")),
     "no file": (
         InputError,
-        "nothing there",
+        "does not exist",
         lambda t, p, path: imagetok.import_codes(path / "none.npy", t, path / "codes"),
     ),
 }

@@ -139,7 +139,7 @@ def test_an_export_that_is_there_already_is_done(form, encode, tmp_path):
     export_codes(codes, out, form)
     before = {p: p.stat().st_mtime_ns for p in (out, *out.rglob("*"))}
     export_codes(codes, out, form)
-    with pytest.raises(ConfigError, match="out: is there already"):
+    with pytest.raises(ConfigError, match="out: exists already"):
         export_codes(encode(4, "four"), tmp_path / "out", form)
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -148,7 +148,7 @@ def test_an_export_that_is_there_already_is_done(form, encode, tmp_path):
 def test_an_export_replaces_nothing(form, encode, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(ConfigError, match="out: is there already"):
+    with pytest.raises(ConfigError, match="out: exists already"):
         export_codes(encode(3), tmp_path / "out", form)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
@@ -230,7 +230,7 @@ def test_codes_of_others_are_bound(form, flat, tokenizer, tmp_path):
     [
         (lambda c, y: (c + (c == 10) * 1, y), r"expected codes in \[0, 11\), found 11 in row 0"),
         (lambda c, y: (c - 1, y), r"found -1 in row 0"),
-        (lambda c, y: (c[:, :3], y), "expected codes of 4 x 4 an image, found 3 x 4"),
+        (lambda c, y: (c[:, :3], y), "expected 4 x 4 codes per image, found 3 x 4"),
         (lambda c, y: (c.astype(np.float32), y), "expected whole numbers, found (float|double)"),
         (lambda c, y: (c, y - 1), "expected a class in .*, found -2 in row 0"),
         (lambda c, y: (c, y + 65_536), r"found 65536 in row 1"),
@@ -248,7 +248,7 @@ def test_no_codes_of_others_are_refused(form, tokenizer, tmp_path):
     codes, labels = strangers()
     source = write_strangers(tmp_path, form, codes[:0], labels[:0])
     with pytest.raises(
-        InputError, match=f"{source.name}.*: expected .* one image or more, found 0"
+        InputError, match=f"{source.name}.*: expected .* at least one image, found 0"
     ):
         import_rows(source, tokenizer, tmp_path / "codes", name="tiny")
     assert not (tmp_path / "codes").exists()
@@ -261,13 +261,13 @@ def test_hostile_arrays_are_refused(tokenizer, tmp_path):
     with (tmp_path / "huge.npy").open("wb") as file:
         header = {"descr": "<u8", "fortran_order": False, "shape": (10**14, 4, 4)}
         np.lib.format.write_array_header_1_0(file, header)
-    cases["huge"] = "no .npy array, or a damaged one"
+    cases["huge"] = "not a .npy array, or a damaged one"
     np.save(tmp_path / "longer.npy", strangers()[0])
     with (tmp_path / "longer.npy").open("ab") as file:
         file.write(b"more")
     cases["longer"] = "bytes of data, found more"
     (tmp_path / "text.npy").write_text("codes")
-    cases["text"] = "no .npy array"
+    cases["text"] = "not a .npy array"
     for name, message in cases.items():
         with pytest.raises(InputError, match=rf"{name}\.npy: .*{message}"):
             import_rows(tmp_path / f"{name}.npy", tokenizer, tmp_path / "codes", name="tiny")
@@ -276,7 +276,7 @@ def test_hostile_arrays_are_refused(tokenizer, tmp_path):
 def test_ragged_empty_and_missing_columns_are_refused(tokenizer, tmp_path):
     path = tmp_path / "codes.parquet"
     for columns, message in [
-        ({"codes": [[1] * 16, [1] * 15]}, "expected lists of one length, found lengths 15 to 16"),
+        ({"codes": [[1] * 16, [1] * 15]}, "expected lists of equal length, found lengths 15 to 16"),
         ({"codes": [[1] * 16, None]}, "expected no empty values"),
         ({"codes": [[1] * 16], "label": pa.array([None], pa.int64())}, "no empty values"),
         ({"tokens": [[1] * 16]}, "expected a column 'codes' .* found tokens"),
@@ -296,7 +296,7 @@ def test_edited_rows_are_not_taken_for_the_exported_ones(encode, tokenizer, tmp_
         with pytest.raises(InputError, match="edited"):
             import_rows(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
     pq.write_table(edited, tmp_path / "b.parquet")  # without the binding
-    with pytest.raises(InputError, match="what source its column 'source_index' is of"):
+    with pytest.raises(InputError, match="the source that its column 'source_index' refers to"):
         import_rows(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
     pq.write_table(edited.drop_columns(["source_index"]), tmp_path / "b.parquet")
     import_rows(tmp_path / "b.parquet", tokenizer, tmp_path / "new", name="tiny")
@@ -309,7 +309,7 @@ def test_the_commands(encode, tokenizer_folder, tmp_path, capsys):
     out = str(tmp_path / "codes.parquet")
     words = ["import", out, "--tokenizer", str(tokenizer_folder), "--shards", back]
     assert _run(words) == 3
-    assert "nothing there" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 0
     assert _run(words) == 0
     assert "back: 21 images in 3 shard(s)" in capsys.readouterr().out

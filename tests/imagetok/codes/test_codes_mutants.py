@@ -296,9 +296,9 @@ def test_claims_of_a_manifest_are_refused_though_its_hash_fits(field, folder):
     manifest = parse_json((folder / MANIFEST).read_bytes(), Manifest, MANIFEST)
     last = manifest.shards[-1].model_copy(update={field: HUGE})
     seal(folder, shards=(*manifest.shards[:-1], last))
-    with pytest.raises(ShardError, match="do not fit the plan"):
+    with pytest.raises(ShardError, match=r"do not match plan\.json"):
         open_codes(folder)
     more = {"inputs": HUGE, "written": HUGE + COUNT, "skipped": 0}
     seal(folder, shards=(*manifest.shards[:-1], last), **more)
-    with pytest.raises(ShardError, match="do not fit the plan"):
+    with pytest.raises(ShardError, match=r"do not match plan\.json"):
         open_codes(folder)

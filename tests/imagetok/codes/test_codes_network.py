@@ -153,7 +153,7 @@ def test_a_server_that_never_ends_is_given_up(dataset, tmp_path, monkeypatch):
         server.faults["a.tar"] = ["", *["drip"] * 9]  # the first asks for the size
         config = WebDatasetConfig(shards=f"{server.url}/a.tar")
         contract = ImageContract(mode="grey", height=6, width=6)
-        with pytest.raises(ResourceError, match=r"a\.tar: cannot be fetched: given up"):
+        with pytest.raises(ResourceError, match=r"a\.tar: cannot be downloaded: given up"):
             open_images(config, "all", contract)
         assert time.monotonic() - start < 60
 

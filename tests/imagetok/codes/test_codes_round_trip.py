@@ -168,11 +168,11 @@ def test_decoding_that_met_a_damaged_shard_goes_on_once_it_is_mended(encode, tok
 
 def test_images_of_other_codes_and_files_of_others_are_not_mixed_with(encode, tokenizer, tmp_path):
     decode_dataset(tokenizer, encode(3), tmp_path / "png")
-    with pytest.raises(ConfigError, match="holds another set of decoded images:\n  codes: "):
+    with pytest.raises(ConfigError, match="holds a different set of decoded images:\n  codes: "):
         decode_dataset(tokenizer, encode(4, "more"), tmp_path / "png")
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "000000.png").touch()
-    with pytest.raises(ConfigError, match="no set of decoded images"):
+    with pytest.raises(ConfigError, match="an empty folder or a set of decoded images"):
         decode_dataset(tokenizer, encode(3), tmp_path / "own")
 
 

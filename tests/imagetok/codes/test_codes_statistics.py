@@ -67,7 +67,7 @@ def test_the_contact_sheet_shows_decoded_images_spread_evenly(encode, tokenizer,
         assert np.array_equal(shown, pixels[i, 0])
     with pytest.raises(ShardError, match="pass the tokenizer that made them"):
         save_contact_sheet(dataset, make_tokenizer(seed=1), tmp_path / "s.png")
-    with pytest.raises(InputError, match="it is empty"):
+    with pytest.raises(InputError, match="expected a dataset with images, found an empty one"):
         save_contact_sheet(encode(0, "empty"), tokenizer, tmp_path / "s.png")
 
 
@@ -111,7 +111,7 @@ def test_changed_pixels_give_differing_codes(encode, tokenizer):
 
 
 def test_other_images_and_tokenizers_are_refused(encode, tokenizer):
-    with pytest.raises(ShardError, match="expected --data to be random:train, found others"):
+    with pytest.raises(ShardError, match="expected --data to be random:train, found other images"):
         reencode(encode(21), tokenizer, make_images(20), 5)
     with pytest.raises(ShardError, match="pass the tokenizer that made them"):
         reencode(encode(21), make_tokenizer(seed=1), make_images(21), 5)

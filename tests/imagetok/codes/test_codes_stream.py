@@ -189,7 +189,7 @@ def test_a_url_reads_as_the_folder_does(dataset, server):
     assert torch.equal(whole.labels, expected.labels)
     assert np.array_equal(remote[17].codes[0], dataset[17].codes[0])
     assert torch.equal(torch.cat([b.keys for b in remote.batches(4)]), expected.keys)
-    with pytest.raises(ShardError, match=r"is remote; copy it"):
+    with pytest.raises(ShardError, match=r"expected a local folder, found a remote dataset"):
         _ = remote.folder
 
 
@@ -216,9 +216,9 @@ def test_passing_faults_of_the_network_are_waited_out(server):
 @pytest.mark.parametrize(
     ("fault", "tries", "error", "text"),
     [
-        (503, 4, ResourceError, "00002.tar: cannot be fetched: 503"),
-        ("cut", 4, ResourceError, r"00002\.tar: cannot be fetched: the connection ended after"),
-        (403, 1, ResourceError, "00002.tar: cannot be fetched: 403"),
+        (503, 4, ResourceError, "00002.tar: cannot be downloaded: 503"),
+        ("cut", 4, ResourceError, r"00002\.tar: cannot be downloaded: the connection ended after"),
+        (403, 1, ResourceError, "00002.tar: cannot be downloaded: 403"),
         (404, 1, ShardError, "00002.tar: missing"),
     ],
 )
@@ -259,7 +259,7 @@ def test_a_damaged_remote_shard_is_refused_by_name(damage, dataset, server):
 
 def test_an_unfinished_upload_is_refused(dataset, server):
     (dataset.folder / "manifest.json").unlink()
-    with pytest.raises(ShardError, match=r"manifest\.json: missing; was it uploaded"):
+    with pytest.raises(ShardError, match=r"manifest\.json: missing; .* uploaded unfinished"):
         open_codes(server.url)
 
 
@@ -288,5 +288,5 @@ def test_other_object_stores_are_read_through_fsspec(dataset):
 
 @pytest.mark.parametrize("url", ["pipe://cat", "file:///etc", "ftp://host/x", "exec://x"])
 def test_other_protocols_are_refused(url):
-    with pytest.raises(ConfigError, match="expected a folder or a URL of http"):
+    with pytest.raises(ConfigError, match=r"expected a folder or a URL with .* http"):
         open_codes(url)

@@ -42,7 +42,7 @@ def test_files_of_one_name_are_named_by_their_folder_and_none_is_given_twice(tmp
     mine = tmp_path / "mine" / "edvae.yaml"
     mine.write_bytes(EDVAE.read_bytes())
     assert list(make_plan([EDVAE, mine, DVAE]).methods) == ["digits-edvae", "mine-edvae", "dvae"]
-    with pytest.raises(ConfigError, match="give each config once"):
+    with pytest.raises(ConfigError, match="pass each config once"):
         make_plan([EDVAE, EDVAE])
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_meant_is_refused(seeds, overrides, message):
 
 
 def test_a_prior_is_refused():
-    with pytest.raises(ConfigError, match="compare trains tokenizers, found 'prior'"):
+    with pytest.raises(ConfigError, match="expected 'tokenizer', found 'prior'"):
         make_plan([DIGITS / "gpt.yaml"])
 
 

@@ -39,10 +39,10 @@ def test_a_sweep_may_be_a_dict():
     [
         (CODES, "expected KEY=V1,V2"),
         (f"{CODES}=", "expected KEY=V1,V2"),
-        (f"{CODES}=32,32", "32 is given twice"),
+        (f"{CODES}=32,32", "different values, found 32 twice"),
         (f"{CODES}=0", r"num_codes: Input should be greater than 0"),
         ("tokenizer.quantizer.num_code=8", "did you mean 'num_codes'"),
-        ("seed=1,2", "trained with the same --seeds"),
+        ("seed=1,2", "use --seeds"),
         ("train.batch_size=8", "--allow-different train.batch_size"),
     ],
 )

@@ -96,13 +96,13 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path):
     put(tmp_path, "a.png")
     with pytest.raises(InputError, match=r"nowhere: expected a folder of images, found nothing"):
         opened(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"a\.png: expected a folder of images, found something"):
+    with pytest.raises(InputError, match=r"a\.png: expected a folder of images, found a file"):
         opened(tmp_path / "a.png")
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("nothing here")
-    with pytest.raises(InputError, match=r"expected images in split 'all', found no file that"):
+    with pytest.raises(InputError, match=r"expected images in split 'all', found no file with"):
         opened(tmp_path)
 
 

@@ -190,9 +190,9 @@ def test_what_is_wrong_with_a_dataset_is_said(tmp_path):
     rows(tmp_path).save_to_disk(tmp_path / "saved")
     with pytest.raises(ConfigError, match="expected a column 'picture', found image, label, more"):
         opened(tmp_path / "saved", image="picture")
-    with pytest.raises(ConfigError, match="column 'more' holds no images"):
+    with pytest.raises(ConfigError, match="expected images in column 'more'"):
         opened(tmp_path / "saved", image="more")
-    with pytest.raises(ConfigError, match="expected one of train; found 'val'"):
+    with pytest.raises(ConfigError, match="one of the splits train; found 'val'"):
         opened(tmp_path / "saved", "val")
     with pytest.raises((InputError, ResourceError), match="cannot be opened"):
         opened(tmp_path / "nothing")

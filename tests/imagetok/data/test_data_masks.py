@@ -77,12 +77,12 @@ def test_files_without_their_other_half_are_listed(faces, contract):
 
 def test_a_name_that_is_there_twice_is_refused(faces):
     Image.new("L", (4, 4)).save(faces / "masks" / "5.bmp")
-    with pytest.raises(InputError, match=r"masks: expected one file of a name, found 5\.bmp and"):
+    with pytest.raises(InputError, match=r"masks: expected one file per name, found 5\.bmp and"):
         opened(faces, "all", MASKS)
 
 
 def test_without_the_folder_of_masks_it_says_so(faces):
-    with pytest.raises(InputError, match="expected a folder of masks, found none"):
+    with pytest.raises(InputError, match="expected a folder of masks, found no folder"):
         open_images(
             MasksConfig(images=str(faces / "images"), masks=str(faces / "x")), "all", IMAGES
         )

@@ -381,5 +381,5 @@ def test_a_wrong_suffix_does_not_matter(tmp_path):
 
 def test_pil_must_not_be_told_to_let_damage_pass(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES is on"):
+    with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES is True"):
         decode_image(png(drawn(8), 8, 0), "image")

@@ -230,7 +230,7 @@ def test_the_end_of_train_stands_for_test(tmp_path):
         assert found.labels.tolist() == labels
         assert torch.equal(found.images, whole.images[labels])
     assert len({part.identity() for part in parts.values()}) == 3
-    with pytest.raises(InputError, match="less than the 7 images of train, found 7"):
+    with pytest.raises(InputError, match="fewer than the 7 training images, found 7"):
         open_images(MNISTConfig(root=str(tmp_path), validation=7), "train", contract)
 
 

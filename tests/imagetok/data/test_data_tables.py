@@ -108,13 +108,13 @@ def test_held_out_splits_are_disjoint_and_complete(photos):
             InputError,
             r"1 of 2 rows .*\n  line 3: no",
         ),
-        ("image,label\nphotos/a.png,x\nphotos/a.png,x\n", InputError, "line 3: .* is there twice"),
+        ("image,label\nphotos/a.png,x\nphotos/a.png,x\n", InputError, "line 3: .* is listed twice"),
         ("image,label\nphotos/a.png\n", InputError, "line 2: expected 2 values, found 1"),
         ("image,label\n,x\n", InputError, "line 2: no such image: no path"),
-        ("image,image\nphotos/a.png,x\n", InputError, "line 1: a column is named twice"),
-        ("image,label\n", InputError, "expected a row an image"),
-        ("", InputError, "expected a row an image"),
-        ('image,label\n"photos/a.png,x\n', InputError, r"line \d: no CSV"),
+        ("image,image\nphotos/a.png,x\n", InputError, "line 1: expected different column names"),
+        ("image,label\n", InputError, "expected one row per image"),
+        ("", InputError, "expected one row per image"),
+        ('image,label\n"photos/a.png,x\n', InputError, r"line \d: not valid CSV"),
         (
             "path,label\nphotos/a.png,x\n",
             ConfigError,
@@ -139,11 +139,11 @@ def test_of_many_wrong_lines_ten_are_shown(photos):
 
 
 def test_an_unknown_split_and_a_missing_table_are_refused(photos):
-    with pytest.raises(InputError, match=r"expected a split of train, .*found 'tset'"):
+    with pytest.raises(InputError, match=r"expected one of the splits train, .*found 'tset'"):
         table(photos, "image,label,set\nphotos/a.png,x,tset\n", splits="set")
     with pytest.raises(InputError, match=r"none\.csv: cannot be read: No such file"):
         open_images(TableConfig(file=str(photos / "none.csv")), "all", CONTRACT)
-    with pytest.raises(InputError, match="line 2: expected an object"):
+    with pytest.raises(InputError, match="line 2: expected a JSON object"):
         table(photos, '{"image": "photos/a.png", "label": 1}\n[1]\n', name="p.jsonl")
 
 
@@ -162,7 +162,7 @@ def test_kaokore_by_gender_or_status(tmp_path, caplog):
     config = KaokoreConfig(root=str(tmp_path / "kaokore"))
     contract = ImageContract(height=256, width=256)
     everything = open_images(config, "all", contract)
-    assert "1 of 4 images are not there: left out" in caplog.text
+    assert "1 of 4 images are missing and left out" in caplog.text
     assert everything.read(range(3)).labels.tolist() == [0, 1, 0]
     assert everything.class_names == ("male", "female")
     status = open_images(config.model_copy(update={"label": "status"}), "all", contract)
@@ -230,7 +230,7 @@ def test_celeba_is_torchvisions(tmp_path, split, theirs):
 
 def test_celeba_that_is_not_there_or_incomplete_is_refused(tmp_path):
     config = CelebAConfig(root=str(tmp_path))
-    with pytest.raises(InputError, match=r"found neither; get both from mmlab") as caught:
+    with pytest.raises(InputError, match=r"found neither; download both from mmlab") as caught:
         open_images(config, "train", CONTRACT)
     assert "\n" not in str(caught.value)
     write_celeba(tmp_path)

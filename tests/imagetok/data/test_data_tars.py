@@ -85,7 +85,9 @@ def test_braces_and_globs_name_many_tars_in_order(tmp_path):
     held = [reds(opened(tmp_path / "x-*.tar", split)) for split in ("train", "test")]
     assert sorted(held[0] + held[1]) == list(range(12))
     assert len(held[1]) == 1
-    with pytest.raises(ConfigError, match=r"x-02\.tar: is given twice"):
+    with pytest.raises(
+        ConfigError, match=r"x-02\.tar: expected different tars, found this one twice"
+    ):
         opened(f"{tmp_path}/x-{{02,02}}.tar")
     with pytest.raises(InputError, match="expected tars, found none"):
         opened(tmp_path / "y-*.tar")
@@ -122,16 +124,18 @@ def test_without_its_http_library_a_url_says_how_to_get_it(monkeypatch):
 
 
 def test_a_pattern_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="Unbalanced braces"):
+    with pytest.raises(ConfigError, match="expected balanced braces"):
         expand_shards("photos-{000..099.tar")
     for pattern in ("{0..9999999999}.tar", "{0..9999}-{0..999}.tar"):
-        with pytest.raises(ConfigError, match="stands for more than 1,000,000 tars"):
+        with pytest.raises(ConfigError, match="at most 1,000,000 tars, found more"):
             expand_shards(pattern)
 
 
 def test_several_images_a_sample_need_a_choice(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"1.left.png": picture(1), "1.right.png": picture(2)})
-    with pytest.raises(ConfigError, match=r"several images \(left\.png, right\.png\); choose"):
+    with pytest.raises(
+        ConfigError, match=r"one image per sample, found left\.png, right\.png .*; choose"
+    ):
         opened(path)
     assert reds(opened(path, image="right.png")) == [2]
 
@@ -139,11 +143,11 @@ def test_several_images_a_sample_need_a_choice(tmp_path):
 @pytest.mark.parametrize(
     "members, message",
     [
-        ({"1.cls": b"3"}, r"'1\.cls' has no image beside it"),
-        ({"1.png": picture(1), "1.PNG": picture(1)}, "is there twice"),
-        ({"/etc/1.png": picture(1)}, "expected a name below the tar"),
-        ({"../1.png": picture(1)}, "expected a name below the tar"),
-        ({"1.png": picture(1), "1.cls": b"\xff"}, "expected a short UTF-8 label"),
+        ({"1.cls": b"3"}, r"expected an image for label '1\.cls', found none"),
+        ({"1.png": picture(1), "1.PNG": picture(1)}, r"found '1\.PNG' twice"),
+        ({"/etc/1.png": picture(1)}, "expected a relative name without"),
+        ({"../1.png": picture(1)}, "expected a relative name without"),
+        ({"1.png": picture(1), "1.cls": b"\xff"}, "expected a label of at most 4,096 bytes"),
         ({"1.txt": b""}, "expected images in split 'all', found none"),
     ],
 )
@@ -192,9 +196,9 @@ def test_a_damaged_header_is_no_end(tmp_path):
 def test_joined_and_compressed_tars_and_other_files_are_refused(tmp_path):
     data = write_tar(tmp_path / "a.tar", SAMPLES).read_bytes()
     for content, message in [
-        (data + data, "more follows the end"),
+        (data + data, "more data follows the end"),
         (gzip.compress(data), "found a compressed one"),
-        (picture(1) * 9, "no tar, or damaged at byte 0"),
+        (picture(1) * 9, "not a tar, or damaged at byte 0"),
     ]:
         (tmp_path / "b.tar").write_bytes(content)
         with pytest.raises(InputError, match=message):
@@ -237,16 +241,16 @@ def test_extended_headers_without_form_are_refused():
 def test_faults_of_a_server_are_not_the_images(tmp_path):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
-    with pytest.raises(ResourceError, match=r"gone\.tar: cannot be fetched"):
+    with pytest.raises(ResourceError, match=r"gone\.tar: cannot be downloaded"):
         opened("memory://faults/gone.tar")
     data = write_tar(tmp_path / "a.tar", SAMPLES).read_bytes()
     memory.pipe("/faults/a.tar", data)
     dataset = opened("memory://faults/a.tar")
     memory.rm("/faults/a.tar")
-    with pytest.raises(ResourceError, match=r"a\.tar: cannot be fetched"):
+    with pytest.raises(ResourceError, match=r"a\.tar: cannot be downloaded"):
         dataset.read([0])
     memory.pipe("/faults/a.tar", data[:1030])
-    with pytest.raises(InputError, match=r"a\.tar: .* cut"):
+    with pytest.raises(InputError, match=r"a\.tar: .* truncated"):
         opened("memory://faults/a.tar")
 
 
@@ -260,5 +264,5 @@ def test_the_ending_of_labels_has_no_case_and_must_occur(tmp_path):
 
 def test_a_name_that_is_no_utf8_is_refused(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"1\udcff.png": picture(1)}, format=tarfile.GNU_FORMAT)
-    with pytest.raises(InputError, match=r"udcff\.png': expected a name in UTF-8"):
+    with pytest.raises(InputError, match=r"udcff\.png': expected a file name in UTF-8"):
         opened(path).identity()

@@ -200,7 +200,7 @@ def test_items_that_fail_are_image_errors(pictures):
     assert sorted(reasons) == [1, 2, 3, 4]
     assert reasons[1][0] == "unreadable" and "disk on fire" in reasons[1][1]
     assert reasons[2][0] == "unsupported_mode" and "found builtins.str" in reasons[2][1]
-    assert "divide 0..255 by 255" in reasons[3][1]
+    assert "divide pixels in 0..255 by 255" in reasons[3][1]
     assert dataset.identity()  # also of one with items that fail
     label = open_inputs(Own(pictures, [9] * 5, ["a"]), RGB).dataset
     with pytest.raises(ImageError, match=r"a label in \[0, 1\).*found 9"):
@@ -245,7 +245,7 @@ def test_specs_configs_and_datasets_of_ours(tmp_path):
     with pytest.raises(InputError, match=r"expected rgb images of 8 x 8 pixels.*found grey"):
         open_inputs(ours, RGB)
     for data in ("digits:test", DigitsConfig(), ours):
-        with pytest.raises(ConfigError, match="identity and class_names"):
+        with pytest.raises(ConfigError, match="identity, class_names: expected arrays"):
             open_inputs(data, GREY, identity="mine")
 
 
@@ -276,7 +276,7 @@ def test_shapes_that_are_no_batch_are_refused(shape):
         (np.zeros((8, 8, 3), dtype=np.int32), "expected uint8 pixels.*found int32"),
         (np.full((8, 8, 3), 2.0), r"expected floating point pixels in \[0, 1\], found \[2, 2\]"),
         (np.full((8, 8, 3), np.nan), "found \\[nan, nan\\]"),
-        (np.zeros((8, 8, 2), dtype=np.uint8), r"with C of 1, 3 or 4, found \(8, 8, 2\)"),
+        (np.zeros((8, 8, 2), dtype=np.uint8), r"with C = 1, 3 or 4, found \(8, 8, 2\)"),
         (np.zeros((0, 8, 3), dtype=np.uint8), "at least one pixel"),
     ],
     ids=["int32", "range", "nan", "channels", "empty"],

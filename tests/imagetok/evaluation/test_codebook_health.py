@@ -81,7 +81,7 @@ def test_far_codes_are_a_collapse(spread):
     health, verdict = health_and_verdict(tokenizer, dataset)
     assert (health.codes_used, health.dead_codes, health.top_share) == (1, K - 1, 1.0)
     assert verdict.state == "collapsed"
-    assert f"{K - 1} codes were never chosen" in " ".join(verdict.sentences)
+    assert f"{K - 1} codes are dead" in " ".join(verdict.sentences)
     assert "step 1,200" in " ".join(verdict_of(health, 1200).sentences)
 
 

@@ -105,7 +105,7 @@ def test_what_names_no_network_is_refused(spec):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     save_file({"conv1.weight": torch.zeros(16, 3, 3, 3)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match=r"x\.safetensors: weights of another network"):
+    with pytest.raises(InputError, match=r"x\.safetensors: these weights are of another network"):
         open_features(f"cifar-resnet={tmp_path / 'x.safetensors'}")
 
 
@@ -114,7 +114,9 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_damaged_weights_are_refused(tmp_path, content, ending):
     path = tmp_path / f"x.{ending}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"x\.{ending}: not a file of weights: expec") as told:
+    with pytest.raises(
+        InputError, match=rf"x\.{ending}: this is not a file of weights; expec"
+    ) as told:
         open_features(f"cifar-resnet={path}")
     assert "weights_only" not in str(told.value), "torch's advice is to run the file"
 
@@ -157,7 +159,9 @@ def test_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
 
 def test_weights_that_cannot_be_fetched_are_told_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    way_out = r"without a network, put that file at .*net-00000000.* its place: --lpips alex=FILE"
+    way_out = (
+        r"without network access, put the file at .*net-00000000.* its path with --lpips alex=FILE"
+    )
     with pytest.raises(ResourceError, match=way_out):
         published_weights.published((tmp_path / "net-00000000.pth").as_uri(), option="--lpips alex")
 
@@ -186,7 +190,7 @@ def test_features_know_the_classes_of_their_network(weights):
 
 @pytest.mark.parametrize("bad", [torch.zeros(2, 3, 4), torch.tensor([[1.0, math.nan]])])
 def test_features_that_cannot_be_compared_are_refused(bad):
-    with pytest.raises(InputError, match=r"--features mine: .*(one vector an image|NaN)"):
+    with pytest.raises(InputError, match=r"--features mine: .*(one vector per image|NaN)"):
         check_features("mine", bad)
 
 
@@ -197,7 +201,7 @@ def test_a_checkpoint_around_the_weights_is_opened(tmp_path):
     found = open_features(f"cifar-resnet={tmp_path / 'checkpoint.pth'}")
     torch.save([1, 2], tmp_path / "list.pth")
     assert found.name == "cifar-resnet8"
-    with pytest.raises(InputError, match="names and tensors"):
+    with pytest.raises(InputError, match="only named tensors"):
         open_features(f"cifar-resnet={tmp_path / 'list.pth'}")
 
 

@@ -109,7 +109,7 @@ def test_small_images_and_label_maps_are_refused(specs):
         mean_distance(open_perceptual(specs["alex"]), model, dataset)
     labels = model.image.model_copy(update={"mode": "labels", "num_classes": 3})
     model.image = labels
-    with pytest.raises(ConfigError, match="--lpips: this model is for label maps"):
+    with pytest.raises(ConfigError, match="--lpips: expected a model of images"):
         mean_distance(open_perceptual(specs["alex"]), model, dataset)
 
 
@@ -126,7 +126,7 @@ def test_other_names_and_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="--lpips: expected alex or vgg"):
         open_perceptual("squeeze")
     save_file({"features.0.weight": torch.zeros(3)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match=r"x\.safetensors: weights of another network"):
+    with pytest.raises(InputError, match=r"x\.safetensors: these weights are of another network"):
         open_perceptual(f"alex={tmp_path / 'x.safetensors'}")
     torch.save({}, tmp_path / "x.pth")
     with pytest.raises(InputError, match="sha256 starts with 7be5be79"):

@@ -104,6 +104,6 @@ def test_residual_levels_have_no_neighbours():
     pytest.importorskip("vector_quantize_pytorch", reason="the zoo is not installed")
     tokenizer = make("digits/residual-vq")
     dataset = open_images(DigitsConfig(), "test", tokenizer.image)
-    with pytest.raises(ConfigError, match="residual levels add up"):
+    with pytest.raises(ConfigError, match="residual levels, whose vectors are summed"):
         decode_neighbours(tokenizer, dataset, 1)
     assert code_vectors(tokenizer, tokenizer.encode(random_images(tokenizer))) is None

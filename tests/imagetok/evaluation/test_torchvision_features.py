@@ -128,7 +128,9 @@ def test_other_weights_and_names_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"x": torch.zeros(1)}, path)
     for name in ("mnasnet0_5", "densenet121", "squeezenet1_1"):
-        with pytest.raises(InputError, match=r"x\.safetensors: weights of another network"):
+        with pytest.raises(
+            InputError, match=r"x\.safetensors: these weights are of another network"
+        ):
             open_features(f"torchvision:{name}={path}")
     with pytest.raises(ConfigError, match=r"no classifier 'resnet5'; it has .*resnet50"):
         open_features("torchvision:resnet5")

@@ -135,5 +135,5 @@ def test_what_tells_nothing_is_refused():
     dataset = ArrayImages(
         torch.zeros(2, 1, 8, 8, dtype=torch.uint8), name="x", split="y", contract=tokenizer.image
     )
-    with pytest.raises(ConfigError, match=r"nothing of this tokenizer \(fsq\)"):
+    with pytest.raises(ConfigError, match=r"this tokenizer \(fsq\) has no uncertainty measure"):
         measure_uncertainty(tokenizer, dataset)

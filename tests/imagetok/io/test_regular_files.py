@@ -160,20 +160,20 @@ def test_links_out_of_an_artifact_are_refused(prior, tmp_path, name):
     shutil.copyfile(prior / name, private)
     (prior / name).unlink()
     (prior / name).symlink_to(private)
-    with pytest.raises(ArtifactError, match=rf"{name}: is a link out of the folder"):
+    with pytest.raises(ArtifactError, match=rf"{name}: .* found a link that leads out of it"):
         read_artifact(prior)
-    with pytest.raises(ArtifactError, match="is a link out of the folder"):
+    with pytest.raises(ArtifactError, match="found a link that leads out of it"):
         artifacts.push_artifact(prior, "user/name")
     (prior / name).unlink()
     (prior / name).symlink_to(name.rpartition("/")[2])
-    with pytest.raises(ArtifactError, match=r"leads nowhere|is a link out of"):
+    with pytest.raises(ArtifactError, match=r"a link without a target|a link that leads out of"):
         read_artifact(prior)
 
 
 def test_a_linked_folder_in_an_artifact_is_refused(prior, tmp_path):
     (prior / "tokenizer").rename(tmp_path / "elsewhere")
     (prior / "tokenizer").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ArtifactError, match="is a link out of the folder"):
+    with pytest.raises(ArtifactError, match="found a link that leads out of it"):
         read_artifact(prior)
 
 
@@ -193,11 +193,11 @@ def test_links_that_stay_are_followed(source, prior, tmp_path):
     assert isinstance(Tokenizer.from_pretrained(snapshot / "tokenizer"), Tokenizer)
     (snapshot / "README.md").unlink()
     (snapshot / "README.md").symlink_to(tmp_path / "prior" / "CARD.md")
-    with pytest.raises(ArtifactError, match="is a link out of the folder"):
+    with pytest.raises(ArtifactError, match="found a link that leads out of it"):
         read_artifact(snapshot)
     (tmp_path / blobs).rename(tmp_path / "moved")
     (tmp_path / blobs).symlink_to(tmp_path / "moved")
-    with pytest.raises(ArtifactError, match="is a link out of the folder"):
+    with pytest.raises(ArtifactError, match="found a link that leads out of it"):
         read_artifact(snapshot)
 
 
@@ -228,7 +228,7 @@ def test_tars_are_counted_as_they_are_expanded(pattern):
     ],
 )  # fmt: skip
 def test_patterns_that_are_bombs_are_not_expanded(pattern):
-    with ends(), pytest.raises(ConfigError, match="stands for more than"):
+    with ends(), pytest.raises(ConfigError, match=r"at most .*, found more"):
         expand_shards(pattern)
 
 

@@ -201,7 +201,9 @@ def test_an_extreme_log_variance_overflows_nothing(variance: Variance) -> None:
 
 @pytest.mark.parametrize("variance", ["II", "III", "IV"])
 def test_a_floor_that_is_not_there_cannot_be_left_out(variance: Variance) -> None:
-    with pytest.raises(ConfigError, match=f"variance {variance} has no floor .* set floor=true"):
+    with pytest.raises(
+        ConfigError, match=f"needs variance fixed or I, found {variance}; set floor=true"
+    ):
         validate({"variance": variance, "floor": False}, SQVAEConfig, "here")
 
 

@@ -133,7 +133,7 @@ def test_a_loaded_tokenizer_is_the_saved_one(tmp_path: Path) -> None:
     assert all(map(torch.equal, loaded.encode(IMAGES), saved.encode(IMAGES)))
     assert torch.equal(loaded.reconstruct(IMAGES), saved.reconstruct(IMAGES))
     card = (tmp_path / "t" / "README.md").read_text()
-    assert "codes of 2 x 4, 4 x 8 with K = 16, 12" in card
+    assert "codes of 2 x 4, 4 x 8 with codebook size 16, 12" in card
     assert "# vqvae2 vqvae-ema edvae tokenizer" in card
 
 
@@ -164,7 +164,7 @@ def test_a_flat_config_is_dumped_as_ever() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"quantizers": [VQ]}, r"give `quantizers`, a list of two or more .*\(found 1\)"),
+        ({"quantizers": [VQ]}, r"set `quantizers`, a list of two or more .*\(found 1\)"),
         ({"quantizers": []}, r"two or more sections, coarse to fine.*\(found 0\)"),
         (
             {"quantizer": VQ},

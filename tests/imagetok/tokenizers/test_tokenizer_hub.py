@@ -107,11 +107,11 @@ def test_a_local_folder_wins(hub: HubServer, build: Build, tmp_path: Path, monke
     local = Tokenizer.from_pretrained(NAME)
     assert (local.origin, hub.requests) == (NAME, [])
     assert local.fingerprint == build().fingerprint
-    with pytest.raises(ConfigError, match="is a local path"):
+    with pytest.raises(ConfigError, match="found a local path"):
         Tokenizer.from_pretrained(NAME, revision="main")
     with pytest.raises(ArtifactError, match="ann/other: no such folder"):
         Tokenizer.from_pretrained(Path("ann/other"))
-    refused("no such folder here, so taken as a Hub id.*no such repository", "ann/other")
+    refused("no such folder, so read as a Hub id.*no such repository", "ann/other")
     refused("no such folder.*or a Hub id like user/name", "other")
 
 
@@ -158,7 +158,7 @@ def test_changed_bytes_of_the_right_size_are_refused(
     place = -9 if name == "model.safetensors" else changed.index(b'"max_logit": 2') + 13
     changed[place] ^= 1
     hub.tamper(NAME, name, bytes(changed))
-    says = f"{name}: its sha256 differs" if has_manifest else "fingerprint expected"
+    says = f"{name}: its sha256 differs" if has_manifest else "expected fingerprint"
     refused(rf"^{NAME}@[0-9a-f]{{40}}: .*{says}")
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_copy_in_the_cache_is_refused_and_named(
     content[-1] ^= 1
     weights.write_bytes(content)
     folder = cache / "models--ann--edvae"
-    refused(f"sha256 differs from the one recorded; delete {folder} to fetch it again")
+    refused(f"sha256 differs from the recorded one; delete {folder} to download it again")
     shutil.rmtree(folder)
     Tokenizer.from_pretrained(NAME)
 
@@ -188,14 +188,14 @@ def test_a_card_may_be_edited_on_the_hub(
 def test_what_is_no_tokenizer_is_not_fetched(hub: HubServer, files: dict[str, bytes]) -> None:
     config = json.loads(files["config.json"])
     for changed, says in [
-        ({"model_type": "gpt2"}, "is no tokenizer or prior of imagetok"),
+        ({"model_type": "gpt2"}, "expected a tokenizer or prior of imagetok"),
         (config | {"kind": "prior"}, "expected a tokenizer, found a prior"),
-        (config | {"kind": ["prior"]}, "is no tokenizer or prior of imagetok"),
+        (config | {"kind": ["prior"]}, "expected a tokenizer or prior of imagetok"),
         (
             " " * artifacts.MAX_CONFIG_BYTES + json.dumps(config),
-            "is no tokenizer or prior of imagetok",
+            "expected a tokenizer or prior of imagetok",
         ),
-        ("[" * 100_000, "is no tokenizer or prior of imagetok"),
+        ("[" * 100_000, "expected a tokenizer or prior of imagetok"),
     ]:
         text = changed if isinstance(changed, str) else json.dumps(changed)
         hub.add(NAME, files | {"config.json": text.encode()})

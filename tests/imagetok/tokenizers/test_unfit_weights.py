@@ -91,7 +91,7 @@ def test_a_file_that_may_not_be_read_is_not_called_missing(somebody):
         path.chmod(0o755 if path.is_dir() else 0o644)
     weights.chmod(0o000)
     os.seteuid(user)
-    with pytest.raises(ArtifactError, match=r"model\.safetensors: cannot read it: Permission"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: cannot be read: Permission"):
         Tokenizer.from_pretrained(somebody / "own")
     os.seteuid(os.getuid())
     weights.unlink()

@@ -187,7 +187,9 @@ def test_a_tokenizer_is_an_autoencoder_but_a_vae_is_no_tokenizer(tmp_path) -> No
 def test_asking_it_for_codes_says_what_to_use() -> None:
     model = build()
     for ask in (lambda: model.encode(images()), lambda: model.decode((torch.zeros(1, 8, 8),))):
-        with pytest.raises(InputError, match=r"no codes; use reconstruct\(\), or a tokenizer"):
+        with pytest.raises(
+            InputError, match=r"no codes; use reconstruct\(\), or train a tokenizer"
+        ):
             ask()
     with pytest.raises(ConfigError, match="`latent`, which is continuous"):
         build_tokenizer(model.config)

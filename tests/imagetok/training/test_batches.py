@@ -73,9 +73,11 @@ def test_ranks_and_micro_batches_partition_the_global_batch(
 
 
 def test_what_does_not_divide_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train\.batch_size: 10 .* 2 processes x 2 .* of 4"):
+    with pytest.raises(
+        ConfigError, match=r"train\.batch_size: .* multiple of 4 .*2 processes x 2 .* found 10"
+    ):
         MicroBatches(100, 10, seed=0, accumulation=2, num_processes=2)
-    with pytest.raises(InputError, match="the training split is empty"):
+    with pytest.raises(InputError, match="found an empty training split"):
         MicroBatches(0, 10, seed=0)
 
 

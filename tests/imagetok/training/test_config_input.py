@@ -59,7 +59,7 @@ def test_the_other_kind_is_refused_by_the_name_of_its_function(tmp_path):
         imagetok.train({"seed": 0}, out=tmp_path / "run")
     with pytest.raises(ConfigError, match="cannot read the config"):
         imagetok.train(tmp_path / "none.yaml", out=tmp_path / "run")
-    with pytest.raises(ConfigError, match="out: give the run's folder"):
+    with pytest.raises(ConfigError, match="out: expected a run folder, found none"):
         imagetok.train(read_yaml(DIGITS / "edvae.yaml"))
     assert list(tmp_path.iterdir()) == []
 

@@ -88,11 +88,11 @@ def test_a_fresh_run_of_other_steps_has_other_lengths(tmp_path, caplog):
 
 def test_a_length_that_is_given_is_taken(tmp_path, caplog):
     train(config(steps=2), tmp_path)
-    with pytest.raises(ConfigError, match=rf"{KL}\.steps: 2 there, 4 asked"):
+    with pytest.raises(ConfigError, match=rf"{KL}\.steps: 2 in the folder, 4 requested"):
         train(config(steps=4, length=4), tmp_path, resume=True)
     rate = {"kind": "warmup_cosine", "peak": 1e-2, "end": 1e-3, "warmup": 1, "steps": 4}
     train(config(steps=4, learning_rate=rate), tmp_path, resume=True)
     recorded = read_yaml(tmp_path / "config.yaml")
     assert recorded["train"]["learning_rate"]["steps"] == 4
     assert recorded["objective"]["weights"]["kl"]["steps"] == 2
-    assert f"{RATE}.steps: goes on with 4 instead of 2" in caplog.text
+    assert f"{RATE}.steps: continuing with 4 instead of 2" in caplog.text

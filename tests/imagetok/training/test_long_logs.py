@@ -77,7 +77,7 @@ ODD = {
     '{"step": 1} {"step": 2}': "not JSON",
     "": "not JSON",
     '"' + "x" * MAX_LINE: "not JSON",
-    '"' + "x" * 3 * MAX_LINE: "expected lines of at most",
+    '"' + "x" * 3 * MAX_LINE: "expected a line of at most",
 }
 
 

@@ -139,7 +139,7 @@ def test_every_process_has_the_same_codebook(tmp_path, config, init, reset):
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     done = run(tmp_path / "three", 2, "--set", "train.batch_size=33")
     assert done.returncode != 0
-    assert "use a multiple of 2" in done.stderr
+    assert "expected a multiple of 2" in done.stderr
 
 
 @pytest.mark.slow

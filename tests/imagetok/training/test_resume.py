@@ -201,7 +201,7 @@ def test_a_run_folder_is_not_overwritten_nor_mixed(tmp_path):
     train_tokenizer(config(steps=2), tmp_path / "run")
     with pytest.raises(ConfigError, match="--resume"):
         train_tokenizer(config(steps=2), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"train\.batch_size: 60 there, 30 asked"):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 60 in the folder, 30 requested"):
         train_tokenizer(config(steps=4, batch_size=30), tmp_path / "run", resume=True)
     before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run" / "tokenizer").iterdir())
     train_tokenizer(config(steps=2), tmp_path / "run", resume=True)  # already finished

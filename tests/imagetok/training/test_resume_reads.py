@@ -154,7 +154,7 @@ def test_a_log_without_its_checkpoints_is_no_fresh_start(trained, run):
     aside = (run / "checkpoints").rename(run.parent / "aside")
     for make in (lambda: None, (run / "checkpoints").mkdir):
         make()
-        with pytest.raises(CheckpointError, match=r"went to step 5, found none"):
+        with pytest.raises(CheckpointError, match=r"reached step 5, found none"):
             train_tokenizer(config(), run, resume=True)
     (run / "checkpoints").rmdir()
     aside.rename(run / "checkpoints")
@@ -171,7 +171,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_over_and_says_so(tm
     assert (run / "metrics.jsonl").stat().st_size
     caplog.set_level(logging.WARNING, "imagetok")
     train_tokenizer(config(steps=2), run, resume=True)
-    assert "starts over at step 0, and drops the log of" in caplog.text
+    assert "starting again at step 0 and deleting its log of" in caplog.text
     train_tokenizer(config(steps=2), tmp_path / "fresh")
     assert_same_run(tmp_path / "fresh", run, 2)
 
@@ -183,6 +183,6 @@ def test_a_finished_run_whose_checkpoints_were_removed_stays_as_it_is(trained, t
     again = train_tokenizer(config(), run, resume=True)
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert again.items() <= log[-1].items()
-    with pytest.raises(CheckpointError, match="went to step 12, found none"):
+    with pytest.raises(CheckpointError, match="reached step 12, found none"):
         train_tokenizer(config(steps=20), run, resume=True)
     assert contents(run) == before

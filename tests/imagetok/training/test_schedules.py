@@ -141,5 +141,5 @@ def test_sections_that_several_runs_share_keep_no_length_of_one() -> None:
 
 
 def test_a_schedule_without_a_length_outside_a_run_has_no_value() -> None:
-    with pytest.raises(ValueError, match="without `steps`"):
+    with pytest.raises(ValueError, match="expected `steps`"):
         QuarterCosine(start=0.0, end=1.0).at(1)
