@@ -15,7 +15,7 @@ from imagetok.plugins import loading, registry
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "own-parts.md").read_text()
-FILES = dict(re.findall(r"This\s+is `(\w+\.py)`[^`]*```python\n(.*?)```", PAGE, re.DOTALL))
+FILES = dict(re.findall(r"is `(\w+\.py)`[^`]*```python\n(.*?)```", PAGE, re.DOTALL))
 TEST = re.findall(r"```python\n(from soft_vq.*?)```", PAGE, re.DOTALL)[0]
 COMMANDS = [
     shlex.split(line)[1:]
