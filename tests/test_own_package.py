@@ -156,7 +156,7 @@ def test_it_is_compared_encoded_modelled_and_sampled_from(python, place, trained
     shown = run(*imagetok, *words, "--device", "cpu", "--jobs", "2", cwd=place)
     assert "own" in shown and "vq" in shown
     result = json.loads((place / "compared" / "comparison.json").read_text())
-    assert [t["status"] for m in result["methods"] for t in m["trials"]] == ["finished"] * 2
+    assert [t["status"] for m in result["methods"] for t in m["cells"]] == ["finished"] * 2
 
     codes = ["--tokenizer", "one/tokenizer", "--data", "gradients:train,count=32"]
     shown = run(*imagetok, "encode", *codes, "--shards", "codes", "--device", "cpu", cwd=place)

@@ -172,14 +172,14 @@ def _loading(what: str, origin: Origin) -> Iterator[None]:
     _origins.append(origin)
     try:
         yield
-    except Exception as error:  # a plugin's code may raise anything
+    except (Exception, SystemExit) as error:  # a plugin's code may raise anything
         name = f"plugin {what}" if origin.package else f"--plugin {what}"
         raise ConfigError(f"{name}: {_in_words(error)}") from error
     finally:
         _origins.pop()
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: BaseException) -> str:
     """What was raised, and the line that raised it."""
     if isinstance(error, ConfigError):  # a refused registration says it all
         return str(error)

@@ -9,7 +9,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core
 
 from imagetok.config import Section
 from imagetok.errors import ConfigError, ImagetokError
-from imagetok.plugins.registry import OwnPart, OwnSection, Part, Registration, find, in_words
+from imagetok.plugins.registry import OwnPart, OwnSection, Registration, find, in_words
 from imagetok.plugins.registry import unknown as unknown_in_words
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ T = TypeVar("T")
 class OrRegistered:
     """Lets a union of sections take those that are registered, too.
 
-    >>> QuantizerConfig = Annotated[VQConfig | ... | QuantizerSection, OrRegistered("kind")]
+    >>> Config = Annotated[VQConfig | DVAEConfig | QuantizerSection, OrRegistered(QuantizerSection)]
 
     The union's own sections are chosen by their tag as ever; any other tag is looked up in the
     registry. The base of own sections stands for them in the static type.
@@ -118,6 +118,3 @@ def own_sections(tree: object) -> list[OwnSection]:
     if isinstance(tree, list | tuple):
         return [own for value in tree for own in own_sections(value)]
     return []
-
-
-__all__ = ["OrRegistered", "Part", "build_part", "build_registered", "own_sections"]

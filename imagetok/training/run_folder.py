@@ -87,10 +87,9 @@ def open_run(
 
 def check_plugins(folder: Path) -> None:
     """ConfigError where a run to go on with was begun with parts that are not there now."""
-    try:
-        stored = read_json(folder / PLUGINS)
-    except FileNotFoundError:
+    if not (folder / PLUGINS).is_file():
         return
+    stored = read_json(folder / PLUGINS)
     records = stored.get("plugins") if isinstance(stored, dict) else None
     check_available(read_records(records, str(folder / PLUGINS)), str(folder))
 

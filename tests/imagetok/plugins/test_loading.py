@@ -21,7 +21,7 @@ from imagetok.images import ImageContract
 from imagetok.plugins import loading, registry
 from imagetok.plugins.loading import installed_plugins, load_plugin, plugin_options
 from imagetok.plugins.registry import find, registered
-from imagetok.tokenizers import Autoencoder
+from imagetok.tokenizers import Autoencoder, build_tokenizer
 from imagetok.training.batch_order import _Refusals
 from imagetok.training.config import TokenizerRun
 
@@ -91,6 +91,7 @@ def entry(monkeypatch, value: str, package: str = "their-package", version: str 
         ("a.py", "x = (", "a.py: cannot be loaded: '(' was never closed ("),
         ("a.py", "import torch\n\n1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
         ("a.py", "import torch\n\n1 / 0", "a.py, line 3)"),
+        ("a.py", "import sys; sys.exit(3)", "a.py: cannot be loaded: SystemExit: 3"),
         ("a.py", "import imagetok\nimagetok.register('vgg16', print)", "'vgg16' is a feature netw"),
     ],
 )
@@ -222,6 +223,15 @@ def test_what_an_artifact_says_of_its_plugins_is_read_for_messages_alone(artifac
     modules = {*sys.modules}
     assert said in refused(ArtifactError, Autoencoder.from_pretrained, artifact)
     assert {*sys.modules} == modules
+
+
+def test_an_artifact_of_built_in_kinds_has_no_plugins(tmp_path):
+    config = load_config(DIGITS / "edvae.yaml", TokenizerRun, {"tokenizer.network.width": 8})
+    build_tokenizer(config.tokenizer).save_pretrained(tmp_path / "tokenizer")
+    stored = json.loads((tmp_path / "tokenizer" / "config.json").read_text())
+    assert stored.keys() == {
+        "architecture", "fingerprint", "format_version", "imagetok_version", "kind",
+    }  # fmt: skip
 
 
 def test_a_comparison_refuses_what_its_processes_cannot_load(plugin, tmp_path):
