@@ -98,8 +98,15 @@ class LazyGroup(click.Group):
     is_flag=True,
     help="Stop, as by SIGTERM, when standard input ends (for a program that starts this one).",
 )
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE|MODULE",
+    help="Load quantizers, data sources, ... of your own: a Python file or an installed module.",
+)
 @click.version_option(__version__, prog_name="imagetok")
-def imagetok(debug: bool, stop_with_parent: bool) -> None:
+def imagetok(debug: bool, stop_with_parent: bool, plugins: tuple[str, ...]) -> None:
     """Train and use image tokenizers, code datasets and autoregressive priors.
 
     Example: imagetok quickstart
@@ -107,6 +114,11 @@ def imagetok(debug: bool, stop_with_parent: bool) -> None:
     del debug  # read where errors become messages
     if stop_with_parent:
         _stop_with_standard_input()
+    if plugins:
+        from imagetok.plugins.loading import load_plugin
+
+        for plugin in plugins:
+            load_plugin(plugin)
 
 
 def _stop_with_standard_input() -> None:
@@ -143,6 +155,8 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stopped:
         return stopped.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--plugin":
+            error = click.UsageError("--plugin stands before the command: imagetok --plugin ...")
         shown = io.StringIO()
         error.show(shown)
         click.echo(without_secrets(shown.getvalue()), err=True, nl=False)
@@ -179,6 +193,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return without_secrets(message), 5
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object!a}: expected a name in UTF-8, found other bytes; rename the file", 3
+    if "imagetok.plugins.registry" in sys.modules:
+        from imagetok.plugins.registry import blamed_plugin
+
+        if plugin := blamed_plugin(error):
+            return f"{plugin}, a plugin, raised {type(error).__name__}: {error}; see above", 1
     return (
         "this is a bug in imagetok; please report it with the lines above and what "
         f"`imagetok info` prints: {ISSUES}",

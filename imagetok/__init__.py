@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from imagetok.images import ImageContract
     from imagetok.inspection import inspect
     from imagetok.named_configs import configs
+    from imagetok.plugins.loading import load_plugin
+    from imagetok.plugins.registry import register
     from imagetok.quantizers import Codes, Quantizer
     from imagetok.tokenizers import Autoencoder, Tokenizer, TokenizerConfig, build_tokenizer
     from imagetok.training.trained import train
@@ -57,12 +59,14 @@ _HOMES = {
     "info": "imagetok.environment",
     "inspect": "imagetok.inspection",
     "load_config": "imagetok.config",
+    "load_plugin": "imagetok.plugins.loading",
     "merge": "imagetok.codes.merge",
     "open_codes": "imagetok.codes.reader",
     "open_images": "imagetok.data",
     "parse_spec": "imagetok.data",
     "push": "imagetok.verification",
     "reconstruct": "imagetok.analysis.reconstruction",
+    "register": "imagetok.plugins.registry",
     "report": "imagetok.analysis.report",
     "train": "imagetok.training.trained",
     "uncertainty": "imagetok.analysis.uncertainty",
@@ -92,12 +96,14 @@ __all__ = [
     "info",
     "inspect",
     "load_config",
+    "load_plugin",
     "merge",
     "open_codes",
     "open_images",
     "parse_spec",
     "push",
     "reconstruct",
+    "register",
     "report",
     "train",
     "uncertainty",

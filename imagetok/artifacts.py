@@ -8,7 +8,7 @@ checked against its architecture and its fingerprint before a model is built fro
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,10 +26,11 @@ from imagetok.durable import (
     write_bytes,
     write_json,
 )
-from imagetok.errors import ArtifactError, ResourceError
+from imagetok.errors import ArtifactError, ConfigError, ResourceError
 from imagetok.io.json_files import read_json
 from imagetok.io.markdown import plain
 from imagetok.io.regular_files import FileError, check_safetensors
+from imagetok.plugins.records import PartRecord, check_available, read_records
 from imagetok.version import __version__
 
 FORMAT_VERSION = 1
@@ -76,6 +77,8 @@ class Artifact(NamedTuple):
     """Config of the architecture, as plain data."""
     fingerprint: str
     """Fingerprint as stated in the config; see `fingerprint_of`."""
+    plugins: tuple[PartRecord, ...] = ()
+    """Parts that plugins provide, and who provides them."""
 
 
 def fingerprint_of(kind: str, architecture: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -97,9 +100,17 @@ def fingerprint_of(kind: str, architecture: dict[str, Any], tensors: dict[str, T
     return digest.hexdigest()
 
 
-def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model: nn.Module) -> str:
+def write_artifact(
+    folder: Path,
+    kind: str,
+    architecture: dict[str, Any],
+    model: nn.Module,
+    plugins: Sequence[Mapping[str, str]] = (),
+) -> str:
     """Write config and weights into an existing (staged) folder; return the fingerprint.
 
+    plugins: the parts that plugins provide, as `plugins.records.records_of` returns them. The key
+    is absent where there are none, and no part of the fingerprint.
     Raises ResourceError if the weights cannot be written.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -116,6 +127,7 @@ def write_artifact(folder: Path, kind: str, architecture: dict[str, Any], model:
             "kind": kind,
             "architecture": architecture,
             "fingerprint": fingerprint,
+            **({"plugins": list(plugins)} if plugins else {}),
         },
     )
     return fingerprint
@@ -172,6 +184,7 @@ def read_artifact(
         config["kind"],
         config["architecture"],
         str(config["fingerprint"]),
+        _plugins_in(config, f"{place.origin}/{CONFIG}"),
     )
     if place.is_fetched:
         check_manifest(
@@ -180,6 +193,18 @@ def read_artifact(
             "its owner to push it again",
         )
     return artifact
+
+
+def _plugins_in(config: Mapping[str, Any], where: str) -> tuple[PartRecord, ...]:
+    try:
+        return read_records(config.get("plugins", ()), where)
+    except ConfigError as error:
+        raise ArtifactError(str(error)) from None
+
+
+def check_plugins(artifact: Artifact) -> None:
+    """ArtifactError where an artifact needs a part that no loaded or installed plugin provides."""
+    check_available(artifact.plugins, artifact.origin, ArtifactError)
 
 
 def _accepted(kind: Kind | None) -> tuple[Kind, ...]:
@@ -216,7 +241,7 @@ def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
     fields = {"format_version", "imagetok_version", "kind", "architecture", "fingerprint"}
-    if not isinstance(config, dict) or config.keys() != fields:
+    if not isinstance(config, dict) or config.keys() - {"plugins"} != fields:
         raise ArtifactError(
             f"{path}: expected exactly the keys {sorted(fields)}, found others; it is not a config "
             "of imagetok, or damaged"

@@ -31,6 +31,11 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
+    @classmethod
+    def alternatives(cls) -> "Sequence[type[Section]]":
+        """The sections that may stand where a type names this one."""
+        return [cls]
+
 
 S = TypeVar("S", bound=Section)
 Size = Annotated[int, Field(gt=0, le=2**24)]
@@ -283,6 +288,8 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
                 f"{key}.{discriminator}: expected one of {', '.join(map(repr, known))}; "
                 f"found {found!r}{hint}"
             )
+        case "unknown_part":
+            return f"{key}.{fault.get('ctx', {})['tag']}: {fault['msg']}"
         case "literal_error" | "enum" if isinstance(fault["input"], str):
             hint = did_you_mean(fault["input"], _quoted(fault.get("ctx", {}).get("expected")))
             return f"{key}: {fault['msg']} (found {fault['input']!r}{hint})"
@@ -330,5 +337,6 @@ def _tags(section: type[BaseModel], field: str) -> tuple[Any, ...]:
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        is_section = issubclass(annotation, Section)
+        return list(annotation.alternatives()) if is_section else [annotation]
     return [model for argument in get_args(annotation) for model in _models(argument)]

@@ -16,6 +16,7 @@ from imagetok.caches import Cache, find_caches, shareable, size_text
 from imagetok.errors import ConfigError
 from imagetok.io.urls import without_secrets
 from imagetok.named_configs.folder import configs_folder
+from imagetok.plugins.loading import installed_plugins
 from imagetok.processes import process_state
 from imagetok.results import Result
 from imagetok.version import __version__
@@ -66,6 +67,8 @@ class Environment(Result):
     """Version of every library that imagetok needs, by name; None for a missing one."""
     extras: Mapping[str, Mapping[str, str | None]]
     """Versions of the libraries of every extra, as in `pip install "imagetok[eval]"`."""
+    plugins: Mapping[str, str]
+    """Entry points of installed packages that register parts, by package and version."""
     device: str
     """Default device."""
     devices: tuple[Device, ...]
@@ -106,6 +109,7 @@ class Environment(Result):
             "platform": self.platform,
             **{name: found or "missing" for name, found in self.libraries.items()},
             **{f"[{extra}]": _extra_text(extra, has) for extra, has in self.extras.items()},
+            **{f"plugin {package}": entry for package, entry in self.plugins.items()},
             "device": self.device,
             "GPUs": "" if self.devices else "none",
             **{f"  {device.name}": device for device in self.devices},
@@ -159,6 +163,7 @@ def info() -> Environment:
         platform=platform.platform(),
         libraries=needed.pop("", {}),
         extras=needed,
+        plugins={f"{p.package} {p.version}": p.entry for p in installed_plugins()},
         device=str(device),
         devices=tuple(_devices()),
         gpu_software=_gpu_software(),

@@ -13,6 +13,7 @@ from imagetok import artifacts, hub
 from imagetok.config import Section
 from imagetok.durable import staged_folder
 from imagetok.errors import ArtifactError, NotFiniteError
+from imagetok.plugins.records import needs_in_words, records_of
 
 C = TypeVar("C", bound=Section)
 Model = TypeVar("Model", bound="Pretrained[Any]")
@@ -111,12 +112,15 @@ class Pretrained(nn.Module, ABC, Generic[C]):
             artifacts.check_fits(self, self._skeleton(), folder)
         card = self._card()
         with staged_folder(folder) as staged:
-            fingerprint = artifacts.write_artifact(staged, self.kind, self._architecture(), self)
+            plugins = records_of(self.config)
+            fingerprint = artifacts.write_artifact(
+                staged, self.kind, self._architecture(), self, plugins
+            )
             named = f"Fingerprint: `{fingerprint}`"
             if embedded is not None:
                 artifacts.copy_artifact(embedded, staged / embedded.kind)
                 named += f"; {embedded.kind}: `{embedded.fingerprint}`"
-            body = [*card.body, "", named]
+            body = [*card.body, *(["", needs_in_words(plugins)] if plugins else []), "", named]
             if metrics:
                 body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
             artifacts.write_card(staged, card.title, card.tags, body, task=card.task)

@@ -8,6 +8,7 @@ import torch
 from imagetok import artifacts
 from imagetok.config import validate
 from imagetok.errors import ArtifactError, ConfigError
+from imagetok.plugins.sections import build_registered
 from prior.base import Prior
 from prior.config import (
     FlatConfig,
@@ -16,6 +17,7 @@ from prior.config import (
     PixelCNNConfig,
     PixelSNAILConfig,
     PriorConfig,
+    PriorSection,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 def build_prior(config: PriorConfig) -> Prior:
     """A freshly initialised prior; seed torch's global generator first (`seeding`)."""
+    if isinstance(config.model, PriorSection):
+        return build_registered(config.model, Prior, config)
     if not isinstance(config.model, HierarchyConfig):
         return _flat(config, config.model)
     from prior.hierarchy import HierarchicalPrior
@@ -64,12 +68,17 @@ def build_skeleton(architecture: Mapping[str, Any], where: str) -> Prior:
 
     where: name of the artifact, for messages. Raises ArtifactError for an invalid architecture.
     """
-    with torch.device("meta"):
-        return build_prior(_config(architecture, where))
+    config = _config(architecture, where)
+    try:
+        with torch.device("meta"):
+            return build_prior(config)
+    except ConfigError as error:
+        raise ArtifactError(f"{where}: {error}") from error
 
 
 def load_prior(artifact: artifacts.Artifact) -> Prior:
     """Load the prior of an artifact; see `Prior.from_pretrained`."""
+    artifacts.check_plugins(artifact)
     where = f"{artifact.origin}/{artifacts.CONFIG}"
     skeleton = build_skeleton(artifact.architecture, where)
     tensors = artifacts.load_weights(artifact, "prior", skeleton)

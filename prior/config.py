@@ -1,16 +1,33 @@
 """The configs of a prior: its architecture, and the config of a run that trains it."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from imagetok.config import PlaceOrUrl, Section, Size, Steps
+from imagetok.plugins.registry import OwnPart, OwnSection, names_in
+from imagetok.plugins.sections import OrRegistered
 from imagetok.training.config import TrainConfig, fill_schedule_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MAX_LENGTH = 1 << 20
 MAX_TOKENS = 1 << 32
 MAX_UNITS = 1024
+
+
+class PriorSection(OwnSection):
+    """Base of the config section of a prior of your own: of its network, `model`.
+
+    Give it `kind: Literal["my-name"] = "my-name"` and its keys. It stands for codes of any levels,
+    but not for one level of a `hierarchy`.
+    """
+
+    if TYPE_CHECKING:
+        kind: Any  # a Literal of the section
+
+    @classmethod
+    def own_part(cls) -> OwnPart:
+        return OwnPart("prior", "kind", (), names_in(ModelConfig, "kind"))
 
 
 class GPTConfig(Section):
@@ -118,8 +135,10 @@ class HierarchyConfig(Section):
 
 
 ModelConfig = Annotated[
-    GPTConfig | PixelSNAILConfig | PixelCNNConfig | HierarchyConfig, Field(discriminator="kind")
+    GPTConfig | PixelSNAILConfig | PixelCNNConfig | HierarchyConfig | PriorSection,
+    OrRegistered(PriorSection),
 ]
+"""The section of any prior's network: a kind of imagetok's, or one that is registered."""
 
 
 class PriorConfig(Section):
@@ -217,7 +236,7 @@ class PriorRun(Section):
     @model_validator(mode="after")
     def _check(self) -> "PriorRun":
         fill_schedule_lengths(self, self.train.steps)
-        models = self.model.levels if self.model.kind == "hierarchy" else (self.model,)
+        models = self.model.levels if isinstance(self.model, HierarchyConfig) else (self.model,)
         has_snail = any(model.kind == "pixelsnail" for model in models)
         if has_snail and self.train.optimizer.weight_decay > 0:
             raise ValueError(

@@ -10,6 +10,7 @@ from imagetok.config import Overrides, validate
 from imagetok.processes import choose_device, keep_freed_memory
 from imagetok.progress import progress_shown
 from imagetok.training.config_input import ConfigInput, check_kind, open_config, run_folder
+from imagetok.training.run_folder import check_plugins
 from imagetok.training.trained import Trained
 from prior.base import Prior
 from prior.config import PriorRun
@@ -57,6 +58,8 @@ def train(
         given = open_config(config, set)
         check_kind(given, "prior")
         run = run_folder(given, out, resume=resume)
+        if resume:
+            check_plugins(run)
         keep_freed_memory()
         measures = train_prior(
             validate(given.tree, PriorRun, given.where),

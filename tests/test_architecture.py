@@ -9,13 +9,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
-    | {"distributed", "processes"},
+    | {"distributed", "plugins", "processes"},
     {"images", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},
     {"caches", "named_configs"},
     {"environment"},
     {"quantizers", "networks", "data"},  # never each other
-    {"tokenizers"},
+    {"tokenizers", "testing"},
     {"codes"},
     {"evaluation"},
     {"training"},

@@ -32,8 +32,8 @@ NAMES = {
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
         "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
-        "inspect", "load_config", "merge", "open_codes", "open_images", "parse_spec", "push",
-        "reconstruct", "report", "train", "uncertainty", "verify",
+        "inspect", "load_config", "load_plugin", "merge", "open_codes", "open_images", "parse_spec",
+        "push", "reconstruct", "register", "report", "train", "uncertainty", "verify",
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate_samples", "generate",
@@ -113,6 +113,12 @@ def _compare(function: Callable[..., object], out: Path) -> object:
     return function([config], out, seeds=[1], set=TINY, device="cpu", progress=False)
 
 
+def _load_plugin(file: Path) -> str:
+    file.write_text("import imagetok\nimagetok.register('by-public-api', print)\n")
+    imagetok.load_plugin(file)
+    return file.name
+
+
 def _push(function: Callable[..., object], folder: Path) -> str:
     """A run is refused before any network is asked."""
     with pytest.raises(InputError) as refusal:
@@ -174,6 +180,8 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
     "imagetok.load_config": lambda w, out: imagetok.load_config(
         DIGITS / "edvae.yaml", importlib.import_module("imagetok.training.config").TokenizerRun
     ),
+    "imagetok.load_plugin": lambda w, out: _load_plugin(out.with_suffix(".py")),
+    "imagetok.register": lambda w, out: imagetok.register("test-public-api", pixels),
     "imagetok.merge": lambda w, out: imagetok.merge([w.codes], out),
     "imagetok.open_codes": lambda w, out: imagetok.open_codes(w.codes),
     "imagetok.open_images": lambda w, out: imagetok.open_images(

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from imagetok.config import Section
+from imagetok.plugins.registry import OwnSection
 from imagetok.training.config import TokenizerRun
 from prior.config import PriorRun
 
@@ -93,8 +94,13 @@ def meaning(section: type[BaseModel], key: str) -> str:
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
     """The sections that a value may be or hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        return [] if _is_own(annotation) else [annotation]
     return [s for argument in get_args(annotation) for s in sections_in(argument)]
+
+
+def _is_own(annotation: Any) -> bool:
+    """Whether it stands for sections that plugins register, which are not listed."""
+    return isinstance(annotation, type) and issubclass(annotation, OwnSection)
 
 
 def type_text(annotation: Any, metadata: Any = ()) -> str:
@@ -103,7 +109,7 @@ def type_text(annotation: Any, metadata: Any = ()) -> str:
     if origin is Annotated:
         return type_text(arguments[0], [*arguments[1:], *metadata])
     if origin in (Union, UnionType):
-        plain = [a for a in arguments if a is not NoneType]
+        plain = [a for a in arguments if a is not NoneType and not _is_own(a)]
         texts = list(dict.fromkeys(type_text(a, metadata) for a in plain))
         return " or ".join([*texts, *(["null"] if NoneType in arguments else [])])
     if origin is Literal:

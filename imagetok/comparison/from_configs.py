@@ -22,6 +22,8 @@ from imagetok.comparison.table import table_of
 from imagetok.config import Overrides, override_texts
 from imagetok.data import open_images
 from imagetok.errors import ConfigError, ResourceError
+from imagetok.plugins.loading import loaded_plugins
+from imagetok.plugins.records import check_portable
 from imagetok.processes import choose_device, process_state
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -86,7 +88,8 @@ class Request:
 
     def command(self, more: Sequence[str] = ()) -> str:
         """Return the command line without paths of this machine."""
-        words = ["imagetok", "compare"]
+        plugins = [word for p in loaded_plugins() for word in ("--plugin", Path(p).name)]
+        words = ["imagetok", *plugins, "compare"]
         words += [published(path) for path in self.configs]
         words += ["--seeds", ",".join(map(str, self.seeds))]
         for override in self.overrides:
@@ -193,6 +196,8 @@ def run_request(
         request.allow_different,
         request.sweeps,
     ).with_recorded_lengths(out)
+
+    check_portable(plan.methods, "compare")
 
     def train(trial: Trial) -> list[str]:
         words = ["train", str(trial.config), "--set", f"seed={trial.seed}"]

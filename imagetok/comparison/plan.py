@@ -14,7 +14,7 @@ from imagetok.config import (
     validate,
     value_at,
 )
-from imagetok.data import DataConfig, describe, open_images
+from imagetok.data import DataConfig, HuggingFaceConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.io.json_files import read_json
@@ -212,7 +212,7 @@ def method_identity(config: TokenizerRun) -> dict[str, Any]:
 
 def _places(data: DataConfig) -> tuple[str, ...]:
     """Return the keys of a source that hold locations; for `huggingface` also a local folder."""
-    is_folder = data.source == "huggingface" and Path(data.name).expanduser().is_dir()
+    is_folder = isinstance(data, HuggingFaceConfig) and Path(data.name).expanduser().is_dir()
     return (*_PLACES, "name") if is_folder else _PLACES
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from imagetok.plugins.loading import plugin_options
 from imagetok.signals import StopRequest
 
 
@@ -31,9 +32,11 @@ class Failure(NamedTuple):
 def imagetok_command(*words: str) -> list[str]:
     """Return the command line of an imagetok command whose process ends with its parent.
 
-    -P keeps the working folder off the import path: it may contain folders `cli` or `prior`.
+    -P keeps the working folder off the import path: it may contain folders `cli` or `prior`. The
+    process loads the plugins that this process loaded.
     """
-    return [sys.executable, "-P", "-m", "imagetok", "--stop-with-parent", *words]
+    program = [sys.executable, "-P", "-m", "imagetok", "--stop-with-parent"]
+    return [*program, *plugin_options(), *words]
 
 
 def failure_of(job: Command, code: int) -> Failure:

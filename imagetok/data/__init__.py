@@ -7,6 +7,7 @@ from imagetok.data.config import (
     CelebAConfig,
     CIFAR10Config,
     DataConfig,
+    DataSection,
     DigitsConfig,
     FashionMNISTConfig,
     FolderConfig,
@@ -34,7 +35,9 @@ from imagetok.data.preprocessing import preprocess, preprocess_batch
 from imagetok.data.shapes import Shapes, open_shapes
 from imagetok.data.table import open_table
 from imagetok.data.webdataset_tars import open_tars
+from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
+from imagetok.plugins.sections import build_registered
 
 __all__ = [
     "NO_LABEL",
@@ -42,6 +45,7 @@ __all__ = [
     "CIFAR10Config",
     "CelebAConfig",
     "DataConfig",
+    "DataSection",
     "DigitsConfig",
     "EncodedImages",
     "FashionMNISTConfig",
@@ -112,5 +116,17 @@ def open_images(  # noqa: C901 (one case a source)
             return open_tars(config, split, contract)
         case HuggingFaceConfig():
             return open_huggingface(config, split, contract)
+        case DataSection():
+            return _open_registered(config, split, contract)
         case _:
             assert_never(config)
+
+
+def _open_registered(config: DataSection, split: str, contract: ImageContract) -> ImageDataset:
+    dataset = build_registered(config, ImageDataset, config, split, contract)
+    if dataset.contract != contract:
+        raise ConfigError(
+            f"data source {config.source!r}: expected images in the form that it is asked for, "
+            f"{contract}, found {dataset.contract}; see imagetok.data.preprocess_batch"
+        )
+    return dataset

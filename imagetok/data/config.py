@@ -3,15 +3,35 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, model_serializer
 
 from imagetok.config import PlaceOrUrl, Section, Size, validate
 from imagetok.errors import ConfigError
+from imagetok.plugins.registry import OwnPart, OwnSection, find, hint_for, names_in, registered
+from imagetok.plugins.sections import OrRegistered
 from imagetok.suggestions import did_you_mean
 
 Holdout = Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataSection(OwnSection):
+    """Base of the config section of a data source of your own.
+
+    Give it `source: Literal["my-name"] = "my-name"` and its keys. Keys named `root`, `file`,
+    `images`, `masks`, `shards` and `test` say where images lie, and may differ where runs are
+    resumed or compared; images are the same if the dataset's `identity` is.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test", "all")
+    """The splits that it has; training reads `train` and `test`."""
+    if TYPE_CHECKING:
+        source: Any  # a Literal of the section
+
+    @classmethod
+    def own_part(cls) -> OwnPart:
+        return OwnPart("data", "source", (), names_in(DataConfig, "source"))
 
 
 class DigitsConfig(Section):
@@ -187,9 +207,11 @@ DataConfig = Annotated[
     | CelebAConfig
     | LSUNConfig
     | KaokoreConfig
-    | OwnImagesConfig,
-    Field(discriminator="source"),
+    | OwnImagesConfig
+    | DataSection,
+    OrRegistered(DataSection),
 ]
+"""The section of any data source: one of imagetok's, or one that is registered."""
 
 _SOURCES: dict[str, type[Section]] = {
     "digits": DigitsConfig,
@@ -207,11 +229,14 @@ _SOURCES: dict[str, type[Section]] = {
     "huggingface": HuggingFaceConfig,
 }
 _WITHOUT_VAL = ("digits", "shapes", "cifar10", "mnist", "fashion-mnist", "webdataset")
+_TABLES = (".csv", ".jsonl", ".tar")
 _ALL_BY_DEFAULT = ("folder", "masks", "table", "webdataset")
 
 
 def splits_of(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the splits that a source can have."""
+    if isinstance(config, DataSection):
+        return config.splits
     known = ("train", "test", "all")
     return known if config.source in _WITHOUT_VAL else ("train", "val", "test", "all")
 
@@ -239,23 +264,33 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
     Raises ConfigError for an unknown source, split or key, with the nearest known name.
     """
     source = re.split("[:,]", text, maxsplit=1)[0]
-    if source not in _SOURCES:
-        if text.endswith((".csv", ".jsonl")):
+    section = _SOURCES.get(source) or _registered(source, is_only=source == text)
+    if section is None:
+        if text.endswith(_TABLES[:2]):
             return TableConfig(file=text), "all"
         if text.endswith(".tar"):
             return WebDatasetConfig(shards=text), "all"
         if text and ("/" in source or Path(text).expanduser().is_dir()):
             return FolderConfig(root=text), "all"
+        known = [*_SOURCES, *(own.name for own in registered("data"))]
         raise ConfigError(
-            f"data {text!r}: expected one of {', '.join(_SOURCES)}, or a path; "
-            f"found {source!r}{did_you_mean(source, _SOURCES)}"
+            f"data {text!r}: expected one of {', '.join(known)}, or a path; "
+            f"found {source!r}{hint_for(source, known)}"
         )
     head, *options = _split_at_commas(text)
     split = head.partition(":")[2] if ":" in head else None
-    config: Any = validate(_tree(options, text), _SOURCES[source], f"data {text!r}")
+    config: Any = validate(_tree(options, text), section, f"data {text!r}")
     split = ("all" if source in _ALL_BY_DEFAULT else "train") if split is None else split
     check_split(config, split)
     return config, split
+
+
+def _registered(source: str, *, is_only: bool) -> type[Section] | None:
+    """The section of a registered source; a path that is there goes before a mere name."""
+    if "/" in source or (is_only and (source.endswith(_TABLES) or Path(source).is_dir())):
+        return None
+    found = find("data", source)
+    return None if found is None else found.config
 
 
 def describe(config: DataConfig, split: str) -> str:

@@ -1,6 +1,8 @@
 """Feature networks, in whose features the distances between sets of images are measured."""
 
 import importlib
+import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +24,14 @@ from imagetok.evaluation.published_weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
-from imagetok.suggestions import did_you_mean, nearest
+from imagetok.plugins.registry import NAME, Registration, find, hint_for
+from imagetok.plugins.registry import registered as registered_parts
+from imagetok.plugins.sections import build_part
+from imagetok.suggestions import nearest
 
 HELP = (
     "inception, vgg16, torchvision:MODEL, each also with =FILE for local weights; "
-    "cifar-resnet=FILE; python:MODULE:FUNCTION"
+    "cifar-resnet=FILE; python:MODULE:FUNCTION; NAME or NAME=FILE of a plugin"
 )
 _NAMES = ("inception", "vgg16", "cifar-resnet", "torchvision:MODEL", "python:MODULE:FUNCTION")
 _INCEPTION = (
@@ -109,7 +114,10 @@ def open_features(spec: str) -> FeatureNetwork:
         return _torchvision("vgg16", path)
     if name.startswith("torchvision:"):
         return _torchvision(name.removeprefix("torchvision:"), path)
-    hint = did_you_mean(name, _NAMES)
+    registered = find("features", name) if re.fullmatch(NAME, name) else None
+    if registered is not None:
+        return _registered(registered, spec, path)
+    hint = hint_for(name, [*_NAMES, *(own.name for own in registered_parts("features"))])
     raise ConfigError(f"--features: expected {HELP}; found {spec!r}{hint}")
 
 
@@ -195,6 +203,25 @@ def _user_network(spec: str) -> FeatureNetwork:
         raise ConfigError(f"--features {spec}: expected a torch module, found {type(model)}")
     return FeatureNetwork(
         f"{module}:{function}", model, lambda x: Features(model(to_unit_range(x)), None), "none"
+    )
+
+
+def _registered(registration: Registration, spec: str, path: Path | None) -> FeatureNetwork:
+    """A registered network; it may be a FeatureNetwork already, which knows its logits."""
+    given = () if path is None else (path,)
+    try:
+        inspect.signature(registration.build).bind(*given)
+    except TypeError:
+        form = "NAME" if given else "NAME=FILE"
+        raise ConfigError(
+            f"--features {spec}: expected {form.replace('NAME', registration.name)}, as what is "
+            "registered under this name takes its weights"
+        ) from None
+    model = build_part(registration, nn.Module, *given)
+    if isinstance(model, FeatureNetwork):
+        return model
+    return FeatureNetwork(
+        registration.name, model, lambda x: Features(model(to_unit_range(x)), None), "none"
     )
 
 

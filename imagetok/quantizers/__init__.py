@@ -1,96 +1,29 @@
 """Quantizers: encoder outputs to codes and back, behind one contract (`base.Quantizer`)."""
 
-from typing import Annotated, assert_never
-
-from pydantic import Field
-
 from imagetok.quantizers.base import (
     Codes,
     Quantized,
     Quantizer,
+    QuantizerSection,
     is_concatenated,
     level_name,
 )
-from imagetok.quantizers.codebook_init_reset import CodebookInitReset, build_reset
-from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
-from imagetok.quantizers.edvae import EdVAEConfig, EdVAEQuantizer
+from imagetok.quantizers.build import QuantizerConfig, build_quantizer
+from imagetok.quantizers.dvae import DVAEConfig
+from imagetok.quantizers.edvae import EdVAEConfig
 from imagetok.quantizers.external import (
     FSQConfig,
     LFQConfig,
     ResidualVQConfig,
     RotationVQConfig,
     SimVQConfig,
-    build_external,
 )
-from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
-from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
+from imagetok.quantizers.gsvq import GSVQConfig
+from imagetok.quantizers.sqvae import SQVAEConfig
 from imagetok.quantizers.usage import CodebookUse, code_counts, codebook_use
-from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
-from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
-from imagetok.quantizers.vqste import Affine, Alternation, VQSTEConfig, VQSTEQuantizer
-
-QuantizerConfig = Annotated[
-    EdVAEConfig
-    | DVAEConfig
-    | VQConfig
-    | VQEMAConfig
-    | VQSTEConfig
-    | GSVQConfig
-    | SQVAEConfig
-    | VMFSQVAEConfig
-    | FSQConfig
-    | LFQConfig
-    | ResidualVQConfig
-    | SimVQConfig
-    | RotationVQConfig,
-    Field(discriminator="kind"),
-]
-
-
-def build_quantizer(config: QuantizerConfig) -> Quantizer:
-    """The quantizer that a config section describes, freshly initialised."""
-    match config:
-        case EdVAEConfig():
-            return EdVAEQuantizer(**config.model_dump(exclude={"kind"}))
-        case DVAEConfig():
-            return DVAEQuantizer(config.num_codes, config.code_dim, config.test_rule)
-        case VQConfig() | VQEMAConfig() | VQSTEConfig():
-            return _build_nearest(config)
-        case GSVQConfig():
-            return GSVQQuantizer(config.num_codes, config.code_dim, config.test_rule)
-        case SQVAEConfig():
-            return SQVAEQuantizer(**config.model_dump(exclude={"kind"}))
-        case VMFSQVAEConfig():
-            return VMFSQVAEQuantizer(**config.model_dump(exclude={"kind"}))
-        case FSQConfig() | LFQConfig() | ResidualVQConfig() | SimVQConfig() | RotationVQConfig():
-            return build_external(config)
-        case _:
-            assert_never(config)
-
-
-def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
-    size = config.num_codes, config.code_dim
-    renewal = CodebookInitReset(
-        config.num_codes, config.init, build_reset(config.reset, config.num_codes)
-    )
-    match config:
-        case VQConfig():
-            return VQQuantizer(*size, renewal)
-        case VQEMAConfig():
-            return VQEMAQuantizer(*size, config.decay, renewal)
-        case VQSTEConfig():
-            affine, alternation = config.affine, config.alternation
-            return VQSTEQuantizer(
-                *size,
-                config.beta,
-                affine and Affine(config.code_dim, affine.rate, affine.groups),
-                config.synchronisation,
-                alternation and Alternation(*size, **alternation.model_dump()),
-                renewal,
-            )
-        case _:
-            assert_never(config)
-
+from imagetok.quantizers.vmf import VMFSQVAEConfig
+from imagetok.quantizers.vq import VQConfig, VQEMAConfig
+from imagetok.quantizers.vqste import VQSTEConfig
 
 __all__ = [
     "CodebookUse",
@@ -103,6 +36,7 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "QuantizerSection",
     "ResidualVQConfig",
     "RotationVQConfig",
     "SQVAEConfig",

@@ -1,12 +1,20 @@
-"""The interface of all quantizers: `forward`, `encode`, `decode` and `update`."""
+"""The interface of all quantizers: `forward`, `encode`, `decode` and `update`.
+
+To add a quantizer without changing imagetok, derive its config from `QuantizerSection` and
+register it with `imagetok.register`; see docs/how-to/own-parts.md. A built-in quantizer is a file
+beside this one and a case of `build.build_quantizer`. `imagetok.testing.check_quantizer` tests the
+contract of either.
+"""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
+
+from imagetok.plugins.registry import OwnPart, OwnSection, names_in
 
 # jaxtyping does not check axes that begin with an underscore: each level has its own grid.
 Codes = tuple[Int[Tensor, "B _h _w"], ...]
@@ -41,6 +49,25 @@ class Quantized(NamedTuple):
     """Statistics for `update`; often empty. Entries (counts, sums) are summed over micro-batches
     and ranks, except `vectors` (N, D), a sample of encoder outputs, which are concatenated by rank,
     then by micro-batch."""
+
+
+class QuantizerSection(OwnSection):
+    """Base of the config section of a quantizer of your own.
+
+    Give it `kind: Literal["my-name"] = "my-name"`, its keys, and `losses`. Keys named `num_codes`
+    and `code_dim` are what sweeps and tables call K and D.
+    """
+
+    losses: ClassVar[tuple[str, ...]]
+    """Names of the losses that `forward` returns, which `objective.weights` must name."""
+    if TYPE_CHECKING:
+        kind: Any  # a Literal of the section
+
+    @classmethod
+    def own_part(cls) -> OwnPart:
+        from imagetok.quantizers.build import QuantizerConfig
+
+        return OwnPart("quantizer", "kind", ("losses",), names_in(QuantizerConfig, "kind"))
 
 
 class Quantizer(nn.Module, ABC):

@@ -45,6 +45,8 @@ def build_skeleton(architecture: Mapping[str, Any], where: str) -> Autoencoder:
     try:
         with torch.device("meta"):
             return build_autoencoder(config)
+    except ConfigError as error:
+        raise ArtifactError(f"{where}: {error}") from error
     except (RuntimeError, TypeError) as error:  # sizes beyond what torch can count
         raise ArtifactError(
             f"{where}: no model has this architecture: {str(error).splitlines()[0]}"
@@ -53,6 +55,7 @@ def build_skeleton(architecture: Mapping[str, Any], where: str) -> Autoencoder:
 
 def load_autoencoder(artifact: artifacts.Artifact) -> Autoencoder:
     """Load the tokenizer or VAE of an artifact; see `Autoencoder.from_pretrained`."""
+    artifacts.check_plugins(artifact)
     where = f"{artifact.origin}/{artifacts.CONFIG}"
     skeleton = build_skeleton(artifact.architecture, where)
     if skeleton.kind != artifact.kind:

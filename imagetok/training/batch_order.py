@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from imagetok import seeding
 from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.plugins.loading import ensure_loaded, loaded_plugins
 
 _REMEDY = (
     "set train.workers=0, which needs no shared memory, or provide more of it (for a container: "
@@ -94,6 +95,21 @@ class MicroBatches(Sampler[list[int]]):
             step += 1
 
 
+class _Plugins:
+    """Plugins that are loaded where this is unpickled."""
+
+    def __init__(self, plugins: tuple[str, ...]):
+        self.plugins = plugins
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ensure_loaded, (self.plugins,)
+
+
+def _with_plugins(plugins: None, dataset: BatchedDataset) -> "_Refusals":
+    del plugins  # loaded before the dataset was unpickled
+    return _Refusals(dataset)
+
+
 class _Refusals(Dataset[Any]):
     """The same dataset, which returns InputError and ResourceError instead of raising them.
 
@@ -102,6 +118,10 @@ class _Refusals(Dataset[Any]):
 
     def __init__(self, dataset: BatchedDataset):
         self.dataset = dataset
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to a worker that is spawned: its plugins first, which the dataset may be of."""
+        return _with_plugins, (_Plugins(loaded_plugins()), self.dataset)
 
     def __getitems__(self, indices: list[int]) -> Any:
         try:

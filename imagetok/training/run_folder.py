@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.distributed.peers import shared_work
-from imagetok.durable import lock, remove_temporaries, write_bytes
+from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import CheckpointError, ConfigError
+from imagetok.io.json_files import read_json
+from imagetok.plugins.records import check_available, read_records, records_of
 from imagetok.training.checkpoint import has_checkpoints
 from imagetok.training.checkpoint_record import FINISHED, read_finished
 from imagetok.training.metrics_log import read_json_lines
@@ -19,6 +21,8 @@ from imagetok.training.schedules import with_lengths
 logger = logging.getLogger("imagetok")
 S = TypeVar("S", bound=Section)
 CONFIG, METRICS, TIMING, CHECKPOINTS = "config.yaml", "metrics.jsonl", "timing.jsonl", "checkpoints"
+PLUGINS = "plugins.json"
+"""Which parts of a run are not imagetok's; absent where there are none."""
 PLACES = ("data.root", "data.download", "data.source", "data.test")
 """Keys for locations of data; the data itself is compared by its identity."""
 FREE_TO_CHANGE = (
@@ -76,7 +80,18 @@ def open_run(
         remove_temporaries(folder / CHECKPOINTS)
         remove_temporaries(folder / "pictures")
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
+        if plugins := records_of(config):
+            write_json(folder / PLUGINS, {"plugins": plugins})
         yield
+
+
+def check_plugins(folder: Path) -> None:
+    """ConfigError where a run to go on with was begun with parts that are not there now."""
+    if not (folder / PLUGINS).is_file():
+        return
+    stored = read_json(folder / PLUGINS)
+    records = stored.get("plugins") if isinstance(stored, dict) else None
+    check_available(read_records(records, str(folder / PLUGINS)), str(folder))
 
 
 def _is_finished(folder: Path, config: Section) -> bool:

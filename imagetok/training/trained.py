@@ -20,6 +20,7 @@ from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.config_input import ConfigInput, check_kind, open_config, run_folder
 from imagetok.training.metrics_log import read_json_lines
+from imagetok.training.run_folder import check_plugins
 from imagetok.training.tokenizer import train_tokenizer
 
 
@@ -113,6 +114,8 @@ def train(
         source = open_config(config, set)
         check_kind(source, "tokenizer")
         run = run_folder(source, out, resume=resume)
+        if resume:
+            check_plugins(run)
         keep_freed_memory()
         measures = train_tokenizer(
             validate(source.tree, TokenizerRun, source.where),

@@ -53,7 +53,7 @@ def test_another_tokenizer_is_not_embedded(bound, other_tokenizer_folder, tmp_pa
 def test_what_could_not_be_loaded_is_not_saved(bound, folder, tokenizer_folder):
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     bound.double()
-    with pytest.raises(ArtifactError, match=r"not saved.* expected torch\.float32, found torch\.fl"):
+    with pytest.raises(ArtifactError, match=r"not saved.* expected torch\.float32, found"):
         bound.save_pretrained(folder, tokenizer_folder)
     bound.float().extra = torch.nn.Linear(1, 1)
     with pytest.raises(ArtifactError, match=r"extra \['extra\.bias', 'extra\.weight'\]"):

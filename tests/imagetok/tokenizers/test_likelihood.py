@@ -132,9 +132,7 @@ def test_half_precision_is_scored_in_float32(config: LikelihoodConfig) -> None:
 def test_accumulation_is_refused_where_micro_batches_do_not_add_up() -> None:
     path = DIGITS / "sqvae.yaml"
     assert load_config(path, TokenizerRun).tokenizer.likelihood == ARELBOConfig()
-    with pytest.raises(
-        ConfigError, match=r"sqvae.yaml: train.accumulation: expected 1, .*found 2"
-    ):
+    with pytest.raises(ConfigError, match=r"sqvae.yaml: train.accumulation: expected 1, .*found 2"):
         load_config(path, TokenizerRun, ["train.accumulation=2"])
     gaussian = "tokenizer.likelihood={kind: gaussian}"
     load_config(path, TokenizerRun, ["train.accumulation=2", gaussian])

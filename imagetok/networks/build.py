@@ -1,0 +1,64 @@
+"""From a config section to an encoder and a decoder: imagetok's kinds, and your own."""
+
+from typing import Annotated, assert_never
+
+from torch import nn
+
+from imagetok.errors import ConfigError
+from imagetok.networks.base import NetworkSection, NetworkSpec
+from imagetok.networks.conv import ConvConfig, ConvDecoder, ConvEncoder
+from imagetok.networks.hierarchy import VQVAE2Config
+from imagetok.networks.kaokore import KaokoreNetConfig, build_kaokore
+from imagetok.networks.sonnet import SonnetConfig, build_sonnet
+from imagetok.networks.sqvae import SQVAENetConfig, build_sqvae_net
+from imagetok.plugins.sections import OrRegistered, build_registered
+
+FlatNetworkConfig = ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreNetConfig | NetworkSection
+"""One grid of codes."""
+NetworkConfig = Annotated[FlatNetworkConfig | VQVAE2Config, OrRegistered(NetworkSection)]
+"""The section of any network: a kind of imagetok's, or one that is registered."""
+
+
+def build_network(
+    config: FlatNetworkConfig,
+    image_channels: int,
+    encoder_channels: int,
+    decoder_channels: int,
+    *,
+    num_heads: int = 1,
+    is_bounded: bool = True,
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder, freshly initialised.
+
+    The encoder maps image_channels to encoder_channels, the decoder decoder_channels to
+    image_channels; pixels are in the range `config.pixels` on both sides. num_heads: of the encoder
+    where the network has heads. is_bounded: whether a network with a squashing function at its end
+    keeps it; a likelihood that has one of its own (vMF) does without.
+    """
+    channels = image_channels, encoder_channels, decoder_channels
+    match config:
+        case ConvConfig():
+            encoder = ConvEncoder(config, image_channels, encoder_channels)
+            return encoder, ConvDecoder(config, decoder_channels, image_channels)
+        case SonnetConfig():
+            return build_sonnet(config, *channels)
+        case SQVAENetConfig():
+            return build_sqvae_net(config, *channels, num_heads=num_heads, is_bounded=is_bounded)
+        case KaokoreNetConfig():
+            return build_kaokore(config, *channels, is_bounded=is_bounded)
+        case NetworkSection():
+            return _build_registered(config, NetworkSpec(*channels, num_heads, is_bounded))
+        case _:
+            assert_never(config)
+
+
+def _build_registered(config: NetworkSection, spec: NetworkSpec) -> tuple[nn.Module, nn.Module]:
+    pair = build_registered(config, tuple, config, spec)
+    if len(pair) != 2 or not all(isinstance(module, nn.Module) for module in pair):
+        found = ", ".join(type(module).__qualname__ for module in pair)
+        raise ConfigError(
+            f"network {config.kind!r}: expected its builder to make two torch modules, an encoder "
+            f"and a decoder, found ({found})"
+        )
+    encoder, decoder = pair
+    return encoder, decoder

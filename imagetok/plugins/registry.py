@@ -1,0 +1,238 @@
+"""The registry: which parts of your own there are, by part and name, and what builds each."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, overload
+
+from imagetok.config import Section
+from imagetok.errors import ConfigError
+from imagetok.plugins.loading import (
+    Origin,
+    blamed,
+    current_origin,
+    failures,
+    installed_plugins,
+    load_installed,
+)
+from imagetok.suggestions import did_you_mean
+
+Part = Literal["quantizer", "network", "data", "prior", "features"]
+B = TypeVar("B", bound=Callable[..., object])
+NAME = r"[a-z0-9][a-z0-9_-]{0,99}"
+_ARTICLES = {"data": "data source", "features": "feature network"}
+FEATURE_NETWORKS = ("inception", "vgg16", "cifar-resnet", "torchvision", "python")
+"""The feature networks that imagetok has: what `--features` begins with."""
+
+
+class Registration(NamedTuple):
+    """A part of your own."""
+
+    part: Part
+    name: str
+    """Its `kind`, its `source`, or what `--features` calls it."""
+    config: type["OwnSection"] | None
+    """None for a feature network."""
+    build: Callable[..., object]
+    qualified_name: str
+    """Of the section, or of what builds a feature network."""
+    loaded_by: Origin | None
+    """None where a program registered it by itself."""
+
+    @property
+    def origin(self) -> Origin:
+        """Who provides it: a package with its version, or a file."""
+        loaded = self.loaded_by
+        if loaded is not None and (loaded.package or loaded.plugin.endswith(".py")):
+            return loaded._replace(plugin=Path(loaded.plugin).name)
+        module = self.qualified_name.partition(":")[0]
+        owners = packages_distributions().get(module.partition(".")[0])
+        if owners:
+            has_entry = any(plugin.package == owners[0] for plugin in installed_plugins())
+            return Origin(owners[0], version(owners[0]), "" if has_entry else module)
+        if loaded is not None:
+            return loaded
+        return Origin(plugin=Path(getattr(sys.modules.get(module), "__file__", None) or "").name)
+
+
+class OwnSection(Section):
+    """Base of the sections of your own parts.
+
+    Derive from that of the part: `imagetok.quantizers.QuantizerSection`,
+    `imagetok.networks.NetworkSection`, `imagetok.data.DataSection` or `prior.config.PriorSection`.
+    """
+
+    @classmethod
+    def own_part(cls) -> "OwnPart":
+        """Which part its sections are of."""
+        raise NotImplementedError
+
+    @classmethod
+    def alternatives(cls) -> Sequence[type[Section]]:
+        """The registered sections, where the base stands for all of them."""
+        found = [r.config for r in registered(cls.own_part().name) if r.config is not None]
+        return found if cls in OwnSection.__subclasses__() else [cls]
+
+
+class OwnPart(NamedTuple):
+    """What sections of a part have in common."""
+
+    name: Part
+    tag: Literal["kind", "source"]
+    """The key that chooses one."""
+    needs: tuple[str, ...]
+    """Attributes that a section must have beside its keys."""
+    built_in: tuple[str, ...]
+    """Names that are taken."""
+
+
+_registered: dict[tuple[Part, str], Registration] = {}
+
+
+@overload
+def register(what: type[OwnSection] | str) -> Callable[[B], B]: ...
+@overload
+def register(what: type[OwnSection] | str, build: B) -> B: ...
+def register(what: type[OwnSection] | str, build: B | None = None) -> Callable[[B], B] | B:
+    """Register a part of your own: a quantizer, network, data source, prior or feature network.
+
+    >>> class SoftVQConfig(QuantizerSection):
+    ...     kind: Literal["soft-vq"] = "soft-vq"
+    ...     num_codes: CodebookSize = 512
+    ...     losses: ClassVar[tuple[str, ...]] = ("commitment",)
+    >>> @imagetok.register(SoftVQConfig)
+    ... class SoftVQ(Quantizer):
+    ...     def __init__(self, config: SoftVQConfig): ...
+
+    From then on `tokenizer.quantizer={kind: soft-vq}` is a config like any other. Put it into a
+    file or package that other processes can load, too (`imagetok.load_plugin`).
+
+    what: the class of the config section, whose base says which part it is; of a feature network,
+    the name by which `--features` asks for it. build: a class or function that is called with
+    - quantizer (`QuantizerSection`): the section; makes a `Quantizer`;
+    - network (`NetworkSection`): the section and a `NetworkSpec`; makes (encoder, decoder);
+    - data source (`DataSection`): the section, the split and an `ImageContract`; makes an
+      `ImageDataset`;
+    - prior (`PriorSection`): the `PriorConfig`, with the section as its `model`; makes a `Prior`;
+    - feature network: nothing, or for `NAME=FILE` a Path; makes a torch module that maps
+      (B, 3, H, W) in [0, 1] to features (B, F).
+
+    Without `build` it is a decorator. A class or function of the same qualified name replaces the
+    one before (a notebook's cell that is run again). Raises ConfigError for a name that is taken
+    or cannot be, a section of the wrong base, and one that lacks an attribute.
+    """
+    if build is None:
+        return lambda given: register(what, given)
+    if not callable(build):
+        raise ConfigError(f"register: expected a class or function that builds it, found {build!r}")
+    part, name, config = _named(what)
+    owner = build if config is None else config
+    qualified = f"{owner.__module__}:{getattr(owner, '__qualname__', type(owner).__qualname__)}"
+    held = _registered.get((part, name))
+    if held is not None and held.qualified_name != qualified:
+        raise ConfigError(
+            f"register: the {in_words(part)} {name!r} is taken by {held.qualified_name}; choose "
+            f"another name for {qualified}"
+        )
+    _registered[part, name] = Registration(part, name, config, build, qualified, current_origin())
+    return build
+
+
+def registered(part: Part | None = None) -> list[Registration]:
+    """What is registered, of one part or of all, without loading anything."""
+    return [r for r in _registered.values() if part in (None, r.part)]
+
+
+def blamed_plugin(error: BaseException) -> str:
+    """The module of a registered part whose own code raised an error; empty for other errors."""
+    return blamed(error, {r.qualified_name.partition(":")[0] for r in registered()})
+
+
+def find(part: Part, name: str) -> Registration | None:
+    """A registered part; installed packages are asked where it is not registered yet."""
+    if (part, name) not in _registered:
+        load_installed()
+    return _registered.get((part, name))
+
+
+def unknown(part: Part, name: object, built_in: Sequence[str]) -> str:
+    """What to say where neither imagetok nor a plugin has a part of this name."""
+    known = [*built_in, *(r.name for r in registered(part))]
+    listed = ", ".join(map(repr, known))
+    return f"expected one of {listed}; found {name!r}{hint_for(name, known)}"
+
+
+def hint_for(name: object, known: Sequence[str]) -> str:
+    """The end of a message that refuses `name`: the nearest one, or how to load a plugin."""
+    load = (
+        "; load one of your own with --plugin FILE_OR_MODULE before the command, or install the "
+        "package that registers it"
+    )
+    failed = "".join(f"; {error}" for error in failures().values())
+    return (did_you_mean(name, known) or load) + failed
+
+
+def in_words(part: str) -> str:
+    """What users call a part."""
+    return _ARTICLES.get(part, part)
+
+
+def names_in(union: Any, tag: str) -> tuple[str, ...]:
+    """The tags of a union's own sections, in order."""
+    members = get_args(get_args(union)[0])
+    return tuple(m.model_fields[tag].default for m in members if not issubclass(m, OwnSection))
+
+
+def _named(what: object) -> tuple[Part, str, type[OwnSection] | None]:
+    """Part, name and section of what is registered; ConfigError where it cannot be."""
+    if isinstance(what, str):
+        _check_name("features", what, FEATURE_NETWORKS)
+        return "features", what, None
+    bases = OwnSection.__subclasses__()
+    if not (isinstance(what, type) and issubclass(what, OwnSection)) or what in bases:
+        raise ConfigError(
+            "register: expected a section class derived from imagetok.quantizers.QuantizerSection, "
+            "imagetok.networks.NetworkSection, imagetok.data.DataSection or "
+            "prior.config.PriorSection, or the name of a feature network; found "
+            f"{getattr(what, '__qualname__', repr(what))}"
+        )
+    own = what.own_part()
+    _check_tag(what, own.tag)
+    name = str(what.model_fields[own.tag].default)
+    _check_name(own.name, name, own.built_in)
+    lacking = [n for n in own.needs if n not in what.model_fields and not hasattr(what, n)]
+    if lacking:
+        raise ConfigError(
+            f"register: {what.__qualname__} ({in_words(own.name)} {name!r}) has no "
+            f"{' and no '.join(map(repr, lacking))}; see the docstring of "
+            f"{what.__mro__[-_depth(what)].__qualname__}"
+        )
+    return own.name, name, what
+
+
+def _depth(section: type[OwnSection]) -> int:
+    """Where in the order of bases, from its end, the base of the part stands."""
+    return section.__mro__[::-1].index(OwnSection) + 2
+
+
+def _check_tag(section: type[OwnSection], tag: str) -> None:
+    field = section.model_fields.get(tag)
+    values = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+    if field is None or len(values) != 1 or field.default != values[0]:
+        raise ConfigError(
+            f"register: {section.__qualname__}: expected a key that names it, "
+            f'`{tag}: Literal["my-name"] = "my-name"`'
+        )
+
+
+def _check_name(part: Part, name: str, built_in: Sequence[str]) -> None:
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"register: expected a name of small letters, digits, - and _, found {name!r}"
+        )
+    if name in built_in:
+        raise ConfigError(
+            f"register: {name!r} is a {in_words(part)} of imagetok; choose another name"
+        )
