@@ -16,10 +16,10 @@ MAX_UNITS = 1024
 
 
 class PriorSection(OwnSection):
-    """Base of the config section of a prior of your own: of its network, `model`.
+    """Base class of the config section `model` of your own prior.
 
-    Give it `kind: Literal["my-name"] = "my-name"` and its keys. It stands for codes of any levels,
-    but not for one level of a `hierarchy`.
+    Define `kind: Literal["my-name"] = "my-name"` and its keys. Such a prior models codes of any
+    number of levels, but cannot be one level of a `hierarchy`.
     """
 
     if TYPE_CHECKING:

@@ -207,7 +207,7 @@ def _user_network(spec: str) -> FeatureNetwork:
 
 
 def _registered(registration: Registration, spec: str, path: Path | None) -> FeatureNetwork:
-    """A registered network; it may be a FeatureNetwork already, which knows its logits."""
+    """Open a registered network, which may be an nn.Module or a FeatureNetwork with logits."""
     given = () if path is None else (path,)
     try:
         inspect.signature(registration.build).bind(*given)

@@ -1,4 +1,4 @@
-"""Networks: images to encoder outputs, and quantized vectors to images."""
+"""Networks: encoders of images, and decoders of quantized vectors."""
 
 from imagetok.networks.base import NetworkSection, NetworkSpec
 from imagetok.networks.build import FlatNetworkConfig, NetworkConfig, build_network

@@ -1,7 +1,7 @@
-"""What a network of your own is described by, and what it is built for.
+"""The config section and the specification of a network of your own.
 
-One of your own is registered (`imagetok.register`) by a file or package of yours:
-docs/how-to/own-parts.md. A kind of imagetok's is a file beside this one and a case of
+Such a network is registered (`imagetok.register`) by your own file or package; see
+docs/how-to/own-parts.md. An included network is a module of this package and a case of
 `build.build_network`.
 """
 
@@ -12,7 +12,7 @@ from imagetok.plugins.registry import OwnPart, OwnSection, names_in
 
 
 class NetworkSpec(NamedTuple):
-    """What an encoder and a decoder have to connect.
+    """The channels that an encoder and a decoder have to connect.
 
     With the f of the section's `downsampling`, the encoder maps (B, image_channels, H, W) to
     (B, encoder_channels, H / f, W / f), and the decoder (B, decoder_channels, H / f, W / f) to
@@ -20,27 +20,27 @@ class NetworkSpec(NamedTuple):
     """
 
     image_channels: int
-    """Of the images: 1 or 3; of label maps the number of classes."""
+    """Image channels: 1 or 3; for label maps the number of channels of their likelihood."""
     encoder_channels: int
-    """What the quantizer reads."""
+    """Number of channels of the encoder's output, which the quantizer reads."""
     decoder_channels: int
-    """What the quantizer gives."""
+    """Number of channels of the decoder's input, the quantizer's output."""
     num_heads: int = 1
-    """How many equal parts, one after the other, the encoder's channels are (mean, variance)."""
+    """Number of equal parts of the encoder's channels: 2 for means and variances."""
     is_bounded: bool = True
-    """Whether the decoder's output are pixels, which it may squash into its range; else they are
-    values of any size (logits of classes)."""
+    """Whether decoder outputs are pixels, which it may bound to its range; otherwise they are
+    unbounded (logits of classes)."""
 
 
 class NetworkSection(OwnSection):
-    """Base of the config section of a network of your own.
+    """Base class of the config section of your own network.
 
-    Give it `kind: Literal["my-name"] = "my-name"`, its keys, and `downsampling`: a property or a
-    key, pixels per code along each side.
+    Define `kind: Literal["my-name"] = "my-name"`, its keys, and `downsampling`, a property or key:
+    pixels per code along each side.
     """
 
     pixels: ClassVar[PixelRange] = CENTRED
-    """What black and white are to the network: -0.5 and 0.5."""
+    """The values of black and white inside the network; by default -0.5 and 0.5."""
     if TYPE_CHECKING:
         kind: Any  # a Literal of the section
 

@@ -1,4 +1,4 @@
-"""From a config section to an encoder and a decoder: imagetok's kinds, and your own."""
+"""Building encoder and decoder from a config section, for included and registered networks."""
 
 from typing import Annotated, assert_never
 
@@ -14,9 +14,9 @@ from imagetok.networks.sqvae import SQVAENetConfig, build_sqvae_net
 from imagetok.plugins.sections import OrRegistered, build_registered
 
 FlatNetworkConfig = ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreNetConfig | NetworkSection
-"""One grid of codes."""
+"""The section of a network with one grid of codes."""
 NetworkConfig = Annotated[FlatNetworkConfig | VQVAE2Config, OrRegistered(NetworkSection)]
-"""The section of any network: a kind of imagetok's, or one that is registered."""
+"""The section of any network, included or registered."""
 
 
 def build_network(
@@ -28,12 +28,12 @@ def build_network(
     num_heads: int = 1,
     is_bounded: bool = True,
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder, freshly initialised.
+    """Build a newly initialised encoder and decoder.
 
     The encoder maps image_channels to encoder_channels, the decoder decoder_channels to
-    image_channels; pixels are in the range `config.pixels` on both sides. num_heads: of the encoder
-    where the network has heads. is_bounded: whether a network with a squashing function at its end
-    keeps it; a likelihood that has one of its own (vMF) does without.
+    image_channels; pixels are in the range `config.pixels` on both sides. num_heads: number of
+    heads of the encoder, for networks with heads. is_bounded: whether the decoder keeps its final
+    nonlinearity; it is removed for a likelihood with its own (vMF).
     """
     channels = image_channels, encoder_channels, decoder_channels
     match config:

@@ -1,4 +1,4 @@
-"""Quantizers: encoder outputs to codes and back, behind one contract (`base.Quantizer`)."""
+"""Quantizers, which map encoder outputs to codes and back; all implement `base.Quantizer`."""
 
 from imagetok.quantizers.base import (
     Codes,

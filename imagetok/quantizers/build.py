@@ -1,4 +1,4 @@
-"""From a config section to a quantizer: the kinds that imagetok has, and those of your own."""
+"""Building a quantizer from a config section, for included and registered quantizers."""
 
 from typing import Annotated, assert_never
 
@@ -38,11 +38,11 @@ QuantizerConfig = Annotated[
     | QuantizerSection,
     OrRegistered(QuantizerSection),
 ]
-"""The section of any quantizer: a kind of imagetok's, or one that is registered."""
+"""The section of any quantizer, included or registered."""
 
 
 def build_quantizer(config: QuantizerConfig) -> Quantizer:
-    """The quantizer that a config section describes, freshly initialised."""
+    """Build the newly initialised quantizer of a config section."""
     match config:
         case EdVAEConfig():
             return EdVAEQuantizer(**config.model_dump(exclude={"kind"}))

@@ -155,8 +155,8 @@ def test_values_are_shown_as_a_reader_wants_them(value, shown):
         (lambda: Figure(b"<html>", "x"), InputError, "SVG or PNG"),
         (lambda: Pictures(torch.zeros(3, 4, 4), 1), InputError, r"found shape \(3, 4, 4\)"),
         (lambda: Pictures(IMAGES, 0), ConfigError, "columns >= 1"),
-        (lambda: Pictures(IMAGES, 3, ["one"]), ConfigError, "take 2 row_labels or none, found 1"),
-        (lambda: Pictures(IMAGES, 3, (), ["a"]), ConfigError, "take 3 column_headers or none"),
+        (lambda: Pictures(IMAGES, 3, ["one"]), ConfigError, "need 2 row_labels or none, found 1"),
+        (lambda: Pictures(IMAGES, 3, (), ["a"]), ConfigError, "need 3 column_headers or none"),
     ],
 )
 def test_blocks_that_cannot_be_shown_are_refused(build, error, message):
