@@ -39,12 +39,12 @@ class InstalledPlugin(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What is being loaded, which provides the parts that are registered meanwhile."""
+    """A plugin that is being loaded: it provides the parts that are registered meanwhile."""
 
     package: str = ""
     version: str = ""
     plugin: str = ""
-    """What `--plugin` takes to load it: a file or a module; empty for an entry point."""
+    """File or module to give to `--plugin`; empty for an entry point."""
 
 
 _lock = threading.RLock()

@@ -27,15 +27,15 @@ class PartRecord(Section):
 
     part: Part
     name: Annotated[str, Field(pattern=f"^{NAME}$")]
-    """Its kind or source."""
+    """The `kind` or `source` that selects it."""
     package: Annotated[str, Field(max_length=200, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = (
         Field("", exclude_if=_is_empty)
     )
-    """Distribution, as pip installs it."""
+    """Name of the distribution, as pip installs it; empty if there is none."""
     version: _Text = Field("", exclude_if=_is_empty)
-    """Of the package."""
+    """Version of the package."""
     plugin: _Text = Field("", exclude_if=_is_empty)
-    """What `--plugin` takes: the name of a file, or a module; empty for an entry point."""
+    """Name of the file, or the module, to give to `--plugin`; empty for an entry point."""
 
 
 class PartRecords(Section):

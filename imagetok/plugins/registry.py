@@ -22,7 +22,7 @@ from imagetok.suggestions import did_you_mean
 Part = Literal["quantizer", "network", "data", "prior", "features"]
 B = TypeVar("B", bound=Callable[..., object])
 NAME = r"[a-z0-9][a-z0-9_-]{0,99}"
-_ARTICLES = {"data": "data source", "features": "feature network"}
+_WORDS = {"data": "data source", "features": "feature network"}
 FEATURE_NETWORKS = ("inception", "vgg16", "cifar-resnet", "torchvision", "python")
 """The feature networks that imagetok has: what `--features` begins with."""
 
@@ -32,18 +32,19 @@ class Registration(NamedTuple):
 
     part: Part
     name: str
-    """Its `kind`, its `source`, or what `--features` calls it."""
+    """The `kind` or `source` that selects it, or its name for `--features`."""
     config: type["OwnSection"] | None
-    """None for a feature network."""
+    """Class of its config section; None for a feature network."""
     build: Callable[..., object]
+    """Class or function that builds it; see `register`."""
     qualified_name: str
-    """Of the section, or of what builds a feature network."""
+    """`module:name` of the section, or of what builds a feature network."""
     loaded_by: Origin | None
-    """None where a program registered it by itself."""
+    """The plugin that registered it; None if a program called `register` itself."""
 
     @property
     def origin(self) -> Origin:
-        """Who provides it: a package with its version, or a file."""
+        """The package with its version, or the file, that provides it."""
         loaded = self.loaded_by
         if loaded is not None and (loaded.package or loaded.plugin.endswith(".py")):
             return loaded._replace(plugin=Path(loaded.plugin).name)
@@ -66,18 +67,18 @@ class OwnSection(Section):
 
     @classmethod
     def own_part(cls) -> "OwnPart":
-        """Which part its sections are of."""
+        """Return the part that its sections describe."""
         raise NotImplementedError
 
     @classmethod
     def alternatives(cls) -> Sequence[type[Section]]:
-        """The registered sections, where the base stands for all of them."""
+        """Return the registered sections for the base of a part, else the section itself."""
         found = [r.config for r in registered(cls.own_part().name) if r.config is not None]
         return found if cls in OwnSection.__subclasses__() else [cls]
 
 
 class OwnPart(NamedTuple):
-    """What sections of a part have in common."""
+    """The properties that all sections of a part share."""
 
     name: Part
     tag: Literal["kind", "source"]
@@ -176,7 +177,7 @@ def hint_for(name: object, known: Sequence[str]) -> str:
 
 def in_words(part: str) -> str:
     """What users call a part."""
-    return _ARTICLES.get(part, part)
+    return _WORDS.get(part, part)
 
 
 def names_in(union: Any, tag: str) -> tuple[str, ...]:
