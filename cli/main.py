@@ -17,7 +17,7 @@ from importlib import import_module
 import click
 
 from imagetok.errors import ConfigError, ImagetokError
-from imagetok.io.urls import without_secrets
+from imagetok.io.url_secrets import without_secrets
 from imagetok.suggestions import did_you_mean
 from imagetok.version import __version__
 

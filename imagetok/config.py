@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from imagetok.errors import ConfigError
 from imagetok.io.regular_files import read_regular
-from imagetok.io.urls import public_url
+from imagetok.io.url_secrets import public_url
 from imagetok.suggestions import did_you_mean, nearest
 
 MAX_BYTES = 1 << 20

@@ -64,7 +64,7 @@ def _begin(path: Path) -> Path:
 
 
 @contextmanager
-def _making(path: Path) -> Iterator[None]:
+def _explain_creation_errors(path: Path) -> Iterator[None]:
     """Raise ResourceError for a folder such as /proc, where creating a file is "not found"."""
     try:
         yield
@@ -81,7 +81,7 @@ def staged_file(path: Path) -> Iterator[IO[bytes]]:
     An exception inside the context removes the temporary file and leaves `path` unchanged.
     """
     temporary = _begin(path)
-    with _making(path):
+    with _explain_creation_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = temporary.open("wb")
     try:
@@ -102,7 +102,7 @@ def link_or_copy(source: Path, path: Path) -> bool:
 
     `path` must not exist. Returns whether it is a link.
     """
-    with _making(path):
+    with _explain_creation_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), path)
@@ -141,7 +141,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
     """
     temporary = _begin(path)
     shutil.rmtree(temporary, ignore_errors=True)
-    with _making(path):
+    with _explain_creation_errors(path):
         temporary.mkdir(parents=True)
     descriptor = os.open(temporary, os.O_RDONLY)
     try:
@@ -246,7 +246,7 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     removed, renamed or replaced while it is held. On a file system without locks a warning is
     logged.
     """
-    with _making(folder):
+    with _explain_creation_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     _held[descriptor] = folder.absolute()

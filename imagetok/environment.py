@@ -14,7 +14,7 @@ import torch
 
 from imagetok.caches import Cache, find_caches, shareable, size_text
 from imagetok.errors import ConfigError
-from imagetok.io.urls import without_secrets
+from imagetok.io.url_secrets import without_secrets
 from imagetok.named_configs.folder import configs_folder
 from imagetok.plugins.loading import installed_plugins
 from imagetok.processes import process_state

@@ -1,6 +1,6 @@
 """Errors that a user can cause or meet, and the exit code of a command for each."""
 
-from imagetok.io.urls import without_secrets
+from imagetok.io.url_secrets import without_secrets
 
 
 class ImagetokError(ValueError):

@@ -15,7 +15,7 @@ from imagetok.codes.schema import PLAN
 from imagetok.codes.statistics import code_statistics, save_contact_sheet
 from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
-from imagetok.io.urls import public_url
+from imagetok.io.url_secrets import public_url
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer

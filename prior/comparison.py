@@ -7,13 +7,6 @@ from typing import Any
 
 import torch
 
-from imagetok.comparison.features import (
-    FeatureWork,
-    folder_of,
-    identity_of,
-    measures_in,
-    tokenizer_words,
-)
 from imagetok.comparison.follow_up import FollowUp, FollowUpStep
 from imagetok.comparison.from_configs import (
     CompareResult,
@@ -26,6 +19,13 @@ from imagetok.comparison.from_configs import (
 from imagetok.comparison.from_configs import compare as compare_tokenizers
 from imagetok.comparison.plan import SEEDS, ComparisonPlan, Trial
 from imagetok.comparison.subprocesses import imagetok_command
+from imagetok.comparison.trial_distances import (
+    FeatureWork,
+    folder_of,
+    identity_of,
+    measures_in,
+    tokenizer_words,
+)
 from imagetok.config import Overrides, validate
 from imagetok.data import DataConfig, describe
 from imagetok.errors import ConfigError, InputError

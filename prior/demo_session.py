@@ -17,7 +17,7 @@ from torch import Tensor
 from imagetok.codes.decode import decode_in_batches
 from imagetok.data import open_image, preprocess
 from imagetok.errors import InputError
-from imagetok.evaluation.uncertainty import uncertainty_map
+from imagetok.evaluation.uncertainty_scores import uncertainty_map
 from imagetok.images import Images, from_stored
 from imagetok.pictures import as_pixels, as_rgb, grid, overlay, palette
 from imagetok.processes import device_of

@@ -12,7 +12,7 @@ from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.evaluate import Evaluation, evaluate
-from imagetok.evaluation.features import NetworkSpecs
+from imagetok.evaluation.feature_networks import NetworkSpecs
 from imagetok.evaluation.records import MeasureRecord
 from imagetok.images import to_stored
 from imagetok.io.output_paths import output_file

@@ -9,7 +9,7 @@ import torch
 from imagetok.config import Overrides, validate
 from imagetok.processes import choose_device, keep_freed_memory
 from imagetok.progress import progress_shown
-from imagetok.training.config_input import ConfigInput, check_kind, open_config, run_folder
+from imagetok.training.config_input import ConfigInput, check_kind, choose_run_folder, open_config
 from imagetok.training.run_folder import check_plugins
 from imagetok.training.trained import Trained
 from prior.base import Prior
@@ -57,7 +57,7 @@ def train(
     with progress_shown(progress):
         given = open_config(config, set)
         check_kind(given, "prior")
-        run = run_folder(given, out, resume=resume)
+        run = choose_run_folder(given, out, resume=resume)
         if resume:
             check_plugins(run)
         keep_freed_memory()

@@ -27,7 +27,7 @@ from imagetok.evaluation.codebook_health import (
     code_change_rates,
     codebook_health,
     codebook_state,
-    collapse_onset,
+    low_perplexity_since,
     uncertainty_perplexity_correlation,
     verdict_of,
 )
@@ -227,7 +227,9 @@ def _verdict(
     health = levels[level]
     state = codebook_state(health.perplexity, health.num_codes)
     share = COLLAPSED if state == "collapsed" else UNDERUSED
-    return verdict_of(health, collapse_onset(history, level, len(levels), share * health.num_codes))
+    return verdict_of(
+        health, low_perplexity_since(history, level, len(levels), share * health.num_codes)
+    )
 
 
 def _entropies(

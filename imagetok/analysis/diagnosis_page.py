@@ -6,7 +6,7 @@ import numpy as np
 
 from imagetok.analysis.curves import codebook_figures
 from imagetok.analysis.diagnosis import Diagnosis, entropy_maps
-from imagetok.evaluation.codebook_health import evaluations
+from imagetok.evaluation.codebook_health import uncertainty_and_perplexity
 from imagetok.quantizers import level_name
 from imagetok.reporting import (
     Block,
@@ -50,7 +50,7 @@ def _uncertainty_figures(diagnosis: Diagnosis) -> list[Figure]:
     """Plot uncertainty against perplexity at each evaluation during training (EdVAE, Fig. 3)."""
     figures = []
     for level in range(len(diagnosis.levels)):
-        points = evaluations(diagnosis.history, level, len(diagnosis.levels))
+        points = uncertainty_and_perplexity(diagnosis.history, level, len(diagnosis.levels))
         if len(points) < 2:
             continue
         uncertainty, perplexity = zip(*points, strict=True)

@@ -19,7 +19,7 @@ from imagetok.evaluation.batches import batches
 from imagetok.evaluation.code_patches import code_patches, encode_spread
 from imagetok.evaluation.embedding import neighbour_accuracy, tsne
 from imagetok.evaluation.feature_distances import compare_sets, features_of
-from imagetok.evaluation.features import FeatureNetwork, NetworkSpecs, open_networks
+from imagetok.evaluation.feature_networks import FeatureNetwork, NetworkSpecs, open_networks
 from imagetok.evaluation.manipulation import (
     ChangedImages,
     code_vectors,

@@ -19,7 +19,7 @@ from imagetok.evaluation.code_patches import (
     encode_spread,
     spread,
 )
-from imagetok.evaluation.uncertainty import uncertainty_map
+from imagetok.evaluation.uncertainty_scores import uncertainty_map
 from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
 from imagetok.pictures import as_pixels, as_rgb, cut_grid, overlay
 from imagetok.processes import device_of

@@ -15,7 +15,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
 from imagetok.evaluation.records import identity_of
-from imagetok.evaluation.uncertainty import (
+from imagetok.evaluation.uncertainty_scores import (
     BinnedError,
     UncertaintyScores,
     auroc,

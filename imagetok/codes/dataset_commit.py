@@ -26,7 +26,7 @@ from imagetok.codes.tar_layout import shard_bytes
 from imagetok.config import differences
 from imagetok.durable import is_temporary, remove_temporaries, sha256_file, write_json
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
-from imagetok.io.urls import public_url
+from imagetok.io.url_secrets import public_url
 from imagetok.quantizers import codebook_use
 
 logger = logging.getLogger("imagetok")

@@ -185,7 +185,7 @@ class CodeDataset(Dataset):
         arguments.
         """
         return CodeStream(
-            self._holding(mix).__getitems__,
+            self._with_max_open(mix).__getitems__,
             self._ends,
             batch_size,
             shuffle=shuffle,
@@ -233,7 +233,7 @@ class CodeDataset(Dataset):
         none = 0, 0, Shard(self.plan, 0, b"")
         return {**self.__dict__, "_open": OrderedDict(), "_recent": none}
 
-    def _holding(self, shards: int) -> "CodeDataset":
+    def _with_max_open(self, shards: int) -> "CodeDataset":
         """Return a copy of the dataset that keeps up to `shards` shards open by itself."""
         other = copy(self)  # copies through __getstate__, so no shard is open yet
         other._max_open = shards
@@ -253,15 +253,15 @@ class CodeDataset(Dataset):
         found = self._open.pop(shard, None)
         if found is None:
             self._close_all_but(self._max_open - 1)
-            found = self._opened(shard)
+            found = self._open_shard(shard)
         self._open[shard] = found  # at the end: most recently used
         return found
 
-    def _opened(self, shard: int) -> Shard:
+    def _open_shard(self, shard: int) -> Shard:
         """Open a shard; if the process runs out of file handles, keep fewer open from now on."""
         while True:
             try:
-                return self._first_touch(shard)
+                return self._load_and_verify(shard)
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
                     raise
@@ -274,7 +274,7 @@ class CodeDataset(Dataset):
         while len(self._open) > count:
             self._open.popitem(last=False)
 
-    def _first_touch(self, shard: int) -> Shard:
+    def _load_and_verify(self, shard: int) -> Shard:
         entry = self.manifest.shards[shard]
         content = self._store.load(entry.file, entry.bytes)
         if content.stamp and self._good[shard] == content.stamp:

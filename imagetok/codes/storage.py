@@ -16,7 +16,7 @@ from imagetok.data.shard_patterns import PROTOCOLS
 from imagetok.errors import ConfigError, ResourceError, ShardError
 from imagetok.io.regular_files import FileError, open_regular, read_regular
 from imagetok.io.timeouts import TransferProgress, within_time_limit
-from imagetok.io.urls import public_url, split_user, without_secrets
+from imagetok.io.url_secrets import public_url, split_user, without_secrets
 
 REMEDY = (
     "Copy it again; or, where it was made, delete it, its .json and manifest.json and run the same "

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imagetok.comparison.features import feature_follow_up
 from imagetok.comparison.follow_up import FollowUp
 from imagetok.comparison.plan import SEEDS, ComparisonPlan, Trial, make_plan
 from imagetok.comparison.results import Comparison
@@ -19,6 +18,7 @@ from imagetok.comparison.runner import run_comparison
 from imagetok.comparison.subprocesses import Failure, imagetok_command
 from imagetok.comparison.sweep_configs import sweep_texts
 from imagetok.comparison.table import table_of
+from imagetok.comparison.trial_distances import feature_follow_up
 from imagetok.config import Overrides, override_texts
 from imagetok.data import open_images
 from imagetok.errors import ConfigError, ResourceError

@@ -18,7 +18,7 @@ from imagetok.data import DataConfig, HuggingFaceConfig, describe, open_images
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.io.json_files import read_json
-from imagetok.io.urls import public_url
+from imagetok.io.url_secrets import public_url
 from imagetok.named_configs import NamedConfig, find_config
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run_folder import recorded_lengths

@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from imagetok.data.base import NO_LABEL, ArrayImages, ImageBatch, ImageDataset
+from imagetok.data.compressed_images import CompressedImages, FileImages
 from imagetok.data.config import (
     CelebAConfig,
     CIFAR10Config,
@@ -24,7 +25,6 @@ from imagetok.data.config import (
     parse_spec,
 )
 from imagetok.data.digits import open_digits
-from imagetok.data.encoded_images import EncodedImages, FileImages
 from imagetok.data.faces import open_celeba, open_kaokore
 from imagetok.data.folder import open_folder
 from imagetok.data.huggingface import open_huggingface
@@ -44,10 +44,10 @@ __all__ = [
     "ArrayImages",
     "CIFAR10Config",
     "CelebAConfig",
+    "CompressedImages",
     "DataConfig",
     "DataSection",
     "DigitsConfig",
-    "EncodedImages",
     "FashionMNISTConfig",
     "FileImages",
     "FolderConfig",

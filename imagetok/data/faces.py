@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
+from imagetok.data.compressed_images import FileImages, is_file
 from imagetok.data.config import CelebAConfig, KaokoreConfig
-from imagetok.data.encoded_images import FileImages, is_file
 from imagetok.data.table import SPLITS, check_columns, read_table, read_text, refuse_rows
 from imagetok.errors import InputError
 from imagetok.images import ImageContract

@@ -4,7 +4,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from imagetok.data.encoded_images import FileImages
+from imagetok.data.compressed_images import FileImages
 from imagetok.data.labels_and_splits import split_indices
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract

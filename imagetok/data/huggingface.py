@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
+from imagetok.data.compressed_images import CompressedImages, file_size
 from imagetok.data.config import HuggingFaceConfig
-from imagetok.data.encoded_images import EncodedImages, file_size
 from imagetok.data.image_decoding import ImageError, decode_image, open_image
 from imagetok.data.labels_and_splits import number_labels, split_indices
 from imagetok.errors import ConfigError, InputError, ResourceError
@@ -21,7 +21,7 @@ _ROWS = 4096
 
 
 @final
-class HuggingFaceImages(EncodedImages):
+class HuggingFaceImages(CompressedImages):
     """The rows of one `datasets.Dataset`."""
 
     def __init__(

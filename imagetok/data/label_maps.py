@@ -2,8 +2,8 @@
 
 from pathlib import Path, PurePosixPath
 
+from imagetok.data.compressed_images import FileImages
 from imagetok.data.config import MasksConfig
-from imagetok.data.encoded_images import FileImages
 from imagetok.data.folder import list_images, open_folder
 from imagetok.errors import InputError
 from imagetok.images import ImageContract

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
+from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.config import LSUNConfig
-from imagetok.data.encoded_images import EncodedImages
 from imagetok.data.image_decoding import ImageError, decode_image
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
@@ -27,7 +27,7 @@ class LMDBEntry(NamedTuple):
 
 
 @final
-class LSUNImages(EncodedImages):
+class LSUNImages(CompressedImages):
     """Encoded images in LMDB folders, in the order of their keys."""
 
     def __init__(self, entries: list[LMDBEntry], *, split: str, contract: ImageContract):

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from imagetok.data.encoded_images import FileImages
+from imagetok.data.compressed_images import FileImages
 from imagetok.data.folder import list_images, open_folder
 from imagetok.errors import InputError
 from imagetok.images import ImageContract

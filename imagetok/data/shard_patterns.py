@@ -7,7 +7,7 @@ from pathlib import Path
 import braceexpand
 
 from imagetok.errors import ConfigError, InputError
-from imagetok.io.urls import public_url
+from imagetok.io.url_secrets import public_url
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "hf", "memory")
 _MAX_SHARDS = 1_000_000

@@ -10,8 +10,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imagetok.data.compressed_images import FileImages, below
 from imagetok.data.config import TableConfig
-from imagetok.data.encoded_images import FileImages, below
 from imagetok.data.labels_and_splits import number_labels, split_indices
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from jaxtyping import UInt8
 
+from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.config import WebDatasetConfig
-from imagetok.data.encoded_images import EncodedImages
 from imagetok.data.folder import EXTENSIONS
 from imagetok.data.image_decoding import MAX_BYTES, ImageError, decode_image
 from imagetok.data.labels_and_splits import number_labels, split_indices
@@ -20,7 +20,7 @@ from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceErro
 from imagetok.images import ImageContract
 from imagetok.io.regular_files import open_regular
 from imagetok.io.timeouts import within_time_limit
-from imagetok.io.urls import public_url, without_secrets
+from imagetok.io.url_secrets import public_url, without_secrets
 
 _MAX_LABEL_BYTES = 4096
 _READ_AHEAD = 5 << 20
@@ -36,7 +36,7 @@ class TarSample(NamedTuple):
 
 
 @final
-class TarImages(EncodedImages):
+class TarImages(CompressedImages):
     """Images in tars; only their offsets and labels are kept in memory."""
 
     def __init__(

@@ -111,7 +111,7 @@ def code_change_rates(
     return tuple(c / max(1, n) for c, n in zip(changed, positions, strict=True))
 
 
-def evaluations(
+def uncertainty_and_perplexity(
     records: Sequence[Mapping[str, Any]], level: int, num_levels: int
 ) -> list[tuple[float, float]]:
     """Return (uncertainty, perplexity of batches of 128) of every evaluation that has both."""
@@ -128,14 +128,14 @@ def uncertainty_perplexity_correlation(
     Uses the evaluations on the held-out split. None if fewer than three have both, or if either
     is constant.
     """
-    points = evaluations(records, level, num_levels)
+    points = uncertainty_and_perplexity(records, level, num_levels)
     if len(points) < 3:
         return None
     found = float(torch.corrcoef(torch.tensor(points, dtype=torch.float64).T)[0, 1])
     return found if math.isfinite(found) else None
 
 
-def collapse_onset(
+def low_perplexity_since(
     records: Sequence[Mapping[str, Any]], level: int, num_levels: int, threshold: float
 ) -> int | None:
     """Return the training step from which the batch perplexity stayed below `threshold`.
@@ -158,10 +158,10 @@ def codebook_state(
     return "healthy" if share >= UNDERUSED else "underused" if share >= COLLAPSED else "collapsed"
 
 
-def verdict_of(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
+def verdict_of(health: LevelHealth, since_step: int | None = None) -> Verdict:
     """Derive the verdict: what is wrong, what may have caused it, and what to try.
 
-    collapsed_at: the training step returned by `collapse_onset`, if the run is known.
+    collapsed_at: the training step returned by `low_perplexity_since`, if the run is known.
     """
     faults = _faults(health)
     if faults:
@@ -173,8 +173,8 @@ def verdict_of(health: LevelHealth, collapsed_at: int | None = None) -> Verdict:
     ]
     if state == "healthy":
         return Verdict(state, tuple(sentences))
-    if collapsed_at is not None:
-        sentences.append(f"This has been the case since training step {collapsed_at:,}.")
+    if since_step is not None:
+        sentences.append(f"This has been the case since training step {since_step:,}.")
     sentences += _causes(health)
     return Verdict(state, tuple(sentences))
 

@@ -10,7 +10,7 @@ from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
-from imagetok.evaluation.features import NetworkSpecs, open_networks
+from imagetok.evaluation.feature_networks import NetworkSpecs, open_networks
 from imagetok.evaluation.lpips import PerceptualSpecs, open_distances
 from imagetok.evaluation.records import (
     MeasureRecord,

@@ -18,7 +18,7 @@ from imagetok.evaluation.distances import (
     kernel_distance,
     precision_recall,
 )
-from imagetok.evaluation.features import FeatureNetwork
+from imagetok.evaluation.feature_networks import FeatureNetwork
 from imagetok.images import from_stored, to_stored
 from imagetok.processes import device_of, full_float32, process_state
 from imagetok.progress import ProgressBar

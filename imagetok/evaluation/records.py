@@ -24,7 +24,7 @@ from imagetok.evaluation.feature_distances import (
     features_of,
     reconstruct_bytes,
 )
-from imagetok.evaluation.features import FeatureNetwork
+from imagetok.evaluation.feature_networks import FeatureNetwork
 from imagetok.evaluation.lpips import PerceptualDistance, mean_distance
 from imagetok.io.json_files import read_json
 from imagetok.processes import process_state

@@ -73,13 +73,15 @@ def check_kind(source: ConfigSource, expected: RunKind) -> None:
         )
 
 
-def run_folder(source: ConfigSource, out: Path | str | None, *, resume: bool = False) -> Path:
+def choose_run_folder(
+    source: ConfigSource, out: Path | str | None, *, resume: bool = False
+) -> Path:
     """Return the run folder: `out`, or by default `runs/` and the config's name with - for /.
 
     Older versions used only the last two parts of the name; with `resume` such a folder is used.
     Raises ConfigError without `out` for a config that has no name.
 
-    >>> run_folder(open_config("configs/digits/edvae.yaml"), None)
+    >>> choose_run_folder(open_config("configs/digits/edvae.yaml"), None)
     PosixPath('runs/digits-edvae')
     """
     if out is not None:

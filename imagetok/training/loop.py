@@ -169,9 +169,9 @@ class _Training:
             self._save()
         self.accelerator.wait_for_everyone()
         step, measures = self._exported()
-        self._refuse_nonsense(measures, is_last=True)
+        self._check_limits(measures, is_last=True)
         if self.accelerator.is_main_process:
-            model = self._bare_model()
+            model = self._model_to_evaluate()
             if self.best is not None and step != self.step:
                 model.load_state_dict(self.best.tensors, strict=True)
             self.job.export(model, measures)
@@ -312,7 +312,7 @@ class _Training:
         self.divergence.refuse(self.checkpoints)
         self.pending_evaluation = True
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
-        model = self._bare_model().eval()
+        model = self._model_to_evaluate().eval()
         try:
             self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
         except NotFiniteError as error:
@@ -324,11 +324,11 @@ class _Training:
         if self.best is not None and self.step % self.config.evaluate_every == 0:
             self.best.note(self.step, self.evaluation, model)
         self.pending_evaluation = False
-        self._refuse_nonsense(self.evaluation, is_last=False)
+        self._check_limits(self.evaluation, is_last=False)
         if self._is_over():
-            self._refuse_nonsense(self._exported()[1], is_last=True)
+            self._check_limits(self._exported()[1], is_last=True)
 
-    def _refuse_nonsense(self, measures: dict[str, float | int], *, is_last: bool) -> None:
+    def _check_limits(self, measures: dict[str, float | int], *, is_last: bool) -> None:
         """Raise DivergedError on every process when finite measures exceed the job's limits."""
         limits = self.job.limits
         if limits is None:
@@ -352,7 +352,7 @@ class _Training:
             self.metrics.append({"step": self.step, "split": split, **values})
         self.accelerator.log({f"{split}/{k}": v for k, v in values.items()}, step=self.step)
 
-    def _bare_model(self) -> nn.Module:
+    def _model_to_evaluate(self) -> nn.Module:
         """Return the model that is evaluated and exported: the averaged one if there is one."""
         if isinstance(self.average, AveragedModel):
             return self.average.module
@@ -381,8 +381,8 @@ class _Training:
             {}, {f"the newest intact checkpoint in {self.checkpoints}": path and path.name}
         )
         if path is None:
-            if not (self._take_finished() and self._is_finished()):
-                self._refuse_to_start_over()
+            if not (self._restore_finished_run() and self._is_finished()):
+                self._check_no_progress_lost()
             return
         record = checkpoint.read(path)
         if record.data != self.job.dataset.identity():
@@ -415,7 +415,7 @@ class _Training:
                 self.accelerator.num_processes,
             )
 
-    def _take_finished(self) -> bool:
+    def _restore_finished_run(self) -> bool:
         """Restore the end of a finished run whose checkpoints were deleted; return whether it was.
 
         Steps and measures come from finished.json and metrics.jsonl.
@@ -434,7 +434,7 @@ class _Training:
             self.best.restore(best, {})
         return True
 
-    def _refuse_to_start_over(self) -> None:
+    def _check_no_progress_lost(self) -> None:
         """Raise CheckpointError if the run made progress but has no intact checkpoint."""
         if checkpoint.has_checkpoints(self.checkpoints):
             raise CheckpointError(

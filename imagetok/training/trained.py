@@ -18,7 +18,7 @@ from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.config import TokenizerRun
-from imagetok.training.config_input import ConfigInput, check_kind, open_config, run_folder
+from imagetok.training.config_input import ConfigInput, check_kind, choose_run_folder, open_config
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.run_folder import check_plugins
 from imagetok.training.tokenizer import train_tokenizer
@@ -113,7 +113,7 @@ def train(
     with progress_shown(progress):
         source = open_config(config, set)
         check_kind(source, "tokenizer")
-        run = run_folder(source, out, resume=resume)
+        run = choose_run_folder(source, out, resume=resume)
         if resume:
             check_plugins(run)
         keep_freed_memory()

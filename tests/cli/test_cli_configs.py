@@ -74,15 +74,15 @@ def test_training_says_which_config_it_took_and_where_the_run_goes(tmp_path, mon
 
 def test_a_run_that_was_begun_under_a_shorter_name_goes_on_there(tmp_path, monkeypatch, capsys):
     """As `imagetok train configs/cifar10/comparison/gpt.yaml` named its folder."""
-    from imagetok.training.config_input import open_config, run_folder
+    from imagetok.training.config_input import choose_run_folder, open_config
 
     monkeypatch.chdir(tmp_path)
     given = open_config("cifar10/comparison/gpt")
     older, newer = Path("runs/comparison-gpt"), Path("runs/cifar10-comparison-gpt")
-    assert run_folder(given, None, resume=True) == newer
+    assert choose_run_folder(given, None, resume=True) == newer
     older.mkdir(parents=True)
-    assert run_folder(given, None) == newer
-    assert run_folder(given, None, resume=True) == older
+    assert choose_run_folder(given, None) == newer
+    assert choose_run_folder(given, None, resume=True) == older
     newer.mkdir()
-    assert run_folder(given, None, resume=True) == newer
-    assert run_folder(given, "mine", resume=True) == Path("mine")
+    assert choose_run_folder(given, None, resume=True) == newer
+    assert choose_run_folder(given, "mine", resume=True) == Path("mine")

@@ -13,7 +13,7 @@ from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import (
     code_change_rates,
     codebook_health,
-    collapse_onset,
+    low_perplexity_since,
     uncertainty_perplexity_correlation,
     verdict_of,
 )
@@ -145,11 +145,11 @@ def test_drift_counts_positions_chosen_anew(spread):
 
 def test_since_when():
     records = [{"step": s, "batch_perplexity": p} for s, p in [(1, 9), (2, 3), (3, 8), (4, 2)]]
-    assert collapse_onset(records, 0, 1, 5.0) == 4
-    assert collapse_onset(records, 0, 1, 1.0) is None, "it never fell"
-    assert collapse_onset(records[:3], 0, 1, 5.0) is None, "it rose again"
-    assert collapse_onset(records, 0, 1, 10.0) == 1
-    assert collapse_onset(records, 1, 2, 5.0) is None, "another name"
+    assert low_perplexity_since(records, 0, 1, 5.0) == 4
+    assert low_perplexity_since(records, 0, 1, 1.0) is None, "it never fell"
+    assert low_perplexity_since(records[:3], 0, 1, 5.0) is None, "it rose again"
+    assert low_perplexity_since(records, 0, 1, 10.0) == 1
+    assert low_perplexity_since(records, 1, 2, 5.0) is None, "another name"
 
 
 def test_uncertainty_with_perplexity():

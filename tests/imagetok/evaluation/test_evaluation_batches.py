@@ -11,7 +11,7 @@ from imagetok.config import load_config
 from imagetok.data import ShapesConfig, open_images
 from imagetok.evaluation import batches, evaluate_reconstruction, feature_distances
 from imagetok.evaluation.cifar_resnet import CIFARResNet
-from imagetok.evaluation.features import open_features
+from imagetok.evaluation.feature_networks import open_features
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
 

@@ -18,7 +18,7 @@ from imagetok.evaluation.feature_distances import (
     class_accuracy,
     features_of,
 )
-from imagetok.evaluation.features import open_features
+from imagetok.evaluation.feature_networks import open_features
 from imagetok.images import ImageContract
 
 

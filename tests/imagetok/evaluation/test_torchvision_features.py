@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from imagetok.errors import ConfigError, InputError
-from imagetok.evaluation.features import (
+from imagetok.evaluation.feature_networks import (
     FeatureNetwork,
     before_last_layer,
     build_published,

@@ -12,7 +12,7 @@ import imagetok
 from imagetok.config import Section, load_config, validate
 from imagetok.data import DataSection, ImageDataset, describe, open_images, parse_spec
 from imagetok.errors import ConfigError
-from imagetok.evaluation.features import open_features
+from imagetok.evaluation.feature_networks import open_features
 from imagetok.images import ImageContract
 from imagetok.networks import NetworkSection, NetworkSpec, build_network
 from imagetok.plugins.registry import registered

@@ -9,7 +9,7 @@ import prior
 from imagetok.config import load_config, read_yaml
 from imagetok.errors import ArtifactError, ConfigError
 from imagetok.training.config import TokenizerRun
-from imagetok.training.config_input import kind_of, open_config, run_folder
+from imagetok.training.config_input import choose_run_folder, kind_of, open_config
 
 DIGITS = Path(__file__).parents[3] / "configs" / "digits"
 TINY = {
@@ -46,8 +46,8 @@ def test_every_config_has_a_run_folder_of_its_own(tmp_path, path, folder):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text("kind: tokenizer\n")
-    assert run_folder(open_config(file), None) == Path(folder)
-    assert run_folder(open_config(file), "runs/a") == Path("runs/a")
+    assert choose_run_folder(open_config(file), None) == Path(folder)
+    assert choose_run_folder(open_config(file), "runs/a") == Path("runs/a")
 
 
 def test_the_other_kind_is_refused_by_the_name_of_its_function(tmp_path):

@@ -22,7 +22,7 @@ from imagetok.images import ImageContract
 _PIECE = 4096
 
 
-class EncodedImages(ImageDataset, ABC):
+class CompressedImages(ImageDataset, ABC):
     """Encoded images with labels; subclasses locate and decode each image."""
 
     def __init__(
@@ -100,7 +100,7 @@ class EncodedImages(ImageDataset, ABC):
 
 
 @final
-class FileImages(EncodedImages):
+class FileImages(CompressedImages):
     """A list of image files."""
 
     def __init__(

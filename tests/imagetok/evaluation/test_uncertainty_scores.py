@@ -10,7 +10,7 @@ from imagetok import seeding
 from imagetok.config import validate
 from imagetok.data import ArrayImages
 from imagetok.errors import ConfigError, InputError
-from imagetok.evaluation.uncertainty import (
+from imagetok.evaluation.uncertainty_scores import (
     auroc,
     binned_error,
     measure_uncertainty,
@@ -86,7 +86,7 @@ def test_margin_is_the_gap_of_squared_distances():
     assert (one["margin"] == 0).all()
 
 
-def test_doubt_and_error_of_the_same_position():
+def test_uncertainty_and_error_are_paired_by_position():
     tokenizer = tokenizer_of(VQ)
     dataset = noise_images(tokenizer.image, 150)  # more than a batch
     found = measure_uncertainty(tokenizer, dataset)
@@ -101,7 +101,7 @@ def test_doubt_and_error_of_the_same_position():
     assert uncertainty_score.shape == (150,)
 
 
-def test_edvae_doubts_more_where_its_evidence_is_less():
+def test_edvae_uncertainty_rises_as_its_evidence_falls():
     tokenizer = tokenizer_of({"kind": "edvae", "num_codes": 12, "code_dim": 4})
     dataset = noise_images(tokenizer.image, 20)
     found = measure_uncertainty(tokenizer, dataset)

@@ -7,7 +7,7 @@ import pytest
 from imagetok.data import describe, parse_spec
 from imagetok.data.config import WebDatasetConfig
 from imagetok.errors import ConfigError
-from imagetok.io.urls import public_url, split_user, without_secrets
+from imagetok.io.url_secrets import public_url, split_user, without_secrets
 
 
 @pytest.mark.parametrize(
