@@ -53,7 +53,7 @@ def encode(
 ) -> None:
     """Encode images to a code dataset (shards). Run it again to continue after an interruption.
 
-    SPEC is a path (a folder of images, a .csv or .jsonl table, a .tar) or
+    The value of --data (SPEC) is a path (a folder of images, a .csv or .jsonl table, a .tar) or
     SOURCE[:SPLIT][,key=value...], for example digits, cifar10:train, mnist:test,root=data,
     shapes:train,count=5000, celeba, lsun, kaokore, table:all,file=labels.csv,
     webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name. All forms:

@@ -1,4 +1,4 @@
-"""Contracts as functions: what a quantizer, network or data source of your own must keep.
+"""Functions that test a custom quantizer, network or data source against its interface.
 
 Each raises AssertionError that says which rule is broken. They are what imagetok's own tests hold
 its own kinds to.
@@ -29,7 +29,7 @@ SHAPE = (2, 3, 4)
 
 
 def check_quantizer(config: QuantizerConfig) -> None:
-    """Hold a quantizer to the contract of `imagetok.quantizers.Quantizer`, on a CPU.
+    """Check on a CPU that a quantizer follows the interface `imagetok.quantizers.Quantizer`.
 
     >>> def test_my_quantizer():
     ...     imagetok.testing.check_quantizer(SoftVQConfig(num_codes=16, code_dim=4))
@@ -56,7 +56,7 @@ def check_quantizer(config: QuantizerConfig) -> None:
 
 
 def check_network(config: FlatNetworkConfig, spec: NetworkSpec | None = None) -> None:
-    """Hold a network to what `NetworkSpec` says: shapes, gradients, and images one by one.
+    """Check a network against its `NetworkSpec`: shapes, gradients, independence of images.
 
     spec: the channels to connect [an RGB image, 8 and 5 channels]. Raises AssertionError.
     """
@@ -89,7 +89,7 @@ def check_network(config: FlatNetworkConfig, spec: NetworkSpec | None = None) ->
 
 
 def check_dataset(config: DataConfig, contract: ImageContract, split: str = "train") -> None:
-    """Hold a data source to the contract of `ImageDataset`, on the first images of a split.
+    """Check on the first images of a split that a data source follows `ImageDataset`.
 
     config: the section of a built-in or registered source. Raises AssertionError.
     """

@@ -1,4 +1,4 @@
-"""`prior.generate`: samples of a prior as images or codes; resumable, and distributed."""
+"""`imagetok sample` and `prior.generate`: samples as images or codes, resumable and distributed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -134,13 +134,13 @@ def generate(
 ) -> Generated:
     """Sample n new images.
 
-    prior: a Prior, its folder, or a Hub id. tokenizer: None is the one embedded in the prior.
+    prior: a Prior, its folder, or a Hub id.
+    tokenizer: by default, the one embedded in the prior.
     out: a folder for samples.json, NNNNNN.png and finally grid.png; None keeps the images in
     memory. Call it again with the same folder to continue, also with a larger n. The processes of
-    a distributed run share the work on a folder. label to seed: see `Prior.sample`; sample j
-    depends only on the seed and j. batch_size: images sampled and decoded together [64]; affects
-    speed and memory only.
-
+    a distributed run share the work on a folder.
+    label to seed: see `Prior.sample`. With these fixed, sample j does not depend on n.
+    batch_size: images sampled and decoded together [64]; affects speed and memory only.
     Raises ConfigError for parameters out of range and if `out` holds anything else, ShardError
     for a tokenizer of other codes, StoppedError after a signal (call it again to continue).
 
@@ -179,7 +179,7 @@ def generate_codes(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> GeneratedCodes:
-    """Sample the codes of n images as a code dataset of the tokenizer; keys are image numbers.
+    """Sample the codes of n images and store them as a code dataset; the key of sample j is j.
 
     shards: the folder of the dataset. Call it again to continue. The processes of a distributed
     run share the shards. The other arguments and errors are those of `generate`.

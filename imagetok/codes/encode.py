@@ -130,7 +130,8 @@ def encode(
     max_skip: number of unreadable images to allow, or a percentage of all images such as "0.5%";
     the result's `skips` lists each of them with its reason.
     samples_per_shard: images per shard; several processes share the work shard by shard.
-    precision: arithmetic of the encoder; "bfloat16" is faster on GPUs and changes some codes.
+    precision: arithmetic of the encoder; "bfloat16" is faster on hardware that supports it, and
+    changes some codes.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
     batch_size: images computed at once, in steps of 64; affects speed and memory, not the codes.
     Raises ConfigError for an invalid option or when `out` holds anything else, InputError when
@@ -194,9 +195,10 @@ def make_plan(
 ) -> CodePlan:
     """Return the plan for encoding `dataset` with `tokenizer`.
 
-    source: the data spec; stored for readers and compared at a rerun. name: the tokenizer's name,
-    stored for readers only. precision: arithmetic of the encoder; `bfloat16` is faster on hardware
-    that supports it and changes some codes.
+    source: the data spec; stored as information, and must be unchanged when encode is rerun.
+    name: the tokenizer's name, stored as information only.
+    precision: arithmetic of the encoder; `bfloat16` is faster on hardware that supports it, and
+    changes some codes.
     """
     return CodePlan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
@@ -289,7 +291,7 @@ def encode_range(
 def _encode_micro(
     tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan, inputs: range
 ) -> EncodedPart:
-    """Encode one batch of exactly `plan.micro_batch` images, padded with zeros."""
+    """Encode up to `plan.micro_batch` images in one batch, padded with zeros to that size."""
     kept, skips = _read(dataset, inputs)
     device = device_of(tokenizer)
     images = from_stored(kept.images, tokenizer.image)

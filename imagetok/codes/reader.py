@@ -55,8 +55,8 @@ _SAMPLED = 16
 class CodeDataset(Dataset):
     """A finished code dataset with len(), indexing, batches and streams; see `open_codes`.
 
-    Each shard is verified the first time it is read; a shard that differs from what was written
-    raises ShardError with its name. DataLoader workers share the results of these checks. The most
+    Each shard is verified the first time it is read; reading a damaged shard raises ShardError,
+    which names the shard. DataLoader workers share the results of these checks. The most
     recently used shards stay open: local ones memory-mapped, remote ones in memory.
     """
 
@@ -144,11 +144,11 @@ class CodeDataset(Dataset):
 
         shuffle: use an exact random permutation that depends only on (seed, epoch); it needs 8
         bytes of memory per sample.
-        start: number of samples of this pass to skip; the remaining samples and batch boundaries
-        are those of the uninterrupted pass.
+        start: skip this many samples; the later batches equal those of a full pass, so that a
+        program can resume there.
         drop_last: leave out a final batch that is smaller than batch_size.
-        Raises ConfigError when shuffle is set for more remote shards than fit in memory; `stream`
-        shuffles those group by group.
+        Raises ConfigError if a shuffle needs more remote shards than are kept in memory; use
+        `stream` instead, which shuffles them group by group.
         """
         order = None
         if shuffle:

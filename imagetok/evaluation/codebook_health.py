@@ -41,7 +41,7 @@ class LevelHealth:
     not_finite: tuple[int, ...]
     """Codes whose vector contains NaN or infinity."""
     copies: int
-    """Number of codes whose vector equals that of another code, the first of each not counted."""
+    """Number of codes that duplicate an earlier code."""
     norms: tuple[float, float, float] | None
     """Smallest, median and largest norm of the finite code vectors; None if there are none."""
     counts: Int[Tensor, " K"] = field(repr=False)
@@ -140,7 +140,8 @@ def low_perplexity_since(
 ) -> int | None:
     """Return the training step from which the batch perplexity stayed below `threshold`.
 
-    records: the records of metrics.jsonl. None if the last one is not below, or none was logged.
+    records: the records of metrics.jsonl. None if the last logged value is not below
+    the threshold, or there is none.
     """
     name = level_name("batch_perplexity", level, num_levels)
     steps = [(int(r["step"]), float(r[name])) for r in records if name in r]

@@ -1,1 +1,1 @@
-"""Own parts without a fork: what is registered, who provides it, and how it is loaded."""
+"""Custom parts without a fork: their registry, their loading, and what artifacts record of them."""

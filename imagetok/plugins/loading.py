@@ -1,4 +1,4 @@
-"""Loading plugins: files and modules that are asked for, and entry points of installed packages.
+"""Loading plugins: requested files and modules, and the entry points of installed packages.
 
 Nothing else is ever imported: neither a config nor an artifact can name a module.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger("imagetok")
 GROUP = "imagetok.plugins"
 """The entry point group that packages use."""
 _PREFIX = "imagetok_plugin_"
-"""What the modules of files are named by, so that none stands for a module of another name."""
+"""Prefix of the module name of a plugin file, so that it cannot shadow another module."""
 
 
 class InstalledPlugin(NamedTuple):
@@ -56,12 +56,12 @@ _origins: list[Origin] = []
 
 
 def current_origin() -> Origin | None:
-    """What is being loaded; None while nothing is."""
+    """Return the plugin that is being loaded; None if none is."""
     return _origins[-1] if _origins else None
 
 
 def load_plugin(source: Path | str) -> None:
-    """Load a plugin, which registers parts of your own: a Python file or an installed module.
+    """Load a plugin (a Python file or an importable module), which registers custom parts.
 
     >>> imagetok.load_plugin("soft_vq.py")     # as `imagetok --plugin soft_vq.py ...` does
 
@@ -88,17 +88,17 @@ def load_plugin(source: Path | str) -> None:
 
 
 def loaded_plugins() -> tuple[str, ...]:
-    """The plugins that were asked for, in order, as another process can load them."""
+    """Return the requested plugins in order, in the form in which another process can load them."""
     return tuple(_asked)
 
 
 def plugin_options() -> list[str]:
-    """The options by which a process of imagetok loads the plugins of this one."""
+    """Return the options with which another imagetok process loads the plugins of this one."""
     return [word for plugin in _asked for word in ("--plugin", plugin)]
 
 
 def ensure_loaded(plugins: Sequence[str]) -> None:
-    """Load plugins that this process does not have yet: a loader worker's, before its dataset."""
+    """Load the plugins that this process lacks; a DataLoader worker does so before its dataset."""
     for plugin in plugins:
         if plugin not in _asked:
             load_plugin(plugin)
@@ -107,7 +107,7 @@ def ensure_loaded(plugins: Sequence[str]) -> None:
 def load_installed() -> None:
     """Load the entry points of every installed package, once.
 
-    One that fails is logged with its package, and stands in no other's way.
+    A failure is logged with the name of the package and does not affect other packages.
     """
     global _errors
     with _lock:
@@ -128,7 +128,7 @@ def load_installed() -> None:
 
 
 def installed_plugins() -> list[InstalledPlugin]:
-    """The entry points of installed packages, without loading them."""
+    """Return the entry points of installed packages without loading them."""
     failed = _errors or {}
     return [
         InstalledPlugin(package, version, entry.value, failed.get(package, ""))
@@ -138,7 +138,7 @@ def installed_plugins() -> list[InstalledPlugin]:
 
 
 def blamed(error: BaseException, modules: Collection[str]) -> str:
-    """The module of a plugin whose code raised an error; empty where imagetok's did.
+    """Return the plugin module whose code raised an error; empty if imagetok's own code did.
 
     modules: those of plugins. Code of libraries is not to blame for what it was called with.
     """
@@ -153,7 +153,7 @@ def blamed(error: BaseException, modules: Collection[str]) -> str:
 
 
 def failures() -> dict[str, str]:
-    """Why entry points could not be loaded, by package."""
+    """Return the errors of entry points that could not be loaded, by package."""
     return dict(_errors or {})
 
 
@@ -180,7 +180,7 @@ def _loading(what: str, origin: Origin) -> Iterator[None]:
 
 
 def _in_words(error: BaseException) -> str:
-    """What was raised, and the line that raised it."""
+    """Return the error's message and the line that raised it."""
     if isinstance(error, ConfigError):  # a refused registration says it all
         return str(error)
     if isinstance(error, SyntaxError):
@@ -193,13 +193,13 @@ def _in_words(error: BaseException) -> str:
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Run a file as a module that pickles and messages know by one name."""
+    """Run a file as a module with a fixed name, which pickles and messages use."""
     name = _PREFIX + re.sub(r"\W", "_", path.stem)
     held = sys.modules.get(name)
     if held is not None and Path(str(held.__file__)) != path:
         raise ConfigError(
-            f"{path} and {held.__file__} have one name; rename one of them, as plugins are told "
-            "apart by the names of their files"
+            f"{path} and {held.__file__} have the same name; rename one of them, because plugins "
+            "are distinguished by file name"
         )
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # last: its neighbours stand for nothing else

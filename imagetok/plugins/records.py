@@ -1,4 +1,4 @@
-"""What artifacts and runs store about own parts: who provides each, to say so where it is missing.
+"""What artifacts and runs record about custom parts: their providers, to name a missing one.
 
 A record is read for messages alone; nothing is imported because of one.
 """
@@ -23,7 +23,7 @@ def _is_empty(value: str) -> bool:
 
 
 class PartRecord(Section):
-    """An own part that something needs, and who provides it."""
+    """A custom part that an artifact or run needs, and its provider."""
 
     part: Part
     name: Annotated[str, Field(pattern=f"^{NAME}$")]
@@ -39,13 +39,13 @@ class PartRecord(Section):
 
 
 class PartRecords(Section):
-    """The own parts of a config, as `config.json` of an artifact holds them under `plugins`."""
+    """The custom parts of a config, as stored under `plugins` in an artifact's `config.json`."""
 
     plugins: tuple[PartRecord, ...] = ()
 
 
 def records_of(config: object) -> list[dict[str, str]]:
-    """The own parts in a config as plain data, without repetition; empty for imagetok's alone."""
+    """Return the custom parts in a config as plain data, without repetition."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for section in own_sections(config):
         part = registration_of(section)
@@ -58,7 +58,7 @@ def records_of(config: object) -> list[dict[str, str]]:
 
 
 def needs_in_words(records: Sequence[Mapping[str, str]]) -> str:
-    """A line of a model card: which own parts it needs, and where they come from."""
+    """Return the model card's line about the custom parts that a model needs."""
     needs = []
     for record in records:
         package = f"the package `{record['package']}`" if "package" in record else "a file"
@@ -68,14 +68,14 @@ def needs_in_words(records: Sequence[Mapping[str, str]]) -> str:
 
 
 def read_records(stored: Any, where: str) -> tuple[PartRecord, ...]:
-    """Records from stored data; ConfigError for what are none."""
+    """Return the records in stored data; raises ConfigError for invalid data."""
     return validate({"plugins": stored}, PartRecords, where).plugins
 
 
 def check_available(
     records: Sequence[PartRecord], where: str, error: type[ImagetokError] = ConfigError
 ) -> None:
-    """Raise `error` where an own part is not registered, with how to get it."""
+    """Raise `error` for a custom part that is not registered, with how to get it."""
     missing = [_missing(r) for r in records if find(r.part, r.name) is None]
     if missing:
         raise error(f"{where}: {'; '.join(missing)}")

@@ -1,4 +1,4 @@
-"""The registry: which parts of your own there are, by part and name, and what builds each."""
+"""The registry of custom parts: their config sections and builders, by part and name."""
 
 import re
 import sys
@@ -28,7 +28,7 @@ FEATURE_NETWORKS = ("inception", "vgg16", "cifar-resnet", "torchvision", "python
 
 
 class Registration(NamedTuple):
-    """A part of your own."""
+    """A registered custom part."""
 
     part: Part
     name: str
@@ -59,7 +59,7 @@ class Registration(NamedTuple):
 
 
 class OwnSection(Section):
-    """Base of the sections of your own parts.
+    """Base class of the config sections of custom parts.
 
     Derive from that of the part: `imagetok.quantizers.QuantizerSection`,
     `imagetok.networks.NetworkSection`, `imagetok.data.DataSection` or `prior.config.PriorSection`.
@@ -97,7 +97,7 @@ def register(what: type[OwnSection] | str) -> Callable[[B], B]: ...
 @overload
 def register(what: type[OwnSection] | str, build: B) -> B: ...
 def register(what: type[OwnSection] | str, build: B | None = None) -> Callable[[B], B] | B:
-    """Register a part of your own: a quantizer, network, data source, prior or feature network.
+    """Register a custom quantizer, network, data source, prior or feature network.
 
     >>> class SoftVQConfig(QuantizerSection):
     ...     kind: Literal["soft-vq"] = "soft-vq"
@@ -107,11 +107,11 @@ def register(what: type[OwnSection] | str, build: B | None = None) -> Callable[[
     ... class SoftVQ(Quantizer):
     ...     def __init__(self, config: SoftVQConfig): ...
 
-    From then on `tokenizer.quantizer={kind: soft-vq}` is a config like any other. Put it into a
-    file or package that other processes can load, too (`imagetok.load_plugin`).
+    From then on `tokenizer.quantizer={kind: soft-vq}` is a valid config. Put the code into a file
+    or package, so that other processes can load it too (`imagetok.load_plugin`).
 
-    what: the class of the config section, whose base says which part it is; of a feature network,
-    the name by which `--features` asks for it. build: a class or function that is called with
+    what: the class of the config section, whose base class determines the part; for a feature
+    network, its name for `--features`. build: a class or function that is called with
     - quantizer (`QuantizerSection`): the section; makes a `Quantizer`;
     - network (`NetworkSection`): the section and a `NetworkSpec`; makes (encoder, decoder);
     - data source (`DataSection`): the section, the split and an `ImageContract`; makes an
@@ -142,31 +142,31 @@ def register(what: type[OwnSection] | str, build: B | None = None) -> Callable[[
 
 
 def registered(part: Part | None = None) -> list[Registration]:
-    """What is registered, of one part or of all, without loading anything."""
+    """Return the registrations of one part, or of all, without loading anything."""
     return [r for r in _registered.values() if part in (None, r.part)]
 
 
 def blamed_plugin(error: BaseException) -> str:
-    """The module of a registered part whose own code raised an error; empty for other errors."""
+    """Return the module of a registered part whose code raised an error; empty for other errors."""
     return blamed(error, {r.qualified_name.partition(":")[0] for r in registered()})
 
 
 def find(part: Part, name: str) -> Registration | None:
-    """A registered part; installed packages are asked where it is not registered yet."""
+    """Return a registered part; loads the plugins of installed packages if needed."""
     if (part, name) not in _registered:
         load_installed()
     return _registered.get((part, name))
 
 
 def unknown(part: Part, name: object, built_in: Sequence[str]) -> str:
-    """What to say where neither imagetok nor a plugin has a part of this name."""
+    """Return the message for a name that neither imagetok nor a plugin has."""
     known = [*built_in, *(r.name for r in registered(part))]
     listed = ", ".join(map(repr, known))
     return f"expected one of {listed}; found {name!r}{hint_for(name, known)}"
 
 
 def hint_for(name: object, known: Sequence[str]) -> str:
-    """The end of a message that refuses `name`: the nearest one, or how to load a plugin."""
+    """Return the hint of a refusal of `name`: the nearest known name, or how to load a plugin."""
     load = (
         "; load one of your own with --plugin FILE_OR_MODULE before the command, or install the "
         "package that registers it"
@@ -176,18 +176,18 @@ def hint_for(name: object, known: Sequence[str]) -> str:
 
 
 def in_words(part: str) -> str:
-    """What users call a part."""
+    """Return the name of a part in messages."""
     return _WORDS.get(part, part)
 
 
 def names_in(union: Any, tag: str) -> tuple[str, ...]:
-    """The tags of a union's own sections, in order."""
+    """Return the tags of a union's built-in sections, in order."""
     members = get_args(get_args(union)[0])
     return tuple(m.model_fields[tag].default for m in members if not issubclass(m, OwnSection))
 
 
 def _named(what: object) -> tuple[Part, str, type[OwnSection] | None]:
-    """Part, name and section of what is registered; ConfigError where it cannot be."""
+    """Return part, name and section of a registration; raises ConfigError if it is invalid."""
     if isinstance(what, str):
         _check_name("features", what, FEATURE_NETWORKS)
         return "features", what, None
@@ -214,7 +214,7 @@ def _named(what: object) -> tuple[Part, str, type[OwnSection] | None]:
 
 
 def _depth(section: type[OwnSection]) -> int:
-    """Where in the order of bases, from its end, the base of the part stands."""
+    """Return the position of the part's base class in the method resolution order, from its end."""
     return section.__mro__[::-1].index(OwnSection) + 2
 
 

@@ -1,4 +1,4 @@
-"""Validation of own parts: config sections of a registered kind, and what is built from them."""
+"""Validation of the config sections of custom parts, and building the parts from them."""
 
 from collections.abc import Mapping
 from functools import cache, partial
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class OrRegistered:
-    """Lets a union of sections take those that are registered, too.
+    """Lets a union of sections accept the registered ones too.
 
     >>> Config = Annotated[VQConfig | DVAEConfig | QuantizerSection, OrRegistered(QuantizerSection)]
 
@@ -59,13 +59,13 @@ def _validate(base: type[OwnSection], value: Any, built_in: Any) -> Any:
 
 @cache
 def _validator(own: OwnPart, name: str, section: type[OwnSection]) -> SchemaValidator:
-    """Of one section, with its tag in the place of a fault, as a union has it."""
+    """Return a validator of one section whose errors carry its tag in their location."""
     plain = core_schema.no_info_plain_validator_function(section.model_validate)
     return SchemaValidator(core_schema.tagged_union_schema({name: plain}, discriminator=own.tag))
 
 
 def registration_of(section: OwnSection) -> Registration:
-    """What a section is registered as; ConfigError for one that is not."""
+    """Return a section's registration; raises ConfigError if there is none."""
     own = section.own_part()
     name = str(getattr(section, own.tag))
     found = find(own.name, name)
@@ -78,7 +78,7 @@ def registration_of(section: OwnSection) -> Registration:
 
 
 def build_registered(section: OwnSection, expected: type[T], *arguments: object) -> T:
-    """What a section's builder makes of the arguments.
+    """Call a section's builder and return the part that it builds.
 
     Raises ConfigError where the builder fails or makes something else than is expected.
     """
@@ -87,7 +87,7 @@ def build_registered(section: OwnSection, expected: type[T], *arguments: object)
 
 
 def build_part(registration: Registration, expected: type[T], *arguments: object) -> T:
-    """The same of a registration, which needs no section."""
+    """Call the builder of a registration, which may have no section."""
     what = f"{in_words(registration.part)} {registration.name!r} ({registration.qualified_name})"
     try:
         built = registration.build(*arguments)
@@ -106,7 +106,7 @@ def build_part(registration: Registration, expected: type[T], *arguments: object
 
 
 def own_sections(tree: object) -> list[OwnSection]:
-    """The sections of registered parts in a config, in order."""
+    """Return the sections of custom parts in a config, in order."""
     if isinstance(tree, OwnSection):
         return [tree]
     if isinstance(tree, Section):

@@ -71,8 +71,9 @@ def train(
     step of a new run, because its initial weights do not follow from the config (`--init-from`).
     Returns the evaluation of the exported weights: the last ones, or the best ones if the job's
     selection asks for them. Raises StoppedError after a signal (a checkpoint has then been saved),
-    DivergedError when the loss or a weight is not finite, ResourceError when a checkpoint cannot be
-    written.
+    DivergedError when a loss or weight is not finite or a held-out measure is beyond its limits,
+    CheckpointError when no checkpoint of a run that had some is intact or one belongs to another
+    run, ResourceError when a checkpoint cannot be read or written.
     """
     length = getattr(config.learning_rate, "steps", 0)
     if length > config.steps:
@@ -183,8 +184,8 @@ class _Training:
     def _exported(self) -> tuple[int, dict[str, float | int]]:
         """Return the step whose weights become the artifact, and their evaluation.
 
-        The evaluation at the end of the steps takes part here even if it was not due at
-        `evaluate_every`, in which case it is not recorded as the best for a longer run.
+        The final evaluation is also considered. If it was not due at `evaluate_every`, it does not
+        become the best evaluation for a later extension of the run.
         """
         best = self.best
         if best is None or best.selection.export == "last" or best.is_beaten_by(self.evaluation):
