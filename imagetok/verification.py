@@ -228,9 +228,8 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
 def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
     """Return the faults of a comparison's own files, its runs, and their codes and priors."""
     trials = stored_trials(folder)
-    for trial in trials:
-        check_plugins(trial.folder, MissingPluginError)
-    faults = comparison_faults(folder)
+    faults = [fault for trial in trials for fault in _plugin_faults(trial.folder)]
+    faults += comparison_faults(folder)
     for trial in trials:
         follow_up_folder = trial.folder.with_name(f"{trial.folder.name}-later")
         parts = [trial.folder, *(follow_up_folder / "codes" / split for split in ("train", "test"))]
@@ -239,6 +238,17 @@ def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[st
             if begun.is_file():
                 faults += _unless_refused(part, checks)
     return faults
+
+
+def _plugin_faults(run: Path) -> list[str]:
+    """Return the fault of a run's record of its plugins; raises MissingPluginError for a plugin."""
+    try:
+        check_plugins(run, MissingPluginError)
+    except MissingPluginError:
+        raise
+    except (ConfigError, InputError) as error:
+        return [str(error)]
+    return []
 
 
 def _unless_refused(part: Path, checks: Mapping[str, LoadCheck]) -> list[str]:

@@ -1,6 +1,7 @@
 """What an attacker or a careless author may do with plugins: files, texts, records and exits."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -227,7 +228,7 @@ def test_an_exit_while_a_command_runs_is_an_error(monkeypatch, capsys):
 
 
 def test_a_missing_plugin_is_not_damage(plugin, tmp_path, capsys):
-    """The tokenizer, its run and a report of the run name the plugin, and exit with code 3."""
+    """Tokenizer, prior, run, comparison and report name the plugin, and exit with code 3."""
     file = plugin()
     load_plugin(file)
     changes = {
@@ -243,7 +244,16 @@ def test_a_missing_plugin_is_not_damage(plugin, tmp_path, capsys):
     imagetok.train(DIGITS / "vqvae.yaml", out=run, set=changes, device="cpu", progress=False)
     loading.registrations.clear()
     report = ["report", str(run), "--out", str(tmp_path / "report.html"), "--device", "cpu"]
-    for words in (["verify", str(run / "tokenizer")], ["verify", str(run)], report):
+    prior = tmp_path / "prior"  # only its kind and its tokenizer are read before the refusal
+    shutil.copytree(run / "tokenizer", prior / "tokenizer")
+    (prior / "config.json").write_text('{"kind": "prior"}')
+    comparison = tmp_path / "comparison"
+    shutil.copytree(run, comparison / "soft" / "seed-0")
+    shutil.copy(run / "config.yaml", comparison / "soft.yaml")
+    plan = {"seeds": [0], "methods": {"soft": {"train": {"steps": 1}}}}
+    (comparison / "plan.json").write_text(json.dumps(plan))
+    verified = [["verify", str(path)] for path in (run / "tokenizer", run, prior, comparison)]
+    for words in (*verified, report):
         assert main._run(words) == 3
         out, err = capsys.readouterr()
         assert "which comes from the file mine.py: load it with --plugin mine.py" in err
