@@ -164,7 +164,7 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (its reader has ended)
         return 0
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:  # also SystemExit of a plugin's code
         message, code = _explain(error)
         if code == 1 or "--debug" in arguments:
             traceback.print_exc()

@@ -26,7 +26,7 @@ from imagetok.durable import (
     write_bytes,
     write_json,
 )
-from imagetok.errors import ArtifactError, ConfigError, ResourceError
+from imagetok.errors import ArtifactError, ConfigError, MissingPluginError, ResourceError
 from imagetok.io.json_files import read_json
 from imagetok.io.markdown import plain
 from imagetok.io.regular_files import FileError, check_safetensors
@@ -203,8 +203,8 @@ def _plugins_in(config: Mapping[str, Any], where: str) -> tuple[PartRecord, ...]
 
 
 def check_plugins(artifact: Artifact) -> None:
-    """ArtifactError where an artifact needs a part that no loaded or installed plugin provides."""
-    check_available(artifact.plugins, artifact.origin, ArtifactError)
+    """MissingPluginError where an artifact needs a part that no plugin provides here."""
+    check_available(artifact.plugins, artifact.origin, MissingPluginError)
 
 
 def _accepted(kind: Kind | None) -> tuple[Kind, ...]:

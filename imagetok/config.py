@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from imagetok.errors import ConfigError
 from imagetok.io.regular_files import read_regular
 from imagetok.io.url_secrets import public_url
-from imagetok.suggestions import did_you_mean, nearest
+from imagetok.suggestions import did_you_mean, nearest, shown
 
 MAX_BYTES = 1 << 20
 PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]
@@ -264,7 +264,7 @@ def value_at(tree: Any, key: str) -> Any:
 
 def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
     names, owners, inside = _walk(fault["loc"], cls)
-    key = ".".join(names)
+    key = ".".join(map(_key_shown, names))
     match fault["type"]:
         case "extra_forbidden":
             known = sorted({name for owner in owners for name in owner.model_fields})
@@ -272,7 +272,7 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
             tag = next((name for name in ("kind", "source") if name in known), None)
             if tag and len(names) > 1 and not near:
-                section = ".".join(names[:-1])
+                section = ".".join(map(_key_shown, names[:-1]))
                 hint += f"; to change the {tag}, set the whole section: {section}={{{tag}: ...}}"
             return f"{key}: unknown key; {hint}"
         case "missing":
@@ -280,24 +280,29 @@ def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
         case "union_tag_invalid" | "union_tag_not_found":
             context = fault.get("ctx", {})
             discriminator = str(context.get("discriminator", "kind")).strip("'")
-            found = context.get("tag", "nothing")
+            found = shown(context.get("tag", "nothing"))
             tags = (tag for section in inside for tag in _tags(section, discriminator))
             known = _quoted(context.get("expected_tags")) or [str(tag) for tag in tags]
             hint = did_you_mean(context.get("tag", ""), known)
             return (
                 f"{key}.{discriminator}: expected one of {', '.join(map(repr, known))}; "
-                f"found {found!r}{hint}"
+                f"found {found}{hint}"
             )
         case "unknown_part":
             return f"{key}.{fault.get('ctx', {})['tag']}: {fault['msg']}"
         case "literal_error" | "enum" if isinstance(fault["input"], str):
             hint = did_you_mean(fault["input"], _quoted(fault.get("ctx", {}).get("expected")))
-            return f"{key}: {fault['msg']} (found {fault['input']!r}{hint})"
+            return f"{key}: {fault['msg']} (found {shown(fault['input'])}{hint})"
         case "value_error":
             message = fault["msg"].removeprefix("Value error, ")
             return f"{key}: {message}" if key else message
         case _:
-            return f"{key}: {fault['msg']} (found {fault['input']!r})"
+            return f"{key}: {fault['msg']} (found {shown(fault['input'])})"
+
+
+def _key_shown(name: str) -> str:
+    """Return a key for a message: as it is if it is short and printable, else as a value."""
+    return name if len(name) <= 80 and name.isprintable() else shown(name)
 
 
 def _quoted(text: object) -> list[str]:

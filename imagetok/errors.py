@@ -39,6 +39,10 @@ class ArtifactError(InputError):
     """A tokenizer or prior that is missing, damaged, or of an unknown format."""
 
 
+class MissingPluginError(ArtifactError):
+    """A tokenizer, prior, run or comparison that needs a custom part of a plugin not loaded."""
+
+
 class CheckpointError(InputError):
     """A checkpoint that is damaged or does not belong to the run."""
 

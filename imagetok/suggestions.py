@@ -1,7 +1,36 @@
-"""Suggestions for misspelt names; every "did you mean" message uses this module."""
+"""What messages show of a value that was found, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
+
+_MAX_SHOWN = 80
+_MAX_COMPARED = 100
+"""Longer names get no suggestion: comparing them takes long, and none is near."""
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it: its repr, of which at most 80 characters.
+
+    >>> shown("a\tb")
+    "'a\\\\tb'"
+
+    Control and bidirectional characters are escaped, and the end of a long value is replaced by an
+    ellipsis.
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}…")
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"a large {type(value).__name__}"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Return a text of somebody else on one line, without control characters, shortened."""
+    words = " ".join(text[: 2 * limit].split())
+    plain = "".join(c if c.isprintable() else "�" for c in words)
+    return plain if len(plain) <= limit else f"{plain[:limit]}…"
 
 
 def nearest(name: object, known: Iterable[object], count: int = 1) -> list[str]:
@@ -10,8 +39,10 @@ def nearest(name: object, known: Iterable[object], count: int = 1) -> list[str]:
     >>> nearest("digits/edvea", ["digits/edvae", "digits/gpt"])
     ['digits/edvae']
 
-    Case is ignored, and `_` counts as `-`.
+    Case is ignored, and `_` counts as `-`. A name of over 100 characters has no similar ones.
     """
+    if isinstance(name, str) and len(name) > _MAX_COMPARED:
+        return []
     alike = {_plain(one): str(one) for one in known}
     return [alike[key] for key in difflib.get_close_matches(_plain(name), alike, n=count)]
 

@@ -15,13 +15,14 @@ from imagetok.config import read_yaml
 from imagetok.data import DataConfig, ImageDataset
 from imagetok.data.inputs import open_inputs
 from imagetok.durable import MANIFEST, verify_folder
-from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.errors import ArtifactError, ConfigError, InputError, MissingPluginError
 from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG as RUN_CONFIG
+from imagetok.training.run_folder import check_plugins
 
 LoadCheck = Callable[[Path], object]
 """Function that loads an artifact's folder; raises InputError if it cannot be loaded."""
@@ -80,8 +81,9 @@ def verify(
     tokenizer: the tokenizer that made the codes.
     data: the images that were encoded.
     device: device of the tokenizer; None chooses one.
-    Raises InputError for a folder of another kind (`prior.verify` accepts priors too), ConfigError
-    if only some of reencode, tokenizer and data are passed.
+    Raises MissingPluginError where a plugin has to be loaded first, InputError for a folder of
+    another kind (`prior.verify` accepts priors too), ConfigError if only some of reencode,
+    tokenizer and data are passed.
 
     >>> imagetok.verify("runs/digits-edvae/tokenizer").is_good
     """
@@ -194,9 +196,11 @@ def _check_of(kind: Kind, path: Path, checks: Mapping[str, LoadCheck]) -> LoadCh
 
 
 def _load_faults(path: Path, check: LoadCheck) -> list[str]:
-    """Return the error that loading an artifact raises, if any."""
+    """Return the error that loading an artifact raises, if any; raises MissingPluginError."""
     try:
         check(path)
+    except MissingPluginError:  # nothing is damaged
+        raise
     except InputError as error:
         return [str(error)]
     return []
@@ -223,8 +227,10 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
 
 def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
     """Return the faults of a comparison's own files, its runs, and their codes and priors."""
-    faults = comparison_faults(folder)
-    for trial in stored_trials(folder):
+    trials = stored_trials(folder)
+    faults = [fault for trial in trials for fault in _plugin_faults(trial.folder)]
+    faults += comparison_faults(folder)
+    for trial in trials:
         follow_up_folder = trial.folder.with_name(f"{trial.folder.name}-later")
         parts = [trial.folder, *(follow_up_folder / "codes" / split for split in ("train", "test"))]
         for part in (*parts, follow_up_folder / "prior"):
@@ -234,9 +240,22 @@ def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[st
     return faults
 
 
+def _plugin_faults(run: Path) -> list[str]:
+    """Return the fault of a run's record of its plugins; raises MissingPluginError for a plugin."""
+    try:
+        check_plugins(run, MissingPluginError)
+    except MissingPluginError:
+        raise
+    except (ConfigError, InputError) as error:
+        return [str(error)]
+    return []
+
+
 def _unless_refused(part: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
     """Return the faults of a part; an error for the whole part is one fault."""
     try:
         return faults_of(part, checks)
+    except MissingPluginError:
+        raise
     except InputError as error:
         return [str(error)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cli.main import _run
-from imagetok.plugins import loading, registry
+from imagetok.plugins import loading
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "own-parts.md").read_text()
@@ -27,7 +27,7 @@ TINY = ["train.steps=2", "train.trackers=[]"]
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch) -> None:
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(loading, "registrations", {})
     monkeypatch.setattr(loading, "_asked", {})
 
 
@@ -81,7 +81,7 @@ def test_the_commands_of_the_page_run_in_order(place, monkeypatch, capsys):
     assert len([*Path("samples").rglob("*.png")]) >= 16
     loading.load_plugin("soft_vq.py")
     monkeypatch.syspath_prepend(place)
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(loading, "registrations", {})
     done: dict[str, object] = {}
     exec(TEST, done)
     done["test_soft_vq_keeps_the_contract"]()

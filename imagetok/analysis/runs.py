@@ -13,13 +13,13 @@ from imagetok.analysis.curves import TOKENIZER_CURVES, Curve
 from imagetok.artifacts import kind_in, read_artifact
 from imagetok.config import Section, read_yaml, validate
 from imagetok.data import ImageDataset, open_images
-from imagetok.errors import ConfigError, ImagetokError, InputError
+from imagetok.errors import ConfigError, ImagetokError, InputError, MissingPluginError
 from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.images import ImageContract
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun, TrainConfig
 from imagetok.training.metrics_log import read_thinned, test_record
-from imagetok.training.run_folder import CONFIG, exported_step
+from imagetok.training.run_folder import CONFIG, check_plugins, exported_step
 
 
 @runtime_checkable
@@ -247,6 +247,7 @@ def _open_run(
     records = _log(path / "metrics.jsonl", exported)
     if not records:
         raise InputError(f"{path}: the run has logged nothing yet; train it for some steps first")
+    check_plugins(path, MissingPluginError)
     config: Any = validate(tree, leaf.section, where)
     timing = _log(path / "timing.jsonl")
     return leaf(path, name, config, records, timing, device, exported)

@@ -11,7 +11,7 @@ from imagetok.config import PlaceOrUrl, Section, Size, validate
 from imagetok.errors import ConfigError
 from imagetok.plugins.registry import OwnPart, OwnSection, find, hint_for, names_in, registered
 from imagetok.plugins.sections import OrRegistered
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import did_you_mean, shown
 
 Holdout = Annotated[float, Field(gt=0, lt=1)]
 
@@ -247,7 +247,7 @@ def check_split(config: DataConfig, split: str) -> None:
     if split not in known:
         raise ConfigError(
             f"{config.source}: expected one of the splits {', '.join(known)}; "
-            f"found {split!r}{did_you_mean(split, known)}"
+            f"found {shown(split)}{did_you_mean(split, known)}"
         )
 
 
@@ -270,12 +270,12 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
             return TableConfig(file=text), "all"
         if text.endswith(".tar"):
             return WebDatasetConfig(shards=text), "all"
-        if text and ("/" in source or Path(text).expanduser().is_dir()):
+        if text and ("/" in source or _is_folder(text)):
             return FolderConfig(root=text), "all"
         known = [*_SOURCES, *(own.name for own in registered("data"))]
         raise ConfigError(
-            f"data {text!r}: expected one of {', '.join(known)}, or a path; "
-            f"found {source!r}{hint_for(source, known)}"
+            f"data {shown(text)}: expected one of {', '.join(known)}, or a path; "
+            f"found {shown(source)}{hint_for(source, known)}"
         )
     head, *options = _split_at_commas(text)
     split = head.partition(":")[2] if ":" in head else None
@@ -287,10 +287,17 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
 
 def _registered(source: str, *, is_only: bool) -> type[Section] | None:
     """The section of a registered source; a path that is there goes before a mere name."""
-    if "/" in source or (is_only and (source.endswith(_TABLES) or Path(source).is_dir())):
+    if "/" in source or (is_only and (source.endswith(_TABLES) or _is_folder(source))):
         return None
     found = find("data", source)
     return None if found is None else found.config
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name that is too long, or no such user
+        return False
 
 
 def describe(config: DataConfig, split: str) -> str:

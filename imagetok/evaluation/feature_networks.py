@@ -27,7 +27,7 @@ from imagetok.optional import require
 from imagetok.plugins.registry import NAME, Registration, find, hint_for
 from imagetok.plugins.registry import registered as registered_parts
 from imagetok.plugins.sections import build_part
-from imagetok.suggestions import nearest
+from imagetok.suggestions import nearest, shown
 
 HELP = (
     "inception, vgg16, torchvision:MODEL, each also with =FILE for local weights; "
@@ -118,7 +118,7 @@ def open_features(spec: str) -> FeatureNetwork:
     if registered is not None:
         return _registered(registered, spec, path)
     hint = hint_for(name, [*_NAMES, *(own.name for own in registered_parts("features"))])
-    raise ConfigError(f"--features: expected {HELP}; found {spec!r}{hint}")
+    raise ConfigError(f"--features: expected {HELP}; found {shown(spec)}{hint}")
 
 
 def _inception(path: Path | None) -> FeatureNetwork:

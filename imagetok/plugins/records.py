@@ -3,45 +3,54 @@
 A record is read for messages alone; nothing is imported because of one.
 """
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from imagetok.config import Section, validate
 from imagetok.errors import ConfigError, ImagetokError
+from imagetok.plugins.files import PLUGIN_NAME
 from imagetok.plugins.loading import failures, installed_plugins
 from imagetok.plugins.registry import NAME, Part, find, in_words
 from imagetok.plugins.sections import own_sections, registration_of
 
-_Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+MAX_RECORDS = 20
+_PACKAGE = r"([A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)?"
+_VERSION = r"[A-Za-z0-9_.+!-]{0,64}"
+_PLUGIN = rf"({PLUGIN_NAME})?"
 
 
 def _is_empty(value: str) -> bool:
     return not value
 
 
+def _whole(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of a whole text for Python's `re`, whose words have no invisible marks."""
+    return re.compile(rf"\A{pattern}\Z")
+
+
 class PartRecord(Section):
     """A custom part that an artifact or run needs, and its provider."""
 
     part: Part
-    name: Annotated[str, Field(pattern=f"^{NAME}$")]
+    name: str = Field(pattern=_whole(NAME))
     """The `kind` or `source` that selects it."""
-    package: Annotated[str, Field(max_length=200, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = (
-        Field("", exclude_if=_is_empty)
-    )
+    package: str = Field("", pattern=_whole(_PACKAGE), exclude_if=_is_empty)
     """Name of the distribution, as pip installs it; empty if there is none."""
-    version: _Text = Field("", exclude_if=_is_empty)
+    version: str = Field("", pattern=_whole(_VERSION), exclude_if=_is_empty)
     """Version of the package."""
-    plugin: _Text = Field("", exclude_if=_is_empty)
+    plugin: str = Field("", pattern=_whole(_PLUGIN), exclude_if=_is_empty)
     """Name of the file, or the module, to give to `--plugin`; empty for an entry point."""
 
 
 class PartRecords(Section):
     """The custom parts of a config, as stored under `plugins` in an artifact's `config.json`."""
 
-    plugins: tuple[PartRecord, ...] = ()
+    plugins: tuple[PartRecord, ...] = Field((), max_length=MAX_RECORDS)
 
 
 def records_of(config: object) -> list[dict[str, str]]:
@@ -51,10 +60,19 @@ def records_of(config: object) -> list[dict[str, str]]:
         part = registration_of(section)
         package, number, plugin = part.origin
         record = PartRecord(
-            part=part.part, name=part.name, package=package, version=number, plugin=plugin
+            part=part.part,
+            name=part.name,
+            package=_if_valid(package, _PACKAGE),
+            version=_if_valid(number, _VERSION),
+            plugin=_if_valid(plugin, _PLUGIN),
         )
         found[part.part, part.name] = record.model_dump(mode="json")
     return list(found.values())
+
+
+def _if_valid(text: str | None, pattern: str) -> str:
+    """Return what may be stored; empty for a program's file that no record may name."""
+    return text if text and re.fullmatch(pattern, text) else ""
 
 
 def needs_in_words(records: Sequence[Mapping[str, str]]) -> str:
@@ -99,7 +117,8 @@ def check_portable(config: object, what: str) -> None:
 
 def _missing(record: PartRecord) -> str:
     what = f"needs the {in_words(record.part)} {record.name!r}"
-    option = f"load it with --plugin {record.plugin} before the command (imagetok.load_plugin)"
+    plugin = shlex.quote(record.plugin)
+    option = f"load it with --plugin {plugin} before the command (imagetok.load_plugin)"
     if not record.package:
         if not record.plugin:
             return f"{what}, which a program registered by itself: call its imagetok.register first"
@@ -113,7 +132,7 @@ def _missing(record: PartRecord) -> str:
         more = f", then {option}" if record.plugin else ""
         return (
             f"{what} of the package {named}, which is not installed; if you trust it, "
-            f"`pip install {record.package}`{more}"
+            f"`pip install {shlex.quote(record.package)}`{more}"
         )
     if record.plugin:
         return f"{what} of the package {named}: {option}"

@@ -9,15 +9,15 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, over
 
 from imagetok.config import Section
 from imagetok.errors import ConfigError
+from imagetok.plugins import loading
 from imagetok.plugins.loading import (
     Origin,
     blamed,
     current_origin,
-    failures,
     installed_plugins,
     load_installed,
 )
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import did_you_mean, shown
 
 Part = Literal["quantizer", "network", "data", "prior", "features"]
 B = TypeVar("B", bound=Callable[..., object])
@@ -89,9 +89,6 @@ class OwnPart(NamedTuple):
     """Names that are taken."""
 
 
-_registered: dict[tuple[Part, str], Registration] = {}
-
-
 @overload
 def register(what: type[OwnSection] | str) -> Callable[[B], B]: ...
 @overload
@@ -127,23 +124,27 @@ def register(what: type[OwnSection] | str, build: B | None = None) -> Callable[[
     if build is None:
         return lambda given: register(what, given)
     if not callable(build):
-        raise ConfigError(f"register: expected a class or function that builds it, found {build!r}")
+        raise ConfigError(
+            f"register: expected a class or function that builds it, found {shown(build)}"
+        )
     part, name, config = _named(what)
     owner = build if config is None else config
     qualified = f"{owner.__module__}:{getattr(owner, '__qualname__', type(owner).__qualname__)}"
-    held = _registered.get((part, name))
+    held = loading.registrations.get((part, name))
     if held is not None and held.qualified_name != qualified:
         raise ConfigError(
             f"register: the {in_words(part)} {name!r} is taken by {held.qualified_name}; choose "
             f"another name for {qualified}"
         )
-    _registered[part, name] = Registration(part, name, config, build, qualified, current_origin())
+    loading.registrations[part, name] = Registration(
+        part, name, config, build, qualified, current_origin()
+    )
     return build
 
 
 def registered(part: Part | None = None) -> list[Registration]:
     """Return the registrations of one part, or of all, without loading anything."""
-    return [r for r in _registered.values() if part in (None, r.part)]
+    return [r for r in loading.registrations.values() if part in (None, r.part)]
 
 
 def blamed_plugin(error: BaseException) -> str:
@@ -153,16 +154,16 @@ def blamed_plugin(error: BaseException) -> str:
 
 def find(part: Part, name: str) -> Registration | None:
     """Return a registered part; loads the plugins of installed packages if needed."""
-    if (part, name) not in _registered:
+    if (part, name) not in loading.registrations:
         load_installed()
-    return _registered.get((part, name))
+    return loading.registrations.get((part, name))
 
 
 def unknown(part: Part, name: object, built_in: Sequence[str]) -> str:
     """Return the message for a name that neither imagetok nor a plugin has."""
     known = [*built_in, *(r.name for r in registered(part))]
     listed = ", ".join(map(repr, known))
-    return f"expected one of {listed}; found {name!r}{hint_for(name, known)}"
+    return f"expected one of {listed}; found {shown(name)}{hint_for(name, known)}"
 
 
 def hint_for(name: object, known: Sequence[str]) -> str:
@@ -171,8 +172,7 @@ def hint_for(name: object, known: Sequence[str]) -> str:
         "; load one of your own with --plugin FILE_OR_MODULE before the command, or install the "
         "package that registers it"
     )
-    failed = "".join(f"; {error}" for error in failures().values())
-    return (did_you_mean(name, known) or load) + failed
+    return did_you_mean(name, known) or load
 
 
 def in_words(part: str) -> str:
@@ -197,7 +197,12 @@ def _named(what: object) -> tuple[Part, str, type[OwnSection] | None]:
             "register: expected a section class derived from imagetok.quantizers.QuantizerSection, "
             "imagetok.networks.NetworkSection, imagetok.data.DataSection or "
             "prior.config.PriorSection, or the name of a feature network; found "
-            f"{getattr(what, '__qualname__', repr(what))}"
+            f"{getattr(what, '__qualname__', None) or shown(what)}"
+        )
+    if len(parts := [base.__qualname__ for base in bases if issubclass(what, base)]) > 1:
+        raise ConfigError(
+            f"register: {what.__qualname__}: expected one base class of sections, found "
+            f"{' and '.join(parts)}; derive a section from each"
         )
     own = what.own_part()
     _check_tag(what, own.tag)
@@ -210,6 +215,7 @@ def _named(what: object) -> tuple[Part, str, type[OwnSection] | None]:
             f"{' and no '.join(map(repr, lacking))}; see the docstring of "
             f"{what.__mro__[-_depth(what)].__qualname__}"
         )
+    _check_names(what)
     return own.name, name, what
 
 
@@ -221,17 +227,35 @@ def _depth(section: type[OwnSection]) -> int:
 def _check_tag(section: type[OwnSection], tag: str) -> None:
     field = section.model_fields.get(tag)
     values = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
-    if field is None or len(values) != 1 or field.default != values[0]:
+    if (
+        field is None
+        or len(values) != 1
+        or not isinstance(values[0], str)
+        or field.default != values[0]
+    ):
         raise ConfigError(
             f"register: {section.__qualname__}: expected a key that names it, "
             f'`{tag}: Literal["my-name"] = "my-name"`'
         )
 
 
+def _check_names(section: type[OwnSection]) -> None:
+    """Raise ConfigError where the section's `losses` or `splits` is not a tuple of names."""
+    for attribute, example in (("losses", "commitment"), ("splits", "train")):
+        value = getattr(section, attribute, ())
+        if isinstance(value, property):
+            continue
+        if not isinstance(value, tuple | list) or not all(isinstance(n, str) for n in value):
+            raise ConfigError(
+                f"register: {section.__qualname__}: expected `{attribute}` to be a tuple of names, "
+                f'as in ("{example}",), found {shown(value)}'
+            )
+
+
 def _check_name(part: Part, name: str, built_in: Sequence[str]) -> None:
     if not re.fullmatch(NAME, name):
         raise ConfigError(
-            f"register: expected a name of small letters, digits, - and _, found {name!r}"
+            f"register: expected a name of small letters, digits, - and _, found {shown(name)}"
         )
     if name in built_in:
         raise ConfigError(

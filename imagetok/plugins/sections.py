@@ -9,6 +9,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core
 
 from imagetok.config import Section
 from imagetok.errors import ConfigError, ImagetokError
+from imagetok.plugins.loading import in_one_line
 from imagetok.plugins.registry import OwnPart, OwnSection, Registration, find, in_words
 from imagetok.plugins.registry import unknown as unknown_in_words
 
@@ -93,9 +94,11 @@ def build_part(registration: Registration, expected: type[T], *arguments: object
         built = registration.build(*arguments)
     except ImagetokError:
         raise
-    except Exception as error:  # code of somebody else, which may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin's code may raise anything, SystemExit too
         raise ConfigError(
-            f"{what}: cannot be built: {type(error).__name__}: {error}; --debug shows where"
+            f"{what}: cannot be built: {in_one_line(error)}; --debug shows where"
         ) from error
     if not isinstance(built, expected):
         raise ConfigError(

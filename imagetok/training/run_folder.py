@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from imagetok.config import Section, differences, dump_yaml, load_config, value_at
 from imagetok.distributed.peers import shared_work
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
-from imagetok.errors import CheckpointError, ConfigError
+from imagetok.errors import CheckpointError, ConfigError, ImagetokError
 from imagetok.io.json_files import read_json
 from imagetok.plugins.records import check_available, read_records, records_of
 from imagetok.training.checkpoint import has_checkpoints
@@ -85,13 +85,13 @@ def open_run(
         yield
 
 
-def check_plugins(folder: Path) -> None:
-    """ConfigError where a run to go on with was begun with parts that are not there now."""
+def check_plugins(folder: Path, error: type[ImagetokError] = ConfigError) -> None:
+    """Raise `error` where a run was begun with custom parts that are not registered now."""
     if not (folder / PLUGINS).is_file():
         return
     stored = read_json(folder / PLUGINS)
     records = stored.get("plugins") if isinstance(stored, dict) else None
-    check_available(read_records(records, str(folder / PLUGINS)), str(folder))
+    check_available(read_records(records, str(folder / PLUGINS)), str(folder), error)
 
 
 def _is_finished(folder: Path, config: Section) -> bool:

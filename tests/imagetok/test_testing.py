@@ -25,7 +25,7 @@ from imagetok.networks import (
     NetworkSpec,
     SonnetConfig,
 )
-from imagetok.plugins import registry
+from imagetok.plugins import loading
 from imagetok.quantizers import Quantized, VQConfig, VQEMAConfig, build_quantizer
 from imagetok.testing import check_dataset, check_network, check_quantizer
 
@@ -34,7 +34,7 @@ CONTRACT = ImageContract(mode="rgb", height=8, width=8)
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch) -> None:
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(loading, "registrations", {})
 
 
 def changed(monkeypatch, method: str, change: Callable[..., Any]) -> None:
@@ -137,7 +137,7 @@ def test_networks_keep_their_contract(config: FlatNetworkConfig):
 def test_a_broken_network_is_told_which_rule_it_breaks(build, said):
     imagetok.register(Halving, lambda c, spec: pair(spec))
     check_network(Halving())
-    registry._registered.clear()
+    loading.registrations.clear()
     imagetok.register(Halving, build)
     with pytest.raises(AssertionError) as refusal:
         check_network(Halving())
@@ -206,7 +206,7 @@ def test_sources_keep_their_contract(config: DataConfig):
 def test_a_broken_source_is_told_which_rule_it_breaks(untyped, build, said):
     imagetok.register(Source, lambda c, s, k: Wrapped(lambda batch: batch, s))
     check_dataset(Source(), CONTRACT)
-    registry._registered.clear()
+    loading.registrations.clear()
     imagetok.register(Source, build)
     with pytest.raises(AssertionError) as refusal:
         check_dataset(Source(), CONTRACT)

@@ -7,21 +7,25 @@ from pathlib import Path
 import pytest
 from own_parts.example import write_example
 
-from imagetok.plugins import loading, registry
+from imagetok.plugins import loading
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch) -> Iterator[None]:
     """Nothing is registered, and no package has plugins; afterwards all is as it was."""
     modules, path = {*sys.modules}, [*sys.path]
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(loading, "registrations", {})
     monkeypatch.setattr(loading, "_asked", {})
     monkeypatch.setattr(loading, "_errors", None)
     monkeypatch.setattr(loading, "entry_points", lambda group: [])
     yield
     sys.path[:] = path
     for name in {*sys.modules} - modules:
-        if name.startswith(("imagetok_plugin_", "imagetok_soft_vq", "their_")):
+        own = getattr(sys.modules[name], "__name__", "")
+        if any(
+            one.startswith(("imagetok_plugin_", "imagetok_soft_vq", "their_"))
+            for one in (name, own)
+        ):
             del sys.modules[name]
 
 
