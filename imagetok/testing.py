@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from imagetok import seeding
 from imagetok.config import Section
 from imagetok.data import DataConfig, ImageBatch, ImageDataset, open_images
+from imagetok.data.checked_images import CheckedImages
 from imagetok.images import ImageContract
 from imagetok.networks import FlatNetworkConfig, NetworkSpec, build_network
 from imagetok.quantizers import (
@@ -94,7 +95,7 @@ def check_dataset(config: DataConfig, contract: ImageContract, split: str = "tra
     config: the section of a built-in or registered source. Raises AssertionError.
     """
     _check_section(config)
-    dataset, again = (open_images(config, split, contract) for _ in range(2))
+    dataset, again = (_opened(config, split, contract) for _ in range(2))
     assert isinstance(dataset, ImageDataset) and len(dataset) > 0, "expected one image or more"
     assert dataset.split == split, f"split: expected {split!r}, found {dataset.split!r}"
     assert dataset.contract == contract, "contract: expected the one that was asked for"
@@ -126,6 +127,12 @@ def check_dataset(config: DataConfig, contract: ImageContract, split: str = "tra
 def _check_section(config: Section) -> None:
     again = type(config).model_validate(config.model_dump(mode="json"))
     assert again == config, f"{type(config).__name__}: is not the same after it was stored"
+
+
+def _opened(config: DataConfig, split: str, contract: ImageContract) -> ImageDataset:
+    """Return what the source itself opens, whose faults are told by the rule that they break."""
+    dataset = open_images(config, split, contract)
+    return dataset.dataset if isinstance(dataset, CheckedImages) else dataset
 
 
 def _built(config: QuantizerConfig, seed: int = 0) -> Quantizer:

@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from imagetok.data.base import NO_LABEL, ArrayImages, ImageBatch, ImageDataset
+from imagetok.data.checked_images import CheckedImages
 from imagetok.data.compressed_images import CompressedImages, FileImages
 from imagetok.data.config import (
     CelebAConfig,
@@ -35,9 +36,8 @@ from imagetok.data.preprocessing import preprocess, preprocess_batch
 from imagetok.data.shapes import Shapes, open_shapes
 from imagetok.data.table import open_table
 from imagetok.data.webdataset_tars import open_tars
-from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
-from imagetok.plugins.sections import build_registered
+from imagetok.plugins.sections import build_registered, described, registration_of
 
 __all__ = [
     "NO_LABEL",
@@ -124,9 +124,4 @@ def open_images(  # noqa: C901 (one case a source)
 
 def _open_registered(config: DataSection, split: str, contract: ImageContract) -> ImageDataset:
     dataset = build_registered(config, ImageDataset, config, split, contract)
-    if dataset.contract != contract:
-        raise ConfigError(
-            f"data source {config.source!r}: expected images in the form that it is asked for, "
-            f"{contract}, found {dataset.contract}; see imagetok.data.preprocess_batch"
-        )
-    return dataset
+    return CheckedImages(dataset, described(registration_of(config)), split, contract)

@@ -9,9 +9,15 @@ from imagetok.networks.base import NetworkSection, NetworkSpec
 from imagetok.networks.conv import ConvConfig, ConvDecoder, ConvEncoder
 from imagetok.networks.hierarchy import VQVAE2Config
 from imagetok.networks.kaokore import KaokoreNetConfig, build_kaokore
+from imagetok.networks.probe import check_shapes, downsampling_of
 from imagetok.networks.sonnet import SonnetConfig, build_sonnet
 from imagetok.networks.sqvae import SQVAENetConfig, build_sqvae_net
-from imagetok.plugins.sections import OrRegistered, build_registered
+from imagetok.plugins.sections import (
+    OrRegistered,
+    build_registered,
+    described,
+    registration_of,
+)
 
 FlatNetworkConfig = ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreNetConfig | NetworkSection
 """The section of a network with one grid of codes."""
@@ -27,13 +33,15 @@ def build_network(
     *,
     num_heads: int = 1,
     is_bounded: bool = True,
+    size: tuple[int, int] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Build a newly initialised encoder and decoder.
 
     The encoder maps image_channels to encoder_channels, the decoder decoder_channels to
     image_channels; pixels are in the range `config.pixels` on both sides. num_heads: number of
     heads of the encoder, for networks with heads. is_bounded: whether the decoder keeps its final
-    nonlinearity; it is removed for a likelihood with its own (vMF).
+    nonlinearity; it is removed for a likelihood with its own (vMF). size: (H, W) of the images, on
+    which a registered network is run once; ConfigError if it gives other shapes than it has to.
     """
     channels = image_channels, encoder_channels, decoder_channels
     match config:
@@ -47,12 +55,22 @@ def build_network(
         case KaokoreNetConfig():
             return build_kaokore(config, *channels, is_bounded=is_bounded)
         case NetworkSection():
-            return _build_registered(config, NetworkSpec(*channels, num_heads, is_bounded))
+            return _build_registered(config, NetworkSpec(*channels, num_heads, is_bounded), size)
         case _:
             assert_never(config)
 
 
-def _build_registered(config: NetworkSection, spec: NetworkSpec) -> tuple[nn.Module, nn.Module]:
+def downsampling(config: FlatNetworkConfig) -> int:
+    """Return the pixels per code along each side; ConfigError for a registered section's fault."""
+    if isinstance(config, NetworkSection):
+        return downsampling_of(config, described(registration_of(config)))
+    return config.downsampling
+
+
+def _build_registered(
+    config: NetworkSection, spec: NetworkSpec, size: tuple[int, int] | None
+) -> tuple[nn.Module, nn.Module]:
+    factor = downsampling(config)
     pair = build_registered(config, tuple, config, spec)
     if len(pair) != 2 or not all(isinstance(module, nn.Module) for module in pair):
         found = ", ".join(type(module).__qualname__ for module in pair)
@@ -61,4 +79,7 @@ def _build_registered(config: NetworkSection, spec: NetworkSpec) -> tuple[nn.Mod
             f"and a decoder, found ({found})"
         )
     encoder, decoder = pair
+    if size is not None:
+        what = described(registration_of(config))
+        check_shapes((encoder, decoder), spec, size, factor, what)
     return encoder, decoder

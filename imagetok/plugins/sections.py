@@ -89,7 +89,7 @@ def build_registered(section: OwnSection, expected: type[T], *arguments: object)
 
 def build_part(registration: Registration, expected: type[T], *arguments: object) -> T:
     """Call the builder of a registration, which may have no section."""
-    what = f"{in_words(registration.part)} {registration.name!r} ({registration.qualified_name})"
+    what = described(registration)
     try:
         built = registration.build(*arguments)
     except ImagetokError:
@@ -106,6 +106,11 @@ def build_part(registration: Registration, expected: type[T], *arguments: object
             f"found {type(built).__qualname__}"
         )
     return built
+
+
+def described(registration: Registration) -> str:
+    """Return a part, its name and where it is defined, for messages."""
+    return f"{in_words(registration.part)} {registration.name!r} ({registration.qualified_name})"
 
 
 def own_sections(tree: object) -> list[OwnSection]:

@@ -2,7 +2,12 @@
 
 from typing import Annotated, assert_never
 
-from imagetok.plugins.sections import OrRegistered, build_registered
+from imagetok.plugins.sections import (
+    OrRegistered,
+    build_registered,
+    described,
+    registration_of,
+)
 from imagetok.quantizers.base import Quantizer, QuantizerSection
 from imagetok.quantizers.codebook_init_reset import CodebookInitReset, build_reset
 from imagetok.quantizers.dvae import DVAEConfig, DVAEQuantizer
@@ -16,6 +21,7 @@ from imagetok.quantizers.external import (
     build_external,
 )
 from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
+from imagetok.quantizers.probe import check_built
 from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
 from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
 from imagetok.quantizers.vq import VQConfig, VQEMAConfig, VQEMAQuantizer, VQQuantizer
@@ -59,9 +65,15 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
         case FSQConfig() | LFQConfig() | ResidualVQConfig() | SimVQConfig() | RotationVQConfig():
             return build_external(config)
         case QuantizerSection():
-            return build_registered(config, Quantizer, config)
+            return _build_registered(config)
         case _:
             assert_never(config)
+
+
+def _build_registered(config: QuantizerSection) -> Quantizer:
+    quantizer = build_registered(config, Quantizer, config)
+    check_built(quantizer, config.losses, described(registration_of(config)))
+    return quantizer
 
 
 def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:

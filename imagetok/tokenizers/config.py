@@ -5,6 +5,7 @@ from pydantic import Field, model_validator
 from imagetok.config import Section
 from imagetok.images import ImageContract
 from imagetok.networks import NetworkConfig, VQVAE2Config
+from imagetok.networks.build import downsampling
 from imagetok.quantizers import QuantizerConfig, level_name
 from imagetok.tokenizers.gaussian_latent import LatentConfig
 from imagetok.tokenizers.likelihood import LikelihoodConfig, MSEConfig
@@ -96,4 +97,4 @@ class TokenizerConfig(Section):
     def _downsamplings(self) -> tuple[int, ...]:
         if isinstance(self.network, VQVAE2Config):
             return self.network.downsamplings(len(self.quantizers))
-        return (self.network.downsampling,)
+        return (downsampling(self.network),)

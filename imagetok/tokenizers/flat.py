@@ -33,6 +33,7 @@ class FlatTokenizer(Tokenizer):
             self.quantizer.code_dim,
             num_heads=self.quantizer.num_heads,
             is_bounded=self.likelihood.is_linear,
+            size=(config.image.height, config.image.width),
         )
         self.num_codes = self.quantizer.num_codes
         self.grids = config.grids * len(self.num_codes)

@@ -39,6 +39,7 @@ class VAE(Autoencoder):
             config.latent.dim,
             num_heads=self.latent.num_heads,
             is_bounded=self.likelihood.is_linear,
+            size=(config.image.height, config.image.width),
         )
 
     def forward(
