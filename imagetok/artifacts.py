@@ -31,6 +31,7 @@ from imagetok.io.json_files import read_json
 from imagetok.io.markdown import plain
 from imagetok.io.regular_files import FileError, check_safetensors
 from imagetok.plugins.records import PartRecord, check_available, read_records
+from imagetok.suggestions import one_line, shown
 from imagetok.version import __version__
 
 FORMAT_VERSION = 1
@@ -248,8 +249,8 @@ def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
         )
     if config["format_version"] != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path}: expected format {FORMAT_VERSION}, found {config['format_version']!r}, which "
-            f"imagetok {config['imagetok_version']} wrote; install that version of imagetok"
+            f"{path}: expected format {FORMAT_VERSION}, found {shown(config['format_version'])}, "
+            f"which imagetok {one_line(str(config['imagetok_version']), 64)} wrote; install that version of imagetok"
         )
     if config["kind"] not in accepted:
         expected = f"a {_called(kind)}"

@@ -65,12 +65,12 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int):
                 raise yaml.MarkedYAMLError(
-                    problem=f"expected a word as key, found {key!r}",
+                    problem=f"expected a word as key, found {shown(key)}",
                     problem_mark=key_node.start_mark,
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"expected unique keys, found {key!r} twice",
+                    problem=f"expected unique keys, found {shown(key)} twice",
                     problem_mark=key_node.start_mark,
                 )
             seen.add(key)
@@ -178,7 +178,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any
             if not isinstance(section, dict | list):
                 raise ConfigError(
                     f"--set {override}: expected {'.'.join(keys[: depth + 1])} to be a section, "
-                    f"found the value {section!r}; set the whole section"
+                    f"found the value {shown(section)}; set the whole section"
                 )
         value = parse_yaml(text, f"--set {override}")
         if isinstance(section, list):

@@ -16,6 +16,7 @@ from imagetok.data import ImageDataset, open_images
 from imagetok.errors import ConfigError, ImagetokError, InputError, MissingPluginError
 from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.images import ImageContract
+from imagetok.suggestions import shown
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun, TrainConfig
 from imagetok.training.metrics_log import read_thinned, test_record
@@ -242,7 +243,7 @@ def _open_run(
     leaf = next((kind for kind in kinds if kind.kind == tree.get("kind")), None)
     if leaf is None:
         expected = " or ".join(repr(kind.kind) for kind in kinds)
-        raise ConfigError(f"{where}: kind: expected {expected}, found {tree.get('kind')!r}")
+        raise ConfigError(f"{where}: kind: expected {expected}, found {shown(tree.get('kind'))}")
     exported = exported_step(path)
     records = _log(path / "metrics.jsonl", exported)
     if not records:

@@ -20,6 +20,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.io.json_files import read_json
 from imagetok.io.url_secrets import public_url
 from imagetok.named_configs import NamedConfig, find_config
+from imagetok.suggestions import shown
 from imagetok.training.config import TokenizerRun
 from imagetok.training.run_folder import recorded_lengths
 
@@ -173,7 +174,7 @@ def make_plan(
         tree = apply_overrides(found.tree, list(overrides))
         if tree.get("kind") != "tokenizer":
             raise ConfigError(
-                f"{found.where}: kind: expected 'tokenizer', found {tree.get('kind')!r}"
+                f"{found.where}: kind: expected 'tokenizer', found {shown(tree.get('kind'))}"
             )
         config = validate(tree, TokenizerRun, found.where)
         for each, variant in ({name: config} | sweep_variants(name, tree, sweeps)).items():

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from imagetok.config import Overrides, Section, apply_overrides
 from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, find_config
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import did_you_mean, shown
 from imagetok.training.schedules import given_tree
 
 ConfigInput = Path | str | Section | Mapping[str, Any]
@@ -59,7 +59,7 @@ def _kind(source: ConfigSource) -> RunKind:
             return known
     hint = did_you_mean(kind, KINDS)
     raise ConfigError(
-        f"{source.where}: kind: expected 'tokenizer' or 'prior', found {kind!r}{hint}"
+        f"{source.where}: kind: expected 'tokenizer' or 'prior', found {shown(kind)}{hint}"
     )
 
 

@@ -106,6 +106,9 @@ def test_a_huge_kind_is_shortened_in_every_message(kind):
     ):
         text = refused(validate, tree | section, TokenizerConfig, "config.json")
         assert len(text) < 2000 and all(line.isprintable() for line in text.splitlines())
+    for config in ({"kind": kind}, {"kind": [kind]}):
+        text = refused(imagetok.train, config)
+        assert "kind: expected 'tokenizer' or 'prior'" in text and len(text) < 500
     for spec in (kind, f"digits:{kind}"):
         assert len(refused(imagetok.parse_spec, spec)) < 1000
 
