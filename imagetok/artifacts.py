@@ -248,9 +248,10 @@ def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
             "of imagetok, or damaged"
         )
     if config["format_version"] != FORMAT_VERSION:
+        version = one_line(str(config["imagetok_version"]), 64)
         raise ArtifactError(
             f"{path}: expected format {FORMAT_VERSION}, found {shown(config['format_version'])}, "
-            f"which imagetok {one_line(str(config['imagetok_version']), 64)} wrote; install that version of imagetok"
+            f"which imagetok {version} wrote; install that version of imagetok"
         )
     if config["kind"] not in accepted:
         expected = f"a {_called(kind)}"
