@@ -9,6 +9,7 @@ import click
 
 from cli.options import device_option, say
 from cli.parameters import DATA, PATH_OR_ID
+from imagetok.suggestions import one_line
 
 _SHOWN = 20
 
@@ -105,9 +106,9 @@ def _lines(tree: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             value = {str(i): inner for i, inner in enumerate(value)}
         if isinstance(value, dict) and value:
-            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+            lines += [f"{indent}{one_line(str(name))}:", *_lines(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{name}: {_text(value)}")
+            lines.append(f"{indent}{one_line(str(name))}: {_text(value)}")
     if len(tree) > _SHOWN:
         lines.append(f"{indent}... and {len(tree) - _SHOWN} more, see --json")
     return lines
@@ -120,4 +121,4 @@ def _text(value: Any, between: str = ", ") -> str:
         shown = [_text(inner, " x ") for inner in value[:_SHOWN]]
         more = [f"... {len(value) - _SHOWN} more"] if len(value) > _SHOWN else []
         return between.join(shown + more) or "none"
-    return "none" if value is None or value == {} else str(value)
+    return "none" if value is None or value == {} else one_line(str(value))
