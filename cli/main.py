@@ -165,6 +165,8 @@ def _run(arguments: list[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (its reader has ended)
         return 0
     except BaseException as error:  # also SystemExit of a plugin's code
+        if isinstance(error, SystemExit) and "_IMAGETOK_COMPLETE" in os.environ:
+            return int(error.code or 0)  # click's end of a completion
         message, code = _explain(error)
         if code == 1 or "--debug" in arguments:
             traceback.print_exc()
