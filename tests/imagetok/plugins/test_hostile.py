@@ -199,7 +199,7 @@ def test_whatever_a_plugin_raises_is_one_line(plugin, text, said):
         ("", "--plugin '': expected a Python file"),
     ],
 )
-def test_what_is_no_plugin_is_refused_in_one_line(plugin, monkeypatch, source, said):
+def test_what_is_no_plugin_is_refused_in_one_line(untyped, plugin, monkeypatch, source, said):
     monkeypatch.chdir(plugin("plain", "").parent)
     Path("folder.py").mkdir()
     Path("a b.py").write_text("")

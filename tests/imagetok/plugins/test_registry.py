@@ -159,7 +159,7 @@ class Other(Section):
         ("a:b", "found 'a:b'"),
     ],
 )
-def test_what_cannot_be_registered_is_refused(what, said):
+def test_what_cannot_be_registered_is_refused(untyped, what, said):
     assert said in refused(imagetok.register, what, lambda *_: None)
     assert registered() == []
 
@@ -183,7 +183,7 @@ def test_a_name_is_taken_by_another_class_and_given_again_to_the_same():
     assert "another class is registered under this name" in refused(build_quantizer, Named())
 
 
-def test_a_builder_is_a_callable_and_is_returned():
+def test_a_builder_is_a_callable_and_is_returned(untyped):
     assert "found 'x'" in refused(imagetok.register, Named, "x")
     build = imagetok.register(Named)(lambda config: None)
     assert build(Named()) is None
