@@ -81,7 +81,6 @@ def test_the_commands_of_the_page_run_in_order(place, monkeypatch, capsys):
     assert len([*Path("samples").rglob("*.png")]) >= 16
     loading.load_plugin("soft_vq.py")
     monkeypatch.syspath_prepend(place)
-    monkeypatch.setattr(loading, "registrations", {})
     done: dict[str, object] = {}
     exec(TEST, done)
     done["test_soft_vq_keeps_the_contract"]()
