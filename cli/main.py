@@ -103,7 +103,7 @@ class LazyGroup(click.Group):
     "plugins",
     multiple=True,
     metavar="FILE|MODULE",
-    help="Load quantizers, data sources, ... of your own: a Python file or an installed module.",
+    help="Load custom quantizers, data sources, ... from a Python file or an importable module.",
 )
 @click.version_option(__version__, prog_name="imagetok")
 def imagetok(debug: bool, stop_with_parent: bool, plugins: tuple[str, ...]) -> None:
@@ -156,7 +156,7 @@ def _run(arguments: list[str]) -> int:
         return stopped.exit_code
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption) and error.option_name == "--plugin":
-            error = click.UsageError("--plugin stands before the command: imagetok --plugin ...")
+            error = click.UsageError("--plugin must come before the command: imagetok --plugin ...")
         shown = io.StringIO()
         error.show(shown)
         click.echo(without_secrets(shown.getvalue()), err=True, nl=False)

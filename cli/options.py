@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,12 +51,6 @@ def choose_device(name: str | None) -> Any:
     from imagetok import processes
 
     return processes.choose_device(name)
-
-
-def check_out_folder(out: Path | None) -> None:
-    """Raise UsageError if `out` is an existing file; called before any work is done."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise click.UsageError(f"--out {out}: expected a folder, found a file")
 
 
 def say(text: str) -> None:

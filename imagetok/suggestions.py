@@ -1,4 +1,4 @@
-"""What messages show of a value that was found, and suggestions for misspelt names."""
+"""Values and names in messages: short, on one line, and suggestions for misspelt ones."""
 
 import difflib
 from collections.abc import Iterable

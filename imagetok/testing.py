@@ -1,7 +1,8 @@
 """Functions that test a custom quantizer, network or data source against its interface.
 
-Each raises AssertionError that says which rule is broken. They are what imagetok's own tests hold
-its own kinds to.
+Each raises AssertionError that names the broken rule. A custom part that already fails the checks
+made when it is built or opened raises ConfigError instead. imagetok's own tests use these functions
+for the built-in kinds.
 """
 
 import copy

@@ -11,6 +11,7 @@ from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
 from imagetok.data.image_decoding import ImageError
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
+from imagetok.suggestions import shown
 
 
 @final
@@ -50,7 +51,7 @@ class CheckedImages(ImageDataset):
         if not isinstance(found, str) or not found:
             raise ConfigError(
                 f"{self.what}: identity: expected a non-empty str, a hash of the images, found "
-                f"{found!r}"
+                f"{shown(found)}"
             )
         return found
 
@@ -115,18 +116,18 @@ class CheckedImages(ImageDataset):
 def _text(dataset: ImageDataset, name: str, what: str) -> str:
     found = getattr(dataset, name, None)
     if not isinstance(found, str) or not found:
-        raise ConfigError(f"{what}: {name}: expected a non-empty str, found {found!r}")
+        raise ConfigError(f"{what}: {name}: expected a non-empty str, found {shown(found)}")
     return found
 
 
 def _class_names(dataset: ImageDataset, what: str) -> tuple[str, ...]:
     found = getattr(dataset, "class_names", None)
     if not isinstance(found, tuple) or not all(isinstance(name, str) for name in found):
-        raise ConfigError(f"{what}: class_names: expected a tuple of str, found {found!r}")
+        raise ConfigError(f"{what}: class_names: expected a tuple of str, found {shown(found)}")
     if dataset.num_classes != (len(found) or None):
         raise ConfigError(
             f"{what}: num_classes: expected {len(found) or None}, the number of class_names, found "
-            f"{dataset.num_classes!r}"
+            f"{shown(dataset.num_classes)}"
         )
     return found
 

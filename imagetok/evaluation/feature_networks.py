@@ -24,7 +24,7 @@ from imagetok.evaluation.published_weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
-from imagetok.plugins.registry import NAME, Registration, find, hint_for
+from imagetok.plugins.registry import FEATURE_NETWORKS, NAME, Registration, find, hint_for
 from imagetok.plugins.registry import registered as registered_parts
 from imagetok.plugins.sections import build_part
 from imagetok.suggestions import nearest, shown
@@ -33,7 +33,6 @@ HELP = (
     "inception, vgg16, torchvision:MODEL, each also with =FILE for local weights; "
     "cifar-resnet=FILE; python:MODULE:FUNCTION; NAME or NAME=FILE of a plugin"
 )
-_NAMES = ("inception", "vgg16", "cifar-resnet", "torchvision:MODEL", "python:MODULE:FUNCTION")
 _INCEPTION = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
@@ -117,7 +116,7 @@ def open_features(spec: str) -> FeatureNetwork:
     registered = find("features", name) if re.fullmatch(NAME, name) else None
     if registered is not None:
         return _registered(registered, spec, path)
-    hint = hint_for(name, [*_NAMES, *(own.name for own in registered_parts("features"))])
+    hint = hint_for(name, [*FEATURE_NETWORKS, *(own.name for own in registered_parts("features"))])
     raise ConfigError(f"--features: expected {HELP}; found {shown(spec)}{hint}")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from imagetok.errors import ConfigError
 from imagetok.networks.base import NetworkSection, NetworkSpec
 from imagetok.plugins.probing import is_on_cpu, running, spare, untouched_randomness
+from imagetok.suggestions import shown
 
 _BATCH = 2  # batch normalisation of one image of one position fails
 
@@ -19,7 +20,7 @@ def downsampling_of(section: NetworkSection, what: str) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ConfigError(
             f"{what}: downsampling: expected an int >= 1, pixels per code along each side, found "
-            f"{found!r}"
+            f"{shown(found)}"
         )
     return found
 

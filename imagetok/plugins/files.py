@@ -1,4 +1,4 @@
-"""Files of plugins: which paths may be one, and how one is run as a module."""
+"""Plugin files: valid paths, and running a file as a module."""
 
 import importlib.util
 import re

@@ -238,7 +238,7 @@ def _run_file(path: Path) -> ModuleType:
             "are distinguished by file name"
         )
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last: its neighbours stand for nothing else
+        sys.path.append(str(path.parent))  # last, so that files beside it shadow nothing
     imported = sys.modules.get(path.stem)
     if held is None and imported is not None and is_of(imported, path):
         own = [key for key, r in registrations.items() if _module_of(r) == path.stem]

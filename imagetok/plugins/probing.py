@@ -1,4 +1,4 @@
-"""Running the code of a custom part once when it is built: one message, and no trace of the run."""
+"""Running a custom part once when it is built: its errors as one message, and no side effects."""
 
 import copy
 import random
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imagetok.errors import ConfigError, ImagetokError
+from imagetok.plugins.loading import in_one_line
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -23,12 +24,11 @@ def running(what: str, step: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImagetokError:
+    except (ImagetokError, KeyboardInterrupt):
         raise
-    except Exception as error:  # code of somebody else, which may raise anything
-        reason = str(error).strip().partition("\n")[0]
+    except BaseException as error:  # a plugin's code may raise anything, SystemExit too
         raise ConfigError(
-            f"{what}: {step} fails: {type(error).__name__}: {reason}; --debug shows where"
+            f"{what}: {step} fails: {in_one_line(error)}; --debug shows where"
         ) from error
 
 

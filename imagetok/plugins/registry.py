@@ -2,6 +2,7 @@
 
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -23,7 +24,9 @@ Part = Literal["quantizer", "network", "data", "prior", "features"]
 B = TypeVar("B", bound=Callable[..., object])
 NAME = r"[a-z0-9][a-z0-9_-]{0,99}"
 _WORDS = {"data": "data source", "features": "feature network"}
-FEATURE_NETWORKS = ("inception", "vgg16", "cifar-resnet", "torchvision", "python")
+FEATURE_NETWORKS = (
+    "inception", "vgg16", "cifar-resnet", "torchvision:MODEL", "python:MODULE:FUNCTION",
+)  # fmt: skip
 """The feature networks that imagetok has: what `--features` begins with."""
 
 
@@ -58,7 +61,7 @@ class Registration(NamedTuple):
         return Origin(plugin=Path(getattr(sys.modules.get(module), "__file__", None) or "").name)
 
 
-class OwnSection(Section):
+class OwnSection(Section, ABC):
     """Base class of the config sections of custom parts.
 
     Derive from that of the part: `imagetok.quantizers.QuantizerSection`,
@@ -66,9 +69,9 @@ class OwnSection(Section):
     """
 
     @classmethod
+    @abstractmethod
     def own_part(cls) -> "OwnPart":
         """Return the part that its sections describe."""
-        raise NotImplementedError
 
     @classmethod
     def alternatives(cls) -> Sequence[type[Section]]:
@@ -189,7 +192,7 @@ def names_in(union: Any, tag: str) -> tuple[str, ...]:
 def _named(what: object) -> tuple[Part, str, type[OwnSection] | None]:
     """Return part, name and section of a registration; raises ConfigError if it is invalid."""
     if isinstance(what, str):
-        _check_name("features", what, FEATURE_NETWORKS)
+        _check_name("features", what, [n.partition(":")[0] for n in FEATURE_NETWORKS])
         return "features", what, None
     bases = OwnSection.__subclasses__()
     if not (isinstance(what, type) and issubclass(what, OwnSection)) or what in bases:

@@ -92,9 +92,7 @@ def build_part(registration: Registration, expected: type[T], *arguments: object
     what = described(registration)
     try:
         built = registration.build(*arguments)
-    except ImagetokError:
-        raise
-    except KeyboardInterrupt:
+    except (ImagetokError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plugin's code may raise anything, SystemExit too
         raise ConfigError(

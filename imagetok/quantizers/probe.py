@@ -12,6 +12,7 @@ from imagetok.plugins.probing import (
     untouched_randomness,
 )
 from imagetok.quantizers.base import Quantized, Quantizer
+from imagetok.suggestions import shown
 
 _GRID = (2, 2, 2)
 """Images, height and width of the encoder output that it is run on."""
@@ -39,12 +40,12 @@ def _check_attributes(quantizer: Quantizer, what: str) -> None:
     codes: object = getattr(quantizer, "num_codes", None)
     if not isinstance(codes, tuple) or not codes or not all(_is_count(k, 2) for k in codes):
         raise ConfigError(
-            f"{what}: num_codes: expected a tuple of ints >= 2, one a level, found {codes!r}"
+            f"{what}: num_codes: expected a tuple of ints >= 2, one a level, found {shown(codes)}"
         )
     for name in ("code_dim", "in_channels", "num_heads"):
         value: object = getattr(quantizer, name, None)
         if not _is_count(value, 1):
-            raise ConfigError(f"{what}: {name}: expected an int >= 1, found {value!r}")
+            raise ConfigError(f"{what}: {name}: expected an int >= 1, found {shown(value)}")
 
 
 def _is_count(value: object, least: int) -> bool:

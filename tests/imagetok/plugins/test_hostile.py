@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
+from own_parts.example import SETTINGS
 from torch import nn
 
 import imagetok
@@ -234,17 +235,8 @@ def test_a_missing_plugin_is_not_damage(plugin, tmp_path, capsys):
     """Tokenizer, prior, run, comparison and report name the plugin, and exit with code 3."""
     file = plugin()
     load_plugin(file)
-    changes = {
-        "data": {"source": "gradients", "count": 16},
-        "tokenizer.quantizer": {"kind": "soft-vq", "num_codes": 16},
-        "objective.weights": {"commitment": {"kind": "constant", "value": 0.25}},
-        "tokenizer.network.width": 8,
-        "train.steps": 1,
-        "train.batch_size": 4,
-        "train.trackers": [],
-    }
     run = tmp_path / "run"
-    imagetok.train(DIGITS / "vqvae.yaml", out=run, set=changes, device="cpu", progress=False)
+    imagetok.train(DIGITS / "vqvae.yaml", out=run, set=SETTINGS, device="cpu", progress=False)
     loading.registrations.clear()
     report = ["report", str(run), "--out", str(tmp_path / "report.html"), "--device", "cpu"]
     prior = tmp_path / "prior"  # only its kind and its tokenizer are read before the refusal

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from own_parts.example import write_example
+from own_parts.example import SETTINGS, write_example
 
 import imagetok
 from cli.main import _run
@@ -26,15 +26,6 @@ from imagetok.training.batch_order import _Refusals
 from imagetok.training.config import TokenizerRun
 
 DIGITS = Path(__file__).parents[3] / "configs" / "digits"
-SET = {
-    "data": {"source": "gradients", "count": 16},
-    "tokenizer.quantizer": {"kind": "soft-vq", "num_codes": 16},
-    "objective.weights": {"commitment": {"kind": "constant", "value": 0.25}},
-    "tokenizer.network.width": 8,
-    "train.steps": 2,
-    "train.batch_size": 4,
-    "train.trackers": [],
-}
 FEATURE = "import imagetok, torch\nimagetok.register({!r}, torch.nn.Flatten)\n"
 
 
@@ -48,7 +39,7 @@ def forget() -> None:
 
 
 def train(out: Path) -> imagetok.Tokenizer:
-    run = imagetok.train(DIGITS / "vqvae.yaml", out=out, set=SET, device="cpu", progress=False)
+    run = imagetok.train(DIGITS / "vqvae.yaml", out=out, set=SETTINGS, device="cpu", progress=False)
     return run.tokenizer
 
 
@@ -189,7 +180,7 @@ def test_an_artifact_names_the_file_that_its_quantizer_comes_from(run, tmp_path,
     assert _run([*words, "--shards", str(tmp_path / "codes")]) == 3
     assert said in capsys.readouterr().err
     resumed = refused(
-        ConfigError, imagetok.train, DIGITS / "vqvae.yaml", out=run, set=SET, resume=True
+        ConfigError, imagetok.train, DIGITS / "vqvae.yaml", out=run, set=SETTINGS, resume=True
     )
     assert "run: needs the data source 'gradients', which comes from the file mine.py" in resumed
     assert _run(["--plugin", str(file), *words, "--shards", str(tmp_path / "codes")]) == 0
@@ -238,7 +229,7 @@ def test_an_artifact_of_built_in_kinds_has_no_plugins(tmp_path):
 def test_a_comparison_refuses_what_its_processes_cannot_load(plugin, tmp_path):
     file = plugin()
     load_plugin(file)
-    config = load_config(DIGITS / "vqvae.yaml", TokenizerRun, SET)
+    config = load_config(DIGITS / "vqvae.yaml", TokenizerRun, SETTINGS)
     (tmp_path / "soft.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     for name, part in [*loading.registrations.items()]:  # as a notebook does
         loading.registrations[name] = part._replace(loaded_by=None)
@@ -259,7 +250,7 @@ def test_an_error_in_a_plugin_is_not_called_a_bug_of_imagetok(plugin, tmp_path, 
     broken = "(h if len(h) == 2 else h.devize).device.type"
     text = plugin().read_text().replace("h.device.type", broken)
     words = ["--plugin", str(plugin("mine.py", text)), "train", str(DIGITS / "vqvae.yaml")]
-    for key, value in SET.items():
+    for key, value in SETTINGS.items():
         words += ["--set", f"{key}={json.dumps(value)}"]
     assert _run([*words, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 1
     error = capsys.readouterr().err
