@@ -119,7 +119,7 @@ class Row(NamedTuple):
     """One line of the table."""
 
     what: str
-    count: int
+    total: int
     different: list[str]
 
 
@@ -229,7 +229,7 @@ def main() -> int:
     width = max(len(row.what) for row in rows)
     for row in rows:
         verdict = f"{len(row.different)} DIFFERENT" if row.different else "equal"
-        print(f"{row.what:{width}}  {row.count:4}  {verdict}")
+        print(f"{row.what:{width}}  {row.total:4}  {verdict}")
         for place in row.different[:5]:
             print(f"{'':{width}}        {place}")
     return int(any(row.different for row in rows))

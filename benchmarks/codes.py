@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 import torch
-import webdataset as wds
 from machine import describe_machine
 from torch.utils.data import DataLoader
+from webdataset.compat import WebDataset
+from webdataset.writer import ShardWriter
 
 from imagetok import durable
 from imagetok.codes import shard_writer
@@ -91,15 +92,15 @@ def write_webdataset(folder: Path, codes: np.ndarray, labels: np.ndarray) -> Non
     """One .npy and one .cls an image, in two shards."""
     folder.mkdir()
     size = -(-len(codes) // 2)
-    with wds.ShardWriter(str(folder / "%05d.tar"), maxcount=size, verbose=0) as out:
+    with ShardWriter(str(folder / "%05d.tar"), maxcount=size, verbose=0) as out:
         for i, (code, label) in enumerate(zip(codes, labels, strict=True)):
             out.write({"__key__": f"{i:08d}", "codes.npy": code, "cls": int(label)})
 
 
-def webdataset(folder: Path) -> wds.WebDataset:
+def webdataset(folder: Path) -> Any:
     """Samples by the library's own decoder."""
     urls = sorted(map(str, folder.glob("*.tar")))
-    return wds.WebDataset(urls, shardshuffle=False).decode().to_tuple("codes.npy", "cls")
+    return WebDataset(urls, shardshuffle=False).decode().to_tuple("codes.npy", "cls")
 
 
 def rows_of_parquet(path: Path) -> Iterator[tuple[np.ndarray, int]]:

@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def read(folder: Path) -> dict[str, Any]:
     for i in chosen[:3000]:
         dataset[i]  # the first touch of each shard is timed below
 
-    def rate(name: str, samples: int, work: Iterator[Any]) -> None:
+    def rate(name: str, samples: int, work: Iterable[Any]) -> None:
         begun = time.process_time()
         for _ in work:
             pass

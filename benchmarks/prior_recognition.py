@@ -19,7 +19,7 @@ from imagetok.evaluation import nearest_labels
 from imagetok.images import to_unit_range
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
-from prior.ngram_baselines import measure
+from prior.ngram_baselines import ngram_baselines
 
 
 def held_out_bits(
@@ -29,8 +29,8 @@ def held_out_bits(
     parts = (to_unit_range(part.images) for part in (training, held_out))
     before, codes = (tokenizer.encode(part) for part in parts)
     nats = -prior.log_prob(codes, held_out.labels).double().mean() / prior.config.length
-    (level,) = measure(prior.config.num_codes, [before], [codes])
-    return float(nats) / math.log(2), level.order0, level.order1
+    (level,) = ngram_baselines(prior.config.num_codes, [before], [codes])
+    return float(nats) / math.log(2), level.unigram, level.bigram
 
 
 def main() -> None:

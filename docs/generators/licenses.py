@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -62,7 +63,7 @@ def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
 
 def license_of(package: Distribution) -> str:
     """As declared: an SPDX expression, else classifiers, else the first line of the text."""
-    metadata = package.metadata
+    metadata: Any = package.metadata  # an email.message.Message, which its type does not say
     expression = metadata.get("License-Expression")
     if expression:
         return expression
