@@ -8,10 +8,18 @@ are unique, and there are no anchors and no tags.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from pydantic_core import ErrorDetails
 
 from imagetok.errors import ConfigError
@@ -31,10 +39,22 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
+    added: ClassVar[tuple[str, ...]] = ()
+    """Keys that were added after the section was first released. At its default, which is what
+    happened before the key existed, such a key is left out of every dump, because dumps are
+    compared and hashed."""
+
     @classmethod
     def alternatives(cls) -> "Sequence[type[Section]]":
         """The sections that may stand where a type names this one."""
         return [cls]
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree = handler(self)
+        fields = type(self).model_fields
+        unset = {name for name in self.added if getattr(self, name) == fields[name].default}
+        return {key: value for key, value in tree.items() if key not in unset} if unset else tree
 
 
 S = TypeVar("S", bound=Section)

@@ -1,15 +1,10 @@
 """The image contract: form and preprocessing of a tokenizer's images, checks and conversions."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from pydantic import (
-    Field,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from imagetok.config import Section
@@ -43,6 +38,7 @@ class ImageContract(Section):
     """How pixels are resampled; label maps need nearest."""
     num_classes: Annotated[int, Field(ge=2, le=256)] | None = None
     """Number of classes of label maps, each stored in a byte; null for pixels."""
+    added: ClassVar[tuple[str, ...]] = ("num_classes",)
 
     @model_validator(mode="after")
     def _check(self) -> "ImageContract":
@@ -58,16 +54,6 @@ class ImageContract(Section):
                 f"averaged, found {self.interpolation}"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `num_classes` if it is None, as before label maps, because this is hashed."""
-        tree = handler(self)
-        return (
-            tree
-            if self.num_classes is not None
-            else {k: tree[k] for k in tree if k != "num_classes"}
-        )
 
     @property
     def channels(self) -> int:

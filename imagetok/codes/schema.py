@@ -1,15 +1,13 @@
 """Schema of a code dataset: plan (written first), a record per shard, and manifest (last)."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import (
     NonNegativeInt,
     PositiveInt,
-    model_serializer,
     model_validator,
 )
 
@@ -69,18 +67,13 @@ class CodePlan(Section):
     """Arithmetic of the encoder."""
     parts: tuple[MergedPart, ...] = ()
     """Parts of a merged dataset, in order; its source indices run through all of them."""
+    added: ClassVar[tuple[str, ...]] = ("parts",)
 
     @model_validator(mode="after")
     def _check(self) -> "CodePlan":
         if sum(self._part_sizes()) != self.num_inputs:
             raise ValueError("parts: the sum of their num_inputs differs from num_inputs")
         return self
-
-    @model_serializer(mode="wrap")
-    def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out empty `parts`, so that plans keep the bytes of before `parts` existed."""
-        tree = handler(self)
-        return tree if self.parts else {key: tree[key] for key in tree if key != "parts"}
 
     @property
     def num_shards(self) -> int:

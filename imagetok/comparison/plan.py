@@ -31,8 +31,8 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 _MUST_AGREE = ("data", "tokenizer.image")
 _PLACES = ("root", "download", "file", "images", "masks", "shards", "test")
 """Keys of `data` with locations of images; the images themselves are identified by hashes."""
-_WITHOUT_EFFECT = ("workers", "trackers")
-"""Keys of `train` that do not affect results: reading and logging."""
+_WITHOUT_EFFECT = ("keep_checkpoints", "workers", "trackers")
+"""Keys of `train` that do not affect results: what is kept, reading and logging."""
 PLAN = "plan.json"
 
 

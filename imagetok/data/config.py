@@ -1,11 +1,10 @@
 """Configs of image sources: one section per source, and their form as one line of text (specs)."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, model_serializer
+from pydantic import Field, NonNegativeInt
 
 from imagetok.config import PlaceOrUrl, Section, Size, validate
 from imagetok.errors import ConfigError
@@ -57,12 +56,7 @@ class TorchvisionSection(Section):
 
     validation: Annotated[int, Field(ge=0, le=2**24)] = 0
     """How many images at the end of `train` become the split `test`; the others are `train`."""
-
-    @model_serializer(mode="wrap")
-    def _serialize(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `validation` if it is 0, because most stored configs do not have it."""
-        tree = handler(self)
-        return tree if self.validation else {k: v for k, v in tree.items() if k != "validation"}
+    added: ClassVar[tuple[str, ...]] = ("validation",)
 
 
 class CIFAR10Config(TorchvisionSection):

@@ -8,7 +8,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,10 +38,12 @@ def save(
     record: CheckpointRecord,
     average: AveragedModel | None,
     best: dict[str, Tensor],
+    kept: Container[int] = (),
 ) -> None:
     """Write the checkpoint `folder/step-NNNNNNNN`, then delete all but the newest `KEEP`.
 
     Called on every process. best: weights to store beside those of this step; no file if empty.
+    kept: steps whose checkpoints are not deleted.
     Raises DivergedError for weights that are not finite, ResourceError if the disk is full or
     fails; earlier checkpoints are untouched in both cases.
     """
@@ -57,6 +59,7 @@ def save(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _complete(staging, final, record, average, best)
+            _delete_old(folder, kept)
     except (OSError, RuntimeError, SafetensorError) as error:  # the writers raise different errors
         shutil.rmtree(staging, ignore_errors=True)
         free = shutil.disk_usage(folder).free
@@ -75,7 +78,7 @@ def _complete(
     average: AveragedModel | None,
     best: dict[str, Tensor],
 ) -> None:
-    """Add the record and extra weights, rename the folder to its final name, delete the oldest."""
+    """Add the record and extra weights, and rename the folder to its final name."""
     if average is not None:
         tensors = {k: v.contiguous() for k, v in average.state_dict().items()}
         save_file(tensors, staging / _AVERAGE)
@@ -83,8 +86,12 @@ def _complete(
         save_file(best, staging / BEST)
     write_json(staging / _RECORD, record.stored())
     commit_folder(staging, final)
-    for old in names(final.parent)[:-KEEP]:
-        _delete(old)
+
+
+def _delete_old(folder: Path, kept: Container[int]) -> None:
+    for old in names(folder)[:-KEEP]:
+        if _step_of(old) not in kept:
+            _delete(old)
 
 
 def _delete(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Configs of training runs: settings of the loop, and the whole config of a tokenizer run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -58,11 +58,15 @@ class TrainConfig(Section):
     """Steps between measurements on the held-out split (with pictures, for tokenizers)."""
     checkpoint_every: Steps = 1000
     """Steps between two checkpoints."""
+    keep_checkpoints: tuple[Steps, ...] = ()
+    """Steps whose checkpoints are never deleted, for pictures of how a model learns; others are
+    deleted once two newer ones exist."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read data; 0: the training process reads. They need
     shared memory, `/dev/shm`. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Trackers that also receive the measures; each is a package to install."""
+    added: ClassVar[tuple[str, ...]] = ("keep_checkpoints",)
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":

@@ -244,7 +244,7 @@ class _Training:
                     begun = time.perf_counter()
                     self._evaluate()
                     logged_at += time.perf_counter() - begun
-                if self._due(config.checkpoint_every):
+                if self._due(config.checkpoint_every) or self.step in config.keep_checkpoints:
                     self._save()
 
     def _optimize(self) -> StepOutput:
@@ -372,7 +372,8 @@ class _Training:
             best=self.best.record() if self.best is not None else None,
         )
         tensors = self.best.tensors if self.best is not None else {}
-        checkpoint.save(self.accelerator, self.checkpoints, record, self.average, tensors)
+        kept = self.config.keep_checkpoints
+        checkpoint.save(self.accelerator, self.checkpoints, record, self.average, tensors, kept)
         self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:

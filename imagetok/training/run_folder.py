@@ -30,6 +30,7 @@ FREE_TO_CHANGE = (
     "train.log_every",
     "train.evaluate_every",
     "train.checkpoint_every",
+    "train.keep_checkpoints",
     "train.workers",
     "train.trackers",
     *PLACES,
