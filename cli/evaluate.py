@@ -23,6 +23,12 @@ from cli.options import (
     help="Compare the images in this folder with --data, instead of measuring reconstructions.",
 )
 @click.option(
+    "--reference-count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --samples: compare with N images of --data, drawn with a fixed seed [all].",
+)
+@click.option(
     "--features",
     multiple=True,
     metavar="NETWORK",
@@ -50,6 +56,7 @@ def evaluate(
     tokenizer: str,
     data: str,
     samples: Path | None,
+    reference_count: int | None,
     features: tuple[str, ...],
     perceptual: tuple[str, ...],
     beside: tuple[Path, ...],
@@ -68,6 +75,7 @@ def evaluate(
         tokenizer,
         data,
         samples=samples,
+        reference_count=reference_count,
         features=features,
         lpips=perceptual,
         beside=beside,

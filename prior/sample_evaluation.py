@@ -36,6 +36,7 @@ def evaluate_samples(
     label: Label = None,
     params: SamplingParams = _DEFAULTS,
     folder: Path | str | None = None,
+    reference_count: int | None = None,
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
     out: Path | str | None = None,
     device: torch.device | str | None = None,
@@ -48,8 +49,8 @@ def evaluate_samples(
     else in memory. label, params: the sampling parameters, as for `generate`. tokenizer: required
     for a folder of samples, for its image contract; for a prior, None is the embedded one. data:
     reference images, often the training images: a spec such as `cifar10:train`, a path, or any
-    other image input. features, beside, out: as for `imagetok.evaluate`; the record also contains
-    the prior and the sampling parameters.
+    other image input. reference_count, features, beside, out: as for `imagetok.evaluate`; the
+    record also contains the prior and the sampling parameters.
 
     Raises ConfigError without features, without a required tokenizer, and if a record in `beside`
     was measured differently; ShardError for a tokenizer of other codes.
@@ -58,7 +59,8 @@ def evaluate_samples(
     """
     file = output_file(out)
     options: dict[str, Any] = {
-        "features": features, "beside": beside, "device": device, "progress": progress
+        "features": features, "reference_count": reference_count, "beside": beside,
+        "device": device, "progress": progress,
     }  # fmt: skip
     if isinstance(samples, Path | str) and not _is_prior(samples):
         if tokenizer is None:

@@ -8,6 +8,7 @@ import torch
 
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.subset import ImageSubset
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.feature_networks import NetworkSpecs, open_networks
@@ -68,6 +69,7 @@ def evaluate(
     data: ImageInput,
     *,
     samples: ImageDataset | Path | str | None = None,
+    reference_count: int | None = None,
     features: NetworkSpecs = (),
     lpips: PerceptualSpecs = (),
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
@@ -81,6 +83,8 @@ def evaluate(
     path, or any other image input (see `open_inputs`), resized and cropped as for the tokenizer.
     samples: images to compare with `data` in place of reconstructions, by features only: a folder,
     as written by `imagetok sample`, or a dataset (for a prior, use `prior.evaluate_samples`).
+    reference_count: number of images of `data` that samples are compared with, a subset drawn with
+    a fixed seed; None is all of them.
     features: networks to measure distances in: "inception", "vgg16", "torchvision:MODEL" (each also
     with =FILE), "cifar-resnet=FILE", "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex"
     or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files
@@ -88,9 +92,10 @@ def evaluate(
 
     In a distributed run every process has to call this; each gets the result, one writes it.
 
-    Raises ConfigError if a record in `beside` was measured differently, and for samples without
-    features; NotFiniteError if reconstructions are not finite; ArtifactError and InputError for
-    unreadable tokenizers, images and records; ResourceError if weights or libraries are missing.
+    Raises ConfigError if a record in `beside` was measured differently, for samples without
+    features, and for a reference_count without samples or above the number of images;
+    NotFiniteError if reconstructions are not finite; ArtifactError and InputError for unreadable
+    tokenizers, images and records; ResourceError if weights or libraries are missing.
 
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
     """
@@ -99,6 +104,8 @@ def evaluate(
     networks, distances = open_networks(features, where), open_distances(lpips, where)
     model = open_autoencoder(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
+    if reference_count is not None:
+        dataset = _reference(dataset, samples, reference_count)
     with progress_shown(progress):
         if samples is None:
             record = measure_reconstructions(model, dataset, networks, distances, records)
@@ -112,6 +119,16 @@ def evaluate(
         write_json(file, record)
     subject = display_name(tokenizer) if samples is None else record["subject"]["samples"]
     return Evaluation(subject, source, record, records)
+
+
+def _reference(dataset: ImageDataset, samples: object, count: int) -> ImageDataset:
+    """Return the images that samples are compared with; ConfigError without samples."""
+    if samples is None:
+        raise ConfigError(
+            "--reference-count: applies to samples; reconstructions are compared with all their "
+            "images; omit it, or add --samples"
+        )
+    return ImageSubset(dataset, count)
 
 
 def _read(files: Path | str | Sequence[Path | str]) -> dict[str, MeasureRecord]:

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from imagetok.config import differences
 from imagetok.data import ImageDataset
 from imagetok.data.sample_folder import open_samples
+from imagetok.data.subset import ImageSubset
 from imagetok.distributed.peers import check_peers, shared_work
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
@@ -210,12 +211,17 @@ def identity_of(
     count: int,
     networks: Sequence[FeatureNetwork | PerceptualDistance],
 ) -> dict[str, Any]:
-    """Return the identity of a record: what measures of `count` images against `data` depend on."""
+    """Return the identity of a record: what measures of `count` images against `data` depend on.
+
+    `data_drawn_from` is the number of images of which `data` is a subset; absent for all images.
+    """
+    part = {"data_drawn_from": len(data.whole)} if isinstance(data, ImageSubset) else {}
     return {
         "what": what,
         "count": count,
         "data": f"{data.name}:{data.split}",
         "data_count": len(data),
+        **part,
         "data_identity": data.identity(),
         "image": data.contract.model_dump(mode="json"),
         "pixels": "bytes 0..255",

@@ -99,6 +99,19 @@ def test_samples_that_are_the_images_are_at_no_distance(place, tmp_path):
     assert record["identity"]["count"] == record["identity"]["data_count"] == 20
 
 
+def test_samples_may_be_compared_with_a_part_of_the_images(place, tmp_path, capsys):
+    out, samples = tmp_path / "x.json", ["--samples", str(place / "samples")]
+    assert evaluate(place, *samples, "--reference-count", "12", "--out", str(out)) == 0
+    identity = json.loads(out.read_bytes())["identity"]
+    assert (identity["count"], identity["data_count"], identity["data_drawn_from"]) == (20, 12, 20)
+    assert evaluate(place, *samples, "--beside", str(out)) == 2
+    assert "data_count: 20, 12" in capsys.readouterr().err
+    assert evaluate(place, *samples, "--reference-count", "21") == 2
+    assert "expected 1 to 20, the images of folder:all, found 21" in capsys.readouterr().err
+    assert evaluate(place, "--reference-count", "12") == 2
+    assert "--reference-count: applies to samples" in capsys.readouterr().err
+
+
 def test_reconstructions_of_an_untrained_tokenizer_are_far_from_their_images(place, tmp_path):
     assert evaluate(place, "--out", str(tmp_path)) == 2  # a folder
     out = tmp_path / "new" / "x.json"
