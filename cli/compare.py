@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -57,7 +57,19 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Samples drawn from each prior to measure with --features [the number of test images].",
+    help="Samples drawn from each prior to measure with --features [50,000, or the number of "
+    "reference images if that is smaller].",
+)
+@click.option(
+    "--reference",
+    type=click.Choice(["train", "test"]),
+    help="Split of the images that samples are compared with [train].",
+)
+@click.option(
+    "--reference-count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compare samples with N images of that split, drawn with a fixed seed [all].",
 )
 @click.option(
     "--jobs",
@@ -75,6 +87,8 @@ def compare(
     features: tuple[str, ...],
     prior: str | None,
     samples: int | None,
+    reference: Literal["train", "test"] | None,
+    reference_count: int | None,
     jobs: int | None,
     device: str | None,
 ) -> int:
@@ -100,6 +114,8 @@ def compare(
         out,
         prior=prior,
         num_samples=samples,
+        reference=reference,
+        reference_count=reference_count,
         seeds=_parse_seeds(seeds),
         set=overrides,
         sweep=sweeps,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,7 +11,7 @@ from imagetok.comparison.follow_up import FollowUp, FollowUpStep
 from imagetok.comparison.from_configs import (
     CompareResult,
     device_for_runs,
-    num_test_images,
+    num_images_of,
     published,
     request_of,
     run_request,
@@ -21,6 +21,7 @@ from imagetok.comparison.plan import SEEDS, ComparisonPlan, Trial
 from imagetok.comparison.subprocesses import imagetok_command
 from imagetok.comparison.trial_distances import (
     FeatureWork,
+    SampleReference,
     folder_of,
     identity_of,
     measures_in,
@@ -29,6 +30,7 @@ from imagetok.comparison.trial_distances import (
 from imagetok.config import Overrides, validate
 from imagetok.data import DataConfig, describe
 from imagetok.errors import ConfigError, InputError
+from imagetok.evaluation.protocols import sample_count
 from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
@@ -42,6 +44,8 @@ def compare(
     *,
     prior: Path | str | None = None,
     num_samples: int | None = None,
+    reference: Literal["train", "test"] | None = None,
+    reference_count: int | None = None,
     seeds: Sequence[int] = SEEDS,
     set: Overrides = (),
     sweep: Overrides = (),
@@ -54,17 +58,25 @@ def compare(
     """Compare tokenizers as `imagetok.compare` does, and train a prior on the codes of each.
 
     prior: config of the prior; its data, tokenizer and seed are set for each trial. num_samples:
-    samples drawn from each prior for the distances in `features`; None is the number of test
-    images. The other arguments are those of `imagetok.compare`.
+    samples drawn from each prior for the distances in `features`; None is 50,000, or the number of
+    reference images if that is smaller. reference: the split of the images that samples are
+    compared with; None is `train`, as in the papers. reference_count: the number of these images,
+    a subset drawn with a fixed seed; None is the whole split. Reconstructions are always those of
+    the test images, compared with the test images. The other arguments are those of
+    `imagetok.compare`.
 
-    Raises ConfigError as `imagetok.compare` does, for a config that is not of a prior, and for
-    num_samples without both prior and features.
+    Raises ConfigError as `imagetok.compare` does, for a config that is not of a prior, for
+    num_samples, reference and reference_count without both prior and features, and for a
+    reference_count above the number of images.
 
     >>> result = prior.compare(["a.yaml", "b.yaml"], "runs/comparison", prior="gpt.yaml")
     """
-    if num_samples is not None and not (prior and features):
+    drawn = {"samples": num_samples, "reference": reference, "reference-count": reference_count}
+    given = {name: value for name, value in drawn.items() if value is not None}
+    if given and not (prior and features):
         raise ConfigError(
-            "--samples: needs --prior, to draw samples, and --features, to measure them"
+            f"--{next(iter(given))}: needs --prior, to draw samples, and --features, to measure "
+            "them"
         )
     if prior is None:
         return compare_tokenizers(
@@ -77,19 +89,33 @@ def compare(
     )
     found = find_config(prior)
     words = ["--prior", published(prior)]
-    words += [] if num_samples is None else ["--samples", str(num_samples)]
+    words += [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
     def follow_up(plan: ComparisonPlan) -> FollowUp:
         run = validate(found.tree, PriorRun, found.where)
-        count = num_samples or num_test_images(plan)
-        measured = FeatureWork(request.features, count, plan.data, chosen.type)
-        work = _PriorWork(found.where, run, count, plan.data, chosen.type, measured)
+        images = _sample_reference(plan, num_samples, reference or "train", reference_count)
+        measured = FeatureWork(request.features, plan.data, chosen.type, images)
+        work = _PriorWork(found.where, run, images.num_samples, plan.data, chosen.type, measured)
         return FollowUp(work.steps(), work.measures, work.identity)
 
     with progress_shown(progress):
         return run_request(
             request, Path(out), follow_up, jobs=jobs, device=chosen, more_words=words
         )
+
+
+def _sample_reference(
+    plan: ComparisonPlan, num_samples: int | None, split: str, count: int | None
+) -> SampleReference:
+    """Return the counts of samples and reference images; ConfigError for too high a count."""
+    available = num_images_of(plan, split)
+    if count is not None and not 1 <= count <= available:
+        raise ConfigError(
+            f"--reference-count: expected 1 to {available:,}, the images of "
+            f"{describe(plan.data, split)}, found {count:,}; lower it, or choose another "
+            "--reference"
+        )
+    return SampleReference(num_samples or sample_count(count or available), split, count)
 
 
 @dataclass(frozen=True)

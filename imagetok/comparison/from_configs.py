@@ -140,7 +140,7 @@ def compare(
     chosen = device_for_runs(device)
 
     def follow_up(plan: ComparisonPlan) -> FollowUp | None:
-        return feature_follow_up(plan, request.features, num_test_images(plan), chosen.type)
+        return feature_follow_up(plan.data, request.features, chosen.type)
 
     with progress_shown(progress):
         return run_request(request, Path(out), follow_up, jobs=jobs, device=chosen)
@@ -216,10 +216,10 @@ def run_request(
     return CompareResult(out, result, failures)
 
 
-def num_test_images(plan: ComparisonPlan) -> int:
-    """Return the number of test images of a comparison."""
+def num_images_of(plan: ComparisonPlan, split: str) -> int:
+    """Return the number of images of a comparison's split."""
     config = next(iter(plan.methods.values()))
-    return len(open_images(config.data, "test", config.tokenizer.image))
+    return len(open_images(config.data, split, config.tokenizer.image))
 
 
 def published(config: Path | str) -> str:

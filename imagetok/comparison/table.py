@@ -1,7 +1,7 @@
 """The table of a comparison, for Markdown, the report and the terminal."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.io.markdown import block, plain
@@ -110,11 +110,9 @@ def _follow_up_notes(result: Comparison) -> list[str]:
     """Return the notes on feature distances and on the prior."""
     details, sentences = result.follow_up or {}, []
     if details.get("networks"):
-        drawn = details["num_samples"]
-        samples = f", and of {drawn:,} samples of the prior" if drawn else ""
         sentences.append(
-            f"Feature distances from the test images ({', '.join(details['networks'])}): of the "
-            f"reconstructions (names that begin with r){samples}."
+            f"Feature distances ({', '.join(details['networks'])}): of the reconstructions from "
+            f"the test images (names that begin with r){_samples_note(details)}."
         )
     if details.get("prior"):
         model, steps = details["prior"]["model"]["kind"], details["prior"]["train"]["steps"]
@@ -123,6 +121,22 @@ def _follow_up_notes(result: Comparison) -> list[str]:
             "with its seed; bits per code are measured on the test split."
         )
     return sentences
+
+
+def _samples_note(details: Mapping[str, Any]) -> str:
+    """Return the end of a sentence on samples and their reference; empty without samples."""
+    if not details["num_samples"]:
+        return ""
+    # Comparisons of earlier versions measured samples against the test images.
+    reference = details.get("reference")
+    images = "the test images" if reference is None else _reference_note(reference)
+    return f", and of {details['num_samples']:,} samples of the prior from {images}"
+
+
+def _reference_note(reference: Mapping[str, Any]) -> str:
+    count, total = reference["data_count"], reference.get("data_drawn_from")
+    number = "all" if total is None else f"{count:,} of the"
+    return f"{number} {total or count:,} images of {reference['data']}"
 
 
 def _cell(method: MethodResult, column: _Column) -> str:

@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagetok.comparison.follow_up import FollowUp, FollowUpStep
-from imagetok.comparison.plan import ComparisonPlan, Trial
+from imagetok.comparison.plan import Trial
 from imagetok.comparison.subprocesses import imagetok_command
 from imagetok.data import DataConfig, describe
 from imagetok.durable import canonical_json
@@ -17,15 +17,26 @@ _PLAIN = {
     *("rfid", "rkid", "rprecision", "rrecall"),
 }
 """Measures whose names do not include the network, because it is that of their papers."""
+_REFERENCE = ("data", "data_count", "data_drawn_from", "data_identity")
+"""Keys of a record's identity that say which images were the reference."""
 
 
-def feature_follow_up(
-    plan: ComparisonPlan, features: tuple[str, ...], num_test_images: int, device: str
-) -> FollowUp | None:
+class SampleReference(NamedTuple):
+    """Counts of samples and of the images that they are compared with."""
+
+    num_samples: int
+    """Number of samples of each prior."""
+    split: str = "train"
+    """Split of the images."""
+    num_images: int | None = None
+    """Number of images, a subset drawn with a fixed seed; None: the whole split."""
+
+
+def feature_follow_up(data: DataConfig, features: tuple[str, ...], device: str) -> FollowUp | None:
     """Return the follow-up that measures reconstructions of each trial; None without features."""
     if not features:
         return None
-    work = FeatureWork(features, num_test_images, plan.data, device)
+    work = FeatureWork(features, data, device)
 
     def records(trial: Trial) -> list[MeasureRecord]:
         return [read_record(work.path(trial, "reconstructions"))]
@@ -39,37 +50,52 @@ def feature_follow_up(
 
 @dataclass(frozen=True)
 class FeatureWork:
-    """Settings for measuring reconstructions and samples of a prior."""
+    """Settings for measuring reconstructions and samples of a prior.
+
+    Reconstructions of the test images are compared with the test images.
+    """
 
     features: tuple[str, ...]
     """Networks, as accepted by `imagetok evaluate --features`."""
-    num_samples: int
     data: DataConfig
     device: str
+    reference: SampleReference | None = None
+    """What samples are compared with; None without samples."""
 
     def path(self, trial: Trial, what: str) -> Path:
         """Return the file of the measures.
 
-        Its name contains a hash of the networks and counts, so that a change of these is measured
-        again. what: `reconstructions` or `samples`.
+        Its name contains a hash of the networks, and for samples of their reference, so that a
+        change of these is measured again. what: `reconstructions` or `samples`.
         """
-        settings = canonical_json([*self.features, self.num_samples])
+        reference = self.reference if what == "samples" else None
+        settings = canonical_json([self.features, reference])
         return folder_of(trial) / f"{what}-{hashlib.sha256(settings).hexdigest()[:8]}.json"
 
     def step(self, what: str) -> FollowUpStep:
         """Return the step that measures `reconstructions` or `samples`."""
 
         def command(trial: Trial) -> list[str]:
-            words = ["evaluate", *tokenizer_words(trial), "--data", describe(self.data, "test")]
+            words = ["evaluate", *tokenizer_words(trial)]
             words += [word for spec in self.features for word in ("--features", spec)]
-            if what == "samples":
-                words += ["--samples", str(folder_of(trial) / "samples")]
+            words += self._images(trial, what)
             words += ["--out", str(self.path(trial, what)), "--device", self.device]
             return imagetok_command(*words)
 
         return FollowUpStep(
             f"measuring {what}", command, lambda trial: self.path(trial, what).is_file()
         )
+
+    def _images(self, trial: Trial, what: str) -> list[str]:
+        """Return the command-line options that name what is measured, and against what."""
+        reference = self.reference
+        if what == "reconstructions" or reference is None:
+            return ["--data", describe(self.data, "test")]
+        words = ["--data", describe(self.data, reference.split)]
+        words += ["--samples", str(folder_of(trial) / "samples")]
+        if reference.num_images is not None:
+            words += ["--reference-count", str(reference.num_images)]
+        return words
 
 
 def folder_of(trial: Trial) -> Path:
@@ -88,12 +114,20 @@ def measures_in(records: list[MeasureRecord]) -> dict[str, float | int]:
 
 
 def identity_of(records: list[MeasureRecord]) -> dict[str, Any]:
-    """Return names of distances, networks and counts; a comparison stores them as `later`."""
+    """Return what distances depend on; a comparison stores it as `later`.
+
+    These are the names of the measures, the networks, the number of samples, and the images that
+    reconstructions (`reconstruction_reference`) and samples (`reference`) were compared with.
+    """
     identity: dict[str, Any] = {"measures": [], "networks": {}, "num_samples": 0, "prior": None}
     for record in records:
         identity["measures"] += _distances(record)
         identity["networks"] = record["identity"]["networks"]
         identity["num_samples"] = record["measures"].get("num_samples", 0)
+        of_samples = record["identity"]["what"] == "samples"
+        identity["reference" if of_samples else "reconstruction_reference"] = {
+            key: record["identity"][key] for key in _REFERENCE if key in record["identity"]
+        }
     return identity
 
 

@@ -290,4 +290,6 @@ def test_a_prior_is_trained_and_measured_on_the_codes_of_each(one_cell, tmp_path
 def test_samples_need_a_prior_and_features(words, tmp_path, capsys):
     assert _run([*words[:2], "--samples", "5", "--out", str(tmp_path / "out")]) == 2
     assert "--samples: needs --prior" in capsys.readouterr().err
+    assert _run([*words[:2], "--reference", "test", "--out", str(tmp_path / "out")]) == 2
+    assert "--reference: needs --prior" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
