@@ -22,9 +22,12 @@ def configs(name: str | None, out: Path | None) -> None:
     """List the configs that come with imagetok, or print one as complete YAML.
 
     A name can be used wherever a command takes a CONFIG. If NAME is a prefix of several names,
-    those are listed. Each line describes a config and the results that its paper reports.
+    those are listed. Each line describes a config and the results that its paper reports. Tables
+    and figures of papers are listed too; `imagetok reproduce` makes them.
 
     Example: imagetok configs
+
+    Example: imagetok configs papers/edvae/table-1
 
     Example: imagetok configs papers/edvae/cifar10
 
@@ -34,7 +37,9 @@ def configs(name: str | None, out: Path | None) -> None:
 
     known = imagetok.configs()
     group = known if name is None else known.under(name)
-    if name is not None and (name in known or not len(group)):
+    if name is not None and name in known.figures and out is None:
+        say(str(known.figures[name]))
+    elif name is not None and (name in known or not (len(group) or group.figures)):
         config = imagetok.configs(name)
         say(f"written: {config.save(out)}" if out else config.text.removesuffix("\n"))
     elif out is None:

@@ -17,7 +17,7 @@ from imagetok.config import apply_overrides, differences, parse_yaml, validate
 from imagetok.data import ImageBatch
 from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, catalogue, configs_folder, find_config
-from imagetok.named_configs.experiments import experiments
+from imagetok.named_configs.experiments import expand
 from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optimizer import build_optimizer
@@ -240,7 +240,7 @@ SHEET = {
 
 
 def test_a_sheet_describes_its_rows_and_the_points_that_change_something():
-    row, first, last = experiments(SHEET, "papers/p", "p.yaml")
+    row, first, last = expand(SHEET, "papers/p", "p.yaml").experiments()
     assert (row.name, row.path) == ("papers/p/cifar10/vq", "cifar10/vq")
     assert row.expected == {"MSE": "1.50 ± 0.1", "FID": "2"}
     assert row.source == "A paper, Table 1"
@@ -261,7 +261,7 @@ def test_a_sheet_describes_its_rows_and_the_points_that_change_something():
 )
 def test_a_sheet_that_is_none_is_refused(changes, says):
     with pytest.raises(ConfigError, match=says):
-        experiments(apply_overrides(SHEET, changes), "papers/p", "p.yaml")
+        expand(apply_overrides(SHEET, changes), "papers/p", "p.yaml").experiments()
 
 
 def test_the_checkout_is_where_the_configs_are():

@@ -11,7 +11,8 @@ from typing import Any, overload
 from imagetok.config import compact_yaml, read_text, read_yaml
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError
-from imagetok.named_configs.experiments import Experiment, experiments
+from imagetok.named_configs.experiments import Experiment, expand
+from imagetok.named_configs.figures import NamedFigure, figures
 from imagetok.named_configs.folder import SHEETS, config_files, configs_folder
 from imagetok.results import Result
 from imagetok.suggestions import nearest
@@ -104,6 +105,8 @@ class Catalogue(Result):
     """All named configs in order; iterate over them, or open one by its name."""
 
     entries: tuple[NamedConfig, ...]
+    figures: Mapping[str, NamedFigure] = field(default_factory=dict)
+    """Tables and figures of papers by name, such as papers/edvae/table-1."""
 
     def __iter__(self) -> Iterator[NamedConfig]:
         return iter(self.entries)
@@ -114,6 +117,11 @@ class Catalogue(Result):
     def __getitem__(self, name: str) -> NamedConfig:
         """Return the config of a name or alias; raises ConfigError with the nearest names."""
         found = self._by_name.get(name)
+        if name in self.figures and found is None:
+            raise ConfigError(
+                f"{name}: expected a config, found the name of a table or figure, which "
+                f"`imagetok reproduce {name}` makes"
+            )
         if found is None:
             near = [known for known in self.names if known.endswith(f"/{name}")]
             near += nearest(name, self._by_name, count=3)
@@ -133,9 +141,12 @@ class Catalogue(Result):
         return tuple(entry.name for entry in self.entries)
 
     def under(self, group: str) -> "Catalogue":
-        """Return the configs whose names begin with `group/`."""
+        """Return the configs, tables and figures whose names begin with `group/`."""
         start = f"{group.rstrip('/')}/"
-        return Catalogue(tuple(e for e in self.entries if e.name.startswith(start)))
+        return Catalogue(
+            tuple(e for e in self.entries if e.name.startswith(start)),
+            {name: figure for name, figure in self.figures.items() if name.startswith(start)},
+        )
 
     @cached_property
     def _by_name(self) -> dict[str, NamedConfig]:
@@ -144,11 +155,12 @@ class Catalogue(Result):
         return aliases | {entry.name: entry for entry in self.entries}
 
     def title(self) -> str:
-        return f"{len(self)} named configs"
+        return f"{len(self)} named configs, {len(self.figures)} tables and figures of papers"
 
     def rows(self) -> Mapping[str, object]:
-        """Return description, source and numbers of each config."""
-        return {entry.name: entry.summary() for entry in self.entries}
+        """Return a description of each table and figure, then of each config with its numbers."""
+        drawn = {name: figure.summary() for name, figure in self.figures.items()}
+        return drawn | {entry.name: entry.summary() for entry in self.entries}
 
 
 @overload
@@ -183,6 +195,20 @@ def find_config(config: str | Path) -> NamedConfig:
     return replace(_catalogue(folder)[name], name=name)
 
 
+def find_figure(name: str) -> NamedFigure:
+    """Return the table or figure of a paper with this name; ConfigError with the nearest names."""
+    known = _catalogue(configs_folder()).figures
+    if name not in known:
+        near = [other for other in known if other.endswith(f"/{name}")]
+        near += nearest(name, known, count=3)
+        hint = f"did you mean {' or '.join(near[:3])}? " if near else ""
+        raise ConfigError(
+            f"{name}: expected the name of a paper's table or figure; {hint}`imagetok configs "
+            "papers` lists them"
+        )
+    return known[name]
+
+
 def _given(path: Path) -> NamedConfig:
     """Open a file; its name is its path below `configs`, or else FOLDER/FILE."""
     parts = path.resolve().with_suffix("").parts
@@ -206,6 +232,11 @@ def _normal(path: Path) -> str:
 
 
 def _catalogue(folder: Path) -> Catalogue:
+    sheets = [
+        _of_sheet(sheet, f"{group}/{sheet.stem}", sheet.stat().st_mtime_ns)
+        for group in SHEETS
+        for sheet in sorted((folder / group).glob("*.yaml"))
+    ]
     described = [
         NamedConfig(
             name=one.name,
@@ -216,20 +247,23 @@ def _catalogue(folder: Path) -> Catalogue:
             header=one.header(),
             aliases=(one.path,),
         )
-        for group in SHEETS
-        for sheet in sorted((folder / group).glob("*.yaml"))
-        for one in _of_sheet(sheet, f"{group}/{sheet.stem}", sheet.stat().st_mtime_ns)
+        for found, _ in sheets
+        for one in found
     ]
     by_path = {entry.aliases[0]: entry for entry in described}
     files = [_file(folder / f"{name}.yaml", name, by_path.get(name)) for name in config_files()]
-    return Catalogue((*files, *described))
+    drawn = {figure.name: figure for _, found in sheets for figure in found}
+    return Catalogue((*files, *described), drawn)
 
 
 @lru_cache(maxsize=64)
-def _of_sheet(sheet: Path, group: str, modified_ns: int) -> tuple[Experiment, ...]:
-    """Return the experiments of a sheet; cached, because expanding it takes a second."""
+def _of_sheet(
+    sheet: Path, group: str, modified_ns: int
+) -> tuple[tuple[Experiment, ...], tuple[NamedFigure, ...]]:
+    """Return the experiments and figures of a sheet; cached, because expanding takes a second."""
     del modified_ns  # only a part of the cache's key
-    return tuple(experiments(read_yaml(sheet), group, str(sheet)))
+    expanded = expand(read_yaml(sheet), group, str(sheet))
+    return tuple(expanded.experiments()), tuple(figures(expanded))
 
 
 def _file(path: Path, name: str, same: NamedConfig | None) -> NamedConfig:

@@ -54,22 +54,26 @@ class Experiment:
         return "".join(f"# {line}\n" for line in [*lines, *(f"  {c}" for c in self.commands)])
 
 
-def experiments(tree: dict[str, Any], group: str, where: str) -> list[Experiment]:
-    """Return every experiment of a sheet.
+def expand(tree: dict[str, Any], group: str, where: str) -> "ExpandedSheet":
+    """Check a sheet given as plain data.
 
-    tree: the sheet as plain data. group: prefix of the names, such as papers/edvae. where: the
-    sheet's file, for messages. Raises ConfigError for an invalid sheet.
+    group: prefix of the names, such as papers/edvae. where: the sheet's file, for messages.
+    Raises ConfigError for an invalid sheet.
     """
-    described = _Described(validate(tree, Sheet, where), group)
-    return [*described.of_tables(), *described.of_sweeps()]
+    return ExpandedSheet(validate(tree, Sheet, where), group)
 
 
 @dataclass(frozen=True)
-class _Described:
-    """A sheet and the prefix `group` of its experiments' names."""
+class ExpandedSheet:
+    """A sheet, and everything that it describes, as complete configs."""
 
     sheet: Sheet
     group: str
+    """Prefix of the experiments' names."""
+
+    def experiments(self) -> list[Experiment]:
+        """Return every experiment of the sheet's tables and sweeps."""
+        return [*self.of_tables(), *self.of_sweeps()]
 
     def of_tables(self) -> Iterator[Experiment]:
         """Yield the tokenizer of each table row, and the prior trained on it."""
@@ -82,9 +86,9 @@ class _Described:
         """Yield each point of the sweeps that differs from the method's own experiment."""
         for sweep in self.sheet.sweeps:
             for data, method in ((d, m) for d in sweep.data for m in sweep.methods):
-                base = self._tokenizer(data, method, sweep.source)
+                base = self.tokenizer(data, method, sweep.source)
                 for point, settings in sweep.points.items():
-                    tree = _changed(base.tree, settings)
+                    tree = changed(base.tree, settings)
                     if tree == base.tree:
                         continue
                     name = f"{base.name}-{point}"
@@ -96,8 +100,10 @@ class _Described:
                         name=name,
                         path=path,
                         what=f"{base.what}, {changes}",
-                        expected=_numbers(sweep.columns, row, f"{sweep.source}, {data}, {point}"),
-                        notes=_joined(sweep.notes, base.notes),
+                        expected=printed_numbers(
+                            sweep.columns, row, f"{sweep.source}, {data}, {point}"
+                        ),
+                        notes=joined(sweep.notes, base.notes),
                         commands=(_train(name, path, self.sheet.data[data]),),
                         tree=tree,
                     )
@@ -105,10 +111,10 @@ class _Described:
     def _of_row(self, table: SheetTable, data: str, method: str, row: str) -> Iterator[Experiment]:
         use = table.prior
         columns = (*table.columns, *(use.columns if use else ()))
-        numbers = _numbers(columns, row, f"{table.source}, {data}, {method}")
+        numbers = printed_numbers(columns, row, f"{table.source}, {data}, {method}")
         own = {name: numbers[name] for name in table.columns if numbers}
         path = _path(table, data, method)
-        made = self._tokenizer(data, method, table.source)
+        made = self.tokenizer(data, method, table.source)
         command = _train(made.name, path, self.sheet.data[data])
         made = replace(made, path=path, commands=(command,), expected=own)
         if use is None or (use.methods and method not in use.methods):
@@ -121,17 +127,18 @@ class _Described:
         prior = self._prior(data, made, use, _path(table, data, f"{use.use}-{method}"))
         yield replace(prior, source=self._source(use.source or table.source), expected=later)
 
-    def _tokenizer(self, data: str, method: str, source: str) -> Experiment:
+    def tokenizer(self, data: str, method: str, source: str) -> Experiment:
+        """Return a method's own experiment, without numbers; source: a place in the paper."""
         its, tree = self.sheet.methods[method], self.sheet.base
         for settings in (self.sheet.data[data].set, its.set, its.on.get(data, {})):
-            tree = _changed(tree, settings)
+            tree = changed(tree, settings)
         return Experiment(
             name=f"{self._folder(data)}/{method}",
             path="",
             what=f"{its.title} on {self.sheet.data[data].title}",
             source=self._source(source),
             expected={},
-            notes=_joined(its.notes, self.sheet.notes),
+            notes=joined(its.notes, self.sheet.notes),
             commands=(),
             tree=_in_order(tree),
         )
@@ -150,8 +157,13 @@ class _Described:
             what=f"{prior.title} prior of {tokenizer.what}",
             notes=prior.notes,
             commands=(encode, f"imagetok train {name} --out {_run_folder(path)}"),
-            tree=_in_order(_changed(_changed(prior.base, prior.on.get(data, {})), places)),
+            tree=_in_order(changed(self.prior(data, use.use), places)),
         )
+
+    def prior(self, data: str, name: str) -> dict[str, Any]:
+        """Return a prior's config on a data set, without its tokenizer and codes."""
+        prior = self.sheet.priors[name]
+        return changed(prior.base, prior.on.get(data, {}))
 
     def _folder(self, data: str) -> str:
         """Return the prefix of names on a data set; a sheet may be named after its only one."""
@@ -161,7 +173,8 @@ class _Described:
         return f"{self.sheet.title}, {place}"
 
 
-def _joined(*notes: str) -> str:
+def joined(*notes: str) -> str:
+    """Join the notes that are not empty."""
     return " ".join(filter(None, notes))
 
 
@@ -178,14 +191,18 @@ def _train(name: str, path: str, data: SheetData) -> str:
     return f"imagetok train {name} {download}--out {_run_folder(path)}"
 
 
-def _numbers(columns: tuple[str, ...], row: str, where: str) -> dict[str, str]:
+def printed_numbers(columns: tuple[str, ...], row: str, where: str) -> dict[str, str]:
+    """Split a row of printed numbers by column; empty for an empty row, ConfigError otherwise.
+
+    where: the place of the row, for the message.
+    """
     values = [value.strip() for value in row.split(",")] if row else []
     if values and len(values) != len(columns):
         raise ConfigError(f"{where}: expected {len(columns)} numbers in the row, found {row!r}")
     return dict(zip(columns, values, strict=True)) if values else {}
 
 
-def _changed(tree: Mapping[str, Any], settings: ConfigChanges) -> dict[str, Any]:
+def changed(tree: Mapping[str, Any], settings: ConfigChanges) -> dict[str, Any]:
     """Return a copy of the tree in which the value of each dotted key is replaced."""
     result = copy.deepcopy(dict(tree))
     for key, value in settings.items():

@@ -1,12 +1,13 @@
-"""Schema of a sheet: the base config of a paper's experiments, and what each table row changes.
+"""Schema of a sheet: the base config of a paper's experiments, what each table row changes, and the
+paper's tables and figures, each of which one command reproduces.
 
 A sheet is a YAML file in `configs/papers/` or `configs/comparisons/`. Keys in `set`, `on` and
 `points` are dotted like those of `--set`; each replaces the value or section of that name.
 """
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from imagetok.config import Section
 
@@ -102,6 +103,72 @@ class SheetSweep(Section):
     """Data set -> point -> the numbers as printed in the paper, separated by commas."""
 
 
+FigureKind = Literal[
+    "table",
+    "lines",
+    "curves",
+    "entropy",
+    "entropy-maps",
+    "reconstructions",
+    "stages",
+    "samples",
+    "labels",
+]
+"""What a figure shows besides its table of expected and found numbers, which each has.
+
+`table`: nothing more. `lines`: measures against a setting. `curves`: held-out measures over
+training. `entropy`: entropy of the code probabilities on the training split over training.
+`entropy-maps`: the same at every position of one image. `reconstructions`: images and their
+reconstructions by every method. `stages`: reconstructions at several steps of training. `samples`:
+images drawn by the prior of every method. `labels`: t-SNE maps of training images by label.
+"""
+
+
+class SheetColumn(Section):
+    """A measure of a table or figure, under the name that the paper gives it."""
+
+    measure: str | tuple[str, ...]
+    """Name of the measure; of several names, those that a method has are added up."""
+    scale: float = 1.0
+    """Factor between the measure and the paper's number."""
+    digits: int = 2
+    """Decimal places."""
+
+
+class SheetFigure(Section):
+    """A table or figure of the paper, which one command reproduces."""
+
+    title: str
+    """What it shows."""
+    source: str
+    """Place in the paper, such as the number of the table."""
+    kind: FigureKind
+    """What is drawn."""
+    data: tuple[str, ...]
+    """Data sets."""
+    methods: tuple[str, ...] = ()
+    """Methods; may be empty for `labels`, which trains nothing."""
+    sweep: str = ""
+    """Source of the sweep whose points are trained; empty: the methods as they are."""
+    x: tuple[str, ...] = ()
+    """For `lines`: the settings on the horizontal axes, one panel each."""
+    series: str = ""
+    """For `lines`: a setting that separates the lines of a method."""
+    columns: dict[str, SheetColumn] = Field({})
+    """Name in the paper -> measure."""
+    features: tuple[str, ...] = ()
+    """Networks whose features distances are measured in, as for `imagetok evaluate`."""
+    prior: str = ""
+    """Prior that is trained on the codes of each tokenizer."""
+    neighbours: tuple[PositiveInt, ...] = ()
+    """Distances are also measured with every code replaced by one of its n nearest codes, for each
+    of these n, and between two images."""
+    labels: tuple[str, ...] = ()
+    """For `labels`: the values of `data.label` that colour a map each."""
+    notes: str = ""
+    """What the paper does not specify, and how to read the result."""
+
+
 class Sheet(Section):
     """All experiments of one paper."""
 
@@ -123,6 +190,12 @@ class Sheet(Section):
     """Tables of the paper."""
     sweeps: tuple[SheetSweep, ...] = ()
     """Sweeps of the paper."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the paper's runs, or as many as it reports."""
+    checkpoints: dict[str, dict[str, tuple[PositiveInt, ...]]] = Field({})
+    """Data set -> method -> steps whose checkpoints the figures of training need."""
+    figures: dict[str, SheetFigure] = Field({})
+    """Tables and figures of the paper by name, such as table-1."""
 
     @model_validator(mode="after")
     def _check(self) -> "Sheet":
@@ -134,6 +207,12 @@ class Sheet(Section):
             *((name, self.data) for sweep in self.sweeps for name in (*sweep.data, *sweep.rows)),
             *((name, self.methods) for sweep in self.sweeps for name in sweep.methods),
             *((n, s.points) for s in self.sweeps for row in s.rows.values() for n in row),
+            *((name, self.data) for figure in self.figures.values() for name in figure.data),
+            *((name, self.methods) for figure in self.figures.values() for name in figure.methods),
+            *((f.prior, self.priors) for f in self.figures.values() if f.prior),
+            *((f.sweep, {s.source for s in self.sweeps}) for f in self.figures.values() if f.sweep),
+            *((name, self.data) for name in self.checkpoints),
+            *((name, self.methods) for kept in self.checkpoints.values() for name in kept),
         ]  # fmt: skip
         unknown = [name for name, known in names if name not in known]
         if unknown:
