@@ -199,21 +199,23 @@ def run_request(
 
     check_portable(plan.methods, "compare")
 
-    def train(trial: Trial) -> list[str]:
-        words = ["train", str(trial.config), "--set", f"seed={trial.seed}"]
-        words += ["--out", str(trial.folder), "--resume", "--device", device.type]
-        return imagetok_command(*words)
-
     result, failures = run_comparison(
         plan,
         out,
-        train,
-        slots=_slots(jobs, device),
+        lambda trial: training_command(trial, device),
+        slots=slots_for(jobs, device),
         device=device,
         command=request.command(more_words),
         follow_up=follow_up(plan),
     )
     return CompareResult(out, result, failures)
+
+
+def training_command(trial: Trial, device: torch.device) -> list[str]:
+    """Return the command that trains a trial, or continues it."""
+    words = ["train", str(trial.config), "--set", f"seed={trial.seed}"]
+    words += ["--out", str(trial.folder), "--resume", "--device", device.type]
+    return imagetok_command(*words)
 
 
 def num_images_of(plan: ComparisonPlan, split: str) -> int:
@@ -228,7 +230,7 @@ def published(config: Path | str) -> str:
     return str(Path(*path.parts[-2:]) if path.is_absolute() else path)
 
 
-def _slots(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
+def slots_for(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
     """Return the environment of each slot for a run: one thread, and one of the GPUs."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if device.type != "cuda":

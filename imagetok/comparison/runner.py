@@ -39,7 +39,7 @@ from imagetok.version import __version__
 
 logger = logging.getLogger("imagetok")
 _SWEEP = "Perplexity and reconstruction error against codebook size"
-_REASONS = {
+REASONS = {
     3: "its input was rejected",
     5: "an environment error (disk, memory, network)",
     6: "training diverged",
@@ -69,7 +69,7 @@ def run_comparison(
     """
     with plan.hold(out), StopRequest() as stop:
         trials = plan.trials(out)
-        failures = _train(trials, train, slots, stop)
+        failures = train_trials(trials, train, slots, stop)
         if len(failures) == len(trials):
             return None, failures
         tokenizers = {
@@ -85,7 +85,7 @@ def run_comparison(
         rates = _rates(plan, first, test, device, stop)
         more, late = _follow_up(follow_up, tokenizers, slots, stop)
         result = _collect(
-            plan, tokenizers, trials, failures, more, rates, _machine(device), command
+            plan, tokenizers, trials, failures, more, rates, machine_of(device), command
         )
         if follow_up is not None and more:
             identity = follow_up.identity(next(iter(more)))
@@ -95,12 +95,16 @@ def run_comparison(
     return result, failures | late
 
 
-def _train(
+def train_trials(
     trials: Sequence[Trial],
     train: Callable[[Trial], Sequence[str]],
     slots: Sequence[Mapping[str, str]],
     stop: StopRequest,
 ) -> dict[Trial, Failure]:
+    """Train every trial that is not finished; return those that failed.
+
+    train, slots: as for `run_comparison`. Raises StoppedError after a signal.
+    """
     failures: dict[Trial, Failure] = {}
     todo: dict[str, Trial] = {}
     for trial in trials:
@@ -198,7 +202,7 @@ def _collect(
     methods = []
     for i, (name, config) in enumerate(plan.methods.items()):
         results = [
-            _failed(trial, failures[trial])
+            failed_trial(trial, failures[trial])
             if trial in failures
             else finished_trial(trial, tokenizers[trial], more.get(trial, {}))
             for trial in trials
@@ -216,23 +220,25 @@ def _collect(
         test_identity=plan.test_identity,
         seeds=plan.seeds,
         machine=machine,
-        versions={
-            "python": platform.python_version(),
-            "imagetok": __version__,
-            **{name: version(name) for name in ("torch", "accelerate")},
-        },
+        versions=versions(),
         methods=tuple(methods),
     )
 
 
-def _failed(trial: Trial, failure: Failure) -> TrialResult:
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    libraries = {name: version(name) for name in ("torch", "accelerate")}
+    return {"python": platform.python_version(), "imagetok": __version__, **libraries}
+
+
+def failed_trial(trial: Trial, failure: Failure) -> TrialResult:
     """Return the result of a failed trial, without its message, which contains local paths."""
     killed = "its process was killed" if failure.code < 0 else "its process ended early"
-    reason = _REASONS.get(failure.code, killed)
+    reason = REASONS.get(failure.code, killed)
     return TrialResult(seed=trial.seed, status="failed", reason=reason, measures={}, curve=())
 
 
-def _machine(device: torch.device) -> dict[str, str | int]:
+def machine_of(device: torch.device) -> dict[str, str | int]:
     """Return the hardware that determines speed, without the machine's name."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
