@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from cli.options import device_option, say
-from cli.parameters import CONFIG, OneOf
+from cli.parameters import CONFIG, Integers, OneOf
 
 if TYPE_CHECKING:
     from imagetok.comparison.from_configs import CompareResult
@@ -22,7 +22,11 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the comparison."
 )
 @click.option(
-    "--seeds", default="42,1773,1", show_default=True, help="Train each config with each seed."
+    "--seeds",
+    type=Integers(0, "42,1773,1"),
+    default="42,1773,1",
+    show_default=True,
+    help="Train each config with each seed.",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every config."
@@ -80,7 +84,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 def compare(
     configs: tuple[str, ...],
     out: Path,
-    seeds: str,
+    seeds: tuple[int, ...],
     overrides: tuple[str, ...],
     sweeps: tuple[str, ...],
     allow_different: tuple[str, ...],
@@ -116,7 +120,7 @@ def compare(
         num_samples=samples,
         reference=reference,
         reference_count=reference_count,
-        seeds=_parse_seeds(seeds),
+        seeds=seeds,
         set=overrides,
         sweep=sweeps,
         allow_different=allow_different,
@@ -127,17 +131,6 @@ def compare(
     for line in _summary(result):
         say(line)
     return result.exit_code
-
-
-def _parse_seeds(text: str) -> list[int]:
-    """Parse seeds such as `42,1773,1`."""
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0:
-        raise click.UsageError(f"--seeds {text}: expected whole numbers >= 0 as in 42,1773,1")
-    return seeds
 
 
 def _summary(result: "CompareResult") -> Iterator[str]:

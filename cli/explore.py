@@ -11,6 +11,7 @@ from cli.options import (
     show_columns,
     tokenizer_option,
 )
+from cli.parameters import Integers
 
 
 @click.command()
@@ -30,6 +31,12 @@ from cli.options import (
     metavar="[LEVEL:]N",
     help="Also show image patches where this code occurs. May be repeated.",
 )
+@click.option(
+    "--neighbours",
+    type=Integers(1, "3,5,10"),
+    metavar="N,N",
+    help="Numbers of nearest codes to replace a code by [1,2,4,8,16].",
+)
 @click.option("--limit", type=click.IntRange(min=8), help="Only the first N images; default: all.")
 @click.option(
     "--out",
@@ -44,13 +51,14 @@ def explore(
     data: str,
     features: tuple[str, ...],
     codes: tuple[str, ...],
+    neighbours: tuple[int, ...] | None,
     limit: int | None,
     out: Path,
     device: str | None,
 ) -> None:
     """Explore the latent space: nearest codes, interpolation, single codes and class structure.
 
-    Shows images whose codes are replaced by one of their 1, 2, 4, ... nearest codes;
+    Shows images whose codes are replaced by one of their nearest codes;
     interpolations between the encoder outputs of two images; patches of chosen codes; and t-SNE
     maps of pixels and of code vectors by label, with the k-NN accuracy (k = 5; needs
     scikit-learn).
@@ -65,6 +73,7 @@ def explore(
         data,
         features=features,
         codes=[_parse_code(text) for text in codes],
+        neighbours=neighbours,
         limit=limit,
         out=out,
         device=device,

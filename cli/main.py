@@ -40,6 +40,7 @@ COMMANDS = {
     "report": ("cli.report", "Write an HTML report of one run or several."),
     "demo": ("cli.demo", "Serve a web page to reconstruct, edit codes, sample, complete."),
     "compare": ("cli.compare", "Train several tokenizers with equal settings and compare them."),
+    "reproduce": ("cli.reproduce", "Make a table or figure of a paper, beside its numbers."),
     "push": ("cli.push", "Upload a tokenizer or prior to the Hugging Face Hub."),
     "verify": ("cli.inspect", "Check a tokenizer, prior, run, comparison or code dataset."),
     "inspect": ("cli.inspect", "Describe a tokenizer, prior, run, comparison or code dataset."),

@@ -24,6 +24,34 @@ class OneOf(click.Choice):  # pyright: ignore[reportMissingTypeArgument]  # gene
             self.fail(f"{error.message.rstrip('.')}{hint}" if hint else error.message, param, ctx)
 
 
+class Integers(click.ParamType):
+    """Whole numbers separated by commas, such as 42,1773,1; converted to a tuple."""
+
+    name = "integers"
+
+    def __init__(self, minimum: int, example: str):
+        self.minimum = minimum
+        self.example = example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Split and convert; fail for anything that is no such list."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < self.minimum:
+            self.fail(
+                f"expected whole numbers >= {self.minimum} as in {self.example}, found {value}",
+                param,
+                ctx,
+            )
+        return numbers
+
+
 class Place(click.ParamType):
     """A path, Hub id or URL, which does not have to exist on this machine."""
 
@@ -52,7 +80,26 @@ class ConfigName(Place):
         return [CompletionItem(incomplete, type="file"), *map(CompletionItem, names)]
 
 
+class FigureName(Place):
+    """The name of a paper's table or figure."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete names."""
+        from imagetok.errors import ConfigError
+
+        try:
+            import imagetok
+
+            names = imagetok.configs().figures
+        except ConfigError:  # no configs are installed
+            names = {}
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 CONFIG = ConfigName("CONFIG")
+FIGURE = FigureName("NAME")
 DATA = Place("SPEC")
 PATH_OR_ID = Place("PATH|ID")
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prior.completion import complete
     from prior.generation import generate, generate_codes
     from prior.inspection import push, verify
+    from prior.papers.reproduction import reproduce
     from prior.reports import report
     from prior.sample_evaluation import evaluate_samples
     from prior.sampling_params import SamplingParams
@@ -29,6 +30,7 @@ _HOMES = {
     "inspect": "imagetok.inspection",
     "push": "prior.inspection",
     "report": "prior.reports",
+    "reproduce": "prior.papers.reproduction",
     "train": "prior.trained",
     "verify": "prior.inspection",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "inspect",
     "push",
     "report",
+    "reproduce",
     "train",
     "verify",
 ]

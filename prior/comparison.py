@@ -95,7 +95,7 @@ def compare(
         run = validate(found.tree, PriorRun, found.where)
         images = _sample_reference(plan, num_samples, reference or "train", reference_count)
         measured = FeatureWork(request.features, plan.data, chosen.type, images)
-        work = _PriorWork(found.where, run, images.num_samples, plan.data, chosen.type, measured)
+        work = PriorWork(found.where, run, images.num_samples, plan.data, chosen.type, measured)
         return FollowUp(work.steps(), work.measures, work.identity)
 
     with progress_shown(progress):
@@ -119,7 +119,7 @@ def _sample_reference(
 
 
 @dataclass(frozen=True)
-class _PriorWork:
+class PriorWork:
     """The follow-up steps of each trial: encode, train a prior, sample, measure."""
 
     config: str

@@ -41,6 +41,7 @@ SHOWN = 8
 STEPS = 7
 MOST_IN_MAP = 2000
 """Largest number of images in a t-SNE map."""
+NEIGHBOURS = (1, 2, 4, 8, 16)
 MOST_SEARCHED, PATCHES = 2000, 32
 """Images that are searched for a code, and patches of it that are shown."""
 
@@ -126,6 +127,7 @@ def explore(
     *,
     features: NetworkSpecs = (),
     codes: Sequence[int | tuple[int, int]] = (),
+    neighbours: Sequence[int] | None = None,
     limit: int | None = None,
     out: Path | str | None = None,
     device: torch.device | str | None = None,
@@ -133,17 +135,19 @@ def explore(
 ) -> Exploration:
     """Explore the latent space: nearest codes, interpolation, single codes and class structure.
 
-    Every code is replaced by one of its 1, 2, 4, ... nearest codes; the encoder outputs of two
+    Every code is replaced by one of its nearest codes; the encoder outputs of two
     images are interpolated; patches are cut where chosen codes occur; and t-SNE maps of pixels and
     of code vectors are drawn by label, with the k-NN accuracy (k = 5).
 
     tokenizer: a Tokenizer, its folder, or a Hub id. data: a spec such as `digits:test`, a path,
     or any other image input (see `open_inputs`); with `limit` only the first images of it (at
     least 8). features: networks to measure distances in, as for `evaluate`. codes: codes to show
-    patches of, as a number or (level, number). out: a folder for explore.json and report.html.
+    patches of, as a number or (level, number). neighbours: numbers of nearest codes to choose the
+    replacement from; None: 1, 2, 4, 8 and 16. out: a folder for explore.json and report.html.
 
-    Raises ConfigError for a tokenizer of label maps, for a code outside the codebook and if `out`
-    is a file; ResourceError if a t-SNE map needs scikit-learn and it is not installed.
+    Raises ConfigError for a tokenizer of label maps, for a code outside the codebook, for
+    neighbours of residual levels or outside 1..K - 1, and if `out` is a file; ResourceError if a
+    t-SNE map needs scikit-learn and it is not installed.
 
     Example: `imagetok.explore("runs/a/tokenizer", "digits:test", codes=[3], out="explored")`
     """
@@ -155,7 +159,8 @@ def explore(
     if limit is not None:
         dataset = FirstImages(dataset, limit)
     with progress_shown(progress):
-        found = _explore(model, dataset, networks, chosen, (display_name(tokenizer), source))
+        names = display_name(tokenizer), source
+        found = _explore(model, dataset, networks, chosen, neighbours, names)
     if folder is not None:
         from imagetok.analysis.latent_space_page import write_page
 
@@ -169,6 +174,7 @@ def _explore(
     dataset: ImageDataset,
     networks: Sequence[FeatureNetwork],
     codes: Sequence[tuple[int, int]],
+    neighbours: Sequence[int] | None,
     names: tuple[str, str],
 ) -> Exploration:
     """Compute an exploration; names: the names of the tokenizer and of the data."""
@@ -176,7 +182,7 @@ def _explore(
         raise ConfigError("explore: expected a tokenizer of images, found one of label maps")
     patches = _patches(model, dataset, codes)
     labels, maps, accuracies = _labels(model, dataset)
-    sets = _changed(model, dataset)
+    sets = _changed(model, dataset, neighbours)
     images = dataset.read(range(min(SHOWN, len(dataset)))).images
     shown = {name: one.images.images[: len(images)] for name, one in sets.items()}
     return Exploration(
@@ -216,14 +222,18 @@ def _patches(
     return found
 
 
-def _changed(model: Tokenizer, dataset: ImageDataset) -> dict[str, ChangedImages]:
+def _changed(
+    model: Tokenizer, dataset: ImageDataset, neighbours: Sequence[int] | None
+) -> dict[str, ChangedImages]:
     """Decode every image from its own codes, from neighbouring codes and from interpolations."""
     sets = {"reconstruction": decode_neighbours(model, dataset, 0)}
-    if all(model.codebook(level) is not None for level in range(len(model.num_codes))):
-        n = 1
-        while n < min(min(model.num_codes), 17):
-            sets[f"neighbour-{n}"] = decode_neighbours(model, dataset, n)
-            n *= 2
+    if neighbours is None:
+        has_neighbours = all(model.codebook(i) is not None for i in range(len(model.num_codes)))
+        neighbours = [n for n in NEIGHBOURS if has_neighbours and n < min(model.num_codes)]
+    for n in neighbours:
+        if n < 1:
+            raise ConfigError(f"--neighbours: expected numbers of 1 or more, found {n}")
+        sets[f"neighbour-{n}"] = decode_neighbours(model, dataset, n)
     return sets | {"interpolation": decode_between(model, dataset)}
 
 

@@ -129,8 +129,11 @@ def reconstructions(
     return rows, len(originals)
 
 
-def reconstruction_grid(rows: Mapping[str, Tensor]) -> Image.Image:
-    """Arrange one row of images per name, with the name on its left."""
+def reconstruction_grid(rows: Mapping[str, Tensor], groups: Sequence[str] = ()) -> Image.Image:
+    """Arrange one row of images per name, with the name on its left.
+
+    groups: titles above equal parts of the columns.
+    """
     every = torch.cat(list(rows.values()))
     columns, (height, width) = len(every) // len(rows), every.shape[2:]
     scale = max(1, 64 // max(height, width))
@@ -139,10 +142,14 @@ def reconstruction_grid(rows: Mapping[str, Tensor]) -> Image.Image:
     pictures = pictures.convert("RGB").resize(size, Image.Resampling.NEAREST)
     font = ImageFont.load_default(size=16)
     margin = 16 + max(round(font.getlength(name)) for name in rows)
-    canvas = Image.new("RGB", (margin + pictures.width, pictures.height), "white")
-    canvas.paste(pictures, (margin, 0))
+    top = 28 if groups else 0
+    canvas = Image.new("RGB", (margin + pictures.width, top + pictures.height), "white")
+    canvas.paste(pictures, (margin, top))
     draw = ImageDraw.Draw(canvas)
+    for i, title in enumerate(groups):
+        centre = margin + pictures.width * (i + 0.5) / len(groups)
+        draw.text((centre, top / 2), title, fill="#2b3038", font=font, anchor="mm")
     for row, name in enumerate(rows):
-        middle = (_PADDING + row * (height + _PADDING) + height / 2) * scale
+        middle = top + (_PADDING + row * (height + _PADDING) + height / 2) * scale
         draw.text((margin - 8, middle), name, fill="#2b3038", font=font, anchor="rm")
     return canvas

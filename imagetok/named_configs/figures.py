@@ -51,7 +51,10 @@ class NamedFigure(Result):
     """Data set -> its name in texts."""
     data_settings: Mapping[str, Mapping[str, Any]]
     """Data set -> its part of a config, with `data` and `tokenizer.image`."""
+    downloads: frozenset[str]
+    """Data sets that `data.download` downloads."""
     seeds: tuple[int, ...]
+    """Seeds of the paper's runs, or as many as it reports."""
     runs: tuple[FigureRun, ...]
     """Tokenizers to train, each with every seed."""
     priors: Mapping[str, Mapping[str, Any]]
@@ -95,6 +98,7 @@ def figures(expanded: ExpandedSheet) -> list[NamedFigure]:
             sheet=figure,
             data={data: sheet.data[data].title for data in figure.data},
             data_settings={data: sheet.data[data].set for data in figure.data},
+            downloads=frozenset(name for name in figure.data if sheet.data[name].is_downloaded),
             seeds=sheet.seeds,
             runs=tuple(_runs(expanded, figure, known)),
             priors={data: expanded.prior(data, figure.prior) for data in figure.data}

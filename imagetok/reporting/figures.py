@@ -210,6 +210,42 @@ def panels(draws: Sequence[Callable[[Axes], None]], width: float, height: float)
     return buffer.getvalue()
 
 
+def picture_table(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    columns: Sequence[str],
+    unit: str,
+    beside: np.ndarray | None = None,
+) -> bytes:
+    """Draw maps (h, w) in rows and columns as one PNG, all on one scale from 0, with its bar.
+
+    rows: name -> a map per column. unit: of the values. beside: an image (H, W, 3) in [0, 1] at the
+    left of every row.
+    """
+    most = max(float(values.max()) for maps in rows.values() for values in maps)
+    first = 0 if beside is None else 1
+    buffer = io.BytesIO()
+    with _style_of_figures():
+        size = (1.5 * (len(columns) + first) + 1.2, 1.5 * len(rows) + 0.5)
+        figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
+        grid = figure.subplots(len(rows), len(columns) + first, squeeze=False)
+        shown = None
+        for places, (name, maps) in zip(grid, rows.items(), strict=True):
+            if beside is not None:
+                places[0].imshow(beside, interpolation="nearest")
+            for axes, values in zip(places[first:], maps, strict=True):
+                shown = axes.imshow(values, vmin=0, vmax=max(most, 1e-9), cmap="magma")
+            places[0].set_ylabel(name)
+        for axes, title in zip(grid[0][first:], columns, strict=True):
+            axes.set_title(title, fontsize=9)
+        for axes in grid.flat:
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+        if shown is not None:
+            figure.colorbar(shown, ax=grid, label=unit)
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 @contextmanager
 def _style_of_figures() -> Iterator[None]:
     """Use the style of reports, independent of the user's matplotlibrc."""

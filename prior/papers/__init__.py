@@ -1,0 +1,1 @@
+"""Reproducing the tables and figures of papers: `prior.reproduce`."""

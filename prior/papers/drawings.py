@@ -1,0 +1,98 @@
+"""The drawings of papers' figures, one PNG per data set."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.comparison.figures import reconstruction_grid, reconstructions
+from imagetok.images import clamp_pixels, from_stored
+from imagetok.named_configs.sheets import FigureKind
+from imagetok.pictures import as_rgb, png_bytes
+from imagetok.processes import device_of
+from imagetok.reporting.figures import picture_table
+from prior.papers.follow_ups import PICTURES, samples_folder
+from prior.papers.plots import Drawn, curves, entropy, label_maps, lines
+from prior.papers.stages import entropy_maps, stages_of
+from prior.sample_folder import read_drawn
+
+_SHOWN_IMAGES = 6
+"""Test images in a picture of stages of training."""
+_MOST_STAGES = 8
+"""Columns of a picture of entropy maps."""
+
+
+def draw(drawn: Drawn) -> bytes | None:
+    """Draw a figure on one data set as PNG; None for a table, and if nothing was trained."""
+    kind = drawn.plan.figure.sheet.kind
+    make = _DRAWINGS.get(kind)
+    return make(drawn) if make is not None and (drawn.first or kind == "labels") else None
+
+
+def _entropy_table(drawn: Drawn) -> bytes:
+    """Draw the entropy at every position of one image: a row per model, one scale for all."""
+    train = drawn.images("train")
+    image = from_stored(train.read([0]).images, train.contract)
+    found = {
+        what: entropy_maps(trial, drawn.models[trial], image) for what, trial in drawn.first.items()
+    }
+    steps = _spread(sorted(set.intersection(*(set(by_step) for by_step in found.values()))))
+    rows = {what: [by_step[step].numpy() for step in steps] for what, by_step in found.items()}
+    shown = as_rgb(image).expand(-1, 3, -1, -1)[0].permute(1, 2, 0).numpy()
+    return picture_table(rows, [f"step {step:,}" for step in steps], "nats", shown)
+
+
+def _spread(steps: Sequence[int]) -> list[int]:
+    """Return at most _MOST_STAGES of the steps, evenly spread, with the first and the last."""
+    places = np.linspace(0, len(steps) - 1, min(len(steps), _MOST_STAGES)).round().astype(int)
+    return [steps[i] for i in places]
+
+
+def _reconstructions(drawn: Drawn) -> bytes:
+    models = {what: drawn.models[trial] for what, trial in drawn.first.items()}
+    return png_bytes(reconstruction_grid(reconstructions(models, drawn.images("test"))[0]))
+
+
+def _stages(drawn: Drawn) -> bytes:
+    """Draw the same test images at every kept step, the methods side by side."""
+    test, by_method = drawn.images("test"), {}
+    spread = range(0, len(test), max(1, len(test) // _SHOWN_IMAGES))[:_SHOWN_IMAGES]
+    originals = from_stored(test.read(spread).images, test.contract)
+    for what, trial in drawn.first.items():
+        rows: dict[str, Tensor] = {}
+        for step, model in stages_of(trial, drawn.models[trial]):
+            device = device_of(model)
+            draws = seeding.generator(0, "pictures", device=device)
+            x_hat = model.reconstruct(originals.to(device), generator=draws).cpu()
+            rows[f"step {step:,}"] = as_rgb(clamp_pixels(x_hat))
+        by_method[what] = rows | {"test images": as_rgb(originals)}
+    names = next(iter(by_method.values()))
+    shown = [name for name in names if all(name in rows for rows in by_method.values())]
+    joined = {name: torch.cat([rows[name] for rows in by_method.values()]) for name in shown}
+    return png_bytes(reconstruction_grid(joined, list(by_method)))
+
+
+def _samples(drawn: Drawn) -> bytes | None:
+    """Draw samples of every prior, in two rows each."""
+    rows: dict[str, Tensor] = {}
+    for what, trial in drawn.first.items():
+        folder = samples_folder(trial)
+        if folder.is_dir():
+            shown = min(PICTURES, drawn.plan.num_samples or PICTURES)
+            images = read_drawn(folder, range(shown)).expand(-1, 3, -1, -1)
+            rows |= {f"{what}{' ' * i}": half for i, half in enumerate(images.chunk(2))}
+    return png_bytes(reconstruction_grid(rows)) if rows else None
+
+
+_DRAWINGS: Mapping[FigureKind, Callable[[Drawn], bytes | None]] = {
+    "lines": lines,
+    "curves": curves,
+    "entropy": entropy,
+    "entropy-maps": _entropy_table,
+    "reconstructions": _reconstructions,
+    "stages": _stages,
+    "samples": _samples,
+    "labels": label_maps,
+}

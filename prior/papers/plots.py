@@ -1,0 +1,247 @@
+"""Plots of papers' figures: measures against a setting or over training, and t-SNE maps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from torch import Tensor
+
+from imagetok import seeding
+from imagetok.comparison.plan import Trial
+from imagetok.comparison.results import TrialResult
+from imagetok.config import value_at
+from imagetok.data import ImageDataset, open_images
+from imagetok.evaluation.embedding import neighbour_accuracy, tsne
+from imagetok.images import from_stored
+from imagetok.named_configs.sheets import SheetColumn
+from imagetok.reporting.figures import COLOURS, DASHES, logarithmic, panels
+from imagetok.tokenizers import Autoencoder
+from prior.papers.record import value_of
+from prior.papers.stages import entropies
+from prior.papers.trials import FigurePlan, PlannedRun
+
+_MOST_IN_MAP = 2000
+"""Training images in a t-SNE map, as in `imagetok explore`."""
+
+
+class Drawn(NamedTuple):
+    """What a drawing on one data set is made of."""
+
+    plan: FigurePlan
+    data: str
+    models: Mapping[Trial, Autoencoder]
+    """Those of all trials that finished."""
+    results: Mapping[Trial, TrialResult]
+    check: Callable[[], None]
+    """Called often; may raise StoppedError."""
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        return self.plan.runs_on(self.data)
+
+    @property
+    def first(self) -> dict[str, Trial]:
+        """Method -> its first seed that finished."""
+        return {
+            planned.run.what: trial
+            for planned in self.runs
+            if (trial := next((t for t in planned.trials if t in self.models), None)) is not None
+        }
+
+    def images(self, split: str) -> ImageDataset:
+        """Open the training or test images."""
+        config, image = self.plan.source(self.data)
+        return open_images(config, split, image)
+
+
+def lines(drawn: Drawn) -> bytes:
+    """Draw each column against each setting on the x axis, on logarithmic axes."""
+    sheet = drawn.plan.figure.sheet
+    draws: list[Callable[[Axes], None]] = []
+    for key in sheet.x:
+        for title in sheet.columns:
+            draws.append(_line_panel(drawn, key, title, not draws))
+    return panels(draws, width=4.6 * len(draws), height=4.4)
+
+
+def _line_panel(drawn: Drawn, key: str, title: str, has_legend: bool) -> Callable[[Axes], None]:
+    sheet = drawn.plan.figure.sheet
+    column = sheet.columns[title]
+    lines: dict[str, list[PlannedRun]] = {}
+    for planned in drawn.runs:
+        if key in planned.run.changes:
+            lines.setdefault(_line_name(planned, sheet.series), []).append(planned)
+    places = sorted({value_at(p.run.tree, key) for points in lines.values() for p in points})
+
+    def draw(axes: Axes) -> None:
+        for i, (name, points) in enumerate(lines.items()):
+            ordered = sorted(points, key=lambda planned: value_at(planned.run.tree, key))
+            x = [value_at(planned.run.tree, key) for planned in ordered]
+            values = [_values(planned, drawn.results, column) for planned in ordered]
+            known = [(place, found) for place, found in zip(x, values, strict=True) if found]
+            colour = COLOURS[i % len(COLOURS)]
+            dash = DASHES[i // len(COLOURS) % len(DASHES)]
+            if known:
+                at = [place for place, _ in known]
+                mean = [float(np.mean(found)) for _, found in known]
+                std = [float(np.std(found, ddof=1)) if len(found) > 1 else 0 for _, found in known]
+                axes.errorbar(
+                    at, mean, yerr=std, label=name, linestyle=dash, marker="o", capsize=3,
+                    color=colour,
+                )  # fmt: skip
+            printed = _printed(ordered, key, title)
+            if printed:
+                at, numbers = (list(values) for values in zip(*printed, strict=True))
+                label = f"{name}, paper"
+                axes.plot(at, numbers, "o", fillstyle="none", label=label, color=colour)
+        if key.endswith("num_codes") and title == "perplexity":
+            axes.plot(places, places, color="black", marker="+", label="codebook size")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(places))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.tick_params(axis="x", labelrotation=45 if min(places) < 1e-2 else 0)
+        if axes.lines:
+            logarithmic(axes)
+        axes.set_xlabel(key.rpartition("tokenizer.")[2])
+        axes.set_ylabel(title)
+        if has_legend and axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, borderaxespad=0.0)
+
+    return draw
+
+
+def _line_name(planned: PlannedRun, series: str) -> str:
+    """Return the method, and the value of the setting that separates its lines."""
+    title = planned.run.what.partition(", ")[0]
+    value = value_at(planned.run.tree, series) if series else None
+    return title if value is None else f"{title}, {series.rpartition('.')[2]} {value}"
+
+
+def _printed(points: Sequence[PlannedRun], key: str, title: str) -> list[tuple[float, float]]:
+    """Return the points that the paper prints, where they are numbers."""
+    found = []
+    for planned in points:
+        text = planned.run.expected.get(title, "").partition("±")[0].strip()
+        if text.replace(".", "", 1).isdecimal():
+            found.append((value_at(planned.run.tree, key), float(text)))
+    return found
+
+
+def _values(
+    planned: PlannedRun, results: Mapping[Trial, TrialResult], column: SheetColumn
+) -> list[float]:
+    values = [value_of(column, results[t].measures) for t in planned.trials if t in results]
+    return [value for value in values if value is not None]
+
+
+def curves(drawn: Drawn) -> bytes:
+    """Draw held-out measures over training; two of a single method share a panel with two axes."""
+    columns, runs = list(drawn.plan.figure.sheet.columns), drawn.runs
+    if len(runs) == 1 and len(columns) == 2:
+        return panels([lambda axes: _twin_axes(axes, drawn, runs[0])], 6.4, 4.0)
+
+    def panel(title: str) -> Callable[[Axes], None]:
+        def draw(axes: Axes) -> None:
+            for i, planned in enumerate(runs):
+                _curve(axes, drawn, planned, title, COLOURS[i % len(COLOURS)])
+            axes.set_xlabel("step")
+            axes.set_ylabel(title)
+            logarithmic(axes)
+            axes.legend(loc="best")
+
+        return draw
+
+    return panels([panel(title) for title in columns], 5.2 * len(columns), 3.8)
+
+
+def _twin_axes(axes: Axes, drawn: Drawn, planned: PlannedRun) -> None:
+    for title, its, colour in zip(
+        drawn.plan.figure.sheet.columns, (axes, axes.twinx()), COLOURS, strict=False
+    ):
+        _curve(its, drawn, planned, title, colour)
+        its.set_ylabel(title, color=colour)
+        its.tick_params(axis="y", labelcolor=colour)
+        its.grid(visible=its is axes)
+    axes.set_xlabel("step")
+    axes.set_title(planned.run.what, fontsize=10)
+
+
+def _curve(axes: Axes, drawn: Drawn, planned: PlannedRun, title: str, colour: str) -> None:
+    """Draw the mean over seeds, with a band from minimum to maximum."""
+    column, results = drawn.plan.figure.sheet.columns[title], drawn.results
+    curves = [
+        {int(point["step"]): value_of(column, point) for point in results[trial].curve}
+        for trial in planned.trials
+        if trial in results and results[trial].curve
+    ]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    values = np.array([[curve[step] for step in steps] for curve in curves], dtype=np.float64)
+    if not steps or np.isnan(values).all():
+        return
+    marker = "o" if len(steps) == 1 else None
+    axes.plot(steps, values.mean(axis=0), color=colour, label=planned.run.what, marker=marker)
+    edges = values.min(axis=0), values.max(axis=0)
+    axes.fill_between(steps, *edges, color=colour, alpha=0.18, linewidth=0)
+
+
+def entropy(drawn: Drawn) -> bytes:
+    """Draw mean and standard deviation of the entropy on the training split over training."""
+    train = drawn.images("train")
+    curves = {
+        what: entropies(trial, drawn.models[trial], train, drawn.check)
+        for what, trial in drawn.first.items()
+    }
+
+    def draw(axes: Axes) -> None:
+        for i, (what, by_step) in enumerate(curves.items()):
+            steps = sorted(by_step)
+            mean, std = (np.array([by_step[step][j] for step in steps]) for j in (0, 1))
+            colour = COLOURS[i % len(COLOURS)]
+            axes.plot(steps, mean, color=colour, label=what, marker="o", markersize=3)
+            axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+        axes.set_xlabel("step")
+        axes.set_ylabel("entropy, nats")
+        axes.legend(loc="best")
+
+    return panels([draw], 6.4, 4.0)
+
+
+def label_maps(drawn: Drawn) -> bytes:
+    """Draw a t-SNE map of the pixels of random training images, once per kind of label."""
+    config, image = drawn.plan.source(drawn.data)
+    points, draws = None, []
+    for label in drawn.plan.figure.sheet.labels:
+        dataset = open_images(config.model_copy(update={"label": label}), "train", image)
+        order = torch.randperm(len(dataset), generator=seeding.generator(0, "map"))[:_MOST_IN_MAP]
+        batch = dataset.read(order.tolist())
+        pixels = from_stored(batch.images, image).flatten(1)
+        points = tsne(pixels) if points is None else points
+        draws.append(_map(points, batch.labels, dataset.class_names, label, pixels))
+    return panels(draws, width=5.4 * len(draws), height=4.8)
+
+
+def _map(
+    points: np.ndarray, labels: Tensor, names: Sequence[str], label: str, pixels: Tensor
+) -> Callable[[Axes], None]:
+    accuracy = neighbour_accuracy(pixels, labels)
+    guess = int(labels[labels >= 0].bincount().max()) / len(labels)
+    colours = matplotlib.colormaps["tab10"]
+
+    def draw(axes: Axes) -> None:
+        for i, number in enumerate(labels.unique().tolist()):
+            x, y = points[(labels == number).numpy()].T
+            name = names[number] if number >= 0 else "no label"
+            axes.scatter(x, y, s=6, c=[colours(i % colours.N)], linewidths=0, label=name)
+        axes.set_title(
+            f"{label}: k-NN accuracy {accuracy:.1%}, most common label {guess:.1%}", fontsize=10
+        )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.legend(loc="best", markerscale=2)
+
+    return draw

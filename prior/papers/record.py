@@ -1,0 +1,175 @@
+"""The numbers of a paper's table or figure: as the paper prints them, and as they were found."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from imagetok.comparison.plan import Trial
+from imagetok.comparison.results import TrialResult
+from imagetok.comparison.table import markdown_row, rule, spread
+from imagetok.config import Section
+from imagetok.io.markdown import block, plain
+from imagetok.named_configs.sheets import SheetColumn
+from prior.papers.trials import PlannedRun
+
+
+class FoundNumber(Section):
+    """A measure of one run, in the paper's units, over the seeds that finished."""
+
+    mean: float
+    std: float | None
+    """Sample standard deviation; None for a single seed."""
+    values: tuple[float, ...]
+    """One value per finished seed."""
+
+
+class FigureRow(Section):
+    """One tokenizer of a table or figure."""
+
+    data: str
+    """Name of the data set in the sheet."""
+    run: str
+    """Name of the run, which is also its folder."""
+    what: str
+    """Method and changed settings as text."""
+    notes: str
+    """What the paper does not specify about it."""
+    seeds: tuple[int, ...]
+    """Seeds that finished."""
+    failed: dict[int, str]
+    """Seed -> reason of a failure."""
+    expected: dict[str, str]
+    """Column -> the number as the paper prints it; columns without one are missing."""
+    found: dict[str, FoundNumber]
+    """Column -> the number found; missing if no seed has the measure."""
+
+
+class FigureRecord(Section):
+    """Content of `record.json` of a table or figure."""
+
+    format_version: Literal[1] = 1
+    figure: str
+    """Name such as papers/edvae/table-1."""
+    title: str
+    paper: str
+    source: str
+    """Place in the paper."""
+    about: str
+    """How the paper's numbers were measured."""
+    notes: str
+    command: str
+    settings: tuple[str, ...]
+    """Settings that are not those of the paper."""
+    seeds: tuple[int, ...]
+    identities: dict[str, dict[str, str]]
+    """Data set -> identities of its training and test images."""
+    measured: dict[str, Any]
+    """Data set -> what distances and priors depend on; empty without them."""
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+    columns: dict[str, SheetColumn]
+    rows: tuple[FigureRow, ...]
+
+
+def figure_row(
+    planned: PlannedRun,
+    columns: Mapping[str, SheetColumn],
+    results: Mapping[Trial, TrialResult],
+) -> FigureRow:
+    """Return the row of a run from the results of its trials."""
+    trials = [results[trial] for trial in planned.trials if trial in results]
+    finished = [trial for trial in trials if trial.status == "finished"]
+    found = {}
+    for title, column in columns.items():
+        values = [value_of(column, trial.measures) for trial in finished]
+        known = tuple(value for value in values if value is not None)
+        if known:
+            std = statistics.stdev(known) if len(known) > 1 else None
+            found[title] = FoundNumber(mean=statistics.fmean(known), std=std, values=known)
+    return FigureRow(
+        data=planned.run.data,
+        run=planned.run.name,
+        what=planned.run.what,
+        notes=planned.run.notes,
+        seeds=tuple(trial.seed for trial in finished),
+        failed={trial.seed: trial.reason for trial in trials if trial.status == "failed"},
+        expected=dict(planned.run.expected),
+        found=found,
+    )
+
+
+def value_of(column: SheetColumn, measures: Mapping[str, float | int]) -> float | None:
+    """Return a column's value in the paper's units; None if none of its measures is known."""
+    names = [column.measure] if isinstance(column.measure, str) else column.measure
+    known = [measures[name] for name in names if name in measures]
+    return column.scale * sum(known) if known else None
+
+
+def table_of(
+    record: FigureRecord, data_titles: Mapping[str, str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table: every number of the paper beside the one found."""
+    header = ["data", "method"]
+    for title in record.columns:
+        header += [f"{title}, paper", f"{title}, found"]
+    rows = [
+        [
+            data_titles[row.data],
+            row.what,
+            *(cell for title in record.columns for cell in _pair(row, record, title)),
+            _seeds(row),
+        ]
+        for row in record.rows
+    ]
+    return [*header, "seeds"], rows
+
+
+def markdown(record: FigureRecord, data_titles: Mapping[str, str]) -> str:
+    """Return the table in Markdown, with notes and the command."""
+    header, rows = table_of(record, data_titles)
+    lines = [f"# {plain(record.source)}: {plain(record.title)}", ""]
+    lines += [markdown_row(header), rule(len(header)), *map(markdown_row, rows), ""]
+    lines += [f"{plain(sentence)}  " for sentence in notes_of(record)]
+    return "\n".join([*lines, "", *block(record.command, "sh"), ""])
+
+
+def notes_of(record: FigureRecord) -> list[str]:
+    """Return the notes on the table: source, seeds, deviations from the paper, machine."""
+    seeds = ", ".join(map(str, record.seeds))
+    machine = ", ".join(
+        f"{value} cores" if name == "cores" else str(value)
+        for name, value in record.machine.items()
+    )
+    versions = ", ".join(f"{name} {value}" for name, value in record.versions.items())
+    own = {row.what: row.notes for row in record.rows if row.notes}
+    spread_note = " ± sample standard deviation" if len(record.seeds) > 1 else ""
+    return [
+        f"Columns named paper: {record.paper}, {record.source}. Found: mean{spread_note} over the "
+        f"seeds {seeds}.",
+        record.about,
+        *([record.notes] if record.notes else []),
+        *(f"{what}: {notes}" for what, notes in own.items()),
+        *([f"Not the paper's settings: {', '.join(record.settings)}."] if record.settings else []),
+        *(
+            f"{row.what}, {row.data}, seed {seed}: {reason}."
+            for row in record.rows
+            for seed, reason in row.failed.items()
+        ),
+        f"Machine: {machine}. Versions: {versions}.",
+    ]
+
+
+def _pair(row: FigureRow, record: FigureRecord, title: str) -> tuple[str, str]:
+    """Return the printed number and the one found; a dash for none."""
+    expected, found = row.expected.get(title), row.found.get(title)
+    if found is not None:
+        text = spread(found.mean, found.std, f".{record.columns[title].digits}f")
+    else:
+        is_diverged = row.failed and not row.seeds and "diverged" in " ".join(row.failed.values())
+        text = "diverged" if is_diverged else "\N{EN DASH}"
+    return expected or "\N{EN DASH}", text
+
+
+def _seeds(row: FigureRow) -> str:
+    failed = [f"{len(row.failed)} failed"] if row.failed else []
+    return ", ".join([*map(str, row.seeds), *failed])

@@ -1,0 +1,84 @@
+"""A tokenizer at the kept checkpoints of its run: entropies over the course of training."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from imagetok.comparison.plan import Trial
+from imagetok.comparison.trial_distances import folder_of
+from imagetok.data import ImageDataset
+from imagetok.durable import write_json
+from imagetok.errors import InputError
+from imagetok.evaluation.batches import batches
+from imagetok.images import Images
+from imagetok.io.json_files import read_json
+from imagetok.processes import device_of
+from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.training.checkpoint import kept_weights
+from imagetok.training.run_folder import CHECKPOINTS
+
+
+def stages_of(trial: Trial, model: Autoencoder) -> Iterator[tuple[int, Autoencoder]]:
+    """Yield every kept step of a trial, in order, with the model at that step."""
+    kept = kept_weights(trial.folder / CHECKPOINTS)
+    for step in sorted(kept):
+        stage = copy.deepcopy(model)
+        stage.load_state_dict(kept[step])
+        yield step, stage
+
+
+def entropies(
+    trial: Trial, model: Autoencoder, dataset: ImageDataset, check: Callable[[], None]
+) -> dict[int, tuple[float, float]]:
+    """Return mean and standard deviation of the entropy over all positions of a dataset, by step.
+
+    Entropies that were measured before are read from the trial's folder. check: called after every
+    batch; may raise StoppedError. Raises InputError for a tokenizer without code probabilities.
+    """
+    path = folder_of(trial) / "entropies.json"
+    identity = {"data": dataset.identity(), "tokenizer": model.fingerprint}
+    stored = read_json(path) if path.is_file() else {}
+    known = stored.get("steps", {}) if stored.get("identity") == identity else {}
+    found = {int(step): (float(pair[0]), float(pair[1])) for step, pair in known.items()}
+    for step, stage in stages_of(trial, model):
+        if step not in found:
+            found[step] = _entropy_of(stage, dataset, f"entropy at step {step:,}", check)
+            path.parent.mkdir(exist_ok=True)
+            steps = {str(step): list(pair) for step, pair in found.items()}
+            write_json(path, {"identity": identity, "steps": steps})
+    return found
+
+
+def entropy_maps(trial: Trial, model: Autoencoder, image: Images) -> dict[int, Tensor]:
+    """Return the entropy (h, w) in nats at every position of one image (1, C, H, W), by step."""
+    return {
+        step: _maps(stage, image.to(device_of(stage)), None)[0].cpu()
+        for step, stage in stages_of(trial, model)
+    }
+
+
+def _entropy_of(
+    model: Autoencoder, dataset: ImageDataset, work: str, check: Callable[[], None]
+) -> tuple[float, float]:
+    count, total, squares = 0, 0.0, 0.0
+    for batch in batches(model, dataset, work=work):
+        entropy = _maps(model, batch.images, batch.draw()).double()
+        count += entropy.numel()
+        total += float(entropy.sum())
+        squares += float(entropy.square().sum())
+        check()
+    mean = total / count
+    return mean, max(0.0, squares / count - mean**2) ** 0.5
+
+
+def _maps(model: Autoencoder, images: Images, draw: torch.Generator | None) -> Tensor:
+    maps = (
+        model.encode_with_certainty(images, generator=draw)[1]
+        if isinstance(model, Tokenizer)
+        else {}
+    )
+    if "entropy" not in maps:
+        raise InputError("entropy: expected a tokenizer with code probabilities, found none")
+    return maps["entropy"]
