@@ -14,7 +14,7 @@ from imagetok.pictures import as_rgb, png_bytes
 from imagetok.processes import device_of
 from imagetok.reporting.figures import picture_table
 from prior.papers.follow_ups import PICTURES, samples_folder
-from prior.papers.plots import Drawn, curves, entropy, label_maps, lines
+from prior.papers.plots import Drawing, Drawn, curves, entropy, label_maps, lines
 from prior.papers.stages import entropy_maps, stages_of
 from prior.sample_folder import read_drawn
 
@@ -24,14 +24,14 @@ _MOST_STAGES = 8
 """Columns of a picture of entropy maps."""
 
 
-def draw(drawn: Drawn) -> bytes | None:
-    """Draw a figure on one data set as PNG; None for a table, and if nothing was trained."""
+def draw(drawn: Drawn) -> Drawing | None:
+    """Draw a figure on one data set; None for a table, and if nothing was trained."""
     kind = drawn.plan.figure.sheet.kind
     make = _DRAWINGS.get(kind)
     return make(drawn) if make is not None and (drawn.first or kind == "labels") else None
 
 
-def _entropy_table(drawn: Drawn) -> bytes:
+def _entropy_table(drawn: Drawn) -> Drawing:
     """Draw the entropy at every position of one image: a row per model, one scale for all."""
     train = drawn.images("train")
     image = from_stored(train.read([0]).images, train.contract)
@@ -41,7 +41,8 @@ def _entropy_table(drawn: Drawn) -> bytes:
     steps = _spread(sorted(set.intersection(*(set(by_step) for by_step in found.values()))))
     rows = {what: [by_step[step].numpy() for step in steps] for what, by_step in found.items()}
     shown = as_rgb(image).expand(-1, 3, -1, -1)[0].permute(1, 2, 0).numpy()
-    return picture_table(rows, [f"step {step:,}" for step in steps], "nats", shown)
+    png = picture_table(rows, [f"step {step:,}" for step in steps], "nats", shown)
+    return Drawing(png, {})
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -50,12 +51,13 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[i] for i in places]
 
 
-def _reconstructions(drawn: Drawn) -> bytes:
+def _reconstructions(drawn: Drawn) -> Drawing:
     models = {what: drawn.models[trial] for what, trial in drawn.first.items()}
-    return png_bytes(reconstruction_grid(reconstructions(models, drawn.images("test"))[0]))
+    rows, _ = reconstructions(models, drawn.images("test"))
+    return Drawing(png_bytes(reconstruction_grid(rows)), {})
 
 
-def _stages(drawn: Drawn) -> bytes:
+def _stages(drawn: Drawn) -> Drawing:
     """Draw the same test images at every kept step, the methods side by side."""
     test, by_method = drawn.images("test"), {}
     spread = range(0, len(test), max(1, len(test) // _SHOWN_IMAGES))[:_SHOWN_IMAGES]
@@ -71,10 +73,10 @@ def _stages(drawn: Drawn) -> bytes:
     names = next(iter(by_method.values()))
     shown = [name for name in names if all(name in rows for rows in by_method.values())]
     joined = {name: torch.cat([rows[name] for rows in by_method.values()]) for name in shown}
-    return png_bytes(reconstruction_grid(joined, list(by_method)))
+    return Drawing(png_bytes(reconstruction_grid(joined, list(by_method))), {})
 
 
-def _samples(drawn: Drawn) -> bytes | None:
+def _samples(drawn: Drawn) -> Drawing | None:
     """Draw samples of every prior, in two rows each."""
     rows: dict[str, Tensor] = {}
     for what, trial in drawn.first.items():
@@ -83,10 +85,10 @@ def _samples(drawn: Drawn) -> bytes | None:
             shown = min(PICTURES, drawn.plan.num_samples or PICTURES)
             images = read_drawn(folder, range(shown)).expand(-1, 3, -1, -1)
             rows |= {f"{what}{' ' * i}": half for i, half in enumerate(images.chunk(2))}
-    return png_bytes(reconstruction_grid(rows)) if rows else None
+    return Drawing(png_bytes(reconstruction_grid(rows)), {}) if rows else None
 
 
-_DRAWINGS: Mapping[FigureKind, Callable[[Drawn], bytes | None]] = {
+_DRAWINGS: Mapping[FigureKind, Callable[[Drawn], Drawing | None]] = {
     "lines": lines,
     "curves": curves,
     "entropy": entropy,

@@ -20,12 +20,19 @@ from imagetok.images import from_stored
 from imagetok.named_configs.sheets import SheetColumn
 from imagetok.reporting.figures import COLOURS, DASHES, logarithmic, panels
 from imagetok.tokenizers import Autoencoder
-from prior.papers.record import value_of
+from prior.papers.record import NumberTable, value_of
 from prior.papers.stages import entropies
 from prior.papers.trials import FigurePlan, PlannedRun
 
 _MOST_IN_MAP = 2000
 """Training images in a t-SNE map, as in `imagetok explore`."""
+
+
+class Drawing(NamedTuple):
+    """A drawing, and the numbers behind it that the table of the figure does not have."""
+
+    png: bytes
+    numbers: NumberTable
 
 
 class Drawn(NamedTuple):
@@ -58,14 +65,14 @@ class Drawn(NamedTuple):
         return open_images(config, split, image)
 
 
-def lines(drawn: Drawn) -> bytes:
+def lines(drawn: Drawn) -> Drawing:
     """Draw each column against each setting on the x axis, on logarithmic axes."""
     sheet = drawn.plan.figure.sheet
     draws: list[Callable[[Axes], None]] = []
     for key in sheet.x:
         for title in sheet.columns:
             draws.append(_line_panel(drawn, key, title, not draws))
-    return panels(draws, width=4.6 * len(draws), height=4.4)
+    return Drawing(panels(draws, width=4.6 * len(draws), height=4.4), {})
 
 
 def _line_panel(drawn: Drawn, key: str, title: str, has_legend: bool) -> Callable[[Axes], None]:
@@ -139,11 +146,11 @@ def _values(
     return [value for value in values if value is not None]
 
 
-def curves(drawn: Drawn) -> bytes:
+def curves(drawn: Drawn) -> Drawing:
     """Draw held-out measures over training; two of a single method share a panel with two axes."""
     columns, runs = list(drawn.plan.figure.sheet.columns), drawn.runs
     if len(runs) == 1 and len(columns) == 2:
-        return panels([lambda axes: _twin_axes(axes, drawn, runs[0])], 6.4, 4.0)
+        return Drawing(panels([lambda axes: _twin_axes(axes, drawn, runs[0])], 6.4, 4.0), {})
 
     def panel(title: str) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
@@ -156,7 +163,7 @@ def curves(drawn: Drawn) -> bytes:
 
         return draw
 
-    return panels([panel(title) for title in columns], 5.2 * len(columns), 3.8)
+    return Drawing(panels([panel(title) for title in columns], 5.2 * len(columns), 3.8), {})
 
 
 def _twin_axes(axes: Axes, drawn: Drawn, planned: PlannedRun) -> None:
@@ -189,7 +196,7 @@ def _curve(axes: Axes, drawn: Drawn, planned: PlannedRun, title: str, colour: st
     axes.fill_between(steps, *edges, color=colour, alpha=0.18, linewidth=0)
 
 
-def entropy(drawn: Drawn) -> bytes:
+def entropy(drawn: Drawn) -> Drawing:
     """Draw mean and standard deviation of the entropy on the training split over training."""
     train = drawn.images("train")
     curves = {
@@ -208,28 +215,41 @@ def entropy(drawn: Drawn) -> bytes:
         axes.set_ylabel("entropy, nats")
         axes.legend(loc="best")
 
-    return panels([draw], 6.4, 4.0)
+    numbers = {
+        f"{what}, step {step:,}": {"mean entropy, nats": mean, "standard deviation": std}
+        for what, by_step in curves.items()
+        for step, (mean, std) in sorted(by_step.items())
+    }
+    return Drawing(panels([draw], 6.4, 4.0), numbers)
 
 
-def label_maps(drawn: Drawn) -> bytes:
+def label_maps(drawn: Drawn) -> Drawing:
     """Draw a t-SNE map of the pixels of random training images, once per kind of label."""
     config, image = drawn.plan.source(drawn.data)
-    points, draws = None, []
+    points, draws, numbers = None, [], {}
     for label in drawn.plan.figure.sheet.labels:
         dataset = open_images(config.model_copy(update={"label": label}), "train", image)
         order = torch.randperm(len(dataset), generator=seeding.generator(0, "map"))[:_MOST_IN_MAP]
         batch = dataset.read(order.tolist())
         pixels = from_stored(batch.images, image).flatten(1)
         points = tsne(pixels) if points is None else points
-        draws.append(_map(points, batch.labels, dataset.class_names, label, pixels))
-    return panels(draws, width=5.4 * len(draws), height=4.8)
+        draws.append(_map(points, batch.labels, dataset.class_names, label))
+        numbers[label] = _separation(pixels, batch.labels)
+    return Drawing(panels(draws, width=5.4 * len(draws), height=4.8), numbers)
+
+
+def _separation(pixels: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return how well pixels tell labels apart, beside a constant guess; without labels nothing."""
+    known = labels >= 0
+    return {
+        "k-NN accuracy": neighbour_accuracy(pixels[known], labels[known]),
+        "share of the most common label": int(labels[known].bincount().max()) / int(known.sum()),
+    }
 
 
 def _map(
-    points: np.ndarray, labels: Tensor, names: Sequence[str], label: str, pixels: Tensor
+    points: np.ndarray, labels: Tensor, names: Sequence[str], label: str
 ) -> Callable[[Axes], None]:
-    accuracy = neighbour_accuracy(pixels, labels)
-    guess = int(labels[labels >= 0].bincount().max()) / len(labels)
     colours = matplotlib.colormaps["tab10"]
 
     def draw(axes: Axes) -> None:
@@ -237,9 +257,7 @@ def _map(
             x, y = points[(labels == number).numpy()].T
             name = names[number] if number >= 0 else "no label"
             axes.scatter(x, y, s=6, c=[colours(i % colours.N)], linewidths=0, label=name)
-        axes.set_title(
-            f"{label}: k-NN accuracy {accuracy:.1%}, most common label {guess:.1%}", fontsize=10
-        )
+        axes.set_title(label, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.legend(loc="best", markerscale=2)

@@ -23,6 +23,10 @@ class FoundNumber(Section):
     """One value per finished seed."""
 
 
+NumberTable = dict[str, dict[str, float]]
+"""Row -> column -> number."""
+
+
 class FigureRow(Section):
     """One tokenizer of a table or figure."""
 
@@ -69,6 +73,8 @@ class FigureRecord(Section):
     versions: dict[str, str]
     columns: dict[str, SheetColumn]
     rows: tuple[FigureRow, ...]
+    drawn: dict[str, NumberTable]
+    """Data set -> the numbers behind its drawing that are in no row."""
 
 
 def figure_row(
@@ -128,9 +134,24 @@ def markdown(record: FigureRecord, data_titles: Mapping[str, str]) -> str:
     """Return the table in Markdown, with notes and the command."""
     header, rows = table_of(record, data_titles)
     lines = [f"# {plain(record.source)}: {plain(record.title)}", ""]
-    lines += [markdown_row(header), rule(len(header)), *map(markdown_row, rows), ""]
+    if rows:
+        lines += [markdown_row(header), rule(len(header)), *map(markdown_row, rows), ""]
+    for header, rows in drawn_tables(record, data_titles):
+        lines += [markdown_row(header), rule(len(header)), *map(markdown_row, rows), ""]
     lines += [f"{plain(sentence)}  " for sentence in notes_of(record)]
     return "\n".join([*lines, "", *block(record.command, "sh"), ""])
+
+
+def drawn_tables(
+    record: FigureRecord, data_titles: Mapping[str, str]
+) -> list[tuple[list[str], list[list[str]]]]:
+    """Return header and rows of the numbers behind each drawing."""
+    tables = []
+    for data, numbers in record.drawn.items():
+        columns = list(dict.fromkeys(name for row in numbers.values() for name in row))
+        rows = [[name, *(f"{row[c]:.4g}" for c in columns)] for name, row in numbers.items()]
+        tables.append(([data_titles[data], *columns], rows))
+    return tables
 
 
 def notes_of(record: FigureRecord) -> list[str]:
@@ -157,6 +178,17 @@ def notes_of(record: FigureRecord) -> list[str]:
         ),
         f"Machine: {machine}. Versions: {versions}.",
     ]
+
+
+def long_rows(record: FigureRecord, data_titles: Mapping[str, str]) -> dict[str, str]:
+    """Return one line per tokenizer and column: the number of the paper and the one found."""
+    return {
+        f"{data_titles[row.data]}, {row.what}: {title}": "paper {}, found {}".format(
+            *_pair(row, record, title)
+        )
+        for row in record.rows
+        for title in record.columns
+    }
 
 
 def _pair(row: FigureRow, record: FigureRecord, title: str) -> tuple[str, str]:

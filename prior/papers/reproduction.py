@@ -28,7 +28,16 @@ from imagetok.tokenizers import Autoencoder
 from prior.papers.drawings import draw
 from prior.papers.follow_ups import measure
 from prior.papers.plots import Drawn
-from prior.papers.record import FigureRecord, figure_row, markdown, notes_of, table_of
+from prior.papers.record import (
+    FigureRecord,
+    NumberTable,
+    drawn_tables,
+    figure_row,
+    long_rows,
+    markdown,
+    notes_of,
+    table_of,
+)
 from prior.papers.trials import FigurePlan, make_plan
 
 
@@ -56,14 +65,14 @@ class Reproduction(Result):
         return f"{record.paper}, {record.source}: {record.title}, in {self.folder}"
 
     def rows(self) -> dict[str, object]:
-        """Return the printed and found numbers of each tokenizer, then the failures."""
-        header, rows = table_of(self.record, self.data)
-        found: dict[str, object] = {
-            f"{row[0]}, {row[1]}": "; ".join(
-                f"{name} {value}" for name, value in zip(header[2:], row[2:], strict=True)
-            )
-            for row in rows
-        }
+        """Return the printed and found numbers, those behind drawings, then the failures."""
+        found: dict[str, object] = dict(long_rows(self.record, self.data))
+        for header, rows in drawn_tables(self.record, self.data):
+            found |= {
+                f"{header[0]}, {row[0]}: {name}": value
+                for row in rows
+                for name, value in zip(header[1:], row[1:], strict=True)
+            }
         for trial, failure in self.failures.items():
             found[f"failed: {trial.method}, seed {trial.seed}"] = failure.message
         return found
@@ -149,13 +158,14 @@ def _reproduce(plan: FigurePlan, jobs: int | None, device: torch.device) -> Repr
             else failed_trial(trial, failures[trial])
             for trial in trials
         }
-        record = _record(plan, results, identities, measured, device)
         drawings = {
-            data: png
+            data: drawing
             for data in plan.data
-            if (png := draw(Drawn(plan, data, models, results, stop.check_here))) is not None
+            if (drawing := draw(Drawn(plan, data, models, results, stop.check_here))) is not None
         }
-        _write(plan, record, drawings)
+        numbers = {data: drawing.numbers for data, drawing in drawings.items() if drawing.numbers}
+        record = _record(plan, results, identities, measured, numbers, device)
+        _write(plan, record, {data: drawing.png for data, drawing in drawings.items()})
     expected = _diverged_as_printed(plan, failures)
     rest = {t: failure for t, failure in (failures | late).items() if t not in expected}
     return Reproduction(plan.out, record, plan.figure.data, rest)
@@ -177,6 +187,7 @@ def _record(
     results: Mapping[Trial, TrialResult],
     identities: dict[str, dict[str, str]],
     measured: dict[str, Any],
+    numbers: dict[str, NumberTable],
     device: torch.device,
 ) -> FigureRecord:
     figure = plan.figure
@@ -196,6 +207,7 @@ def _record(
         versions=versions(),
         columns=figure.sheet.columns,
         rows=tuple(figure_row(planned, figure.sheet.columns, results) for planned in plan.runs),
+        drawn=numbers,
     )
 
 
