@@ -33,7 +33,7 @@ _OTHER_NETWORK = re.compile(r"(r?)(frechet|precision|recall)_(.+?)(_neighbour-\d
 
 def follow_up_of(plan: FigurePlan, data: str, device: str) -> tuple[FollowUp, FollowUp]:
     """Return what is measured of tokenizers on a data set, and of models without codes."""
-    features, (config, image) = plan.features, plan.source(data)
+    features, config, image = plan.features, plan.images[data].data, plan.images[data].image
     images = feature_follow_up(config, features, device) or FollowUp([], _nothing, _nothing)
     steps, measures, identity = images
     if plan.priors:
@@ -75,7 +75,7 @@ def measure(
     found: dict[Trial, dict[str, float | int]] = {}
     failures: dict[Trial, Failure] = {}
     identities: dict[str, Any] = {}
-    for data in plan.data:
+    for data in plan.images:
         trials = [t for planned in plan.runs_on(data) for t in planned.trials if t in models]
         if plan.figure.sheet.kind == "samples":
             trials = [trial for trial in trials if trial.seed == plan.seeds[0]]

@@ -61,8 +61,8 @@ class Drawn(NamedTuple):
 
     def images(self, split: str) -> ImageDataset:
         """Open the training or test images."""
-        config, image = self.plan.source(self.data)
-        return open_images(config, split, image)
+        its = self.plan.images[self.data]
+        return open_images(its.data, split, its.image)
 
 
 def lines(drawn: Drawn) -> Drawing:
@@ -225,13 +225,13 @@ def entropy(drawn: Drawn) -> Drawing:
 
 def label_maps(drawn: Drawn) -> Drawing:
     """Draw a t-SNE map of the pixels of random training images, once per kind of label."""
-    config, image = drawn.plan.source(drawn.data)
+    its = drawn.plan.images[drawn.data]
     points, draws, numbers = None, [], {}
     for label in drawn.plan.figure.sheet.labels:
-        dataset = open_images(config.model_copy(update={"label": label}), "train", image)
+        dataset = open_images(its.data.model_copy(update={"label": label}), "train", its.image)
         order = torch.randperm(len(dataset), generator=seeding.generator(0, "map"))[:_MOST_IN_MAP]
         batch = dataset.read(order.tolist())
-        pixels = from_stored(batch.images, image).flatten(1)
+        pixels = from_stored(batch.images, its.image).flatten(1)
         points = tsne(pixels) if points is None else points
         draws.append(_map(points, batch.labels, dataset.class_names, label))
         numbers[label] = _separation(pixels, batch.labels)

@@ -160,7 +160,7 @@ def _reproduce(plan: FigurePlan, jobs: int | None, device: torch.device) -> Repr
         }
         drawings = {
             data: drawing
-            for data in plan.data
+            for data in plan.images
             if (drawing := draw(Drawn(plan, data, models, results, stop.check_here))) is not None
         }
         numbers = {data: drawing.numbers for data, drawing in drawings.items() if drawing.numbers}
@@ -173,13 +173,12 @@ def _reproduce(plan: FigurePlan, jobs: int | None, device: torch.device) -> Repr
 
 def _identities(plan: FigurePlan) -> dict[str, dict[str, str]]:
     """Return the identities of all images; so missing ones are found before anything is trained."""
-    found = {}
-    for data in plan.data:
-        config, image = plan.source(data)
-        found[data] = {
-            split: open_images(config, split, image).identity() for split in ("train", "test")
+    return {
+        name: {
+            split: open_images(its.data, split, its.image).identity() for split in ("train", "test")
         }
-    return found
+        for name, its in plan.images.items()
+    }
 
 
 def _record(

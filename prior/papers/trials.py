@@ -8,6 +8,7 @@ from pathlib import Path
 from imagetok.comparison.plan import Trial, method_identity
 from imagetok.config import (
     Overrides,
+    Section,
     apply_overrides,
     differences,
     dump_yaml,
@@ -37,6 +38,13 @@ class PlannedRun:
     """One per seed; equal for runs that are the same point of several sweeps."""
 
 
+class FigureImages(Section):
+    """The images of one data set, in the form that its tokenizers use."""
+
+    data: DataConfig
+    image: ImageContract
+
+
 @dataclass(frozen=True)
 class FigurePlan:
     """What a figure trains and measures."""
@@ -45,8 +53,8 @@ class FigurePlan:
     folder: Path
     """The folder of the paper, with the folder `runs` and one per table or figure."""
     seeds: tuple[int, ...]
-    data: tuple[str, ...]
-    """Names of the data sets, of which `only` may have chosen some."""
+    images: Mapping[str, FigureImages]
+    """Images by the name of the data set, of which `only` may have chosen some."""
     runs: tuple[PlannedRun, ...]
     priors: Mapping[str, PriorRun]
     """Data set -> config of the prior; empty without a prior."""
@@ -71,11 +79,6 @@ class FigurePlan:
     def runs_on(self, data: str) -> list[PlannedRun]:
         """Return the runs on one data set."""
         return [planned for planned in self.runs if planned.run.data == data]
-
-    def source(self, data: str) -> tuple[DataConfig, ImageContract]:
-        """Return the images of a data set as its runs use them."""
-        config = self.runs_on(data)[0].config
-        return config.data, config.tokenizer.image
 
     def prior_file(self, data: str) -> Path:
         """The config file of the prior on a data set."""
@@ -162,7 +165,7 @@ def make_plan(
         figure=figure,
         folder=folder,
         seeds=chosen,
-        data=data,
+        images={name: _images(figure, name, settings, download) for name in data},
         runs=tuple(planned),
         priors=priors,
         features=tuple(features) or figure.sheet.features,
@@ -178,6 +181,20 @@ def make_plan(
             if not text.startswith("data.root=")
         ),
     )
+
+
+def _images(figure: NamedFigure, data: str, settings: Overrides, download: bool) -> FigureImages:
+    """Return the images of a data set, with the settings that concern them."""
+    own = figure.data_settings[data]
+    tree = {"data": dict(own["data"]), "tokenizer": {"image": dict(own["tokenizer.image"])}}
+    about = [
+        text for text in override_texts(settings) if text.startswith(("data", "tokenizer.image"))
+    ]
+    changed = apply_overrides(tree, about)
+    if download and data in figure.downloads:
+        changed = apply_overrides(changed, {"data.download": True})
+    whole = {"data": changed["data"], "image": changed["tokenizer"]["image"]}
+    return validate(whole, FigureImages, f"{figure.name}, {data}")
 
 
 def _without_places(text: str) -> str:

@@ -1,0 +1,245 @@
+"""`imagetok reproduce`: tables and figures of papers at a few steps, on stand-ins of their data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import prior
+from cli.main import _run
+from imagetok import configs
+from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.named_configs import find_figure
+from imagetok.training.metrics_log import read_json_lines
+
+SHAPES = "data={source: shapes, count: 48, test_count: 16}"
+SMALL = [
+    *(SHAPES, "train.steps=2", "train.batch_size=4", "train.evaluate_every=1"),
+    "tokenizer.network.width=16",
+]
+FIG_3 = "papers/edvae/fig-3"
+
+
+def record(out: Path, name: str) -> dict[str, Any]:
+    return json.loads((out / name.rpartition("/")[2] / "record.json").read_text())
+
+
+def without_command(stored: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stored.items() if key != "command"}
+
+
+def times_of(out: Path) -> dict[Path, int]:
+    """When the files of the runs were written, without the logs, which are only opened."""
+    return {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Fig. 3 of the EdVAE paper, by two seeds."""
+    out = tmp_path_factory.mktemp("papers") / "edvae"
+    found = prior.reproduce(FIG_3, out, seeds=[1, 2], set=SMALL, device="cpu", progress=False)
+    assert found.exit_code == 0
+    return out
+
+
+def test_the_numbers_are_those_of_the_runs_beside_the_papers(made):
+    stored = record(made, FIG_3)
+    (row,) = stored["rows"]
+    assert row["expected"] == {"perplexity": "420.33 ± 4.49"} and row["seeds"] == [1, 2]
+    logs = [
+        read_json_lines(made / "runs" / "cifar10" / "edvae" / f"seed-{seed}" / "metrics.jsonl")[-1]
+        for seed in (1, 2)
+    ]
+    for column, measure in (("perplexity", "perplexity_batch128"), ("uncertainty", "uncertainty")):
+        values = [log[measure] for log in logs]
+        assert row["found"][column]["values"] == values
+        assert row["found"][column]["mean"] == pytest.approx(np.mean(values))
+        assert row["found"][column]["std"] == pytest.approx(np.std(values, ddof=1))
+    table = (made / "fig-3" / "table.md").read_text()
+    assert "420.33 ± 4.49" in table and "Not the paper's settings: seeds 1,2" in table
+    assert "train.steps=2" in stored["command"] and str(made) not in stored["command"]
+    with Image.open(made / "fig-3" / "cifar10.png") as picture:
+        assert picture.width > 500
+    assert "420.33" in (made / "fig-3" / "report.html").read_text()
+
+
+def test_made_again_it_trains_nothing_and_is_the_same(made, capsys):
+    before, stored = times_of(made), record(made, FIG_3)
+    words = [word for text in SMALL for word in ("--set", text)]
+    command = ["reproduce", FIG_3, "--out", str(made), "--seeds", "1,2", *words]
+    assert _run([*command, "--device", "cpu"]) == 0
+    assert times_of(made) == before and record(made, FIG_3) == stored
+    assert "paper 420.33 ± 4.49, found" in capsys.readouterr().out
+
+
+def test_another_figure_of_the_paper_trains_only_what_is_missing(made):
+    before = times_of(made)
+    found = prior.reproduce(
+        "papers/edvae/fig-2a", made, seeds=[1], set=SMALL, device="cpu", progress=False
+    )
+    after = times_of(made)
+    assert {path: after[path] for path in before} == before
+    new = {path.relative_to(made / "runs").parts[1] for path in after if path not in before}
+    assert new == {"dvae"}
+    assert found.record.drawn["cifar10"].keys() == {"dVAE, step 2", "EdVAE, step 2"}
+    for numbers in found.record.drawn["cifar10"].values():
+        assert 0 < numbers["mean entropy, nats"] <= np.log(512) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "train.steps=3"], "train.steps: 2 stored, 3 requested"),
+        (["--only", "cake"], "expected a data set or method of papers/edvae/fig-3: cifar10, edvae"),
+        (["--seeds", "1,1"], "expected different seeds"),
+        (["--seeds", "one"], "expected whole numbers >= 0 as in 42,1773,1, found one"),
+        (["--set", "tokenizer.cake=1"], "tokenizer.cake: unknown key"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(made, words, says, capsys):
+    before = times_of(made)
+    small = [word for text in SMALL for word in ("--set", text)]
+    assert _run(["reproduce", FIG_3, "--out", str(made), "--device", "cpu", *small, *words]) == 2
+    assert says in capsys.readouterr().err
+    assert times_of(made) == before
+
+
+def test_missing_images_are_named_before_anything_is_trained(tmp_path, capsys):
+    settings = ["--set", f"data.root={tmp_path / 'none'}"]
+    assert _run(["reproduce", "papers/edvae/fig-5", "--out", str(tmp_path / "a"), *settings]) == 3
+    assert "church_outdoor" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_names_are_listed_and_shown(capsys):
+    assert _run(["configs", "papers/kaokore"]) == 0
+    assert "papers/kaokore/fig-2 " in capsys.readouterr().out
+    assert _run(["configs", "papers/edvae/table-1"]) == 0
+    shown = capsys.readouterr().out
+    assert "imagetok reproduce papers/edvae/table-1" in shown
+    assert "perplexity: 371.33 ± 2.86" in shown
+
+
+def write_kaokore(root: Path, count: int) -> None:
+    """Files in the form of the authors' download.py, with noise as pictures."""
+    noise = np.random.default_rng(0)
+    (root / "images_256").mkdir(parents=True)
+    lines = ["image,gender,status,set"]
+    for i in range(count):
+        part = "test" if i % 4 == 3 else "train"
+        lines.append(f"{i:08d}.jpg,{i % 2},{i % 4},{part}")
+        pixels = noise.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels).resize((256, 256))
+        picture.save(root / "images_256" / f"{i:08d}.jpg")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def kaokore(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "kaokore"
+    write_kaokore(root, 40)
+    return root
+
+
+def test_maps_by_label_need_no_training(kaokore, tmp_path):
+    """Fig. 1 of the Kaokore report."""
+    settings = [f"data.root={kaokore}"]
+    found = prior.reproduce(
+        "papers/kaokore/fig-1", tmp_path / "out", set=settings, device="cpu", progress=False
+    )
+    assert found.exit_code == 0 and not found.record.rows
+    assert found.record.drawn["kaokore"].keys() == {"gender", "status"}
+    assert 0.4 < found.record.drawn["kaokore"]["gender"]["share of the most common label"] <= 0.67
+    assert (found.folder / "kaokore.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A feature network in place of the papers', whose weights are not there."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
+    save_file(CIFARResNet(1).state_dict(), path)
+    return f"cifar-resnet={path}"
+
+
+PRIOR = ["train.steps=2", "train.batch_size=4", "patience=null"]
+SMALL_PRIORS = {
+    "edvae": [*PRIOR, "model.width=16", "model.blocks=1", "model.units=1", "model.heads=2"],
+    "sqvae": [*PRIOR, "model.width=8", "model.layers=2", "model.head=16"],
+    "kaokore": [
+        *PRIOR,
+        "model.top={kind: pixelsnail, width: 16, blocks: 1, units: 1, heads: 2}",
+        "model.bottom={kind: pixelsnail, width: 16, blocks: 1, units: 1, attention: false}",
+        "model.context={width: 16, units: 1}",
+    ],
+}
+FEW = {
+    "edvae": {"cifar10": ["edvae", "dvae"], "celeba": ["edvae"], "lsun-church": ["edvae"]},
+    "sqvae": {"celeba": ["vae", "sqvae-i"], "mnist": ["sqvae-i"]},
+    "kaokore": {"kaokore": ["vqvae", "vqvae2"]},
+}
+"""The data sets and methods that are run; the others' configs are built by `test_configs`."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", FEW)
+def test_every_table_and_figure_is_made(paper, tmp_path, network, kaokore):
+    settings = SMALL if paper != "kaokore" else [f"data.root={kaokore}", *SMALL[1:]]
+    settings = [*settings, "train.keep_checkpoints=[1, 2]"]
+    for name in [name for name in configs().figures if name.startswith(f"papers/{paper}/")]:
+        figure = find_figure(name)
+        data = next(one for one in FEW[paper] if one in figure.data)
+        methods = [one for one in FEW[paper][data] if one in figure.sheet.methods]
+        if len(figure.runs) > 20:
+            methods = methods[:1]
+        found = prior.reproduce(
+            name,
+            tmp_path / "out",
+            only=[data, *methods],
+            seeds=[3],
+            set=settings,
+            prior_set=SMALL_PRIORS[paper] if figure.priors else (),
+            features=[network] if figure.sheet.features else (),
+            num_samples=8 if figure.priors else None,
+            device="cpu",
+            progress=False,
+        )
+        assert found.exit_code == 0, (name, found)
+        assert {row.data for row in found.record.rows} <= {data}
+        for row in found.record.rows:
+            missing = [c for c in figure.sheet.columns if c not in row.found and c in row.expected]
+            printed = [c for c in missing if row.expected[c] != "\N{EN DASH}"]
+            assert printed == [], (name, row.what)
+        is_drawn = figure.sheet.kind != "table"
+        assert (found.folder / f"{data}.png").is_file() == is_drawn, name
+
+
+@pytest.mark.slow
+def test_a_stopped_command_goes_on(tmp_path, made):
+    """Stopped by a signal while it trains, the same command makes the same record."""
+    words = [word for text in SMALL for word in ("--set", text)]
+    command = [sys.executable, "-m", "imagetok", "reproduce", FIG_3, "--seeds", "1,2", *words]
+    command += ["--out", str(tmp_path / "out"), "--jobs", "1", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, env=environment)
+    run = tmp_path / "out" / "runs" / "cifar10" / "edvae" / "seed-1"
+    begun = time.monotonic()
+    while not (run / "config.yaml").is_file() and time.monotonic() - begun < 120:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=300) == 143
+    assert not (tmp_path / "out" / "fig-3").exists()
+    assert (
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(Path.cwd())}).returncode == 0
+    )
+    assert without_command(record(tmp_path / "out", FIG_3)) == without_command(record(made, FIG_3))
