@@ -37,7 +37,7 @@ NAMES = {
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate_samples", "generate",
-        "generate_codes", "inspect", "push", "report", "train", "verify",
+        "generate_codes", "inspect", "push", "report", "reproduce", "train", "verify",
     ],
 }  # fmt: skip
 PACKAGES = {"imagetok": imagetok, "prior": prior}
@@ -96,6 +96,14 @@ def every_module() -> None:
     for package in PACKAGES.values():
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
+
+
+ON_SHAPES = {
+    "data": {"source": "shapes", "count": 8, "test_count": 8},
+    "train.steps": 1,
+    "train.batch_size": 4,
+    "tokenizer.network.width": 16,
+}
 
 
 def pixels() -> torch.nn.Module:
@@ -165,6 +173,9 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
     ),
     "prior.evaluate_samples": lambda w, out: prior.evaluate_samples(
         w.prior, "digits:test", features="python:test_public_api:pixels", n=20, progress=False
+    ),
+    "prior.reproduce": lambda w, out: prior.reproduce(
+        "papers/edvae/fig-3", out, seeds=[1], set=ON_SHAPES, device="cpu", progress=False
     ),
     "prior.report": lambda w, out: prior.report(
         [w.run, w.prior_run], out / "a.html", num_samples=1, progress=False

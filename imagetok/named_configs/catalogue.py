@@ -155,7 +155,8 @@ class Catalogue(Result):
         return aliases | {entry.name: entry for entry in self.entries}
 
     def title(self) -> str:
-        return f"{len(self)} named configs, {len(self.figures)} tables and figures of papers"
+        drawn = f", {len(self.figures)} tables and figures of papers" if self.figures else ""
+        return f"{len(self)} named configs{drawn}"
 
     def rows(self) -> Mapping[str, object]:
         """Return a description of each table and figure, then of each config with its numbers."""

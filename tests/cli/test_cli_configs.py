@@ -18,15 +18,20 @@ def sets(*texts: str) -> list[str]:
 def test_the_list_has_every_name_with_source_and_numbers(capsys):
     assert _run(["configs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{len(configs())} named configs"
-    assert [line.split()[0] for line in lines[1:]] == list(configs().names)
+    count, drawn = len(configs()), configs().figures
+    assert lines[0] == f"{count} named configs, {len(drawn)} tables and figures of papers"
+    assert [line.split()[0] for line in lines[1:]] == [*drawn, *configs().names]
     line = next(line for line in lines if "papers/sqvae/celeba/sqvae-iii " in line)
     assert "(SQ-VAE paper, Table 2); MSE x 10^3: 0.96 ± 0.00, rFID: 13.9 ± 0.1" in line
 
 
 def test_a_group_is_listed_alone(capsys):
     assert _run(["configs", "papers/kaokore"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 named configs, 5 tables and figures of papers"
+    assert len(lines) == 1 + 3 + 5
+    assert _run(["configs", "digits"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "17 named configs"
 
 
 def test_one_is_printed_whole(capsys):
