@@ -24,7 +24,6 @@ from imagetok.progress import progress_shown
 from imagetok.reporting import Commands, Figure, ReportSection, Table, Text, write_report
 from imagetok.results import Result
 from imagetok.signals import StopRequest
-from imagetok.tokenizers import Autoencoder
 from prior.papers.drawings import draw
 from prior.papers.follow_ups import measure
 from prior.papers.plots import Drawn
@@ -38,6 +37,8 @@ from prior.papers.record import (
     notes_of,
     table_of,
 )
+from prior.papers.request import request_for
+from prior.papers.stages import TrialModels
 from prior.papers.trials import FigurePlan, make_plan
 
 
@@ -124,9 +125,8 @@ def reproduce(
         raise ConfigError("reproduce starts its own processes; run it without a launcher")
     chosen = device_for_runs(device)
     folder = Path(figure.folder if out is None else out)
-    plan = make_plan(
+    request = request_for(
         figure,
-        folder,
         seeds=seeds,
         only=only,
         settings=set,
@@ -135,6 +135,7 @@ def reproduce(
         num_samples=num_samples,
         download=download,
     )
+    plan = make_plan(request, folder)
     with progress_shown(progress):
         return _reproduce(plan, jobs, chosen)
 
@@ -146,11 +147,7 @@ def _reproduce(plan: FigurePlan, jobs: int | None, device: torch.device) -> Repr
         slots = slots_for(jobs, device)
         trials = plan.trials()
         failures = train_trials(trials, lambda t: training_command(t, device), slots, stop)
-        models = {
-            trial: Autoencoder.from_pretrained(trial.folder / "tokenizer").to(device)
-            for trial in trials
-            if trial not in failures
-        }
+        models = TrialModels([trial for trial in trials if trial not in failures], device)
         more, late, measured = measure(plan, models, slots, device.type, stop)
         results = {
             trial: finished_trial(trial, models[trial], more.get(trial, {}))
@@ -197,7 +194,7 @@ def _record(
         source=figure.sheet.source,
         about=figure.about,
         notes=figure.sheet.notes,
-        command=plan.command(),
+        command=plan.command,
         settings=plan.deviations,
         seeds=plan.seeds,
         identities=identities,

@@ -1,7 +1,7 @@
-"""A tokenizer at the kept checkpoints of its run: entropies over the course of training."""
+"""The models of trials, finished and at the kept checkpoints of their runs."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,31 @@ from imagetok.processes import device_of
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.checkpoint import kept_weights
 from imagetok.training.run_folder import CHECKPOINTS
+
+
+class TrialModels(Mapping[Trial, Autoencoder]):
+    """The models of finished trials on a device; each is loaded whenever it is asked for.
+
+    A figure may have hundreds of trials, whose models together would not fit in memory.
+    """
+
+    def __init__(self, trials: Sequence[Trial], device: torch.device):
+        self._trials = dict.fromkeys(trials)
+        self._device = device
+
+    def __getitem__(self, trial: Trial) -> Autoencoder:
+        if trial not in self._trials:
+            raise KeyError(trial)
+        return Autoencoder.from_pretrained(trial.folder / "tokenizer").to(self._device)
+
+    def __contains__(self, trial: object) -> bool:
+        return trial in self._trials
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
 
 
 def stages_of(trial: Trial, model: Autoencoder) -> Iterator[tuple[int, Autoencoder]]:

@@ -1,19 +1,17 @@
 """The trials of a paper's table or figure: each of its tokenizers with each seed."""
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imagetok.comparison.plan import Trial, method_identity
 from imagetok.config import (
-    Overrides,
     Section,
     apply_overrides,
     differences,
     dump_yaml,
     load_config,
-    override_texts,
     validate,
 )
 from imagetok.data import DataConfig
@@ -23,6 +21,7 @@ from imagetok.images import ImageContract
 from imagetok.named_configs import FigureRun, NamedFigure
 from imagetok.training.config import TokenizerRun
 from prior.config import PriorRun
+from prior.papers.request import FigureRequest
 
 RUNS = "runs"
 """Folder of the trials, which the tables and figures of a paper share."""
@@ -62,8 +61,8 @@ class FigurePlan:
     """Networks for distances."""
     num_samples: int | None
     """Samples of each prior; None for as many as papers draw."""
-    options: tuple[str, ...]
-    """Command-line options, without paths of this machine."""
+    command: str
+    """The command line, without paths of this machine."""
     deviations: tuple[str, ...]
     """Settings that are not those of the paper."""
 
@@ -84,10 +83,6 @@ class FigurePlan:
         """The config file of the prior on a data set."""
         return self.folder / RUNS / data / f"{self.figure.sheet.prior}.yaml"
 
-    def command(self) -> str:
-        """Return the command line without paths of this machine."""
-        return shlex.join(["imagetok", "reproduce", self.figure.name, *self.options])
-
     def write_configs(self) -> None:
         """Write the config of every run and prior to its file.
 
@@ -103,122 +98,54 @@ class FigurePlan:
             write_bytes(self.prior_file(data), dump_yaml(config).encode())
 
 
-def make_plan(
-    figure: NamedFigure,
-    folder: Path,
-    *,
-    seeds: Sequence[int] = (),
-    only: Sequence[str] = (),
-    settings: Overrides = (),
-    prior_settings: Overrides = (),
-    features: Sequence[str] = (),
-    num_samples: int | None = None,
-    download: bool = False,
-) -> FigurePlan:
-    """Plan what a table or figure needs.
+def make_plan(request: FigureRequest, folder: Path) -> FigurePlan:
+    """Plan what a table or figure needs; folder: the folder of the paper.
 
-    folder: the folder of the paper. The other arguments are those of `reproduce`. Raises
-    ConfigError for an unknown name in `only` and for invalid settings.
+    Raises ConfigError for an unknown name in `only` and for invalid settings.
     """
-    data, methods = _chosen(figure, only)
-    chosen = tuple(seeds) or figure.seeds
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"--seeds: expected different seeds, found {list(chosen)}")
-    runs = [run for run in figure.runs if run.data in data and run.method in methods]
-    planned = []
-    for run in runs:
-        where = f"{figure.name}, {run.name} on {run.data}"
-        tree = apply_overrides(dict(run.tree), settings)
-        if download and run.data in figure.downloads:
-            tree = apply_overrides(tree, {"data.download": True})
-        config = validate(tree, TokenizerRun, where)
-        config = config.model_copy(update={"seed": chosen[0]})
-        trials = tuple(_trials(folder, run, config, chosen))
-        planned.append(PlannedRun(run, config, trials))
-    priors = {
-        name: validate(
-            apply_overrides(
-                {**tree, "tokenizer": "set for each run", "data": {**tree["data"], "source": "-"}},
-                prior_settings,
-            ),
-            PriorRun,
-            f"{figure.name}, {figure.sheet.prior} on {name}",
-        )
-        for name, tree in figure.priors.items()
-        if name in data
-    }
-    changed = override_texts(settings), override_texts(prior_settings)
-    given = {
-        "--only": only,
-        "--seeds": [",".join(map(str, seeds))] if seeds else [],
-        "--set": [_without_places(text) for text in changed[0]],
-        "--prior-set": [_without_places(text) for text in changed[1]],
-        "--features": [_without_folder(spec) for spec in features],
-        "--samples": [] if num_samples is None else [str(num_samples)],
-    }
-    names = [spec.partition("=")[0] for spec in features]
-    deviating = dict(given)
-    if sorted(names) == sorted(figure.sheet.features):
-        deviating.pop("--features")  # the paper's networks, from files
-    del deviating["--only"]
+    figure, seeds = request.figure, request.chosen_seeds()
+    data, methods = request.chosen()
     return FigurePlan(
         figure=figure,
         folder=folder,
-        seeds=chosen,
-        images={name: _images(figure, name, settings, download) for name in data},
-        runs=tuple(planned),
-        priors=priors,
-        features=tuple(features) or figure.sheet.features,
-        num_samples=num_samples,
-        options=tuple(
-            [word for option, texts in given.items() for text in texts for word in (option, text)]
-            + (["--download"] if download else [])
+        seeds=seeds,
+        images={
+            name: validate(
+                request.changed_images(name), FigureImages, f"{figure.name}, images of {name}"
+            )
+            for name in data
+        },
+        runs=tuple(
+            _planned(request, run, folder, seeds)
+            for run in figure.runs
+            if run.data in data and run.method in methods
         ),
-        deviations=tuple(
-            f"{option.removeprefix('--')} {text}"
-            for option, texts in deviating.items()
-            for text in texts
-            if not text.startswith("data.root=")
-        ),
+        priors={
+            name: _prior(request, name, tree)
+            for name, tree in figure.priors.items()
+            if name in data
+        },
+        features=request.features or figure.sheet.features,
+        num_samples=request.num_samples,
+        command=request.command(),
+        deviations=request.deviations(),
     )
 
 
-def _images(figure: NamedFigure, data: str, settings: Overrides, download: bool) -> FigureImages:
-    """Return the images of a data set, with the settings that concern them."""
-    own = figure.data_settings[data]
-    tree = {"data": dict(own["data"]), "tokenizer": {"image": dict(own["tokenizer.image"])}}
-    about = [
-        text for text in override_texts(settings) if text.startswith(("data", "tokenizer.image"))
-    ]
-    changed = apply_overrides(tree, about)
-    if download and data in figure.downloads:
-        changed = apply_overrides(changed, {"data.download": True})
-    whole = {"data": changed["data"], "image": changed["tokenizer"]["image"]}
-    return validate(whole, FigureImages, f"{figure.name}, {data}")
+def _planned(
+    request: FigureRequest, run: FigureRun, folder: Path, seeds: Sequence[int]
+) -> PlannedRun:
+    where = f"{request.figure.name}, {run.name} on {run.data}"
+    config = validate(request.changed(run.tree, run.data), TokenizerRun, where)
+    config = config.model_copy(update={"seed": seeds[0]})
+    return PlannedRun(run, config, tuple(_trials(folder, run, config, seeds)))
 
 
-def _without_places(text: str) -> str:
-    """Return an override for the record of a command, without a path of this machine."""
-    key, _, value = text.partition("=")
-    return f"{key}=..." if key.startswith("data") and "/" in value else text
-
-
-def _without_folder(spec: str) -> str:
-    name, equals, file = spec.partition("=")
-    return f"{name}{equals}{Path(file).name}"
-
-
-def _chosen(figure: NamedFigure, only: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the data sets and methods that `only` leaves."""
-    data, methods = figure.sheet.data, figure.sheet.methods
-    unknown = [name for name in only if name not in (*data, *methods)]
-    if unknown:
-        raise ConfigError(
-            f"--only {unknown[0]}: expected a data set or method of {figure.name}: "
-            f"{', '.join((*data, *methods))}"
-        )
-    kept = [tuple(name for name in names if name in only) or names for names in (data, methods)]
-    return kept[0], kept[1]
+def _prior(request: FigureRequest, data: str, tree: Mapping[str, Any]) -> PriorRun:
+    """Return the config of the prior; its tokenizer and codes are set for each run."""
+    whole = {**tree, "tokenizer": "-", "data": {**tree["data"], "source": "-"}}
+    where = f"{request.figure.name}, {request.figure.sheet.prior} on {data}"
+    return validate(apply_overrides(whole, request.prior_settings), PriorRun, where)
 
 
 def _trials(
