@@ -28,7 +28,8 @@ SHARED = {
     "num_codes": "K, the number of codes.",
     "code_dim": "D, the dimensions of a code.",
     "test_rule": "The code at test time: the most probable, or one drawn from the probabilities.",
-    "init": "Where codes start: noise, encoder outputs of the first batch (`data`), or the centres "
+    "init": "Where codes start: noise (`uniform`: U(-1/K, 1/K), `normal`: N(0, 1), "
+    "`small-normal`: N(0, 0.02^2)), encoder outputs of the first batch (`data`), or the centres "
     "that `kmeans` finds in them.",
     "reset": "When codes that are not used are replaced, and by what.",
 }
