@@ -4,6 +4,7 @@ the models of the papers' tables are as large as the papers'.
 What they resolve to is held by `test_configs_lock.py`.
 """
 
+import math
 import shlex
 import tomllib
 from functools import cache
@@ -18,6 +19,7 @@ from imagetok.data import ImageBatch
 from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, catalogue, configs_folder, find_config
 from imagetok.named_configs.experiments import experiments
+from imagetok.quantizers import SQVAEConfig
 from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optimizer import build_optimizer
@@ -175,6 +177,7 @@ def test_an_installation_has_every_folder_and_no_package_is_made_of_them():
         ("cifar10/sqvae-paper/sqvae-i", 341_252),
         ("celeba/sqvae-paper/sqvae-i", 630_532),
         ("celeba/sqvae-paper/sqvae-iii", 671_876),
+        ("celebamask-hq/sqvae-paper/sqvae-vmf", 196_756 + 154_071 + 64 * 65 + 2),
         ("kaokore/vqvae", 1_260_931),
         ("kaokore/vqvae2", 1_388_867),
     ],
@@ -185,6 +188,19 @@ def test_models_have_the_sizes_of_the_papers(name, parameters):
     with torch.device("meta"):
         model = build_autoencoder(run.tokenizer)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_the_variance_of_sqvae_starts_in_proportion_to_the_dimensions_of_a_code():
+    """As the released configs advise, without a function: larger for larger codes."""
+    starts: dict[float, list[str]] = {}
+    for name in ALL:
+        run = run_of(name) if name.startswith("papers/") else None
+        quantizer = run.tokenizer.quantizer if isinstance(run, TokenizerRun) else None
+        if isinstance(quantizer, SQVAEConfig):
+            ratio = math.exp(quantizer.log_variance) * 64 / quantizer.code_dim
+            starts.setdefault(round(ratio, 9), []).append(name)
+    assert set(starts) == {10, 20}
+    assert all("mnist/" in name for name in starts[10])  # MNIST and Fashion-MNIST
 
 
 TRAINED = [name for name in FAMILIES.values() if isinstance(run_of(name), TokenizerRun)]
