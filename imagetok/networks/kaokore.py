@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from torch import nn
 
 from imagetok.config import Section
@@ -20,13 +19,12 @@ class KaokoreNetConfig(Section):
     kind: Literal["kaokore"] = "kaokore"
     width: Width = 128
     """Number of channels."""
-    init: Literal["normal", "released"] = Field(
-        "normal", exclude_if=lambda value: value == "normal"
-    )
+    init: Literal["normal", "released"] = "normal"
     """`released`, as in the public code: convolution weights N(0, 0.02^2) and biases 0; transposed
     convolutions keep PyTorch's start. `normal`: weights of both N(0, 0.02^2), biases PyTorch's."""
     pixels: ClassVar[PixelRange] = SYMMETRIC
     downsampling: ClassVar[int] = 4
+    added: ClassVar[tuple[str, ...]] = ("init",)
 
 
 def build_kaokore(

@@ -30,11 +30,12 @@ class VQConfig(Section):
     code_dim: Size = 16
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
-    error: QuantizationError = Field("mean-square", exclude_if=lambda value: value == "mean-square")
+    error: QuantizationError = "mean-square"
     """Form of both losses. `mean-square`: the mean of (z_e - z_q)^2 over all values.
     `norm-of-squares`: the mean over positions of the Euclidean norm over channels of (z_e - z_q)^2,
     as in the public code nadavbh12/VQ-VAE."""
     losses: ClassVar[tuple[str, ...]] = ("codebook", "commitment")
+    added: ClassVar[tuple[str, ...]] = ("error",)
 
 
 class VQEMAConfig(Section):
