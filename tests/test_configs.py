@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from imagetok import configs, seeding
 from imagetok.config import apply_overrides, differences, parse_yaml, validate
@@ -20,7 +21,9 @@ from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, catalogue, configs_folder, find_config
 from imagetok.named_configs.experiments import experiments
 from imagetok.quantizers import SQVAEConfig
+from imagetok.quantizers.vq import VQQuantizer
 from imagetok.tokenizers import build_autoencoder
+from imagetok.tokenizers.flat import FlatTokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optimizer import build_optimizer
 from imagetok.training.tokenizer import loss_function
@@ -201,6 +204,34 @@ def test_the_variance_of_sqvae_starts_in_proportion_to_the_dimensions_of_a_code(
             starts.setdefault(round(ratio, 9), []).append(name)
     assert set(starts) == {10, 20}
     assert all("mnist/" in name for name in starts[10])  # MNIST and Fashion-MNIST
+
+
+def test_the_objective_of_kaokore_is_a_quarter_of_the_public_codes():
+    """nadavbh12/VQ-VAE, on pixels in [-1, 1]; with a quarter of epsilon, Adam steps are equal."""
+    small = {
+        "tokenizer.image.height": 16,
+        "tokenizer.image.width": 16,
+        "tokenizer.network.width": 8,
+        "tokenizer.quantizer.code_dim": 8,
+        "tokenizer.quantizer.num_codes": 4,
+    }
+    tree = apply_overrides(find_config("papers/kaokore/vqvae").tree, small)
+    run = validate(tree, TokenizerRun, "small")
+    assert run.train.optimizer.eps == 1e-8 / 4
+    assert [run.train.learning_rate.at(53 * epoch) for epoch in (29, 30, 60)] == [2e-4, 1e-4, 5e-5]
+    seeding.reseed_global(0, "init")
+    model = build_autoencoder(run.tokenizer)
+    assert isinstance(model, FlatTokenizer) and isinstance(model.quantizer, VQQuantizer)
+    stored = torch.randint(0, 256, (4, 3, 16, 16)).byte()
+    loss = loss_function(run.objective, run.tokenizer.image, model.num_codes)
+    found = loss(model, ImageBatch(stored, None, None), 0, seeding.generator(0, "noise")).loss
+    x = stored / 127.5 - 1
+    z_e = model.encoder(x).movedim(1, -1)
+    codebook = model.quantizer.codebook
+    z_q = codebook[(z_e[..., None, :] - codebook).norm(dim=-1).argmin(-1)]
+    norm = ((z_q - z_e) ** 2).norm(dim=-1).mean()
+    expected = (model.decoder(z_q.movedim(-1, 1)) - x).square().mean() + 1.0 * norm + 0.5 * norm
+    assert_close(4 * found, expected)
 
 
 TRAINED = [name for name in FAMILIES.values() if isinstance(run_of(name), TokenizerRun)]
