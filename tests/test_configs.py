@@ -4,6 +4,7 @@ the models of the papers' tables are as large as the papers'.
 What they resolve to is held by `test_configs_lock.py`.
 """
 
+import math
 import shlex
 import tomllib
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from imagetok import configs, seeding
 from imagetok.config import apply_overrides, differences, parse_yaml, validate
@@ -18,7 +20,10 @@ from imagetok.data import ImageBatch
 from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, catalogue, configs_folder, find_config
 from imagetok.named_configs.experiments import expand
+from imagetok.quantizers import SQVAEConfig
+from imagetok.quantizers.vq import VQQuantizer
 from imagetok.tokenizers import build_autoencoder
+from imagetok.tokenizers.flat import FlatTokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optimizer import build_optimizer
 from imagetok.training.tokenizer import loss_function
@@ -175,6 +180,7 @@ def test_an_installation_has_every_folder_and_no_package_is_made_of_them():
         ("cifar10/sqvae-paper/sqvae-i", 341_252),
         ("celeba/sqvae-paper/sqvae-i", 630_532),
         ("celeba/sqvae-paper/sqvae-iii", 671_876),
+        ("celebamask-hq/sqvae-paper/sqvae-vmf", 196_756 + 154_071 + 64 * 65 + 2),
         ("kaokore/vqvae", 1_260_931),
         ("kaokore/vqvae2", 1_388_867),
     ],
@@ -185,6 +191,47 @@ def test_models_have_the_sizes_of_the_papers(name, parameters):
     with torch.device("meta"):
         model = build_autoencoder(run.tokenizer)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_the_variance_of_sqvae_starts_in_proportion_to_the_dimensions_of_a_code():
+    """As the released configs advise, without a function: larger for larger codes."""
+    starts: dict[float, list[str]] = {}
+    for name in ALL:
+        run = run_of(name) if name.startswith("papers/") else None
+        quantizer = run.tokenizer.quantizer if isinstance(run, TokenizerRun) else None
+        if isinstance(quantizer, SQVAEConfig):
+            ratio = math.exp(quantizer.log_variance) * 64 / quantizer.code_dim
+            starts.setdefault(round(ratio, 9), []).append(name)
+    assert set(starts) == {10, 20}
+    assert all("mnist/" in name for name in starts[10])  # MNIST and Fashion-MNIST
+
+
+def test_the_objective_of_kaokore_is_a_quarter_of_the_public_codes():
+    """nadavbh12/VQ-VAE, on pixels in [-1, 1]; with a quarter of epsilon, Adam steps are equal."""
+    small = {
+        "tokenizer.image.height": 16,
+        "tokenizer.image.width": 16,
+        "tokenizer.network.width": 8,
+        "tokenizer.quantizer.code_dim": 8,
+        "tokenizer.quantizer.num_codes": 4,
+    }
+    tree = apply_overrides(find_config("papers/kaokore/vqvae").tree, small)
+    run = validate(tree, TokenizerRun, "small")
+    assert run.train.optimizer.eps == 1e-8 / 4
+    assert [run.train.learning_rate.at(53 * epoch) for epoch in (29, 30, 60)] == [2e-4, 1e-4, 5e-5]
+    seeding.reseed_global(0, "init")
+    model = build_autoencoder(run.tokenizer)
+    assert isinstance(model, FlatTokenizer) and isinstance(model.quantizer, VQQuantizer)
+    stored = torch.randint(0, 256, (4, 3, 16, 16)).byte()
+    loss = loss_function(run.objective, run.tokenizer.image, model.num_codes)
+    found = loss(model, ImageBatch(stored, None, None), 0, seeding.generator(0, "noise")).loss
+    x = stored / 127.5 - 1
+    z_e = model.encoder(x).movedim(1, -1)
+    codebook = model.quantizer.codebook
+    z_q = codebook[(z_e[..., None, :] - codebook).norm(dim=-1).argmin(-1)]
+    norm = ((z_q - z_e) ** 2).norm(dim=-1).mean()
+    expected = (model.decoder(z_q.movedim(-1, 1)) - x).square().mean() + 1.0 * norm + 0.5 * norm
+    assert_close(4 * found, expected)
 
 
 TRAINED = [name for name in FAMILIES.values() if isinstance(run_of(name), TokenizerRun)]

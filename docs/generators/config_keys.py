@@ -28,7 +28,8 @@ SHARED = {
     "num_codes": "K, the number of codes.",
     "code_dim": "D, the dimensions of a code.",
     "test_rule": "The code at test time: the most probable, or one drawn from the probabilities.",
-    "init": "Where codes start: noise, encoder outputs of the first batch (`data`), or the centres "
+    "init": "Where codes start: noise (`uniform`: U(-1/K, 1/K), `normal`: N(0, 1), "
+    "`small-normal`: N(0, 0.02^2)), encoder outputs of the first batch (`data`), or the centres "
     "that `kmeans` finds in them.",
     "reset": "When codes that are not used are replaced, and by what.",
 }
@@ -42,7 +43,7 @@ network:
 |---|---|---|
 | `conv` | 2^(`groups` - 1) | `groups: 3` gives 4 |
 | `sonnet` | 2^`halvings` | `halvings: 2` gives 4 |
-| `sqvae`, `kaokore` | 4 | |
+| `sqvae`, `kaokore` | 4 | `sqvae` with `form: net_64_label`: 8 |
 | `vqvae2` | 4 for the finest level, doubled at each coarser level | two levels: 8 and 4 |
 
 H and W must be multiples of f. For 16 x 16 codes from 256 x 256 pixels, f is 16: `conv` with five

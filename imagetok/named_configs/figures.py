@@ -11,7 +11,7 @@ from imagetok.named_configs.experiments import (
     joined,
     printed_numbers,
 )
-from imagetok.named_configs.sheets import SheetFigure, SheetSweep
+from imagetok.named_configs.sheets import Sheet, SheetFigure, SheetSweep
 from imagetok.results import Result
 
 
@@ -115,13 +115,13 @@ def _runs(
 ) -> Iterator[FigureRun]:
     """Yield the tokenizers of a figure; known: the experiments of the paper's tables, by name."""
     sheet = expanded.sheet
-    sweep = next((s for s in sheet.sweeps if s.source == figure.sweep), None)
     for data in figure.data:
         for method in figure.methods:
             base = expanded.tokenizer(data, method, figure.source)
             kept = sheet.checkpoints.get(data, {}).get(method)
             settings = {"train.keep_checkpoints": list(kept)} if kept else {}
             its = known.get(base.name)
+            sweep = _sweep(sheet, figure, data, method)
             for point, changes in (sweep.points if sweep else {"": {}}).items():
                 tree = changed(base.tree, changes)
                 is_same = tree == base.tree
@@ -138,6 +138,18 @@ def _runs(
                     tree=changed(tree, settings),
                     notes=joined(sweep.notes if sweep else "", base.notes),
                 )
+
+
+def _sweep(sheet: Sheet, figure: SheetFigure, data: str, method: str) -> SheetSweep | None:
+    """Return the sweep of a figure for a method on a data set; None if it has no sweep."""
+    return next(
+        (
+            sweep
+            for sweep in sheet.sweeps
+            if sweep.source == figure.sweep and data in sweep.data and method in sweep.methods
+        ),
+        None,
+    )
 
 
 def _of_point(sweep: SheetSweep, data: str, point: str) -> dict[str, str]:

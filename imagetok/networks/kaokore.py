@@ -19,8 +19,12 @@ class KaokoreNetConfig(Section):
     kind: Literal["kaokore"] = "kaokore"
     width: Width = 128
     """Number of channels."""
+    init: Literal["normal", "released"] = "normal"
+    """`released`, as in the public code: convolution weights N(0, 0.02^2) and biases 0; transposed
+    convolutions keep PyTorch's start. `normal`: weights of both N(0, 0.02^2), biases PyTorch's."""
     pixels: ClassVar[PixelRange] = SYMMETRIC
     downsampling: ClassVar[int] = 4
+    added: ClassVar[tuple[str, ...]] = ("init",)
 
 
 def build_kaokore(
@@ -58,8 +62,17 @@ def build_kaokore(
         nn.ConvTranspose2d(width, image_channels, 4, stride=2, padding=1),
         *([nn.Tanh()] if is_bounded else []),
     )
-    for module in [*encoder.modules(), *decoder.modules()]:
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, std=0.02)  # biases keep PyTorch's default
+    _initialise(encoder, config)
+    _initialise(decoder, config)
     nn.init.constant_(last_norm.weight, 1 / 40)  # features initially have the scale of the codes
     return encoder, decoder
+
+
+def _initialise(network: nn.Module, config: KaokoreNetConfig) -> None:
+    is_released = config.init == "released"
+    drawn = nn.Conv2d if is_released else (nn.Conv2d, nn.ConvTranspose2d)
+    for module in network.modules():
+        if isinstance(module, drawn):
+            nn.init.normal_(module.weight, std=0.02)
+            if is_released and module.bias is not None:
+                nn.init.zeros_(module.bias)

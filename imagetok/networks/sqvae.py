@@ -9,30 +9,40 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.networks.pixels import UNIT, PixelRange
-from imagetok.networks.residual import SkipBlock, Width, match_channels
+from imagetok.networks.residual import SkipBlock, match_channels
 
 
 class SQVAENetConfig(Section):
-    """Network with batch norm, one code per 4 x 4 pixels, and a final sigmoid.
+    """Network with batch norm, one code per 4 x 4 pixels (`net_64_label`: 8 x 8), final sigmoid.
 
     form: `net_28` has two strided convolutions and residual blocks; `net_32` also has a norm after
     the second convolution and another 3x3 convolution; `net_64` has no norm after this 3x3
-    convolution, and one residual block less in the decoder. In the paper the width is D.
+    convolution, and one residual block less in the decoder; in `net_64_label`, for label maps, this
+    convolution is a strided 4x4 one, too. In the paper the width is D.
     """
 
     kind: Literal["sqvae"] = "sqvae"
-    form: Literal["net_28", "net_32", "net_64"] = "net_32"
+    form: Literal["net_28", "net_32", "net_64", "net_64_label"] = "net_32"
     """Which network of the released code, named by its image size there."""
-    width: Width = 64
+    width: Annotated[int, Field(ge=2, le=8192)] = 64
     """Number of channels."""
     residual_layers: Annotated[int, Field(ge=1, le=64)] = 2
     """Number of residual blocks."""
     pixels: ClassVar[PixelRange] = UNIT
-    downsampling: ClassVar[int] = 4
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per code along each side."""
+        return 8 if self.form == "net_64_label" else 4
+
+    @property
+    def inner_convolution(self) -> tuple[int, int]:
+        """Kernel size and stride of the convolution next to the residual blocks."""
+        return (4, 2) if self.form == "net_64_label" else (3, 1)
 
 
 class SQVAEEncoder(nn.Module):
-    """Encoder: (B, image_channels, H, W) -> (B, out_channels, H / 4, W / 4).
+    """Encoder: (B, image_channels, H, W) -> (B, out_channels, h, w); h = H / downsampling.
 
     Each head is a residual block on a shared trunk, with an equal part of the output channels: one
     head for means, and a second one for variances.
@@ -48,7 +58,8 @@ class SQVAEEncoder(nn.Module):
             nn.Conv2d(width // 2, width, 4, stride=2, padding=1),
         ]
         if config.form != "net_28":
-            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            layers.append(nn.Conv2d(width, width, *config.inner_convolution, padding=1))
         if config.form == "net_32":
             layers += [nn.BatchNorm2d(width), nn.ReLU()]
         layers += [_residual(width) for _ in range(config.residual_layers - 1)]
@@ -65,17 +76,18 @@ class SQVAEEncoder(nn.Module):
 
 
 class SQVAEDecoder(nn.Module):
-    """Decoder: (B, in_channels, h, w) -> (B, image_channels, 4 h, 4 w); in (0, 1) if bounded."""
+    """Decoder: (B, in_channels, h, w) -> (B, image_channels, H, W); in (0, 1) if bounded."""
 
     def __init__(
         self, config: SQVAENetConfig, in_channels: int, image_channels: int, is_bounded: bool
     ):
         super().__init__()
         width = config.width
-        blocks = config.residual_layers - (config.form == "net_64")
+        blocks = config.residual_layers - config.form.startswith("net_64")
         layers = [match_channels(in_channels, width), *(_residual(width) for _ in range(blocks))]
         if config.form != "net_28":
-            layers += _normed(nn.ConvTranspose2d(width, width, 3, padding=1))
+            inner = nn.ConvTranspose2d(width, width, *config.inner_convolution, padding=1)
+            layers += _normed(inner)
         layers += _normed(nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1))
         layers.append(nn.ConvTranspose2d(width // 2, image_channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers, *([nn.Sigmoid()] if is_bounded else []))

@@ -83,7 +83,7 @@ def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
     )
     match config:
         case VQConfig():
-            return VQQuantizer(*size, renewal)
+            return VQQuantizer(*size, renewal, config.error)
         case VQEMAConfig():
             return VQEMAQuantizer(*size, config.decay, renewal)
         case VQSTEConfig():

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from imagetok.config import Section, Steps
 from imagetok.quantizers import functional
 
-Init = Literal["uniform", "normal", "data", "kmeans"]
-"""`uniform`: U(-1/K, 1/K), the paper's. `normal`: N(0, 1). `data`: random encoder outputs of the
-first step. `kmeans`: cluster centres of these (k-means++ and a few Lloyd steps)."""
+Init = Literal["uniform", "normal", "small-normal", "data", "kmeans"]
+"""`uniform`: U(-1/K, 1/K), the paper's. `normal`: N(0, 1). `small-normal`: N(0, 0.02^2). `data`:
+random encoder outputs of the first step. `kmeans`: cluster centres of these (k-means++ and a few
+Lloyd steps)."""
 
 _FEW = 256  # smallest number of encoder outputs kept per micro-batch
 _PER_CODE = 8  # encoder outputs per centre of k-means
@@ -198,8 +199,9 @@ def build_reset(config: ResetConfig, num_codes: int) -> Reset | None:
 
 def initial_codebook(num_codes: int, code_dim: int, init: Init) -> Float[Tensor, "K D"]:
     """Return the codebook before the first step, drawn from torch's global generator."""
-    if init == "normal":
-        return torch.randn(num_codes, code_dim)
+    if init in ("normal", "small-normal"):
+        noise = torch.randn(num_codes, code_dim)
+        return noise if init == "normal" else 0.02 * noise
     return torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
 
 

@@ -19,6 +19,8 @@ from imagetok.quantizers.codebook_init_reset import (
 )
 from imagetok.quantizers.nearest import NearestCodeQuantizer
 
+QuantizationError = Literal["mean-square", "norm-of-squares"]
+
 
 class VQConfig(Section):
     """VQ-VAE with a codebook loss (van den Oord et al. 2017, eq. 3)."""
@@ -28,7 +30,12 @@ class VQConfig(Section):
     code_dim: Size = 16
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
+    error: QuantizationError = "mean-square"
+    """Form of both losses. `mean-square`: the mean of (z_e - z_q)^2 over all values.
+    `norm-of-squares`: the mean over positions of the Euclidean norm over channels of (z_e - z_q)^2,
+    as in the public code nadavbh12/VQ-VAE."""
     losses: ClassVar[tuple[str, ...]] = ("codebook", "commitment")
+    added: ClassVar[tuple[str, ...]] = ("error",)
 
 
 class VQEMAConfig(Section):
@@ -47,11 +54,18 @@ class VQEMAConfig(Section):
 class VQQuantizer(NearestCodeQuantizer):
     """Quantizes D features per position; the codebook is a parameter with its own loss.
 
-    Both losses are means over B, D, H, W: `codebook` trains the codes, `commitment` the encoder.
+    `codebook` trains the codes, `commitment` the encoder; both are the same error (`VQConfig`).
     """
 
-    def __init__(self, num_codes: int, code_dim: int, renewal: CodebookInitReset):
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        renewal: CodebookInitReset,
+        error: QuantizationError = "mean-square",
+    ):
         super().__init__(num_codes, code_dim)
+        self.error: QuantizationError = error
         self.codebook = nn.Parameter(initial_codebook(num_codes, code_dim, renewal.init))
         self.renewal = renewal
 
@@ -70,11 +84,15 @@ class VQQuantizer(NearestCodeQuantizer):
             indices=(indices,),
             losses={
                 # eq. 3, second and third term
-                "codebook": (z_e.detach() - z_q).square().mean(),
-                "commitment": (z_e - z_q.detach()).square().mean(),
+                "codebook": self._error(z_e.detach(), z_q),
+                "commitment": self._error(z_e, z_q.detach()),
             },
             stats=self.renewal.stats(z_e, indices, generator),
         )
+
+    def _error(self, z_e: Tensor, z_q: Tensor) -> Tensor:
+        squares = (z_e - z_q).square()
+        return (squares.norm(dim=1) if self.error == "norm-of-squares" else squares).mean()
 
     @torch.no_grad()
     def update(

@@ -137,9 +137,11 @@ class VQSTEQuantizer(NearestCodeQuantizer):
     weight of the codebook term, unlike in VQ-VAE. With everything off (affine and alternation None,
     synchronisation 0), beta 0.8 and weight 1.25, this is VQ-VAE with commitment weight 0.25.
 
-    With alternation, the codebook is a buffer that `update` changes, and the codebook term only
-    trains the affine parameters. The released code takes these steps in the forward pass by
-    automatic differentiation; here they are computed in closed form from sums over the whole batch.
+    With alternation, the codebook is a buffer that `update` changes, and the codebook term and the
+    decoder's gradient (`synchronisation`) only train the affine parameters. The released code takes
+    these steps in the forward pass by automatic differentiation, so that the decoder sees their
+    result at once; here they follow the step of the other parameters, in closed form from sums over
+    the whole batch. The released code refuses a beta other than 1 beside them.
     """
 
     codebook: Tensor

@@ -61,6 +61,22 @@ class Exponential(Section):
         return self.start * math.exp(-self.rate * step)
 
 
+class Staircase(Section):
+    """start * factor^n after n times `every` steps, as PyTorch's StepLR."""
+
+    kind: Literal["staircase"] = "staircase"
+    start: NonNegativeFloat
+    """The value of the first `every` steps."""
+    factor: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """What the value is multiplied by."""
+    every: Steps
+    """Steps between two changes."""
+
+    def at(self, step: int) -> float:
+        """The value at a step."""
+        return self.start * self.factor ** (step // self.every)
+
+
 class WarmupCosine(Section):
     """Linear from 0 to peak over `warmup` steps, then half a cosine to end at `steps`."""
 
@@ -85,7 +101,7 @@ class WarmupCosine(Section):
 
 
 Schedule = Annotated[
-    Constant | QuarterCosine | Exponential | WarmupCosine, Field(discriminator="kind")
+    Constant | QuarterCosine | Exponential | Staircase | WarmupCosine, Field(discriminator="kind")
 ]
 
 

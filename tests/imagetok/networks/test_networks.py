@@ -29,7 +29,9 @@ SMALL: list[FlatNetworkConfig] = [
     SQVAENetConfig(form="net_28", width=8, residual_layers=1),
     SQVAENetConfig(form="net_32", width=8),
     SQVAENetConfig(form="net_64", width=8, residual_layers=3),
+    SQVAENetConfig(form="net_64_label", width=9),
     KaokoreNetConfig(width=8),
+    KaokoreNetConfig(width=8, init="released"),
 ]
 
 
@@ -50,12 +52,60 @@ def sizes(config: FlatNetworkConfig, channels: int, reads: int, gives: int) -> t
         (SQVAENetConfig(form="net_32"), (3, 64, 64), (154_336, 154_147)),
         (SQVAENetConfig(form="net_64", residual_layers=6), (3, 64, 64), (319_584, 278_179)),
         (SQVAENetConfig(form="net_64", residual_layers=6), (3, 128, 64), (360_928, 278_179)),
+        (SQVAENetConfig(form="net_64_label", width=65), (20, 65, 65), (196_756, 154_071)),
     ],
 )
 def test_parameters_of_the_papers(
     config: FlatNetworkConfig, channels: tuple[int, int, int], expected: tuple[int, int]
 ) -> None:
     assert sizes(config, *channels) == expected
+
+
+def restated_label_network(width: int, classes: int) -> tuple[nn.Module, nn.Module]:
+    """The network of SQ-VAE's label maps, with two residual blocks, layer by layer."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(width, width, 3, 1, 1)
+            self.first_norm = nn.BatchNorm2d(width)
+            self.second = nn.Conv2d(width, width, 1)
+            self.second_norm = nn.BatchNorm2d(width)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inner = self.first_norm(self.first(x.relu())).relu()
+            return x + self.second_norm(self.second(inner))
+
+    half = width // 2
+    encoder = nn.Sequential(
+        *(nn.Conv2d(classes, half, 4, 2, 1), nn.BatchNorm2d(half), nn.ReLU()),
+        *(nn.Conv2d(half, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()),
+        nn.Conv2d(width, width, 4, 2, 1),
+        *(Residual(), Residual()),
+    )
+    decoder = nn.Sequential(
+        Residual(),
+        *(nn.ConvTranspose2d(width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()),
+        *(nn.ConvTranspose2d(width, half, 4, 2, 1), nn.BatchNorm2d(half), nn.ReLU()),
+        nn.ConvTranspose2d(half, classes, 4, 2, 1),
+    )
+    return encoder, decoder
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_network_of_label_maps_is_the_released_one(is_training: bool) -> None:
+    seeding.reseed_global(0)
+    config = SQVAENetConfig(form="net_64_label", width=65)
+    pair = build_network(config, 20, 65, 65, is_bounded=False)
+    maps = nn.functional.one_hot(torch.randint(0, 19, (2, 64, 64)), 20).movedim(-1, 1).float()
+    codes = torch.randn(2, 65, 8, 8)
+    restated = restated_label_network(65, 20)
+    for network, other, x in zip(pair, restated, (maps, codes), strict=True):
+        values = list(network.state_dict().values())
+        other.load_state_dict(dict(zip(other.state_dict(), values, strict=True)))
+        network.train(is_training)
+        other.train(is_training)
+        assert_close(network(x), other(x))
 
 
 def test_parameters_of_the_kaokore_network() -> None:
@@ -140,6 +190,36 @@ def test_features_of_the_kaokore_network_start_small() -> None:
     assert_close(features.std(dim=(0, 2, 3)), torch.full((16,), 1 / 40), rtol=0.01, atol=0)
 
 
+def test_the_kaokore_network_starts_as_the_public_code() -> None:
+    """Its transposed convolutions keep the start that PyTorch gives them, which is uniform."""
+    seeding.reseed_global(0)
+    pair = build_network(KaokoreNetConfig(width=32, init="released"), 3, 32, 32)
+    modules = [module for network in pair for module in network.modules()]
+    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+    transposed = [module for module in modules if isinstance(module, nn.ConvTranspose2d)]
+    assert len(convolutions) == 10 and len(transposed) == 2
+    for module in convolutions:
+        assert_close(module.weight.std().item(), 0.02, rtol=0.1, atol=0)
+        assert module.weight.abs().max() > 0.04  # the public code's truncation has no effect
+        assert not module.bias.any()
+    for module in transposed:
+        bound = (module.out_channels * 4 * 4) ** -0.5
+        assert 0.9 * bound < module.weight.abs().max() <= bound
+        assert 0 < module.bias.abs().max() <= bound
+
+
+def test_the_kaokore_network_starts_as_it_did() -> None:
+    """Where nothing is said; so that stored configs start equal runs."""
+    config = KaokoreNetConfig(width=32)
+    assert config.model_dump() == {"kind": "kaokore", "width": 32}
+    seeding.reseed_global(0)
+    pair = build_network(config, 3, 32, 32)
+    for module in (module for network in pair for module in network.modules()):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            assert_close(module.weight.std().item(), 0.02, rtol=0.1, atol=0)
+            assert module.bias.all()
+
+
 @given(image=st.floats(0, 1, width=32))
 def test_pixel_ranges_go_there_and_back(image: float) -> None:
     pixel = torch.full((1, 1, 1, 1), image)
@@ -156,7 +236,7 @@ def test_pixel_ranges_go_there_and_back(image: float) -> None:
     [
         (SonnetConfig, {"width": 9}, "width: Input should be a multiple of 2"),
         (SonnetConfig, {"halvings": 0}, "halvings: Input should be greater than or equal to 1"),
-        (SQVAENetConfig, {"form": "net_16"}, "form: Input should be 'net_28', 'net_32' or"),
+        (SQVAENetConfig, {"form": "net_16"}, "form: Input should be 'net_28', 'net_32',"),
         (SQVAENetConfig, {"residual_layers": 0}, "residual_layers: Input should be greater"),
         (KaokoreNetConfig, {"widht": 64}, "widht: unknown key; did you mean 'width'"),
     ],

@@ -64,7 +64,10 @@ def contains(vectors: Tensor, row: Tensor) -> bool:
     return bool(((vectors - row).abs().amax(dim=1) < 1e-9).any())
 
 
-@pytest.mark.parametrize(("init", "spread"), [("uniform", 1 / 3), ("normal", 64**2)])
+@pytest.mark.parametrize(
+    ("init", "spread"),
+    [("uniform", 1 / 3), ("normal", 64**2), ("small-normal", (64 * 0.02) ** 2)],
+)
 def test_codes_start_as_asked(init: str, spread: float) -> None:
     codebook = build(VQConfig(num_codes=64, code_dim=50), init=init).codebook.detach() * 64
     assert codebook.square().mean() == pytest.approx(spread, rel=0.1)

@@ -47,7 +47,13 @@ RELAXED_CONFIGS: list[Config] = [
     SQVAEConfig(variance="IV"),
     VMFSQVAEConfig(),
 ]
-CONFIGS: list[Config] = [*RELAXED_CONFIGS, VQConfig(), VQEMAConfig(), VQSTEConfig()]
+NEAREST_CONFIGS: list[Config] = [
+    VQConfig(),
+    VQConfig(error="norm-of-squares"),
+    VQEMAConfig(),
+    VQSTEConfig(),
+]
+CONFIGS: list[Config] = [*RELAXED_CONFIGS, *NEAREST_CONFIGS]
 SAMPLING: list[Config] = [
     EdVAEConfig(test_rule="sample"),
     DVAEConfig(test_rule="sample"),

@@ -108,6 +108,46 @@ def test_vqvae_losses_move_one_side_each():
     assert of_output["h"].any() and not of_output["codebook"].any()
 
 
+def test_the_norm_of_squares_is_that_of_the_public_code():
+    """nadavbh12/VQ-VAE: a norm over channels of squares, not of residuals, then a mean."""
+    quantizer = build(VQConfig(**PLAIN, error="norm-of-squares"))
+    h = features().requires_grad_()
+    out = quantizer(h)
+    z_q = quantizer.codebook[out.indices[0]].movedim(-1, 1)
+    of_encoder = torch.norm((z_q.detach() - h) ** 2, 2, 1).mean()
+    of_codes = torch.norm((z_q - h.detach()) ** 2, 2, 1).mean()
+    for name, expected in (("commitment", of_encoder), ("codebook", of_codes)):
+        assert_close(out.losses[name], expected)
+        assert_close(gradients(out.losses[name], quantizer, h), gradients(expected, quantizer, h))
+
+
+@given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 200))
+def test_the_norm_of_squares_is_the_mean_of_squares_times_a_factor(seed, dim):
+    """From sqrt(D), where all channels are alike, to D, where only one differs."""
+    residual = torch.randn(1, dim, 3, 3, dtype=FLOAT64, generator=gen(seed))
+    losses = []
+    for error in ("mean-square", "norm-of-squares"):
+        config = VQConfig(num_codes=2, code_dim=dim, init="normal", error=error)
+        quantizer = build(config)
+        quantizer.codebook.data.copy_(torch.tensor([0.0, 1e6])[:, None].expand(2, dim))
+        losses.append(quantizer(residual).losses["commitment"].item())
+    assert dim**0.5 * (1 - 1e-9) <= losses[1] / losses[0] <= dim * (1 + 1e-9)
+
+
+def test_the_error_is_only_dumped_where_it_is_another():
+    """So that the fingerprints of earlier artifacts stay."""
+    assert "error" not in VQConfig().model_dump()
+    assert VQConfig(error="norm-of-squares").model_dump()["error"] == "norm-of-squares"
+
+
+def test_the_norm_of_squares_has_a_gradient_where_a_code_is_met():
+    quantizer = build(VQConfig(**PLAIN, error="norm-of-squares"))
+    h = quantizer.decode((torch.arange(K).view(1, 3, 4),)).detach().requires_grad_()
+    out = quantizer(h)
+    found = gradients(out.losses["commitment"] + out.losses["codebook"], quantizer, h)
+    assert not any(gradient.any() for gradient in found.values())
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 def test_vqste_without_its_parts_is_vqvae(seed):
     plain, bare = build(VQConfig(**PLAIN), seed), build(VQSTEConfig(**BARE, beta=0.8), seed)

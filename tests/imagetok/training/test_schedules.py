@@ -1,13 +1,20 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagetok.config import validate
 from imagetok.errors import ConfigError
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
-from imagetok.training.schedules import Constant, Exponential, QuarterCosine, WarmupCosine
+from imagetok.training.schedules import (
+    Constant,
+    Exponential,
+    QuarterCosine,
+    Staircase,
+    WarmupCosine,
+)
 
 STEPS = st.integers(0, 10**7)
 
@@ -59,6 +66,17 @@ def test_exponential_multiplies_by_the_same_factor_each_step() -> None:
     schedule = Exponential(start=2.0, rate=0.01)
     ratios = [schedule.at(step + 1) / schedule.at(step) for step in range(100)]
     assert ratios == pytest.approx([math.exp(-0.01)] * 100)
+
+
+def test_a_staircase_is_that_of_torch() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    reference = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
+    schedule = Staircase(start=0.3, factor=0.5, every=3)
+    for step in range(12):
+        assert schedule.at(step) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+    assert len({schedule.at(step) for step in range(12)}) == 4
 
 
 def test_warmup_cosine_climbs_in_equal_steps_then_falls() -> None:
