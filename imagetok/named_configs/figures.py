@@ -168,5 +168,8 @@ def _columns(printed: Mapping[str, str], figure: SheetFigure) -> dict[str, str]:
 
 
 def _what(title: str, changes: Mapping[str, Any]) -> str:
-    settings = [f"{key.rpartition('.')[2]} {value}" for key, value in changes.items()]
+    settings = [
+        f"{key.rpartition('.')[2]} {f'{value:.4g}' if isinstance(value, float) else value}"
+        for key, value in changes.items()
+    ]
     return ", ".join([title, *settings])
