@@ -21,6 +21,8 @@ _MEASURES = (
     _Column("pixel accuracy", "pixel_accuracy", 1, ".4f"),
     _Column("mIoU", "miou", 1, ".3f"),
     _Column("perplexity, batches of 128", "perplexity_batch128", 1, ".1f"),
+    _Column("perplexity, all batches of 128", "perplexity_batch128_all", 1, ".1f"),
+    _Column("perplexity, batches of 32", "perplexity_batch32", 1, ".1f"),
     _Column("perplexity, test set", "perplexity", 1, ".1f"),
     _Column("codes used", "codes_used", 1, ".0f"),
     _Column("dead codes", "dead_codes", 1, ".0f"),

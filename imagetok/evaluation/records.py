@@ -17,6 +17,7 @@ from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.batches import num_batches
+from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.feature_distances import (
     NEIGHBOURS,
     class_accuracy,
@@ -189,7 +190,7 @@ def read_record(path: Path) -> MeasureRecord:
         record = MeasureRecord(
             subject=dict(content["subject"]),
             identity=dict(content["identity"]),
-            measures=dict(content["measures"]),
+            measures=renamed(dict(content["measures"])),
         )
         canonical_json(record)  # raises ValueError for NaN and infinities at any depth
     except OSError as error:
