@@ -30,6 +30,8 @@ DEFINITIONS = {
     "perplexity_batch128_all": "the same with the last, smaller batch, as imagetok 0.2 measured it",
     "perplexity_batch32": "of hard codes, mean over batches of 32 images in order, also the last",
     "perplexity": "of hard codes, over the whole split",
+    "commitment": "squared distance of encoder output and code, mean over positions and dimensions",
+    "commitment_norm": "norm over dimensions of those squared differences, mean over positions",
     "codes_used": "codes that occur in the split",
     "dead_codes": "codes that never occur in the split",
     "bits_per_image": "log2 K for each code",

@@ -20,6 +20,8 @@ _MEASURES = (
     _Column("SSIM", "ssim", 1, ".3f"),
     _Column("pixel accuracy", "pixel_accuracy", 1, ".4f"),
     _Column("mIoU", "miou", 1, ".3f"),
+    _Column("commitment", "commitment", 1, ".4g"),
+    _Column("commitment, norm", "commitment_norm", 1, ".4g"),
     _Column("perplexity, batches of 128", "perplexity_batch128", 1, ".1f"),
     _Column("perplexity, all batches of 128", "perplexity_batch128_all", 1, ".1f"),
     _Column("perplexity, batches of 32", "perplexity_batch32", 1, ".1f"),

@@ -10,7 +10,10 @@ from torch import Tensor
 from imagetok.processes import all_reduce
 from imagetok.quantizers import CodebookUse, Codes, code_counts, codebook_use, level_name
 
-MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
+MAPS = (
+    *("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm"),
+    *("commitment", "commitment_norm"),
+)
 """Names of the maps that `Quantizer.certainty` can return."""
 _DROPS_LAST = {128: True, 32: False}
 """Images per batch of a perplexity -> whether the last, smaller batch is left out.

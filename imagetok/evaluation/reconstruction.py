@@ -40,7 +40,9 @@ def evaluate_reconstruction(
     `perplexity_batch32`: mean over batches of 32 images with the last one, as the SQ-VAE code
     computes it. `entropy`, `top_logit`, `uncertainty`,
     `variance`: means over all positions of the maps of `Quantizer.certainty`; `entropy_std`: the
-    standard deviation over positions; `max_logit`: the largest logit of the split. These exist only
+    standard deviation over positions; `max_logit`: the largest logit of the split. `commitment`:
+    mean over positions and dimensions of the squared distance of the encoder output from its code,
+    and `commitment_norm` with the norm of the squared differences over dimensions. These exist only
     if the quantizer has them; names include the level if each level has its own quantizer. A VAE
     has the measures of the first paragraph only.
 

@@ -114,6 +114,8 @@ class Quantizer(nn.Module, ABC):
         `variance`: variance of a stochastic quantizer's Gaussian, mean over dimensions.
         `margin`: squared distance to the second nearest code minus that to the nearest one.
         `encoder_norm`: norm of the encoder output, for nearest-neighbour quantizers.
+        `commitment`: (z_e - z_q)^2, the commitment loss of the position, mean over dimensions and
+        sum over residual levels. `commitment_norm`: the norm of the squared differences instead.
         """
         del h
         return {}
