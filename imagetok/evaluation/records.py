@@ -215,6 +215,8 @@ def identity_of(
     """Return the identity of a record: what measures of `count` images against `data` depend on.
 
     `data_drawn_from` is the number of images of which `data` is a subset; absent for all images.
+    `score_parts` says which samples form a part of a classifier score; absent in records of earlier
+    versions, where a part was every tenth sample.
     """
     part = {"data_drawn_from": len(data.whole)} if isinstance(data, ImageSubset) else {}
     return {
@@ -227,6 +229,7 @@ def identity_of(
         "image": data.contract.model_dump(mode="json"),
         "pixels": "bytes 0..255",
         "neighbours": NEIGHBOURS,
+        **({"score_parts": "contiguous"} if what == "samples" else {}),
         "networks": {network.name: network.identity() for network in networks},
     }
 
