@@ -107,7 +107,7 @@ class Quantizer(nn.Module, ABC):
         """Return the vectors (B, D, H, W) of codes."""
 
     def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        """Return maps of the encoder's certainty at every position; empty if there are none.
+        """Return maps of certainty and commitment at every position; empty if there are none.
 
         `entropy`: entropy of the code probabilities without noise and temperature, in nats.
         `top_logit`: the largest logit. `uncertainty`: K / S of a Dirichlet, in (0, 1].
