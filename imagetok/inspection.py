@@ -15,6 +15,7 @@ from imagetok.codes.schema import PLAN
 from imagetok.codes.statistics import code_statistics, save_contact_sheet
 from imagetok.comparison.folder import describe_comparison, is_comparison
 from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.evaluation.earlier_measures import renamed
 from imagetok.io.url_secrets import public_url
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
@@ -178,7 +179,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "checkpoints": [c.name for c in checkpoints_of(path)],
         "last_logged_step": measured[-1]["step"] if measured else 0,
         "exported_step": exported,
-        "test": test_record(measured, exported) or None,
+        "test": renamed(test_record(measured, exported)) or None,
         "finished": [n for n in ("tokenizer", "prior") if (path / n).is_dir()],
     }
 

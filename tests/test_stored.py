@@ -216,11 +216,19 @@ def test_images_are_completed(stored):
 def test_measures_are_shown_beside_new_ones(stored, capsys):
     words = ["evaluate", "--tokenizer", "runs/edvae/tokenizer", "--data", "digits:test", *CPU]
     assert _run([*words, "--beside", "measures.json", "--out", "again.json"]) == 0
-    assert "measures.json" in capsys.readouterr().out
+    shown = capsys.readouterr().out.split()
+    assert "measures.json" in shown
     then, now = (json.loads((stored / f).read_bytes()) for f in ("measures.json", "again.json"))
     assert then["measures"].keys() <= now["measures"].keys()
     assert now["identity"] == then["identity"]
     assert now["subject"]["tokenizer"] == then["subject"]["tokenizer"]
+    assert {"perplexity_batch128", "perplexity_batch128_all"} <= set(shown)
+
+
+def test_a_logged_measure_that_meant_something_else_is_renamed(stored, capsys):
+    assert _run(["inspect", "runs/edvae", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)["test"]
+    assert "perplexity_batch128_all" in measured and "perplexity_batch128" not in measured
 
 
 def test_samples_are_measured(stored):

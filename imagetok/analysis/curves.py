@@ -76,9 +76,9 @@ LOSS = Curve("training loss", {("train", "loss"): TRAIN}, "Sum of all weighted l
 
 
 def curve_of_term(term: str) -> Curve:
-    """Return the curve of one loss term over training."""
-    summary = f"Loss term {term!r} on training batches, without its weight."
-    return Curve(term, {("train", term): TRAIN}, summary, True)
+    """Return the curve of one loss term over training, and of the measure with its name if any."""
+    summary = f"Loss term {term!r}, without its weight."
+    return Curve(term, {("train", term): TRAIN, ("test", term): TEST}, summary, True)
 
 
 def codebook_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:

@@ -31,6 +31,7 @@ from imagetok.evaluation.codebook_health import (
     uncertainty_perplexity_correlation,
     verdict_of,
 )
+from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.records import identity_of
 from imagetok.images import Images, from_stored
 from imagetok.io.output_paths import output_folder
@@ -125,7 +126,8 @@ class Diagnosis(Result):
             "dead codes": health.dead_codes,
             f"rarely used codes (below {RARE_SHARE:.0%} of equal use)": health.rare_codes,
             "perplexity, whole dataset": health.perplexity,
-            "perplexity, mean over batches of 128": health.perplexity_batch128,
+            "perplexity, mean over whole batches of 128": health.perplexity_batch128,
+            "perplexity, mean over batches of 32": health.perplexity_batch32,
             "share of the most used code": health.top_share,
         }
         for what, norms in (
@@ -198,7 +200,8 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
     """Measure the health of every level and derive the verdicts."""
     levels = codebook_health(tokenizer, dataset)
     run = _run_of(tokenizer, name)
-    history = read_thinned(run / "metrics.jsonl") if run is not None else []
+    log = [] if run is None else read_thinned(run / "metrics.jsonl")
+    history = [renamed(record) for record in log]
     before = _earlier(tokenizer, run) if run is not None else {}
     sample = FirstImages(dataset, SAMPLE)
     few = range(min(SHOWN, len(dataset)))

@@ -14,6 +14,7 @@ from imagetok.artifacts import kind_in, read_artifact
 from imagetok.config import Section, read_yaml, validate
 from imagetok.data import ImageDataset, open_images
 from imagetok.errors import ConfigError, ImagetokError, InputError, MissingPluginError
+from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.images import ImageContract
 from imagetok.suggestions import shown
@@ -257,7 +258,7 @@ def _open_run(
 def _log(path: Path, kept: int | None = None) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return read_thinned(path, kept)
+    return [renamed(record) for record in read_thinned(path, kept)]
 
 
 def _found(path: Path) -> str:

@@ -13,6 +13,7 @@ from imagetok.comparison.plan import Trial, method_identity
 from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
+from imagetok.evaluation.earlier_measures import renamed
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.checkpoint_record import read_finished
 from imagetok.training.config import TokenizerRun
@@ -25,8 +26,12 @@ DEFINITIONS = {
     "ssim": "mean over images, 11 x 11 Gaussian windows of sigma 1.5 inside the image",
     "pixel_accuracy": "of label maps: the share of all pixels whose class is reconstructed",
     "miou": "of label maps: intersection over union over the split, mean over classes that occur",
-    "perplexity_batch128": "of hard codes, mean over batches of 128 images in order",
+    "perplexity_batch128": "of hard codes, mean over whole batches of 128 images in order",
+    "perplexity_batch128_all": "the same with the last, smaller batch, as imagetok 0.2 measured it",
+    "perplexity_batch32": "of hard codes, mean over batches of 32 images in order, also the last",
     "perplexity": "of hard codes, over the whole split",
+    "commitment": "squared distance of encoder output and code, mean over positions and dimensions",
+    "commitment_norm": "norm over dimensions of those squared differences, mean over positions",
     "codes_used": "codes that occur in the split",
     "dead_codes": "codes that never occur in the split",
     "bits_per_image": "log2 K for each code",
@@ -129,7 +134,7 @@ def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
     Raises InputError if there is no evaluation at the last step, `steps`.
     """
     log = run / "metrics.jsonl"
-    records = [r for r in records_of(log) if r.pop("split", None) == "test"]
+    records = [renamed(r) for r in records_of(log) if r.pop("split", None) == "test"]
     if not records or records[-1]["step"] != steps:
         raise InputError(f"{run}/metrics.jsonl: expected an evaluation at step {steps}")
     return records

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from imagetok.comparison.results import Comparison, MethodResult
+from imagetok.evaluation.earlier_measures import BATCH_PERPLEXITY, BATCH_PERPLEXITY_ALL
 from imagetok.reporting.figures import COLOURS, DASHES, panels
 
 _SIZES = {"num_codes": "codebook size K", "code_dim": "code dimension D"}
@@ -21,24 +22,33 @@ class _Point(NamedTuple):
 def sweep_figure(result: Comparison) -> bytes | None:
     """Draw perplexity and MSE against K and against D as PNG (EdVAE paper, Fig. 6).
 
-    A line joins the finished methods of one quantizer with the same other size; error bars are
-    standard deviations over seeds. Returns None if no quantizer was trained with several sizes.
+    The perplexity is the mean over batches of 128 images, as in the paper. A line joins the
+    finished methods of one quantizer with the same other size; error bars are standard deviations
+    over seeds. Returns None if no quantizer was trained with several sizes.
     """
     draws: list[Callable[[Axes], None]] = []
+    perplexity, ylabel = _perplexity(result.methods)
     for key, label in _SIZES.items():
-        lines = _lines(result.methods, key)
+        lines = _lines(result.methods, key, perplexity)
         if lines:
-            draws.append(_panel(lines, "perplexity", 1.0, label, "test perplexity", key))
+            draws.append(_panel(lines, perplexity, 1.0, label, ylabel, key))
             draws.append(_panel(lines, "mse", 1e3, label, "test MSE x 10^3", key))
     return panels(draws, width=4.6 * len(draws), height=4.0) if draws else None
 
 
-def _lines(methods: Sequence[MethodResult], key: str) -> dict[str, list[_Point]]:
+def _perplexity(methods: Sequence[MethodResult]) -> tuple[str, str]:
+    """Return name and label of the perplexity; an earlier version's if there is no other."""
+    if any(BATCH_PERPLEXITY in method.mean for method in methods):
+        return BATCH_PERPLEXITY, "test perplexity, batches of 128"
+    return BATCH_PERPLEXITY_ALL, "test perplexity, all batches of 128"
+
+
+def _lines(methods: Sequence[MethodResult], key: str, perplexity: str) -> dict[str, list[_Point]]:
     """Return the points of each line by its name; lines with a single size are left out."""
     lines: dict[str, list[_Point]] = {}
     for method in methods:
         quantizer = method.config.get("tokenizer", {}).get("quantizer") or {}
-        if key in quantizer and {"perplexity", "mse"} <= method.mean.keys():
+        if key in quantizer and {perplexity, "mse"} <= method.mean.keys():
             others = [f"{k} {quantizer[k]}" for k in _SIZES if k != key and k in quantizer]
             name = ", ".join([quantizer["kind"], *others])
             lines.setdefault(name, []).append(_Point(quantizer[key], method))
@@ -67,7 +77,7 @@ def _panel(
             style = {"color": COLOURS[i % len(COLOURS)], "capsize": 3, "marker": "o"}
             dash = DASHES[i // len(COLOURS) % len(DASHES)]
             axes.errorbar(x, y, yerr=std, label=name, linestyle=dash, **style)
-        if (measure, key) == ("perplexity", "num_codes"):
+        if measure != "mse" and key == "num_codes":
             axes.plot(sizes, sizes, color="#7a828e", linestyle=":", label="equal use of all codes")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
@@ -76,7 +86,7 @@ def _panel(
         axes.set_ylim(bottom=0)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        if measure == "perplexity":
+        if measure != "mse":
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0.0)
 
     return draw

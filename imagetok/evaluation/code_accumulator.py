@@ -10,8 +10,16 @@ from torch import Tensor
 from imagetok.processes import all_reduce
 from imagetok.quantizers import CodebookUse, Codes, code_counts, codebook_use, level_name
 
-MAPS = ("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm")
+MAPS = (
+    *("entropy", "top_logit", "uncertainty", "variance", "margin", "encoder_norm"),
+    *("commitment", "commitment_norm"),
+)
 """Names of the maps that `Quantizer.certainty` can return."""
+_DROPS_LAST = {128: True, 32: False}
+"""Images per batch of a perplexity -> whether the last, smaller batch is left out.
+
+The EdVAE code leaves it out, the SQ-VAE code does not. Each size divides EVALUATION_BATCH.
+"""
 
 
 class CodeAccumulator:
@@ -23,16 +31,14 @@ class CodeAccumulator:
 
     counts: list[Int64[Tensor, " K"]]
     """Per level: the number of uses of each code."""
-    perplexities: list[list[float]]
-    """Per level: the perplexity of each batch added in this process."""
 
     def __init__(self, num_codes: tuple[int, ...], *, keeps_maps: bool = False):
         """num_codes: codebook size per level. keeps_maps: also keep all values, for `values`."""
         levels = len(num_codes)
         self.counts = [torch.zeros(k, dtype=torch.int64) for k in num_codes]
-        self.perplexities = [[] for _ in num_codes]
-        self._num_batches = torch.zeros(1, dtype=torch.int64)
-        self._perplexity_sums = torch.zeros(levels, dtype=torch.float64)
+        # Last axis: whole batches, and the last one if it is smaller.
+        self._num_batches = torch.zeros(len(_DROPS_LAST), 2, dtype=torch.int64)
+        self._perplexity_sums = torch.zeros(levels, len(_DROPS_LAST), 2, dtype=torch.float64)
         # All possible names of maps: with several levels there may be one quantizer or several.
         self._names = [
             level_name(name, level, count)
@@ -47,16 +53,17 @@ class CodeAccumulator:
 
     def add(self, codes: Codes, certainty: Mapping[str, Tensor]) -> None:
         """Add one batch: its codes, and its maps (B, h, w) from `Quantizer.certainty` by name."""
-        uses = [
-            code_counts(level, len(counts)).cpu()
-            for level, counts in zip(codes, self.counts, strict=True)
+        self.counts = [
+            total + code_counts(level, len(total)).cpu()
+            for level, total in zip(codes, self.counts, strict=True)
         ]
-        perplexities = [codebook_use(level).perplexity for level in uses]
-        self.counts = [total + part for total, part in zip(self.counts, uses, strict=True)]
-        for of_level, perplexity in zip(self.perplexities, perplexities, strict=True):
-            of_level.append(perplexity)
-        self._perplexity_sums += torch.tensor(perplexities, dtype=torch.float64)
-        self._num_batches += 1
+        for row, size in enumerate(_DROPS_LAST):
+            for parts in zip(*(level.split(size) for level in codes), strict=True):
+                is_smaller = int(len(parts[0]) < size)
+                self._num_batches[row, is_smaller] += 1
+                for level, part in enumerate(parts):
+                    use = codebook_use(code_counts(part, len(self.counts[level])))
+                    self._perplexity_sums[level, row, is_smaller] += use.perplexity
         self._sums += _map_sums(certainty, self._names)
         self._highest = self._highest.maximum(_map_maxima(certainty, self._names))
         if self._keeps_maps:
@@ -75,6 +82,18 @@ class CodeAccumulator:
         """Return codes used and perplexity of one level over the whole split."""
         return codebook_use(self.counts[level])
 
+    def batch_perplexity(self, level: int, size: int) -> float:
+        """Return the mean perplexity of one level over batches of `size` images in order.
+
+        size: 128, where the last batch counts only if it has 128 images or is the only one, as in
+        the EdVAE code, or 32, where it always counts, as in the SQ-VAE code.
+        """
+        row = list(_DROPS_LAST).index(size)
+        sums, counts = self._perplexity_sums[level, row], self._num_batches[row]
+        if _DROPS_LAST[size] and counts[0] > 0:
+            sums, counts = sums[:1], counts[:1]
+        return float(sums.sum() / counts.sum())
+
     def values(self) -> dict[str, Tensor]:
         """Return the values (N,) of every map on the CPU, in order; needs `keeps_maps`."""
         return {name: torch.cat(parts) for name, parts in self._kept.items()}
@@ -85,10 +104,14 @@ class CodeAccumulator:
         result: dict[str, float | int] = {}
         for level in range(levels):
             use = self.use(level)
-            mean = float(self._perplexity_sums[level] / self._num_batches[0])
+            result[level_name("perplexity", level, levels)] = use.perplexity
             result |= {
-                level_name("perplexity", level, levels): use.perplexity,
-                level_name("perplexity_batch128", level, levels): mean,
+                level_name(f"perplexity_batch{size}", level, levels): self.batch_perplexity(
+                    level, size
+                )
+                for size in _DROPS_LAST
+            }
+            result |= {
                 level_name("codes_used", level, levels): use.codes_used,
                 level_name("num_codes", level, levels): use.num_codes,
             }

@@ -1,7 +1,6 @@
 """Codebook health: utilisation, code vectors, encoder certainty, and a verdict on collapse."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import Tensor
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
 from imagetok.evaluation.code_accumulator import CodeAccumulator
+from imagetok.evaluation.earlier_measures import BATCH_PERPLEXITY, BATCH_PERPLEXITY_ALL
 from imagetok.processes import full_float32
 from imagetok.quantizers import codebook_use, level_name
 from imagetok.tokenizers import Tokenizer
@@ -37,7 +37,9 @@ class LevelHealth:
     """Share of all positions that have the most used code."""
     perplexity: float
     perplexity_batch128: float
-    """Mean perplexity of batches of 128 images, as in the EdVAE paper's tables; it is lower."""
+    """Mean perplexity of whole batches of 128 images, as in the EdVAE paper; it is lower."""
+    perplexity_batch32: float
+    """Mean perplexity of batches of 32 images, as in the SQ-VAE code; still lower."""
     not_finite: tuple[int, ...]
     """Codes whose vector contains NaN or infinity."""
     copies: int
@@ -85,7 +87,7 @@ def codebook_health(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelH
         replace(
             _health(
                 counts,
-                statistics.fmean(accumulator.perplexities[level]),
+                tuple(accumulator.batch_perplexity(level, size) for size in (128, 32)),
                 tokenizer.codebook(level),
                 _of_level(values, level, len(accumulator.counts)),
             ),
@@ -114,10 +116,16 @@ def code_change_rates(
 def uncertainty_and_perplexity(
     records: Sequence[Mapping[str, Any]], level: int, num_levels: int
 ) -> list[tuple[float, float]]:
-    """Return (uncertainty, perplexity of batches of 128) of every evaluation that has both."""
-    names = [level_name(name, level, num_levels) for name in ("uncertainty", "perplexity_batch128")]
-    found = [[float(r[name]) for name in names] for r in records if all(n in r for n in names)]
-    return [(uncertainty, perplexity) for uncertainty, perplexity in found]
+    """Return (uncertainty, perplexity of batches of 128) of every evaluation that has both.
+
+    The perplexity is that of earlier versions if no evaluation has another.
+    """
+    for perplexity in (BATCH_PERPLEXITY, BATCH_PERPLEXITY_ALL):
+        names = [level_name(name, level, num_levels) for name in ("uncertainty", perplexity)]
+        found = [(float(r[names[0]]), float(r[names[1]])) for r in records if r.keys() >= {*names}]
+        if found:
+            return found
+    return []
 
 
 def uncertainty_perplexity_correlation(
@@ -182,7 +190,7 @@ def verdict_of(health: LevelHealth, since_step: int | None = None) -> Verdict:
 
 def _health(
     counts: Tensor,
-    perplexity_batch128: float,
+    batch_perplexities: tuple[float, ...],
     codebook: Float[Tensor, "K D"] | None,
     maps: Mapping[str, Tensor],
 ) -> LevelHealth:
@@ -198,7 +206,8 @@ def _health(
         rare_codes=int(((counts > 0) & (counts < RARE_SHARE * total / use.num_codes)).sum()),
         top_share=float(counts.max() / max(1, total)),
         perplexity=use.perplexity,
-        perplexity_batch128=perplexity_batch128,
+        perplexity_batch128=batch_perplexities[0],
+        perplexity_batch32=batch_perplexities[1],
         not_finite=tuple((~finite).nonzero().flatten().tolist()),
         copies=int(finite.sum()) - len(vectors[finite].unique(dim=0)),
         norms=_spread(norms),

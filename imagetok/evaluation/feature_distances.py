@@ -101,8 +101,9 @@ def compare_sets(real: FeatureSet, other: FeatureSet, network: str) -> dict[str,
 
     Measures are `frechet`, `kernel` (squared maximum mean discrepancy), `precision` and `recall`
     (k = 3), and for a classifier also `classifier_score`, the Inception score with its
-    probabilities. For the original networks the names are those of the papers: `fid`, `kid`,
-    `inception_score`.
+    probabilities, over ten contiguous parts of `other`. For the original networks the names are
+    those of the papers: `fid`, `kid`, `inception_score` with `inception`; `precision`, `recall`
+    with `vgg16`.
     """
     moments = [FeatureMoments.of(s.vectors) for s in (real, other)]
     precision, recall = precision_recall(other.vectors, real.vectors, NEIGHBOURS)

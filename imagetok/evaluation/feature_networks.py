@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
 from imagetok.evaluation.cifar_resnet import CLASSES, WIDTHS, CIFARResNet
+from imagetok.evaluation.original_vgg import PREPROCESSING, URL, build_vgg16, to_vgg16
 from imagetok.evaluation.published_weights import (
     as_own_file,
     hash_of,
@@ -94,9 +95,11 @@ def open_networks(given: NetworkSpecs, device: torch.device) -> list[FeatureNetw
 def open_features(spec: str) -> FeatureNetwork:
     """Open the network that `--features` names: one of HELP.
 
-    Weights of `inception`, `vgg16` and `torchvision:MODEL` are read from torch.hub's folder, or
-    downloaded to it; their hash is checked, and no code in them is run. A python FUNCTION has no
-    arguments and returns an nn.Module that maps (B, 3, H, W) in [0, 1] to features (B, F).
+    `vgg16` is the original network, in which precision and recall were defined; `torchvision:vgg16`
+    was trained later and has other inputs. Weights of `inception`, `vgg16` and `torchvision:MODEL`
+    are read from torch.hub's folder, or downloaded to it; their hash is checked, and no code in
+    them is run. A python FUNCTION has no arguments and returns an nn.Module that maps
+    (B, 3, H, W) in [0, 1] to features (B, F).
 
     Raises ConfigError for an unknown name, InputError for a wrong file of weights, ResourceError if
     weights are unavailable or the library of the network is not installed.
@@ -110,7 +113,7 @@ def open_features(spec: str) -> FeatureNetwork:
     if name == "cifar-resnet" and path is not None:
         return _cifar_resnet(path)
     if name == "vgg16":
-        return _torchvision("vgg16", path)
+        return _vgg16(path)
     if name.startswith("torchvision:"):
         return _torchvision(name.removeprefix("torchvision:"), path)
     registered = find("features", name) if re.fullmatch(NAME, name) else None
@@ -137,6 +140,14 @@ def _inception(path: Path | None) -> FeatureNetwork:
     )
 
 
+def _vgg16(path: Path | None) -> FeatureNetwork:
+    """Open the VGG-16 of improved precision and recall, which are computed from its last inputs."""
+    state = published(URL, path, option="--features vgg16", exact=True)
+    with refusing_unfit_weights(path or Path(URL).name):
+        model = build_vgg16(state)
+    return FeatureNetwork("vgg16", model, before_last_layer(model, to_vgg16), PREPROCESSING)
+
+
 def _cifar_resnet(path: Path) -> FeatureNetwork:
     state = read_weights(path)
     blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
@@ -158,11 +169,12 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
             "all names: torchvision.models.list_models(module=torchvision.models)"
         )
     entry = published_entry(name)
-    option = "--features vgg16" if name == "vgg16" else f"--features torchvision:{name}"
-    state = published(entry.url, path, option=option, exact=name == "vgg16")
+    state = published(entry.url, path, option=f"--features torchvision:{name}")
     with refusing_unfit_weights(path or Path(entry.url).name):
         model = build_published(name, state)
     prepare = entry.transforms()
+    if name == "vgg16":
+        name = "torchvision:vgg16"  # the plain name is that of the original network
     return FeatureNetwork(name, model, before_last_layer(model, prepare), repr(prepare))
 
 

@@ -36,9 +36,13 @@ def evaluate_reconstruction(
     maps, `pixel_accuracy` and `miou` instead (see `quality`).
     `perplexity`, `codes_used`: of hard codes over the split; with several levels, names include
     the level. `perplexity_batch128`: mean over batches of 128 images in order, as in the EdVAE
-    paper's tables (the last batch may be smaller). `entropy`, `top_logit`, `uncertainty`,
+    paper's tables; a smaller last batch is left out unless it is the only one.
+    `perplexity_batch32`: mean over batches of 32 images with the last one, as the SQ-VAE code
+    computes it. `entropy`, `top_logit`, `uncertainty`,
     `variance`: means over all positions of the maps of `Quantizer.certainty`; `entropy_std`: the
-    standard deviation over positions; `max_logit`: the largest logit of the split. These exist only
+    standard deviation over positions; `max_logit`: the largest logit of the split. `commitment`:
+    mean over positions and dimensions of the squared distance of the encoder output from its code,
+    and `commitment_norm` with the norm of the squared differences over dimensions. These exist only
     if the quantizer has them; names include the level if each level has its own quantizer. A VAE
     has the measures of the first paragraph only.
 

@@ -17,6 +17,7 @@ from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.batches import num_batches
+from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.feature_distances import (
     NEIGHBOURS,
     class_accuracy,
@@ -189,7 +190,7 @@ def read_record(path: Path) -> MeasureRecord:
         record = MeasureRecord(
             subject=dict(content["subject"]),
             identity=dict(content["identity"]),
-            measures=dict(content["measures"]),
+            measures=renamed(dict(content["measures"])),
         )
         canonical_json(record)  # raises ValueError for NaN and infinities at any depth
     except OSError as error:
@@ -214,6 +215,8 @@ def identity_of(
     """Return the identity of a record: what measures of `count` images against `data` depend on.
 
     `data_drawn_from` is the number of images of which `data` is a subset; absent for all images.
+    `score_parts` says which samples form a part of a classifier score; absent in records of earlier
+    versions, where a part was every tenth sample.
     """
     part = {"data_drawn_from": len(data.whole)} if isinstance(data, ImageSubset) else {}
     return {
@@ -226,6 +229,7 @@ def identity_of(
         "image": data.contract.model_dump(mode="json"),
         "pixels": "bytes 0..255",
         "neighbours": NEIGHBOURS,
+        **({"score_parts": "contiguous"} if what == "samples" else {}),
         "networks": {network.name: network.identity() for network in networks},
     }
 

@@ -107,13 +107,15 @@ class Quantizer(nn.Module, ABC):
         """Return the vectors (B, D, H, W) of codes."""
 
     def certainty(self, h: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        """Return maps of the encoder's certainty at every position; empty if there are none.
+        """Return maps of certainty and commitment at every position; empty if there are none.
 
         `entropy`: entropy of the code probabilities without noise and temperature, in nats.
         `top_logit`: the largest logit. `uncertainty`: K / S of a Dirichlet, in (0, 1].
         `variance`: variance of a stochastic quantizer's Gaussian, mean over dimensions.
         `margin`: squared distance to the second nearest code minus that to the nearest one.
         `encoder_norm`: norm of the encoder output, for nearest-neighbour quantizers.
+        `commitment`: (z_e - z_q)^2, the commitment loss of the position, mean over dimensions and
+        sum over residual levels. `commitment_norm`: the norm of the squared differences instead.
         """
         del h
         return {}

@@ -225,6 +225,24 @@ class ExternalQuantizer(Quantizer):
             z_q = self._look_up(flat).sum(dim=0)
         return z_q.unflatten(0, indices[0].shape).movedim(-1, 1)
 
+    @torch.no_grad()
+    def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+        if "commitment" not in self.losses:
+            return {}
+        with torch.autocast(h.device.type, enabled=False), full_float32():
+            vectors = functional.as_vectors(functional.at_least_float32(h))
+            inputs, codes = self._levels(vectors, self._quantize(vectors)[1])
+            maps = functional.commitments(inputs - codes)
+        return {name: values.view(h.shape[0], *h.shape[2:]) for name, values in maps.items()}
+
+    def _levels(
+        self, vectors: Float[Tensor, "N D"], indices: Int[Tensor, "N L"]
+    ) -> tuple[Float[Tensor, "L N D"], Float[Tensor, "L N D"]]:
+        """Return what each level quantizes, and its code vectors."""
+        codes = self._look_up(indices)
+        before = codes.detach().cumsum(dim=0) - codes.detach()
+        return vectors - before, codes
+
     def _quantize(self, vectors: Float[Tensor, "N D"]) -> tuple[Tensor, Int[Tensor, "N L"]]:
         found, indices, *_ = self.library(vectors.contiguous()[None])
         z_q = vectors + (found[0] - vectors).detach() if self._is_lfq else found[0]
@@ -243,9 +261,7 @@ class ExternalQuantizer(Quantizer):
     ) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         if "commitment" in self.losses:
-            codes = self._look_up(indices)
-            before = codes.detach().cumsum(dim=0) - codes.detach()
-            left = vectors - before  # (L, N, D), the input of each level
+            left, codes = self._levels(vectors, indices)
             # VQ-VAE (van den Oord et al. 2017) eq. 3, second and third term; summed over levels
             values["codebook"] = (left.detach() - codes).square().mean(dim=(1, 2)).sum()
             values["commitment"] = (left - codes.detach()).square().mean(dim=(1, 2)).sum()

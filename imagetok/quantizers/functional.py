@@ -271,15 +271,28 @@ def nearest_map(
 def nearest_certainty(
     h: Float[Tensor, "B D H W"], codebook: Float[Tensor, "K D"]
 ) -> dict[str, Float[Tensor, "B H W"]]:
-    """Return `margin` and `encoder_norm` at every position; see `Quantizer.certainty`."""
+    """Return `margin`, `encoder_norm` and `commitments` of positions; see `Quantizer.certainty`."""
     with torch.autocast(h.device.type, enabled=False), full_float32():
         vectors, shape = as_vectors(at_least_float32(h)), (h.shape[0], *h.shape[2:])
-        offsets, margins = -0.5 * codebook.square().sum(dim=1), []
+        offsets, margins, chosen = -0.5 * codebook.square().sum(dim=1), [], []
         for part in vectors.split(rows_per_chunk(len(codebook), h.device)):
-            two = torch.addmm(offsets, part, codebook.T).topk(min(2, len(codebook)), dim=1).values
-            margins.append(2 * (two[:, 0] - two[:, -1]))
+            two = torch.addmm(offsets, part, codebook.T).topk(min(2, len(codebook)), dim=1)
+            margins.append(2 * (two.values[:, 0] - two.values[:, -1]))
+            chosen.append(two.indices[:, 0])
         margin = torch.cat(margins) if margins else vectors.new_zeros(0)
-        return {"margin": margin.view(shape), "encoder_norm": vectors.norm(dim=1).view(shape)}
+        z_q = codebook[torch.cat(chosen)] if chosen else vectors
+        rows = {"margin": margin, "encoder_norm": vectors.norm(dim=1), **commitments(vectors - z_q)}
+        return {name: values.view(shape) for name, values in rows.items()}
+
+
+def commitments(errors: Float[Tensor, "*L N D"]) -> dict[str, Float[Tensor, " N"]]:
+    """Return `commitment` and `commitment_norm` of every position; see `Quantizer.certainty`.
+
+    errors: (N, D) or (L, N, D), z_e - z_q of every level; levels are summed.
+    """
+    squares = errors.square()
+    rows = {"commitment": squares.mean(dim=-1), "commitment_norm": squares.norm(dim=-1)}
+    return {name: values.view(-1, values.shape[-1]).sum(dim=0) for name, values in rows.items()}
 
 
 def at_least_float32(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -106,8 +106,10 @@ def test_the_figure_is_drawn_for_levels_failures_and_single_points(result):
     assert (0x00, 0x9E, 0x73) not in colours  # nothing of lost
 
 
-def sized(kind: str, num_codes: int, code_dim: int, mse: float) -> MethodResult:
-    trials = [trial(s, mse=mse + s / 1e4, perplexity=num_codes / s) for s in (1, 2)]
+def sized(
+    kind: str, num_codes: int, code_dim: int, mse: float, perplexity: str = "perplexity_batch128"
+) -> MethodResult:
+    trials = [trial(s, mse=mse + s / 1e4, **{perplexity: num_codes / s}) for s in (1, 2)]
     quantizer = {"kind": kind, "num_codes": num_codes, "code_dim": code_dim}
     drawn = method(f"{kind}-{num_codes}-{code_dim}", trials)
     return drawn.model_copy(update={"config": {"tokenizer": {"quantizer": quantizer}}})
@@ -125,6 +127,16 @@ def test_codebook_sizes_are_drawn_where_methods_differ_in_them(result):
         assert drawn is not None
         widths.append(Image.open(io.BytesIO(drawn)).width)
     assert widths[1] == 2 * widths[0], "a pair of panels for K, and one for D"
+
+
+def test_the_sweep_draws_the_perplexity_of_the_paper_or_else_that_of_an_earlier_version(result):
+    def drawn(perplexity: str) -> bytes | None:
+        methods = tuple(sized("dvae", k, 16, 2e-3, perplexity) for k in (64, 128))
+        return sweep_figure(result.model_copy(update={"methods": methods}))
+
+    assert drawn("perplexity") is None
+    found, earlier = drawn("perplexity_batch128"), drawn("perplexity_batch128_all")
+    assert found is not None and earlier is not None and found != earlier, "the labels differ"
 
 
 def test_the_grid_names_its_rows():

@@ -66,7 +66,13 @@ def test_a_spread_codebook_is_healthy(spread):
     )
     assert health.top_share == pytest.approx(float(shares.max()))
     found = evaluate_reconstruction(tokenizer, dataset)
-    assert health.perplexity_batch128 == found["perplexity_batch128"] < health.perplexity
+    assert health.perplexity_batch128 == found["perplexity_batch128"]
+    assert health.perplexity_batch32 == found["perplexity_batch32"] < health.perplexity
+    with torch.no_grad():
+        z_e = tokenizer.encoder(to_unit_range(dataset.images) - 0.5).double()
+        squares = (z_e - tokenizer.quantizer.decode((codes,)).double()).square()
+    assert found["commitment"] == pytest.approx(float(squares.mean()), rel=1e-5)
+    assert found["commitment_norm"] == pytest.approx(float(squares.norm(dim=1).mean()), rel=1e-5)
     assert health.encoder_norms[0] < found["encoder_norm"] < health.encoder_norms[2]
     norms = tokenizer.quantizer.codebook.detach().double().norm(dim=1)
     assert health.norms == pytest.approx(

@@ -135,5 +135,29 @@ def test_precision_needs_more_images_than_neighbours():
 
 def test_inception_score_is_one_of_equal_probabilities_and_the_classes_of_sure_ones():
     assert inception_score(torch.zeros(100, 10))[0] == pytest.approx(1)
-    sure = 1e3 * torch.eye(10).repeat_interleave(10, dim=0)  # in the order of the classes
+    sure = 1e3 * torch.eye(10).repeat(10, 1)
     assert inception_score(sure) == (pytest.approx(10), pytest.approx(0))
+    by_class = 1e3 * torch.eye(10).repeat_interleave(10, dim=0)
+    assert inception_score(by_class) == (pytest.approx(1), pytest.approx(0)), "one class a part"
+
+
+@pytest.mark.parametrize("count", [3, 10, 103])
+def test_inception_score_is_that_of_contiguous_parts(count):
+    probabilities = (
+        torch.randn(count, 7, generator=torch.manual_seed(0)).double().softmax(dim=1).numpy()
+    )
+    scores = []
+    for i in range(parts := min(10, count)):
+        part = probabilities[i * count // parts : (i + 1) * count // parts]
+        ratios = np.log(part) - np.log(part.mean(axis=0))
+        scores.append(np.exp((part * ratios).sum(axis=1).mean()))
+    expected = np.mean(scores), np.std(scores)
+    assert inception_score(torch.from_numpy(probabilities).log()) == pytest.approx(expected)
+
+
+def test_torch_fidelity_agrees_on_the_inception_score_without_its_shuffle():
+    isc = pytest.importorskip("torch_fidelity.metric_isc", reason="torch-fidelity is not installed")
+    logits = 3 * torch.randn(103, 7, generator=torch.manual_seed(0))
+    theirs = isc.isc_features_to_metric(logits, shuffle=False)
+    expected = theirs["inception_score_mean"], theirs["inception_score_std"]
+    assert inception_score(logits) == pytest.approx(expected, rel=1e-9)

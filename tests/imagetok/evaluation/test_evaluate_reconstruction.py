@@ -33,16 +33,20 @@ def setting(count: int) -> tuple[Tokenizer, ArrayImages]:
 def test_equals_a_direct_computation(count: int) -> None:
     tokenizer, dataset = setting(count)
     result = evaluate_reconstruction(tokenizer, dataset)
-    squares, psnr, codes, perplexities = [], [], [], []
+    squares, psnr, codes = [], [], []
     for batch in to_unit_range(dataset.images).split(128):
         x_hat = tokenizer.reconstruct(batch)
         squares += (x_hat - batch).double().square().mean(dim=(1, 2, 3)).tolist()
         mse = (x_hat.clamp(0, 1) - batch).double().square().mean(dim=(1, 2, 3)).tolist()
         psnr += [-10 * math.log10(value) for value in mse]
-        codes.append(tokenizer.encode(batch)[0].flatten())
-        perplexities.append(perplexity(codes[-1]))
+        codes.append(tokenizer.encode(batch)[0])
     assert x_hat.min() < 0 or x_hat.max() > 1
     every = torch.cat(codes)
+    whole = every[: 128 * (count // 128)] if count >= 128 else every
+    batch128, batch32 = (
+        [perplexity(batch) for batch in images.split(size)]
+        for images, size in ((whole, 128), (every, 32))
+    )
     with torch.no_grad():
         logits = tokenizer.encoder(to_unit_range(dataset.images) - 0.5)
     alpha = logits.double().exp() + 1
@@ -52,7 +56,8 @@ def test_equals_a_direct_computation(count: int) -> None:
         "mse": pytest.approx(sum(squares) / count, rel=1e-12),
         "psnr_db": pytest.approx(sum(psnr) / count, rel=1e-12),
         "perplexity": pytest.approx(perplexity(every), rel=1e-12),
-        "perplexity_batch128": pytest.approx(sum(perplexities) / len(perplexities), rel=1e-12),
+        "perplexity_batch128": pytest.approx(sum(batch128) / len(batch128), rel=1e-12),
+        "perplexity_batch32": pytest.approx(sum(batch32) / len(batch32), rel=1e-12),
         "codes_used": len(every.unique()),
         "num_codes": 16,
         "entropy": pytest.approx(entropy.mean().item(), rel=1e-5),

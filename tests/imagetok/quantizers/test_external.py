@@ -206,6 +206,21 @@ def test_each_level_is_the_nearest_code_to_what_is_left(config: QuantizerConfig,
     assert_close(h - left, quantizer.decode(codes).detach())
 
 
+@every_kind
+def test_the_map_of_the_commitment_has_the_loss_as_its_mean(config: QuantizerConfig) -> None:
+    quantizer = build(config)
+    h = features(quantizer)
+    maps = quantizer.certainty(h)
+    if "commitment" not in config.losses:
+        assert maps == {}
+        return
+    assert all(values.shape == h[:, 0].shape for values in maps.values())
+    assert_close(maps["commitment"].mean(), quantizer(h).losses["commitment"])
+    if len(quantizer.num_codes) == 1:  # otherwise sums over levels
+        squares = (h - quantizer.decode(quantizer.encode(h))).square()
+        assert_close(maps["commitment_norm"], squares.norm(dim=1))
+
+
 @every_nearest
 def test_commitment_moves_the_encoder_and_the_codebook_loss_the_codes(
     config: QuantizerConfig,

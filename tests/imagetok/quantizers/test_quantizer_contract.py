@@ -187,8 +187,22 @@ def test_equal_generators_give_equal_results(config: Config) -> None:
 def test_a_nearest_code_tells_its_margin() -> None:
     quantizer = build(VQEMAConfig())
     found = quantizer.certainty(h := features(quantizer))
-    assert found.keys() == {"margin", "encoder_norm"}
+    assert found.keys() == {"margin", "encoder_norm", "commitment", "commitment_norm"}
     assert all(values.shape == h[:, 0].shape and (values >= 0).all() for values in found.values())
+
+
+@every_kind
+def test_only_the_distance_to_the_nearest_code_is_a_commitment(config: Config) -> None:
+    quantizer = build(config)
+    h = features(quantizer)
+    maps = quantizer.certainty(h)
+    assert ("commitment" in maps) == ("commitment_norm" in maps) == isinstance(config, NEAREST)
+    if isinstance(config, NEAREST):
+        squares = (h - quantizer.decode(quantizer.encode(h))).square()
+        assert_close(maps["commitment"], squares.mean(dim=1))
+        assert_close(maps["commitment_norm"], squares.norm(dim=1))
+        if "commitment" in config.losses:
+            assert_close(maps["commitment"].mean(), quantizer(h).losses["commitment"])
 
 
 @every_logit_kind

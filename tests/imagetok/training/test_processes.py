@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from imagetok import seeding
 from imagetok.config import load_config
 from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.quantizers import EdVAEConfig, VQConfig
 from imagetok.tokenizers import build_tokenizer
 from imagetok.training.config import TokenizerRun
 
@@ -143,12 +144,16 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [100, 300])  # one batch: a process without any
-def test_two_processes_measure_what_one_measures(tmp_path, count):
+@pytest.mark.parametrize(  # of one batch, a process has none
+    ("count", "quantizer", "measure"),
+    [(100, EdVAEConfig(), "uncertainty"), (300, VQConfig(), "commitment_norm")],
+)
+def test_two_processes_measure_what_one_measures(tmp_path, count, quantizer, measure):
     seeding.reseed_global(0)
     config = load_config(CONFIG.parents[1] / "shapes" / "edvae.yaml", TokenizerRun)
     network = config.tokenizer.network.model_copy(update={"width": 8})
-    tokenizer = build_tokenizer(config.tokenizer.model_copy(update={"network": network}))
+    changed = {"network": network, "quantizer": quantizer}
+    tokenizer = build_tokenizer(config.tokenizer.model_copy(update=changed))
     tokenizer.eval().save_pretrained(tmp_path / "tokenizer")
     save_file(CIFARResNet(1).state_dict(), tmp_path / "features.safetensors")
     features = f"cifar-resnet={tmp_path / 'features.safetensors'}"
@@ -162,6 +167,6 @@ def test_two_processes_measure_what_one_measures(tmp_path, count):
         assert done.returncode == 0, done.stderr
         found.append(json.loads(out.read_text())["measures"])
     one, two = found
-    assert one["num_images"] == count and "max_logit" in one and "uncertainty" in one
+    assert one["num_images"] == count and measure in one and "perplexity_batch32" in one
     assert one["rfrechet_cifar-resnet8"] > 0
     assert two == pytest.approx(one, rel=1e-6)
