@@ -1,21 +1,17 @@
 """`imagetok evaluate`."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
 
-from cli.options import (
-    data_option,
-    device_option,
-    say,
-    show_columns,
-    tokenizer_option,
-)
+from cli.options import data_option, device_option, say, show_columns, tokenizer_option
+from cli.parameters import PATH_OR_ID
 
 
 @click.command()
-@tokenizer_option()
-@data_option()
+@tokenizer_option(required=False)
+@data_option(required=False)
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
@@ -27,6 +23,16 @@ from cli.options import (
     type=click.IntRange(min=1),
     metavar="N",
     help="With --samples: compare with N images of --data, drawn with a fixed seed [all].",
+)
+@click.option(
+    "--prior",
+    type=PATH_OR_ID,
+    help="Measure the bits per code of this prior on --shards, instead of images.",
+)
+@click.option(
+    "--shards",
+    type=click.Path(path_type=Path),
+    help="With --prior: folder of the code dataset, such as that of the test images.",
 )
 @click.option(
     "--features",
@@ -53,34 +59,76 @@ from cli.options import (
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
 @device_option()
 def evaluate(
-    tokenizer: str,
-    data: str,
+    tokenizer: str | None,
+    data: str | None,
     samples: Path | None,
     reference_count: int | None,
+    prior: str | None,
+    shards: Path | None,
     features: tuple[str, ...],
     perceptual: tuple[str, ...],
     beside: tuple[Path, ...],
     out: Path | None,
     device: str | None,
 ) -> None:
-    """Measure reconstructions and codebook utilisation on a data split, or samples of a prior.
+    """Measure reconstructions, samples of a prior, or a prior.
 
-    Images are resized and cropped as for the tokenizer. Samples are measured with --features only.
+    --tokenizer and --data: reconstruction errors and codebook utilisation on a data split. Images
+    are resized and cropped as for the tokenizer. With --samples: distances between these samples
+    and the split, with --features only. --prior and --shards: bits per code of a prior on a code
+    dataset.
 
     Example: imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
-    """
-    import imagetok
 
-    found = imagetok.evaluate(
-        tokenizer,
-        data,
-        samples=samples,
-        reference_count=reference_count,
-        features=features,
-        lpips=perceptual,
-        beside=beside,
-        out=out,
-        device=device,
-    )
+    Example: imagetok evaluate --prior runs/digits-gpt/prior --shards runs/digits-edvae/codes/test
+    """
+    images = {
+        "--tokenizer": tokenizer,
+        "--data": data,
+        "--samples": samples,
+        "--reference-count": reference_count,
+        "--features": features,
+        "--lpips": perceptual,
+    }
+    codes = {"--prior": prior, "--shards": shards}
+    if prior is not None or shards is not None:
+        _check_options(codes, codes, images)
+        from prior.code_evaluation import evaluate as evaluate_prior
+
+        assert prior is not None and shards is not None
+        found = evaluate_prior(prior, shards, beside=beside, out=out, device=device)
+    else:
+        _check_options(("--tokenizer", "--data"), images, codes)
+        import imagetok
+
+        assert tokenizer is not None and data is not None
+        found = imagetok.evaluate(
+            tokenizer,
+            data,
+            samples=samples,
+            reference_count=reference_count,
+            features=features,
+            lpips=perceptual,
+            beside=beside,
+            out=out,
+            device=device,
+        )
     say(found.title())
     show_columns(found.table())
+
+
+def _check_options(
+    required: Iterable[str], given: Mapping[str, object], others: Mapping[str, object]
+) -> None:
+    """Raise UsageError for a missing option, or for one of the other use of the command."""
+    for name in required:
+        if given[name] is None:
+            raise click.UsageError(
+                f"Missing option '{name}'; expected --tokenizer and --data, to measure images, or "
+                "--prior and --shards, to measure a prior."
+            )
+    refused = [name for name, value in others.items() if value not in (None, ())]
+    if refused:
+        raise click.UsageError(
+            f"{refused[0]}: cannot be combined with {' and '.join(required)}; omit one or the other"
+        )

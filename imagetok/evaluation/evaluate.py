@@ -100,7 +100,7 @@ def evaluate(
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
     """
     file, where = output_file(out), device_for(tokenizer, device)
-    records = dict(beside) if isinstance(beside, Mapping) else _read(beside)
+    records = read_records(beside)
     networks, distances = open_networks(features, where), open_distances(lpips, where)
     model = open_autoencoder(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
@@ -131,6 +131,11 @@ def _reference(dataset: ImageDataset, samples: object, count: int) -> ImageDatas
     return ImageSubset(dataset, count)
 
 
-def _read(files: Path | str | Sequence[Path | str]) -> dict[str, MeasureRecord]:
-    several = [files] if isinstance(files, str | Path) else files
+def read_records(
+    beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord],
+) -> dict[str, MeasureRecord]:
+    """Return records by name; files are read and named by their paths."""
+    if isinstance(beside, Mapping):
+        return dict(beside)
+    several = [beside] if isinstance(beside, str | Path) else beside
     return {str(file): read_record(Path(file)) for file in several}

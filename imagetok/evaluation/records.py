@@ -60,7 +60,7 @@ def measure_reconstructions(
     reconstructions are not finite.
     """
     identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
-    _check_all(identity, beside)
+    check_comparable(identity, beside)
     with _shared(identity, {"tokenizer": model.fingerprint, "some images": dataset.sample}):
         measures = _reconstruction_measures(model, dataset, networks, distances)
     return MeasureRecord(
@@ -145,7 +145,7 @@ def measure_samples(
     if isinstance(samples, Path):
         samples = open_samples(samples, reference.contract)
     identity = identity_of("samples", reference, len(samples), networks)
-    _check_all(identity, beside)
+    check_comparable(identity, beside)
     with _shared(identity, {"samples": samples.identity, "some samples": samples.sample}):
         measures = _sample_measures(samples, reference, networks)
     return MeasureRecord(subject={"samples": name}, identity=identity, measures=measures)
@@ -174,7 +174,7 @@ def side_by_side(records: Mapping[str, MeasureRecord]) -> dict[str, dict[str, fl
     Raises ConfigError if two were measured with different networks, images or counts.
     """
     (first, expected), *others = records.items()
-    _check_all(expected["identity"], dict(others), first)
+    check_comparable(expected["identity"], dict(others), first)
     rows = dict.fromkeys(measure for record in records.values() for measure in record["measures"])
     return {
         row: {name: r["measures"][row] for name, r in records.items() if row in r["measures"]}
@@ -230,7 +230,7 @@ def identity_of(
     }
 
 
-def _check_all(
+def check_comparable(
     expected: Mapping[str, Any], records: Mapping[str, MeasureRecord], name: str = "this"
 ) -> None:
     """Raise ConfigError unless all records have the expected identity, that of `name`."""
