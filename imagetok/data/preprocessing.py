@@ -145,9 +145,16 @@ def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
         left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
         picture = picture.crop((left, top, left + width, top + height))
     size = (contract.width, contract.height)
+    if contract.resize == "adm":
+        picture = _halved(picture, contract.width)
     if picture.size == size:
         return picture
-    box = (0, 0, *picture.size) if contract.resize == "stretch" else _cover(picture.size, size)
+    boxes = {
+        "cover": lambda: _cover(picture.size, size),
+        "stretch": lambda: (0, 0, *picture.size),
+        "adm": lambda: _cover_rounded(picture.size, contract.width),
+    }
+    box = boxes[contract.resize]()
     return picture.resize(size, _RESAMPLING[contract.interpolation], box=box)
 
 
@@ -166,3 +173,26 @@ def _cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, flo
         return (0.0, top * height / scaled, float(width), bottom)
     left, top, right, bottom = _cover((height, width), (new_height, new_width))
     return (top, left, bottom, right)
+
+
+def _halved(picture: Image.Image, side: int) -> Image.Image:
+    """Average 2 x 2 pixels while the shorter side has at least twice `side` pixels, as ADM does."""
+    while min(picture.size) >= 2 * side:
+        width, height = picture.size
+        picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
+    return picture
+
+
+def _cover_rounded(source: tuple[int, int], side: int) -> tuple[float, float, float, float]:
+    """Return the box of `source` that fills a square, as `_cover` but with ADM's rounding.
+
+    The longer side is rounded to the nearest pixel, and the offset of the crop rounded down.
+    """
+    scale = side / min(source)
+    starts, ends = [], []
+    for length in source:
+        scaled = round(length * scale)
+        start = (scaled - side) // 2
+        starts.append(start * length / scaled)
+        ends.append(min(float(length), (start + side) * length / scaled))
+    return (starts[0], starts[1], ends[0], ends[1])
