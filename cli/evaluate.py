@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from cli.options import data_option, device_option, say, show_columns, tokenizer_option
-from cli.parameters import PATH_OR_ID
+from cli.parameters import PATH_OR_ID, OneOf
+from imagetok.protocols import PROTOCOLS
 
 
 @click.command()
@@ -23,6 +24,12 @@ from cli.parameters import PATH_OR_ID
     type=click.IntRange(min=1),
     metavar="N",
     help="With --samples: compare with N images of --data, drawn with a fixed seed [all].",
+)
+@click.option(
+    "--protocol",
+    type=OneOf(list(PROTOCOLS)),
+    help="Fix crop, counts and reference as published; refuse anything else. "
+    + " ".join(f"{protocol.name}: {protocol.summary}." for protocol in PROTOCOLS.values()),
 )
 @click.option(
     "--prior",
@@ -63,6 +70,7 @@ def evaluate(
     data: str | None,
     samples: Path | None,
     reference_count: int | None,
+    protocol: str | None,
     prior: str | None,
     shards: Path | None,
     features: tuple[str, ...],
@@ -87,6 +95,7 @@ def evaluate(
         "--data": data,
         "--samples": samples,
         "--reference-count": reference_count,
+        "--protocol": protocol,
         "--features": features,
         "--lpips": perceptual,
     }
@@ -107,6 +116,7 @@ def evaluate(
             data,
             samples=samples,
             reference_count=reference_count,
+            protocol=protocol,
             features=features,
             lpips=perceptual,
             beside=beside,
@@ -114,6 +124,8 @@ def evaluate(
             device=device,
         )
     say(found.title())
+    if protocol is not None:
+        say(f"protocol {protocol}, which reports {', '.join(PROTOCOLS[protocol].reports)}")
     show_columns(found.table())
 
 

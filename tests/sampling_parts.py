@@ -18,7 +18,6 @@ from prior.config import PixelCNNConfig, PriorConfig
 from prior.generation import generate, generate_codes
 from prior.loading import open_pair
 
-
 FORMS = ("images", "shards", "npz")
 
 

@@ -17,7 +17,7 @@ _PLAIN = {
     *("rfid", "rkid", "rprecision", "rrecall"),
 }
 """Measures whose names do not include the network, because it is that of their papers."""
-_REFERENCE = ("data", "data_count", "data_drawn_from", "data_identity")
+_REFERENCE = ("data", "data_count", "data_drawn_from", "data_identity", "precision_recall_counts")
 """Keys of a record's identity that say which images were the reference."""
 
 

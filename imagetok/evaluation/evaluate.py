@@ -13,6 +13,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.feature_networks import NetworkSpecs, open_networks
 from imagetok.evaluation.lpips import PerceptualSpecs, open_distances
+from imagetok.evaluation.protocols import protocol_named, with_crop
 from imagetok.evaluation.records import (
     MeasureRecord,
     measure_reconstructions,
@@ -70,6 +71,7 @@ def evaluate(
     *,
     samples: ImageDataset | Path | str | None = None,
     reference_count: int | None = None,
+    protocol: str | None = None,
     features: NetworkSpecs = (),
     lpips: PerceptualSpecs = (),
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
@@ -84,7 +86,8 @@ def evaluate(
     samples: images to compare with `data` in place of reconstructions, by features only: a folder,
     as written by `imagetok sample`, or a dataset (for a prior, use `prior.evaluate_samples`).
     reference_count: number of images of `data` that samples are compared with, a subset drawn with
-    a fixed seed; None is all of them.
+    a fixed seed; None is all of them. protocol: name of a published protocol (see
+    `imagetok.protocols`), which fixes crop, counts and reference; its name is in the identity.
     features: networks to measure distances in: "inception", "vgg16", "torchvision:MODEL" (each also
     with =FILE), "cifar-resnet=FILE", "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex"
     or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files
@@ -93,7 +96,8 @@ def evaluate(
     In a distributed run every process has to call this; each gets the result, one writes it.
 
     Raises ConfigError if a record in `beside` was measured differently, for samples without
-    features, and for a reference_count without samples or above the number of images;
+    features, for a reference_count without samples or above the number of images, and for
+    anything that the protocol fixes otherwise;
     NotFiniteError if reconstructions are not finite; ArtifactError and InputError for unreadable
     tokenizers, images and records; ResourceError if weights or libraries are missing.
 
@@ -103,17 +107,19 @@ def evaluate(
     records = read_records(beside)
     networks, distances = open_networks(features, where), open_distances(lpips, where)
     model = open_autoencoder(tokenizer, device)
-    dataset, source = open_inputs(data, model.image)
+    rules = None if protocol is None else protocol_named(protocol)
+    image = model.image if rules is None else with_crop(model.image, rules)
+    dataset, source = open_inputs(data, image)
     if reference_count is not None:
-        dataset = _reference(dataset, samples, reference_count)
+        dataset = _reference(dataset, samples, reference_count, protocol)
     with progress_shown(progress):
         if samples is None:
-            record = measure_reconstructions(model, dataset, networks, distances, records)
+            record = measure_reconstructions(model, dataset, networks, distances, records, rules)
         elif distances:
             raise ConfigError("--lpips: measures reconstructions only; omit it, or omit --samples")
         else:
             drawn = Path(samples) if isinstance(samples, str) else samples
-            record = measure_samples(drawn, dataset, networks, records)
+            record = measure_samples(drawn, dataset, networks, records, rules)
     record["subject"]["data"] = source
     if file is not None and process_state().is_main_process:
         write_json(file, record)
@@ -121,8 +127,15 @@ def evaluate(
     return Evaluation(subject, source, record, records)
 
 
-def _reference(dataset: ImageDataset, samples: object, count: int) -> ImageDataset:
+def _reference(
+    dataset: ImageDataset, samples: object, count: int, protocol: str | None
+) -> ImageDataset:
     """Return the images that samples are compared with; ConfigError without samples."""
+    if protocol is not None:
+        raise ConfigError(
+            f"--protocol {protocol}: fixes the reference images, but found --reference-count "
+            f"{count:,}; omit one or the other"
+        )
     if samples is None:
         raise ConfigError(
             "--reference-count: applies to samples; reconstructions are compared with all their "
