@@ -50,6 +50,12 @@ from imagetok.protocols import PROTOCOLS
     "May be repeated.",
 )
 @click.option(
+    "--feature-cache",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the features of --data in this folder, for other measurements against them.",
+)
+@click.option(
     "--lpips",
     "perceptual",
     multiple=True,
@@ -74,6 +80,7 @@ def evaluate(
     prior: str | None,
     shards: Path | None,
     features: tuple[str, ...],
+    feature_cache: Path | None,
     perceptual: tuple[str, ...],
     beside: tuple[Path, ...],
     out: Path | None,
@@ -97,6 +104,7 @@ def evaluate(
         "--reference-count": reference_count,
         "--protocol": protocol,
         "--features": features,
+        "--feature-cache": feature_cache,
         "--lpips": perceptual,
     }
     codes = {"--prior": prior, "--shards": shards}
@@ -118,6 +126,7 @@ def evaluate(
             reference_count=reference_count,
             protocol=protocol,
             features=features,
+            feature_cache=feature_cache,
             lpips=perceptual,
             beside=beside,
             out=out,

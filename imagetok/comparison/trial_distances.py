@@ -21,6 +21,10 @@ _REFERENCE = ("data", "data_count", "data_drawn_from", "data_identity", "precisi
 """Keys of a record's identity that say which images were the reference."""
 
 
+FEATURES = "features"
+"""Folder of a comparison with the features of its reference images; it may be deleted."""
+
+
 class SampleReference(NamedTuple):
     """Counts of samples and of the images that they are compared with."""
 
@@ -79,6 +83,7 @@ class FeatureWork:
             words = ["evaluate", *tokenizer_words(trial)]
             words += [word for spec in self.features for word in ("--features", spec)]
             words += self._images(trial, what)
+            words += ["--feature-cache", str(trial.config.parent / FEATURES)]
             words += ["--out", str(self.path(trial, what)), "--device", self.device]
             return imagetok_command(*words)
 

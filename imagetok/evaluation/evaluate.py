@@ -21,7 +21,7 @@ from imagetok.evaluation.records import (
     read_record,
     side_by_side,
 )
-from imagetok.io.output_paths import output_file
+from imagetok.io.output_paths import output_file, output_folder
 from imagetok.processes import process_state
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -72,6 +72,7 @@ def evaluate(
     samples: ImageDataset | Path | str | None = None,
     reference_count: int | None = None,
     protocol: str | None = None,
+    feature_cache: Path | str | None = None,
     features: NetworkSpecs = (),
     lpips: PerceptualSpecs = (),
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
@@ -88,6 +89,7 @@ def evaluate(
     reference_count: number of images of `data` that samples are compared with, a subset drawn with
     a fixed seed; None is all of them. protocol: name of a published protocol (see
     `imagetok.protocols`), which fixes crop, counts and reference; its name is in the identity.
+    feature_cache: a folder that keeps the features of `data`, for measurements that share them.
     features: networks to measure distances in: "inception", "vgg16", "torchvision:MODEL" (each also
     with =FILE), "cifar-resnet=FILE", "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex"
     or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files
@@ -96,15 +98,15 @@ def evaluate(
     In a distributed run every process has to call this; each gets the result, one writes it.
 
     Raises ConfigError if a record in `beside` was measured differently, for samples without
-    features, for a reference_count without samples or above the number of images, and for
-    anything that the protocol fixes otherwise;
-    NotFiniteError if reconstructions are not finite; ArtifactError and InputError for unreadable
-    tokenizers, images and records; ResourceError if weights or libraries are missing.
+    features, for a reference_count without samples or above the number of images, and for anything
+    that the protocol fixes otherwise; NotFiniteError if reconstructions are not finite;
+    ArtifactError and InputError for unreadable tokenizers, images and records; ResourceError if
+    weights or libraries are missing.
 
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
     """
     file, where = output_file(out), device_for(tokenizer, device)
-    records = read_records(beside)
+    records, cache = read_records(beside), output_folder(feature_cache)
     networks, distances = open_networks(features, where), open_distances(lpips, where)
     model = open_autoencoder(tokenizer, device)
     rules = None if protocol is None else protocol_named(protocol)
@@ -114,12 +116,14 @@ def evaluate(
         dataset = _reference(dataset, samples, reference_count, protocol)
     with progress_shown(progress):
         if samples is None:
-            record = measure_reconstructions(model, dataset, networks, distances, records, rules)
+            record = measure_reconstructions(
+                model, dataset, networks, distances, records, rules, cache
+            )
         elif distances:
             raise ConfigError("--lpips: measures reconstructions only; omit it, or omit --samples")
         else:
             drawn = Path(samples) if isinstance(samples, str) else samples
-            record = measure_samples(drawn, dataset, networks, records, rules)
+            record = measure_samples(drawn, dataset, networks, records, rules, cache)
     record["subject"]["data"] = source
     if file is not None and process_state().is_main_process:
         write_json(file, record)

@@ -17,6 +17,7 @@ from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.batches import num_batches
+from imagetok.evaluation.feature_cache import cached_features
 from imagetok.evaluation.feature_distances import (
     NEIGHBOURS,
     ManifoldCounts,
@@ -53,12 +54,13 @@ def measure_reconstructions(
     distances: Sequence[PerceptualDistance] = (),
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
     protocol: Protocol | None = None,
+    cache: Path | None = None,
 ) -> MeasureRecord:
     """Measure reconstruction errors, codebook utilisation, LPIPS and feature distances.
 
     networks: feature networks for distances between all reconstructions and all images (rFID, ...).
     distances: perceptual distances. beside: records, by name, to be shown in one table with this
-    one. protocol: a published protocol to follow.
+    one. protocol: a published protocol to follow. cache: see `cached_features`.
 
     Raises ConfigError before any work if a record in `beside` is not comparable or the images are
     not those of the protocol, NotFiniteError if reconstructions are not finite.
@@ -69,7 +71,7 @@ def measure_reconstructions(
     identity |= _named(protocol)
     check_comparable(identity, beside)
     with _shared(identity, {"tokenizer": model.fingerprint, "some images": dataset.sample}):
-        measures = _reconstruction_measures(model, dataset, networks, distances)
+        measures = _reconstruction_measures(model, dataset, networks, distances, cache)
     return MeasureRecord(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
         identity=identity,
@@ -96,12 +98,13 @@ def _reconstruction_measures(
     dataset: ImageDataset,
     networks: Sequence[FeatureNetwork],
     distances: Sequence[PerceptualDistance],
+    cache: Path | None,
 ) -> dict[str, float | int]:
     measures = _with_progress(model, dataset)
     _check_finite(measures)
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
     for network in networks:
-        real = features_of(network, dataset)
+        real = cached_features(network, dataset, cache)
         classes = dataset.class_names
         back = features_of(network, dataset, reconstruct_bytes(model))
         apart = compare_sets(real, back, network.name)
@@ -138,12 +141,13 @@ def measure_samples(
     networks: Sequence[FeatureNetwork],
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
     protocol: Protocol | None = None,
+    cache: Path | None = None,
 ) -> MeasureRecord:
     """Measure the distance between samples and reference images in the features of every network.
 
     samples: a folder, see `open_samples`, or a dataset with the image contract of the reference.
-    beside, protocol: as for `measure_reconstructions`. Precision and recall compare equal numbers
-    of samples and images, at most 50,000, unless the protocol has other counts.
+    beside, protocol, cache: as for `measure_reconstructions`. Precision and recall compare equal
+    numbers of samples and images, at most 50,000, unless the protocol has other counts.
 
     Raises ConfigError without networks, if a record in `beside` is not comparable, and for counts,
     images or networks that are not the protocol's.
@@ -163,7 +167,7 @@ def measure_samples(
         identity["precision_recall_counts"] = counts._asdict()
     check_comparable(identity, beside)
     with _shared(identity, {"samples": samples.identity, "some samples": samples.sample}):
-        measures = _sample_measures(samples, reference, networks, counts)
+        measures = _sample_measures(samples, reference, networks, counts, cache)
     return MeasureRecord(subject={"samples": name}, identity=identity, measures=measures)
 
 
@@ -172,10 +176,12 @@ def _sample_measures(
     reference: ImageDataset,
     networks: Sequence[FeatureNetwork],
     counts: ManifoldCounts,
+    cache: Path | None,
 ) -> dict[str, float | int]:
     measures: dict[str, float | int] = {"num_samples": len(samples)}
     for network in networks:
-        real, drawn = features_of(network, reference), features_of(network, samples)
+        real = cached_features(network, reference, cache)
+        drawn = features_of(network, samples)
         measures |= compare_sets(real, drawn, network.name, counts)
         classes = reference.class_names
         measures |= _present(
