@@ -16,8 +16,9 @@ from imagetok.protocols import PROTOCOLS
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Compare the images in this folder with --data, instead of measuring reconstructions.",
+    metavar="DIR|NPZ",
+    help="Compare the images in this folder, or in `arr_0` of this npz file, with --data, instead "
+    "of measuring reconstructions.",
 )
 @click.option(
     "--reference-count",

@@ -84,8 +84,9 @@ def evaluate(
 
     tokenizer: a Tokenizer or VAE, its folder, or a Hub id. data: a spec such as `digits:test`, a
     path, or any other image input (see `open_inputs`), resized and cropped as for the tokenizer.
-    samples: images to compare with `data` in place of reconstructions, by features only: a folder,
-    as written by `imagetok sample`, or a dataset (for a prior, use `prior.evaluate_samples`).
+    samples: images to compare with `data` in place of reconstructions, by features only: a folder
+    or npz file, as written by `imagetok sample`, or a dataset (for a prior, use
+    `prior.evaluate_samples`).
     reference_count: number of images of `data` that samples are compared with, a subset drawn with
     a fixed seed; None is all of them. protocol: name of a published protocol (see
     `imagetok.protocols`), which fixes crop, counts and reference; its name is in the identity.

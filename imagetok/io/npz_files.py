@@ -1,5 +1,7 @@
-"""Writing an npz archive array by array, without holding an array in memory."""
+"""Writing and reading the arrays of an npz archive without holding them in memory."""
 
+import math
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,3 +56,43 @@ def member_of(path: Path, name: str, most: int) -> bytes | None:
             return archive.read(info) if info.file_size <= most else None
     except (KeyError, OSError, zipfile.BadZipFile):
         return None
+
+
+def open_array(path: Path, name: str) -> np.ndarray:
+    """Return an array of an npz file, memory-mapped if it is not compressed.
+
+    Raises KeyError if there is none of this name, and ValueError, OSError, EOFError or
+    zipfile.BadZipFile for a damaged file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            with archive.open(info) as member:
+                return npy.read_array(member, allow_pickle=False)
+        with archive.open(info) as member:
+            version = npy.read_magic(member)
+            read_header = (
+                npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            )
+            shape, is_fortran, dtype = read_header(member)
+            header = member.tell()
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    if math.prod(shape) * dtype.itemsize != info.file_size - header:
+        raise ValueError(f"its header states {shape} {dtype}, which is not its size")
+    order = "F" if is_fortran else "C"
+    start = _data_start(path, info) + header
+    if math.prod(shape) == 0:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", start, shape, order)
+
+
+def _data_start(path: Path, info: zipfile.ZipInfo) -> int:
+    """Return where a member's bytes begin: after its local header, a name and an extra field."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        header = file.read(30)
+    if header[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile("a member has no local header")
+    name, extra = struct.unpack("<HH", header[26:30])
+    return info.header_offset + 30 + name + extra

@@ -146,3 +146,15 @@ def test_precision_and_recall_count_as_many_as_asked():
 
 def test_samples_are_as_many_as_the_images_up_to_fifty_thousand():
     assert [sample_count(n) for n in (10, 50_000, 162_770)] == [10, 50_000, 50_000]
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "tiny"])
+def test_the_page_lists_every_protocol_with_what_it_fixes(name):
+    page = (CONFIGS.parent / "docs" / "reference" / "protocols.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    protocol = PROTOCOLS[name]
+    counts = (protocol.num_samples, protocol.num_reference, protocol.num_reconstructions)
+    for fixed in (*counts, *protocol.manifold):
+        assert fixed is None or f"{fixed:,}" in row
+    for measure in protocol.reports:
+        assert f"`{measure}`" in row
