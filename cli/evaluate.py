@@ -135,7 +135,8 @@ def evaluate(
         )
     say(found.title())
     if protocol is not None:
-        say(f"protocol {protocol}, which reports {', '.join(PROTOCOLS[protocol].reports)}")
+        published = [name for name in PROTOCOLS[protocol].reports if name in found.measures]
+        say(f"protocol {protocol}, which reports {', '.join(published)}")
     show_columns(found.table())
 
 

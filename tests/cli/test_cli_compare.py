@@ -291,7 +291,10 @@ def test_a_prior_is_trained_and_measured_on_the_codes_of_each(one_cell, tmp_path
         assert record["identity"]["networks"] == result["later"]["networks"]
     assert result["later"]["num_samples"] == 30 == len(list((folder / "samples").glob("0*.png")))
     page = (out / "comparison.md").read_text()
-    assert "30 samples of the prior" in page and "prior, bits per code" in page
+    assert "30 samples of the prior from all 1,617 images of digits:train" in page
+    assert "81 of the training images (a share of 0.05) are held out" in page
+    assert "measured once on the 180 images of the test split" in page
+    assert "prior, bits per code" in page
     assert str(tmp_path) not in page + (out / "comparison.json").read_text()
     evaluated = path.stat().st_mtime_ns
     assert _run(command) == 0, "again"
