@@ -14,6 +14,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+MOST_ASPECT = 32
+"""Longer images are not resized as a whole, because that needs too much memory."""
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 
@@ -145,17 +147,29 @@ def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
         left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
         picture = picture.crop((left, top, left + width, top + height))
     size = (contract.width, contract.height)
-    if contract.resize == "adm":
-        picture = _halved(picture, contract.width)
     if picture.size == size:
         return picture
-    boxes = {
-        "cover": lambda: _cover(picture.size, size),
-        "stretch": lambda: (0, 0, *picture.size),
-        "adm": lambda: _cover_rounded(picture.size, contract.width),
-    }
-    box = boxes[contract.resize]()
+    if contract.resize == "adm" and max(picture.size) <= MOST_ASPECT * min(picture.size):
+        return _adm_crop(picture, contract.width)
+    box = (0, 0, *picture.size) if contract.resize == "stretch" else _cover(picture.size, size)
     return picture.resize(size, _RESAMPLING[contract.interpolation], box=box)
+
+
+def _adm_crop(picture: Image.Image, side: int) -> Image.Image:
+    """Halve sides while the shorter one has at least twice `side` pixels, resize it, and crop.
+
+    Dhariwal and Nichol 2021, openai/guided-diffusion: the whole image is resized before the crop,
+    because a box to resize (see `_cover`) is rounded to float32.
+    """
+    while min(picture.size) >= 2 * side:
+        halves = (picture.width // 2, picture.height // 2)
+        picture = picture.resize(halves, Image.Resampling.BOX)
+    scale = side / min(picture.size)
+    whole = picture.resize(
+        (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+    )
+    left, top = (whole.width - side) // 2, (whole.height - side) // 2
+    return whole.crop((left, top, left + side, top + side))
 
 
 def _cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -173,26 +187,3 @@ def _cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, flo
         return (0.0, top * height / scaled, float(width), bottom)
     left, top, right, bottom = _cover((height, width), (new_height, new_width))
     return (top, left, bottom, right)
-
-
-def _halved(picture: Image.Image, side: int) -> Image.Image:
-    """Average 2 x 2 pixels while the shorter side has at least twice `side` pixels, as ADM does."""
-    while min(picture.size) >= 2 * side:
-        width, height = picture.size
-        picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
-    return picture
-
-
-def _cover_rounded(source: tuple[int, int], side: int) -> tuple[float, float, float, float]:
-    """Return the box of `source` that fills a square, as `_cover` but with ADM's rounding.
-
-    The longer side is rounded to the nearest pixel, and the offset of the crop rounded down.
-    """
-    scale = side / min(source)
-    starts, ends = [], []
-    for length in source:
-        scaled = round(length * scale)
-        start = (scaled - side) // 2
-        starts.append(start * length / scaled)
-        ends.append(min(float(length), (start + side) * length / scaled))
-    return (starts[0], starts[1], ends[0], ends[1])
