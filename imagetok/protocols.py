@@ -86,8 +86,3 @@ _ALL = (
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 """Protocols by name."""
-
-
-def sample_count(num_images: int) -> int:
-    """Return how many samples to compare with `num_images` reference images, as papers do."""
-    return min(PUBLISHED_SAMPLES, num_images)

@@ -24,9 +24,9 @@ from imagetok.comparison.trial_distances import (
 from imagetok.config import Overrides, validate
 from imagetok.data import describe
 from imagetok.errors import ConfigError
+from imagetok.evaluation.protocols import sample_count
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
-from imagetok.protocols import sample_count
 from prior.config import PriorRun
 from prior.trial_priors import PriorWork, check_selection
 

@@ -1,4 +1,4 @@
-"""Checks that a measurement follows a published protocol; each names what it expected and found."""
+"""Checks that a measurement follows a published protocol, each with expected and found values."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,13 @@ from imagetok.data import ImageDataset
 from imagetok.errors import ConfigError
 from imagetok.evaluation.feature_networks import FeatureNetwork
 from imagetok.images import ImageContract
-from imagetok.protocols import PROTOCOLS, Protocol
+from imagetok.protocols import PROTOCOLS, PUBLISHED_SAMPLES, Protocol
 from imagetok.suggestions import did_you_mean
+
+
+def sample_count(num_images: int) -> int:
+    """Return how many samples to compare with `num_images` reference images, as papers do."""
+    return min(PUBLISHED_SAMPLES, num_images)
 
 
 def protocol_named(name: str) -> Protocol:

@@ -16,7 +16,8 @@ from imagetok.data.subset import drawn_indices
 from imagetok.errors import ConfigError
 from imagetok.evaluation.distances import precision_recall
 from imagetok.evaluation.feature_distances import FeatureSet, ManifoldCounts, compare_sets
-from imagetok.protocols import PROTOCOLS, Protocol, sample_count
+from imagetok.evaluation.protocols import sample_count
+from imagetok.protocols import PROTOCOLS, Protocol
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
 
