@@ -6,7 +6,7 @@ are unique, and there are no anchors and no tags.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
@@ -16,7 +16,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
 )
@@ -50,7 +49,7 @@ class Section(BaseModel):
         return [cls]
 
     @model_serializer(mode="wrap")
-    def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_added_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         tree = handler(self)
         fields = type(self).model_fields
         unset = {name for name in self.added if getattr(self, name) == fields[name].default}
