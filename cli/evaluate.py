@@ -1,26 +1,24 @@
 """`imagetok evaluate`."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
 
-from cli.options import (
-    data_option,
-    device_option,
-    say,
-    show_columns,
-    tokenizer_option,
-)
+from cli.options import data_option, device_option, say, show_columns, tokenizer_option
+from cli.parameters import PATH_OR_ID, OneOf
+from imagetok.protocols import PROTOCOLS
 
 
 @click.command()
-@tokenizer_option()
-@data_option()
+@tokenizer_option(required=False)
+@data_option(required=False)
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Compare the images in this folder with --data, instead of measuring reconstructions.",
+    metavar="DIR|NPZ",
+    help="Compare the images in this folder, or in `arr_0` of this npz file, with --data, instead "
+    "of measuring reconstructions.",
 )
 @click.option(
     "--reference-count",
@@ -29,12 +27,34 @@ from cli.options import (
     help="With --samples: compare with N images of --data, drawn with a fixed seed [all].",
 )
 @click.option(
+    "--protocol",
+    type=OneOf(list(PROTOCOLS)),
+    help="Fix crop, counts and reference as published; refuse anything else. "
+    + " ".join(f"{protocol.name}: {protocol.summary}." for protocol in PROTOCOLS.values()),
+)
+@click.option(
+    "--prior",
+    type=PATH_OR_ID,
+    help="Measure the bits per code of this prior on --shards, instead of images.",
+)
+@click.option(
+    "--shards",
+    type=click.Path(path_type=Path),
+    help="With --prior: folder of the code dataset, such as that of the test images.",
+)
+@click.option(
     "--features",
     multiple=True,
     metavar="NETWORK",
     help="Also measure distances (such as FID) in the features of this network: inception, vgg16, "
     "torchvision:MODEL (each also with =FILE), cifar-resnet=FILE or python:MODULE:FUNCTION. "
     "May be repeated.",
+)
+@click.option(
+    "--feature-cache",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the features of --data in this folder, for other measurements against them.",
 )
 @click.option(
     "--lpips",
@@ -53,34 +73,85 @@ from cli.options import (
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
 @device_option()
 def evaluate(
-    tokenizer: str,
-    data: str,
+    tokenizer: str | None,
+    data: str | None,
     samples: Path | None,
     reference_count: int | None,
+    protocol: str | None,
+    prior: str | None,
+    shards: Path | None,
     features: tuple[str, ...],
+    feature_cache: Path | None,
     perceptual: tuple[str, ...],
     beside: tuple[Path, ...],
     out: Path | None,
     device: str | None,
 ) -> None:
-    """Measure reconstructions and codebook utilisation on a data split, or samples of a prior.
+    """Measure reconstructions, samples of a prior, or a prior.
 
-    Images are resized and cropped as for the tokenizer. Samples are measured with --features only.
+    --tokenizer and --data: reconstruction errors and codebook utilisation on a data split. Images
+    are resized and cropped as for the tokenizer. With --samples: distances between these samples
+    and the split, with --features only. --prior and --shards: bits per code of a prior on a code
+    dataset.
 
     Example: imagetok evaluate --tokenizer runs/digits-edvae/tokenizer --data digits:test
-    """
-    import imagetok
 
-    found = imagetok.evaluate(
-        tokenizer,
-        data,
-        samples=samples,
-        reference_count=reference_count,
-        features=features,
-        lpips=perceptual,
-        beside=beside,
-        out=out,
-        device=device,
-    )
+    Example: imagetok evaluate --prior runs/digits-gpt/prior --shards runs/digits-edvae/codes/test
+    """
+    images = {
+        "--tokenizer": tokenizer,
+        "--data": data,
+        "--samples": samples,
+        "--reference-count": reference_count,
+        "--protocol": protocol,
+        "--features": features,
+        "--feature-cache": feature_cache,
+        "--lpips": perceptual,
+    }
+    codes = {"--prior": prior, "--shards": shards}
+    if prior is not None or shards is not None:
+        _check_options(codes, codes, images)
+        from prior.code_evaluation import evaluate as evaluate_prior
+
+        assert prior is not None and shards is not None
+        found = evaluate_prior(prior, shards, beside=beside, out=out, device=device)
+    else:
+        _check_options(("--tokenizer", "--data"), images, codes)
+        import imagetok
+
+        assert tokenizer is not None and data is not None
+        found = imagetok.evaluate(
+            tokenizer,
+            data,
+            samples=samples,
+            reference_count=reference_count,
+            protocol=protocol,
+            features=features,
+            feature_cache=feature_cache,
+            lpips=perceptual,
+            beside=beside,
+            out=out,
+            device=device,
+        )
     say(found.title())
+    if protocol is not None:
+        published = [name for name in PROTOCOLS[protocol].reports if name in found.measures]
+        say(f"protocol {protocol}, which reports {', '.join(published)}")
     show_columns(found.table())
+
+
+def _check_options(
+    required: Iterable[str], given: Mapping[str, object], others: Mapping[str, object]
+) -> None:
+    """Raise UsageError for a missing option, or for one of the other use of the command."""
+    for name in required:
+        if given[name] is None:
+            raise click.UsageError(
+                f"Missing option '{name}'; expected --tokenizer and --data, to measure images, or "
+                "--prior and --shards, to measure a prior."
+            )
+    refused = [name for name, value in others.items() if value not in (None, ())]
+    if refused:
+        raise click.UsageError(
+            f"{refused[0]}: cannot be combined with {' and '.join(required)}; omit one or the other"
+        )

@@ -22,19 +22,21 @@ def device_option() -> Decorator:
     )
 
 
-def tokenizer_option() -> Decorator:
-    """Return the `--tokenizer` option, which is required."""
+def tokenizer_option(*, required: bool = True) -> Decorator:
+    """Return the `--tokenizer` option."""
     return click.option(
         "--tokenizer",
-        required=True,
+        required=required,
         type=PATH_OR_ID,
         help="Tokenizer folder, or Hub id user/name[@revision].",
     )
 
 
-def data_option(what: str = "Images: cifar10:test, a folder, ...") -> Decorator:
-    """Return the `--data` option, which is required; `what` is its help text."""
-    return click.option("--data", required=True, type=DATA, help=what)
+def data_option(
+    what: str = "Images: cifar10:test, a folder, ...", *, required: bool = True
+) -> Decorator:
+    """Return the `--data` option; `what` is its help text."""
+    return click.option("--data", required=required, type=DATA, help=what)
 
 
 def batch_size_option() -> Decorator:

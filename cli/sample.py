@@ -60,6 +60,12 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for PNGs.")
 @click.option(
+    "--npz",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also, or instead of --out: one file of all images, as ADM's evaluation reads it.",
+)
+@click.option(
     "--shards", type=click.Path(path_type=Path), help="Instead of --out: folder of a code dataset."
 )
 @click.option(
@@ -75,6 +81,7 @@ def sample(
     tokenizer: str | None,
     count: int,
     out: Path | None,
+    npz: Path | None,
     shards: Path | None,
     samples_per_shard: int,
     label: str | None,
@@ -84,19 +91,26 @@ def sample(
     """Draw new images from a prior. Run it again to continue, with --out also with a larger -n.
 
     --out writes PNG files, one grid and samples.json, which records the prior and the sampling
-    parameters. --shards writes only the codes. Sample j depends only on the seed and j: not on -n,
-    the batch size or the number of processes. Without --label, the classes are cycled through.
+    parameters. --npz writes all images as one array, `arr_0` of (N, H, W, 3) uint8, and their
+    classes as `arr_1`. --shards writes only the codes. Sample j depends only on the seed and j: not
+    on -n, the batch size or the number of processes. Without --label, the classes are cycled
+    through.
 
     Example: imagetok sample --prior runs/digits-gpt/prior -n 20 --label 3 --out threes
     """
-    if (out is None) == (shards is None):
-        raise click.UsageError("expected either --out DIR, for images, or --shards DIR, for codes")
+    if (out is None and npz is None) == (shards is None):
+        raise click.UsageError(
+            "expected either --out DIR or --npz FILE, for images, or --shards DIR, for codes"
+        )
     from prior.generation import GRID, generate, generate_codes
 
     how = {"tokenizer": tokenizer, "label": _parse_label(label), "device": device, **params}
-    if out is not None:
-        drawn = generate(prior, count, out=out, **how)
-        say(f"{count} images in {out} ({drawn.num_new} new); the first in {out / GRID}")
+    if out is not None or npz is not None:
+        drawn = generate(prior, count, out=out, npz=npz, **how)
+        if out is not None:
+            say(f"{count} images in {out} ({drawn.num_new} new); the first in {out / GRID}")
+        if npz is not None:
+            say(f"{count} images in {npz}")
     elif shards is not None:
         made = generate_codes(prior, count, shards, samples_per_shard=samples_per_shard, **how)
         for level, use in made.rows().items():

@@ -49,7 +49,7 @@ class Section(BaseModel):
         return [cls]
 
     @model_serializer(mode="wrap")
-    def _without_added_defaults(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
+    def _without_added_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         tree = handler(self)
         fields = type(self).model_fields
         unset = {name for name in self.added if getattr(self, name) == fields[name].default}

@@ -21,6 +21,8 @@ class ImageContract(Section):
 
     A picture is centre-cropped to `centre_crop` pixels if given (CelebA's 140), then resized:
     `cover` scales the shorter side and centre-crops the rest, `stretch` ignores the aspect ratio.
+    `adm` is ADM's crop to a square (Dhariwal and Nichol 2021): sides are halved by averages of
+    2 x 2 pixels while the shorter one has at least twice the pixels, then as `cover`.
     Mode `labels` is for label maps, of classes in [0, num_classes).
     """
 
@@ -32,8 +34,9 @@ class ImageContract(Section):
     """Columns of pixels."""
     centre_crop: Side | None = None
     """Side of the square that is cut out of the middle first; null: none."""
-    resize: Literal["cover", "stretch"] = "cover"
-    """`cover` scales the shorter side and crops the rest; `stretch` ignores the aspect ratio."""
+    resize: Literal["cover", "stretch", "adm"] = "cover"
+    """`cover` scales the shorter side and crops the rest; `stretch` ignores the aspect ratio; `adm`
+    crops as ADM does for ImageNet, bicubic and square."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How pixels are resampled; label maps need nearest."""
     num_classes: Annotated[int, Field(ge=2, le=256)] | None = None
@@ -52,6 +55,11 @@ class ImageContract(Section):
             raise ValueError(
                 "interpolation: expected nearest for mode labels, because classes cannot be "
                 f"averaged, found {self.interpolation}"
+            )
+        if self.resize == "adm" and (self.interpolation, self.width) != ("bicubic", self.height):
+            raise ValueError(
+                "resize: adm needs interpolation bicubic and height = width, found "
+                f"{self.interpolation} and {self.height} x {self.width}"
             )
         return self
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagetok.inspection import inspect
     from prior.base import Prior
+    from prior.code_evaluation import evaluate
     from prior.comparison import compare
     from prior.completion import complete
     from prior.generation import generate, generate_codes
@@ -24,6 +25,7 @@ _HOMES = {
     "SamplingParams": "prior.sampling_params",
     "compare": "prior.comparison",
     "complete": "prior.completion",
+    "evaluate": "prior.code_evaluation",
     "evaluate_samples": "prior.sample_evaluation",
     "generate": "prior.generation",
     "generate_codes": "prior.generation",
@@ -40,6 +42,7 @@ __all__ = [
     "SamplingParams",
     "compare",
     "complete",
+    "evaluate",
     "evaluate_samples",
     "generate",
     "generate_codes",

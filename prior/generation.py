@@ -1,8 +1,9 @@
 """`imagetok sample` and `prior.generate`: samples as images or codes, resumable and distributed."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.loading import open_pair
 from prior.sample_folder import RECORD, SamplesRecord, commit_record, plan_of, read_drawn, record_of
+from prior.sample_npz import check_npz, parts_folder, read_npz, write_samples
 from prior.sampling_params import SamplingParams, sampling_params
 from prior.sequence import Codes
 
@@ -55,14 +57,18 @@ class Generated(Result):
     """(n, h, w) int64 per level, coarse to fine; None if this call did not sample all of them,
     because some were in the folder before or other processes sampled them."""
     _drawn: Images | None = field(default=None)
+    npz: Path | None = None
+    """File of all images as `arr_0`; None if none was written."""
 
     @cached_property
     def images(self) -> Images:
-        """Images (n, C, H, W) in [0, 1], or label maps (n, H, W); read from the folder."""
-        if self._drawn is not None or self.folder is None:
-            assert self._drawn is not None
+        """Images (n, C, H, W) in [0, 1], or label maps (n, H, W); read from folder or npz file."""
+        if self._drawn is not None:
             return self._drawn
         contract = self.tokenizer.image
+        if self.folder is None:
+            assert self.npz is not None
+            return from_stored(read_npz(self.npz)[:, : contract.channels], contract)
         files = [picture_file(self.folder, j) for j in range(self.record.num_images)]
         stored = [
             preprocess(open_image(file, contract.mode == "labels"), contract) for file in files
@@ -75,7 +81,8 @@ class Generated(Result):
         return self.record.cycled_labels()
 
     def title(self) -> str:
-        place = "in memory" if self.folder is None else f"in {self.folder}"
+        written = [str(place) for place in (self.folder, self.npz) if place is not None]
+        place = f"in {' and '.join(written)}" if written else "in memory"
         return f"{self.record.num_images} images of a prior, {place}"
 
     def rows(self) -> dict[str, object]:
@@ -121,6 +128,7 @@ def generate(
     *,
     tokenizer: Tokenizer | Path | str | None = None,
     out: Path | str | None = None,
+    npz: Path | str | None = None,
     label: Label = None,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -139,10 +147,16 @@ def generate(
     out: a folder for samples.json, NNNNNN.png and finally grid.png; None keeps the images in
     memory. Call it again with the same folder to continue, also with a larger n. The processes of
     a distributed run share the work on a folder.
+    npz: a file for all images in one array, `arr_0` of (n, H, W, 3) uint8, as the evaluation of ADM
+    reads it; grey images are repeated in three channels. If every image has a class, `arr_1` has
+    the classes. Memory does not grow with n. Without `out`, the images are first kept in the folder
+    NPZ.parts, which is deleted in the end; call it again to continue. A file that has these samples
+    is kept, one that has fewer of them is replaced.
     label to seed: see `Prior.sample`. With these fixed, sample j does not depend on n.
     batch_size: images sampled and decoded together [64]; affects speed and memory only.
-    Raises ConfigError for parameters out of range and if `out` holds anything else, ShardError
-    for a tokenizer of other codes, StoppedError after a signal (call it again to continue).
+    Raises ConfigError for parameters out of range, if `out` or `npz` holds anything else, and for
+    an npz of label maps; ShardError for a tokenizer of other codes; StoppedError after a signal
+    (call it again to continue).
 
     >>> samples = prior.generate("runs/digits-gpt/prior", 16, label=3, out="threes")
     >>> samples.images.shape
@@ -157,6 +171,10 @@ def generate(
         raise ConfigError(f"expected n and batch_size of 1 or more, found {n} and {size}")
     record = record_of(model, own, n, label, params)
     with progress_shown(progress):
+        if npz is not None:
+            work = _in_npz if out is None else _in_folder
+            folder = parts_folder(Path(npz)) if out is None else Path(out)
+            return work(model, own, folder, record, label, params, size, Path(npz))
         if out is None:
             return _in_memory(model, own, record, label, params, size)
         return _in_folder(model, own, Path(out), record, label, params, size)
@@ -226,9 +244,10 @@ def _in_memory(
 
 def _in_folder(
     prior: Prior, tokenizer: Tokenizer, out: Path, record: SamplesRecord, label: Label,
-    params: SamplingParams, size: int,
+    params: SamplingParams, size: int, npz: Path | None = None,
 ) -> Generated:  # fmt: skip
     n, state = record.num_images, process_state()
+    has_npz = npz is not None and check_npz(npz, record, tokenizer.image)
     chunks = _chunks(n, size)
     codes: list[Codes] = []
     made_by = record.model_dump(mode="json", exclude={"prior", "tokenizer", "origin"})
@@ -263,9 +282,34 @@ def _in_folder(
         if state.is_main_process:
             shown = read_drawn(out, range(min(n, MOST_IN_GRID)))
             save_grid(shown, out / GRID, columns=_columns(record), scale=2)
+            if npz is not None and not has_npz:
+                with ProgressBar("writing", n, rate_unit="images/s") as progress:
+
+                    def check(written: int) -> None:
+                        stop.check_here()
+                        progress.update(written)
+
+                    write_samples(npz, out, record, tokenizer.image, check)
         state.wait_for_everyone()
     whole = _joined(codes) if len(todo) == len(chunks) else None
-    return Generated(record, tokenizer, out, sum(map(len, missing)), whole)
+    return Generated(record, tokenizer, out, sum(map(len, missing)), whole, npz=npz)
+
+
+def _in_npz(
+    prior: Prior, tokenizer: Tokenizer, parts: Path, record: SamplesRecord, label: Label,
+    params: SamplingParams, size: int, npz: Path,
+) -> Generated:  # fmt: skip
+    """Sample images into an npz file alone, by way of a folder that is deleted in the end."""
+    state = process_state()
+    if check_npz(npz, record, tokenizer.image):
+        made = Generated(record, tokenizer, None, 0, None, npz=npz)
+    else:
+        made = _in_folder(prior, tokenizer, parts, record, label, params, size, npz)
+        made = replace(made, folder=None)
+    state.wait_for_everyone()
+    if state.is_main_process and parts.is_dir():
+        shutil.rmtree(parts)
+    return made
 
 
 def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

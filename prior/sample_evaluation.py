@@ -13,6 +13,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.evaluate import Evaluation, evaluate
 from imagetok.evaluation.feature_networks import NetworkSpecs
+from imagetok.evaluation.protocols import protocol_named
 from imagetok.evaluation.records import MeasureRecord
 from imagetok.images import to_stored
 from imagetok.io.output_paths import output_file
@@ -37,6 +38,7 @@ def evaluate_samples(
     params: SamplingParams = _DEFAULTS,
     folder: Path | str | None = None,
     reference_count: int | None = None,
+    protocol: str | None = None,
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
     out: Path | str | None = None,
     device: torch.device | str | None = None,
@@ -45,12 +47,12 @@ def evaluate_samples(
     """Measure the distance between samples of a prior and a data split, in features of networks.
 
     samples: the result of `generate`; a folder of samples; or a Prior, its folder or Hub id, from
-    which n images are sampled first (default: the number of images in `data`), into `folder` or
-    else in memory. label, params: the sampling parameters, as for `generate`. tokenizer: required
-    for a folder of samples, for its image contract; for a prior, None is the embedded one. data:
-    reference images, often the training images: a spec such as `cifar10:train`, a path, or any
-    other image input. reference_count, features, beside, out: as for `imagetok.evaluate`; the
-    record also contains the prior and the sampling parameters.
+    which n images are sampled first (default: as many as the protocol expects, else as `data` has),
+    into `folder` or else in memory. label, params: the sampling parameters, as for `generate`.
+    tokenizer: required for a folder of samples, for its image contract; for a prior, None is the
+    embedded one. data: reference images, often the training images: a spec such as `cifar10:train`,
+    a path, or any other image input. reference_count, protocol, features, beside, out: as for
+    `imagetok.evaluate`; the record also contains the prior and the sampling parameters.
 
     Raises ConfigError without features, without a required tokenizer, and if a record in `beside`
     was measured differently; ShardError for a tokenizer of other codes.
@@ -59,8 +61,8 @@ def evaluate_samples(
     """
     file = output_file(out)
     options: dict[str, Any] = {
-        "features": features, "reference_count": reference_count, "beside": beside,
-        "device": device, "progress": progress,
+        "features": features, "reference_count": reference_count, "protocol": protocol,
+        "beside": beside, "device": device, "progress": progress,
     }  # fmt: skip
     if isinstance(samples, Path | str) and not _is_prior(samples):
         if tokenizer is None:
@@ -69,6 +71,7 @@ def evaluate_samples(
             )
         return evaluate(tokenizer, data, samples=samples, out=out, **options)
     if not isinstance(samples, Generated):
+        n = protocol_named(protocol).num_samples if n is None and protocol is not None else n
         drawing = {**params.model_dump(), "label": label, "out": folder, "device": device}
         samples = _draw(samples, data, tokenizer, n, drawing | {"progress": progress})
     found = evaluate(samples.tokenizer, data, samples=_images_of(samples), **options)

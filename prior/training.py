@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -28,12 +28,7 @@ from imagetok.training.step_output import StepOutput
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
-from prior.ngram_baselines import (
-    LevelBaselines,
-    collapse_in_words,
-    ngram_baselines,
-    verdict_in_words,
-)
+from prior.ngram_baselines import collapse_in_words, ngram_baselines, verdict_in_words
 from prior.sequence import Codes
 from prior.stepper import NO_LABEL
 
@@ -152,7 +147,12 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
             words = verdict_in_words(b, baseline.unigram, baseline.bigram)
             if words is not None:
                 logger.warning("step %d: %s%s", step, _of_level(level, baselines), words)
-        return {"num_images": len(held_out), **_measures(bits, baselines, dataset)}
+        by_name = {
+            "bits_per_code": bits,
+            "order0_bits_per_code": [b.unigram for b in baselines],
+            "order1_bits_per_code": [b.bigram for b in baselines],
+        }
+        return {"num_images": len(held_out), **code_measures(by_name, dataset)}
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
         named = {f"held-out {name}": value for name, value in measures.items()}
@@ -232,15 +232,14 @@ def evaluate_bits(
     return (nats / math.log(2)).tolist()
 
 
-def _measures(
-    bits: list[float], baselines: list[LevelBaselines], dataset: CodeDataset
+def code_measures(
+    by_name: Mapping[str, Sequence[float]], dataset: CodeDataset
 ) -> dict[str, float | int]:
-    """Return the held-out measures; with several levels also those of each level."""
-    by_name = {
-        "bits_per_code": bits,
-        "order0_bits_per_code": [y.unigram for y in baselines],
-        "order1_bits_per_code": [y.bigram for y in baselines],
-    }
+    """Return measures over all codes of an image, and with several levels those of each level.
+
+    by_name: name -> bits per code of each level; has `bits_per_code`. Adds bits per image and per
+    pixel.
+    """
     positions = [h * w for h, w in dataset.grids]
     mean = {
         name: sum(n * v for n, v in zip(positions, values, strict=True)) / sum(positions)

@@ -18,6 +18,8 @@ from prior.config import PixelCNNConfig, PriorConfig
 from prior.generation import generate, generate_codes
 from prior.loading import open_pair
 
+FORMS = ("images", "shards", "npz")
+
 
 def make_prior_folder(folder: Path, num_classes: int = 3, seed: int = 0) -> Path:
     """A prior of 3 x 3 codes out of 7 and its tokenizer of grey 6 x 6 images."""
@@ -51,10 +53,11 @@ class Sampling:
         self.prior, self.tokenizer = open_pair(source, None, "cpu")
 
     def draw(self, out: Path, form: str, n: int) -> None:
-        """n images or codes of a seed."""
+        """n images or codes of a seed, in the folder `out`."""
         generation.CHUNK = 2
-        if form == "images":
-            generate(self.prior, n, tokenizer=self.tokenizer, out=out, seed=1)
+        if form != "shards":
+            place = {"out": out} if form == "images" else {"npz": out / "samples.npz"}
+            generate(self.prior, n, tokenizer=self.tokenizer, seed=1, **place)
         else:
             generate_codes(
                 self.prior, n, out, tokenizer=self.tokenizer, seed=1, samples_per_shard=2
@@ -94,9 +97,9 @@ if __name__ == "__main__":
     mode, source, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     sampling = Sampling(source)
     if mode == "kill":
-        for form in ("images", "shards"):
+        for form in FORMS:
             sampling.draw(out / "warm" / form, form, 3)  # what is imported late, once
             kill_everywhere(sampling, out / form, form, 3)
     else:
-        for form in ("images", "shards"):
+        for form in FORMS:
             sampling.draw(out / form, form, 7)

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
+    | {"protocols"}
     | {"distributed", "plugins", "processes"},
     {"images", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},

@@ -36,8 +36,9 @@ NAMES = {
         "push", "reconstruct", "register", "report", "train", "uncertainty", "verify",
     ],
     "prior": [
-        "Prior", "SamplingParams", "compare", "complete", "evaluate_samples", "generate",
-        "generate_codes", "inspect", "push", "report", "reproduce", "train", "verify",
+        "Prior", "SamplingParams", "compare", "complete", "evaluate", "evaluate_samples",
+        "generate", "generate_codes", "inspect", "push", "report", "reproduce", "train",
+        "verify",
     ],
 }  # fmt: skip
 PACKAGES = {"imagetok": imagetok, "prior": prior}
@@ -171,6 +172,7 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
     "imagetok.uncertainty": lambda w, out: imagetok.uncertainty(
         w.tokenizer, "digits:test", shifted="noise", limit=20, progress=False
     ),
+    "prior.evaluate": lambda w, out: prior.evaluate(w.prior, w.codes, progress=False),
     "prior.evaluate_samples": lambda w, out: prior.evaluate_samples(
         w.prior, "digits:test", features="python:test_public_api:pixels", n=20, progress=False
     ),

@@ -258,14 +258,32 @@ def test_a_comparison_is_whole_and_described(stored, capsys):
 def test_a_comparison_is_read_and_left_as_it_is(stored):
     folder = stored / "compared"
     before = contents(folder)
-    assert _run(COMPARE) == 0
+    assert _run(without_prior(COMPARE)) == 0
     after = contents(folder)
     changed = {name for name in before if after[name] != before[name]}
     of_the_clock = {name for name in before if name.endswith("timing.jsonl")}
     assert changed <= {"comparison.json", "comparison.md"} | of_the_clock
+    later = {*json.loads(before["comparison.json"])["later"]["measures"], "prior_bits_per_code"}
     for one, two in zip(*(methods(files) for files in (before, after)), strict=True):
+        for measures in (one["mean"], one["std"], *(cell["measures"] for cell in one["cells"])):
+            for name in later & measures.keys():
+                measures.pop(name)
         assert one == two
     assert {"comparison.png", "reconstructions.png", "report.html"} <= after.keys()
+
+
+def test_priors_that_were_selected_on_test_images_are_not_mixed_with_others(stored, capsys):
+    before = contents(stored / "compared")
+    assert _run(COMPARE) == 2
+    assert "data.test: expected null" in capsys.readouterr().err
+    assert contents(stored / "compared") == before
+
+
+def without_prior(words: list[str]) -> list[str]:
+    """The words of a comparison without the options of a prior and of distances."""
+    options = ("--prior", "--samples", "--features")
+    at = [i for i, word in enumerate(words) if word in options]
+    return [word for i, word in enumerate(words) if not {i, i - 1} & {*at}]
 
 
 def methods(files: dict[str, bytes]) -> list[dict[str, Any]]:

@@ -122,9 +122,29 @@ def _follow_up_notes(result: Comparison) -> list[str]:
         model, steps = details["prior"]["model"]["kind"], details["prior"]["train"]["steps"]
         sentences.append(
             f"Prior: the same {model}, trained for {steps:,} steps on the codes of each trial, "
-            "with its seed; bits per code are measured on the test split."
+            f"with its seed. {_selection_note(details)}"
         )
     return sentences
+
+
+def _selection_note(details: Mapping[str, Any]) -> str:
+    """Return a sentence on the codes that select a prior's weights, and those that measure it."""
+    selection = details.get("selection")
+    if selection is None:  # a comparison of an earlier version
+        return (
+            "The codes of the test split were its held-out codes, which may select its weights, "
+            "and bits per code are measured on them."
+        )
+    prior = details["prior"]
+    exported = "the best" if prior.get("export") == "best" else "the last"
+    patience = prior.get("patience")
+    stop = "" if patience is None else f", with a patience of {patience}"
+    return (
+        f"{selection['num_images']:,} of the training images (a share of "
+        f"{selection['held_out']:g}) are held out to select weights ({exported} evaluation's{stop})"
+        "; bits per code are those of the finished prior, measured once on the "
+        f"{details['prior_measured_on']['num_images']:,} images of the test split."
+    )
 
 
 def _samples_note(details: Mapping[str, Any]) -> str:

@@ -17,8 +17,12 @@ _PLAIN = {
     *("rfid", "rkid", "rprecision", "rrecall"),
 }
 """Measures whose names do not include the network, because it is that of their papers."""
-_REFERENCE = ("data", "data_count", "data_drawn_from", "data_identity")
+_REFERENCE = ("data", "data_count", "data_drawn_from", "data_identity", "precision_recall_counts")
 """Keys of a record's identity that say which images were the reference."""
+
+
+FEATURES = "features"
+"""Folder of a comparison with the features of its reference images; it may be deleted."""
 
 
 class SampleReference(NamedTuple):
@@ -79,6 +83,7 @@ class FeatureWork:
             words = ["evaluate", *tokenizer_words(trial)]
             words += [word for spec in self.features for word in ("--features", spec)]
             words += self._images(trial, what)
+            words += ["--feature-cache", str(trial.config.parent / FEATURES)]
             words += ["--out", str(self.path(trial, what)), "--device", self.device]
             return imagetok_command(*words)
 

@@ -14,6 +14,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+MOST_ASPECT = 32
+"""Longer images are not resized as a whole, because that needs too much memory."""
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 
@@ -147,8 +149,27 @@ def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
     size = (contract.width, contract.height)
     if picture.size == size:
         return picture
+    if contract.resize == "adm" and max(picture.size) <= MOST_ASPECT * min(picture.size):
+        return _adm_crop(picture, contract.width)
     box = (0, 0, *picture.size) if contract.resize == "stretch" else _cover(picture.size, size)
     return picture.resize(size, _RESAMPLING[contract.interpolation], box=box)
+
+
+def _adm_crop(picture: Image.Image, side: int) -> Image.Image:
+    """Halve sides while the shorter one has at least twice `side` pixels, resize it, and crop.
+
+    Dhariwal and Nichol 2021, openai/guided-diffusion: the whole image is resized before the crop,
+    because a box to resize (see `_cover`) is rounded to float32.
+    """
+    while min(picture.size) >= 2 * side:
+        halves = (picture.width // 2, picture.height // 2)
+        picture = picture.resize(halves, Image.Resampling.BOX)
+    scale = side / min(picture.size)
+    whole = picture.resize(
+        (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+    )
+    left, top = (whole.width - side) // 2, (whole.height - side) // 2
+    return whole.crop((left, top, left + side, top + side))
 
 
 def _cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+from imagetok.data.base import ImageDataset
 from imagetok.data.compressed_images import FileImages
 from imagetok.data.folder import list_images, open_folder
+from imagetok.data.npz_images import NpzImages
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.io.json_files import read_json
@@ -13,11 +15,15 @@ RECORD = "samples.json"
 _NUMBERED = re.compile(r"\d{6,}\.png")
 
 
-def open_samples(folder: Path, contract: ImageContract) -> FileImages:
+def open_samples(folder: Path, contract: ImageContract) -> ImageDataset:
     """Open the numbered images of `imagetok sample` with their classes, or any folder of images.
+
+    A file is opened as an npz file of images; see `NpzImages`.
 
     Raises InputError when there are no images, or fewer than `samples.json` states.
     """
+    if folder.is_file():
+        return NpzImages(folder, contract)
     if (folder / "completions.json").is_file():
         raise InputError(
             f"{folder}: expected samples, found completions, which keep parts of real images; pass "

@@ -13,6 +13,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.feature_networks import NetworkSpecs, open_networks
 from imagetok.evaluation.lpips import PerceptualSpecs, open_distances
+from imagetok.evaluation.protocols import protocol_named, with_crop
 from imagetok.evaluation.records import (
     MeasureRecord,
     measure_reconstructions,
@@ -20,7 +21,7 @@ from imagetok.evaluation.records import (
     read_record,
     side_by_side,
 )
-from imagetok.io.output_paths import output_file
+from imagetok.io.output_paths import output_file, output_folder
 from imagetok.processes import process_state
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -70,6 +71,8 @@ def evaluate(
     *,
     samples: ImageDataset | Path | str | None = None,
     reference_count: int | None = None,
+    protocol: str | None = None,
+    feature_cache: Path | str | None = None,
     features: NetworkSpecs = (),
     lpips: PerceptualSpecs = (),
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
@@ -81,10 +84,13 @@ def evaluate(
 
     tokenizer: a Tokenizer or VAE, its folder, or a Hub id. data: a spec such as `digits:test`, a
     path, or any other image input (see `open_inputs`), resized and cropped as for the tokenizer.
-    samples: images to compare with `data` in place of reconstructions, by features only: a folder,
-    as written by `imagetok sample`, or a dataset (for a prior, use `prior.evaluate_samples`).
+    samples: images to compare with `data` in place of reconstructions, by features only: a folder
+    or npz file, as written by `imagetok sample`, or a dataset (for a prior, use
+    `prior.evaluate_samples`).
     reference_count: number of images of `data` that samples are compared with, a subset drawn with
-    a fixed seed; None is all of them.
+    a fixed seed; None is all of them. protocol: name of a published protocol (see
+    `imagetok.protocols`), which fixes crop, counts and reference; its name is in the identity.
+    feature_cache: a folder that keeps the features of `data`, for measurements that share them.
     features: networks to measure distances in: "inception", "vgg16", "torchvision:MODEL" (each also
     with =FILE), "cifar-resnet=FILE", "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex"
     or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files
@@ -93,27 +99,32 @@ def evaluate(
     In a distributed run every process has to call this; each gets the result, one writes it.
 
     Raises ConfigError if a record in `beside` was measured differently, for samples without
-    features, and for a reference_count without samples or above the number of images;
-    NotFiniteError if reconstructions are not finite; ArtifactError and InputError for unreadable
-    tokenizers, images and records; ResourceError if weights or libraries are missing.
+    features, for a reference_count without samples or above the number of images, and for anything
+    that the protocol fixes otherwise; NotFiniteError if reconstructions are not finite;
+    ArtifactError and InputError for unreadable tokenizers, images and records; ResourceError if
+    weights or libraries are missing.
 
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
     """
     file, where = output_file(out), device_for(tokenizer, device)
-    records = dict(beside) if isinstance(beside, Mapping) else _read(beside)
+    records, cache = read_records(beside), output_folder(feature_cache)
     networks, distances = open_networks(features, where), open_distances(lpips, where)
     model = open_autoencoder(tokenizer, device)
-    dataset, source = open_inputs(data, model.image)
+    rules = None if protocol is None else protocol_named(protocol)
+    image = model.image if rules is None else with_crop(model.image, rules)
+    dataset, source = open_inputs(data, image)
     if reference_count is not None:
-        dataset = _reference(dataset, samples, reference_count)
+        dataset = _reference(dataset, samples, reference_count, protocol)
     with progress_shown(progress):
         if samples is None:
-            record = measure_reconstructions(model, dataset, networks, distances, records)
+            record = measure_reconstructions(
+                model, dataset, networks, distances, records, rules, cache
+            )
         elif distances:
             raise ConfigError("--lpips: measures reconstructions only; omit it, or omit --samples")
         else:
             drawn = Path(samples) if isinstance(samples, str) else samples
-            record = measure_samples(drawn, dataset, networks, records)
+            record = measure_samples(drawn, dataset, networks, records, rules, cache)
     record["subject"]["data"] = source
     if file is not None and process_state().is_main_process:
         write_json(file, record)
@@ -121,8 +132,15 @@ def evaluate(
     return Evaluation(subject, source, record, records)
 
 
-def _reference(dataset: ImageDataset, samples: object, count: int) -> ImageDataset:
+def _reference(
+    dataset: ImageDataset, samples: object, count: int, protocol: str | None
+) -> ImageDataset:
     """Return the images that samples are compared with; ConfigError without samples."""
+    if protocol is not None:
+        raise ConfigError(
+            f"--protocol {protocol}: fixes the reference images, but found --reference-count "
+            f"{count:,}; omit one or the other"
+        )
     if samples is None:
         raise ConfigError(
             "--reference-count: applies to samples; reconstructions are compared with all their "
@@ -131,6 +149,11 @@ def _reference(dataset: ImageDataset, samples: object, count: int) -> ImageDatas
     return ImageSubset(dataset, count)
 
 
-def _read(files: Path | str | Sequence[Path | str]) -> dict[str, MeasureRecord]:
-    several = [files] if isinstance(files, str | Path) else files
+def read_records(
+    beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord],
+) -> dict[str, MeasureRecord]:
+    """Return records by name; files are read and named by their paths."""
+    if isinstance(beside, Mapping):
+        return dict(beside)
+    several = [beside] if isinstance(beside, str | Path) else beside
     return {str(file): read_record(Path(file)) for file in several}

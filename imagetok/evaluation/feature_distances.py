@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from imagetok.data import ImageDataset
+from imagetok.data.subset import drawn_indices
 from imagetok.distributed.peers import check_peers
 from imagetok.errors import InputError
 from imagetok.evaluation.distances import (
@@ -27,6 +28,13 @@ from imagetok.tokenizers import Autoencoder
 FEATURE_BATCH = 100
 """Images per batch of a feature network; fixed, so that results do not depend on it."""
 NEIGHBOURS = 3
+
+
+class ManifoldCounts(NamedTuple):
+    """Numbers of feature vectors that enter precision and recall, drawn with a fixed seed."""
+
+    reference: int
+    samples: int
 
 
 class FeatureSet(NamedTuple):
@@ -96,8 +104,12 @@ def reconstruct_bytes(model: Autoencoder) -> Callable[[Tensor], Tensor]:
     return lambda stored: to_stored(model.reconstruct(from_stored(stored, model.image)))
 
 
-def compare_sets(real: FeatureSet, other: FeatureSet, network: str) -> dict[str, float]:
+def compare_sets(
+    real: FeatureSet, other: FeatureSet, network: str, counts: ManifoldCounts | None = None
+) -> dict[str, float]:
     """Compare the features of `other` with those of `real`; measure names include the network.
+
+    counts: of the vectors for precision and recall; None is all.
 
     Measures are `frechet`, `kernel` (squared maximum mean discrepancy), `precision` and `recall`
     (k = 3), and for a classifier also `classifier_score`, the Inception score with its
@@ -106,7 +118,11 @@ def compare_sets(real: FeatureSet, other: FeatureSet, network: str) -> dict[str,
     with `vgg16`.
     """
     moments = [FeatureMoments.of(s.vectors) for s in (real, other)]
-    precision, recall = precision_recall(other.vectors, real.vectors, NEIGHBOURS)
+    drawn, images = other.vectors, real.vectors
+    if counts is not None:
+        images = images[drawn_indices(len(images), counts.reference)]
+        drawn = drawn[drawn_indices(len(drawn), counts.samples)]
+    precision, recall = precision_recall(drawn, images, NEIGHBOURS)
     measures = {
         "frechet": frechet_distance(*moments),
         "kernel": kernel_distance(real.vectors, other.vectors),

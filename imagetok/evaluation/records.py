@@ -18,8 +18,10 @@ from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.batches import num_batches
 from imagetok.evaluation.earlier_measures import renamed
+from imagetok.evaluation.feature_cache import cached_features
 from imagetok.evaluation.feature_distances import (
     NEIGHBOURS,
+    ManifoldCounts,
     class_accuracy,
     class_agreement,
     compare_sets,
@@ -28,9 +30,11 @@ from imagetok.evaluation.feature_distances import (
 )
 from imagetok.evaluation.feature_networks import FeatureNetwork
 from imagetok.evaluation.lpips import PerceptualDistance, mean_distance
+from imagetok.evaluation.protocols import check_reconstructions, check_samples
 from imagetok.io.json_files import read_json
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
+from imagetok.protocols import PUBLISHED_SAMPLES, Protocol
 from imagetok.tokenizers import Autoencoder
 
 
@@ -50,20 +54,25 @@ def measure_reconstructions(
     networks: Sequence[FeatureNetwork],
     distances: Sequence[PerceptualDistance] = (),
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
+    protocol: Protocol | None = None,
+    cache: Path | None = None,
 ) -> MeasureRecord:
     """Measure reconstruction errors, codebook utilisation, LPIPS and feature distances.
 
     networks: feature networks for distances between all reconstructions and all images (rFID, ...).
     distances: perceptual distances. beside: records, by name, to be shown in one table with this
-    one.
+    one. protocol: a published protocol to follow. cache: see `cached_features`.
 
-    Raises ConfigError before any work if a record in `beside` is not comparable, NotFiniteError if
-    reconstructions are not finite.
+    Raises ConfigError before any work if a record in `beside` is not comparable or the images are
+    not those of the protocol, NotFiniteError if reconstructions are not finite.
     """
+    if protocol is not None:
+        check_reconstructions(protocol, dataset)
     identity = identity_of("reconstructions", dataset, len(dataset), [*networks, *distances])
-    _check_all(identity, beside)
+    identity |= _named(protocol)
+    check_comparable(identity, beside)
     with _shared(identity, {"tokenizer": model.fingerprint, "some images": dataset.sample}):
-        measures = _reconstruction_measures(model, dataset, networks, distances)
+        measures = _reconstruction_measures(model, dataset, networks, distances, cache)
     return MeasureRecord(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
         identity=identity,
@@ -90,12 +99,13 @@ def _reconstruction_measures(
     dataset: ImageDataset,
     networks: Sequence[FeatureNetwork],
     distances: Sequence[PerceptualDistance],
+    cache: Path | None,
 ) -> dict[str, float | int]:
     measures = _with_progress(model, dataset)
     _check_finite(measures)
     measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
     for network in networks:
-        real = features_of(network, dataset)
+        real = cached_features(network, dataset, cache)
         classes = dataset.class_names
         back = features_of(network, dataset, reconstruct_bytes(model))
         apart = compare_sets(real, back, network.name)
@@ -131,12 +141,17 @@ def measure_samples(
     reference: ImageDataset,
     networks: Sequence[FeatureNetwork],
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
+    protocol: Protocol | None = None,
+    cache: Path | None = None,
 ) -> MeasureRecord:
     """Measure the distance between samples and reference images in the features of every network.
 
     samples: a folder, see `open_samples`, or a dataset with the image contract of the reference.
-    beside: as for `measure_reconstructions`. Raises ConfigError without networks, and if a record
-    in `beside` is not comparable.
+    beside, protocol, cache: as for `measure_reconstructions`. Precision and recall compare equal
+    numbers of samples and images, at most 50,000, unless the protocol has other counts.
+
+    Raises ConfigError without networks, if a record in `beside` is not comparable, and for counts,
+    images or networks that are not the protocol's.
     """
     if not networks:
         raise ConfigError(
@@ -145,20 +160,30 @@ def measure_samples(
     name = str(samples) if isinstance(samples, Path) else f"{samples.name}:{samples.split}"
     if isinstance(samples, Path):
         samples = open_samples(samples, reference.contract)
-    identity = identity_of("samples", reference, len(samples), networks)
-    _check_all(identity, beside)
+    if protocol is not None:
+        check_samples(protocol, len(samples), reference, networks)
+    counts = _manifold_counts(len(reference), len(samples), protocol)
+    identity = identity_of("samples", reference, len(samples), networks) | _named(protocol)
+    if counts != ManifoldCounts(len(reference), len(samples)):
+        identity["precision_recall_counts"] = counts._asdict()
+    check_comparable(identity, beside)
     with _shared(identity, {"samples": samples.identity, "some samples": samples.sample}):
-        measures = _sample_measures(samples, reference, networks)
+        measures = _sample_measures(samples, reference, networks, counts, cache)
     return MeasureRecord(subject={"samples": name}, identity=identity, measures=measures)
 
 
 def _sample_measures(
-    samples: ImageDataset, reference: ImageDataset, networks: Sequence[FeatureNetwork]
+    samples: ImageDataset,
+    reference: ImageDataset,
+    networks: Sequence[FeatureNetwork],
+    counts: ManifoldCounts,
+    cache: Path | None,
 ) -> dict[str, float | int]:
     measures: dict[str, float | int] = {"num_samples": len(samples)}
     for network in networks:
-        real, drawn = features_of(network, reference), features_of(network, samples)
-        measures |= compare_sets(real, drawn, network.name)
+        real = cached_features(network, reference, cache)
+        drawn = features_of(network, samples)
+        measures |= compare_sets(real, drawn, network.name, counts)
         classes = reference.class_names
         measures |= _present(
             {
@@ -169,13 +194,29 @@ def _sample_measures(
     return measures
 
 
+def _manifold_counts(
+    num_images: int, num_samples: int, protocol: Protocol | None
+) -> ManifoldCounts:
+    """Return how many images and samples enter precision and recall, which depend on both."""
+    if protocol is not None:
+        most = protocol.manifold
+        return ManifoldCounts(min(num_images, most[0]), min(num_samples, most[1]))
+    count = min(num_images, num_samples, PUBLISHED_SAMPLES)
+    return ManifoldCounts(count, count)
+
+
+def _named(protocol: Protocol | None) -> dict[str, Any]:
+    """Return the protocol's part of an identity."""
+    return {} if protocol is None else {"protocol": protocol.name}
+
+
 def side_by_side(records: Mapping[str, MeasureRecord]) -> dict[str, dict[str, float | int]]:
     """Tabulate records: one row per measure, one column per record.
 
     Raises ConfigError if two were measured with different networks, images or counts.
     """
     (first, expected), *others = records.items()
-    _check_all(expected["identity"], dict(others), first)
+    check_comparable(expected["identity"], dict(others), first)
     rows = dict.fromkeys(measure for record in records.values() for measure in record["measures"])
     return {
         row: {name: r["measures"][row] for name, r in records.items() if row in r["measures"]}
@@ -234,7 +275,7 @@ def identity_of(
     }
 
 
-def _check_all(
+def check_comparable(
     expected: Mapping[str, Any], records: Mapping[str, MeasureRecord], name: str = "this"
 ) -> None:
     """Raise ConfigError unless all records have the expected identity, that of `name`."""

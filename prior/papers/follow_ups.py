@@ -22,8 +22,8 @@ from imagetok.evaluation.protocols import sample_count
 from imagetok.io.json_files import read_json
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from prior.comparison import PriorWork
 from prior.papers.trials import FigurePlan
+from prior.trial_priors import PriorWork
 
 PICTURES = 32
 """Samples of each prior in a figure of samples."""

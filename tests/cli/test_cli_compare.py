@@ -17,7 +17,9 @@ from disk_faults import at_every_operation, in_fork
 from safetensors.torch import save_file
 
 import imagetok
+import prior
 from cli.main import _run
+from imagetok.codes.reader import open_codes
 from imagetok.config import read_yaml
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.training.metrics_log import read_json_lines
@@ -268,7 +270,18 @@ def test_a_prior_is_trained_and_measured_on_the_codes_of_each(one_cell, tmp_path
     folder = out / "a" / "seed-5-later"
     tests = [r for r in read_json_lines(folder / "prior" / "metrics.jsonl") if r["split"] == "test"]
     mean = method["mean"]
-    assert mean["prior_bits_per_code"] == tests[-1]["bits_per_code"] and len(tests) == 2
+    later = result["later"]
+    splits = {split: open_codes(folder / "codes" / split) for split in ("train", "test")}
+    assert len(tests) == 2 and {r["num_images"] for r in tests} == {
+        later["selection"]["num_images"]
+    } == {round(later["selection"]["held_out"] * len(splits["train"]))}
+    measured = prior.evaluate(folder / "prior" / "prior", splits["test"], device="cpu")
+    assert mean["prior_bits_per_code"] == measured.measures["bits_per_code"]
+    assert mean["prior_bits_per_code"] != tests[-1]["bits_per_code"]
+    assert later["prior_measured_on"] == {"split": "test", "num_images": len(splits["test"])}
+    assert later["reference"]["data"] == "digits:train"
+    assert later["reference"]["data_count"] == len(splits["train"])
+    assert later["reconstruction_reference"]["data"] == "digits:test"
     for kind, prefix in [("reconstructions", "r"), ("samples", "")]:
         (path,) = folder.glob(f"{kind}-*.json")
         record = json.loads(path.read_bytes())
@@ -278,13 +291,32 @@ def test_a_prior_is_trained_and_measured_on_the_codes_of_each(one_cell, tmp_path
         assert record["identity"]["networks"] == result["later"]["networks"]
     assert result["later"]["num_samples"] == 30 == len(list((folder / "samples").glob("0*.png")))
     page = (out / "comparison.md").read_text()
-    assert "30 samples of the prior" in page and "prior, bits per code" in page
+    assert "30 samples of the prior from all 1,617 images of digits:train" in page
+    assert "81 of the training images (a share of 0.05) are held out" in page
+    assert "measured once on the 180 images of the test split" in page
+    assert "prior, bits per code" in page
     assert str(tmp_path) not in page + (out / "comparison.json").read_text()
     evaluated = path.stat().st_mtime_ns
     assert _run(command) == 0, "again"
     assert path.stat().st_mtime_ns == evaluated
     again = json.loads((out / "comparison.json").read_bytes())
     assert again["methods"][0]["mean"] == mean
+
+
+def test_a_prior_that_was_selected_on_test_images_is_refused(one_cell, tmp_path, capsys):
+    run = tmp_path / "out" / "a" / "seed-5-later" / "prior"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("data: {source: codes/train, test: codes/test}\n")
+    assert _run([*one_cell, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert f"{run}: data.test: expected null" in told and "seed-*-later" in told
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [run / "config.yaml"]
+
+
+def test_more_reference_images_than_there_are_is_refused(one_cell, tmp_path, capsys):
+    words = ["--reference", "test", "--reference-count", "181", "--out", str(tmp_path / "out")]
+    assert _run([*one_cell, *words]) == 2
+    assert "expected 1 to 180, the images of digits:test" in capsys.readouterr().err
 
 
 def test_samples_need_a_prior_and_features(words, tmp_path, capsys):

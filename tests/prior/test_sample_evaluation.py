@@ -49,7 +49,8 @@ def saved(tmp_path_factory):
 def test_a_prior_its_samples_and_their_folder_are_measured_alike(saved, tmp_path):
     params = prior.SamplingParams(seed=3)
     folder = tmp_path / "drawn"
-    drawn = prior.generate(saved, 24, seed=3, out=folder, progress=False)
+    file = tmp_path / "drawn.npz"
+    drawn = prior.generate(saved, 24, seed=3, out=folder, npz=file, progress=False)
     tokenizer = saved.parent / "tokenizer"
     one = imagetok.evaluate(tokenizer, "digits:test", samples=folder, features=NETWORK)
     others = [
@@ -61,6 +62,8 @@ def test_a_prior_its_samples_and_their_folder_are_measured_alike(saved, tmp_path
     ]
     for other in others:
         assert other.measures == one.measures and other.record["identity"] == one.record["identity"]
+    same = imagetok.evaluate(tokenizer, "digits:test", samples=file, features=NETWORK)
+    assert same.measures == one.measures
     told = others[2].record["subject"]["drawn_by"]
     assert (told["seed"], told["num_images"]) == (3, 24)
     beside = imagetok.evaluate(

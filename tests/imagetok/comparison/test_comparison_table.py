@@ -97,6 +97,30 @@ def test_label_maps_have_no_note_on_ssim_and_their_measures_are_defined(result):
     assert {"pixel_accuracy", "miou"} <= result.definitions.keys()
 
 
+DISTANCES = {"measures": [], "networks": {"net": {}}, "num_samples": 30}
+PRIOR = {"model": {"kind": "gpt"}, "train": {"steps": 4}, "export": "best", "patience": 3}
+SPLITS = {
+    "reference": {"data": "digits:train", "data_count": 20, "data_drawn_from": 1617},
+    "selection": {"split": "train", "held_out": 0.05, "num_images": 81, "seed": ""},
+    "prior_measured_on": {"split": "test", "num_images": 180},
+}
+
+
+def test_the_notes_say_on_which_images_priors_and_samples_were_measured(result):
+    later = {**DISTANCES, "prior": PRIOR, **SPLITS}
+    page = markdown(result.model_copy(update={"follow_up": later}))
+    assert "30 samples of the prior from 20 of the 1,617 images of digits:train" in page
+    assert "81 of the training images (a share of 0.05) are held out to select weights" in page
+    assert "with a patience of 3" in page and "measured once on the 180 images" in page
+
+
+def test_the_notes_on_an_earlier_comparison_say_that_test_images_selected(result):
+    later = {**DISTANCES, "prior": PRIOR}
+    page = markdown(result.model_copy(update={"follow_up": later}))
+    assert "30 samples of the prior from the test images" in page
+    assert "codes of the test split were its held-out codes" in page and "once" not in page
+
+
 def test_the_figure_is_drawn_for_levels_failures_and_single_points(result):
     drawn = measures_figure(result)
     assert drawn == measures_figure(result)

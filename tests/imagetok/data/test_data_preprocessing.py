@@ -107,3 +107,36 @@ def test_prepared_pixels_share_no_memory_with_the_source():
 def test_pixels_of_another_layout_are_refused_with_the_fix():
     with pytest.raises(InputError, match=r"\(H, W, 3\), found \(3, 8, 8\); .*movedim"):
         preprocess(noise(3, 8, 8), ImageContract(height=8, width=8))
+
+
+def adm_crop(picture: Image.Image, side: int) -> np.ndarray:
+    """The whole image halved, resized and then cropped, as Dhariwal and Nichol (2021) describe."""
+    width, height = picture.size
+    while min(width, height) >= 2 * side:
+        width, height = width // 2, height // 2
+        picture = picture.resize((width, height), Image.Resampling.BOX)
+    scale = side / min(width, height)
+    whole = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (whole.width - side) // 2, (whole.height - side) // 2
+    return np.array(whole.crop((left, top, left + side, top + side)))
+
+
+@pytest.mark.parametrize("size", [(31, 17), (70, 33), (16, 16), (9, 12), (33, 131), (64, 64)])
+def test_the_adm_crop_is_that_of_the_whole_image(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    contract = ImageContract(height=16, width=16, resize="adm", interpolation="bicubic")
+    found = preprocess(pixels, contract).movedim(0, -1).numpy()
+    assert np.array_equal(found, adm_crop(Image.fromarray(pixels), 16))
+
+
+def test_a_very_long_image_is_cropped_without_a_huge_one_in_between():
+    pixels = np.full((1, 60_000, 3), 7, dtype=np.uint8)
+    contract = ImageContract(height=256, width=256, resize="adm", interpolation="bicubic")
+    assert preprocess(pixels, contract).eq(7).all()
+
+
+@pytest.mark.parametrize("other", [{"interpolation": "bilinear"}, {"width": 15}])
+def test_the_adm_crop_is_bicubic_and_square(other):
+    tree = {"height": 16, "width": 16, "resize": "adm", "interpolation": "bicubic", **other}
+    with pytest.raises(ValueError, match="resize: adm needs"):
+        ImageContract.model_validate(tree)

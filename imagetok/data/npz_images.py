@@ -1,0 +1,64 @@
+"""Images in one npz file, as `imagetok sample --npz` and ADM's programs write them."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+
+from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
+from imagetok.data.preprocessing import preprocess_batch
+from imagetok.durable import sha256_file
+from imagetok.errors import InputError
+from imagetok.images import ImageContract
+from imagetok.io.npz_files import open_array
+
+
+@final
+class NpzImages(ImageDataset):
+    """The images of `arr_0`, (N, H, W, 3) uint8, with the classes of `arr_1`, if there are any.
+
+    They are read when they are needed, except from a compressed file. Raises InputError for
+    anything else.
+    """
+
+    def __init__(self, path: Path, contract: ImageContract):
+        self.path = path
+        self.name, self.split = "samples", "all"
+        self.contract, self.class_names = contract, ()
+        try:
+            self.images = open_array(path, "arr_0")
+            self.labels = _labels(path, len(self.images))
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
+            raise InputError(f"{path}: cannot be read as an npz file of images: {fault}") from None
+        if self.images.dtype != np.uint8 or self.images.shape[3:] != (3,) or not len(self):
+            raise InputError(
+                f"{path}: arr_0: expected images of shape (N, H, W, 3), uint8, found "
+                f"{self.images.shape}, {self.images.dtype}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def identity(self) -> str:
+        """Return a hash of the file."""
+        return sha256_file(self.path)
+
+    def read(self, indices: Sequence[int]) -> ImageBatch:
+        """Return the images at `indices`."""
+        self.check_indices(indices)
+        pixels = np.array(self.images[list(indices)])
+        chosen = torch.tensor(indices, dtype=torch.int64)
+        return ImageBatch(preprocess_batch(pixels, self.contract), self.labels[chosen], chosen)
+
+
+def _labels(path: Path, count: int) -> torch.Tensor:
+    try:
+        classes = open_array(path, "arr_1")
+    except KeyError:
+        return torch.full((count,), NO_LABEL)
+    if classes.shape != (count,) or classes.dtype.kind not in "iu":
+        raise ValueError(f"arr_1: expected {count} whole numbers, found {classes.shape}")
+    return torch.from_numpy(classes.astype(np.int64))
