@@ -85,7 +85,7 @@ def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
         case VQConfig():
             return VQQuantizer(*size, renewal, config.error)
         case VQEMAConfig():
-            return VQEMAQuantizer(*size, config.decay, renewal)
+            return VQEMAQuantizer(*size, config.decay, config.averages, renewal)
         case VQSTEConfig():
             affine, alternation = config.affine, config.alternation
             return VQSTEQuantizer(

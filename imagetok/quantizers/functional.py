@@ -322,7 +322,7 @@ def code_sums(
     return counts, sums
 
 
-def ema_codebook(
+def ema_increments(
     codebook: Float[Tensor, "K D"],
     cluster_size: Float[Tensor, " K"],
     counts: Float[Tensor, " K"],
@@ -338,6 +338,32 @@ def ema_codebook(
     size = decay * cluster_size + (1 - decay) * counts
     step = (1 - decay) * (sums - counts[:, None] * codebook) / size.clamp_min(1e-30)[:, None]
     return torch.where(counts[:, None] > 0, codebook + step, codebook), size
+
+
+def smoothed_means(
+    cluster_size: Float[Tensor, " K"], cluster_sum: Float[Tensor, "K D"], epsilon: float = 1e-5
+) -> Float[Tensor, "K D"]:
+    """Return the means of clusters, whose sizes are smoothed: e = m / ((N + eps) / (n + K eps) n).
+
+    n: sum of the sizes N. As in Sonnet's code of van den Oord et al. 2017 App. A.1, whose eq. 8 is
+    m / N. An average of an empty cluster decays in both, N and m, and the smoothing moves its code
+    towards zero where N is no longer above epsilon.
+    """
+    total = cluster_size.sum()
+    smoothed = (cluster_size + epsilon) / (total + len(cluster_size) * epsilon) * total
+    return cluster_sum / smoothed[:, None]
+
+
+def debiased_decay(decay: float, num_updates: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return the decay with which an average stays debiased in its update t = `num_updates`.
+
+    A moving average with decay g that starts at 0, divided by 1 - g^t (Kingma & Ba 2015, section
+    3), is a moving average itself, with the decay g (1 - g^(t-1)) / (1 - g^t): 0 at first, later g.
+    """
+    if decay == 0:
+        return torch.zeros_like(num_updates)
+    log = math.log(decay)
+    return decay * torch.expm1((num_updates - 1) * log) / torch.expm1(num_updates * log)
 
 
 def codebook_gradient(
@@ -383,7 +409,7 @@ def k_means(
     for _ in range(steps):
         counts, sums = code_sums(vectors, nearest_codes(vectors, centres), num_codes)
         # An EMA step with decay 0 is a Lloyd step.
-        centres, _ = ema_codebook(centres, torch.ones_like(counts), counts, sums, 0.0)
+        centres, _ = ema_increments(centres, torch.ones_like(counts), counts, sums, 0.0)
     return centres.to(device)
 
 

@@ -15,11 +15,14 @@ from imagetok.quantizers.codebook_init_reset import (
     Init,
     NoReset,
     ResetConfig,
+    ResetResult,
     initial_codebook,
 )
 from imagetok.quantizers.nearest import NearestCodeQuantizer
 
 QuantizationError = Literal["mean-square", "norm-of-squares"]
+Averages = Literal["increments", "zeros", "debiased", "ones"]
+"""How VQ-VAE-EMA averages; see `VQEMAConfig.averages`."""
 
 
 class VQConfig(Section):
@@ -46,9 +49,15 @@ class VQEMAConfig(Section):
     code_dim: Size = 16
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the moving averages that form the codes."""
+    averages: Averages = "increments"
+    """Moving averages behind the codes. `zeros`: sizes of clusters from 0, sums from the codes, as
+    in rosinality's VQ-VAE-2. `debiased`: both from 0 and debiased, as in Sonnet. `ones`: sizes from
+    1, as in Jukebox. A code is a sum divided by a smoothed size; one that is not used drifts
+    towards zero and can come back. `increments`: sums are not kept, and an unused code stays."""
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
     losses: ClassVar[tuple[str, ...]] = ("commitment",)
+    added: ClassVar[tuple[str, ...]] = ("averages",)
 
 
 class VQQuantizer(NearestCodeQuantizer):
@@ -108,18 +117,36 @@ class VQQuantizer(NearestCodeQuantizer):
 class VQEMAQuantizer(NearestCodeQuantizer):
     """Quantizes D features per position; the codebook is an EMA of the assigned encoder outputs.
 
-    Cluster sizes start at 1, so that an unused code keeps its value (with sizes that start at 0,
-    such codes get a norm of 1e5 in the first step).
+    Unless `averages` is `increments`, the moving averages of the sizes and sums of the clusters are
+    both stored, and the codes are their smoothed quotients. A code that is replaced counts as one
+    vector: its size becomes 1, its sum the code.
     """
 
     codebook: Tensor
     cluster_size: Tensor
+    cluster_sum: Tensor
+    num_updates: Tensor
 
-    def __init__(self, num_codes: int, code_dim: int, decay: float, renewal: CodebookInitReset):
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        decay: float,
+        averages: Averages,
+        renewal: CodebookInitReset,
+    ):
         super().__init__(num_codes, code_dim)
         self.decay = decay
-        self.register_buffer("codebook", initial_codebook(num_codes, code_dim, renewal.init))
-        self.register_buffer("cluster_size", torch.ones(num_codes))
+        self.averages: Averages = averages
+        codebook = initial_codebook(num_codes, code_dim, renewal.init)
+        sizes = torch.zeros if averages in ("zeros", "debiased") else torch.ones
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("cluster_size", sizes(num_codes))
+        if averages != "increments":
+            sums = torch.zeros_like if averages == "debiased" else torch.clone
+            self.register_buffer("cluster_sum", sums(codebook))
+        if averages == "debiased":
+            self.register_buffer("num_updates", torch.tensor(0))
         self.renewal = renewal
 
     def codes(self) -> Float[Tensor, "K D"]:
@@ -147,13 +174,31 @@ class VQEMAQuantizer(NearestCodeQuantizer):
     def update(
         self, stats: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Bool[Tensor, " K"]]:
-        codebook, cluster_size = functional.ema_codebook(
-            self.codebook, self.cluster_size, stats["counts"], stats["sums"], self.decay
-        )
-        self.codebook.copy_(codebook)
-        self.cluster_size.copy_(cluster_size)
+        if self.averages == "increments":
+            codebook, cluster_size = functional.ema_increments(
+                self.codebook, self.cluster_size, stats["counts"], stats["sums"], self.decay
+            )
+            self.codebook.copy_(codebook)
+            self.cluster_size.copy_(cluster_size)
+        else:
+            decay = self._next_decay()
+            self.cluster_size.mul_(decay).add_((1 - decay) * stats["counts"])
+            self.cluster_sum.mul_(decay).add_((1 - decay) * stats["sums"])
+            self.codebook.copy_(functional.smoothed_means(self.cluster_size, self.cluster_sum))
         renewed = self.renewal(self.codebook, stats, generator)
         if renewed is not None:
-            self.codebook.copy_(renewed.codebook)
-            self.cluster_size.masked_fill_(renewed.rows, 1)  # as for initial codes
+            self._replace(renewed)
         return {}
+
+    def _next_decay(self) -> float | Tensor:
+        if self.averages != "debiased":
+            return self.decay
+        self.num_updates.add_(1)
+        return functional.debiased_decay(self.decay, self.num_updates.to(self.cluster_size.dtype))
+
+    def _replace(self, renewed: ResetResult) -> None:
+        self.codebook.copy_(renewed.codebook)
+        self.cluster_size.masked_fill_(renewed.rows, 1)
+        if self.averages != "increments":
+            rows = renewed.rows[:, None]
+            self.cluster_sum.copy_(torch.where(rows, renewed.codebook, self.cluster_sum))

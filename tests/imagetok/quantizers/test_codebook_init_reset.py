@@ -27,6 +27,8 @@ D = 3
 CONFIGS = [
     VQConfig(code_dim=D),
     VQEMAConfig(code_dim=D),
+    VQEMAConfig(code_dim=D, averages="zeros"),
+    VQEMAConfig(code_dim=D, averages="debiased"),
     VQSTEConfig(code_dim=D, affine=AffineConfig(rate=2.0)),
     VQSTEConfig(code_dim=D, affine=None, alternation=AlternationConfig()),
 ]
@@ -230,6 +232,8 @@ def test_a_revived_code_survives_its_step(config, reset) -> None:
         assert torch.equal(rows, dead)
     if isinstance(config, VQEMAConfig):
         assert (quantizer.cluster_size[dead] == 1).all()
+        if config.averages != "increments":
+            assert torch.equal(quantizer.cluster_sum[dead], quantizer.codebook[dead])
     if isinstance(config, VQSTEConfig) and config.alternation:
         velocity = quantizer.alternation.velocity
         assert not velocity[dead].any() and velocity[~dead].any()

@@ -51,6 +51,7 @@ NEAREST_CONFIGS: list[Config] = [
     VQConfig(),
     VQConfig(error="norm-of-squares"),
     VQEMAConfig(),
+    *(VQEMAConfig(averages=averages) for averages in ("zeros", "debiased", "ones")),
     VQSTEConfig(),
 ]
 CONFIGS: list[Config] = [*RELAXED_CONFIGS, *NEAREST_CONFIGS]

@@ -11,7 +11,7 @@ from imagetok.quantizers.functional import (
     categorical_kl_to_uniform,
     code_sums,
     draw_relaxed,
-    ema_codebook,
+    ema_increments,
     gumbel_from_uniform,
     gumbel_noise,
     look_up,
@@ -173,7 +173,7 @@ def test_ema_equals_the_classical_quotient(seed: int, decay: float, num_codes: i
         vectors = torch.randn(10, 3, dtype=FLOAT64, generator=generator)
         indices = torch.randint(num_codes, (10,), generator=generator)
         counts, sums = code_sums(vectors, indices, num_codes)
-        codebook, size = ema_codebook(codebook, size, counts, sums, decay)
+        codebook, size = ema_increments(codebook, size, counts, sums, decay)
         n = decay * n + (1 - decay) * counts
         m = decay * m + (1 - decay) * sums
         assert_close(size, n)
@@ -188,7 +188,7 @@ def test_unused_codes_keep_every_bit(decay: float) -> None:
     for step in range(2000):
         counts = used * 3.0
         sums = counts[:, None] * torch.randn(6, 3, generator=gen(step))
-        codebook, size = ema_codebook(codebook, size, counts, sums, decay)
+        codebook, size = ema_increments(codebook, size, counts, sums, decay)
     assert torch.equal(codebook[~used], start[~used]) and torch.isfinite(codebook).all()
     assert not torch.isclose(codebook[used], start[used]).all(dim=1).any()
 
@@ -200,7 +200,7 @@ def test_decay_0_is_one_k_means_step(seed: int, num_codes: int) -> None:
     vectors = torch.randn(25, 3, dtype=FLOAT64, generator=generator)
     indices = nearest_codes(vectors, codebook)
     counts, sums = code_sums(vectors, indices, num_codes)
-    moved, size = ema_codebook(codebook, torch.ones(num_codes, dtype=FLOAT64), counts, sums, 0.0)
+    moved, size = ema_increments(codebook, torch.ones(num_codes, dtype=FLOAT64), counts, sums, 0.0)
     assert torch.equal(size, counts)
     for code in range(num_codes):
         members = vectors[indices == code]

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,9 +72,10 @@ def config(**train: object) -> TokenizerRun:
     return validate(tree(**train), TokenizerRun, "test")
 
 
-def vqema(**train: object) -> TokenizerRun:
+def vqema(averages: str = "increments", **train: object) -> TokenizerRun:
     raw = tree(**train)
-    raw["tokenizer"]["quantizer"] = {"kind": "vqvae-ema", "num_codes": 8, "code_dim": 4}
+    sizes = {"num_codes": 8, "code_dim": 4}
+    raw["tokenizer"]["quantizer"] = {"kind": "vqvae-ema", "averages": averages, **sizes}
     raw["objective"]["weights"] = {"commitment": {"kind": "constant", "value": 0.25}}
     return validate(raw, TokenizerRun, "test")
 
@@ -99,8 +102,12 @@ def assert_same_run(a: Path, b: Path, step: int) -> None:
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+DEBIASED = partial(vqema, "debiased")
+OTHERS = [partial(vqema, averages) for averages in ("zeros", "ones")]
+
+
 @pytest.mark.parametrize("stops", [(1, 3, 5), pytest.param((2, 4), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", slow_but([vqema], [config, vqema]))
+@pytest.mark.parametrize("make", slow_but([vqema, DEBIASED], [config, vqema, DEBIASED, *OTHERS]))
 def test_resuming_at_every_step_gives_the_same_weights(tmp_path, make, stops):
     train_tokenizer(make(steps=6), tmp_path / "whole")
     expected = checkpoint(tmp_path / "whole", 6)
@@ -116,9 +123,9 @@ COMMAND = [sys.executable, "-m", "imagetok", "train"]
 SLOW = ["--set", "train.steps=60", "--set", "train.workers=2", "--set", "train.checkpoint_every=7"]
 
 
-def write_config(folder: Path) -> Path:
+def write_config(folder: Path, make: Callable[[], TokenizerRun] = config) -> Path:
     path = folder / "config.yaml"
-    path.write_text(json.dumps(tree()))  # JSON is YAML
+    path.write_text(make().model_dump_json())  # JSON is YAML
     return path
 
 
@@ -143,8 +150,9 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
-    path = write_config(tmp_path)
+@pytest.mark.parametrize("make", slow_but([config], [config, DEBIASED, *OTHERS]))
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path, make):
+    path = write_config(tmp_path, make)
     whole = start(path, tmp_path / "whole")
     killed = start(path, tmp_path / "killed")
     for step in (11, 38):  # between checkpoints, in the middle of an epoch
