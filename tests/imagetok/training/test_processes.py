@@ -69,6 +69,25 @@ def run(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("averages", ["zeros", "debiased", "ones"])
+def test_two_processes_and_micro_batches_average_what_one_batch_does(tmp_path, averages):
+    chosen = ("--set", f"tokenizer.quantizer.averages={averages}", "--set", "train.steps=10")
+    halves = ("--set", "train.accumulation=2")
+    runs = {"one": (1, ()), "two": (2, ()), "halves": (1, halves), "quarters": (2, halves)}
+    weights = {}
+    for name, (processes, more) in runs.items():
+        done = run(tmp_path / name, processes, *chosen, *more)
+        assert done.returncode == 0, done.stderr
+        weights[name] = load_file(tmp_path / name / "tokenizer" / "model.safetensors")
+    for name in ("codebook", "cluster_size", "cluster_sum"):
+        expected = weights["one"].pop(f"quantizer.{name}")
+        assert expected.any()
+        for other in ("two", "halves", "quarters"):
+            found = weights[other][f"quantizer.{name}"]
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["mse", "arelbo"])
 def test_two_processes_train_what_one_trains(tmp_path, likelihood):
     # Nothing is drawn in VQ-VAE-EMA, so only the order of sums may differ.

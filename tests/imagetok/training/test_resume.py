@@ -150,7 +150,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", slow_but([config], [config, DEBIASED, *OTHERS]))
+@pytest.mark.parametrize("make", [config, DEBIASED, *OTHERS])
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path, make):
     path = write_config(tmp_path, make)
     whole = start(path, tmp_path / "whole")
