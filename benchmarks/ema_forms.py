@@ -27,7 +27,7 @@ from imagetok.quantizers.vq import Averages
 
 FORMS: tuple[Averages, ...] = get_args(Averages)
 NUM_CODES, CODE_DIM, STEPS = 512, 64, 3000
-SCALES, VECTORS = (0.1, 0.5), (1024, 2048, 4096)
+SCALES, VECTORS = (0.1, 0.5), (1024, 2048)
 RECIPE = ("zeros", "increments")
 
 
