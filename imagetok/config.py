@@ -97,7 +97,14 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writer that quotes every text that YAML 1.1 or the loader above would read differently."""
+    """Writer that quotes every text that YAML 1.1 or the loader above would read differently.
+
+    An object that occurs twice is written twice, because the loader reads no anchors.
+    """
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
 
 
 _Loader.yaml_implicit_resolvers = {}

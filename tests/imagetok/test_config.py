@@ -324,3 +324,9 @@ def test_overrides_as_a_dict_are_those_of_the_command_line():
     assert apply_overrides({"a": {"z": 1}}, override_texts(values)) == tree
     with pytest.raises(ConfigError, match="expected a list or a dict"):
         override_texts("a=1")
+
+
+def test_an_override_may_hold_one_object_twice():
+    level = {"kind": "vqvae-ema", "reset": {"kind": "none"}}
+    (text,) = override_texts({"levels": [level, level]})
+    assert apply_overrides({"levels": []}, [text]) == {"levels": [level, level]}
