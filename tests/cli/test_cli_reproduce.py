@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ from safetensors.torch import save_file
 import prior
 from cli.main import _run
 from imagetok import configs
+from imagetok.comparison import follow_up, runner
+from imagetok.comparison.subprocesses import Command
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.named_configs import find_figure
+from imagetok.signals import StopRequest
 from imagetok.training.metrics_log import read_json_lines
 
 SHAPES = "data={source: shapes, count: 48, test_count: 16}"
 SMALL = [
-    *(SHAPES, "train.steps=2", "train.batch_size=4", "train.evaluate_every=1"),
+    *(SHAPES, "train.steps=2", "train.batch_size=4", "train.evaluate_every=1", "train.workers=0"),
     "tokenizer.network.width=16",
 ]
 FIG_3 = "papers/edvae/fig-3"
@@ -191,9 +196,25 @@ FEW = {
 """The data sets and methods that are run; the others' configs are built by `test_configs`."""
 
 
+def in_this_process(
+    jobs: Sequence[Command], slots: object, stop: StopRequest, watch: object
+) -> dict[str, int]:
+    """Run the same commands one after another without starting Python for each."""
+    del slots, watch
+    codes = {}
+    for job in jobs:
+        words = list(job.command[job.command.index("--stop-with-parent") + 1 :])
+        with job.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            codes[job.name] = _run(words)
+        stop.check_here()
+    return codes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", FEW)
-def test_every_table_and_figure_is_made(paper, tmp_path, network, kaokore):
+def test_every_table_and_figure_is_made(paper, tmp_path, network, kaokore, monkeypatch):
+    for module in (runner, follow_up):
+        monkeypatch.setattr(module, "run_commands", in_this_process)
     settings = SMALL if paper != "kaokore" else [f"data.root={kaokore}", *SMALL[1:]]
     settings = [*settings, "train.keep_checkpoints=[1, 2]"]
     for name in [name for name in configs().figures if name.startswith(f"papers/{paper}/")]:
