@@ -3,9 +3,10 @@
 python benchmarks/ema_forms.py --data FOLDER [--runs FOLDER] [--only PART] [--out FILE.json]
 
 `stream`: K = 512, D = 64, codes that start as N(0, 1), and 3,000 steps of N(0, scale^2) vectors,
-the same for each form and moved by no encoder. `recipe`: VQ-VAE-2 of the Kaokore report
-(`papers/kaokore/vqvae2`) at a quarter of its width, 3,500 steps of 128 images of CIFAR-10. FOLDER
-holds `cifar-10-batches-py`, whose files may be compressed (.xz). A run that is interrupted goes on.
+new ones at every step or the same, equal for each form and moved by no encoder. `recipe`: VQ-VAE-2
+of the Kaokore report (`papers/kaokore/vqvae2`) at a quarter of its width, 3,500 steps of 128 images
+of CIFAR-10. FOLDER holds `cifar-10-batches-py`, whose files may be compressed (.xz). A run that is
+interrupted goes on.
 """
 
 import argparse
@@ -27,19 +28,23 @@ from imagetok.quantizers.vq import Averages
 
 FORMS: tuple[Averages, ...] = get_args(Averages)
 NUM_CODES, CODE_DIM, STEPS = 512, 64, 3000
-SCALES, VECTORS = (0.1, 0.5), (1024, 2048)
+SCALES = (0.1, 0.5)
+STREAMS = ((1024, "new"), (2048, "new"), (1024, "the same"))
+"""Vectors a step, and whether every step has new ones or the same."""
 RECIPE = ("zeros", "increments")
 
 
-def codes_used_on_stream(form: Averages, scale: float, count: int) -> int:
+def codes_used_on_stream(form: Averages, scale: float, count: int, kind: str) -> int:
     """Codes that the last of the steps uses, each of `count` vectors."""
     seeding.reseed_global(0)
     config = VQEMAConfig(num_codes=NUM_CODES, code_dim=CODE_DIM, init="normal", averages=form)
     quantizer = build_quantizer(config)
     generator = torch.Generator().manual_seed(1)
     counts = torch.zeros(NUM_CODES)
-    for _ in range(STEPS):
-        vectors = scale * torch.randn(count, CODE_DIM, generator=generator)
+    vectors = torch.empty(0)
+    for step in range(STEPS):
+        if step == 0 or kind == "new":
+            vectors = scale * torch.randn(count, CODE_DIM, generator=generator)
         indices = nearest_codes(vectors, quantizer.get_buffer("codebook"))
         counts, sums = code_sums(vectors, indices, NUM_CODES)
         quantizer.update({"counts": counts, "sums": sums}, generator)
@@ -47,13 +52,14 @@ def codes_used_on_stream(form: Averages, scale: float, count: int) -> int:
 
 
 def stream() -> list[dict[str, object]]:
-    """One row for each number of vectors and scale, with the codes in use by form."""
+    """One row for each stream and scale, with the codes in use by form."""
     rows: list[dict[str, object]] = []
-    for count in VECTORS:
+    for count, kind in STREAMS:
         for scale in SCALES:
-            used = {form: codes_used_on_stream(form, scale, count) for form in FORMS}
-            rows.append({"vectors": count, "scale": scale, **used})
-            print(markdown_row([f"{count:,}", str(scale), *map(str, used.values())]), flush=True)
+            used = {form: codes_used_on_stream(form, scale, count, kind) for form in FORMS}
+            rows.append({"vectors": count, "at every step": kind, "scale": scale, **used})
+            cells = [f"{count:,}, {kind}", str(scale), *map(str, used.values())]
+            print(markdown_row(cells), flush=True)
     return rows
 
 
