@@ -26,7 +26,7 @@ class FigureRun:
     name: str
     """Name of its run: the method, and the point of a sweep if that changes something."""
     what: str
-    """Method, and changed settings, as text."""
+    """Method, and the settings that the figure varies, as text."""
     changes: Mapping[str, Any]
     """Settings of the sweep's point."""
     expected: Mapping[str, str]
@@ -132,7 +132,7 @@ def _runs(
                     data=data,
                     method=method,
                     name=method if is_same else f"{method}-{point}",
-                    what=_what(sheet.methods[method].title, changes),
+                    what=_what(sheet.methods[method].title, figure, changes),
                     changes=changes,
                     expected=_columns(printed, figure),
                     tree=changed(tree, settings),
@@ -167,9 +167,11 @@ def _columns(printed: Mapping[str, str], figure: SheetFigure) -> dict[str, str]:
     }
 
 
-def _what(title: str, changes: Mapping[str, Any]) -> str:
-    settings = [
-        f"{key.rpartition('.')[2]} {f'{value:.4g}' if isinstance(value, float) else value}"
-        for key, value in changes.items()
-    ]
-    return ", ".join([title, *settings])
+def _what(title: str, figure: SheetFigure, changes: Mapping[str, Any]) -> str:
+    """Return the method, and the settings that the figure varies; others follow from these."""
+    varied = {**figure.x, **figure.series}
+    return ", ".join([title, *(f"{varied[k]} {_text(v)}" for k, v in changes.items() if k in varied)])
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

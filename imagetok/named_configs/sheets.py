@@ -150,10 +150,10 @@ class SheetFigure(Section):
     """Methods; may be empty for `labels`, which trains nothing."""
     sweep: str = ""
     """Source of the sweep whose points are trained; empty: the methods as they are."""
-    x: tuple[str, ...] = ()
-    """For `lines`: the settings on the horizontal axes, one panel each."""
-    series: str = ""
-    """For `lines`: a setting that separates the lines of a method."""
+    x: dict[str, str] = Field({})
+    """For `lines`: the settings on the horizontal axes, one panel each -> name in the paper."""
+    series: dict[str, str] = Field({})
+    """For `lines`: the settings that separate the lines of a method -> name in texts."""
     columns: dict[str, SheetColumn] = Field({})
     """Name in the paper -> measure."""
     features: tuple[str, ...] = ()

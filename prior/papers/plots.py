@@ -69,13 +69,15 @@ def lines(drawn: Drawn) -> Drawing:
     """Draw each column against each setting on the x axis, on logarithmic axes."""
     sheet = drawn.plan.figure.sheet
     draws: list[Callable[[Axes], None]] = []
-    for key in sheet.x:
+    for key, label in sheet.x.items():
         for title in sheet.columns:
-            draws.append(_line_panel(drawn, key, title, not draws))
+            draws.append(_line_panel(drawn, key, label, title, not draws))
     return Drawing(panels(draws, width=4.6 * len(draws), height=4.4), {})
 
 
-def _line_panel(drawn: Drawn, key: str, title: str, has_legend: bool) -> Callable[[Axes], None]:
+def _line_panel(
+    drawn: Drawn, key: str, label: str, title: str, has_legend: bool
+) -> Callable[[Axes], None]:
     sheet = drawn.plan.figure.sheet
     column = sheet.columns[title]
     lines: dict[str, list[PlannedRun]] = {}
@@ -103,8 +105,9 @@ def _line_panel(drawn: Drawn, key: str, title: str, has_legend: bool) -> Callabl
             printed = _printed(ordered, key, title)
             if printed:
                 at, numbers = (list(values) for values in zip(*printed, strict=True))
-                label = f"{name}, paper"
-                axes.plot(at, numbers, "o", fillstyle="none", label=label, color=colour)
+                axes.plot(
+                    at, numbers, "o", fillstyle="none", label=f"{name}, paper", color=colour
+                )
         if key.endswith("num_codes") and title == "perplexity":
             axes.plot(places, places, color="black", marker="+", label="codebook size")
         axes.set_xscale("log")
@@ -114,7 +117,7 @@ def _line_panel(drawn: Drawn, key: str, title: str, has_legend: bool) -> Callabl
         axes.tick_params(axis="x", labelrotation=45 if min(places) < 1e-2 else 0)
         if axes.lines:
             logarithmic(axes)
-        axes.set_xlabel(key.rpartition("tokenizer.")[2])
+        axes.set_xlabel(label)
         axes.set_ylabel(title)
         if has_legend and axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, borderaxespad=0.0)
@@ -122,11 +125,11 @@ def _line_panel(drawn: Drawn, key: str, title: str, has_legend: bool) -> Callabl
     return draw
 
 
-def _line_name(planned: PlannedRun, series: str) -> str:
-    """Return the method, and the value of the setting that separates its lines."""
+def _line_name(planned: PlannedRun, series: Mapping[str, str]) -> str:
+    """Return the method, and the values of the settings that separate its lines."""
     title = planned.run.what.partition(", ")[0]
-    value = value_at(planned.run.tree, series) if series else None
-    return title if value is None else f"{title}, {series.rpartition('.')[2]} {value}"
+    values = [f"{name} {value_at(planned.run.tree, key)}" for key, name in series.items()]
+    return ", ".join([title, *values])
 
 
 def _printed(points: Sequence[PlannedRun], key: str, title: str) -> list[tuple[float, float]]:
