@@ -116,7 +116,7 @@ def train_trials(
             failures[trial] = Failure(error.exit_code, str(error))
     jobs = {name: Command(name, train(trial), trial.log) for name, trial in todo.items()}
     total, begun = sum(trial.steps for trial in trials), sum(map(_steps_done, trials))
-    with ProgressBar("comparing", total, begun, bool(jobs)) as bar:
+    with ProgressBar("training", total, begun, bool(jobs)) as bar:
         checked, shown_steps = time.monotonic(), -1
 
         def watch(running: list[str]) -> None:
@@ -126,7 +126,7 @@ def train_trials(
             # A trial that is continued from a checkpoint has lost the steps after it.
             checked, done = time.monotonic(), max(begun, sum(map(_steps_done, trials)))
             if done != shown_steps:
-                bar.update(done, f"training {', '.join(running)}")
+                bar.update(done, ", ".join(running))
                 shown_steps = done
 
         codes = run_commands(list(jobs.values()), slots, stop, watch)

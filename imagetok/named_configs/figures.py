@@ -170,7 +170,9 @@ def _columns(printed: Mapping[str, str], figure: SheetFigure) -> dict[str, str]:
 def _what(title: str, figure: SheetFigure, changes: Mapping[str, Any]) -> str:
     """Return the method, and the settings that the figure varies; others follow from these."""
     varied = {**figure.x, **figure.series}
-    return ", ".join([title, *(f"{varied[k]} {_text(v)}" for k, v in changes.items() if k in varied)])
+    return ", ".join(
+        [title, *(f"{varied[k]} {_text(v)}" for k, v in changes.items() if k in varied)]
+    )
 
 
 def _text(value: object) -> str:

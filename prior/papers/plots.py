@@ -105,9 +105,7 @@ def _line_panel(
             printed = _printed(ordered, key, title)
             if printed:
                 at, numbers = (list(values) for values in zip(*printed, strict=True))
-                axes.plot(
-                    at, numbers, "o", fillstyle="none", label=f"{name}, paper", color=colour
-                )
+                axes.plot(at, numbers, "o", fillstyle="none", label=f"{name}, paper", color=colour)
         if key.endswith("num_codes") and title == "perplexity":
             axes.plot(places, places, color="black", marker="+", label="codebook size")
         axes.set_xscale("log")

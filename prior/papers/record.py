@@ -130,13 +130,18 @@ def table_of(
     return [*header, "seeds"], rows
 
 
+def tables_of(
+    record: FigureRecord, data_titles: Mapping[str, str]
+) -> list[tuple[list[str], list[list[str]]]]:
+    """Return header and rows of every table: the paper's columns, if any, and each drawing's."""
+    own = [table_of(record, data_titles)] if record.rows and record.columns else []
+    return [*own, *drawn_tables(record, data_titles)]
+
+
 def markdown(record: FigureRecord, data_titles: Mapping[str, str]) -> str:
     """Return the table in Markdown, with notes and the command."""
-    header, rows = table_of(record, data_titles)
     lines = [f"# {plain(record.source)}: {plain(record.title)}", ""]
-    if rows:
-        lines += [markdown_row(header), rule(len(header)), *map(markdown_row, rows), ""]
-    for header, rows in drawn_tables(record, data_titles):
+    for header, rows in tables_of(record, data_titles):
         lines += [markdown_row(header), rule(len(header)), *map(markdown_row, rows), ""]
     lines += [f"{plain(sentence)}  " for sentence in notes_of(record)]
     return "\n".join([*lines, "", *block(record.command, "sh"), ""])
@@ -156,21 +161,18 @@ def drawn_tables(
 
 def notes_of(record: FigureRecord) -> list[str]:
     """Return the notes on the table: source, seeds, deviations from the paper, machine."""
-    seeds = ", ".join(map(str, record.seeds))
     machine = ", ".join(
         f"{value} cores" if name == "cores" else str(value)
         for name, value in record.machine.items()
     )
     versions = ", ".join(f"{name} {value}" for name, value in record.versions.items())
     own = {row.what: row.notes for row in record.rows if row.notes}
-    spread_note = " ± sample standard deviation" if len(record.seeds) > 1 else ""
     return [
-        f"Columns named paper: {record.paper}, {record.source}. Found: mean{spread_note} over the "
-        f"seeds {seeds}.",
+        _source_note(record),
+        *([f"Not the paper's settings: {', '.join(record.settings)}."] if record.settings else []),
         record.about,
         *([record.notes] if record.notes else []),
         *(f"{what}: {notes}" for what, notes in own.items()),
-        *([f"Not the paper's settings: {', '.join(record.settings)}."] if record.settings else []),
         *(
             f"{row.what}, {row.data}, seed {seed}: {reason}."
             for row in record.rows
@@ -178,6 +180,18 @@ def notes_of(record: FigureRecord) -> list[str]:
         ),
         f"Machine: {machine}. Versions: {versions}.",
     ]
+
+
+def _source_note(record: FigureRecord) -> str:
+    """Return where the numbers are from: the place in the paper, and the seeds."""
+    place, seeds = f"{record.paper}, {record.source}", ", ".join(map(str, record.seeds))
+    if not record.rows:
+        return f"{place}."
+    chosen = f"seed {seeds}" if len(record.seeds) == 1 else f"the seeds {seeds}"
+    if not record.columns:
+        return f"{place}; trained with {chosen}."
+    mean = "" if len(record.seeds) == 1 else "mean ± sample standard deviation over "
+    return f"Columns named paper: {place}. Found: {mean}{chosen}."
 
 
 def long_rows(record: FigureRecord, data_titles: Mapping[str, str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ from prior.papers.record import (
     long_rows,
     markdown,
     notes_of,
-    table_of,
+    tables_of,
 )
 from prior.papers.request import request_for
 from prior.papers.stages import TrialModels
@@ -66,7 +66,7 @@ class Reproduction(Result):
         return f"{record.paper}, {record.source}: {record.title}, in {self.folder}"
 
     def rows(self) -> dict[str, object]:
-        """Return the printed and found numbers, those behind drawings, then the failures."""
+        """Return the printed and found numbers, those behind drawings, deviations, failures."""
         found: dict[str, object] = dict(long_rows(self.record, self.data))
         for header, rows in drawn_tables(self.record, self.data):
             found |= {
@@ -74,6 +74,8 @@ class Reproduction(Result):
                 for row in rows
                 for name, value in zip(header[1:], row[1:], strict=True)
             }
+        if self.record.settings:
+            found["not the paper's settings"] = ", ".join(self.record.settings)
         for trial, failure in self.failures.items():
             found[f"failed: {trial.method}, seed {trial.seed}"] = failure.message
         return found
@@ -224,11 +226,16 @@ def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, bytes]
     for name, png in drawings.items():
         write_bytes(out / f"{name}.png", png)
     write_bytes(out / "table.md", markdown(record, titles).encode())
-    header, rows = table_of(record, titles)
-    shown = [Figure(png, titles.get(name, record.title)) for name, png in drawings.items()]
+    shown = [
+        Figure(png, f"{record.title}, {titles[name]}", titles[name])
+        for name, png in drawings.items()
+    ]
+    tables = [Table(header, rows) for header, rows in tables_of(record, titles)]
+    notes = [Text(note) for note in notes_of(record)]
     sections = [
         *([ReportSection(record.source, shown)] if shown else []),
-        ReportSection("Numbers", [Table(header, rows), *(Text(note) for note in notes_of(record))]),
+        *([ReportSection("Numbers", tables)] if tables else []),
+        ReportSection("Notes", notes),
         ReportSection("Command", [Commands([record.command])]),
     ]
     title = f"{record.paper}, {record.source}: {record.title}"

@@ -69,7 +69,9 @@ def entropies(
     found = {int(step): (float(pair[0]), float(pair[1])) for step, pair in known.items()}
     for step, stage in stages_of(trial, model):
         if step not in found:
-            found[step] = _entropy_of(stage, dataset, f"entropy at step {step:,}", check)
+            found[step] = _entropy_of(
+                stage, dataset, f"entropy of {trial.method}, step {step:,}", check
+            )
             path.parent.mkdir(exist_ok=True)
             steps = {str(step): list(pair) for step, pair in found.items()}
             write_json(path, {"identity": identity, "steps": steps})

@@ -75,7 +75,8 @@ def test_the_numbers_are_those_of_the_runs_beside_the_papers(made):
     assert "train.steps=2" in stored["command"] and str(made) not in stored["command"]
     with Image.open(made / "fig-3" / "cifar10.png") as picture:
         assert picture.width > 500
-    assert "420.33" in (made / "fig-3" / "report.html").read_text()
+    page = (made / "fig-3" / "report.html").read_text()
+    assert "420.33" in page and "<figcaption>CIFAR-10</figcaption>" in page
 
 
 def test_made_again_it_trains_nothing_and_is_the_same(made, capsys):
@@ -97,7 +98,9 @@ def test_another_figure_of_the_paper_trains_only_what_is_missing(made):
     new = {path.relative_to(made / "runs").parts[1] for path in after if path not in before}
     assert new == {"dvae"}
     assert found.record.drawn["cifar10"].keys() == {"dVAE, step 2", "EdVAE, step 2"}
+    page = (found.folder / "report.html").read_text()
     for numbers in found.record.drawn["cifar10"].values():
+        assert f"{numbers['mean entropy, nats']:.4g}" in page
         assert 0 < numbers["mean entropy, nats"] <= np.log(512) + 1e-6
 
 
