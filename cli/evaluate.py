@@ -148,7 +148,8 @@ def _check_options(
         if given[name] is None:
             raise click.UsageError(
                 f"Missing option '{name}'; expected --tokenizer and --data, to measure images, or "
-                "--prior and --shards, to measure a prior."
+                "--prior and --shards, to measure a prior. With --samples, the tokenizer says how "
+                "--data is cropped and resized."
             )
     refused = [name for name, value in others.items() if value not in (None, ())]
     if refused:

@@ -80,7 +80,8 @@ def reproduce(
 
     Example: imagetok reproduce papers/edvae/table-1 --only cifar10 --download
 
-    Example: imagetok reproduce papers/edvae/fig-3 --seeds 42 --set train.steps=1000 --out runs/try
+    Example: imagetok reproduce papers/edvae/fig-3 --seeds 42 --set train.steps=1000 --set
+    train.evaluate_every=100 --out runs/try
     """
     import prior
 

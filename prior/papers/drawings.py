@@ -23,6 +23,19 @@ _SHOWN_IMAGES = 6
 _MOST_STAGES = 8
 """Columns of a picture of entropy maps."""
 
+CAPTIONS: Mapping[FigureKind, str] = {
+    "table": "",
+    "lines": "mean over the seeds, bars: sample standard deviation; hollow: the paper's numbers",
+    "curves": "mean over the seeds, band: from the smallest to the largest",
+    "entropy": "mean over positions and images, band: standard deviation; first seed",
+    "entropy-maps": "entropy at every position of one training image; first seed",
+    "reconstructions": "test images above, and their reconstructions; first seed",
+    "stages": "test images and their reconstructions during training; first seed",
+    "samples": "first samples of every prior; first seed",
+    "labels": "t-SNE of random training images",
+}
+"""What the drawing of each kind shows, in every data set."""
+
 
 def draw(drawn: Drawn) -> Drawing | None:
     """Draw a figure on one data set; None for a table, and if nothing was trained."""

@@ -117,10 +117,27 @@ def _line_panel(
             logarithmic(axes)
         axes.set_xlabel(label)
         axes.set_ylabel(title)
-        if has_legend and axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, borderaxespad=0.0)
+        if has_legend:
+            _legend_above(axes, list(lines))
 
     return draw
+
+
+def _legend_above(axes: Axes, names: Sequence[str]) -> None:
+    """Add a legend above the axes, in which the paper's points follow those found."""
+    handles, labels = axes.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
+    pairs = [label for name in names for label in (name, f"{name}, paper") if label in known]
+    order = dict.fromkeys([*pairs, *labels])
+    if known:
+        axes.legend(
+            [known[label] for label in order],
+            list(order),
+            loc="lower left",
+            bbox_to_anchor=(0, 1.01),
+            ncols=2,
+            borderaxespad=0.0,
+        )
 
 
 def _line_name(planned: PlannedRun, series: Mapping[str, str]) -> str:

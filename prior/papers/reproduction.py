@@ -24,7 +24,7 @@ from imagetok.progress import progress_shown
 from imagetok.reporting import Commands, Figure, ReportSection, Table, Text, write_report
 from imagetok.results import Result
 from imagetok.signals import StopRequest
-from prior.papers.drawings import draw
+from prior.papers.drawings import CAPTIONS, draw
 from prior.papers.follow_ups import measure
 from prior.papers.plots import Drawn
 from prior.papers.record import (
@@ -226,8 +226,9 @@ def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, bytes]
     for name, png in drawings.items():
         write_bytes(out / f"{name}.png", png)
     write_bytes(out / "table.md", markdown(record, titles).encode())
+    explained = CAPTIONS[plan.figure.sheet.kind]
     shown = [
-        Figure(png, f"{record.title}, {titles[name]}", titles[name])
+        Figure(png, f"{record.title}, {titles[name]}", f"{titles[name]}: {explained}")
         for name, png in drawings.items()
     ]
     tables = [Table(header, rows) for header, rows in tables_of(record, titles)]
