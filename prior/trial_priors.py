@@ -111,7 +111,7 @@ class PriorWork:
             "data.test": "null",  # the held-out codes are a part of the training codes
         }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        out = ["--out", str(folder_of(trial) / "prior"), "--resume"]
+        out = ["--out", str(prior_folder(trial)), "--resume"]
         return self._process("train", self.config, *words, *out)
 
     def _measure(self, trial: Trial) -> list[str]:
@@ -126,13 +126,18 @@ class PriorWork:
         return imagetok_command(*words, "--device", self.device)
 
 
+def prior_folder(trial: Trial) -> Path:
+    """Return the run folder of a trial's prior."""
+    return folder_of(trial) / "prior"
+
+
 def _codes(trial: Trial, split: str) -> Path:
     return folder_of(trial) / "codes" / split
 
 
 def _artifact(trial: Trial) -> Path:
     """Return the folder of a trial's finished prior."""
-    return folder_of(trial) / "prior" / "prior"
+    return prior_folder(trial) / "prior"
 
 
 def _test_bits(trial: Trial) -> Path:

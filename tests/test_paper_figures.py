@@ -171,6 +171,20 @@ def test_the_points_of_edvaes_ablations_are_those_printed(name, key, numbers):
         assert found == {point: {number} for point, number in row.items()}
 
 
+def test_the_place_of_a_number_is_where_it_is_printed():
+    """Figures print no numbers of their own, so theirs are those of a table."""
+    places = {
+        "papers/edvae/table-2": {"EdVAE paper, Table 2"},
+        "papers/edvae/fig-3": {"EdVAE paper, Tables 1 to 4"},
+        "papers/edvae/fig-d10": {"EdVAE paper, Tables 1 to 4"},
+        "papers/edvae/table-d6": {"EdVAE paper, Table D.6"},
+        "papers/kaokore/fig-3": {"Kaokore report, Table 1"},
+        "papers/sqvae/reconstructions": {"SQ-VAE paper, Table 2"},
+    }
+    for name, expected in places.items():
+        assert {run.source for run in find_figure(name).runs if run.expected} == expected
+
+
 def test_the_numbers_of_kaokore_are_those_printed():
     for run in find_figure("papers/kaokore/table-1").runs:
         for what, number in KAOKORE[run.what].items():

@@ -31,6 +31,8 @@ class FigureRun:
     """Settings of the sweep's point."""
     expected: Mapping[str, str]
     """Column -> number as the paper prints it."""
+    source: str
+    """The paper and the place in it of these numbers, which for most figures is a table."""
     tree: Mapping[str, Any]
     """The complete config as plain data; its `seed` is any."""
     notes: str
@@ -126,15 +128,17 @@ def _runs(
                 tree = changed(base.tree, changes)
                 is_same = tree == base.tree
                 printed = {**its.expected} if its is not None and is_same else {}
-                if sweep is not None:
-                    printed |= _of_point(sweep, data, point)
+                own = _of_point(sweep, data, point) if sweep is not None else {}
+                is_here = bool(own) or figure.kind == "table"
+                here = f"{sheet.title}, {figure.source}"
                 yield FigureRun(
                     data=data,
                     method=method,
                     name=method if is_same else f"{method}-{point}",
                     what=_what(sheet.methods[method].title, figure, changes),
                     changes=changes,
-                    expected=_columns(printed, figure),
+                    expected=_columns(printed | own, figure),
+                    source=here if is_here or its is None else its.source,
                     tree=changed(tree, settings),
                     notes=joined(sweep.notes if sweep else "", base.notes),
                 )

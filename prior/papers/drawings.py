@@ -97,7 +97,8 @@ def _samples(drawn: Drawn) -> Drawing | None:
         if folder.is_dir():
             shown = min(PICTURES, drawn.plan.num_samples or PICTURES)
             images = read_drawn(folder, range(shown)).expand(-1, 3, -1, -1)
-            rows |= {f"{what}{' ' * i}": half for i, half in enumerate(images.chunk(2))}
+            for i, half in enumerate(images.chunk(2)):
+                rows[what if i == 0 else " " * len(rows)] = half  # the second row has no name
     return Drawing(png_bytes(reconstruction_grid(rows)), {}) if rows else None
 
 

@@ -12,6 +12,9 @@ from imagetok.io.markdown import block, plain
 from imagetok.named_configs.sheets import SheetColumn
 from prior.papers.trials import PlannedRun
 
+_DISTANCES = ("fid", "rfid", "precision", "recall")
+"""Beginnings of the measures that are distances in the features of a network."""
+
 
 class FoundNumber(Section):
     """A measure of one run, in the paper's units, over the seeds that finished."""
@@ -44,6 +47,8 @@ class FigureRow(Section):
     """Seed -> reason of a failure."""
     expected: dict[str, str]
     """Column -> the number as the paper prints it; columns without one are missing."""
+    source: str
+    """The paper and the place in it of these numbers, which for most figures is a table."""
     found: dict[str, FoundNumber]
     """Column -> the number found; missing if no seed has the measure."""
 
@@ -67,6 +72,8 @@ class FigureRecord(Section):
     seeds: tuple[int, ...]
     identities: dict[str, dict[str, str]]
     """Data set -> identities of its training and test images."""
+    network: str
+    """Network of the distances, where it is not the paper's; empty otherwise."""
     measured: dict[str, Any]
     """Data set -> what distances and priors depend on; empty without them."""
     machine: dict[str, str | int]
@@ -100,6 +107,7 @@ def figure_row(
         seeds=tuple(trial.seed for trial in finished),
         failed={trial.seed: trial.reason for trial in trials if trial.status == "failed"},
         expected=dict(planned.run.expected),
+        source=planned.run.source,
         found=found,
     )
 
@@ -117,7 +125,7 @@ def table_of(
     """Return header and rows of the table: every number of the paper beside the one found."""
     header = ["data", "method"]
     for title in record.columns:
-        header += [f"{title}, paper", f"{title}, found"]
+        header += [f"{title}, paper", f"{title}, {_found(record, title)}"]
     rows = [
         [
             data_titles[row.data],
@@ -191,18 +199,27 @@ def _source_note(record: FigureRecord) -> str:
     if not record.columns:
         return f"{place}; trained with {chosen}."
     mean = "" if len(record.seeds) == 1 else "mean ± sample standard deviation over "
-    return f"Columns named paper: {place}. Found: {mean}{chosen}."
+    sources = dict.fromkeys(row.source for row in record.rows if row.expected)
+    printed = f"Columns named paper: {'; '.join(sources)}. " if sources else ""
+    return f"{printed}Found: {mean}{chosen}."
 
 
 def long_rows(record: FigureRecord, data_titles: Mapping[str, str]) -> dict[str, str]:
     """Return one line per tokenizer and column: the number of the paper and the one found."""
-    return {
-        f"{data_titles[row.data]}, {row.what}: {title}": "paper {}, found {}".format(
-            *_pair(row, record, title)
-        )
-        for row in record.rows
-        for title in record.columns
-    }
+    lines = {}
+    for row in record.rows:
+        for title in record.columns:
+            printed, found = _pair(row, record, title)
+            name = f"{data_titles[row.data]}, {row.what}: {title}"
+            lines[name] = f"paper {printed}, {_found(record, title)} {found}"
+    return lines
+
+
+def _found(record: FigureRecord, title: str) -> str:
+    """Return the name of the found numbers, with the network if the paper measured in another."""
+    measure = record.columns[title].measure
+    is_distance = isinstance(measure, str) and measure.startswith(_DISTANCES)
+    return f"found in {record.network}" if record.network and is_distance else "found"
 
 
 def _pair(row: FigureRow, record: FigureRecord, title: str) -> tuple[str, str]:

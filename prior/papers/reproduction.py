@@ -200,6 +200,7 @@ def _record(
         settings=plan.deviations,
         seeds=plan.seeds,
         identities=identities,
+        network=plan.other_network,
         measured=measured,
         machine=machine_of(device),
         versions=versions(),

@@ -73,15 +73,19 @@ class FigureRequest:
 
     def deviations(self) -> tuple[str, ...]:
         """Return the settings that are not those of the paper."""
-        networks = sorted(spec.partition("=")[0] for spec in self.features)
-        are_the_papers = networks == sorted(self.figure.sheet.features)
         return tuple(
             f"{name.removeprefix('--')} {text}"
             for name, texts in self._options().items()
             for text in texts
             if name != "--only" and not text.startswith("data.root=")
-            if not (name == "--features" and are_the_papers)
+            if name != "--features" or self.other_network()
         )
+
+    def other_network(self) -> str:
+        """Return the networks of the distances if they are not the paper's; else an empty text."""
+        networks = [spec.partition("=")[0] for spec in self.features]
+        are_the_papers = sorted(networks) == sorted(self.figure.sheet.features)
+        return "" if are_the_papers else " and ".join(networks)
 
     def _options(self) -> dict[str, list[str]]:
         return {

@@ -1,11 +1,11 @@
 """The trials of a paper's table or figure: each of its tokenizers with each seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from imagetok.comparison.plan import Trial, method_identity
+from imagetok.comparison.plan import WITHOUT_EFFECT, Trial, method_identity
 from imagetok.config import (
     Section,
     apply_overrides,
@@ -20,11 +20,14 @@ from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
 from imagetok.named_configs import FigureRun, NamedFigure
 from imagetok.training.config import TokenizerRun
+from imagetok.training.run_folder import CONFIG
 from prior.config import PriorRun
 from prior.papers.request import FigureRequest
+from prior.trial_priors import prior_folder
 
 RUNS = "runs"
 """Folder of the trials, which the tables and figures of a paper share."""
+R = TypeVar("R", TokenizerRun, PriorRun)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class FigurePlan:
     """Data set -> config of the prior; empty without a prior."""
     features: tuple[str, ...]
     """Networks for distances."""
+    other_network: str
+    """These networks as text where they are not the paper's; empty otherwise."""
     num_samples: int | None
     """Samples of each prior; None for as many as papers draw."""
     command: str
@@ -90,7 +95,9 @@ class FigurePlan:
         """
         for planned in self.runs:
             for trial in planned.trials:
-                _check_same(trial, planned.config)
+                _check_same(trial.folder, planned.config, method_identity)
+                if prior := self.priors.get(planned.run.data):
+                    _check_same(prior_folder(trial), prior, _prior_identity)
                 trial.log.parent.mkdir(parents=True, exist_ok=True)
             path = planned.trials[0].config
             write_bytes(path, dump_yaml(planned.config).encode())
@@ -126,6 +133,7 @@ def make_plan(request: FigureRequest, folder: Path) -> FigurePlan:
             if name in data
         },
         features=request.features or figure.sheet.features,
+        other_network=request.other_network(),
         num_samples=request.num_samples,
         command=request.command(),
         deviations=request.deviations(),
@@ -163,16 +171,29 @@ def _trials(
         )
 
 
-def _check_same(trial: Trial, config: TokenizerRun) -> None:
-    """Raise ConfigError if the folder holds a run of this name with other settings."""
-    stored = trial.folder / "config.yaml"
+def _prior_identity(config: PriorRun) -> dict[str, Any]:
+    """Return a config as plain data without seed, paths and keys that do not affect results."""
+    return config.model_dump(
+        mode="json",
+        exclude={
+            "seed": True,
+            "tokenizer": True,
+            "data": {"source", "test"},
+            "train": {*WITHOUT_EFFECT},
+        },
+    )
+
+
+def _check_same(folder: Path, config: R, identity: Callable[[R], dict[str, Any]]) -> None:
+    """Raise ConfigError if the folder holds a run with other settings."""
+    stored = folder / CONFIG
     if not stored.is_file():
         return
-    one, two = (method_identity(c) for c in (load_config(stored, TokenizerRun), config))
+    one, two = (identity(c) for c in (load_config(stored, type(config)), config))
     changed = differences(one, two)
     if changed:
         listed = "\n".join(f"  {k}: {a!r} stored, {b!r} requested" for k, (a, b) in changed.items())
         raise ConfigError(
-            f"{trial.folder}: holds a run with other settings:\n{listed}\n"
+            f"{folder}: holds a run with other settings:\n{listed}\n"
             "pass the same settings, choose another --out, or delete that folder to train it again"
         )

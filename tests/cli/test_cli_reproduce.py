@@ -71,6 +71,7 @@ def test_the_numbers_are_those_of_the_runs_beside_the_papers(made):
         assert row["found"][column]["mean"] == pytest.approx(np.mean(values))
         assert row["found"][column]["std"] == pytest.approx(np.std(values, ddof=1))
     table = (made / "fig-3" / "table.md").read_text()
+    assert "Columns named paper: EdVAE paper, Tables 1 to 4." in table  # Fig. 3 prints none
     assert "420.33 ± 4.49" in table and "Not the paper's settings: seeds 1,2" in table
     assert "train.steps=2" in stored["command"] and str(made) not in stored["command"]
     with Image.open(made / "fig-3" / "cifar10.png") as picture:
@@ -244,6 +245,8 @@ def test_every_table_and_figure_is_made(paper, tmp_path, network, kaokore, monke
             missing = [c for c in figure.sheet.columns if c not in row.found and c in row.expected]
             printed = [c for c in missing if row.expected[c] != "\N{EN DASH}"]
             assert printed == [], (name, row.what)
+        if {"FID", "precision"} & set(figure.sheet.columns):
+            assert "found in cifar-resnet" in (found.folder / "table.md").read_text()
         is_drawn = figure.sheet.kind != "table"
         assert (found.folder / f"{data}.png").is_file() == is_drawn, name
 
