@@ -79,7 +79,7 @@ def explore(
         device=device,
     )
     say(found.title())
-    show_columns(found.distances)
+    show_columns(found.distances, named=True)
     say(f"k-NN accuracy (5 neighbours): {found.accuracy_rows()}")
     say(f"{out / 'report.html'}")
 

@@ -77,14 +77,16 @@ def show_usage(levels: "Iterable[LevelUse]") -> None:
         )
 
 
-def show_columns(rows: Mapping[str, Mapping[str, object]]) -> None:
+def show_columns(rows: Mapping[str, Mapping[str, object]], *, named: bool = False) -> None:
     """Print a table with a row per entry of `rows`; column names are shown if there are several.
 
-    A row may lack some columns. In a table of one column, rows without a value are omitted.
+    named: show the name of a single column too. A row may lack some columns. In a table of one
+    column, rows without a value are omitted.
     """
     columns = list(dict.fromkeys(name for values in rows.values() for name in values))
     if len(columns) == 1:
-        show_table({name: values[columns[0]] for name, values in rows.items() if values})
+        known = {name: values[columns[0]] for name, values in rows.items() if values}
+        show_table({"": columns[0], **known} if named else known)
         return
     head = {"": {name: name for name in columns}}
     texts = {

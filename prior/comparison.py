@@ -20,6 +20,7 @@ from imagetok.comparison.plan import SEEDS, ComparisonPlan
 from imagetok.comparison.trial_distances import (
     FeatureWork,
     SampleReference,
+    check_networks,
 )
 from imagetok.config import Overrides, validate
 from imagetok.data import describe
@@ -88,7 +89,9 @@ def compare(
     words += [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
     def follow_up(plan: ComparisonPlan) -> FollowUp:
-        check_selection(plan.trials(Path(out)))
+        trials = plan.trials(Path(out))
+        check_selection(trials)
+        check_networks(request.features, trials, chosen)
         run = validate(found.tree, PriorRun, found.where)
         images = _sample_reference(plan, num_samples, reference or "train", reference_count)
         measured = FeatureWork(request.features, plan.data, chosen.type, images)

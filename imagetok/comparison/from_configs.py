@@ -18,7 +18,7 @@ from imagetok.comparison.runner import run_comparison
 from imagetok.comparison.subprocesses import Failure, imagetok_command
 from imagetok.comparison.sweep_configs import sweep_texts
 from imagetok.comparison.table import table_of
-from imagetok.comparison.trial_distances import feature_follow_up
+from imagetok.comparison.trial_distances import check_networks, feature_follow_up
 from imagetok.config import Overrides, override_texts
 from imagetok.data import open_images
 from imagetok.errors import ConfigError, ResourceError
@@ -140,6 +140,7 @@ def compare(
     chosen = device_for_runs(device)
 
     def follow_up(plan: ComparisonPlan) -> FollowUp | None:
+        check_networks(request.features, plan.trials(Path(out)), chosen)
         return feature_follow_up(plan.data, request.features, chosen.type)
 
     with progress_shown(progress):

@@ -136,13 +136,18 @@ def _selection_note(details: Mapping[str, Any]) -> str:
             "and bits per code are measured on them."
         )
     prior = details["prior"]
-    exported = "the best" if prior.get("export") == "best" else "the last"
     patience = prior.get("patience")
     stop = "" if patience is None else f", with a patience of {patience}"
+    if prior.get("export") == "best":
+        use = f" to select weights (the best evaluation's{stop})"
+    elif patience is not None:
+        use = f" to end training{stop}; the weights are the last ones"
+    else:
+        use = ", but select nothing: the weights are the last ones"
     return (
         f"{selection['num_images']:,} of the training images (a share of "
-        f"{selection['held_out']:g}) are held out to select weights ({exported} evaluation's{stop})"
-        "; bits per code are those of the finished prior, measured once on the "
+        f"{selection['held_out']:g}) are held out{use}; bits per code are those of the "
+        "finished prior, measured once on the "
         f"{details['prior_measured_on']['num_images']:,} images of the test split."
     )
 

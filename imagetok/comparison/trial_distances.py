@@ -1,16 +1,21 @@
 """Feature distances (such as rFID) of every finished trial, measured by `imagetok evaluate`."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from imagetok.comparison.follow_up import FollowUp, FollowUpStep
 from imagetok.comparison.plan import Trial
 from imagetok.comparison.subprocesses import imagetok_command
 from imagetok.data import DataConfig, describe
 from imagetok.durable import canonical_json
+from imagetok.evaluation.feature_networks import open_networks
 from imagetok.evaluation.records import MeasureRecord, read_record
+from imagetok.training.checkpoint_record import FINISHED
 
 _PLAIN = {
     *("fid", "kid", "precision", "recall", "inception_score"),
@@ -50,6 +55,15 @@ def feature_follow_up(data: DataConfig, features: tuple[str, ...], device: str) 
         lambda trial: measures_in(records(trial)),
         lambda trial: identity_of(records(trial)),
     )
+
+
+def check_networks(features: Sequence[str], trials: Sequence[Trial], device: torch.device) -> None:
+    """Open the networks if a trial is still to be trained, so that missing weights end it first.
+
+    Raises the errors of `open_features`.
+    """
+    if any(not (trial.folder / FINISHED).is_file() for trial in trials):
+        open_networks(features, device)
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,10 @@ def _user_network(spec: str) -> FeatureNetwork:
     try:
         model = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"--features {spec}: expected python:MODULE:FUNCTION; {error}") from error
+        raise ConfigError(
+            f"--features {spec}: expected python:MODULE:FUNCTION of a function "
+            f"without arguments that returns a torch module; {error}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"--features {spec}: expected a torch module, found {type(model)}")
     return FeatureNetwork(

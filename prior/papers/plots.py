@@ -118,12 +118,13 @@ def _line_panel(
         axes.set_xlabel(label)
         axes.set_ylabel(title)
         if has_legend:
-            _legend_above(axes, list(lines))
+            is_alone = len(sheet.x) * len(sheet.columns) == 1
+            _legend_above(axes, list(lines), 1 if is_alone else 2)
 
     return draw
 
 
-def _legend_above(axes: Axes, names: Sequence[str]) -> None:
+def _legend_above(axes: Axes, names: Sequence[str], num_columns: int) -> None:
     """Add a legend above the axes, in which the paper's points follow those found."""
     handles, labels = axes.get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))
@@ -135,7 +136,7 @@ def _legend_above(axes: Axes, names: Sequence[str]) -> None:
             list(order),
             loc="lower left",
             bbox_to_anchor=(0, 1.01),
-            ncols=2,
+            ncols=num_columns,
             borderaxespad=0.0,
         )
 

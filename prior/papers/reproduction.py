@@ -14,6 +14,7 @@ from imagetok.comparison.plan import Trial
 from imagetok.comparison.results import TrialResult, finished_trial
 from imagetok.comparison.runner import failed_trial, machine_of, train_trials, versions
 from imagetok.comparison.subprocesses import Failure
+from imagetok.comparison.trial_distances import check_networks
 from imagetok.config import Overrides
 from imagetok.data import open_images
 from imagetok.durable import lock, write_bytes, write_json
@@ -117,8 +118,8 @@ def reproduce(
     device: as for `imagetok.compare`.
 
     Raises ConfigError for an unknown name and invalid settings, and if the folder holds a run with
-    other settings; InputError and ResourceError, before anything is trained, if images are
-    missing. Failed trials are listed in the result's `failures`.
+    other settings; InputError and ResourceError, before anything is trained, if images or
+    weights of a network are missing. Failed trials are listed in the result's `failures`.
 
     >>> found = prior.reproduce("papers/edvae/table-1", only=["cifar10"], download=True)
     """
@@ -144,6 +145,7 @@ def reproduce(
 
 def _reproduce(plan: FigurePlan, jobs: int | None, device: torch.device) -> Reproduction:
     identities = _identities(plan)
+    check_networks(plan.features, plan.trials(), device)
     with lock(plan.folder), StopRequest() as stop:
         plan.write_configs()
         slots = slots_for(jobs, device)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imagetok.comparison.plan import WITHOUT_EFFECT, Trial, method_identity
+from imagetok.comparison.trial_distances import folder_of
 from imagetok.config import (
     Section,
     apply_overrides,
@@ -95,9 +96,11 @@ class FigurePlan:
         """
         for planned in self.runs:
             for trial in planned.trials:
-                _check_same(trial.folder, planned.config, method_identity)
+                later = folder_of(trial)
+                remedy = f"{trial.folder} and {later}"
+                _check_same(trial.folder, planned.config, method_identity, remedy)
                 if prior := self.priors.get(planned.run.data):
-                    _check_same(prior_folder(trial), prior, _prior_identity)
+                    _check_same(prior_folder(trial), prior, _prior_identity, str(later))
                 trial.log.parent.mkdir(parents=True, exist_ok=True)
             path = planned.trials[0].config
             write_bytes(path, dump_yaml(planned.config).encode())
@@ -184,8 +187,13 @@ def _prior_identity(config: PriorRun) -> dict[str, Any]:
     )
 
 
-def _check_same(folder: Path, config: R, identity: Callable[[R], dict[str, Any]]) -> None:
-    """Raise ConfigError if the folder holds a run with other settings."""
+def _check_same(
+    folder: Path, config: R, identity: Callable[[R], dict[str, Any]], results: str
+) -> None:
+    """Raise ConfigError if the folder holds a run with other settings.
+
+    results: the folders of the run and of what was measured of it, for the message.
+    """
     stored = folder / CONFIG
     if not stored.is_file():
         return
@@ -195,5 +203,5 @@ def _check_same(folder: Path, config: R, identity: Callable[[R], dict[str, Any]]
         listed = "\n".join(f"  {k}: {a!r} stored, {b!r} requested" for k, (a, b) in changed.items())
         raise ConfigError(
             f"{folder}: holds a run with other settings:\n{listed}\n"
-            "pass the same settings, choose another --out, or delete that folder to train it again"
+            f"pass the same settings, choose another --out, or delete {results} to train it again"
         )

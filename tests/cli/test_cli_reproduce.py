@@ -22,10 +22,12 @@ from cli.main import _run
 from imagetok import configs
 from imagetok.comparison import follow_up, runner
 from imagetok.comparison.subprocesses import Command
+from imagetok.errors import ConfigError
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.named_configs import find_figure
 from imagetok.signals import StopRequest
 from imagetok.training.metrics_log import read_json_lines
+from prior.papers.reproduction import Reproduction
 
 SHAPES = "data={source: shapes, count: 48, test_count: 16}"
 SMALL = [
@@ -130,6 +132,15 @@ def test_missing_images_are_named_before_anything_is_trained(tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
+def test_missing_weights_are_named_before_anything_is_trained(tmp_path, capsys):
+    settings = [word for text in SMALL for word in ("--set", text)]
+    weights = f"cifar-resnet={tmp_path / 'none.safetensors'}"
+    command = ["reproduce", "papers/edvae/table-3", "--only", "cifar10", "--features", weights]
+    assert _run([*command, "--out", str(tmp_path / "a"), *settings, "--device", "cpu"]) == 3
+    assert "none.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 def test_names_are_listed_and_shown(capsys):
     assert _run(["configs", "papers/kaokore"]) == 0
     assert "papers/kaokore/fig-2 " in capsys.readouterr().out
@@ -212,6 +223,22 @@ def in_this_process(
             codes[job.name] = _run(words)
         stop.check_here()
     return codes
+
+
+def test_other_settings_of_a_prior_are_refused_before_anything_is_written(made):
+    def draw(*settings: str) -> Reproduction:
+        small = [*SMALL_PRIORS["edvae"], *settings]
+        return prior.reproduce(
+            "papers/edvae/fig-9", made, only=["cifar10"], seeds=[1], set=SMALL, prior_set=small,
+            num_samples=4, device="cpu", progress=False,
+        )  # fmt: skip
+
+    assert draw().exit_code == 0
+    stored = (made / "fig-9" / "record.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"train.batch_size: 4 stored, 3 requested(.|\n)*-later"):
+        draw("train.batch_size=3")
+    assert (made / "fig-9" / "record.json").read_bytes() == stored
+    assert draw("train.workers=1").exit_code == 0  # does not change the result
 
 
 @pytest.mark.slow
