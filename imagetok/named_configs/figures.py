@@ -77,8 +77,12 @@ class NamedFigure(Result):
         return f"{self.name}: {self.sheet.title} ({self.paper}, {self.sheet.source})"
 
     def rows(self) -> Mapping[str, object]:
-        """Return the runs with the paper's numbers, notes and the command."""
-        found: dict[str, object] = {"command": self.command}
+        """Return the command, seeds, names for `--only`, runs with the paper's numbers, notes."""
+        found: dict[str, object] = {
+            "command": self.command,
+            "seeds": ", ".join(map(str, self.seeds)),
+            "for --only": ", ".join((*self.sheet.data, *self.sheet.methods)),
+        }
         for run in self.runs:
             numbers = ", ".join(f"{name}: {value}" for name, value in run.expected.items())
             found[f"{self.data[run.data]}, {run.what}"] = numbers or "no numbers are given"

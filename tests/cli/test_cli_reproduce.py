@@ -148,6 +148,7 @@ def test_names_are_listed_and_shown(capsys):
     shown = capsys.readouterr().out
     assert "imagetok reproduce papers/edvae/table-1" in shown
     assert "perplexity: 371.33 ± 2.86" in shown
+    assert "cifar10, celeba, lsun-church, vqvae-ema" in shown  # names for --only
 
 
 def write_kaokore(root: Path, count: int) -> None:
