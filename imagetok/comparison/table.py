@@ -85,7 +85,7 @@ def notes(result: Comparison) -> list[str]:
         "image of log2 K, or of the order-0 entropy of the codes in the split.",
         "Images/s were measured after training, on one thread, with alternating methods: medians "
         "of whole optimizer steps and of encoding batches of 64, without reading images.",
-        *_follow_up_notes(result),
+        *follow_up_notes(result.follow_up or {}),
         f"Machine: {machine}. Versions: {versions}.",
     ]
 
@@ -110,9 +110,9 @@ def _follow_up_measures(result: Comparison) -> list[str]:
     return [] if result.follow_up is None else result.follow_up["measures"]
 
 
-def _follow_up_notes(result: Comparison) -> list[str]:
-    """Return the notes on feature distances and on the prior."""
-    details, sentences = result.follow_up or {}, []
+def follow_up_notes(details: Mapping[str, Any]) -> list[str]:
+    """Return the notes on feature distances and on the prior, from the identity of a follow-up."""
+    sentences = []
     if details.get("networks"):
         sentences.append(
             f"Feature distances ({', '.join(details['networks'])}): of the reconstructions from "

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from imagetok.comparison.plan import Trial
 from imagetok.comparison.results import TrialResult
-from imagetok.comparison.table import markdown_row, rule, spread
+from imagetok.comparison.table import follow_up_notes, markdown_row, rule, spread
 from imagetok.config import Section
 from imagetok.io.markdown import block, plain
 from imagetok.named_configs.sheets import SheetColumn
@@ -178,6 +178,7 @@ def notes_of(record: FigureRecord) -> list[str]:
     return [
         _source_note(record),
         *([f"Not the paper's settings: {', '.join(record.settings)}."] if record.settings else []),
+        *_measured_notes(record),
         record.about,
         *([record.notes] if record.notes else []),
         *(f"{what}: {notes}" for what, notes in own.items()),
@@ -187,6 +188,15 @@ def notes_of(record: FigureRecord) -> list[str]:
             for seed, reason in row.failed.items()
         ),
         f"Machine: {machine}. Versions: {versions}.",
+    ]
+
+
+def _measured_notes(record: FigureRecord) -> list[str]:
+    """Return what distances and priors were measured on, for each data set."""
+    return [
+        f"{f'{data}: ' if len(record.measured) > 1 else ''}{sentence}"
+        for data, details in record.measured.items()
+        for sentence in follow_up_notes(details)
     ]
 
 

@@ -274,7 +274,9 @@ def test_every_table_and_figure_is_made(paper, tmp_path, network, kaokore, monke
             printed = [c for c in missing if row.expected[c] != "\N{EN DASH}"]
             assert printed == [], (name, row.what)
         if {"FID", "precision"} & set(figure.sheet.columns):
-            assert "found in cifar-resnet" in (found.folder / "table.md").read_text()
+            table = (found.folder / "table.md").read_text()
+            assert "found in cifar-resnet" in table
+            assert "8 samples of the prior from all 48 images" in table
         is_drawn = figure.sheet.kind != "table"
         assert (found.folder / f"{data}.png").is_file() == is_drawn, name
 
