@@ -154,7 +154,7 @@ def _printed(points: Sequence[PlannedRun], key: str, title: str) -> list[tuple[f
     for planned in points:
         text = planned.run.expected.get(title, "").partition("±")[0].strip()
         if text.replace(".", "", 1).isdecimal():
-            found.append((value_at(planned.run.tree, key), float(text)))
+            found.append((float(value_at(planned.run.tree, key)), float(text)))
     return found
 
 
