@@ -31,7 +31,7 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 _MUST_AGREE = ("data", "tokenizer.image")
 _PLACES = ("root", "download", "file", "images", "masks", "shards", "test")
 """Keys of `data` with locations of images; the images themselves are identified by hashes."""
-_WITHOUT_EFFECT = ("keep_checkpoints", "workers", "trackers")
+WITHOUT_EFFECT = ("keep_checkpoints", "workers", "trackers")
 """Keys of `train` that do not affect results: what is kept, reading and logging."""
 PLAN = "plan.json"
 
@@ -205,7 +205,7 @@ def _check_public(name: str, data: DataConfig) -> None:
 def method_identity(config: TokenizerRun) -> dict[str, Any]:
     """Return a config as plain data without seed, paths and keys that do not affect results."""
     tree = config.model_dump(mode="json", exclude={"seed"})
-    for section, keys in (("data", _places(config.data)), ("train", _WITHOUT_EFFECT)):
+    for section, keys in (("data", _places(config.data)), ("train", WITHOUT_EFFECT)):
         for key in keys:
             tree[section].pop(key, None)
     return tree
