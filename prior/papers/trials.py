@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imagetok.comparison.plan import Trial, method_identity
+from imagetok.comparison.trial_distances import folder_of
 from imagetok.config import (
     Section,
     apply_overrides,
@@ -20,8 +21,10 @@ from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
 from imagetok.named_configs import FigureRun, NamedFigure
 from imagetok.training.config import TokenizerRun
+from imagetok.training.run_folder import CONFIG
 from prior.config import PriorRun
 from prior.papers.request import FigureRequest
+from prior.trial_priors import prior_folder, prior_identity
 
 RUNS = "runs"
 """Folder of the trials, which the tables and figures of a paper share."""
@@ -86,11 +89,13 @@ class FigurePlan:
     def write_configs(self) -> None:
         """Write the config of every run and prior to its file.
 
-        Raises ConfigError if a run of the folder has another config.
+        Raises ConfigError if a run or prior of the folder has another config.
         """
         for planned in self.runs:
             for trial in planned.trials:
                 _check_same(trial, planned.config)
+                if planned.run.data in self.priors:
+                    _check_same_prior(trial, self.priors[planned.run.data])
                 trial.log.parent.mkdir(parents=True, exist_ok=True)
             path = planned.trials[0].config
             write_bytes(path, dump_yaml(planned.config).encode())
@@ -105,6 +110,7 @@ def make_plan(request: FigureRequest, folder: Path) -> FigurePlan:
     """
     figure, seeds = request.figure, request.chosen_seeds()
     data, methods = request.chosen()
+    request.check_settings()
     return FigurePlan(
         figure=figure,
         folder=folder,
@@ -165,14 +171,26 @@ def _trials(
 
 def _check_same(trial: Trial, config: TokenizerRun) -> None:
     """Raise ConfigError if the folder holds a run of this name with other settings."""
-    stored = trial.folder / "config.yaml"
+    stored = trial.folder / CONFIG
     if not stored.is_file():
         return
     one, two = (method_identity(c) for c in (load_config(stored, TokenizerRun), config))
-    changed = differences(one, two)
+    _refuse(differences(one, two), trial.folder, trial.folder)
+
+
+def _check_same_prior(trial: Trial, config: PriorRun) -> None:
+    """Raise ConfigError if the folder holds a prior of this trial with other settings."""
+    stored = prior_folder(trial) / CONFIG
+    if stored.is_file():
+        one, two = (prior_identity(c) for c in (load_config(stored, PriorRun), config))
+        _refuse(differences(one, two), stored.parent, folder_of(trial))
+
+
+def _refuse(changed: Mapping[str, tuple[Any, Any]], folder: Path, whole: Path) -> None:
+    """Raise ConfigError for a run folder with other settings; whole: what to delete."""
     if changed:
         listed = "\n".join(f"  {k}: {a!r} stored, {b!r} requested" for k, (a, b) in changed.items())
         raise ConfigError(
-            f"{trial.folder}: holds a run with other settings:\n{listed}\n"
-            "pass the same settings, choose another --out, or delete that folder to train it again"
+            f"{folder}: holds a run with other settings:\n{listed}\n"
+            f"pass the same settings, choose another --out, or delete {whole} to train it again"
         )
