@@ -213,7 +213,8 @@ def check_samples(trial: Trial) -> None:
 def _num_held_out(trial: Trial) -> int:
     """Return the number of images on which the weights of a trial's prior were selected."""
     log = prior_folder(trial) / "metrics.jsonl"
-    counts = [r.get("num_images") for r in records_of(log) if r.get("split") == "test"]
+    records = records_of(log) if log.is_file() else ()
+    counts = [r.get("num_images") for r in records if r.get("split") == "test"]
     if not counts or type(counts[-1]) is not int:
         raise InputError(f"{log}: expected num_images of held-out codes, found none; damaged")
     return counts[-1]
