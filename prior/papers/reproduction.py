@@ -223,6 +223,8 @@ def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, bytes]
     out.mkdir(exist_ok=True)
     for name, png in drawings.items():
         write_bytes(out / f"{name}.png", png)
+    for name in titles.keys() - drawings.keys():
+        (out / f"{name}.png").unlink(missing_ok=True)  # of an earlier call, and not of this record
     write_bytes(out / "table.md", markdown(record, titles).encode())
     header, rows = table_of(record, titles)
     shown = [Figure(png, titles.get(name, record.title)) for name, png in drawings.items()]

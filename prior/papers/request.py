@@ -65,8 +65,11 @@ class FigureRequest:
             ("--prior-set", self.prior_settings, _OF_PRIORS),
         ):
             for key in (text.partition("=")[0].strip() for text in texts):
-                if key in its:
-                    raise ConfigError(f"{option} {key}: {self.figure.name} sets it; {its[key]}")
+                for own, remedy in its.items():
+                    if f"{own}.".startswith(f"{key}."):
+                        raise ConfigError(
+                            f"{option} {key}: {self.figure.name} sets {own}; {remedy}"
+                        )
         if self.num_samples is not None and self.num_samples < 1:
             raise ConfigError(f"--samples: expected 1 or more, found {self.num_samples}")
 

@@ -95,6 +95,20 @@ def test_made_again_it_trains_nothing_and_is_the_same(made, capsys):
     assert "paper 420.33 ± 4.49, found" in capsys.readouterr().out
 
 
+def test_a_drawing_of_an_earlier_call_is_not_kept_beside_another_record(made):
+    """Only the drawings of the data sets in record.json are there."""
+    stale = made / "fig-3" / "cifar10.png"
+    figure = find_figure("papers/edvae/fig-4")
+    assert {"cifar10", "celeba"} <= figure.data.keys()
+    (made / "fig-4").mkdir()
+    (made / "fig-4" / "celeba.png").write_bytes(stale.read_bytes())
+    found = prior.reproduce(
+        figure.name, made, only=["cifar10", "edvae"], seeds=[1], set=SMALL, device="cpu",
+        progress=False,
+    )  # fmt: skip
+    assert found.pictures().keys() == {"cifar10"}
+
+
 def test_another_figure_of_the_paper_trains_only_what_is_missing(made):
     before = times_of(made)
     found = prior.reproduce(
@@ -117,7 +131,7 @@ def test_another_figure_of_the_paper_trains_only_what_is_missing(made):
         (["--seeds", "1,1"], "expected different seeds"),
         (["--seeds", "one"], "expected whole numbers >= 0 as in 42,1773,1, found one"),
         (["--set", "tokenizer.cake=1"], "tokenizer.cake: unknown key"),
-        (["--set", "seed=3"], "--set seed: papers/edvae/fig-3 sets it; choose --seeds"),
+        (["--set", "seed=3"], "--set seed: papers/edvae/fig-3 sets seed; choose --seeds"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(made, words, says, capsys):
@@ -132,6 +146,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(made, words, says,
     ("name", "changes", "says"),
     [
         ("fig-d10", {"set": ["objective.weights.kl.end=1"]}, "it is what the figure varies"),
+        ("fig-d10", {"set": {"objective.weights": {"kl": 1}}}, "it is what the figure varies"),
         ("table-3", {"prior_set": {"data.test": "codes"}}, "each prior has its own"),
         ("table-3", {"num_samples": 0}, "--samples: expected 1 or more, found 0"),
     ],
@@ -191,6 +206,11 @@ def test_damaged_and_missing_pieces_are_named(made, tmp_path, capsys):
         stored.write_bytes(damage)
         assert _run(command) == 3 and str(stored) in capsys.readouterr().err
     stored.write_bytes(whole)
+    log = run / "metrics.jsonl"
+    log.rename(tmp_path / "metrics.jsonl")
+    assert _run(command) == 3
+    assert "expected an evaluation at step 2, found none" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").rename(log)
     for path in (run / "checkpoints").iterdir():
         shutil.rmtree(path)
     for figure in ("fig-2a", "fig-2b"):
