@@ -27,6 +27,7 @@ from imagetok.io.json_files import read_json
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from prior.papers.trials import FigurePlan
+from prior.sample_folder import RECORD
 from prior.trial_priors import PriorWork, artifact_of, check_samples, samples_folder
 
 PICTURES = 32
@@ -130,7 +131,10 @@ def _sampling(count: int, device: str) -> FollowUpStep:
 def _is_sampled(trial: Trial, count: int) -> bool:
     """Return whether the first `count` samples of the trial's prior are there."""
     check_samples(trial)
-    return all(picture_file(samples_folder(trial), j).is_file() for j in range(count))
+    folder = samples_folder(trial)
+    return (folder / RECORD).is_file() and all(
+        picture_file(folder, j).is_file() for j in range(count)
+    )
 
 
 def _exploration(
