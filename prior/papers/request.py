@@ -59,7 +59,7 @@ class FigureRequest:
 
     def check_settings(self) -> None:
         """Raise ConfigError for settings that the figure sets, and for no samples."""
-        varied = {key for run in self.figure.runs for key in run.changes}
+        varied = {*self.figure.sheet.x, self.figure.sheet.series} - {""}
         for option, texts, its in (
             ("--set", self.settings, {"seed": "choose --seeds", **dict.fromkeys(varied, _VARIED)}),
             ("--prior-set", self.prior_settings, _OF_PRIORS),
