@@ -15,7 +15,7 @@ from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.decode import picture_file
 from imagetok.codes.schema import CodePlan, TokenizerId, read_json
 from imagetok.durable import canonical_json, write_json
-from imagetok.errors import InputError
+from imagetok.errors import ConfigError, InputError
 from imagetok.io.json_files import Count
 from imagetok.processes import device_of
 from imagetok.tokenizers import Tokenizer
@@ -24,6 +24,8 @@ from prior.sampling import micro_batch_on
 from prior.sampling_params import SamplingParams
 
 RECORD = "samples.json"
+MOST = 2**31 - 1
+"""The most samples of a folder; lists of what is missing are kept in memory."""
 Label = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
@@ -57,6 +59,8 @@ def record_of(
     params: SamplingParams,
 ) -> SamplesRecord:
     """Build the record of n samples; raise ConfigError for parameters the prior cannot use."""
+    if n > MOST:
+        raise ConfigError(f"-n: expected at most {MOST:,} samples, found {n:,}; draw fewer")
     prior.sample(0, label=label, **params.model_dump())
     return SamplesRecord(
         prior=prior.fingerprint,

@@ -135,9 +135,13 @@ def evaluations(run: Path, steps: int) -> list[dict[str, float | int]]:
     Raises InputError if there is no evaluation at the last step, `steps`.
     """
     log = run / "metrics.jsonl"
-    records = [renamed(r) for r in records_of(log) if r.pop("split", None) == "test"]
+    stored = records_of(log) if log.is_file() else ()
+    records = [renamed(r) for r in stored if r.pop("split", None) == "test"]
     if not records or records[-1]["step"] != steps:
-        raise InputError(f"{run}/metrics.jsonl: expected an evaluation at step {steps}")
+        raise InputError(
+            f"{log}: expected an evaluation at step {steps}, found none; restore it, or delete "
+            f"{run} to train it again"
+        )
     return records
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from imagetok.artifacts import read_artifact
 from imagetok.comparison.follow_up import FollowUp, FollowUpStep
 from imagetok.comparison.plan import Trial
 from imagetok.comparison.subprocesses import imagetok_command
@@ -87,8 +88,7 @@ class FeatureWork:
         change of these is measured again. what: `reconstructions` or `samples`.
         """
         reference = self.reference if what == "samples" else None
-        settings = canonical_json([self.features, reference])
-        return folder_of(trial) / f"{what}-{hashlib.sha256(settings).hexdigest()[:8]}.json"
+        return folder_of(trial) / f"{what}-{short_hash([self.features, reference])}.json"
 
     def step(self, what: str) -> FollowUpStep:
         """Return the step that measures `reconstructions` or `samples`."""
@@ -101,9 +101,11 @@ class FeatureWork:
             words += ["--out", str(self.path(trial, what)), "--device", self.device]
             return imagetok_command(*words)
 
-        return FollowUpStep(
-            f"measuring {what}", command, lambda trial: self.path(trial, what).is_file()
-        )
+        def is_done(trial: Trial) -> bool:
+            path = self.path(trial, what)
+            return path.is_file() and (what == "samples" or _is_of_tokenizer(path, trial))
+
+        return FollowUpStep(f"measuring {what}", command, is_done)
 
     def _images(self, trial: Trial, what: str) -> list[str]:
         """Return the command-line options that name what is measured, and against what."""
@@ -120,6 +122,21 @@ class FeatureWork:
 def folder_of(trial: Trial) -> Path:
     """Return the folder of a trial's follow-up results, next to its run folder."""
     return trial.folder.with_name(f"{trial.folder.name}-later")
+
+
+def short_hash(settings: Any) -> str:
+    """Return a hash of settings, for the name of a file that depends on them."""
+    return hashlib.sha256(canonical_json(settings)).hexdigest()[:8]
+
+
+def tokenizer_fingerprint(trial: Trial) -> str:
+    """Return the fingerprint of a finished trial's tokenizer, or model without codes."""
+    return read_artifact(trial.folder / "tokenizer", "autoencoder").fingerprint
+
+
+def _is_of_tokenizer(path: Path, trial: Trial) -> bool:
+    """Return whether a record is of the trial's tokenizer, and not of one trained before it."""
+    return read_record(path)["subject"].get("tokenizer") == tokenizer_fingerprint(trial)
 
 
 def tokenizer_words(trial: Trial) -> list[str]:

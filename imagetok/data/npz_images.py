@@ -1,6 +1,5 @@
 """Images in one npz file, as `imagetok sample --npz` and ADM's programs write them."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import final
@@ -30,14 +29,14 @@ class NpzImages(ImageDataset):
         self.contract, self.class_names = contract, ()
         try:
             self.images = open_array(path, "arr_0")
+            shape, dtype = self.images.shape, self.images.dtype
+            if dtype != np.uint8 or shape[3:] != (3,) or 0 in shape:
+                raise ValueError(
+                    f"arr_0: expected images of shape (N, H, W, 3), uint8, found {shape}, {dtype}"
+                )
             self.labels = _labels(path, len(self.images))
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
+        except (KeyError, ValueError, OSError) as fault:
             raise InputError(f"{path}: cannot be read as an npz file of images: {fault}") from None
-        if self.images.dtype != np.uint8 or self.images.shape[3:] != (3,) or not len(self):
-            raise InputError(
-                f"{path}: arr_0: expected images of shape (N, H, W, 3), uint8, found "
-                f"{self.images.shape}, {self.images.dtype}"
-            )
 
     def __len__(self) -> int:
         return len(self.images)

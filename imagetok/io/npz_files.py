@@ -3,7 +3,9 @@
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from imagetok.durable import staged_file
+
+_DAMAGED = (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, LZMAError)
+"""What zipfile raises for damaged archives, and (RuntimeError) for encrypted ones."""
 
 
 class StreamedArray(NamedTuple):
@@ -54,21 +59,27 @@ def member_of(path: Path, name: str, most: int) -> bytes | None:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(name)
             return archive.read(info) if info.file_size <= most else None
-    except (KeyError, OSError, zipfile.BadZipFile):
+    except (KeyError, OSError, *_DAMAGED):
         return None
 
 
 def open_array(path: Path, name: str) -> np.ndarray:
     """Return an array of an npz file, memory-mapped if it is not compressed.
 
-    Raises KeyError if there is none of this name, and ValueError, OSError, EOFError or
-    zipfile.BadZipFile for a damaged file.
+    Raises KeyError if there is none of this name, OSError if the file cannot be read, and
+    ValueError if it is damaged, encrypted, or compressed in another way than NumPy's.
     """
+    try:
+        return _open_array(path, name)
+    except (KeyError, OSError, ValueError):
+        raise
+    except (*_DAMAGED, TypeError) as fault:
+        raise ValueError(str(fault) or type(fault).__name__) from None
+
+
+def _open_array(path: Path, name: str) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
-        if info.compress_type != zipfile.ZIP_STORED:
-            with archive.open(info) as member:
-                return npy.read_array(member, allow_pickle=False)
         with archive.open(info) as member:
             version = npy.read_magic(member)
             read_header = (
@@ -76,15 +87,14 @@ def open_array(path: Path, name: str) -> np.ndarray:
             )
             shape, is_fortran, dtype = read_header(member)
             header = member.tell()
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects")
-    if math.prod(shape) * dtype.itemsize != info.file_size - header:
-        raise ValueError(f"its header states {shape} {dtype}, which is not its size")
-    order = "F" if is_fortran else "C"
-    start = _data_start(path, info) + header
-    if math.prod(shape) == 0:
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", start, shape, order)
+            if dtype.hasobject:
+                raise ValueError("an array of Python objects")
+            if math.prod(shape) * dtype.itemsize != info.file_size - header:
+                raise ValueError(f"its header states {shape} {dtype}, which is not its size")
+            order = "F" if is_fortran else "C"
+            if info.compress_type != zipfile.ZIP_STORED or math.prod(shape) == 0:
+                return np.frombuffer(member.read(), dtype).reshape(shape, order=order)
+    return np.memmap(path, dtype, "r", _data_start(path, info) + header, shape, order)
 
 
 def _data_start(path: Path, info: zipfile.ZipInfo) -> int:

@@ -13,10 +13,11 @@ from imagetok.named_configs.sheets import FigureKind
 from imagetok.pictures import as_rgb, png_bytes
 from imagetok.processes import device_of
 from imagetok.reporting.figures import picture_table
-from prior.papers.follow_ups import PICTURES, samples_folder
+from prior.papers.follow_ups import PICTURES
 from prior.papers.plots import Drawing, Drawn, curves, entropy, label_maps, lines
 from prior.papers.stages import entropy_maps, stages_of
 from prior.sample_folder import read_drawn
+from prior.trial_priors import samples_folder
 
 _SHOWN_IMAGES = 6
 """Test images in a picture of stages of training."""

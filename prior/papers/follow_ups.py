@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from imagetok.codes.decode import picture_file
 from imagetok.comparison.follow_up import FollowUp, FollowUpStep, run_follow_up
 from imagetok.comparison.plan import Trial
@@ -14,6 +16,8 @@ from imagetok.comparison.trial_distances import (
     SampleReference,
     feature_follow_up,
     folder_of,
+    short_hash,
+    tokenizer_fingerprint,
     tokenizer_words,
 )
 from imagetok.data import describe, open_images
@@ -23,11 +27,13 @@ from imagetok.io.json_files import read_json
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from prior.papers.trials import FigurePlan
-from prior.trial_priors import PriorWork
+from prior.sample_folder import RECORD
+from prior.trial_priors import PriorWork, artifact_of, check_samples, samples_folder
 
 PICTURES = 32
 """Samples of each prior in a figure of samples."""
 _PAPER_NAMES = {"frechet": "fid", "precision": "precision", "recall": "recall"}
+_EXPLORED = TypeAdapter(tuple[str, dict[str, dict[str, float]]])
 _OTHER_NETWORK = re.compile(r"(r?)(frechet|precision|recall)_(.+?)(_neighbour-\d+|_interpolation)?")
 
 
@@ -57,7 +63,7 @@ def follow_up_of(plan: FigurePlan, data: str, device: str) -> tuple[FollowUp, Fo
         step = _exploration(described, neighbours, features, device)
         with_codes = FollowUp(
             [*steps, step],
-            lambda trial: measures(trial) | _manipulations(_explored(trial, neighbours)),
+            lambda trial: measures(trial) | _manipulations(_explored(trial, neighbours, features)),
             identity,
         )
         return with_codes, images
@@ -95,11 +101,6 @@ def measure(
     return found, failures, identities
 
 
-def samples_folder(trial: Trial) -> Path:
-    """Return the folder with the samples of a trial's prior."""
-    return folder_of(trial) / "samples"
-
-
 def _named_as_in_papers(measures: Mapping[str, float | int]) -> dict[str, float | int]:
     """Also give distances in other networks the names of those in the papers' networks.
 
@@ -120,14 +121,19 @@ def _nothing(trial: Trial) -> dict[str, Any]:
 
 def _sampling(count: int, device: str) -> FollowUpStep:
     def command(trial: Trial) -> list[str]:
-        words = ["--prior", str(folder_of(trial) / "prior" / "prior")]
+        words = ["--prior", str(artifact_of(trial))]
         words += ["--out", str(samples_folder(trial)), "-n", str(count)]
         return imagetok_command("sample", *words, "--device", device)
 
-    return FollowUpStep(
-        "sampling",
-        command,
-        lambda trial: picture_file(samples_folder(trial), count - 1).is_file(),
+    return FollowUpStep("sampling", command, lambda trial: _is_sampled(trial, count))
+
+
+def _is_sampled(trial: Trial, count: int) -> bool:
+    """Return whether the first `count` samples of the trial's prior are there."""
+    check_samples(trial)
+    folder = samples_folder(trial)
+    return (folder / RECORD).is_file() and all(
+        picture_file(folder, j).is_file() for j in range(count)
     )
 
 
@@ -140,31 +146,41 @@ def _exploration(
             "--data",
             data,
             "--out",
-            str(_explored(trial, neighbours)),
+            str(_explored(trial, neighbours, features)),
         ]
         words += [word for spec in features for word in ("--features", spec)]
         words += ["--neighbours", ",".join(map(str, neighbours)), "--device", device]
         return imagetok_command("explore", *words)
 
-    return FollowUpStep(
-        "changing codes",
-        command,
-        lambda trial: (_explored(trial, neighbours) / "explore.json").is_file(),
-    )
+    def is_done(trial: Trial) -> bool:
+        path = _explored(trial, neighbours, features) / "explore.json"
+        return path.is_file() and _explore_record(path)[0] == tokenizer_fingerprint(trial)
+
+    return FollowUpStep("changing codes", command, is_done)
 
 
-def _explored(trial: Trial, neighbours: Sequence[int]) -> Path:
-    return folder_of(trial) / f"explored-{'-'.join(map(str, neighbours))}"
+def _explored(trial: Trial, neighbours: Sequence[int], features: Sequence[str]) -> Path:
+    """Return the folder of a trial's changed codes, measured in these networks."""
+    return folder_of(trial) / f"explored-{short_hash([list(neighbours), list(features)])}"
 
 
 def _manipulations(folder: Path) -> dict[str, float | int]:
     """Read the distances of images with changed codes, by names such as `fid_neighbour-3`."""
-    distances = read_json(folder / "explore.json").get("distances")
-    if not isinstance(distances, dict):
-        raise InputError(f"{folder / 'explore.json'}: expected `distances`, found none; damaged")
     return {
         f"{measure}_{change}": value
-        for change, row in distances.items()
+        for change, row in _explore_record(folder / "explore.json")[1].items()
         for measure, value in row.items()
         if change != "reconstruction"
     }
+
+
+def _explore_record(path: Path) -> tuple[str, dict[str, dict[str, float]]]:
+    """Return the tokenizer's fingerprint and the distances in an explore.json."""
+    found = read_json(path)
+    try:
+        return _EXPLORED.validate_python((found["tokenizer"], found["distances"]))
+    except (KeyError, TypeError, ValidationError):
+        raise InputError(
+            f"{path}: damaged: expected `tokenizer` and `distances` of numbers; delete it to "
+            "measure again"
+        ) from None

@@ -145,8 +145,10 @@ def reproduce(
 
 def _reproduce(plan: FigurePlan, jobs: int | None, device: torch.device) -> Reproduction:
     identities = _identities(plan)
+    plan.check_folder()
     check_networks(plan.features, plan.trials(), device)
     with lock(plan.folder), StopRequest() as stop:
+        plan.check_folder()
         plan.write_configs()
         slots = slots_for(jobs, device)
         trials = plan.trials()
@@ -228,6 +230,8 @@ def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, bytes]
     out.mkdir(exist_ok=True)
     for name, png in drawings.items():
         write_bytes(out / f"{name}.png", png)
+    for name in titles.keys() - drawings.keys():
+        (out / f"{name}.png").unlink(missing_ok=True)  # of an earlier call, and not of this record
     write_bytes(out / "table.md", markdown(record, titles).encode())
     explained = CAPTIONS[plan.figure.sheet.kind]
     shown = [

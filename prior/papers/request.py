@@ -1,5 +1,6 @@
 """The arguments of `reproduce`: what differs from the paper, and the command to record."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,15 @@ from typing import Any
 from imagetok.config import Overrides, apply_overrides, override_texts
 from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedFigure
+
+_PLACE = re.compile(r"""(^|[\s:='"\[{,])(~|\.\.?)?/""")
+"""The start of a path in a setting, not of a Hub id such as user/name."""
+
+_VARIED = "it is what the figure varies; choose another --only, or another figure"
+_OF_PRIORS = {
+    "seed": "choose --seeds",
+    **dict.fromkeys(("tokenizer", "data.source", "data.test"), "each prior has its own"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,22 @@ class FigureRequest:
             tuple(name for name in names if name in self.only) or names for names in (data, methods)
         ]
         return kept[0], kept[1]
+
+    def check_settings(self) -> None:
+        """Raise ConfigError for settings that the figure sets, and for no samples."""
+        varied = {*self.figure.sheet.x, *self.figure.sheet.series}
+        for option, texts, its in (
+            ("--set", self.settings, {"seed": "choose --seeds", **dict.fromkeys(varied, _VARIED)}),
+            ("--prior-set", self.prior_settings, _OF_PRIORS),
+        ):
+            for key in (text.partition("=")[0].strip() for text in texts):
+                for own, remedy in its.items():
+                    if f"{own}.".startswith(f"{key}."):
+                        raise ConfigError(
+                            f"{option} {key}: {self.figure.name} sets {own}; {remedy}"
+                        )
+        if self.num_samples is not None and self.num_samples < 1:
+            raise ConfigError(f"--samples: expected 1 or more, found {self.num_samples}")
 
     def changed(self, tree: Mapping[str, Any], data: str) -> dict[str, Any]:
         """Return the config of a tokenizer on a data set with the settings applied."""
@@ -125,7 +151,8 @@ def request_for(
 def _without_places(text: str) -> str:
     """Return an override for the record of a command, without a path of this machine."""
     key, _, value = text.partition("=")
-    return f"{key}=..." if key.startswith("data") and "/" in value else text
+    has_place = _PLACE.search(value) or (key.startswith("data") and "/" in value)
+    return f"{key}=..." if has_place else text
 
 
 def _without_folder(spec: str) -> str:

@@ -1,23 +1,39 @@
 """The models of trials, finished and at the kept checkpoints of their runs."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from imagetok.comparison.plan import Trial
 from imagetok.comparison.trial_distances import folder_of
+from imagetok.config import Section, load_config
 from imagetok.data import ImageDataset
 from imagetok.durable import write_json
 from imagetok.errors import InputError
 from imagetok.evaluation.batches import batches
 from imagetok.images import Images
-from imagetok.io.json_files import read_json
+from imagetok.io.json_files import read_section
 from imagetok.processes import device_of
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.checkpoint import kept_weights
+from imagetok.training.config import TokenizerRun
 from imagetok.training.run_folder import CHECKPOINTS
+
+logger = logging.getLogger("imagetok")
+
+
+class StoredEntropies(Section):
+    """Content of entropies.json."""
+
+    identity: dict[str, str]
+    """The data, and the fingerprint of the finished tokenizer."""
+    steps: dict[Annotated[int, Field(strict=False)], tuple[float, float]]
+    """Step -> mean and standard deviation of the entropy."""
 
 
 class TrialModels(Mapping[Trial, Autoencoder]):
@@ -46,8 +62,23 @@ class TrialModels(Mapping[Trial, Autoencoder]):
 
 
 def stages_of(trial: Trial, model: Autoencoder) -> Iterator[tuple[int, Autoencoder]]:
-    """Yield every kept step of a trial, in order, with the model at that step."""
-    kept = kept_weights(trial.folder / CHECKPOINTS)
+    """Yield every kept step of a trial, in order, with the model at that step.
+
+    Raises InputError if no checkpoint is there.
+    """
+    folder = trial.folder / CHECKPOINTS
+    kept = kept_weights(folder)
+    if not kept:
+        raise InputError(
+            f"{folder}: expected an intact checkpoint, found none; restore them, or delete "
+            f"{trial.folder} to train it again"
+        )
+    wanted = load_config(trial.config, TokenizerRun).train.keep_checkpoints
+    missing = [f"{step:,}" for step in wanted if step <= trial.steps and step not in kept]
+    if missing:
+        logger.warning(
+            "%s: no checkpoint of step %s, which is not shown", folder, ", ".join(missing)
+        )
     for step in sorted(kept):
         stage = copy.deepcopy(model)
         stage.load_state_dict(kept[step])
@@ -64,17 +95,16 @@ def entropies(
     """
     path = folder_of(trial) / "entropies.json"
     identity = {"data": dataset.identity(), "tokenizer": model.fingerprint}
-    stored = read_json(path) if path.is_file() else {}
-    known = stored.get("steps", {}) if stored.get("identity") == identity else {}
-    found = {int(step): (float(pair[0]), float(pair[1])) for step, pair in known.items()}
+    stored = read_section(path, StoredEntropies) if path.is_file() else None
+    found = dict(stored.steps) if stored is not None and stored.identity == identity else {}
     for step, stage in stages_of(trial, model):
         if step not in found:
             found[step] = _entropy_of(
                 stage, dataset, f"entropy of {trial.method}, step {step:,}", check
             )
             path.parent.mkdir(exist_ok=True)
-            steps = {str(step): list(pair) for step, pair in found.items()}
-            write_json(path, {"identity": identity, "steps": steps})
+            record = StoredEntropies(identity=identity, steps=found)
+            write_json(path, record.model_dump(mode="json"))
     return found
 
 

@@ -1,11 +1,11 @@
 """The trials of a paper's table or figure: each of its tokenizers with each seed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imagetok.comparison.plan import WITHOUT_EFFECT, Trial, method_identity
+from imagetok.comparison.plan import Trial, method_identity
 from imagetok.comparison.trial_distances import folder_of
 from imagetok.config import (
     Section,
@@ -24,7 +24,7 @@ from imagetok.training.config import TokenizerRun
 from imagetok.training.run_folder import CONFIG
 from prior.config import PriorRun
 from prior.papers.request import FigureRequest
-from prior.trial_priors import prior_folder
+from prior.trial_priors import prior_folder, prior_identity
 
 RUNS = "runs"
 """Folder of the trials, which the tables and figures of a paper share."""
@@ -89,18 +89,18 @@ class FigurePlan:
         """The config file of the prior on a data set."""
         return self.folder / RUNS / data / f"{self.figure.sheet.prior}.yaml"
 
-    def write_configs(self) -> None:
-        """Write the config of every run and prior to its file.
-
-        Raises ConfigError if a run of the folder has another config.
-        """
+    def check_folder(self) -> None:
+        """Raise ConfigError if a run or prior of the folder has another config."""
         for planned in self.runs:
             for trial in planned.trials:
-                later = folder_of(trial)
-                remedy = f"{trial.folder} and {later}"
-                _check_same(trial.folder, planned.config, method_identity, remedy)
-                if prior := self.priors.get(planned.run.data):
-                    _check_same(prior_folder(trial), prior, _prior_identity, str(later))
+                _check_same(trial, planned.config)
+                if planned.run.data in self.priors:
+                    _check_same_prior(trial, self.priors[planned.run.data])
+
+    def write_configs(self) -> None:
+        """Write the config of every run and prior to its file."""
+        for planned in self.runs:
+            for trial in planned.trials:
                 trial.log.parent.mkdir(parents=True, exist_ok=True)
             path = planned.trials[0].config
             write_bytes(path, dump_yaml(planned.config).encode())
@@ -115,6 +115,7 @@ def make_plan(request: FigureRequest, folder: Path) -> FigurePlan:
     """
     figure, seeds = request.figure, request.chosen_seeds()
     data, methods = request.chosen()
+    request.check_settings()
     return FigurePlan(
         figure=figure,
         folder=folder,
@@ -174,34 +175,29 @@ def _trials(
         )
 
 
-def _prior_identity(config: PriorRun) -> dict[str, Any]:
-    """Return a config as plain data without seed, paths and keys that do not affect results."""
-    return config.model_dump(
-        mode="json",
-        exclude={
-            "seed": True,
-            "tokenizer": True,
-            "data": {"source", "test"},
-            "train": {*WITHOUT_EFFECT},
-        },
-    )
-
-
-def _check_same(
-    folder: Path, config: R, identity: Callable[[R], dict[str, Any]], results: str
-) -> None:
-    """Raise ConfigError if the folder holds a run with other settings.
-
-    results: the folders of the run and of what was measured of it, for the message.
-    """
-    stored = folder / CONFIG
+def _check_same(trial: Trial, config: TokenizerRun) -> None:
+    """Raise ConfigError if the folder holds a run of this name with other settings."""
+    stored = trial.folder / CONFIG
     if not stored.is_file():
         return
-    one, two = (identity(c) for c in (load_config(stored, type(config)), config))
-    changed = differences(one, two)
+    one, two = (method_identity(c) for c in (load_config(stored, TokenizerRun), config))
+    remedy = f"{trial.folder} and {folder_of(trial)}"
+    _refuse(differences(one, two), trial.folder, remedy)
+
+
+def _check_same_prior(trial: Trial, config: PriorRun) -> None:
+    """Raise ConfigError if the folder holds a prior of this trial with other settings."""
+    stored = prior_folder(trial) / CONFIG
+    if stored.is_file():
+        one, two = (prior_identity(c) for c in (load_config(stored, PriorRun), config))
+        _refuse(differences(one, two), stored.parent, str(folder_of(trial)))
+
+
+def _refuse(changed: Mapping[str, tuple[Any, Any]], folder: Path, whole: str) -> None:
+    """Raise ConfigError for a run folder with other settings; whole: the folders to delete."""
     if changed:
         listed = "\n".join(f"  {k}: {a!r} stored, {b!r} requested" for k, (a, b) in changed.items())
         raise ConfigError(
             f"{folder}: holds a run with other settings:\n{listed}\n"
-            f"pass the same settings, choose another --out, or delete {results} to train it again"
+            f"pass the same settings, choose another --out, or delete {whole} to train it again"
         )

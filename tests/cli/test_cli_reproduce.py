@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +24,17 @@ from cli.main import _run
 from imagetok import configs
 from imagetok.comparison import follow_up, runner
 from imagetok.comparison.subprocesses import Command
+from imagetok.config import dump_yaml
+from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.named_configs import find_figure
 from imagetok.signals import StopRequest
 from imagetok.training.metrics_log import read_json_lines
 from prior.papers.reproduction import Reproduction
+from prior.papers.request import request_for
+from prior.papers.trials import make_plan
+from prior.trial_priors import prior_folder
 
 SHAPES = "data={source: shapes, count: 48, test_count: 16}"
 SMALL = [
@@ -91,6 +98,20 @@ def test_made_again_it_trains_nothing_and_is_the_same(made, capsys):
     assert "paper 420.33 ± 4.49, found" in capsys.readouterr().out
 
 
+def test_a_drawing_of_an_earlier_call_is_not_kept_beside_another_record(made):
+    """Only the drawings of the data sets in record.json are there."""
+    stale = made / "fig-3" / "cifar10.png"
+    figure = find_figure("papers/edvae/fig-4")
+    assert {"cifar10", "celeba"} <= figure.data.keys()
+    (made / "fig-4").mkdir()
+    (made / "fig-4" / "celeba.png").write_bytes(stale.read_bytes())
+    found = prior.reproduce(
+        figure.name, made, only=["cifar10", "edvae"], seeds=[1], set=SMALL, device="cpu",
+        progress=False,
+    )  # fmt: skip
+    assert found.pictures().keys() == {"cifar10"}
+
+
 def test_another_figure_of_the_paper_trains_only_what_is_missing(made):
     before = times_of(made)
     found = prior.reproduce(
@@ -115,6 +136,7 @@ def test_another_figure_of_the_paper_trains_only_what_is_missing(made):
         (["--seeds", "1,1"], "expected different seeds"),
         (["--seeds", "one"], "expected whole numbers >= 0 as in 42,1773,1, found one"),
         (["--set", "tokenizer.cake=1"], "tokenizer.cake: unknown key"),
+        (["--set", "seed=3"], "--set seed: papers/edvae/fig-3 sets seed; choose --seeds"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(made, words, says, capsys):
@@ -123,6 +145,83 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(made, words, says,
     assert _run(["reproduce", FIG_3, "--out", str(made), "--device", "cpu", *small, *words]) == 2
     assert says in capsys.readouterr().err
     assert times_of(made) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("fig-d10", {"set": ["objective.weights.kl.end=1"]}, "it is what the figure varies"),
+        ("fig-d10", {"set": {"objective.weights": {"kl": 1}}}, "it is what the figure varies"),
+        ("table-3", {"prior_set": {"data.test": "codes"}}, "each prior has its own"),
+        ("table-3", {"num_samples": 0}, "--samples: expected 1 or more, found 0"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(tmp_path, name, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        prior.reproduce(f"papers/edvae/{name}", tmp_path / "out", **changes)
+
+
+def test_the_recorded_command_has_no_path():
+    request = request_for(
+        find_figure(FIG_3),
+        settings=["data={source: folder, root: /a}", "data.root=a/b", "a.b=~/c", "a.c={d: ../e}"],
+        prior_settings=["a.d=/f", "a.e=user/name"],
+        features=["inception=/g/h.pt"],
+    )
+    assert shlex.split(request.command())[3:] == [
+        *("--set", "data=...", "--set", "data.root=...", "--set", "a.b=...", "--set", "a.c=..."),
+        *("--prior-set", "a.d=...", "--prior-set", "a.e=user/name", "--features", "inception=h.pt"),
+    ]
+
+
+def test_a_prior_of_other_settings_is_refused_before_anything_is_trained(tmp_path):
+    settings = {"set": SMALL, "prior_set": SMALL_PRIORS["edvae"], "seeds": [1], "only": ["edvae"]}
+    plan = make_plan(
+        request_for(
+            find_figure("papers/edvae/table-3"), only=["edvae", "cifar10"], seeds=[1],
+            settings=SMALL, prior_settings=SMALL_PRIORS["edvae"],
+        ),
+        tmp_path,
+    )  # fmt: skip
+    (trial,), stored = plan.trials(), plan.priors["cifar10"]
+    own = {"seed": 1, "tokenizer": "own", "data": stored.data.model_copy(update={"source": "own"})}
+    path = prior_folder(trial) / "config.yaml"
+    write_bytes(path, dump_yaml(stored.model_copy(update=own)).encode())
+    plan.write_configs()
+    settings["prior_set"] = [*SMALL_PRIORS["edvae"], "train.steps=3"]
+    with pytest.raises(ConfigError, match=r"train.steps: 2 stored, 3 requested"):
+        prior.reproduce(
+            "papers/edvae/table-3", tmp_path, **settings | {"only": ["edvae", "cifar10"]}
+        )
+    assert not trial.folder.exists()
+
+
+def test_damaged_and_missing_pieces_are_named(made, tmp_path, capsys):
+    """Entropies that were stored, and the checkpoints that figures of training are made of."""
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    words = [word for text in SMALL for word in ("--set", text)]
+    command = ["reproduce", "papers/edvae/fig-2a", "--out", str(out), "--seeds", "1", *words]
+    command += ["--only", "edvae", "--device", "cpu"]
+    run = out / "runs" / "cifar10" / "edvae" / "seed-1"
+    assert _run(command) == 0
+    stored = run.with_name("seed-1-later") / "entropies.json"
+    whole = stored.read_bytes()
+    for damage in (b"[]", b'{"identity": {}, "steps": {"2": 1}}', whole[:-9]):
+        stored.write_bytes(damage)
+        assert _run(command) == 3 and str(stored) in capsys.readouterr().err
+    stored.write_bytes(whole)
+    log = run / "metrics.jsonl"
+    log.rename(tmp_path / "metrics.jsonl")
+    assert _run(command) == 3
+    assert "expected an evaluation at step 2, found none" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").rename(log)
+    for path in (run / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    for figure in ("fig-2a", "fig-2b"):
+        command[1] = f"papers/edvae/{figure}"
+        assert _run(command) == 3
+        assert "expected an intact checkpoint, found none" in capsys.readouterr().err
 
 
 def test_missing_images_are_named_before_anything_is_trained(tmp_path, capsys):

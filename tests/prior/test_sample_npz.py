@@ -11,7 +11,7 @@ from sampling_parts import make_prior_folder
 
 import prior
 from cli.main import _run
-from imagetok.errors import ConfigError, StoppedError
+from imagetok.errors import ConfigError, InputError, StoppedError
 from imagetok.images import to_stored
 from imagetok.io.npz_files import StreamedArray, write_npz
 from prior import sample_npz
@@ -40,6 +40,23 @@ def test_the_array_has_the_images_and_classes_of_the_folder(source, tmp_path, mo
     assert zipfile.ZipFile(file).testzip() is None
     record = json.loads(zipfile.ZipFile(file).read("samples.json"))
     assert record == json.loads((tmp_path / "out" / "samples.json").read_bytes())
+
+
+@pytest.mark.parametrize("n", [2**31, 2**60])
+@pytest.mark.parametrize("form", ["npz", "out"])
+def test_more_samples_than_can_be_listed_are_refused(source, tmp_path, n, form):
+    with pytest.raises(ConfigError, match="expected at most 2,147,483,647 samples"):
+        prior.generate(source, n, progress=False, **{form: tmp_path / "a"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_the_record_of_something_else_is_refused(source, tmp_path):
+    file = tmp_path / "a.npz"
+    for content in ("[]", '{"num_images": "few"}'):
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("samples.json", content)
+        with pytest.raises(InputError, match=r"(?s)a.npz: samples.json: .*damaged"):
+            prior.generate(source, 2, npz=file, progress=False)
 
 
 def test_the_file_alone_is_the_same_and_leaves_no_folder(source, tmp_path):

@@ -1,7 +1,12 @@
 """Images of an npz file, mapped or compressed, with or without classes; refusals of others."""
 
+import io
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.lib.format import write_array_header_1_0
 
 from imagetok.data.npz_images import NpzImages
 from imagetok.data.sample_folder import open_samples
@@ -36,6 +41,8 @@ REFUSED = {
     "floats": (PIXELS / 255, None, "found .* float64"),
     "channels": (PIXELS[..., :1], None, r"expected images of shape \(N, H, W, 3\)"),
     "none": (PIXELS[:0], None, r"expected images of shape"),
+    "no rows": (PIXELS[:, :0], None, r"found \(7, 0, 4, 3\)"),
+    "a number": (np.uint8(3), None, r"found \(\), uint8"),
     "objects": (np.array([{}]), None, "cannot be read"),
     "classes": (PIXELS, np.arange(6), "expected 7 whole numbers"),
 }
@@ -49,6 +56,18 @@ def test_other_arrays_are_refused(case, tmp_path):
         NpzImages(tmp_path / "a.npz", CONTRACT)
 
 
+def header(shape: tuple[int, ...]) -> bytes:
+    """The header of an npy file of bytes."""
+    file = io.BytesIO()
+    write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def write_member(path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("arr_0.npy", content)
+
+
 def test_no_file_of_images_is_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"no zip")
     np.savez(tmp_path / "b.npz", other=PIXELS)
@@ -56,6 +75,19 @@ def test_no_file_of_images_is_refused(tmp_path):
     whole = (tmp_path / "c.npz").read_bytes()
     (tmp_path / "c.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "d.npz").write_bytes(whole.replace(b"(7, 5, 4, 3)", b"(9, 5, 4, 3)"))
-    for name in "abcd":
+    (tmp_path / "e.npz").write_bytes(whole.replace(b"(7, 5, 4, 3)", b"(True, 5, 4)"))
+    write_member(tmp_path / "f.npz", header((10**15, 5, 4, 3)))  # must not be allocated
+    encrypted = bytearray(whole)
+    for at in (6, whole.index(b"PK\x01\x02") + 8):  # flags of the member and in the directory
+        encrypted[at] |= 1
+    (tmp_path / "g.npz").write_bytes(encrypted)
+    unknown = bytearray(whole)
+    unknown[whole.index(b"PK\x01\x02") + 10] = 77  # the method of compression
+    (tmp_path / "h.npz").write_bytes(unknown)
+    write_member(tmp_path / "i.npz", header((7, 5, 4, 3)) + PIXELS.tobytes())
+    deflated = bytearray((tmp_path / "i.npz").read_bytes())
+    deflated[40:60] = b"\xff" * 20
+    (tmp_path / "i.npz").write_bytes(deflated)
+    for name in "abcdefghi":
         with pytest.raises(InputError, match=f"{name}.npz: cannot be read"):
             NpzImages(tmp_path / f"{name}.npz", CONTRACT)
