@@ -113,6 +113,13 @@ def _as_dumped(tree):
             return tree
 
 
+def test_no_prior_selects_its_weights_on_test_codes():
+    for name in ALL:
+        run = run_of(name)
+        if isinstance(run, PriorRun) and (run.export == "best" or run.patience is not None):
+            assert run.data.test is None and run.data.held_out > 0, name
+
+
 def test_every_vqvae_ema_states_its_averages():
     for name in ALL:
         run = run_of(name)
