@@ -1,6 +1,7 @@
 """Every run of the tests draws the same examples, on one thread, and asks no Hub but its own."""
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +34,14 @@ if sys.dont_write_bytecode:  # every process of the tests would compile every mo
     sys.dont_write_bytecode = False
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture
+def hangups_count() -> Iterator[None]:
+    """SIGHUP as a terminal sends it, also where the tests run under `nohup`, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

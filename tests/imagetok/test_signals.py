@@ -33,6 +33,7 @@ with StopRequest() as stop:
 """
 
 
+@pytest.mark.usefixtures("hangups_count")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_a_request_and_its_handler_is_given_back(number):
     before = signal.getsignal(number)

@@ -52,6 +52,7 @@ def test_a_folder_that_vanishes_is_one_message(end, log_every, tracked, train, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("hangups_count")
 def test_a_hangup_leaves_a_checkpoint(train, tmp_path, capfd):
     code = train(3, lambda: os.kill(os.getpid(), signal.SIGHUP))
     assert code == 128 + signal.SIGHUP
