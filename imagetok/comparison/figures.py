@@ -149,6 +149,9 @@ def reconstruction_grid(rows: Mapping[str, Tensor], groups: Sequence[str] = ()) 
     for i, title in enumerate(groups):
         centre = margin + pictures.width * (i + 0.5) / len(groups)
         draw.text((centre, top / 2), title, fill="#2b3038", font=font, anchor="mm")
+        if i:  # a gap between the groups
+            left = margin + pictures.width * i // len(groups)
+            draw.rectangle((left - 3, 0, left + 3, canvas.height), fill="white")
     for row, name in enumerate(rows):
         middle = top + (_PADDING + row * (height + _PADDING) + height / 2) * scale
         draw.text((margin - 8, middle), name, fill="#2b3038", font=font, anchor="rm")

@@ -108,13 +108,10 @@ def _line_panel(
                 axes.plot(at, numbers, "o", fillstyle="none", label=f"{name}, paper", color=colour)
         if key.endswith("num_codes") and title == "perplexity":
             axes.plot(places, places, color="black", marker="+", label="codebook size")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(places))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.tick_params(axis="x", labelrotation=45 if min(places) < 1e-2 else 0)
-        if axes.lines:
-            logarithmic(axes)
+        _log_axes(axes, places)
+        for place in _printed_as_diverged(drawn.runs, key, title):
+            at_the_top = {"xy": (place, 0.97), "xycoords": ("data", "axes fraction")}
+            axes.annotate("paper: diverged", rotation=90, ha="center", va="top", **at_the_top)
         axes.set_xlabel(label)
         axes.set_ylabel(title)
         if has_legend:
@@ -122,6 +119,17 @@ def _line_panel(
             _legend_above(axes, list(lines), 1 if is_alone else 2)
 
     return draw
+
+
+def _log_axes(axes: Axes, places: Sequence[float]) -> None:
+    """Use logarithmic axes, with a tick at every place of the horizontal one."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(axis="x", labelrotation=45 if min(places) < 1e-2 else 0)
+    if axes.lines:
+        logarithmic(axes)
 
 
 def _legend_above(axes: Axes, names: Sequence[str], num_columns: int) -> None:
@@ -146,6 +154,17 @@ def _line_name(planned: PlannedRun, series: Mapping[str, str]) -> str:
     title = planned.run.what.partition(", ")[0]
     values = [f"{name} {value_at(planned.run.tree, key)}" for key, name in series.items()]
     return ", ".join([title, *values])
+
+
+def _printed_as_diverged(runs: Sequence[PlannedRun], key: str, title: str) -> list[float]:
+    """Return the places where the paper prints that training diverged."""
+    return sorted(
+        {
+            value_at(planned.run.tree, key)
+            for planned in runs
+            if key in planned.run.changes and planned.run.expected.get(title) == "diverged"
+        }
+    )
 
 
 def _printed(points: Sequence[PlannedRun], key: str, title: str) -> list[tuple[float, float]]:
