@@ -163,6 +163,8 @@ class SheetFigure(Section):
     neighbours: tuple[PositiveInt, ...] = ()
     """Distances are also measured with every code replaced by one of its n nearest codes, for each
     of these n, and between two images."""
+    unit: Literal["step", "epoch"] = "step"
+    """For `curves` and `stages`: what training is counted in."""
     labels: tuple[str, ...] = ()
     """For `labels`: the values of `data.label` that colour a map each."""
     notes: str = ""

@@ -76,13 +76,15 @@ def _stages(drawn: Drawn) -> Drawing:
     test, by_method = drawn.images("test"), {}
     spread = range(0, len(test), max(1, len(test) // _SHOWN_IMAGES))[:_SHOWN_IMAGES]
     originals = from_stored(test.read(spread).images, test.contract)
+    unit, per = drawn.plan.figure.sheet.unit, drawn.steps_per_unit()
     for what, trial in drawn.first.items():
         rows: dict[str, Tensor] = {}
         for step, model in stages_of(trial, drawn.models[trial]):
             device = device_of(model)
             draws = seeding.generator(0, "pictures", device=device)
             x_hat = model.reconstruct(originals.to(device), generator=draws).cpu()
-            rows[f"step {step:,}"] = as_rgb(clamp_pixels(x_hat))
+            when = f"{step // per:,}" if step % per == 0 else f"{step / per:.2f}"
+            rows[f"{unit} {when}"] = as_rgb(clamp_pixels(x_hat))
         by_method[what] = rows | {"test images": as_rgb(originals)}
     names = next(iter(by_method.values()))
     shown = [name for name in names if all(name in rows for rows in by_method.values())]

@@ -59,6 +59,12 @@ class Drawn(NamedTuple):
             if (trial := next((t for t in planned.trials if t in self.models), None)) is not None
         }
 
+    def steps_per_unit(self) -> int:
+        """Return the number of steps in the unit that training is counted in."""
+        if self.plan.figure.sheet.unit == "step":
+            return 1
+        return -(-len(self.images("train")) // self.runs[0].config.train.batch_size)
+
     def images(self, split: str) -> ImageDataset:
         """Open the training or test images."""
         its = self.plan.images[self.data]
@@ -194,7 +200,7 @@ def curves(drawn: Drawn) -> Drawing:
         def draw(axes: Axes) -> None:
             for i, planned in enumerate(runs):
                 _curve(axes, drawn, planned, title, COLOURS[i % len(COLOURS)])
-            axes.set_xlabel("step")
+            axes.set_xlabel(drawn.plan.figure.sheet.unit)
             axes.set_ylabel(title)
             logarithmic(axes)
             axes.legend(loc="best")
@@ -212,7 +218,7 @@ def _twin_axes(axes: Axes, drawn: Drawn, planned: PlannedRun) -> None:
         its.set_ylabel(title, color=colour)
         its.tick_params(axis="y", labelcolor=colour)
         its.grid(visible=its is axes)
-    axes.set_xlabel("step")
+    axes.set_xlabel(drawn.plan.figure.sheet.unit)
     axes.set_title(planned.run.what, fontsize=10)
 
 
@@ -229,9 +235,10 @@ def _curve(axes: Axes, drawn: Drawn, planned: PlannedRun, title: str, colour: st
     if not steps or np.isnan(values).all():
         return
     marker = "o" if len(steps) == 1 else None
-    axes.plot(steps, values.mean(axis=0), color=colour, label=planned.run.what, marker=marker)
+    at = np.array(steps) / drawn.steps_per_unit()
+    axes.plot(at, values.mean(axis=0), color=colour, label=planned.run.what, marker=marker)
     edges = values.min(axis=0), values.max(axis=0)
-    axes.fill_between(steps, *edges, color=colour, alpha=0.18, linewidth=0)
+    axes.fill_between(at, *edges, color=colour, alpha=0.18, linewidth=0)
 
 
 def entropy(drawn: Drawn) -> Drawing:
