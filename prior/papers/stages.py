@@ -62,9 +62,10 @@ class TrialModels(Mapping[Trial, Autoencoder]):
 
 
 def stages_of(trial: Trial, model: Autoencoder) -> Iterator[tuple[int, Autoencoder]]:
-    """Yield every kept step of a trial, in order, with the model at that step.
+    """Yield the steps that a trial keeps for figures, in order, with the model at each.
 
-    Raises InputError if no checkpoint is there.
+    Where it has reached none of these, yields those of the checkpoints that are there. Raises
+    InputError if there is none.
     """
     folder = trial.folder / CHECKPOINTS
     kept = kept_weights(folder)
@@ -79,7 +80,7 @@ def stages_of(trial: Trial, model: Autoencoder) -> Iterator[tuple[int, Autoencod
         logger.warning(
             "%s: no checkpoint of step %s, which is not shown", folder, ", ".join(missing)
         )
-    for step in sorted(kept):
+    for step in sorted(kept.keys() & wanted or kept):
         stage = copy.deepcopy(model)
         stage.load_state_dict(kept[step])
         yield step, stage
@@ -97,6 +98,7 @@ def entropies(
     identity = {"data": dataset.identity(), "tokenizer": model.fingerprint}
     stored = read_section(path, StoredEntropies) if path.is_file() else None
     found = dict(stored.steps) if stored is not None and stored.identity == identity else {}
+    shown = {}
     for step, stage in stages_of(trial, model):
         if step not in found:
             found[step] = _entropy_of(
@@ -105,7 +107,8 @@ def entropies(
             path.parent.mkdir(exist_ok=True)
             record = StoredEntropies(identity=identity, steps=found)
             write_json(path, record.model_dump(mode="json"))
-    return found
+        shown[step] = found[step]
+    return shown
 
 
 def entropy_maps(trial: Trial, model: Autoencoder, image: Images) -> dict[int, Tensor]:

@@ -128,6 +128,18 @@ def test_another_figure_of_the_paper_trains_only_what_is_missing(made):
         assert 0 < numbers["mean entropy, nats"] <= np.log(512) + 1e-6
 
 
+def test_only_the_steps_that_are_kept_for_it_are_drawn(tmp_path):
+    """Not those of the newest checkpoints, which are there as well."""
+    settings = [*SMALL, "train.steps=3", "train.checkpoint_every=1", "train.keep_checkpoints=[1]"]
+    found = prior.reproduce(
+        "papers/edvae/fig-2a", tmp_path, only=["edvae"], seeds=[1], set=settings, device="cpu",
+        progress=False,
+    )  # fmt: skip
+    steps = (tmp_path / "runs" / "cifar10" / "edvae" / "seed-1" / "checkpoints").iterdir()
+    assert sorted(path.name for path in steps) == [f"step-{i:08d}" for i in (1, 2, 3)]
+    assert found.record.drawn["cifar10"].keys() == {"EdVAE, step 1"}
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
