@@ -39,7 +39,7 @@ from imagetok.version import __version__
 
 logger = logging.getLogger("imagetok")
 _SWEEP = "Perplexity and reconstruction error against codebook size"
-REASONS = {
+_REASONS = {
     3: "its input was rejected",
     5: "an environment error (disk, memory, network)",
     6: "training diverged",
@@ -234,7 +234,7 @@ def versions() -> dict[str, str]:
 def failed_trial(trial: Trial, failure: Failure) -> TrialResult:
     """Return the result of a failed trial, without its message, which contains local paths."""
     killed = "its process was killed" if failure.code < 0 else "its process ended early"
-    reason = REASONS.get(failure.code, killed)
+    reason = _REASONS.get(failure.code, killed)
     return TrialResult(seed=trial.seed, status="failed", reason=reason, measures={}, curve=())
 
 
