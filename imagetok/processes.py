@@ -1,11 +1,14 @@
 """The current process: collectives of a distributed run, devices, precision, threads, memory."""
 
+import atexit
 import ctypes
+import gc
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from itertools import chain
 from typing import Any, Literal
 
@@ -31,7 +34,26 @@ def process_state(cpu: bool = False, *, patience: timedelta | None = _DAYS) -> P
     """
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     limit = {} if patience is None else {"timeout": patience}
-    return PartialState(cpu=cpu, init_method=METHOD, **limit)
+    state = PartialState(cpu=cpu, init_method=METHOD, **limit)
+    if state.num_processes > 1:
+        _leave_group_at_exit()
+    return state
+
+
+@cache
+def _leave_group_at_exit() -> None:
+    """Let the process group end while the interpreter still runs.
+
+    Its threads may hold tensors of the last collectives. Were they released after the interpreter
+    is gone, the process would end by SIGABRT (pytorch/pytorch#179291) although its work is done.
+    """
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    gc.collect()  # of what still refers to the group, such as a wrapped model
 
 
 def all_reduce(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
