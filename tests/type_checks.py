@@ -1,6 +1,6 @@
-"""The type checker of the test run: beartype, for which `float` also takes an `int`, as PEP 484 says.
+"""The type checker of the test run: beartype, to which an `int` is a `float` too, as PEP 484 says.
 
-By default beartype refuses the int, and of a sequence it looks at one random element: a list of ints
+By default beartype refuses the int, and of a list it looks at one random element: a list of ints
 and floats then passes in most runs and fails in some.
 """
 
