@@ -1,9 +1,10 @@
 """Images in WebDataset tars, read without unpacking: files, globs, brace patterns, URLs."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -13,7 +14,13 @@ from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.config import WebDatasetConfig
 from imagetok.data.folder import EXTENSIONS
 from imagetok.data.image_decoding import MAX_BYTES, ImageError, decode_image
-from imagetok.data.labels_and_splits import number_labels, split_indices
+from imagetok.data.labels_and_splits import (
+    members_by_split,
+    number_labels,
+    split_members,
+    split_of,
+    splits_in_paths,
+)
 from imagetok.data.shard_patterns import expand_shards
 from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
 from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceError
@@ -82,10 +89,10 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     Raises ConfigError for an invalid pattern or a label ending that no sample has, InputError for
     a missing, damaged or empty tar, ResourceError for one that cannot be downloaded.
     """
-    parts = {"train": expand_shards(config.shards)}
+    named = {"train": expand_shards(config.shards)}
     if config.test:
-        parts["test"] = expand_shards(config.test)
-    shards = [shard for part in parts.values() for shard in part]
+        named["test"] = expand_shards(config.test)
+    shards = [shard for part in named.values() for shard in part]
     if len(set(shards)) < len(shards):
         twice = next(shard for shard in shards if shards.count(shard) > 1)
         raise ConfigError(
@@ -93,7 +100,7 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
         )
     by_part = {
         part: [sample for shard in names for sample in index_shard(shard, config)]
-        for part, names in parts.items()
+        for part, names in named.items()
     }
     samples = list(itertools.chain(*by_part.values()))
     where = public_url(config.shards)
@@ -107,13 +114,13 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
         [sample.label for sample in samples],
         lambda i: f"{public_url(samples[i].shard)}/{samples[i].image.name}",
     )
-    num_train = len(by_part["train"])
-    if split == "all":
-        chosen = list(range(len(samples)))
-    elif config.test:
-        chosen = list(range(num_train) if split == "train" else range(num_train, len(samples)))
+    if config.test:
+        num_train = len(by_part["train"])
+        parts = {"train": range(num_train), "test": range(num_train, len(samples))}
     else:
-        chosen = split_indices(len(samples), split, config.holdout, where)
+        names = _splits_in_names(samples, where) or splits_in_paths([s.image.name for s in samples])
+        parts = members_by_split(names) or {"train": range(len(samples))}
+    chosen = split_members(parts, split, config.holdout, where) if samples else []
     if not chosen:
         raise InputError(f"{where}: expected images in split {split!r}, found none")
     return TarImages(
@@ -123,6 +130,33 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
         labels=[labels[i] for i in chosen],
         class_names=class_names,
     )
+
+
+def _splits_in_names(samples: list[TarSample], where: str) -> list[str]:
+    """Return the split that the name of each sample's tar has; empty unless there are several.
+
+    Raises ConfigError if only some tars are named as splits.
+    """
+    split_in = {shard: _split_in_name(shard) for shard in {sample.shard for sample in samples}}
+    if len(set(split_in.values()) - {""}) < 2:
+        return []
+    other = next((shard for shard, split in split_in.items() if not split), None)
+    if other is not None:
+        raise ConfigError(
+            f"{where}: expected all tars or none to be named as splits, found "
+            f"{PurePosixPath(public_url(other)).name} among others that are; name the tars of the "
+            "splits with shards= and test="
+        )
+    return [split_in[sample.shard] for sample in samples]
+
+
+def _split_in_name(shard: str) -> str:
+    """Return the one split that a word of a tar's name means, else that of its folder; or ""."""
+    path = PurePosixPath(public_url(shard))
+    words = {split_of(word) for word in re.split("[^a-z]+", path.name.lower())} - {None}
+    if not words:
+        words = {split_of(path.parent.name)} - {None}
+    return words.pop() or "" if len(words) == 1 else ""
 
 
 def index_shard(shard: str, config: WebDatasetConfig) -> list[TarSample]:

@@ -79,7 +79,7 @@ def test_split_folders_are_the_splits(tmp_path, folders):
 
 
 def test_a_folder_without_split_folders_has_no_val(tmp_path):
-    put(tmp_path, "a.png", "train/b.png")
+    put(tmp_path, "a.png", "trains/b.png")
     with pytest.raises(ConfigError, match="found 'val'"):
         opened(tmp_path, "val")
 
