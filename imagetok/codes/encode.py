@@ -4,12 +4,10 @@ The bytes written do not depend on the number of processes, nor on interruptions
 """
 
 import logging
-import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, overload
 
@@ -22,7 +20,9 @@ from imagetok.codes.results import Encoded, EncodingEstimate
 from imagetok.codes.schema import CodePlan, Precision, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
+from imagetok.data.image_header import ImageHeader
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.unreadable import parse_allowance
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import from_stored
@@ -65,6 +65,12 @@ class FirstImages(ImageDataset):
 
     def path_of(self, index: int) -> str:
         return self.dataset.path_of(index)
+
+    def header(self, index: int) -> ImageHeader | None:
+        return self.dataset.header(index)
+
+    def file_of(self, index: int) -> Path | None:
+        return self.dataset.file_of(index)
 
 
 @overload
@@ -172,16 +178,6 @@ def _check_options(
         known = " or ".join(map(repr, get_args(Precision)))
         hint = did_you_mean(precision, get_args(Precision))
         raise ConfigError(f"precision: expected {known}, found {precision!r}{hint}")
-
-
-def parse_allowance(text: str, inputs: int) -> int:
-    """Return how many of `inputs` images `N` or `P%` allows to skip; ConfigError if malformed."""
-    is_share = text.endswith("%")
-    form = r"[0-9]+(\.[0-9]+)?%" if is_share else "[0-9]+"
-    if not re.fullmatch(form, text) or (is_share and Fraction(text[:-1]) > 100):
-        raise ConfigError(f"--max-skip: expected a count or a percentage like 0.5%, found {text!r}")
-    # Exact fractions, because in floating point 0.57 % of 100,000 is 569.
-    return int(inputs * Fraction(text[:-1]) / 100) if is_share else int(text)
 
 
 def make_plan(

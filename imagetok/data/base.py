@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from imagetok.data.image_header import ImageHeader
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 
@@ -82,6 +84,19 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     def path_of(self, index: int) -> str:
         """Return the path of an image, or source, split and index if it has none, for messages."""
         return f"{self.name}:{self.split}[{index}]"
+
+    def header(self, index: int) -> ImageHeader | None:
+        """Return the header of an image's file, read without its pixels; None without a file.
+
+        Raises ImageError for a file that is missing or damaged, as far as this shows it.
+        """
+        del index
+        return None
+
+    def file_of(self, index: int) -> Path | None:
+        """Return the local file that holds an image, perhaps among others; None for none."""
+        del index
+        return None
 
     def check_indices(self, indices: Sequence[int]) -> None:
         """Raise IndexError for the first index outside [0, len)."""

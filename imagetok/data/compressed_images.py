@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
-from imagetok.data.image_decoding import ImageError, open_image
+from imagetok.data.image_decoding import EncodedFile, ImageError, decode_file, open_encoded
+from imagetok.data.image_header import ImageHeader, read_header
 from imagetok.data.preprocessing import preprocess
 from imagetok.durable import canonical_json
 from imagetok.errors import InputError
@@ -41,8 +42,18 @@ class CompressedImages(ImageDataset, ABC):
         self.labels = labels
 
     @abstractmethod
+    def encoded(self, index: int) -> EncodedFile:
+        """Open the encoded bytes of one image; ImageError if they cannot be read."""
+
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
         """Decode the pixels of one image, as `open_image` does; ImageError if it is damaged."""
+        with self.encoded(index) as file:
+            return decode_file(file, self.path_of(index), self.as_labels)
+
+    def header(self, index: int) -> ImageHeader:
+        """Read the header of one image; ImageError if it is damaged."""
+        with self.encoded(index) as file:
+            return read_header(file, self.path_of(index))
 
     @abstractmethod
     def contents(self) -> list[tuple[str, int]]:
@@ -123,9 +134,13 @@ class FileImages(CompressedImages):
         self.root = root
         self.files = files
 
-    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """Decode the pixels of one file."""
-        return open_image(self.root / self.files[index], self.as_labels)
+    def encoded(self, index: int) -> EncodedFile:
+        """Open one file."""
+        return open_encoded(self.root / self.files[index])
+
+    def file_of(self, index: int) -> Path:
+        """Return the path of one file."""
+        return self.root / self.files[index]
 
     def contents(self) -> list[tuple[str, int]]:
         """Return the path relative to the root and the size in bytes of each file."""

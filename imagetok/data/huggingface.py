@@ -1,15 +1,13 @@
 """Datasets of the Hugging Face `datasets` library, with images decoded by imagetok."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, final
-
-import numpy as np
-from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
 from imagetok.data.compressed_images import CompressedImages, file_size
 from imagetok.data.config import HuggingFaceConfig
-from imagetok.data.image_decoding import ImageError, decode_image, open_image
+from imagetok.data.image_decoding import EncodedFile, ImageError, open_encoded
 from imagetok.data.labels_and_splits import (
     actual_split,
     label_text,
@@ -44,14 +42,14 @@ class HuggingFaceImages(CompressedImages):
         self.rows = rows
         self.column = column
 
-    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """Decode the pixels of one row."""
+    def encoded(self, index: int) -> EncodedFile:
+        """Read the bytes of one row, or open its file."""
         image, where = self.rows[index][self.column] or {}, self.path_of(index)
         if image.get("bytes") is not None:
-            return decode_image(image["bytes"], where, self.as_labels)
+            return BytesIO(image["bytes"])
         if image.get("path") is None:
             raise ImageError(f"{where}: expected an image, found none", where, "missing")
-        return open_image(image["path"], self.as_labels)
+        return open_encoded(image["path"])
 
     def contents(self) -> list[tuple[str, int]]:
         """Return file name and size in bytes of each row; an empty name and 0 without an image."""

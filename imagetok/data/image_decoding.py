@@ -3,6 +3,8 @@
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -19,6 +21,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_SIDE = 1 << 16
 MAX_BYTES = 1 << 29  # MAX_PIXELS uncompressed pixels of 8 bytes each
+
+EncodedFile = IO[bytes] | io.BytesIO
+"""An open image file, on disk or in memory."""
 
 Reason = Literal[
     "missing",
@@ -80,6 +85,12 @@ def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "
     torchvision. as_labels: return the classes of a label map, (H, W), from grey levels or palette
     indices. Raises ImageError with the path and the reason.
     """
+    with open_encoded(path) as file:
+        return decode_file(file, str(path), as_labels)
+
+
+def open_encoded(path: Path | str) -> EncodedFile:
+    """Open an image file for reading; ImageError if it is missing or no regular file."""
     name = str(path)
     try:
         # Non-blocking, so that opening a named pipe does not wait; it is refused below.
@@ -92,16 +103,25 @@ def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "
     if not is_regular:
         os.close(descriptor)
         raise ImageError(f"{name}: expected a regular file, found something else", name)
-    with os.fdopen(descriptor, "rb") as file:
-        return _decode(file, name, as_labels)
+    return os.fdopen(descriptor, "rb")
 
 
 def decode_image(data: bytes, name: str, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
     """Decode an image file in memory, as `open_image` does; `name` is used in messages."""
-    return _decode(io.BytesIO(data), name, as_labels)
+    return decode_file(io.BytesIO(data), name, as_labels)
 
 
-def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
+def decode_file(
+    file: EncodedFile, name: str, as_labels: bool = False
+) -> UInt8[np.ndarray, "H W *C"]:
+    """Decode an open image file, as `open_image` does; `name` is used in messages."""
+    with image_errors(file, name):
+        return _pixels(file, name, as_labels)
+
+
+@contextmanager
+def image_errors(file: EncodedFile, name: str) -> Iterator[None]:
+    """Raise ImageError, with the reason, for what decoders raise; refuse too large files first."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, so truncated files would be accepted; "
@@ -111,7 +131,7 @@ def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         raise _too_large(name, "a larger file")
     file.seek(0)
     try:
-        return _pixels(file, name, as_labels)
+        yield
     except (ImageError, MemoryError):
         raise
     except InputError as error:
@@ -127,9 +147,15 @@ def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         ) from None
 
 
-def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
-    with Image.open(file, formats=FORMATS) as image:
-        _check_header(image, name)
+def open_header(file: EncodedFile, name: str) -> ImageFile.ImageFile:
+    """Open an image without decoding its pixels, and check its size and type."""
+    image = Image.open(file, formats=FORMATS)
+    _check_header(image, name)
+    return image
+
+
+def _pixels(file: EncodedFile, name: str, as_labels: bool) -> np.ndarray:
+    with open_header(file, name) as image:
         if as_labels and isinstance(image, TiffImageFile):
             _check_black_is_zero(image, name)
         if not isinstance(image, PngImageFile):
@@ -206,7 +232,7 @@ def _scale_transparent_value(image: PngImageFile) -> None:
         image.info["transparency"] = value * factor
 
 
-def _unidentified(file: IO[bytes] | io.BytesIO, name: str) -> ImageError:
+def _unidentified(file: EncodedFile, name: str) -> ImageError:
     """Return the error for a file in which PIL recognises no image of the allowed formats."""
     file.seek(0)
     head = file.read(16)
@@ -241,7 +267,7 @@ def apply_exif_orientation(image: Image.Image) -> Image.Image:
         return image
 
 
-def _is_cut_short(error: Exception, file: IO[bytes] | io.BytesIO) -> bool:
+def _is_cut_short(error: Exception, file: EncodedFile) -> bool:
     message = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in message or "chunk b''" in message:
         return True

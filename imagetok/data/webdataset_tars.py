@@ -4,16 +4,14 @@ import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, final
-
-import numpy as np
-from jaxtyping import UInt8
 
 from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.config import WebDatasetConfig
 from imagetok.data.folder import EXTENSIONS
-from imagetok.data.image_decoding import MAX_BYTES, ImageError, decode_image
+from imagetok.data.image_decoding import MAX_BYTES, EncodedFile, ImageError
 from imagetok.data.labels_and_splits import (
     members_by_split,
     number_labels,
@@ -58,8 +56,8 @@ class TarImages(CompressedImages):
         super().__init__("webdataset", split, contract, labels, class_names)
         self.samples = samples
 
-    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """Decode the pixels of one member; only its own bytes are read."""
+    def encoded(self, index: int) -> EncodedFile:
+        """Read the bytes of one member only."""
         shard, member, _ = self.samples[index]
         name = self.path_of(index)
         if member.size > MAX_BYTES:
@@ -69,9 +67,14 @@ class TarImages(CompressedImages):
                 "too_large",
             )
         try:
-            return decode_image(_read(shard, member), name, self.as_labels)
+            return BytesIO(_read(shard, member))
         except OSError as error:
             raise ImageError(f"{name}: cannot be read: {error}", name) from None
+
+    def file_of(self, index: int) -> Path | None:
+        """Return the path of the tar of one image; None for a URL."""
+        shard = self.samples[index].shard
+        return None if "://" in shard else Path(shard)
 
     def contents(self) -> list[tuple[str, int]]:
         """Return the names of tar and member and the size in bytes of each image."""

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagetok.codes.encode import encode_dataset, estimate, parse_allowance
+from imagetok.codes.encode import encode_dataset, estimate
 from imagetok.codes.reader import open_codes
 from imagetok.codes.verify import verify_codes
 from imagetok.data import FolderConfig, ImageDataset, open_images
+from imagetok.data.unreadable import parse_allowance
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import to_unit_range
 
