@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from imagetok.data.image_decoding import EncodedFile, decode_file, image_errors, open_header
 
@@ -35,23 +35,16 @@ def read_header(file: EncodedFile, name: str) -> ImageHeader:
     be followed by other data. Raises ImageError for a damaged file; name: for its message.
     """
     with image_errors(file, name):
-        image = open_header(file, name)
+        image, orientation = open_header(file, name)
         num_bytes = file.seek(0, os.SEEK_END)
         width, height = image.size
-        if _orientation(image) in _SIDEWAYS:
+        if orientation in _SIDEWAYS:
             width, height = height, width
         header = ImageHeader(width, height, image.mode, image.format or "", num_bytes)
         looks_whole = _looks_whole(image, file, num_bytes)
     if not looks_whole:
         decode_file(file, name)
     return header
-
-
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF data stands in nobody's way
-        return None
 
 
 def _looks_whole(image: Image.Image, file: EncodedFile, num_bytes: int) -> bool:
