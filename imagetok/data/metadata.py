@@ -94,22 +94,22 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 
 
 def _strip_png(data: bytes) -> BareImage:
-    kept, exif, profile, fault = [data[:8]], b"", b"", ""
+    view, kept, exif, profile, fault = memoryview(data), [data[:8]], b"", b"", ""
     for kind, start, end in _chunks(data):
-        content = data[start + 8 : end - 4]
-        fault = _chunk_fault(data, kind, start, end)
+        content = slice(start + 8, end - 4)
+        fault = _chunk_fault(view, kind, start, end)
         if kind in _PIXEL_CHUNKS or fault:
-            kept.append(data[start:end])
+            kept.append(view[start:end])
         elif kind == b"eXIf":
-            exif = exif or content
-        elif kind in (b"tEXt", b"zTXt") and content.startswith(_RAW_PROFILE):
-            profile = _raw_profile(content[len(_RAW_PROFILE) :], kind == b"zTXt")
+            exif = exif or data[content]
+        elif kind in (b"tEXt", b"zTXt") and data[content].startswith(_RAW_PROFILE):
+            profile = _raw_profile(data[content][len(_RAW_PROFILE) :], kind == b"zTXt")
         if fault:
             break
     return BareImage(b"".join(kept), exif_orientation(exif or profile), fault)
 
 
-def _chunk_fault(data: bytes, kind: bytes, start: int, end: int) -> str:
+def _chunk_fault(data: memoryview, kind: bytes, start: int, end: int) -> str:
     if end > len(data):
         return "truncated PNG file"
     if kind in _METADATA_CHUNKS:
