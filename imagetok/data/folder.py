@@ -3,19 +3,20 @@
 import logging
 import os
 import posixpath
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from imagetok.data.compressed_images import FileImages
+from imagetok.data.file_formats import is_image_name
 from imagetok.data.labels_and_splits import named_splits, split_members
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.suggestions import shown
 
 logger = logging.getLogger("imagetok")
-EXTENSIONS = frozenset(
-    [".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
-)
+_SHOWN = 5
 _REMEDY = "rename one, or name the folders of the splits with train=NAME and test=NAME"
 
 
@@ -54,8 +55,8 @@ def open_folder(
     chosen = split_members(members, split, holdout, str(folder)) if files else []
     if not chosen:
         raise InputError(
-            f"{folder}: expected images in split {split!r}, found no file with one of the endings "
-            f"{', '.join(sorted(EXTENSIONS))}; check the path"
+            f"{folder}: expected images in split {split!r}, found none{_others(folder)}; check the "
+            "path, and that the files have the ending of their format, such as .jpg"
         )
     files = [files[i] for i in chosen]
     label_of = {name: label for label, name in enumerate(class_names)}
@@ -75,10 +76,16 @@ def open_folder(
 def list_images(folder: Path) -> list[str]:
     """Return the paths of all image files below a folder, relative to it and sorted.
 
-    Hidden files and folders are left out. Symbolic links are followed, but no folder is visited
-    twice. Raises InputError for a folder that cannot be listed.
+    These are the files whose ending is that of an image, also of one that imagetok does not read,
+    which is then counted as unreadable; see `is_image_name`. Hidden files and folders are left out.
+    Symbolic links are followed, but no folder is visited twice. Raises InputError for a folder that
+    cannot be listed.
     """
-    files: list[str] = []
+    return sorted(file for file in _files(folder) if is_image_name(file))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yield the paths of all files below a folder that are not hidden, relative to it."""
     seen: set[str] = set()
     for current, subfolders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(current)
@@ -88,12 +95,15 @@ def list_images(folder: Path) -> list[str]:
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         below = PurePosixPath(Path(current).relative_to(folder).as_posix())
-        files += [str(below / name) for name in names if _is_image(name)]
-    return sorted(files)
+        yield from (str(below / name) for name in names if not name.startswith("."))
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in EXTENSIONS
+def _others(folder: Path) -> str:
+    """Return what files a folder holds, by ending, for messages; "" if it is empty."""
+    endings = Counter(PurePosixPath(file).suffix.lower() for file in _files(folder))
+    found = [f"{count:,} {end or 'without one'}" for end, count in endings.most_common(_SHOWN)]
+    more = ", ..." if len(endings) > _SHOWN else ""
+    return f" among its files ({', '.join(found)}{more})" if found else ""
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -125,7 +135,7 @@ def _parts(folder: Path) -> dict[str, str]:
         _warn_of_left_out(folder, others)
         return {split: parts[split] for split in ("train", "val", "test") if split in parts}
     beside = [name for name in others if list_images(folder / name)]
-    beside += [p.name for p in _entries(folder) if _is_image(p.name) and not p.is_dir()]
+    beside += [p.name for p in _entries(folder) if is_image_name(p.name) and not p.is_dir()]
     if not beside:
         return parts
     if parts == {"train": "train"} and _is_flat(folder, subfolders):
@@ -141,13 +151,13 @@ def _parts(folder: Path) -> dict[str, str]:
 def _is_flat(folder: Path, subfolders: list[str]) -> bool:
     """Return whether all images lie directly in subfolders, none beside or further below."""
     files = [f"{name}/{file}" for name in subfolders for file in list_images(folder / name)]
-    files += [p.name for p in _entries(folder) if _is_image(p.name) and not p.is_dir()]
+    files += [p.name for p in _entries(folder) if is_image_name(p.name) and not p.is_dir()]
     return all(file.count("/") == 1 for file in files)
 
 
 def _warn_of_left_out(folder: Path, others: list[str]) -> None:
     count = sum(len(list_images(folder / name)) for name in others)
-    count += sum(_is_image(p.name) and not p.is_dir() for p in _entries(folder))
+    count += sum(is_image_name(p.name) and not p.is_dir() for p in _entries(folder))
     if count:
         logger.warning("%s: %d images beside the folders of its splits are left out", folder, count)
 

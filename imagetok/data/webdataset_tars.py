@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, final
 
 from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.config import WebDatasetConfig
-from imagetok.data.folder import EXTENSIONS
 from imagetok.data.image_decoding import MAX_BYTES, EncodedFile, ImageError
 from imagetok.data.labels_and_splits import (
     members_by_split,
@@ -21,13 +20,24 @@ from imagetok.data.labels_and_splits import (
 )
 from imagetok.data.shard_patterns import expand_shards
 from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
+from imagetok.data.tar_samples import (
+    Members,
+    group_members,
+    image_ending,
+    json_label,
+    label_member,
+    stray_label,
+)
 from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceError
 from imagetok.images import ImageContract
 from imagetok.io.regular_files import open_regular
 from imagetok.io.timeouts import within_time_limit
 from imagetok.io.url_secrets import public_url, without_secrets
 
+DEFAULT_LABEL = WebDatasetConfig.model_fields["label"].default
+_JSON = "json"
 _MAX_LABEL_BYTES = 4096
+_MAX_JSON_BYTES = 1 << 20
 _READ_AHEAD = 5 << 20
 """Number of bytes that fsspec downloads at once."""
 
@@ -107,7 +117,7 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     }
     samples = list(itertools.chain(*by_part.values()))
     where = public_url(config.shards)
-    is_asked = config.label not in ("", WebDatasetConfig.model_fields["label"].default)
+    is_asked = config.label not in ("", DEFAULT_LABEL)
     if is_asked and samples and not any(sample.label for sample in samples):
         raise ConfigError(
             f"{where}: expected labels in members that end in {config.label!r}, found none; name "
@@ -163,66 +173,55 @@ def _split_in_name(shard: str) -> str:
 
 
 def index_shard(shard: str, config: WebDatasetConfig) -> list[TarSample]:
-    """Return the samples of one tar in the order of their first members.
+    """Return the samples of one tar that have an image, in the order of their first members.
 
-    Members belong to one sample if their names are equal up to the first dot of the file name.
-    Hidden members and those that start with `__` are ignored.
+    See `tar_samples` for which members are samples, images and labels.
     """
-    grouped: dict[str, dict[str, TarMember]] = {}
-    where = public_url(shard)
+    where, asked, found = public_url(shard), config.label.lower(), []
     with _fetching(shard), _open(shard) as file:
-        for member in tar_members(file, where):
-            folder, _, base = member.name.rpartition("/")
-            stem, _, ending = base.partition(".")
-            if not stem or not ending or base.startswith("__"):
+        for key, sample in group_members(tar_members(file, where), where).items():
+            image = image_ending(sample, config.image.lower(), where, key)
+            label = label_member(sample, image, asked) if image and asked else None
+            if label is None and asked:
+                _refuse_stray_label(sample, image, asked, where)
+            if image is None:
                 continue
-            members = grouped.setdefault(f"{folder}/{stem}", {})
-            if ending.lower() in members:
-                raise InputError(
-                    f"{where}: expected each member once, found {member.name!r} twice; pack the "
-                    "tar again"
-                )
-            members[ending.lower()] = member
-        found = []
-        for key, members in grouped.items():
-            image = _image(where, key, members, config)
-            label = members.get(config.label.lower())
-            if image is None and label is not None:
-                raise InputError(
-                    f"{where}: expected an image for label {label.name!r}, found none; pack the "
-                    "tar again with the image, or name the images' ending with image=ENDING"
-                )
-            if image is not None:
-                found.append(TarSample(shard, image, _label(file, where, label) if label else ""))
+            if label is None and asked == DEFAULT_LABEL:
+                label = label_member(sample, image, _JSON)
+            text = "" if label is None else _label(file, where, label)
+            found.append(TarSample(shard, sample[image], text))
     return found
 
 
-def _image(
-    where: str, key: str, members: dict[str, TarMember], config: WebDatasetConfig
-) -> TarMember | None:
-    if config.image:
-        return members.get(config.image.lower())
-    images = [end for end in members if f".{end.rpartition('.')[2]}" in EXTENSIONS]
-    if len(images) > 1:
-        raise ConfigError(
-            f"{where}: expected one image per sample, found {', '.join(images)} for {key!r}; "
-            "choose one with image=ENDING"
-        )
-    return members[images[0]] if images else None
+def _refuse_stray_label(sample: Members, image: str | None, asked: str, where: str) -> None:
+    """Raise InputError for a label of a sample that is not the label of its image."""
+    stray = stray_label(sample, asked)
+    if stray is None:
+        return
+    expected = f"an image for label {stray.name!r}, found none"
+    if image is not None:
+        expected = f"the label of {sample[image].name!r} under its name, found {stray.name!r}"
+    raise InputError(
+        f"{where}: expected {expected}; pack the tar again with equal names, or choose images with "
+        "image=ENDING and labels with label=ENDING (empty for none)"
+    )
 
 
 def _label(file: SeekableFile, where: str, member: TarMember) -> str:
+    """Return the label in a member as text; "" if a `.json` member holds none."""
+    name, is_json = f"{where}: {member.name!r}", member.name.lower().endswith(f".{_JSON}")
+    most = _MAX_JSON_BYTES if is_json else _MAX_LABEL_BYTES
     file.seek(member.offset)
-    data = file.read(min(member.size, _MAX_LABEL_BYTES + 1))
+    data = file.read(min(member.size, most + 1))
     try:
-        if len(data) > _MAX_LABEL_BYTES:
+        if len(data) > most:
             raise ValueError
-        return data.decode().strip()
+        text = data.decode()
     except ValueError:
         raise InputError(
-            f"{where}: {member.name!r}: expected a label of at most {_MAX_LABEL_BYTES:,} bytes in "
-            "UTF-8, found other data"
+            f"{name}: expected a label of at most {most:,} bytes in UTF-8, found other data"
         ) from None
+    return json_label(text, name) if is_json else text.strip()
 
 
 @contextmanager
