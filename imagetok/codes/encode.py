@@ -60,6 +60,9 @@ class FirstImages(ImageDataset):
     def identity(self) -> str:
         return f"{self.dataset.identity()}[:{self.length}]"
 
+    def read_differently(self) -> str:
+        return self.dataset.read_differently()
+
     def read(self, indices: Sequence[int]) -> ImageBatch:
         return self.dataset.read(indices)
 
@@ -236,6 +239,7 @@ def encode_dataset(
         "encoding",
         max_skips=max_skips,
         sample=dataset.sample,
+        read_differently=dataset.read_differently,
     )
 
 

@@ -67,6 +67,10 @@ class ImageDataset(Dataset[ImageBatch], ABC):
         range.
         """
 
+    def read_differently(self) -> str:
+        """Return what earlier versions read differently here, for messages; "" if it is unknown."""
+        return ""
+
     def sample(self, count: int = 8) -> str:
         """Return a hash of the pixels and labels of `count` images, spread over the dataset.
 

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
+from imagetok.data.file_formats import newly_known
 from imagetok.data.image_decoding import EncodedFile, ImageError, decode_file, open_encoded
 from imagetok.data.image_header import ImageHeader, read_header
 from imagetok.data.preprocessing import preprocess
@@ -85,6 +86,12 @@ class CompressedImages(ImageDataset, ABC):
                 f"{self.name}: {name!r}: expected a file name in UTF-8, found other bytes; rename "
                 "the file"
             ) from None
+
+    def read_differently(self) -> str:
+        """Return how many of the images are of formats that earlier versions left out."""
+        found = newly_known(name for name, _ in self.contents())
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in found.items())
+        return f"images that earlier versions left out are counted ({kinds})" if found else ""
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """Return the images at `indices`; raises ImageError for the first that is unreadable."""

@@ -1,5 +1,7 @@
 """Image formats: which are read, which are only recognised, by content and by file name."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 READ = {
@@ -40,6 +42,9 @@ RECOGNISED = {
     "BPG": (".bpg",),
 }
 """Formats of pictures that are not read; their files are counted and named as skipped."""
+_OF_0_2 = frozenset(
+    [".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
+)
 _READ_FORMAT = {ending: kind for kind, endings in READ.items() for ending in endings}
 _RECOGNISED_FORMAT = {ending: kind for kind, endings in RECOGNISED.items() for ending in endings}
 _MAGIC = (
@@ -113,6 +118,12 @@ def is_image_name(name: str) -> bool:
     """
     base = name.rpartition("/")[2]
     return not base.startswith(".") and format_by_name(base) is not None
+
+
+def newly_known(names: Iterable[str]) -> dict[str, int]:
+    """Count, by ending, the file names that version 0.2 did not take for images."""
+    endings = (PurePosixPath(name).suffix.lower() for name in names)
+    return Counter(e for e in endings if e not in _OF_0_2 and format_by_name(f"x{e}") is not None)
 
 
 def is_read(name: str) -> bool:

@@ -94,7 +94,8 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 
 
 def _strip_png(data: bytes) -> BareImage:
-    view, kept, exif, profile, fault = memoryview(data), [data[:8]], b"", b"", ""
+    view = memoryview(data)
+    kept, exif, profile, fault = [view[:8]], b"", b"", ""
     for kind, start, end in _chunks(data):
         content = slice(start + 8, end - 4)
         fault = _chunk_fault(view, kind, start, end)
