@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
 from imagetok.processes import process_state
-from imagetok.training.batch_order import BatchedDataset, check_batch_size
+from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import DivergenceLimits
@@ -26,7 +26,7 @@ class Job:
     """What the loop trains: a model, its training data, and functions for loss and evaluation."""
 
     model: nn.Module
-    dataset: BatchedDataset
+    dataset: BatchedDataset | EpochDataset
     loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
     """(model, batch, step, generator on the device) -> StepOutput of a micro-batch."""
     update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
