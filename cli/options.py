@@ -1,7 +1,8 @@
 """Options that several commands share, and how measures are printed."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,9 @@ import click
 from cli.parameters import DATA, PATH_OR_ID
 
 if TYPE_CHECKING:  # slow to import
-    from imagetok.codes.schema import LevelUse
+    from imagetok.codes.schema import LevelUse, Skip
+    from imagetok.data.unreadable import Unreadable
+    from imagetok.training.run_images import SkippedImage
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -46,6 +49,20 @@ def batch_size_option() -> Decorator:
         type=click.IntRange(min=1),
         help="Images per batch, in steps of 64; affects speed and memory, never the result.",
     )
+
+
+def max_skip_option(what: str = "Unreadable images to allow [0].") -> Decorator:
+    """Return the `--max-skip` option; `what` is its help text."""
+    return click.option("--max-skip", metavar="N|P%", help=what)
+
+
+def exit_code_of_skips(skips: "Sequence[Unreadable | SkippedImage | Skip]", total: int) -> int:
+    """Print each skipped image and the number of each reason; return 4 if there are any, else 0."""
+    for skip in skips:
+        say(f"skipped {skip.path}: {skip.reason}")
+    for reason, count in Counter(skip.reason for skip in skips).most_common():
+        say(f"skipped {count} of {total}: {reason}")
+    return 4 if skips else 0
 
 
 def choose_device(name: str | None) -> Any:

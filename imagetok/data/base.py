@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from imagetok.data.image_header import ImageHeader
+from imagetok.data.unreadable import Unreadable
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 
@@ -42,6 +43,8 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     contract: ImageContract
     class_names: tuple[str, ...]
     """Class names by label; empty if unlabelled."""
+    skipped: tuple[Unreadable, ...] = ()
+    """Images of the source that are left out, because they cannot be read."""
 
     @property
     def num_classes(self) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError
 
 SHOWN = 5
 """Number of unreadable images that a message names."""
@@ -37,3 +37,19 @@ def listed(images: Sequence[Unreadable]) -> str:
     lines = "".join(f"\n  {image.path}: {image.reason}" for image in images[:SHOWN])
     more = f"\n  and {len(images) - SHOWN:,} more" if len(images) > SHOWN else ""
     return lines + more
+
+
+def refuse_beyond(
+    skipped: Sequence[Unreadable], allowed: int, total: int, what: str, remedy: str = ""
+) -> None:
+    """Raise InputError if more images are unreadable than allowed.
+
+    total: number of images. what: their name for the message, such as "photos:test". remedy: more
+    than what is said anyway.
+    """
+    if len(skipped) > allowed:
+        raise InputError(
+            f"{what}: {len(skipped):,} of {total:,} images cannot be read, and --max-skip allows "
+            f"{allowed:,}:{listed(skipped)}\n"
+            f"mend or replace them, or allow them with --max-skip {len(skipped)}{remedy}"
+        )

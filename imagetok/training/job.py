@@ -21,6 +21,15 @@ from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.step_output import StepOutput
 
 
+def as_is(batch: Any) -> Any:
+    """Return the batch."""
+    return batch
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What the loop trains: a model, its training data, and functions for loss and evaluation."""
@@ -43,6 +52,10 @@ class Job:
     """Folder of the finished model."""
     inputs: Callable[[], dict[str, str]] = dict
     """Identities of the training data and of the initial weights, by name; equal on all ranks."""
+    unpack: Callable[[Any], Any] = as_is
+    """A batch as the dataset returns it -> the batch for `loss`; may raise InputError."""
+    keep: Callable[[], None] = nothing
+    """Called on every process before a checkpoint is saved, to store what the job has noted."""
     selection: WeightSelection | None = None
     """Selection of the best weights; None keeps only the last weights."""
     limits: DivergenceLimits | None = None

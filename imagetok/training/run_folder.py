@@ -23,6 +23,8 @@ S = TypeVar("S", bound=Section)
 CONFIG, METRICS, TIMING, CHECKPOINTS = "config.yaml", "metrics.jsonl", "timing.jsonl", "checkpoints"
 PLUGINS = "plugins.json"
 """Which parts of a run are not imagetok's; absent where there are none."""
+DAMAGED = "damaged.json"
+"""The images that were found damaged before training; the only file that precedes a run."""
 PLACES = ("data.root", "data.download", "data.source", "data.test")
 """Keys for locations of data; the data itself is compared by its identity."""
 FREE_TO_CHANGE = (
@@ -33,6 +35,7 @@ FREE_TO_CHANGE = (
     "train.keep_checkpoints",
     "train.workers",
     "train.trackers",
+    "max_skip",
     *PLACES,
 )
 """Keys that may change when a run of any kind is resumed, because they do not affect its steps."""
@@ -61,7 +64,8 @@ def open_run(
     if not is_main:
         yield
         return
-    entries = list(folder.iterdir()) if folder.is_dir() else []
+    found = folder.iterdir() if folder.is_dir() else ()
+    entries = [path for path in found if path.name != DAMAGED]
     if entries and not resume:
         raise ConfigError(
             f"{folder}: not empty; add --resume to continue its run, or choose another --out"
