@@ -10,7 +10,7 @@ import click
 from cli.parameters import DATA, PATH_OR_ID
 
 if TYPE_CHECKING:  # slow to import
-    from imagetok.codes.schema import LevelUse, Skip
+    from imagetok.codes.schema import LevelUse
     from imagetok.data.unreadable import Unreadable
     from imagetok.training.run_images import SkippedImage
 
@@ -56,12 +56,26 @@ def max_skip_option(what: str = "Unreadable images to allow [0].") -> Decorator:
     return click.option("--max-skip", metavar="N|P%", help=what)
 
 
-def exit_code_of_skips(skips: "Sequence[Unreadable | SkippedImage | Skip]", total: int) -> int:
-    """Print each skipped image and the number of each reason; return 4 if there are any, else 0."""
+def check_option() -> Decorator:
+    """Return the `--check` option."""
+    return click.option(
+        "--check",
+        metavar="N|all|off",
+        help="Look at N files of each split for damage before training [10000].",
+    )
+
+
+def given(**options: object) -> dict[str, Any]:
+    """Return the options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def show_skips(skips: "Sequence[Unreadable | SkippedImage]") -> int:
+    """Print each skipped image and the number of each reason; return the exit code, 4 or 0."""
     for skip in skips:
         say(f"skipped {skip.path}: {skip.reason}")
     for reason, count in Counter(skip.reason for skip in skips).most_common():
-        say(f"skipped {count} of {total}: {reason}")
+        say(f"skipped {count}: {reason}")
     return 4 if skips else 0
 
 

@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from cli.options import device_option, max_skip_option, say, show_table
+from cli.options import (
+    check_option,
+    device_option,
+    given,
+    max_skip_option,
+    say,
+    show_skips,
+    show_table,
+)
 from cli.parameters import CONFIG, PATH_OR_ID
 
 
@@ -20,11 +28,7 @@ from cli.parameters import CONFIG, PATH_OR_ID
 @max_skip_option(
     "Unreadable images of each split to allow; others take their place [the config's max_skip, 0]."
 )
-@click.option(
-    "--check",
-    metavar="N|all|off",
-    help="Look at N files of each split for damage before training [10000].",
-)
+@check_option()
 @device_option()
 def train(
     config: str,
@@ -58,22 +62,17 @@ def train(
         "init_from": init_from,
         "device": device,
     }
-    images = {"max_skip": max_skip, "check": check}
-    given: dict[str, Any] = {name: value for name, value in images.items() if value is not None}
+    images = given(max_skip=max_skip, check=check)
     if kind_of(config, overrides) == "prior":
-        if given:
-            name = next(iter(given)).replace("_", "-")
+        if images:
+            name = next(iter(images)).replace("_", "-")
             raise click.UsageError(
                 f"--{name}: applies to images, and a prior is trained on codes; omit it"
             )
         done, skipped = prior.train(config, **options), ()
     else:
-        done = imagetok.train(config, **options, **given)
+        done = imagetok.train(config, **options, **images)
         skipped = (*done.skipped.train, *done.skipped.test)
     say(f"finished: {done.artifact}, on the held-out split:")
     show_table(done.measures)
-    for skip in skipped:
-        say(f"skipped {skip.path}: {skip.reason}")
-    if skipped:
-        say(f"skipped {len(skipped)} images, listed in {done.folder / 'skipped.json'}")
-    return 4 if skipped else 0
+    return show_skips(skipped)

@@ -64,6 +64,11 @@ class ComparisonPlan(Section):
         """The data that all methods are trained and measured on."""
         return next(iter(self.methods.values())).data
 
+    @property
+    def max_skip(self) -> str:
+        """Unreadable images of each split to allow."""
+        return next(iter(self.methods.values())).max_skip
+
     def trials(self, out: Path) -> list[Trial]:
         """Return all trials of a comparison in the folder `out`, method by method."""
         return [
@@ -203,8 +208,8 @@ def _check_public(name: str, data: DataConfig) -> None:
 
 
 def method_identity(config: TokenizerRun) -> dict[str, Any]:
-    """Return a config as plain data without seed, paths and keys that do not affect results."""
-    tree = config.model_dump(mode="json", exclude={"seed"})
+    """Return a config as plain data without seed, paths, allowance and keys without effect."""
+    tree = config.model_dump(mode="json", exclude={"seed", "max_skip"})
     for section, keys in (("data", _places(config.data)), ("train", WITHOUT_EFFECT)):
         for key in keys:
             tree[section].pop(key, None)

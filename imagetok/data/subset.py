@@ -25,6 +25,7 @@ class ImageSubset(ImageDataset):
         self.whole = dataset
         self.name, self.split = dataset.name, dataset.split
         self.contract, self.class_names = dataset.contract, dataset.class_names
+        self.skipped = dataset.skipped
         if not 1 <= count <= len(dataset):
             raise ConfigError(
                 f"--reference-count: expected 1 to {len(dataset):,}, the images of "

@@ -53,3 +53,8 @@ def refuse_beyond(
             f"{allowed:,}:{listed(skipped)}\n"
             f"mend or replace them, or allow them with --max-skip {len(skipped)}{remedy}"
         )
+
+
+def skipped_row(skipped: Sequence[Unreadable]) -> dict[str, object]:
+    """Return the row of a table with the number of images that are left out; empty for none."""
+    return {"images left out, unreadable": len(skipped)} if skipped else {}
