@@ -30,6 +30,15 @@ class ImageBatch(NamedTuple):
     """Index of each image in the dataset that was read."""
 
 
+class WholeImages(NamedTuple):
+    """Images of any sizes with their labels."""
+
+    images: Sequence[UInt8[Tensor, "C _h _w"]]
+    """Pixels in 0..255, or the classes of label maps; channels as in the contract."""
+    labels: Int64[Tensor, " B"]
+    """Class index of each image, -1 for none."""
+
+
 class ImageDataset(Dataset[ImageBatch], ABC):
     """A map-style dataset that is read in batches.
 
@@ -73,6 +82,14 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     def read_differently(self) -> str:
         """Return what earlier versions read differently here, for messages; "" if it is unknown."""
         return ""
+
+    def read_whole(self, indices: Sequence[int]) -> WholeImages:
+        """Return images before they are resized and cropped, or as `read` does if none are kept.
+
+        They have the mode and the centre crop of the contract, but any size.
+        """
+        batch = self.read(indices)
+        return WholeImages(tuple(batch.images), batch.labels)
 
     def sample(self, count: int = 8) -> str:
         """Return a hash of the pixels and labels of `count` images, spread over the dataset.
