@@ -28,7 +28,7 @@ SEEDS = (42, 1773, 1)
 """The seeds of the EdVAE paper."""
 MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 """Keys in which methods may differ if the user allows it."""
-_MUST_AGREE = ("data", "tokenizer.image")
+_MUST_AGREE = ("data", "augment", "tokenizer.image")
 _PLACES = ("root", "download", "file", "images", "masks", "shards", "test")
 """Keys of `data` with locations of images; the images themselves are identified by hashes."""
 WITHOUT_EFFECT = ("keep_checkpoints", "workers", "trackers")

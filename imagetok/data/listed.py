@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import final
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from imagetok.config import Section
-from imagetok.data.base import ImageBatch, ImageDataset
+from imagetok.data.base import ImageBatch, ImageDataset, WholeImages
 from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.image_decoding import ImageError
 from imagetok.data.image_header import ImageHeader
@@ -83,11 +85,15 @@ class ListedImages(ImageDataset):
         """Return the images at `indices` of the list."""
         self.check_indices(indices)
         batch = self.dataset.read([self._place(i) for i in indices])
+        labels = self._labels(indices, batch.labels)
+        return ImageBatch(batch.images, labels, torch.tensor(indices, dtype=torch.int64))
+
+    def read_whole(self, indices: Sequence[int]) -> WholeImages:
+        """Return the images at `indices` of the list before they are resized and cropped."""
+        whole = self.dataset.read_whole([self._place(i) for i in indices])
         labels = self.listed.labels
-        return ImageBatch(
-            batch.images,
-            torch.tensor([labels[i] for i in indices]) if labels else batch.labels,
-            torch.tensor(indices, dtype=torch.int64),
+        return (
+            whole._replace(labels=torch.tensor([labels[i] for i in indices])) if labels else whole
         )
 
     def path_of(self, index: int) -> str:
@@ -100,6 +106,10 @@ class ListedImages(ImageDataset):
     def file_of(self, index: int) -> Path | None:
         place = self.places[index]
         return None if place is None else self.dataset.file_of(place)
+
+    def _labels(self, indices: Sequence[int], current: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+        labels = self.listed.labels
+        return torch.tensor([labels[i] for i in indices]) if labels else current
 
     def _place(self, index: int) -> int:
         place = self.places[index]

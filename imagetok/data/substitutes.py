@@ -1,6 +1,6 @@
 """Training images of which the unreadable ones are replaced by others."""
 
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 
@@ -10,6 +10,19 @@ from imagetok.data.image_decoding import ImageError
 from imagetok.data.unreadable import Unreadable
 
 _DRAWS = 1000  # then hardly any image is readable
+
+
+@runtime_checkable
+class EpochImages(Protocol):
+    """Images that differ from epoch to epoch, as augmented ones do."""
+
+    def __len__(self) -> int: ...
+
+    def identity(self) -> str: ...
+
+    def path_of(self, index: int) -> str: ...
+
+    def read_at(self, indices: list[int], epochs: list[int]) -> ImageBatch: ...
 
 
 class FilledBatch(NamedTuple):
@@ -28,7 +41,7 @@ class SubstitutedImages:
     process and worker and after a resume.
     """
 
-    def __init__(self, dataset: ImageDataset, seed: int):
+    def __init__(self, dataset: ImageDataset | EpochImages, seed: int):
         self.dataset = dataset
         self.seed = seed
 
@@ -45,13 +58,13 @@ class SubstitutedImages:
         Raises ImageError if no readable image is found for one of them.
         """
         try:
-            return FilledBatch(self.dataset.read(indices), ())
+            return FilledBatch(self._read(indices, epochs), ())
         except ImageError:
             pass
         parts, skipped = [], []
         for index, epoch in zip(indices, epochs, strict=True):
             try:
-                parts.append(self.dataset.read([index]))
+                parts.append(self._read([index], [epoch]))
             except ImageError as error:
                 path = error.path or self.dataset.path_of(index)
                 skipped.append(Unreadable(index, path, error.reason))
@@ -59,12 +72,17 @@ class SubstitutedImages:
         batch = ImageBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         return FilledBatch(batch, tuple(skipped))
 
+    def _read(self, indices: list[int], epochs: list[int]) -> ImageBatch:
+        if isinstance(self.dataset, ImageDataset):
+            return self.dataset.read(indices)
+        return self.dataset.read_at(indices, epochs)
+
     def _substitute(self, index: int, epoch: int, fault: ImageError) -> ImageBatch:
         draw = seeding.generator(self.seed, "substitute", epoch, index)
         for _ in range(_DRAWS):
             other = int(torch.randint(len(self), (), generator=draw))
             try:
-                return self.dataset.read([other])
+                return self._read([other], [epoch])
             except ImageError:
                 continue
         raise fault

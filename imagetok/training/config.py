@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from imagetok.config import Section, Size, Steps
+from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.config import DataConfig
 from imagetok.data.unreadable import parse_allowance
 from imagetok.tokenizers import TokenizerConfig
@@ -125,17 +126,21 @@ class TokenizerRun(Section):
     max_skip: Allowance = NO_SKIPS
     """Unreadable images of each split to allow, a count or a percentage such as `1%`; others take
     their place in training, and evaluations leave them out."""
+    augment: AugmentConfig | None = None
+    """Random changes of the training images; null: none."""
     tokenizer: TokenizerConfig
     """The tokenizer to train."""
     objective: ObjectiveConfig
     """The loss to minimise."""
     train: TrainConfig
     """The training loop and its optimizer."""
-    added: ClassVar[tuple[str, ...]] = ("max_skip",)
+    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment")
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
         fill_schedule_lengths(self, self.train.steps)
+        if self.augment is not None:
+            self.augment.check_images(self.tokenizer.image)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(

@@ -20,6 +20,7 @@ from imagetok.data.substitutes import FilledBatch
 from imagetok.data.unreadable import Unreadable, listed, parse_allowance, refuse_beyond
 from imagetok.durable import canonical_json, write_bytes, write_json
 from imagetok.errors import CheckpointError, ConfigError, InputError
+from imagetok.images import ImageContract
 from imagetok.io.json_files import MAX_BYTES, as_section, parse_json, read_section
 from imagetok.io.regular_files import read_regular
 from imagetok.processes import process_state
@@ -242,7 +243,8 @@ def _open(config: TokenizerRun, split: str, recorded: ImageList | None) -> Liste
 
     Raises CheckpointError if the images of a run are others than those that were recorded.
     """
-    dataset = open_images(config.data, split, config.tokenizer.image)
+    contract = _contract(config, split)
+    dataset = open_images(config.data, split, contract)
     if recorded is None:
         return ListedImages(ImageList.of(dataset), dataset, range(len(dataset)))
     if not recorded.names:
@@ -251,11 +253,22 @@ def _open(config: TokenizerRun, split: str, recorded: ImageList | None) -> Liste
         return ListedImages(recorded, dataset, range(len(dataset)))
     places: Sequence[int | None] = range(recorded.count)
     if tuple(_names(dataset)) != recorded.names:
-        dataset = open_images(config.data, "all", config.tokenizer.image)
+        dataset = open_images(config.data, "all", contract)
         index_of = {name: index for index, name in enumerate(_names(dataset))}
         places = [index_of.get(name) for name in recorded.names]
     _check_sizes(recorded, dataset, places)
     return ListedImages(recorded, dataset, places)
+
+
+def _contract(config: TokenizerRun, split: str) -> ImageContract:
+    """Return the form in which a split is read: training images that are cropped are larger."""
+    image = config.tokenizer.image
+    if split == "test" or config.augment is None:
+        return image
+    # Imported here, because torchvision takes a second to import.
+    from imagetok.data.augmented_images import larger
+
+    return larger(config.augment, image)
 
 
 def _check_sizes(recorded: ImageList, dataset: ImageDataset, places: Sequence[int | None]) -> None:

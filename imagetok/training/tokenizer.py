@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from imagetok import seeding
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.headers import LOOKED_AT
+from imagetok.data.listed import ListedImages
 from imagetok.data.substitutes import SubstitutedImages
 from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
@@ -28,6 +29,9 @@ from imagetok.training.loop import train
 from imagetok.training.run_folder import PLACES, open_run, shared_run, with_recorded_lengths
 from imagetok.training.run_images import RunImages, with_recorded_allowance
 from imagetok.training.step_output import StepOutput
+
+if TYPE_CHECKING:
+    from imagetok.data.augmented_images import AugmentedImages
 
 logger = logging.getLogger("imagetok")
 PICTURES = 16
@@ -107,7 +111,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
 
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
-        dataset=SubstitutedImages(images.training, config.seed),
+        dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
         unpack=images.unpack,
         keep=images.keep,
         inputs=inputs,
@@ -129,6 +133,17 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             ),
         ),
     )
+
+
+def _training_images(
+    config: TokenizerRun, images: ListedImages
+) -> "ListedImages | AugmentedImages":
+    if config.augment is None:
+        return images
+    # Imported here, because torchvision takes a second to import.
+    from imagetok.data.augmented_images import AugmentedImages
+
+    return AugmentedImages(images, config.augment, config.tokenizer.image, config.seed)
 
 
 def loss_function(

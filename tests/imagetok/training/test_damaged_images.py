@@ -40,10 +40,15 @@ def images(tmp_path) -> Path:
     return tmp_path / "images"
 
 
-def run_config(images: Path, max_skip: int | str = 0, **train: object) -> TokenizerRun:
+AUGMENT = {"horizontal_flip": True, "random_crop": {"side": 10}}
+
+
+def run_config(
+    images: Path, max_skip: int | str = 0, *, augment: dict | None = None, **train: object
+) -> TokenizerRun:
     raw = tree(**{"steps": 8, "batch_size": 8, "checkpoint_every": 3} | train)
     raw["data"] = {"source": "folder", "root": str(images)}
-    return validate({**raw, "max_skip": max_skip}, TokenizerRun, "test")
+    return validate({**raw, "max_skip": max_skip, "augment": augment}, TokenizerRun, "test")
 
 
 def cut(path: Path, share: float) -> None:
@@ -64,10 +69,15 @@ def damage(images: Path) -> None:
     corrupt(images / "test" / "03.png")
 
 
-@pytest.mark.parametrize("workers", slow_but([0, 2], [0, 2, 4]))
-def test_damaged_images_are_substituted_and_a_resumed_run_is_the_same(images, tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "augment"),
+    slow_but([(2, None), (0, AUGMENT)], [(n, how) for n in (0, 2, 4) for how in (None, AUGMENT)]),
+)
+def test_damaged_images_are_substituted_and_a_resumed_run_is_the_same(
+    images, tmp_path, workers, augment
+):
     damage(images)
-    config = run_config(images, 2, workers=workers)
+    config = run_config(images, 2, workers=workers, augment=augment)
     measures = train_tokenizer(config, tmp_path / "whole")
     assert (measures["num_images"], measures["skipped"]) == (9, 1)
     skipped = read_skipped(tmp_path / "whole")
@@ -78,11 +88,12 @@ def test_damaged_images_are_substituted_and_a_resumed_run_is_the_same(images, tm
     assert [image.path for image in skipped.test] == [str(images / "test" / "03.png")]
     for stop in (2, 5):
         run = tmp_path / f"stop{stop}"
-        train_tokenizer(run_config(images, 2, workers=workers, steps=stop), run)
-        again = run_config(images, workers=workers)  # the allowance is remembered
+        begun = run_config(images, 2, workers=workers, augment=augment, steps=stop)
+        train_tokenizer(begun, run)
+        again = run_config(images, workers=workers, augment=augment)  # the allowance is remembered
         assert train_tokenizer(again, run, resume=True) == measures
         assert read_skipped(run) == skipped
-    train_tokenizer(run_config(images, 2), tmp_path / "alone")
+    train_tokenizer(run_config(images, 2, augment=augment), tmp_path / "alone")
     assert_same_run(tmp_path / "whole", tmp_path / "alone", 8)
 
 
