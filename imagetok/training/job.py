@@ -52,6 +52,9 @@ class Job:
     """Folder of the finished model."""
     inputs: Callable[[], dict[str, str]] = dict
     """Identities of the training data and of the initial weights, by name; equal on all ranks."""
+    read_differently: Callable[[], str] = str
+    """Returns what earlier versions read differently in the training data, for the refusal of their
+    runs; "" if it is unknown."""
     unpack: Callable[[Any], Any] = as_is
     """A batch as the dataset returns it -> the batch for `loss`; may raise InputError."""
     keep: Callable[[], None] = nothing

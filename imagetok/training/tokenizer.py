@@ -112,6 +112,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
+        read_differently=lambda: images.training.dataset.read_differently(),
         unpack=images.unpack,
         keep=images.keep,
         inputs=inputs,
