@@ -43,6 +43,8 @@ class EncodeReport(NamedTuple):
     num_shards: int
     num_bytes: int
     usage: tuple[LevelUse, ...]
+    views: int
+    """Views of each image; each of them is an input."""
 
 
 def commit_plan(folder: Path, plan: CodePlan, read_differently: Callable[[], str] = str) -> None:
@@ -155,7 +157,8 @@ def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeRepor
     assert plan.num_inputs == written + len(skips), "inputs == written + skipped"
     if len(skips) > max_skips:
         raise InputError(
-            f"{len(skips)} of {plan.num_inputs} images are unreadable, but {max_skips} are "
+            f"{len(skips) // plan.views} of {plan.num_images} images are unreadable, but "
+            f"{max_skips // plan.views} are "
             f"allowed; the first is {skips[0].path} ({skips[0].reason}). "
             "Remove these files, or allow more skips with --max-skip N or --max-skip P%"
         )
@@ -169,7 +172,7 @@ def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeRepor
     )
     manifest = manifest.model_copy(update={"root": manifest.expected_root()})
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    return _report(manifest, skips)
+    return _report(manifest, skips, plan.views)
 
 
 def _level_use(counts: Tensor) -> LevelUse:
@@ -179,10 +182,10 @@ def _level_use(counts: Tensor) -> LevelUse:
 
 def stored_report(folder: Path) -> EncodeReport:
     """Return the report of a finished dataset from its manifest, with an empty list of skips."""
-    return _report(read_json(folder / MANIFEST, Manifest), [])
+    return _report(read_json(folder / MANIFEST, Manifest), [], open_plan(folder).views)
 
 
-def _report(manifest: Manifest, skips: list[Skip]) -> EncodeReport:
+def _report(manifest: Manifest, skips: list[Skip], views: int) -> EncodeReport:
     return EncodeReport(
         manifest.inputs,
         manifest.written,
@@ -191,6 +194,7 @@ def _report(manifest: Manifest, skips: list[Skip]) -> EncodeReport:
         len(manifest.shards),
         sum(entry.bytes for entry in manifest.shards),
         manifest.usage,
+        views,
     )
 
 
