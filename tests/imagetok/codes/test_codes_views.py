@@ -63,6 +63,8 @@ def test_the_codes_are_those_of_the_crops(tokenizer, folder, tmp_path):
     # Shards and forward passes have the views of whole images.
     assert (plan.samples_per_shard, plan.micro_batch, plan.num_shards) == (20, 60, 4)
     assert verify_codes(tmp_path / "codes") == []
+    described = imagetok.inspect(tmp_path / "codes").content
+    assert (described["images"], described["samples"]) == (COUNT, 10 * COUNT)
 
 
 def test_one_view_is_planned_as_before(tokenizer, folder, tmp_path):
