@@ -188,13 +188,34 @@ def exported_step(run: Path) -> int | None:
     return None if found is None else found.exported_step
 
 
+def check_config(folder: Path, config: Section, free: Collection[str] = ()) -> None:
+    """Raise ConfigError if `config` changes keys of the run in a folder that must not change.
+
+    Called before a run's images are opened, because other settings may mean other images.
+    """
+    if (folder / CONFIG).is_file():
+        _refuse_changes(folder, _changes(folder, config)[1], free)
+
+
 def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
     """Return the stored config of a run; ConfigError if `config` changes keys that must not."""
-    stored = load_config(folder / CONFIG, type(config))
-    changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+    stored, changed = _changes(folder, config)
     for key, (old, new) in changed.items():
         if key.startswith((*REPAIRS, "train.steps")):
             logger.warning("%s: continuing with %r instead of %r", key, new, old)
+    _refuse_changes(folder, changed, free)
+    return stored
+
+
+def _changes(folder: Path, config: S) -> tuple[S, dict[str, tuple[Any, Any]]]:
+    """Return the stored config of a run, and the values (old, new) of the keys that differ."""
+    stored = load_config(folder / CONFIG, type(config))
+    return stored, differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+
+
+def _refuse_changes(
+    folder: Path, changed: Mapping[str, tuple[Any, Any]], free: Collection[str]
+) -> None:
     may_change = {*FREE_TO_CHANGE, *free}
     refused = {
         k: v for k, v in changed.items() if k not in may_change and not k.startswith(REPAIRS)
@@ -208,4 +229,3 @@ def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
             "use the same values, or train into another --out (with --init-from to start from "
             "these weights)"
         )
-    return stored

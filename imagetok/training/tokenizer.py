@@ -26,7 +26,13 @@ from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
-from imagetok.training.run_folder import PLACES, open_run, shared_run, with_recorded_lengths
+from imagetok.training.run_folder import (
+    PLACES,
+    check_config,
+    open_run,
+    shared_run,
+    with_recorded_lengths,
+)
 from imagetok.training.run_images import RunImages, with_recorded_allowance
 from imagetok.training.step_output import StepOutput
 
@@ -64,6 +70,8 @@ def train_tokenizer(
     )
     config = with_recorded_lengths(config, run, resume=resume)
     config = with_recorded_allowance(config, run, resume=resume)
+    if resume:
+        check_config(run, config)
     images = RunImages(config, run, resume=resume)
     job = _job(config, run, images, init_from)  # raises for bad input before the folder is changed
     with shared_run(run, config, job.inputs, places=PLACES):
