@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from cli.options import device_option, say
+from cli.options import check_option, device_option, given, max_skip_option, say, show_skips
 from cli.parameters import CONFIG, Integers, OneOf
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
     type=click.IntRange(min=1),
     help="Runs in parallel, one thread each [one per core, or one per GPU].",
 )
+@max_skip_option("Unreadable images of each split to allow, as in `imagetok train` [0].")
+@check_option()
 @device_option()
 def compare(
     configs: tuple[str, ...],
@@ -94,6 +96,8 @@ def compare(
     reference: Literal["train", "test"] | None,
     reference_count: int | None,
     jobs: int | None,
+    max_skip: str | None,
+    check: str | None,
     device: str | None,
 ) -> int:
     """Train tokenizers with the same network, data, budget and seeds, and compare them.
@@ -127,9 +131,11 @@ def compare(
         features=features,
         jobs=jobs,
         device=device,
+        **given(max_skip=max_skip, check=check),
     )
     for line in _summary(result):
         say(line)
+    show_skips(result.skipped)
     return result.exit_code
 
 

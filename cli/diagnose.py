@@ -7,7 +7,10 @@ import click
 from cli.options import (
     data_option,
     device_option,
+    given,
+    max_skip_option,
     say,
+    show_skips,
     show_table,
     tokenizer_option,
 )
@@ -22,8 +25,11 @@ from cli.options import (
     metavar="DIR",
     help="Also write diagnosis.json and report.html there.",
 )
+@max_skip_option("Unreadable images to leave out [0].")
 @device_option()
-def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) -> None:
+def diagnose(
+    tokenizer: str, data: str, out: Path | None, max_skip: str | None, device: str | None
+) -> int:
     """Measure codebook utilisation, detect collapse, and suggest remedies.
 
     Every image of --data is encoded. If the tokenizer is in its run folder, the training log is
@@ -33,7 +39,7 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
     """
     import imagetok
 
-    found = imagetok.diagnose(tokenizer, data, out=out, device=device)
+    found = imagetok.diagnose(tokenizer, data, out=out, device=device, **given(max_skip=max_skip))
     for level, verdict in enumerate(found.verdicts):
         say(found.title_of(level))
         show_table(found.rows_of(level))
@@ -42,3 +48,4 @@ def diagnose(tokenizer: str, data: str, out: Path | None, device: str | None) ->
             say(f"  {sentence}")
     if out is not None:
         say(f"{out / 'report.html'}")
+    return show_skips(found.skipped)

@@ -33,6 +33,18 @@ from cli.options import (
     help="Images per shard; several processes share the work by shards.",
 )
 @click.option(
+    "--views",
+    type=click.Choice(["1", "2", "10"]),
+    default="1",
+    help="Views of each image: 2 adds its mirror image, 10 are the middle and the corners of a "
+    "larger picture and their mirror images.",
+)
+@click.option(
+    "--crop-range",
+    type=float,
+    help="Size of that picture, relative to the tokenizer's images; for 10 views [1.1].",
+)
+@click.option(
     "--bf16", is_flag=True, help="Encode in bfloat16: faster on GPUs, but some codes change."
 )
 @device_option()
@@ -47,6 +59,8 @@ def encode(
     max_skip: str,
     dry_run: bool,
     samples_per_shard: int,
+    views: str,
+    crop_range: float | None,
     bf16: bool,
     device: str | None,
     batch_size: int | None,
@@ -68,6 +82,8 @@ def encode(
         "limit": limit,
         "max_skip": max_skip,
         "samples_per_shard": samples_per_shard,
+        "views": int(views),
+        "crop_range": crop_range,
         "precision": "bfloat16" if bf16 else "float32",
         "device": device,
         "batch_size": batch_size,
@@ -75,21 +91,29 @@ def encode(
     if dry_run:
         expected = imagetok.encode(tokenizer, data, shards, dry_run=True, **options)
         say(
-            f"{expected.inputs} images -> {expected.num_shards} shards, about "
+            f"{_inputs(expected.inputs, expected.views)} -> {expected.num_shards} shards, about "
             f"{expected.num_bytes:,} bytes ({expected.free_bytes:,} free), "
             f"about {expected.seconds:.0f} s; nothing was written"
         )
         return
     report = imagetok.encode(tokenizer, data, shards, **options)
-    for skip in report.skips:
+    skips = report.skipped_images
+    for skip in skips:
         say(f"skipped {skip.path}: {skip.reason}")
-    for reason, count in Counter(skip.reason for skip in report.skips).most_common():
-        say(f"skipped {count} of {report.inputs}: {reason}")
+    for reason, count in Counter(skip.reason for skip in skips).most_common():
+        say(f"skipped {count} of {report.num_images}: {reason}")
     show_usage(report.usage)
     say(f"{shards}: {report.num_bytes:,} bytes in {report.num_shards} shard(s)")
+    if report.views > 1:
+        say(f"inputs: {_inputs(report.inputs, report.views)}, {len(skips)} images skipped")
     say(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
     if report.skipped:
         ctx.exit(4)
+
+
+def _inputs(inputs: int, views: int) -> str:
+    images = f"{inputs // views} images"
+    return images if views == 1 else f"{views} views of {images}"
 
 
 @click.command()

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import click
 
-from cli.options import data_option, device_option, say, show_columns, tokenizer_option
+from cli.options import (
+    data_option,
+    device_option,
+    given,
+    max_skip_option,
+    say,
+    show_columns,
+    show_skips,
+    tokenizer_option,
+)
 from cli.parameters import PATH_OR_ID, OneOf
 from imagetok.protocols import PROTOCOLS
 
@@ -71,6 +80,7 @@ from imagetok.protocols import PROTOCOLS
     help="Also show the measures in this file, an earlier --out, as another column.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
+@max_skip_option("Unreadable images of --data to leave out [0].")
 @device_option()
 def evaluate(
     tokenizer: str | None,
@@ -85,8 +95,9 @@ def evaluate(
     perceptual: tuple[str, ...],
     beside: tuple[Path, ...],
     out: Path | None,
+    max_skip: str | None,
     device: str | None,
-) -> None:
+) -> int:
     """Measure reconstructions, samples of a prior, or a prior.
 
     --tokenizer and --data: reconstruction errors and codebook utilisation on a data split. Images
@@ -107,6 +118,7 @@ def evaluate(
         "--features": features,
         "--feature-cache": feature_cache,
         "--lpips": perceptual,
+        "--max-skip": max_skip,
     }
     codes = {"--prior": prior, "--shards": shards}
     if prior is not None or shards is not None:
@@ -115,6 +127,7 @@ def evaluate(
 
         assert prior is not None and shards is not None
         found = evaluate_prior(prior, shards, beside=beside, out=out, device=device)
+        skipped = ()
     else:
         _check_options(("--tokenizer", "--data"), images, codes)
         import imagetok
@@ -132,20 +145,23 @@ def evaluate(
             beside=beside,
             out=out,
             device=device,
+            **given(max_skip=max_skip),
         )
+        skipped = found.skipped
     say(found.title())
     if protocol is not None:
         published = [name for name in PROTOCOLS[protocol].reports if name in found.measures]
         say(f"protocol {protocol}, which reports {', '.join(published)}")
     show_columns(found.table())
+    return show_skips(skipped)
 
 
 def _check_options(
-    required: Iterable[str], given: Mapping[str, object], others: Mapping[str, object]
+    required: Iterable[str], options: Mapping[str, object], others: Mapping[str, object]
 ) -> None:
     """Raise UsageError for a missing option, or for one of the other use of the command."""
     for name in required:
-        if given[name] is None:
+        if options[name] is None:
             raise click.UsageError(
                 f"Missing option '{name}'; expected --tokenizer and --data, to measure images, or "
                 "--prior and --shards, to measure a prior. With --samples, the tokenizer says how "

@@ -7,8 +7,11 @@ import click
 from cli.options import (
     data_option,
     device_option,
+    given,
+    max_skip_option,
     say,
     show_columns,
+    show_skips,
     tokenizer_option,
 )
 from cli.parameters import Integers
@@ -45,6 +48,7 @@ from cli.parameters import Integers
     metavar="DIR",
     help="Folder for explore.json and report.html.",
 )
+@max_skip_option("Unreadable images to leave out [0].")
 @device_option()
 def explore(
     tokenizer: str,
@@ -54,8 +58,9 @@ def explore(
     neighbours: tuple[int, ...] | None,
     limit: int | None,
     out: Path,
+    max_skip: str | None,
     device: str | None,
-) -> None:
+) -> int:
     """Explore the latent space: nearest codes, interpolation, single codes and class structure.
 
     Shows images whose codes are replaced by one of their nearest codes;
@@ -77,11 +82,13 @@ def explore(
         limit=limit,
         out=out,
         device=device,
+        **given(max_skip=max_skip),
     )
     say(found.title())
     show_columns(found.distances, named=True)
     say(f"k-NN accuracy (5 neighbours): {found.accuracy_rows()}")
     say(f"{out / 'report.html'}")
+    return show_skips(found.skipped)
 
 
 def _parse_code(text: str) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Options that several commands share, and how measures are printed."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,8 @@ from cli.parameters import DATA, PATH_OR_ID
 
 if TYPE_CHECKING:  # slow to import
     from imagetok.codes.schema import LevelUse
+    from imagetok.data.unreadable import Unreadable
+    from imagetok.training.run_images import SkippedImage
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -46,6 +49,34 @@ def batch_size_option() -> Decorator:
         type=click.IntRange(min=1),
         help="Images per batch, in steps of 64; affects speed and memory, never the result.",
     )
+
+
+def max_skip_option(what: str = "Unreadable images to allow [0].") -> Decorator:
+    """Return the `--max-skip` option; `what` is its help text."""
+    return click.option("--max-skip", metavar="N|P%", help=what)
+
+
+def check_option() -> Decorator:
+    """Return the `--check` option."""
+    return click.option(
+        "--check",
+        metavar="N|all|off",
+        help="Look at N files of each split for damage before training [10000].",
+    )
+
+
+def given(**options: object) -> dict[str, Any]:
+    """Return the options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def show_skips(skips: "Sequence[Unreadable | SkippedImage]") -> int:
+    """Print each skipped image and the number of each reason; return the exit code, 4 or 0."""
+    for skip in skips:
+        say(f"skipped {skip.path}: {skip.reason}")
+    for reason, count in Counter(skip.reason for skip in skips).most_common():
+        say(f"skipped {count}: {reason}")
+    return 4 if skips else 0
 
 
 def choose_device(name: str | None) -> Any:

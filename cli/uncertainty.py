@@ -7,8 +7,11 @@ import click
 from cli.options import (
     data_option,
     device_option,
+    given,
+    max_skip_option,
     say,
     show_columns,
+    show_skips,
 )
 from cli.parameters import DATA, PATH_OR_ID
 
@@ -38,6 +41,7 @@ from cli.parameters import DATA, PATH_OR_ID
     metavar="DIR",
     help="Also write uncertainty.json and report.html there.",
 )
+@max_skip_option("Unreadable images of each dataset to leave out [0].")
 @device_option()
 def uncertainty(
     tokenizers: tuple[str, ...],
@@ -45,8 +49,9 @@ def uncertainty(
     shifted: tuple[str, ...],
     limit: int | None,
     out: Path | None,
+    max_skip: str | None,
     device: str | None,
-) -> None:
+) -> int:
     """Test whether encoder uncertainty predicts reconstruction error and detects shifted data.
 
     Uncertainty is, depending on the quantizer, K / S of a Dirichlet, the entropy of the code
@@ -60,10 +65,17 @@ def uncertainty(
     import imagetok
 
     found = imagetok.uncertainty(
-        tokenizers, data, shifted=shifted, limit=limit, out=out, device=device
+        tokenizers,
+        data,
+        shifted=shifted,
+        limit=limit,
+        out=out,
+        device=device,
+        **given(max_skip=max_skip),
     )
     for study in found.studies:
         say(study.title())
         show_columns(study.table())
     if out is not None:
         say(f"{out / 'report.html'}")
+    return show_skips(found.studies[0].skipped)

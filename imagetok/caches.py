@@ -1,4 +1,4 @@
-"""Locations and sizes of the caches for downloads and compiled kernels."""
+"""Locations and sizes of the caches for downloads, compiled kernels and image headers."""
 
 import getpass
 import os
@@ -14,7 +14,7 @@ _PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder that libraries fill and that can be deleted safely."""
+    """A folder that imagetok or its libraries fill and that can be deleted safely."""
 
     path: Path
     bytes: int | None
@@ -30,7 +30,7 @@ class Cache:
 
 
 def find_caches() -> dict[str, Cache]:
-    """Return the caches of the libraries that download or compile for imagetok, by content."""
+    """Return the caches of imagetok and of the libraries that it uses, by content."""
     import torch
     from huggingface_hub import constants
 
@@ -40,9 +40,16 @@ def find_caches() -> dict[str, Cache]:
         "datasets": Path(datasets),
         "torch.hub": Path(torch.hub.get_dir()),
         "torch.compile": _compiled(),
+        "image headers": header_cache().parent,
     }
     deadline = time.monotonic() + _PATIENCE
     return {name: _measured(folder.expanduser(), deadline) for name, folder in folders.items()}
+
+
+def header_cache() -> Path:
+    """Return the path of imagetok's cache of image headers, a SQLite file."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base, "imagetok", "headers.sqlite").expanduser()
 
 
 def size_text(count: int) -> str:

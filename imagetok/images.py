@@ -63,6 +63,15 @@ class ImageContract(Section):
             )
         return self
 
+    def of_size(self, height: int, width: int) -> "ImageContract":
+        """Return the contract for images of another size that are prepared in the same way."""
+        return self.model_copy(update={"height": height, "width": width})
+
+    def with_shorter_side(self, side: int) -> "ImageContract":
+        """Return the contract for images whose shorter side has `side` pixels."""
+        scale = side / min(self.height, self.width)
+        return self.of_size(round(self.height * scale), round(self.width * scale))
+
     @property
     def channels(self) -> int:
         """Number of channels of stored pixels: 3 for `rgb`, 1 for `grey` and `labels`."""

@@ -167,6 +167,7 @@ def _describe_codes(path: Path) -> dict[str, Any]:
         "root": dataset.manifest.root,
         "inputs": dataset.manifest.inputs,
         **found._asdict(),
+        **({"images": dataset.num_images, "samples": len(dataset)} if dataset.views > 1 else {}),
         "levels": [level._asdict() for level in found.levels],
         "bits_per_image": found.bits_per_image._asdict(),
     }

@@ -14,6 +14,7 @@ from imagetok.comparison.folder import comparison_faults, stored_trials
 from imagetok.config import read_yaml
 from imagetok.data import DataConfig, ImageDataset
 from imagetok.data.inputs import open_inputs
+from imagetok.data.views import picture_contract
 from imagetok.durable import MANIFEST, verify_folder
 from imagetok.errors import ArtifactError, ConfigError, InputError, MissingPluginError
 from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
@@ -110,8 +111,9 @@ def verify_with(
     if faults or reencode is None or tokenizer is None or data is None:
         return Verification(str(source), tuple(faults))
     model = open_tokenizer(tokenizer, device)
-    images = open_inputs(data, model.image).dataset
-    found = encode_again(open_codes(source), model, images, reencode)
+    dataset = open_codes(source)
+    form = picture_contract(model.image, dataset.plan.crop_range)
+    found = encode_again(dataset, model, open_inputs(data, form).dataset, reencode)
     lines = tuple(f"{d.path}: {d.codes} of {d.of} codes" for d in found.differences)
     codes = sum(d.codes for d in found.differences)
     return Verification(str(source), (), found.images, codes, lines)

@@ -17,6 +17,7 @@ from imagetok.io.output_paths import output_file
 from imagetok.processes import process_state
 from imagetok.progress import progress_shown
 from prior.base import Prior
+from prior.code_views import first_views
 from prior.loading import open_prior
 from prior.training import CodeSubset, code_measures, evaluate_bits
 
@@ -33,7 +34,8 @@ def evaluate(
     """Measure the bits per code of a prior on a code dataset, given the labels of its images.
 
     prior: a Prior, its folder, or a Hub id. codes: a code dataset of the prior's tokenizer, or its
-    folder. beside, out: as for `imagetok.evaluate`; records of the same codes are comparable.
+    folder; of several views of each image, view 0 is measured. beside, out: as for
+    `imagetok.evaluate`; records of the same codes are comparable.
 
     In a distributed run every process has to call this; each gets the result, one writes it.
 
@@ -50,7 +52,7 @@ def evaluate(
     identity = _identity(dataset)
     check_comparable(identity, records)
     with progress_shown(progress), shared_work(identity, lambda: {"prior": model.fingerprint}):
-        subset = CodeSubset(dataset, range(len(dataset)))
+        subset = CodeSubset(dataset, first_views(range(dataset.num_images), dataset.views))
         with eval_mode(model):
             bits = evaluate_bits(model, subset, check_peers)
     record = MeasureRecord(
@@ -61,7 +63,10 @@ def evaluate(
             "data": dataset.plan.source,
         },
         identity=identity,
-        measures={"num_images": len(dataset), **code_measures({"bits_per_code": bits}, dataset)},
+        measures={
+            "num_images": dataset.num_images,
+            **code_measures({"bits_per_code": bits}, dataset),
+        },
     )
     if file is not None and process_state().is_main_process:
         write_json(file, record)
@@ -90,9 +95,11 @@ def _brief(names: tuple[str, ...]) -> str:
 
 def _identity(dataset: CodeDataset) -> dict[str, Any]:
     """Return what bits per code depend on besides the prior: the codes with their labels."""
+    views = {"view": 0, "views": dataset.views} if dataset.views > 1 else {}
     return {
         "what": "codes",
-        "count": len(dataset),
+        "count": dataset.num_images,
+        **views,
         "codes": dataset.manifest.root,
         "tokenizer": dataset.fingerprint,
         "grids": [list(grid) for grid in dataset.grids],

@@ -14,6 +14,7 @@ from imagetok.comparison.from_configs import (
     published,
     request_of,
     run_request,
+    with_allowance,
 )
 from imagetok.comparison.from_configs import compare as compare_tokenizers
 from imagetok.comparison.plan import SEEDS, ComparisonPlan
@@ -24,6 +25,7 @@ from imagetok.comparison.trial_distances import (
 )
 from imagetok.config import Overrides, validate
 from imagetok.data import describe
+from imagetok.data.headers import LOOKED_AT
 from imagetok.errors import ConfigError
 from imagetok.evaluation.protocols import sample_count
 from imagetok.named_configs import find_config
@@ -45,6 +47,8 @@ def compare(
     sweep: Overrides = (),
     allow_different: Sequence[str] = (),
     features: Sequence[str] = (),
+    max_skip: int | str | None = None,
+    check: int | str = LOOKED_AT,
     jobs: int | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -78,10 +82,11 @@ def compare(
     if prior is None:
         return compare_tokenizers(
             configs, out, seeds=seeds, set=set, sweep=sweep, allow_different=allow_different,
-            features=features, jobs=jobs, device=device, progress=progress,
+            features=features, max_skip=max_skip, check=check, jobs=jobs, device=device,
+            progress=progress,
         )  # fmt: skip
     request, chosen = (
-        request_of(configs, seeds, set, sweep, allow_different, features),
+        request_of(configs, seeds, with_allowance(set, max_skip), sweep, allow_different, features),
         device_for_runs(device),
     )
     found = find_config(prior)
@@ -94,13 +99,13 @@ def compare(
         check_networks(request.features, trials, chosen)
         run = validate(found.tree, PriorRun, found.where)
         images = _sample_reference(plan, num_samples, reference or "train", reference_count)
-        measured = FeatureWork(request.features, plan.data, chosen.type, images)
+        measured = FeatureWork(request.features, plan.data, chosen.type, images, plan.max_skip)
         work = PriorWork(found.where, run, images.num_samples, plan.data, chosen.type, measured)
         return FollowUp(work.steps(), work.measures, work.identity)
 
     with progress_shown(progress):
         return run_request(
-            request, Path(out), follow_up, jobs=jobs, device=chosen, more_words=words
+            request, Path(out), follow_up, check=check, jobs=jobs, device=chosen, more_words=words
         )
 
 

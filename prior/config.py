@@ -1,6 +1,6 @@
 """The configs of a prior: its architecture, and the config of a run that trains it."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -203,6 +203,10 @@ class CodesConfig(Section):
     """Folder of the held-out codes; without one, a part of the source is held out."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """The part of the source that is held out where there is no `test`."""
+    views: Literal["one", "all"] = "one"
+    """Of codes of several views of each image, an epoch reads `one` of each image, drawn anew each
+    time, or `all`; held-out images are measured in view 0."""
+    added: ClassVar[tuple[str, ...]] = ("views",)
 
 
 class PriorRun(Section):

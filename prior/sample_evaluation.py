@@ -41,6 +41,7 @@ def evaluate_samples(
     protocol: str | None = None,
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
     out: Path | str | None = None,
+    max_skip: int | str = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -51,8 +52,8 @@ def evaluate_samples(
     into `folder` or else in memory. label, params: the sampling parameters, as for `generate`.
     tokenizer: required for a folder of samples, for its image contract; for a prior, None is the
     embedded one. data: reference images, often the training images: a spec such as `cifar10:train`,
-    a path, or any other image input. reference_count, protocol, features, beside, out: as for
-    `imagetok.evaluate`; the record also contains the prior and the sampling parameters.
+    a path, or any other image input. reference_count, protocol, features, beside, out, max_skip: as
+    for `imagetok.evaluate`; the record also contains the prior and the sampling parameters.
 
     Raises ConfigError without features, without a required tokenizer, and if a record in `beside`
     was measured differently; ShardError for a tokenizer of other codes.
@@ -62,7 +63,7 @@ def evaluate_samples(
     file = output_file(out)
     options: dict[str, Any] = {
         "features": features, "reference_count": reference_count, "protocol": protocol,
-        "beside": beside, "device": device, "progress": progress,
+        "beside": beside, "max_skip": max_skip, "device": device, "progress": progress,
     }  # fmt: skip
     if isinstance(samples, Path | str) and not _is_prior(samples):
         if tokenizer is None:

@@ -27,6 +27,7 @@ from imagetok.training.run_folder import CONFIG, PLACES, open_run, shared_run, w
 from imagetok.training.step_output import StepOutput
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
+from prior.code_views import COUNTED_BATCH, OneViewAnEpoch, first_views, samples_of
 from prior.config import PriorConfig, PriorRun
 from prior.ngram_baselines import collapse_in_words, ngram_baselines, verdict_in_words
 from prior.sequence import Codes
@@ -34,7 +35,6 @@ from prior.stepper import NO_LABEL
 
 logger = logging.getLogger("imagetok")
 EVALUATION_BATCH = 128
-COUNTED_BATCH = 8192
 FREE_TO_CHANGE = ("patience", "export", "tokenizer")
 """Keys that may change when a run is resumed; the tokenizer is compared by its fingerprint."""
 
@@ -289,9 +289,11 @@ def _loss_function(
     return loss
 
 
-def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset, CodeSubset]:
+def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset | OneViewAnEpoch, CodeSubset]:
     """Open the training and the held-out samples; neither is empty.
 
+    Of several views of each image, held-out images have view 0, and no view of theirs is trained
+    on.
     Raises ShardError for codes of another tokenizer than `fingerprint`, and if there are none.
     """
     source = _open("data.source", config.data.source, fingerprint)
@@ -302,17 +304,30 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset, CodeSubse
                 "to null to hold out a part of data.source"
             )
         test = _open("data.test", config.data.test, fingerprint)
-        return CodeSubset(source, range(len(source))), CodeSubset(test, range(len(test)))
+        training = _training_codes(config, source, range(source.num_images))
+        return training, _held_out_codes(test, range(test.num_images))
     draw = seeding.generator(config.seed, "held out")
-    order = torch.randperm(len(source), generator=draw).tolist()
-    count = max(1, round(len(source) * config.data.held_out))
-    if count == len(source):
+    order = torch.randperm(source.num_images, generator=draw).tolist()
+    count = max(1, round(source.num_images * config.data.held_out))
+    if count == source.num_images:
         raise ShardError(
             f"data.source: {config.data.source}: expected more images than are held out, found "
             f"{count}, all held out by data.held_out={config.data.held_out:g}; lower it, or set "
             "data.test to held-out codes"
         )
-    return CodeSubset(source, order[count:]), CodeSubset(source, order[:count])
+    return _training_codes(config, source, order[count:]), _held_out_codes(source, order[:count])
+
+
+def _training_codes(
+    config: PriorRun, dataset: CodeDataset, images: Sequence[int]
+) -> CodeSubset | OneViewAnEpoch:
+    if dataset.views == 1 or config.data.views == "all":
+        return CodeSubset(dataset, samples_of(images, dataset.views))
+    return OneViewAnEpoch(dataset, images, config.seed)
+
+
+def _held_out_codes(dataset: CodeDataset, images: Sequence[int]) -> CodeSubset:
+    return CodeSubset(dataset, first_views(images, dataset.views))
 
 
 def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:

@@ -15,6 +15,7 @@ from imagetok.comparison.trial_distances import (
     folder_of,
     identity_of,
     measures_in,
+    skip_words,
     tokenizer_fingerprint,
     tokenizer_words,
 )
@@ -102,6 +103,7 @@ class PriorWork:
     def _encoding(self, split: str) -> FollowUpStep:
         def command(trial: Trial) -> list[str]:
             words = ["--data", describe(self.data, split), "--shards", str(_codes(trial, split))]
+            words += skip_words(self.distances.max_skip)
             return self._process("encode", *tokenizer_words(trial), *words)
 
         return FollowUpStep(f"encoding {split}", command, lambda trial: _is_encoded(trial, split))

@@ -15,6 +15,8 @@ from imagetok.codes.encode import FirstImages
 from imagetok.config import load_config
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.readable import readable
+from imagetok.data.unreadable import Unreadable, skipped_row
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.codebook_health import (
@@ -73,6 +75,8 @@ class Diagnosis(Result):
     """The first images, at most SHOWN."""
     entropies: dict[str, Tensor]
     """Checkpoint -> entropy maps of `images`, coarsest level; empty without code probabilities."""
+    skipped: tuple[Unreadable, ...] = ()
+    """Images that are left out, because they cannot be read."""
 
     @property
     def measures(self) -> list[dict[str, Any]]:
@@ -94,6 +98,7 @@ class Diagnosis(Result):
             "origin": self.origin,
             "data": self.data,
             "identity": self.identity,
+            **({"skipped": [asdict(image) for image in self.skipped]} if self.skipped else {}),
             "levels": self.measures,
         }
 
@@ -122,6 +127,7 @@ class Diagnosis(Result):
         """Return the measures of one level as label -> formatted value."""
         health = self.levels[level]
         rows: dict[str, object] = {
+            **skipped_row(self.skipped),
             "codes used": f"{health.codes_used} of {health.num_codes}",
             "dead codes": health.dead_codes,
             f"rarely used codes (below {RARE_SHARE:.0%} of equal use)": health.rare_codes,
@@ -167,6 +173,7 @@ def diagnose(
     data: ImageInput,
     *,
     out: Path | str | None = None,
+    max_skip: int | str = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Diagnosis:
@@ -177,9 +184,10 @@ def diagnose(
     data: the images to encode: a spec such as `digits:test`, a path, or any other image input
     (see `open_inputs`).
     out: a folder for diagnosis.json and report.html. progress: show a progress bar on stderr.
+    max_skip: unreadable images to leave out, a count or a percentage such as "1%".
 
-    Raises ArtifactError if `tokenizer` is no tokenizer, InputError if an image cannot be read,
-    ConfigError if `out` is a file.
+    Raises ArtifactError if `tokenizer` is no tokenizer, InputError if more images than max_skip
+    cannot be read, ConfigError if `out` is a file.
 
     Example: `imagetok.diagnose("runs/a/tokenizer", "digits:test").verdicts[0].state`
     """
@@ -187,6 +195,7 @@ def diagnose(
     model = open_tokenizer(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
     with progress_shown(progress):
+        dataset = readable(dataset, max_skip)
         found = _measure(model, dataset, display_name(tokenizer), source)
     if folder is not None:
         from imagetok.analysis.diagnosis_page import write_page
@@ -220,6 +229,7 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
         },
         images=images.cpu(),
         entropies=_entropies(before, tokenizer, images),
+        skipped=dataset.skipped,
     )
 
 

@@ -1,7 +1,7 @@
 """Exploring the latent space: nearest codes, interpolation, class structure, single codes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from imagetok import seeding
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.readable import readable
+from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
@@ -72,6 +74,8 @@ class Exploration(Result):
     """Representation -> k-NN accuracy; `most common label` -> accuracy of a constant guess."""
     patches: dict[str, Tensor]
     """Code -> image patches where it occurs; empty if it does not occur."""
+    skipped: tuple[Unreadable, ...] = ()
+    """Images that are left out, because they cannot be read."""
 
     @property
     def measures(self) -> dict[str, dict[str, float]]:
@@ -86,13 +90,15 @@ class Exploration(Result):
             "tokenizer": self.fingerprint,
             "origin": self.origin,
             "identity": self.identity,
+            **({"skipped": [asdict(image) for image in self.skipped]} if self.skipped else {}),
             "distances": self.distances,
             "neighbour_accuracy": self.accuracies,
         }
 
     def title(self) -> str:
         """Return a title: the tokenizer, the data and the number of images."""
-        return f"{self.tokenizer} on {self.data}, {self.num_images:,} images"
+        left_out = f" ({len(self.skipped)} unreadable ones left out)" if self.skipped else ""
+        return f"{self.tokenizer} on {self.data}, {self.num_images:,} images{left_out}"
 
     def rows(self) -> dict[str, object]:
         """Return the distances by change of the codes, then the k-NN accuracies."""
@@ -130,6 +136,7 @@ def explore(
     neighbours: Sequence[int] | None = None,
     limit: int | None = None,
     out: Path | str | None = None,
+    max_skip: int | str = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Exploration:
@@ -144,6 +151,7 @@ def explore(
     least 8). features: networks to measure distances in, as for `evaluate`. codes: codes to show
     patches of, as a number or (level, number). neighbours: numbers of nearest codes to choose the
     replacement from; None: 1, 2, 4, 8 and 16. out: a folder for explore.json and report.html.
+    max_skip: unreadable images to leave out, a count or a percentage such as "1%".
 
     Raises ConfigError for a tokenizer of label maps, for a code outside the codebook, for
     neighbours of residual levels or outside 1..K - 1, and if `out` is a file; ResourceError if a
@@ -159,6 +167,7 @@ def explore(
     if limit is not None:
         dataset = FirstImages(dataset, limit)
     with progress_shown(progress):
+        dataset = readable(dataset, max_skip)
         names = display_name(tokenizer), source
         found = _explore(model, dataset, networks, chosen, neighbours, names)
     if folder is not None:
@@ -199,6 +208,7 @@ def _explore(
         class_names=dataset.class_names,
         accuracies=accuracies,
         patches=patches,
+        skipped=dataset.skipped,
     )
 
 

@@ -13,6 +13,7 @@ from imagetok.analysis.curves import TOKENIZER_CURVES, Curve
 from imagetok.artifacts import kind_in, read_artifact
 from imagetok.config import Section, read_yaml, validate
 from imagetok.data import ImageDataset, open_images
+from imagetok.data.readable import readable
 from imagetok.errors import ConfigError, ImagetokError, InputError, MissingPluginError
 from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.records import MeasureRecord, read_record
@@ -171,7 +172,8 @@ class TokenizerRunFolder(RunFolder):
         contract = self.config.tokenizer.image
         source = f"{self.config.data.source}:test"
         try:
-            return HeldOut(source, contract, open_images(self.config.data, "test", contract), "")
+            dataset = open_images(self.config.data, "test", contract)
+            return HeldOut(source, contract, readable(dataset, self.config.max_skip), "")
         except ImagetokError as error:
             return HeldOut(source, contract, None, str(error))
 

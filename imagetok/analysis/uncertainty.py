@@ -1,7 +1,7 @@
 """Does uncertainty predict reconstruction error, and detect out-of-distribution images?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.readable import readable
+from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
@@ -53,12 +55,15 @@ class UncertaintyStudy(Result):
     aurocs: dict[str, dict[str, float]]
     """Measure (or `error`, for comparison) -> shifted set -> AUROC of telling it from the data."""
     binned_errors: dict[str, BinnedError]
+    skipped: tuple[Unreadable, ...]
+    """Images of all these datasets that are left out, because they cannot be read."""
     shown: dict[str, np.ndarray]
     """Rows of at most NUM_SHOWN pictures: images, reconstructions, errors, and each measure."""
 
     def title(self) -> str:
         """Return a title: the tokenizer, the data and the number of images of each dataset."""
-        return f"{self.tokenizer} on {self.data}; images: {self.image_counts()}"
+        left_out = f"; unreadable and left out: {len(self.skipped)}" if self.skipped else ""
+        return f"{self.tokenizer} on {self.data}; images: {self.image_counts()}{left_out}"
 
     def image_counts(self) -> str:
         """Return the number of images of each dataset as text."""
@@ -104,6 +109,7 @@ class UncertaintyStudy(Result):
             "method": self.method,
             "data": self.data,
             "identities": self.identities,
+            **({"skipped": [asdict(image) for image in self.skipped]} if self.skipped else {}),
             "spearman": self.correlations,
             "auroc": self.aurocs,
             "calibration": {
@@ -168,6 +174,7 @@ def uncertainty(
     shifted: str | Path | Sequence[ImageInput] = (),
     limit: int | None = None,
     out: Path | str | None = None,
+    max_skip: int | str = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Uncertainty:
@@ -182,6 +189,7 @@ def uncertainty(
     images: a spec such as `cifar10:test`, a path, or any other image input (see `open_inputs`).
     shifted: out-of-distribution images, one or several inputs, or "noise". limit: largest number
     of images of each dataset (at least 2). out: a folder for uncertainty.json and report.html.
+    max_skip: unreadable images of each dataset to leave out, a count or a percentage such as "1%".
 
     Raises ConfigError for a tokenizer without an uncertainty measure, one of label maps, one that
     occurs twice, and if `out` is a file; ArtifactError and InputError for unreadable tokenizers
@@ -195,7 +203,7 @@ def uncertainty(
     _check_asked(given, data)
     where = choose_device(device) if device is not None else None
     with progress_shown(progress):
-        studies = tuple(_study(one, data, others, limit, where) for one in given)
+        studies = tuple(_study(one, data, others, limit, max_skip, where) for one in given)
     found = Uncertainty(studies)
     if folder is not None:
         from imagetok.analysis.uncertainty_page import write_page
@@ -227,17 +235,20 @@ def _study(
     data: ImageInput,
     shifted: Sequence[ImageInput],
     limit: int | None,
+    max_skip: int | str,
     device: torch.device | None,
 ) -> UncertaintyStudy:
     """Study one tokenizer on its data and on the shifted sets, at most `limit` images of each."""
     model = open_tokenizer(given, device)
-    name, dataset = _open(data, model, limit, 0)
+    name, dataset = _open(data, model, limit, max_skip, 0)
+    skipped = dataset.skipped
     scores = measure_uncertainty(model, dataset)
     aurocs: dict[str, dict[str, float]] = {m: {} for m in (*scores.maps, "error")}
     identities = {name: identity_of("doubt", dataset, len(dataset), ())}
     first = next(iter(scores.maps))
     for spec in shifted:
-        other_name, others = _open(spec, model, limit, len(dataset))
+        other_name, others = _open(spec, model, limit, max_skip, len(dataset))
+        skipped += others.skipped
         found = measure_uncertainty(model, others)
         identities[other_name] = identity_of("doubt", others, len(others), ())
         for m in scores.maps:
@@ -254,18 +265,20 @@ def _study(
         correlations={m: _correlations(scores, m) for m in scores.maps},
         aurocs=aurocs,
         binned_errors={m: binned_error(scores.maps[m], scores.errors[m]) for m in scores.maps},
+        skipped=skipped,
         shown=_shown(model, dataset, scores),
     )
 
 
 def _open(
-    data: ImageInput, model: Tokenizer, limit: int | None, count: int
+    data: ImageInput, model: Tokenizer, limit: int | None, max_skip: int | str, count: int
 ) -> tuple[str, ImageDataset]:
     """Open a dataset and return its name too; `noise` has `count` images, as many as the data."""
     if isinstance(data, str) and data == "noise":
         return "noise", noise_images(model.image, count)
     dataset, source = open_inputs(data, model.image)
-    return source, dataset if limit is None else FirstImages(dataset, limit)
+    dataset = dataset if limit is None else FirstImages(dataset, limit)
+    return source, readable(dataset, max_skip)
 
 
 def _correlations(scores: UncertaintyScores, name: str) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,22 +43,37 @@ class EncodeReport(NamedTuple):
     num_shards: int
     num_bytes: int
     usage: tuple[LevelUse, ...]
+    views: int
+    """Views of each image; each of them is an input."""
 
 
-def commit_plan(folder: Path, plan: CodePlan) -> None:
+def commit_plan(folder: Path, plan: CodePlan, read_differently: Callable[[], str] = str) -> None:
     """Write the plan into an empty folder, or continue with an equal one that is there.
 
-    The caller holds the folder's lock. Raises ConfigError, listing the differing fields, when the
-    folder holds anything else.
+    The caller holds the folder's lock. read_differently: returns why the same source may differ
+    from what it was for an earlier version. Raises ConfigError, listing the differing fields, when
+    the folder holds anything else.
     """
     new = plan.model_dump(mode="json")
     if (folder / PLAN).is_file():
         old = open_plan(folder).model_dump(mode="json")
         old["tokenizer"]["name"] = new["tokenizer"]["name"]  # never compared
         old["source"] = public_url(old["source"])  # earlier versions stored passwords in URLs
-        continue_folder(folder, "code dataset", old, new)
+        same_source = old["source"] == new["source"]
+        is_changed = same_source and old["source_identity"] != new["source_identity"]
+        reason = _reason(read_differently) if is_changed else ""
+        continue_folder(folder, "code dataset", old, new, reason)
     else:
         start_folder(folder / PLAN, "code dataset", new)
+
+
+def _reason(read_differently: Callable[[], str]) -> str:
+    found = read_differently()
+    how = f": {found}" if found else ""
+    return (
+        "the source is the same, but its images or labels are not: files were added, removed, "
+        f"changed or relabelled, or this version of imagetok reads them differently{how}\n"
+    )
 
 
 def start_folder(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
@@ -80,19 +95,21 @@ def start_folder(path: Path, what: str, made_by: Mapping[str, Any]) -> None:
 
 
 def continue_folder(
-    folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]
+    folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any], reason: str = ""
 ) -> None:
     """Continue in a folder whose files are made with the settings `old`.
 
-    The caller holds the folder's lock. Raises ConfigError, listing the fields that differ, when
-    the settings `new` are not the same.
+    The caller holds the folder's lock. reason: why they may differ, a line for the message. Raises
+    ConfigError, listing the fields that differ, when the settings `new` are not the same.
     """
     changed = differences(old, new)
     if changed:
         lines = "\n".join(
             f"  {k}: {a!r} in the folder, {b!r} requested" for k, (a, b) in changed.items()
         )
-        raise ConfigError(f"{folder}: holds a different {what}:\n{lines}\nchoose another folder")
+        raise ConfigError(
+            f"{folder}: holds a different {what}:\n{lines}\n{reason}choose another folder"
+        )
     remove_temporaries(folder)
 
 
@@ -140,7 +157,8 @@ def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeRepor
     assert plan.num_inputs == written + len(skips), "inputs == written + skipped"
     if len(skips) > max_skips:
         raise InputError(
-            f"{len(skips)} of {plan.num_inputs} images are unreadable, but {max_skips} are "
+            f"{len(skips) // plan.views} of {plan.num_images} images are unreadable, but "
+            f"{max_skips // plan.views} are "
             f"allowed; the first is {skips[0].path} ({skips[0].reason}). "
             "Remove these files, or allow more skips with --max-skip N or --max-skip P%"
         )
@@ -154,7 +172,7 @@ def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeRepor
     )
     manifest = manifest.model_copy(update={"root": manifest.expected_root()})
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    return _report(manifest, skips)
+    return _report(manifest, skips, plan.views)
 
 
 def _level_use(counts: Tensor) -> LevelUse:
@@ -164,10 +182,10 @@ def _level_use(counts: Tensor) -> LevelUse:
 
 def stored_report(folder: Path) -> EncodeReport:
     """Return the report of a finished dataset from its manifest, with an empty list of skips."""
-    return _report(read_json(folder / MANIFEST, Manifest), [])
+    return _report(read_json(folder / MANIFEST, Manifest), [], open_plan(folder).views)
 
 
-def _report(manifest: Manifest, skips: list[Skip]) -> EncodeReport:
+def _report(manifest: Manifest, skips: list[Skip], views: int) -> EncodeReport:
     return EncodeReport(
         manifest.inputs,
         manifest.written,
@@ -176,6 +194,7 @@ def _report(manifest: Manifest, skips: list[Skip]) -> EncodeReport:
         len(manifest.shards),
         sum(entry.bytes for entry in manifest.shards),
         manifest.usage,
+        views,
     )
 
 

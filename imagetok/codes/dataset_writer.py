@@ -38,6 +38,7 @@ def write_dataset(
     *,
     max_skips: int = 0,
     sample: Callable[[], str] = str,
+    read_differently: Callable[[], str] = str,
 ) -> EncodeReport:
     """Write the code dataset of `plan` into `folder`; a rerun continues an interrupted one.
 
@@ -45,6 +46,7 @@ def write_dataset(
     called for each missing shard, in the process that the shard is assigned to. description: text
     beside the progress bar. max_skips: unreadable inputs to allow in the whole dataset. sample:
     returns a hash of some inputs, which is compared between the processes along with the plan.
+    read_differently: returns what earlier versions read differently, for the refusal of their plan.
     Raises ConfigError when `folder` holds another plan or another process was started with other
     options, InputError beyond max_skips or when processes see different inputs, ResourceError when
     the disk is too small, StoppedError after a signal (rerun to continue).
@@ -60,7 +62,7 @@ def write_dataset(
         if state.is_main_process:
             share = held.enter_context(lock(folder))
             check_space(folder, plan)
-            commit_plan(folder, plan)
+            commit_plan(folder, plan, read_differently)
             share()
         state.wait_for_everyone()
         if not state.is_main_process:

@@ -4,12 +4,10 @@ The bytes written do not depend on the number of processes, nor on interruptions
 """
 
 import logging
-import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, overload
 
@@ -22,7 +20,10 @@ from imagetok.codes.results import Encoded, EncodingEstimate
 from imagetok.codes.schema import CodePlan, Precision, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
+from imagetok.data.image_header import ImageHeader
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.unreadable import parse_allowance
+from imagetok.data.views import check_views, picture_contract, views_of
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import from_stored
@@ -33,6 +34,8 @@ from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 logger = logging.getLogger("imagetok")
+MICRO_BATCH = 64
+"""Images per forward pass, at most."""
 
 
 class Estimate(NamedTuple):
@@ -60,11 +63,20 @@ class FirstImages(ImageDataset):
     def identity(self) -> str:
         return f"{self.dataset.identity()}[:{self.length}]"
 
+    def read_differently(self) -> str:
+        return self.dataset.read_differently()
+
     def read(self, indices: Sequence[int]) -> ImageBatch:
         return self.dataset.read(indices)
 
     def path_of(self, index: int) -> str:
         return self.dataset.path_of(index)
+
+    def header(self, index: int) -> ImageHeader | None:
+        return self.dataset.header(index)
+
+    def file_of(self, index: int) -> Path | None:
+        return self.dataset.file_of(index)
 
 
 @overload
@@ -77,6 +89,8 @@ def encode(
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
+    views: int = 1,
+    crop_range: float | None = None,
     precision: Precision = "float32",
     identity: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -94,6 +108,8 @@ def encode(
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
+    views: int = 1,
+    crop_range: float | None = None,
     precision: Precision = "float32",
     identity: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -110,6 +126,8 @@ def encode(
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
+    views: int = 1,
+    crop_range: float | None = None,
     precision: Precision = "float32",
     identity: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -129,7 +147,11 @@ def encode(
     limit: encode only the first `limit` images.
     max_skip: number of unreadable images to allow, or a percentage of all images such as "0.5%";
     the result's `skips` lists each of them with its reason.
-    samples_per_shard: images per shard; several processes share the work shard by shard.
+    samples_per_shard: images per shard (of several views, the views of as many images as fit);
+    several processes share the work shard by shard.
+    views: 2 to encode each image and its mirror image; 10 for the middle and the corners of a
+    larger picture, and their mirror images. See `CodeDataset.image_and_view`.
+    crop_range: size of that picture relative to the tokenizer's images; None: 1.1.
     precision: arithmetic of the encoder; "bfloat16" is faster on hardware that supports it, and
     changes some codes.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
@@ -142,20 +164,29 @@ def encode(
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
         model.check_finite()
-        dataset, source = open_inputs(data, model.image, identity=identity, class_names=class_names)
-        dataset = dataset if limit is None else FirstImages(dataset, limit)
-        max_skips = parse_allowance(str(max_skip), len(dataset))
+        crop_range = check_views(views, crop_range, model.image)
+        pictures, source = open_inputs(
+            data,
+            picture_contract(model.image, crop_range),
+            identity=identity,
+            class_names=class_names,
+        )
+        pictures = pictures if limit is None else FirstImages(pictures, limit)
+        max_skips = views * parse_allowance(str(max_skip), len(pictures))
+        dataset = views_of(pictures, views, model.image)
         plan = make_plan(
             model,
             dataset,
             source=source,
             name=recorded_name(tokenizer, model),
             samples_per_shard=samples_per_shard,
+            views=views,
+            crop_range=crop_range,
             precision=precision,
         )
         folder = Path(out)
         if dry_run:
-            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan))
+            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan), views)
         threads = None if batch_size is None else max(1, batch_size // plan.micro_batch)
         report = encode_dataset(model, dataset, folder, plan, max_skips=max_skips, threads=threads)
         return Encoded.of(folder, report)
@@ -174,16 +205,6 @@ def _check_options(
         raise ConfigError(f"precision: expected {known}, found {precision!r}{hint}")
 
 
-def parse_allowance(text: str, inputs: int) -> int:
-    """Return how many of `inputs` images `N` or `P%` allows to skip; ConfigError if malformed."""
-    is_share = text.endswith("%")
-    form = r"[0-9]+(\.[0-9]+)?%" if is_share else "[0-9]+"
-    if not re.fullmatch(form, text) or (is_share and Fraction(text[:-1]) > 100):
-        raise ConfigError(f"--max-skip: expected a count or a percentage like 0.5%, found {text!r}")
-    # Exact fractions, because in floating point 0.57 % of 100,000 is 569.
-    return int(inputs * Fraction(text[:-1]) / 100) if is_share else int(text)
-
-
 def make_plan(
     tokenizer: Tokenizer,
     dataset: ImageDataset,
@@ -191,15 +212,19 @@ def make_plan(
     source: str,
     name: str,
     samples_per_shard: int = 65536,
+    views: int = 1,
+    crop_range: float = 1.0,
     precision: Precision = "float32",
 ) -> CodePlan:
     """Return the plan for encoding `dataset` with `tokenizer`.
 
     source: the data spec; stored as information, and must be unchanged when encode is rerun.
     name: the tokenizer's name, stored as information only.
+    views, crop_range: how many views of each image `dataset` has, and from what they were cut.
     precision: arithmetic of the encoder; `bfloat16` is faster on hardware that supports it, and
     changes some codes.
     """
+    samples_per_shard = max(views, samples_per_shard - samples_per_shard % views)
     return CodePlan(
         tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
         num_codes=tokenizer.num_codes,
@@ -212,6 +237,10 @@ def make_plan(
         class_names=dataset.class_names,
         samples_per_block=min(1024, samples_per_shard),
         samples_per_shard=samples_per_shard,
+        # Of whole images, so that none is read twice.
+        micro_batch=MICRO_BATCH - MICRO_BATCH % views,
+        views=views,
+        crop_range=crop_range,
         precision=precision,
     )
 
@@ -240,6 +269,7 @@ def encode_dataset(
         "encoding",
         max_skips=max_skips,
         sample=dataset.sample,
+        read_differently=dataset.read_differently,
     )
 
 

@@ -16,6 +16,8 @@ _SOURCE_FIELDS = {"source", "source_identity", "num_inputs", "parts"}
 _FIELD_TEXTS = {
     "samples_per_shard": "images per shard (--samples-per-shard)",
     "samples_per_block": "images per block (1024, or --samples-per-shard if that is smaller)",
+    "views": "views of each image (--views)",
+    "crop_range": "size of the picture that views are cut from (--crop-range)",
     "precision": "arithmetic of the encoder (--bf16)",
     "micro_batch": "images per forward pass (for `imagetok sample`: set by its --device)",
     "labelled": "whether the images have labels (--data)",

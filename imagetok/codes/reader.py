@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from imagetok.suggestions import did_you_mean
 
 __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
 
+K = TypeVar("K", int, np.ndarray, torch.Tensor)
 Verification = Literal["full", "sampled", "size"]
 OPEN_SHARDS = 256
 """Most local shards that a process keeps memory-mapped; a low `ulimit -n` lowers it."""
@@ -107,6 +108,24 @@ class CodeDataset(Dataset):
     def num_classes(self) -> int | None:
         """Number of classes of the labels; None for an unlabelled dataset."""
         return len(self.plan.class_names) if self.plan.labelled else None
+
+    @property
+    def views(self) -> int:
+        """Number of views of each image; each is a sample of its own."""
+        return self.plan.views
+
+    @property
+    def num_images(self) -> int:
+        """Number of images, each with all its views; `len` counts samples."""
+        return self._length // self.views
+
+    def image_and_view(self, key: K) -> tuple[K, K]:
+        """Return the index of the image in the source, and the view, of a sample's key.
+
+        key: one key, or an array or tensor of keys. See `imagetok.data.views.ImageViews` for the
+        order of the views; 0 is the image itself, or its middle.
+        """
+        return key // self.views, key % self.views
 
     def __len__(self) -> int:
         return self._length

@@ -12,6 +12,7 @@ from imagetok.codes.merge import merged_parts
 from imagetok.codes.reader import CodeDataset
 from imagetok.codes.schema import CodePlan
 from imagetok.data import ImageDataset
+from imagetok.data.views import views_of
 from imagetok.errors import ShardError
 from imagetok.processes import full_float32
 from imagetok.tokenizers import Tokenizer
@@ -41,17 +42,19 @@ def reencode(
 ) -> Reencoding:
     """Encode about `count` images, spread over the source, with the plan's settings, and compare.
 
+    images: opened with the `picture_contract` of the plan; each of their views counts as an image.
     Whole micro-batches are encoded, so the count is rounded up to a multiple of them. On the
     machine that made the codes all are equal, for any number of threads; on another one, codes
     that are nearly tied may differ. Raises ShardError when the tokenizer or the images are not
     those of the dataset.
     """
     check_dataset_fingerprint(dataset, tokenizer)
-    offset, images = _part_of(dataset, images)
+    offset, pictures = _part_of(dataset, images)
+    shown = views_of(pictures, dataset.views, dataset.plan.image)
     compared, differences = 0, []
     with full_float32():
-        for inputs in _micro_batches(dataset.plan, len(images), count):
-            for part in encode_range(tokenizer, images, dataset.plan, inputs, 1):
+        for inputs in _micro_batches(dataset.plan, len(shown), count):
+            for part in encode_range(tokenizer, shown, dataset.plan, inputs, 1):
                 for row, key in enumerate(part.keys.tolist()):
                     stored = _stored(dataset, key + offset)
                     if stored is None:
@@ -61,8 +64,13 @@ def reencode(
                     wrong = sum(int((a != b).sum()) for a, b in zip(stored, new, strict=True))
                     if wrong:
                         size = sum(level.numel() for level in new)
-                        differences.append(Difference(images.path_of(key), wrong, size))
+                        differences.append(Difference(_name(dataset, shown, key), wrong, size))
     return Reencoding(compared, differences)
+
+
+def _name(dataset: CodeDataset, shown: ImageDataset, key: int) -> str:
+    path = shown.path_of(key)
+    return path if dataset.views == 1 else f"{path}, view {dataset.image_and_view(key)[1]}"
 
 
 def _part_of(dataset: CodeDataset, images: ImageDataset) -> tuple[int, ImageDataset]:
@@ -70,12 +78,12 @@ def _part_of(dataset: CodeDataset, images: ImageDataset) -> tuple[int, ImageData
     whole, offset = images.identity(), 0
     parts = merged_parts(dataset.plan)
     for part in parts:
-        size = part.num_inputs
+        size = part.num_inputs // dataset.views
         if part.source_identity == f"{whole}[:{size}]":  # encoded with `--limit`
             return offset, FirstImages(images, size)
         if part.source_identity == whole:
             return offset, images
-        offset += size
+        offset += part.num_inputs
     raise ShardError(
         f"{dataset.place}: expected --data to be {' or '.join(part.source for part in parts)}, "
         f"found other images: {len(images)} of {images.name}:{images.split}; if this is the same "

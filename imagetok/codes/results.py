@@ -30,6 +30,18 @@ class Encoded(Result):
     num_bytes: int
     usage: tuple[LevelUse, ...]
     """Codebook utilisation per level, coarse to fine."""
+    views: int = 1
+    """Views of each image; each of them is an input."""
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that were to be encoded, skipped ones included."""
+        return self.inputs // self.views
+
+    @property
+    def skipped_images(self) -> tuple[Skip, ...]:
+        """One skip for each skipped image, of which all views are skipped."""
+        return self.skips[:: self.views]
 
     @classmethod
     def of(cls, folder: Path, report: EncodeReport) -> "Encoded":
@@ -43,6 +55,7 @@ class Encoded(Result):
             report.num_shards,
             report.num_bytes,
             report.usage,
+            report.views,
         )
 
     @cached_property
@@ -57,6 +70,7 @@ class Encoded(Result):
     def rows(self) -> Mapping[str, object]:
         """Return the totals and each level's codebook utilisation."""
         rows: dict[str, object] = {
+            **({"images": self.num_images, "views of each": self.views} if self.views > 1 else {}),
             "inputs": self.inputs,
             "written": self.written,
             "skipped": self.skipped,
@@ -82,6 +96,8 @@ class EncodingEstimate(Result):
     seconds: float
     free_bytes: int
     """Free bytes on the disk of the folder."""
+    views: int = 1
+    """Views of each image; each of them is an input."""
 
     def title(self) -> str:
         """Return a heading that names the folder."""

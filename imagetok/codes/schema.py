@@ -2,16 +2,18 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import (
+    Field,
     NonNegativeInt,
     PositiveInt,
     model_validator,
 )
 
 from imagetok.config import Section
+from imagetok.data.views import MAX_CROP_RANGE
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.images import ImageContract
@@ -67,13 +69,29 @@ class CodePlan(Section):
     """Arithmetic of the encoder."""
     parts: tuple[MergedPart, ...] = ()
     """Parts of a merged dataset, in order; its source indices run through all of them."""
-    added: ClassVar[tuple[str, ...]] = ("parts",)
+    views: PositiveInt = 1
+    """Views of each image; an input is a view of an image, index = image x views + view."""
+    crop_range: Annotated[float, Field(ge=1, le=MAX_CROP_RANGE)] = 1.0
+    """Size of the picture that views are cut from, relative to `image`."""
+    added: ClassVar[tuple[str, ...]] = ("parts", "views", "crop_range")
 
     @model_validator(mode="after")
     def _check(self) -> "CodePlan":
+        whole = {"samples_per_shard": self.samples_per_shard, "num_inputs": self.num_inputs}
+        whole |= {f"parts.{i}.num_inputs": part.num_inputs for i, part in enumerate(self.parts)}
+        for name, size in whole.items():
+            if size % self.views:
+                raise ValueError(
+                    f"{name}: expected a multiple of {self.views}, the views, found {size}"
+                )
         if sum(self._part_sizes()) != self.num_inputs:
             raise ValueError("parts: the sum of their num_inputs differs from num_inputs")
         return self
+
+    @property
+    def num_images(self) -> int:
+        """Number of images, each with `views` views."""
+        return self.num_inputs // self.views
 
     @property
     def num_shards(self) -> int:

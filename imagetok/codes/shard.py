@@ -30,7 +30,7 @@ class CodeSample(NamedTuple):
     label: int
     """Class index, or -1 for none."""
     key: int
-    """Index of the image in the source."""
+    """Index of the image in the source; of several views, image x views + view."""
 
 
 class CodeBatch(NamedTuple):
@@ -41,7 +41,7 @@ class CodeBatch(NamedTuple):
     labels: Int[Tensor, " B"]
     """int64 class indices, -1 for none."""
     keys: Int[Tensor, " B"]
-    """int64 indices of the images in the source."""
+    """int64 indices of the images in the source; of several views, image x views + view."""
 
 
 class _Blocks(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from imagetok.comparison.plan import Trial
-from imagetok.comparison.subprocesses import Command, Failure, failure_of, run_commands
+from imagetok.comparison.subprocesses import SUCCESS, Command, Failure, failure_of, run_commands
 from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
 
@@ -54,6 +54,6 @@ def run_follow_up(
             codes = run_commands(list(jobs.values()), slots, stop, lambda running: None)
             stop.check_here()
             for name, code in codes.items():
-                if code != 0:
+                if code not in SUCCESS:
                     failures[todo[name]] = failure_of(jobs[name], code)
     return failures

@@ -21,12 +21,14 @@ from imagetok.comparison.table import table_of
 from imagetok.comparison.trial_distances import check_networks, feature_follow_up
 from imagetok.config import Overrides, override_texts
 from imagetok.data import open_images
+from imagetok.data.headers import LOOKED_AT
 from imagetok.errors import ConfigError, ResourceError
 from imagetok.plugins.loading import loaded_plugins
 from imagetok.plugins.records import check_portable
 from imagetok.processes import choose_device, process_state
 from imagetok.progress import progress_shown
 from imagetok.results import Result
+from imagetok.training.run_images import SkippedImage, parse_check, read_skipped
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,12 +40,19 @@ class CompareResult(Result):
     """Content of comparison.json; None if no trial finished."""
     failures: Mapping[Trial, Failure]
     """Trials that failed in training or in a follow-up step."""
+    skipped: tuple[SkippedImage, ...] = ()
+    """Training and test images that a trial could not read, each once."""
 
     @property
     def exit_code(self) -> int:
-        """0, or the exit code of the first failed trial; 5 if its process was killed."""
+        """0, or 4 for skipped images, or the exit code of the first failed trial.
+
+        It is 5 if the trial's process was killed.
+        """
         codes = [failure.code for failure in self.failures.values()]
-        return (codes[0] if codes[0] > 0 else ResourceError.exit_code) if codes else 0
+        if codes:
+            return codes[0] if codes[0] > 0 else ResourceError.exit_code
+        return 4 if self.skipped else 0
 
     def title(self) -> str:
         if self.comparison is None:
@@ -113,6 +122,8 @@ def compare(
     sweep: Overrides = (),
     allow_different: Sequence[str] = (),
     features: Sequence[str] = (),
+    max_skip: int | str | None = None,
+    check: int | str = LOOKED_AT,
     jobs: int | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -123,7 +134,8 @@ def compare(
     set: overrides for every config. sweep: train each config with each of these values too,
     `a.b=V1,V2` or {"a.b": [v1, v2]}. allow_different: keys of `plan.MAY_DIFFER` in which the
     configs may differ. features: networks for distances of reconstructions, as accepted by
-    `imagetok evaluate --features`. jobs: number of parallel runs, each in its own process; None is
+    `imagetok evaluate --features`. max_skip, check: as for `imagetok.train`.
+    jobs: number of parallel runs, each in its own process; None is
     one per GPU, or one per core on CPUs. device: `cpu` or `cuda`.
 
     Call it again with the same arguments to continue after an interruption and to repeat failed
@@ -136,15 +148,22 @@ def compare(
 
     >>> result = imagetok.compare(["a.yaml", "b.yaml"], "runs/comparison", seeds=[42])
     """
-    request = request_of(configs, seeds, set, sweep, allow_different, features)
+    overrides = with_allowance(set, max_skip)
+    request = request_of(configs, seeds, overrides, sweep, allow_different, features)
     chosen = device_for_runs(device)
 
     def follow_up(plan: ComparisonPlan) -> FollowUp | None:
         check_networks(request.features, plan.trials(Path(out)), chosen)
-        return feature_follow_up(plan.data, request.features, chosen.type)
+        return feature_follow_up(plan.data, request.features, chosen.type, plan.max_skip)
 
     with progress_shown(progress):
-        return run_request(request, Path(out), follow_up, jobs=jobs, device=chosen)
+        return run_request(request, Path(out), follow_up, check=check, jobs=jobs, device=chosen)
+
+
+def with_allowance(overrides: Overrides, max_skip: int | str | None) -> list[str]:
+    """Return overrides as texts, with that of the allowance if one is given."""
+    allowance = [] if max_skip is None else [f"max_skip={max_skip}"]
+    return [*override_texts(overrides), *allowance]
 
 
 def request_of(
@@ -185,11 +204,13 @@ def run_request(
     out: Path,
     follow_up: Callable[[ComparisonPlan], FollowUp | None],
     *,
+    check: int | str,
     jobs: int | None,
     device: torch.device,
     more_words: Sequence[str] = (),
 ) -> CompareResult:
     """Plan and run a comparison; more_words: more options for the recorded command."""
+    parse_check(check)
     plan = make_plan(
         request.configs,
         request.seeds,
@@ -203,19 +224,27 @@ def run_request(
     result, failures = run_comparison(
         plan,
         out,
-        lambda trial: training_command(trial, device),
+        lambda trial: training_command(trial, device, check),
         slots=slots_for(jobs, device),
         device=device,
         command=request.command(more_words),
         follow_up=follow_up(plan),
     )
-    return CompareResult(out, result, failures)
+    return CompareResult(out, result, failures, _skipped(plan.trials(out)))
 
 
-def training_command(trial: Trial, device: torch.device) -> list[str]:
-    """Return the command that trains a trial, or continues it."""
+def _skipped(trials: Sequence[Trial]) -> tuple[SkippedImage, ...]:
+    """Return the images that some trial skipped, by path."""
+    lists = [read_skipped(trial.folder) for trial in trials]
+    found = {image.path: image for skips in lists for image in (*skips.train, *skips.test)}
+    return tuple(found[path] for path in sorted(found))
+
+
+def training_command(trial: Trial, device: torch.device, check: int | str = LOOKED_AT) -> list[str]:
+    """Return the command that trains a trial, or continues it; check: as for `imagetok.train`."""
     words = ["train", str(trial.config), "--set", f"seed={trial.seed}"]
     words += ["--out", str(trial.folder), "--resume", "--device", device.type]
+    words += [] if check == LOOKED_AT else ["--check", str(check)]
     return imagetok_command(*words)
 
 

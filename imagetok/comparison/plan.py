@@ -28,7 +28,7 @@ SEEDS = (42, 1773, 1)
 """The seeds of the EdVAE paper."""
 MAY_DIFFER = ("tokenizer.network", "train.steps", "train.batch_size")
 """Keys in which methods may differ if the user allows it."""
-_MUST_AGREE = ("data", "tokenizer.image")
+_MUST_AGREE = ("data", "augment", "tokenizer.image")
 _PLACES = ("root", "download", "file", "images", "masks", "shards", "test")
 """Keys of `data` with locations of images; the images themselves are identified by hashes."""
 WITHOUT_EFFECT = ("keep_checkpoints", "workers", "trackers")
@@ -63,6 +63,11 @@ class ComparisonPlan(Section):
     def data(self) -> DataConfig:
         """The data that all methods are trained and measured on."""
         return next(iter(self.methods.values())).data
+
+    @property
+    def max_skip(self) -> str:
+        """Unreadable images of each split to allow."""
+        return next(iter(self.methods.values())).max_skip
 
     def trials(self, out: Path) -> list[Trial]:
         """Return all trials of a comparison in the folder `out`, method by method."""
@@ -203,8 +208,8 @@ def _check_public(name: str, data: DataConfig) -> None:
 
 
 def method_identity(config: TokenizerRun) -> dict[str, Any]:
-    """Return a config as plain data without seed, paths and keys that do not affect results."""
-    tree = config.model_dump(mode="json", exclude={"seed"})
+    """Return a config as plain data without seed, paths, allowance and keys without effect."""
+    tree = config.model_dump(mode="json", exclude={"seed", "max_skip"})
     for section, keys in (("data", _places(config.data)), ("train", WITHOUT_EFFECT)):
         for key in keys:
             tree[section].pop(key, None)

@@ -22,10 +22,11 @@ from imagetok.comparison.results import (
     method_result,
 )
 from imagetok.comparison.speed import measure_speed
-from imagetok.comparison.subprocesses import Command, Failure, failure_of, run_commands
+from imagetok.comparison.subprocesses import SUCCESS, Command, Failure, failure_of, run_commands
 from imagetok.comparison.sweep_figure import sweep_figure
 from imagetok.comparison.table import markdown, notes, table_of
 from imagetok.data import ImageDataset, open_images
+from imagetok.data.readable import readable
 from imagetok.durable import lock, write_bytes, write_json
 from imagetok.errors import ImagetokError, ResourceError
 from imagetok.pictures import png_bytes
@@ -81,7 +82,7 @@ def run_comparison(
         for trial in tokenizers:
             first.setdefault(trial.method, trial)
         config = next(iter(plan.methods.values()))
-        test = open_images(config.data, "test", config.tokenizer.image)
+        test = readable(open_images(config.data, "test", config.tokenizer.image), config.max_skip)
         rates = _rates(plan, first, test, device, stop)
         more, late = _follow_up(follow_up, tokenizers, slots, stop)
         result = _collect(
@@ -132,7 +133,7 @@ def train_trials(
         codes = run_commands(list(jobs.values()), slots, stop, watch)
     stop.check_here()
     for name, code in codes.items():
-        if code != 0:
+        if code not in SUCCESS:
             failures[todo[name]] = failure_of(jobs[name], code)
     return {trial: failures[trial] for trial in trials if trial in failures}
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from imagetok.plugins.loading import plugin_options
 from imagetok.signals import StopRequest
 
+SUCCESS = (0, 4)
+"""Exit codes of a command that finished; 4 if it skipped images within its allowance."""
+
 
 class Command(NamedTuple):
     """A named command and the log file of its output."""

@@ -76,9 +76,11 @@ def notes(result: Comparison) -> list[str]:
     spread = " ± sample standard deviation" if len(result.seeds) > 1 else ""
     measured = {name for method in result.methods for name in method.mean}
     is_small = "mse" in measured and "ssim" not in measured  # of label maps there is neither
+    skipped = max((int(method.mean.get("skipped", 0)) for method in result.methods), default=0)
+    left_out = f"; {skipped:,} others could not be read and are left out" if skipped else ""
     return [
         f"Measured on all {result.num_images:,} images of {result.data}; mean{spread} over the "
-        f"seeds {seeds}.",
+        f"seeds {seeds}{left_out}.",
         *(f"Failed: {text}" for text in failed),
         *(["SSIM needs images of at least 11 x 11 pixels."] if is_small else []),
         "Dead codes never occur in that split. Bits per image are the sum over the codes of an "

@@ -17,6 +17,7 @@ from imagetok.durable import canonical_json
 from imagetok.evaluation.feature_networks import open_networks
 from imagetok.evaluation.records import MeasureRecord, read_record
 from imagetok.training.checkpoint_record import FINISHED
+from imagetok.training.config import NO_SKIPS
 
 _PLAIN = {
     *("fid", "kid", "precision", "recall", "inception_score"),
@@ -42,11 +43,13 @@ class SampleReference(NamedTuple):
     """Number of images, a subset drawn with a fixed seed; None: the whole split."""
 
 
-def feature_follow_up(data: DataConfig, features: tuple[str, ...], device: str) -> FollowUp | None:
+def feature_follow_up(
+    data: DataConfig, features: tuple[str, ...], device: str, max_skip: str = NO_SKIPS
+) -> FollowUp | None:
     """Return the follow-up that measures reconstructions of each trial; None without features."""
     if not features:
         return None
-    work = FeatureWork(features, data, device)
+    work = FeatureWork(features, data, device, max_skip=max_skip)
 
     def records(trial: Trial) -> list[MeasureRecord]:
         return [read_record(work.path(trial, "reconstructions"))]
@@ -80,6 +83,8 @@ class FeatureWork:
     device: str
     reference: SampleReference | None = None
     """What samples are compared with; None without samples."""
+    max_skip: str = NO_SKIPS
+    """Unreadable images to leave out."""
 
     def path(self, trial: Trial, what: str) -> Path:
         """Return the file of the measures.
@@ -99,6 +104,7 @@ class FeatureWork:
             words += self._images(trial, what)
             words += ["--feature-cache", str(trial.config.parent / FEATURES)]
             words += ["--out", str(self.path(trial, what)), "--device", self.device]
+            words += skip_words(self.max_skip)
             return imagetok_command(*words)
 
         def is_done(trial: Trial) -> bool:
@@ -117,6 +123,11 @@ class FeatureWork:
         if reference.num_images is not None:
             words += ["--reference-count", str(reference.num_images)]
         return words
+
+
+def skip_words(max_skip: str) -> list[str]:
+    """Return the command-line option of an allowance; none for 0."""
+    return [] if max_skip == NO_SKIPS else ["--max-skip", max_skip]
 
 
 def folder_of(trial: Trial) -> Path:

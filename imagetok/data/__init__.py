@@ -21,8 +21,8 @@ from imagetok.data.config import (
     ShapesConfig,
     TableConfig,
     WebDatasetConfig,
-    check_split,
     describe,
+    known_split,
     parse_spec,
 )
 from imagetok.data.digits import open_digits
@@ -83,7 +83,7 @@ def open_images(  # noqa: C901 (one case a source)
     Raises ConfigError for an unknown split, InputError if images are missing or damaged,
     ResourceError if a download fails or a library is missing.
     """
-    check_split(config, split)
+    split = known_split(config, split)
     match config:
         case DigitsConfig():
             return open_digits(split, contract)
@@ -101,7 +101,14 @@ def open_images(  # noqa: C901 (one case a source)
 
             return open_torchvision(config, split, contract)
         case FolderConfig():
-            return open_folder(config.root, split, contract, holdout=config.holdout)
+            return open_folder(
+                config.root,
+                split,
+                contract,
+                holdout=config.holdout,
+                train=config.train,
+                test=config.test,
+            )
         case MasksConfig():
             return open_masks(config, split, contract)
         case CelebAConfig():

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from imagetok.data.image_header import ImageHeader
+from imagetok.data.unreadable import Unreadable
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 
@@ -27,6 +30,15 @@ class ImageBatch(NamedTuple):
     """Index of each image in the dataset that was read."""
 
 
+class WholeImages(NamedTuple):
+    """Images of any sizes with their labels."""
+
+    images: Sequence[UInt8[Tensor, "C _h _w"]]
+    """Pixels in 0..255, or the classes of label maps; channels as in the contract."""
+    labels: Int64[Tensor, " B"]
+    """Class index of each image, -1 for none."""
+
+
 class ImageDataset(Dataset[ImageBatch], ABC):
     """A map-style dataset that is read in batches.
 
@@ -40,6 +52,8 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     contract: ImageContract
     class_names: tuple[str, ...]
     """Class names by label; empty if unlabelled."""
+    skipped: tuple[Unreadable, ...] = ()
+    """Images of the source that are left out, because they cannot be read."""
 
     @property
     def num_classes(self) -> int | None:
@@ -65,6 +79,18 @@ class ImageDataset(Dataset[ImageBatch], ABC):
         range.
         """
 
+    def read_differently(self) -> str:
+        """Return what earlier versions read differently here, for messages; "" if it is unknown."""
+        return ""
+
+    def read_whole(self, indices: Sequence[int]) -> WholeImages:
+        """Return images before they are resized and cropped, or as `read` does if none are kept.
+
+        They have the mode and the centre crop of the contract, but any size.
+        """
+        batch = self.read(indices)
+        return WholeImages(tuple(batch.images), batch.labels)
+
     def sample(self, count: int = 8) -> str:
         """Return a hash of the pixels and labels of `count` images, spread over the dataset.
 
@@ -82,6 +108,19 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     def path_of(self, index: int) -> str:
         """Return the path of an image, or source, split and index if it has none, for messages."""
         return f"{self.name}:{self.split}[{index}]"
+
+    def header(self, index: int) -> ImageHeader | None:
+        """Return the header of an image's file, read without its pixels; None without a file.
+
+        Raises ImageError for a file that is missing or damaged, as far as this shows it.
+        """
+        del index
+        return None
+
+    def file_of(self, index: int) -> Path | None:
+        """Return the local file that holds an image, perhaps among others; None for none."""
+        del index
+        return None
 
     def check_indices(self, indices: Sequence[int]) -> None:
         """Raise IndexError for the first index outside [0, len)."""

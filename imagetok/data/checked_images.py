@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import final
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
 from imagetok.data.image_decoding import ImageError
+from imagetok.data.image_header import ImageHeader
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.suggestions import shown
@@ -63,6 +65,12 @@ class CheckedImages(ImageDataset):
 
     def path_of(self, index: int) -> str:
         return self.dataset.path_of(index)
+
+    def header(self, index: int) -> ImageHeader | None:
+        return self.dataset.header(index)
+
+    def file_of(self, index: int) -> Path | None:
+        return self.dataset.file_of(index)
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """Return the images at `indices`; InputError for a batch that breaks the interface."""

@@ -9,12 +9,14 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset
-from imagetok.data.image_decoding import ImageError, open_image
-from imagetok.data.preprocessing import preprocess
+from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset, WholeImages
+from imagetok.data.file_formats import newly_known
+from imagetok.data.image_decoding import EncodedFile, ImageError, decode_file, open_encoded
+from imagetok.data.image_header import ImageHeader, read_header
+from imagetok.data.preprocessing import preprocess, whole_picture
 from imagetok.durable import canonical_json
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
@@ -41,8 +43,18 @@ class CompressedImages(ImageDataset, ABC):
         self.labels = labels
 
     @abstractmethod
+    def encoded(self, index: int) -> EncodedFile:
+        """Open the encoded bytes of one image; ImageError if they cannot be read."""
+
     def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
         """Decode the pixels of one image, as `open_image` does; ImageError if it is damaged."""
+        with self.encoded(index) as file:
+            return decode_file(file, self.path_of(index), self.as_labels)
+
+    def header(self, index: int) -> ImageHeader:
+        """Read the header of one image; ImageError if it is damaged."""
+        with self.encoded(index) as file:
+            return read_header(file, self.path_of(index))
 
     @abstractmethod
     def contents(self) -> list[tuple[str, int]]:
@@ -75,25 +87,42 @@ class CompressedImages(ImageDataset, ABC):
                 "the file"
             ) from None
 
+    def read_differently(self) -> str:
+        """Return how many of the images are of formats that earlier versions left out."""
+        found = newly_known(name for name, _ in self.contents())
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in found.items())
+        return f"images that earlier versions left out are counted ({kinds})" if found else ""
+
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """Return the images at `indices`; raises ImageError for the first that is unreadable."""
         self.check_indices(indices)
         shape = (len(indices), self.contract.channels, self.contract.height, self.contract.width)
         images = torch.empty(shape, dtype=torch.uint8)
         for position, index in enumerate(indices):
-            images[position] = self._preprocessed(index)
-        labels = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
-        return ImageBatch(images, labels, torch.tensor(indices, dtype=torch.int64))
+            images[position] = self._prepared(index, preprocess)
+        chosen = torch.tensor(indices, dtype=torch.int64)
+        return ImageBatch(images, self._labels_of(indices), chosen)
+
+    def read_whole(self, indices: Sequence[int]) -> WholeImages:
+        """Return images at their own sizes; raises ImageError for the first that is unreadable."""
+        self.check_indices(indices)
+        images = tuple(self._prepared(index, whole_picture) for index in indices)
+        return WholeImages(images, self._labels_of(indices))
 
     @property
     def as_labels(self) -> bool:
         """Whether the images are read as label maps."""
         return self.contract.mode == "labels"
 
-    def _preprocessed(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def _labels_of(self, indices: Sequence[int]) -> Int64[Tensor, " B"]:
+        return torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
+
+    def _prepared(
+        self, index: int, prepare: Callable[[np.ndarray, ImageContract], Tensor]
+    ) -> UInt8[Tensor, "C H W"]:
         pixels = self.decode(index)
         try:
-            return preprocess(pixels, self.contract)
+            return prepare(pixels, self.contract)
         except InputError as error:  # a class outside the contract's num_classes
             where = self.path_of(index)
             raise ImageError(f"{where}: {error}", where, "unknown_class") from None
@@ -123,9 +152,13 @@ class FileImages(CompressedImages):
         self.root = root
         self.files = files
 
-    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """Decode the pixels of one file."""
-        return open_image(self.root / self.files[index], self.as_labels)
+    def encoded(self, index: int) -> EncodedFile:
+        """Open one file."""
+        return open_encoded(self.root / self.files[index])
+
+    def file_of(self, index: int) -> Path:
+        """Return the path of one file."""
+        return self.root / self.files[index]
 
     def contents(self) -> list[tuple[str, int]]:
         """Return the path relative to the root and the size in bytes of each file."""

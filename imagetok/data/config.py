@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt
 
 from imagetok.config import PlaceOrUrl, Section, Size, validate
+from imagetok.data.labels_and_splits import split_of
 from imagetok.errors import ConfigError
 from imagetok.plugins.registry import OwnPart, OwnSection, find, hint_for, names_in, registered
 from imagetok.plugins.sections import OrRegistered
@@ -97,6 +98,12 @@ class FolderConfig(Section):
     """The folder of images."""
     holdout: Holdout = 0.1
     """The share that becomes the split `test` if the folder has no test/ or val/."""
+    train: str = ""
+    """The subfolder of the split `train`; `.`: all of `root`, except for that of `test`; empty:
+    found by its name."""
+    test: str = ""
+    """The subfolder of the split `test`; empty: found by its name, unless `train` is given."""
+    added: ClassVar[tuple[str, ...]] = ("train", "test")
 
 
 class MasksConfig(Section):
@@ -127,7 +134,7 @@ class TableConfig(Section):
     label: str = "label"
     """The column of labels; empty: no labels."""
     splits: str = ""
-    """The column of splits; empty: `holdout` decides."""
+    """The column of splits; empty: a column `split`, `splits` or `set`, or else `holdout`."""
     holdout: Holdout = 0.1
     """The share that becomes the split `test` if there is no column of splits."""
 
@@ -139,7 +146,7 @@ class WebDatasetConfig(Section):
     shards: PlaceOrUrl
     """Tars: a file, glob, brace pattern or URL."""
     test: PlaceOrUrl = ""
-    """Tars of the split `test`; empty: `holdout` decides."""
+    """Tars of the split `test`; empty: found by the tars' names, or `holdout` decides."""
     image: str = ""
     """The extension of images; empty: any, with one image per sample."""
     label: str = "cls"
@@ -222,7 +229,7 @@ _SOURCES: dict[str, type[Section]] = {
     "webdataset": WebDatasetConfig,
     "huggingface": HuggingFaceConfig,
 }
-_WITHOUT_VAL = ("digits", "shapes", "cifar10", "mnist", "fashion-mnist", "webdataset")
+_WITHOUT_VAL = ("digits", "shapes", "cifar10", "mnist", "fashion-mnist")
 _TABLES = (".csv", ".jsonl", ".tar")
 _ALL_BY_DEFAULT = ("folder", "masks", "table", "webdataset")
 
@@ -235,14 +242,19 @@ def splits_of(config: DataConfig) -> tuple[str, ...]:
     return known if config.source in _WITHOUT_VAL else ("train", "val", "test", "all")
 
 
-def check_split(config: DataConfig, split: str) -> None:
-    """Raise ConfigError, with the nearest known name, if the source does not have the split."""
+def known_split(config: DataConfig, split: str) -> str:
+    """Return the source's name of a split, such as `val` for `validation`; see `split_of`.
+
+    Raises ConfigError, with the nearest known name, if the source does not have the split.
+    """
     known = splits_of(config)
-    if split not in known:
-        raise ConfigError(
-            f"{config.source}: expected one of the splits {', '.join(known)}; "
-            f"found {shown(split)}{did_you_mean(split, known)}"
-        )
+    for name in (split, split_of(split)):
+        if name in known:
+            return name
+    raise ConfigError(
+        f"{config.source}: expected one of the splits {', '.join(known)}; "
+        f"found {shown(split)}{did_you_mean(split, known)}"
+    )
 
 
 def parse_spec(text: str) -> tuple[DataConfig, str]:
@@ -275,8 +287,7 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
     split = head.partition(":")[2] if ":" in head else None
     config: Any = validate(_tree(options, text), section, f"data {text!r}")
     split = ("all" if source in _ALL_BY_DEFAULT else "train") if split is None else split
-    check_split(config, split)
-    return config, split
+    return config, known_split(config, split)
 
 
 def _registered(source: str, *, is_only: bool) -> type[Section] | None:

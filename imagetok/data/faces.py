@@ -5,7 +5,8 @@ from pathlib import Path
 
 from imagetok.data.compressed_images import FileImages, is_file
 from imagetok.data.config import CelebAConfig, KaokoreConfig
-from imagetok.data.table import SPLITS, check_columns, read_table, read_text, refuse_rows
+from imagetok.data.labels_and_splits import split_of
+from imagetok.data.table import check_columns, read_table, read_text, refuse_rows
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 
@@ -36,13 +37,13 @@ def open_kaokore(config: KaokoreConfig, split: str, contract: ImageContract) -> 
     known = {str(label) for label in range(len(classes))}
     faults = []
     for line, values in rows:
-        if values[config.label] not in known or values["set"] not in SPLITS:
+        if values[config.label] not in known or split_of(values["set"]) is None:
             faults.append(
                 f"line {line}: expected a {config.label} and a set of Kaokore, found "
                 f"{values[config.label]!r} and {values['set']!r}"
             )
     refuse_rows(path, faults, len(rows))
-    values = [r.values for r in rows if split in ("all", SPLITS[r.values["set"]])]
+    values = [r.values for r in rows if split in ("all", split_of(r.values["set"]))]
     there = [v for v in values if is_file(root / "images_256" / v["image"])]
     if not there:
         raise InputError(
@@ -77,7 +78,7 @@ def open_celeba(config: CelebAConfig, split: str, contract: ImageContract) -> Fi
             "both from mmlab.ie.cuhk.edu.hk/projects/CelebA.html and unpack them there"
         )
     files, faults, count = [], [], 0
-    for line, text in enumerate(read_text(path).splitlines(), 1):
+    for line, text in enumerate(read_text(path).split("\n"), 1):
         if not text.strip():
             continue
         count += 1

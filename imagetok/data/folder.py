@@ -1,51 +1,64 @@
 """Folders of image files as datasets: flat or one subfolder per class, with or without splits."""
 
+import logging
 import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from imagetok.data.compressed_images import FileImages
-from imagetok.data.labels_and_splits import split_indices
-from imagetok.errors import ConfigError, InputError
+from imagetok.data.file_formats import is_image_name
+from imagetok.data.labels_and_splits import named_splits, split_members
+from imagetok.errors import InputError
 from imagetok.images import ImageContract
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import shown
 
-EXTENSIONS = frozenset(
-    [".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
-)
+logger = logging.getLogger("imagetok")
+_SHOWN = 5
+_REMEDY = "rename one, or name the folders of the splits with train=NAME and test=NAME"
 
 
-def open_folder(root: str, split: str, contract: ImageContract, *, holdout: float) -> FileImages:
+def open_folder(
+    root: str,
+    split: str,
+    contract: ImageContract,
+    *,
+    holdout: float,
+    train: str = "",
+    test: str = "",
+) -> FileImages:
     """Open the images below `root`, sorted by path.
 
-    If `root` has train/ and also test/ or val/, these are the splits (test is val/ if there is no
-    test/). Otherwise split test is the fraction `holdout` of all images, and train is the rest. The
-    labels are the sorted names of the subfolders over all splits; if there are images beside the
-    subfolders, or no subfolders, the folder is unlabelled.
-    Raises InputError if the folder or its images are missing, ConfigError for an unknown split.
+    Subfolders that are named as splits (see `split_of`) are the splits; `train` and `test` name
+    others, or the rest of the folder is train. Split test is val if there is no test; without
+    either, the fraction `holdout` of train is test, and the others are train. The labels are the
+    sorted names of the subfolders over all splits; if there are images beside the subfolders, or no
+    subfolders, the folder is unlabelled.
+    Raises InputError if the folder or its images are missing, or if subfolders may be splits or
+    classes, ConfigError for an unknown split.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing there"
         raise InputError(f"{folder}: expected a folder of images, found {found}; check the path")
-    parts = _parts(folder)
-    known = [*(parts or ("train", "test")), "all"]
-    if split not in known:
-        raise ConfigError(
-            f"{folder}: expected one of the splits {', '.join(known)}; "
-            f"found {split!r}{did_you_mean(split, known)}"
-        )
-    below = {part: list_images(folder / part) for part in dict.fromkeys(parts.values() or [""])}
-    class_names = _classes([file for files in below.values() for file in files])
-    chosen = below if split == "all" or not parts else {parts[split]: below[parts[split]]}
-    files = [(part, file) for part, names in chosen.items() for file in names]
-    if not files:
+    parts = _given_parts(folder, train, test) if train or test else _parts(folder)
+    files: list[tuple[str, str]] = []
+    members: dict[str, range] = {}
+    for part, name in parts.items():
+        inside = posixpath.relpath(test or "..", name) + "/"  # of train, may hold that of test
+        found = [file for file in list_images(folder / name) if not file.startswith(inside)]
+        files += [(name, file) for file in found]
+        members[part] = range(sum(map(len, members.values())), len(files))
+    class_names = _classes([file for _, file in files])
+    chosen = split_members(members, split, holdout, str(folder)) if files else []
+    if not chosen:
         raise InputError(
-            f"{folder}: expected images in split {split!r}, found no file with one of the endings "
-            f"{', '.join(sorted(EXTENSIONS))}; check the path"
+            f"{folder}: expected images in split {split!r}, found none{_others(folder)}; check the "
+            "path, and that the files have the ending of their format, such as .jpg"
         )
-    if not parts and split != "all":
-        files = [files[i] for i in split_indices(len(files), split, holdout, str(folder))]
+    files = [files[i] for i in chosen]
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = [label_of[file.split("/")[0]] for _, file in files] if class_names else None
     paths = [str(PurePosixPath(part, file)) for part, file in files]
@@ -63,10 +76,16 @@ def open_folder(root: str, split: str, contract: ImageContract, *, holdout: floa
 def list_images(folder: Path) -> list[str]:
     """Return the paths of all image files below a folder, relative to it and sorted.
 
-    Hidden files and folders are left out. Symbolic links are followed, but no folder is visited
-    twice. Raises InputError for a folder that cannot be listed.
+    These are the files whose ending is that of an image, also of one that imagetok does not read,
+    which is then counted as unreadable; see `is_image_name`. Hidden files and folders are left out.
+    Symbolic links are followed, but no folder is visited twice. Raises InputError for a folder that
+    cannot be listed.
     """
-    files: list[str] = []
+    return sorted(file for file in _files(folder) if is_image_name(file))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yield the paths of all files below a folder that are not hidden, relative to it."""
     seen: set[str] = set()
     for current, subfolders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(current)
@@ -76,24 +95,79 @@ def list_images(folder: Path) -> list[str]:
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         below = PurePosixPath(Path(current).relative_to(folder).as_posix())
-        files += [str(below / name) for name in names if _is_image(name)]
-    return sorted(files)
+        yield from (str(below / name) for name in names if not name.startswith("."))
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in EXTENSIONS
+def _others(folder: Path) -> str:
+    """Return what files a folder holds, by ending, for messages; "" if it is empty."""
+    endings = Counter(PurePosixPath(file).suffix.lower() for file in _files(folder))
+    found = [f"{count:,} {end or 'without one'}" for end, count in endings.most_common(_SHOWN)]
+    more = ", ..." if len(endings) > _SHOWN else ""
+    return f" among its files ({', '.join(found)}{more})" if found else ""
 
 
 def _refuse(error: OSError) -> NoReturn:
     raise InputError(f"{error.filename}: cannot list the folder: {error.strerror}") from None
 
 
+def _given_parts(folder: Path, train: str, test: str) -> dict[str, str]:
+    """Return the subfolder of each split that the config names."""
+    parts = {"train": train or ".", "test": test} if test else {"train": train}
+    for key, name in parts.items():
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder / name}: expected the folder of {key}=, found no folder")
+    return parts
+
+
 def _parts(folder: Path) -> dict[str, str]:
-    """Return the subfolder of each split; empty if the folder is not divided into splits."""
-    parts = {name: name for name in ("train", "val", "test") if (folder / name).is_dir()}
-    if "train" not in parts or len(parts) == 1:
-        return {}
-    return {**parts, "test": parts.get("test", "val")}
+    """Return the subfolder of each split; the whole folder as `train` if it has no splits.
+
+    A folder that is named as a split, beside folders of images that are not, is refused, unless
+    train and a held-out split are both there.
+    """
+    subfolders = sorted(p.name for p in _entries(folder) if p.is_dir() and p.name[0] != ".")
+    parts = named_splits(subfolders, str(folder), _REMEDY)
+    others = [name for name in subfolders if name not in parts.values()]
+    whole = {"train": "."}
+    if not parts:
+        return whole
+    if "train" in parts and len(parts) > 1:
+        _warn_of_left_out(folder, others)
+        return {split: parts[split] for split in ("train", "val", "test") if split in parts}
+    beside = [name for name in others if list_images(folder / name)]
+    beside += [p.name for p in _entries(folder) if is_image_name(p.name) and not p.is_dir()]
+    if not beside:
+        return parts
+    if parts == {"train": "train"} and _is_flat(folder, subfolders):
+        return whole  # a class of vehicles beside others
+    found = ", ".join(f"{name}/" for name in parts.values())
+    raise InputError(
+        f"{folder}: expected either splits or classes, found {found}, named as a split, beside "
+        f"{', '.join(map(shown, beside[:3]))}{', ...' if len(beside) > 3 else ''}; {_REMEDY}, or "
+        "train=. if all of them are classes"
+    )
+
+
+def _is_flat(folder: Path, subfolders: list[str]) -> bool:
+    """Return whether all images lie directly in subfolders, none beside or further below."""
+    files = [f"{name}/{file}" for name in subfolders for file in list_images(folder / name)]
+    files += [p.name for p in _entries(folder) if is_image_name(p.name) and not p.is_dir()]
+    return all(file.count("/") == 1 for file in files)
+
+
+def _warn_of_left_out(folder: Path, others: list[str]) -> None:
+    count = sum(len(list_images(folder / name)) for name in others)
+    count += sum(is_image_name(p.name) and not p.is_dir() for p in _entries(folder))
+    if count:
+        logger.warning("%s: %d images beside the folders of its splits are left out", folder, count)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        _refuse(error)
 
 
 def _classes(files: list[str]) -> tuple[str, ...]:

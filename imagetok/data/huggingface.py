@@ -1,22 +1,25 @@
 """Datasets of the Hugging Face `datasets` library, with images decoded by imagetok."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, final
-
-import numpy as np
-from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
 from imagetok.data.compressed_images import CompressedImages, file_size
 from imagetok.data.config import HuggingFaceConfig
-from imagetok.data.image_decoding import ImageError, decode_image, open_image
-from imagetok.data.labels_and_splits import number_labels, split_indices
+from imagetok.data.image_decoding import EncodedFile, ImageError, open_encoded
+from imagetok.data.labels_and_splits import (
+    actual_split,
+    label_text,
+    named_splits,
+    number_labels,
+    split_indices,
+)
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.images import ImageContract
 from imagetok.optional import require
 from imagetok.suggestions import did_you_mean
 
-_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 _ROWS = 4096
 
 
@@ -39,14 +42,14 @@ class HuggingFaceImages(CompressedImages):
         self.rows = rows
         self.column = column
 
-    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """Decode the pixels of one row."""
+    def encoded(self, index: int) -> EncodedFile:
+        """Read the bytes of one row, or open its file."""
         image, where = self.rows[index][self.column] or {}, self.path_of(index)
         if image.get("bytes") is not None:
-            return decode_image(image["bytes"], where, self.as_labels)
+            return BytesIO(image["bytes"])
         if image.get("path") is None:
             raise ImageError(f"{where}: expected an image, found none", where, "missing")
-        return open_image(image["path"], self.as_labels)
+        return open_encoded(image["path"])
 
     def contents(self) -> list[tuple[str, int]]:
         """Return file name and size in bytes of each row; an empty name and 0 without an image."""
@@ -121,22 +124,19 @@ def _load(datasets: Any, config: HuggingFaceConfig) -> dict[str, Any]:
         ) from None
     if isinstance(loaded, datasets.Dataset):
         return {"train": loaded}
-    return {_NAMES.get(str(part), str(part)): rows for part, rows in loaded.items()}
+    names = [str(name) for name in loaded]
+    known = named_splits(names, config.name, "rename or join them with the datasets library")
+    renamed = {name: split for split, name in known.items()}
+    return {renamed.get(str(name), str(name)): rows for name, rows in loaded.items()}
 
 
 def _rows(datasets: Any, parts: dict[str, Any], split: str, config: HuggingFaceConfig) -> Any:
     if split == "all":
         return datasets.concatenate_datasets(list(parts.values()))
-    if list(parts) == ["train"] and split != "val":
+    if "train" in parts and parts.keys().isdisjoint({"val", "test"}) and split != "val":
         rows = parts["train"]
         return rows.select(split_indices(len(rows), split, config.holdout, config.name))
-    wanted = "val" if split == "test" and "test" not in parts else split
-    if wanted not in parts:
-        hint = did_you_mean(split, parts)
-        raise ConfigError(
-            f"{config.name}: expected one of the splits {', '.join(parts)}; found {split!r}{hint}"
-        )
-    return parts[wanted]
+    return parts[actual_split(parts, split, config.name)]
 
 
 def _labels(
@@ -148,11 +148,15 @@ def _labels(
     feature, written = chosen.features[config.label], list(chosen[config.label])
     if isinstance(feature, datasets.ClassLabel):
         return [NO_LABEL if label is None else label for label in written], tuple(feature.names)
-    values = [_text(value) for rows in parts.values() for value in rows[config.label]]
-    labels, class_names = number_labels(values, lambda i: f"{config.name}: row {i}")
+    values = [label_text(value) for rows in parts.values() for value in rows[config.label]]
+
+    def where(i: int) -> str:
+        for part, rows in parts.items():
+            if i < len(rows):
+                return f"{config.name}: {part}, row {i}"
+            i -= len(rows)
+        raise IndexError(i)
+
+    labels, class_names = number_labels(values, where)
     known = dict(zip(values, labels, strict=True))
-    return [known[_text(value)] for value in written], class_names
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return [known[label_text(value)] for value in written], class_names

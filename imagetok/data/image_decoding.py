@@ -3,22 +3,31 @@
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from imagetok.data.file_formats import HEAD_BYTES, RAW, READ, format_by_name, format_of
+from imagetok.data.metadata import is_raw_photo, without_metadata
 from imagetok.data.preprocessing import to_array
+from imagetok.data.tiff_directory import exif_orientation
 from imagetok.errors import ConfigError, InputError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_SIDE = 1 << 16
 MAX_BYTES = 1 << 29  # MAX_PIXELS uncompressed pixels of 8 bytes each
+
+EncodedFile = IO[bytes] | io.BytesIO
+"""An open image file, on disk or in memory."""
 
 Reason = Literal[
     "missing",
@@ -34,28 +43,17 @@ Reason = Literal[
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO, _TIFF_BLACK_IS_ZERO = 0, 1
-_CHECKSUM_BYTES = 4
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"%!PS", "EPS"),
-    (b"%PDF", "PDF"),
-    (b"8BPS", "PSD"),
-    (b"\0\0\1\0", "ICO"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"v/1\1", "OpenEXR"),
-    (b"DDS ", "DDS"),
-    (b"SIMPLE  =", "FITS"),
-    (b"<svg", "SVG"),
-    *((b"P%d" % i, "PNM") for i in range(1, 8)),
-)
+_PIL_FORMATS = {"WebP": "WEBP", "JPEG 2000": "JPEG2000", "PNM": "PPM"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned upright, by its orientation."""
 _FACTORS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8
 
 
@@ -77,9 +75,16 @@ def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "
 
     The image is rotated by its EXIF orientation, transparency is blended onto white, and 16 bits
     are scaled to 8. Of an animation the first frame is read. Colour profiles are not applied, as in
-    torchvision. as_labels: return the classes of a label map, (H, W), from grey levels or palette
-    indices. Raises ImageError with the path and the reason.
+    torchvision, and no other metadata is looked at. HEIC needs `imagetok[heic]`. as_labels: return
+    the classes of a label map, (H, W), from grey levels or palette indices. Raises ImageError with
+    the path and the reason.
     """
+    with open_encoded(path) as file:
+        return decode_file(file, str(path), as_labels)
+
+
+def open_encoded(path: Path | str) -> EncodedFile:
+    """Open an image file for reading; ImageError if it is missing or no regular file."""
     name = str(path)
     try:
         # Non-blocking, so that opening a named pipe does not wait; it is refused below.
@@ -92,16 +97,26 @@ def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "
     if not is_regular:
         os.close(descriptor)
         raise ImageError(f"{name}: expected a regular file, found something else", name)
-    with os.fdopen(descriptor, "rb") as file:
-        return _decode(file, name, as_labels)
+    return os.fdopen(descriptor, "rb")
 
 
 def decode_image(data: bytes, name: str, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:
     """Decode an image file in memory, as `open_image` does; `name` is used in messages."""
-    return _decode(io.BytesIO(data), name, as_labels)
+    return decode_file(io.BytesIO(data), name, as_labels)
 
 
-def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
+def decode_file(
+    file: EncodedFile, name: str, as_labels: bool = False
+) -> UInt8[np.ndarray, "H W *C"]:
+    """Decode an open image file, as `open_image` does; `name` is used in messages."""
+    with image_errors(file, name):
+        kind = _checked_format(file, name)
+        return _pixels(file.read(), kind, name, as_labels)
+
+
+@contextmanager
+def image_errors(file: EncodedFile, name: str) -> Iterator[None]:
+    """Raise ImageError, with the reason, for what decoders raise; refuse too large files first."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, so truncated files would be accepted; "
@@ -111,13 +126,17 @@ def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         raise _too_large(name, "a larger file")
     file.seek(0)
     try:
-        return _pixels(file, name, as_labels)
+        yield
     except (ImageError, MemoryError):
         raise
     except InputError as error:
         raise ImageError(f"{name}: {error}", name, "unsupported_mode") from None
     except UnidentifiedImageError:
-        raise _unidentified(file, name) from None
+        raise ImageError(
+            f"{name}: expected an image ({', '.join(READ)}), found a file of such a format that is "
+            "damaged or that PIL does not support; replace or remove the file",
+            name,
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, "more") from None
     except Exception as error:  # decoders raise many kinds of errors for damaged files
@@ -127,26 +146,86 @@ def _decode(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndar
         ) from None
 
 
-def _pixels(file: IO[bytes] | io.BytesIO, name: str, as_labels: bool) -> np.ndarray:
-    with Image.open(file, formats=FORMATS) as image:
+class OpenedImage(NamedTuple):
+    """An image whose pixels are not decoded yet."""
+
+    image: ImageFile.ImageFile
+    orientation: int
+    """How it is to be turned, 1 to 8; PIL turns some formats itself."""
+
+
+def open_header(file: EncodedFile, name: str) -> OpenedImage:
+    """Open an image without decoding its pixels, and check its size and type."""
+    kind = _checked_format(file, name)
+    try:
+        image, orientation = _opened(file, kind), 1
+    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise
+    except Exception:  # its metadata may be the reason, so the whole file is read
+        file.seek(0)
+        bare = without_metadata(file.read(), kind)
+        image, orientation = _opened(io.BytesIO(bare.data), kind), bare.orientation or 1
+    _check_header(image, name)
+    exif = image.info.get("exif")
+    return OpenedImage(image, exif_orientation(exif) if isinstance(exif, bytes) else orientation)
+
+
+def _checked_format(file: EncodedFile, name: str) -> str:
+    """Return the format of an image file by its content; ImageError for one that is not read."""
+    head = file.read(HEAD_BYTES)
+    found, by_name = format_of(head), format_by_name(name)
+    if found == "TIFF" and (by_name == RAW or is_raw_photo(file)):
+        found = RAW  # what a reader of TIFF would find is its thumbnail
+    if found == "HEIC" and _heif_opener() is None:
+        raise ImageError(
+            f"{name}: HEIC is read with pillow-heif, which is not installed; pip install "
+            '"imagetok[heic]", or convert the file first',
+            name,
+            "unsupported_format",
+        )
+    if found in READ:
+        file.seek(0)
+        return found
+    expected = f"{name}: expected an image ({', '.join(READ)}), found"
+    if found is None and head and by_name is not None and by_name not in READ:
+        found = by_name
+    if found is not None:
+        raise ImageError(f"{expected} {found}; convert it first", name, "unsupported_format")
+    what = "something else" if head else "an empty file"
+    raise ImageError(f"{expected} {what}", name, "not_image")
+
+
+def _pixels(data: bytes, kind: str, name: str, as_labels: bool) -> np.ndarray:
+    bare = without_metadata(data, kind)
+    with _opened(io.BytesIO(bare.data), kind) as image:
         _check_header(image, name)
-        if as_labels and isinstance(image, TiffImageFile):
-            _check_black_is_zero(image, name)
-        if not isinstance(image, PngImageFile):
-            factor = _factor(image)
-            image.load()
-            return _oriented_pixels(image, as_labels, factor)
-        image.verify()  # checks checksums and the end of the file, which decoding alone does not
-        if len(file.read(_CHECKSUM_BYTES)) < _CHECKSUM_BYTES:
-            raise EOFError("truncated PNG file")
-    file.seek(0)
-    image = PngImageFile(file)
-    with image:
-        _scale_transparent_value(image)
+        if as_labels:
+            _check_label_scale(image, name)
+        if bare.fault:
+            raise ValueError(bare.fault)
+        if isinstance(image, PngImageFile):
+            _scale_transparent_value(image)
         factor = _factor(image)
         image.load()
-        picture = image.convert("I;16") if image.mode == "I" else image
-        return _oriented_pixels(picture, as_labels, factor)
+        stated = bare.orientation or exif_orientation(image.info.get("exif") or b"")
+        # PIL's PGM of more than 8 bits is scaled to 16 in a mode of 32.
+        wide = isinstance(image, PpmImageFile) and image.mode == "I"
+        pixels = to_array(_turned(image.convert("I;16") if wide else image, stated), as_labels)
+        return pixels // np.uint8(factor) if as_labels else pixels  # undoes PIL's scaling
+
+
+def _opened(file: EncodedFile, kind: str) -> ImageFile.ImageFile:
+    if kind == "HEIC":
+        return _heif_opener()(file)  # turns images upright itself
+    return Image.open(file, formats=[_PIL_FORMATS.get(kind, kind)])
+
+
+def _heif_opener() -> Any:
+    """Return pillow-heif's class of image files; None if it is not installed."""
+    try:
+        return import_module("pillow_heif").HeifImageFile
+    except ImportError:
+        return None
 
 
 def _factor(image: ImageFile.ImageFile) -> int:
@@ -155,11 +234,6 @@ def _factor(image: ImageFile.ImageFile) -> int:
         return 1
     arguments: Any = image.tile[0][3]
     return _FACTORS.get(arguments if isinstance(arguments, str) else arguments[0], 1)
-
-
-def _oriented_pixels(image: Image.Image, as_labels: bool, factor: int) -> np.ndarray:
-    pixels = to_array(apply_exif_orientation(image), as_labels)
-    return pixels // np.uint8(factor) if as_labels else pixels  # undoes PIL's scaling of classes
 
 
 def _check_header(image: Image.Image, name: str) -> None:
@@ -181,12 +255,22 @@ def _check_header(image: Image.Image, name: str) -> None:
             )
 
 
-def _check_black_is_zero(image: TiffImageFile, name: str) -> None:
-    """Raise ImageError for a label map whose classes PIL would invert."""
-    if image.tag_v2.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+def _check_label_scale(image: Image.Image, name: str) -> None:
+    """Raise ImageError for a label map whose classes PIL would invert or scale."""
+    found = ""
+    if isinstance(image, TiffImageFile):
+        is_inverted = image.tag_v2.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
+        found = "white as zero" if is_inverted else ""
+    elif isinstance(image, PpmImageFile):
+        arguments: Any = image.tile[0][3]
+        largest = 255 if isinstance(arguments, str) else arguments[-1]
+        is_inverted = image.mode == "1"
+        found = "white as zero" if is_inverted else f"grey levels up to {largest}"
+        found = found if is_inverted or largest != 255 else ""
+    if found:
         raise ImageError(
-            f"{name}: expected a label map with black as zero, found white as zero; convert it "
-            "first",
+            f"{name}: expected a label map with black as zero and grey levels up to 255, found "
+            f"{found}; convert it first",
             name,
             "unsupported_mode",
         )
@@ -206,23 +290,6 @@ def _scale_transparent_value(image: PngImageFile) -> None:
         image.info["transparency"] = value * factor
 
 
-def _unidentified(file: IO[bytes] | io.BytesIO, name: str) -> ImageError:
-    """Return the error for a file in which PIL recognises no image of the allowed formats."""
-    file.seek(0)
-    head = file.read(16)
-    found = next((known for magic, known in _MAGIC if head.startswith(magic)), None)
-    found = "AVIF or HEIC" if head[4:8] == b"ftyp" else found
-    expected = f"{name}: expected an image ({', '.join(FORMATS)}), found"
-    if found in FORMATS:
-        message = f"{expected} a {found} file that is damaged or that PIL does not support"
-        return ImageError(message, name, "unreadable")
-    if found is not None:
-        message = f"{expected} {found}; convert it first"
-        return ImageError(message, name, "unsupported_format")
-    what = "something else" if head else "an empty file"
-    return ImageError(f"{expected} {what}", name, "not_image")
-
-
 def _too_large(name: str, found: str) -> ImageError:
     return ImageError(
         f"{name}: expected at most {MAX_PIXELS >> 20} Mpx, {MAX_SIDE} pixels per side and "
@@ -233,20 +300,30 @@ def _too_large(name: str, found: str) -> ImageError:
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Rotate or mirror an image by its EXIF orientation; damaged EXIF data is ignored."""
-    try:
-        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        return image if is_upright else ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError, OSError, EOFError, IndexError):
-        return image
+    """Rotate or mirror a PIL image by tag 274 of its EXIF data; damaged EXIF data is ignored.
+
+    PIL turns TIFF images itself.
+    """
+    image.load()  # some formats keep EXIF data after the pixels
+    exif = image.info.get("exif")
+    return _turned(image, exif_orientation(exif)) if isinstance(exif, bytes) else image
 
 
-def _is_cut_short(error: Exception, file: IO[bytes] | io.BytesIO) -> bool:
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _is_cut_short(error: Exception, file: EncodedFile) -> bool:
     message = str(error).lower()
-    if isinstance(error, EOFError) or "truncated" in message or "chunk b''" in message:
+    if isinstance(error, EOFError) or "truncated" in message or "end of file" in message:
         return True
     file.seek(0)
-    header = file.read(12)
-    if header[:4] == b"RIFF" and header[8:] == b"WEBP":  # WebP's decoder gives no reason
-        return int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END)
+    head = file.read(HEAD_BYTES)
+    kind, size = format_of(head), file.seek(0, os.SEEK_END)
+    if kind == "WebP":  # its decoder gives no reason
+        return int.from_bytes(head[4:8], "little") + 8 > size
+    if kind == "JPEG 2000":
+        file.seek(max(size - 2, 0))
+        return file.read() != b"\xff\xd9"  # its end mark
     return False

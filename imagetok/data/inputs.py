@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from imagetok.config import Section
 from imagetok.data import DataConfig, FileImages, describe, open_images, parse_spec
 from imagetok.data.base import ImageDataset
+from imagetok.data.config import known_split
 from imagetok.data.in_memory import ItemImages, split_item
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
@@ -66,7 +67,8 @@ def open_inputs(
     if isinstance(data, Section):
         if not hasattr(data, "source"):
             raise ConfigError(f"data: expected a data config, found {type(data).__name__}")
-        config, split = cast(DataConfig, data), split or "train"
+        config = cast(DataConfig, data)
+        split = known_split(config, split or "train")
         return OpenedImages(open_images(config, split, contract), describe(config, split))
     if isinstance(data, ImageDataset):
         _check_form(data, contract)

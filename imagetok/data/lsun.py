@@ -1,16 +1,14 @@
 """LSUN scenes (Yu et al. 2015) from their LMDB files, without torchvision's pickled key cache."""
 
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, final
-
-import numpy as np
-from jaxtyping import UInt8
 
 from imagetok.data.base import NO_LABEL
 from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.config import LSUNConfig
-from imagetok.data.image_decoding import ImageError, decode_image
+from imagetok.data.image_decoding import EncodedFile, ImageError
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.optional import require
@@ -34,8 +32,8 @@ class LSUNImages(CompressedImages):
         super().__init__("lsun", split, contract, [NO_LABEL] * len(entries), ())
         self.entries = entries
 
-    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """Decode the pixels of one entry."""
+    def encoded(self, index: int) -> EncodedFile:
+        """Read the bytes of one entry."""
         folder, key, _ = self.entries[index]
         name = self.path_of(index)
         try:
@@ -43,7 +41,11 @@ class LSUNImages(CompressedImages):
                 data = transaction.get(key)
         except _library().Error as error:
             raise ImageError(f"{name}: cannot be read: {error}", name) from None
-        return decode_image(data, name, self.as_labels)
+        return BytesIO(data)
+
+    def file_of(self, index: int) -> Path:
+        """Return the path of the database of one entry."""
+        return Path(self.entries[index].folder, "data.mdb")
 
     def contents(self) -> list[tuple[str, int]]:
         """Return the key (in hexadecimal) and the size in bytes of each image."""

@@ -31,14 +31,39 @@ def preprocess(
     Raises InputError for a mode whose pixel range is undefined, and for classes outside the
     contract's num_classes.
     """
-    as_labels = contract.mode == "labels"
-    pixels = to_array(image, as_labels) if isinstance(image, Image.Image) else _checked(image)
-    if as_labels:
-        _check_classes(pixels, 2, contract)
-    picture = Image.fromarray(pixels).convert("RGB" if contract.mode == "rgb" else "L")
-    fitted = np.array(_fit(picture, contract))  # a copy, because torch needs writable memory
-    tensor = torch.from_numpy(fitted)
-    return tensor.movedim(-1, 0).contiguous() if contract.mode == "rgb" else tensor[None]
+    picture = _centre_cropped(_picture(image, contract), contract)
+    return _tensor(_fit(picture, contract)).contiguous()
+
+
+def whole_picture(
+    image: Image.Image | UInt8[np.ndarray, "H W *C"], contract: ImageContract
+) -> UInt8[Tensor, "C H W"]:
+    """Bring one image to the contract's mode and centre crop, at its own size.
+
+    Raises what `preprocess` raises.
+    """
+    return _tensor(_centre_cropped(_picture(image, contract), contract))
+
+
+def resize_to_cover(
+    picture: UInt8[Tensor, "C H W"], contract: ImageContract
+) -> UInt8[Tensor, "C _h _w"]:
+    """Resize a picture as `preprocess` does, but keep what it would crop afterwards.
+
+    A picture more than `MOST_ASPECT` times as long as wide is cropped, because it would become
+    huge.
+    """
+    height, width = picture.shape[1:]
+    if (height, width) == (contract.height, contract.width):
+        return picture
+    scale = max(contract.height / height, contract.width / width)
+    size = (max(contract.width, round(width * scale)), max(contract.height, round(height * scale)))
+    image = _image(picture)
+    if contract.resize == "stretch" or max(size) > MOST_ASPECT * min(size):
+        return _tensor(_fit(image, contract))
+    if contract.resize == "adm":
+        return _tensor(_adm_resized(image, contract.width))
+    return _tensor(image.resize(size, _RESAMPLING[contract.interpolation]))
 
 
 def preprocess_batch(
@@ -141,11 +166,34 @@ def _luminance(pixels: np.ndarray) -> np.ndarray:
     return ((total + 0x8000) >> 16).astype(np.uint8)
 
 
+def _picture(image: Image.Image | np.ndarray, contract: ImageContract) -> Image.Image:
+    """Convert an image to the mode of a contract."""
+    as_labels = contract.mode == "labels"
+    pixels = to_array(image, as_labels) if isinstance(image, Image.Image) else _checked(image)
+    if as_labels:
+        _check_classes(pixels, 2, contract)
+    return Image.fromarray(pixels).convert("RGB" if contract.mode == "rgb" else "L")
+
+
+def _tensor(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
+    pixels = torch.from_numpy(np.array(picture))  # a copy, because torch needs writable memory
+    return pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
+
+
+def _image(pixels: UInt8[Tensor, "C H W"]) -> Image.Image:
+    return Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy())
+
+
+def _centre_cropped(picture: Image.Image, contract: ImageContract) -> Image.Image:
+    if contract.centre_crop is None:
+        return picture
+    # A side smaller than the crop is kept whole.
+    width, height = (min(contract.centre_crop, side) for side in picture.size)
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
+
+
 def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
-    if contract.centre_crop is not None:  # a side smaller than the crop is kept whole
-        width, height = (min(contract.centre_crop, side) for side in picture.size)
-        left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
-        picture = picture.crop((left, top, left + width, top + height))
     size = (contract.width, contract.height)
     if picture.size == size:
         return picture
@@ -156,7 +204,13 @@ def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
 
 
 def _adm_crop(picture: Image.Image, side: int) -> Image.Image:
-    """Halve sides while the shorter one has at least twice `side` pixels, resize it, and crop.
+    whole = _adm_resized(picture, side)
+    left, top = (whole.width - side) // 2, (whole.height - side) // 2
+    return whole.crop((left, top, left + side, top + side))
+
+
+def _adm_resized(picture: Image.Image, side: int) -> Image.Image:
+    """Halve sides while the shorter one has at least twice `side` pixels, then resize it to `side`.
 
     Dhariwal and Nichol 2021, openai/guided-diffusion: the whole image is resized before the crop,
     because a box to resize (see `_cover`) is rounded to float32.
@@ -165,11 +219,9 @@ def _adm_crop(picture: Image.Image, side: int) -> Image.Image:
         halves = (picture.width // 2, picture.height // 2)
         picture = picture.resize(halves, Image.Resampling.BOX)
     scale = side / min(picture.size)
-    whole = picture.resize(
+    return picture.resize(
         (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
     )
-    left, top = (whole.width - side) // 2, (whole.height - side) // 2
-    return whole.crop((left, top, left + side, top + side))
 
 
 def _cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:

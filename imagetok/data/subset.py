@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import final
 
 import torch
 
 from imagetok import seeding
 from imagetok.data.base import ImageBatch, ImageDataset
+from imagetok.data.image_header import ImageHeader
 from imagetok.errors import ConfigError
 
 
@@ -23,6 +25,7 @@ class ImageSubset(ImageDataset):
         self.whole = dataset
         self.name, self.split = dataset.name, dataset.split
         self.contract, self.class_names = dataset.contract, dataset.class_names
+        self.skipped = dataset.skipped
         if not 1 <= count <= len(dataset):
             raise ConfigError(
                 f"--reference-count: expected 1 to {len(dataset):,}, the images of "
@@ -46,6 +49,12 @@ class ImageSubset(ImageDataset):
     def path_of(self, index: int) -> str:
         """Return the path of an image in the whole dataset."""
         return self.whole.path_of(self.indices[index])
+
+    def header(self, index: int) -> ImageHeader | None:
+        return self.whole.header(self.indices[index])
+
+    def file_of(self, index: int) -> Path | None:
+        return self.whole.file_of(self.indices[index])
 
 
 def drawn_indices(total: int, count: int) -> list[int]:

@@ -8,19 +8,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from imagetok.data.compressed_images import FileImages, below
 from imagetok.data.config import TableConfig
-from imagetok.data.labels_and_splits import number_labels, split_indices
+from imagetok.data.labels_and_splits import (
+    SPLIT_NAMES,
+    label_text,
+    members_by_split,
+    number_labels,
+    split_indices,
+    split_members,
+    split_of,
+    splits_in_paths,
+)
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.io.regular_files import open_regular
 
 _SHOWN = 10
-SPLITS = {name: name for name in ("train", "val", "test")} | {
-    name: "val" for name in ("dev", "valid", "validation")
-}
+_SPLIT_COLUMNS = ("split", "splits", "set")
+"""Names, in lower case, of a column of splits that need not be named in the config."""
 
 
 class TableRow(NamedTuple):
@@ -37,7 +45,7 @@ class _Columns(NamedTuple):
     files: list[str]
     labels: list[str]
     splits: list[str]
-    """Split names as written in the table; empty without a column of splits."""
+    """Split names as written in the table, or in the files' paths; empty without splits."""
 
 
 def open_table(config: TableConfig, split: str, contract: ImageContract) -> FileImages:
@@ -71,9 +79,10 @@ def _read_columns(path: Path, config: TableConfig) -> _Columns:
     wanted = set(names)
     found = _Columns(array("q"), [], [], [])
     stored: dict[str, str] = {}  # one copy of each distinct label and split, to save memory
-    first, missing = None, None
+    first, missing, splits = None, None, config.splits
     for row in rows_of(path):
-        first = first or row
+        if first is None:
+            first, splits = row, config.splits or _split_column(row)
         if not row.values.keys() >= wanted:
             missing = missing or row
             continue
@@ -82,11 +91,19 @@ def _read_columns(path: Path, config: TableConfig) -> _Columns:
         if config.label:
             label = row.values[config.label]
             found.labels.append(stored.setdefault(label, label))
-        if config.splits:
-            part = row.values[config.splits]
+        if splits:
+            part = row.values.get(splits, "")
             found.splits.append(stored.setdefault(part, part))
     check_columns(path, [row for row in (missing or first,) if row is not None], names)
+    if not config.splits and all(split_of(part) is None for part in set(found.splits)):
+        found = found._replace(splits=splits_in_paths(found.files))
     return found if config.label else found._replace(labels=[""] * len(found.lines))
+
+
+def _split_column(row: TableRow) -> str:
+    """Return the column that by its name holds splits; "" if there is none."""
+    columns = {name.strip().lower(): name for name in reversed(row.values)}
+    return next((columns[name] for name in _SPLIT_COLUMNS if name in columns), "")
 
 
 def _wrong_rows(root: Path, columns: _Columns) -> Iterator[str]:
@@ -98,9 +115,9 @@ def _wrong_rows(root: Path, columns: _Columns) -> Iterator[str]:
             yield f"line {line}: no such image: {root / file if file else 'no path'}"
         elif file in seen:
             yield f"line {line}: {file} is listed twice"
-        elif columns.splits and columns.splits[i] not in SPLITS:
-            found = columns.splits[i]
-            yield f"line {line}: expected one of the splits {', '.join(SPLITS)}, found {found!r}"
+        elif columns.splits and split_of(columns.splits[i]) is None:
+            known = ", ".join(name for names in SPLIT_NAMES.values() for name in names)
+            yield f"line {line}: expected one of the splits {known}, found {columns.splits[i]!r}"
         seen.add(file)
 
 
@@ -109,18 +126,13 @@ def _chosen(config: TableConfig, path: Path, columns: _Columns, split: str) -> S
     count = len(columns.lines)
     if split == "all":
         return range(count)
-    if not config.splits:
+    if not columns.splits:
         if split == "val":
             raise ConfigError(
                 f"{path}: split val needs a column of splits; name it with splits=COLUMN"
             )
         return split_indices(count, split, config.holdout, str(path))
-    parts = [SPLITS[part] for part in columns.splits]
-    wanted = "val" if split == "test" and "test" not in parts else split
-    chosen = [i for i, part in enumerate(parts) if part == wanted]
-    if not chosen:
-        raise InputError(f"{path}: expected images in split {split!r}, found none")
-    return chosen
+    return split_members(members_by_split(columns.splits), split, config.holdout, str(path))
 
 
 def read_table(path: Path) -> list[TableRow]:
@@ -170,14 +182,10 @@ def _json_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
             continue
         count += 1
         try:
-            yield TableRow(line, {key: _text(value) for key, value in json.loads(row).items()})
+            yield TableRow(line, {key: label_text(value) for key, value in json.loads(row).items()})
         except (ValueError, AttributeError, RecursionError):
             faults.append(f"line {line}: expected a JSON object, found {row.rstrip()[:80]!r}")
     refuse_rows(path, faults, count)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def read_text(path: Path) -> str:

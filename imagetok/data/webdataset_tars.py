@@ -1,28 +1,43 @@
 """Images in WebDataset tars, read without unpacking: files, globs, brace patterns, URLs."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, final
-
-import numpy as np
-from jaxtyping import UInt8
 
 from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.config import WebDatasetConfig
-from imagetok.data.folder import EXTENSIONS
-from imagetok.data.image_decoding import MAX_BYTES, ImageError, decode_image
-from imagetok.data.labels_and_splits import number_labels, split_indices
+from imagetok.data.image_decoding import MAX_BYTES, EncodedFile, ImageError
+from imagetok.data.labels_and_splits import (
+    members_by_split,
+    number_labels,
+    split_members,
+    split_of,
+    splits_in_paths,
+)
 from imagetok.data.shard_patterns import expand_shards
 from imagetok.data.tar_index import SeekableFile, TarMember, tar_members
+from imagetok.data.tar_samples import (
+    Members,
+    group_members,
+    image_ending,
+    json_label,
+    label_member,
+    stray_label,
+)
 from imagetok.errors import ConfigError, ImagetokError, InputError, ResourceError
 from imagetok.images import ImageContract
 from imagetok.io.regular_files import open_regular
 from imagetok.io.timeouts import within_time_limit
 from imagetok.io.url_secrets import public_url, without_secrets
 
+DEFAULT_LABEL = WebDatasetConfig.model_fields["label"].default
+_JSON = "json"
 _MAX_LABEL_BYTES = 4096
+_MAX_JSON_BYTES = 1 << 20
 _READ_AHEAD = 5 << 20
 """Number of bytes that fsspec downloads at once."""
 
@@ -51,8 +66,8 @@ class TarImages(CompressedImages):
         super().__init__("webdataset", split, contract, labels, class_names)
         self.samples = samples
 
-    def decode(self, index: int) -> UInt8[np.ndarray, "H W *C"]:
-        """Decode the pixels of one member; only its own bytes are read."""
+    def encoded(self, index: int) -> EncodedFile:
+        """Read the bytes of one member only."""
         shard, member, _ = self.samples[index]
         name = self.path_of(index)
         if member.size > MAX_BYTES:
@@ -62,9 +77,14 @@ class TarImages(CompressedImages):
                 "too_large",
             )
         try:
-            return decode_image(_read(shard, member), name, self.as_labels)
+            return BytesIO(_read(shard, member))
         except OSError as error:
             raise ImageError(f"{name}: cannot be read: {error}", name) from None
+
+    def file_of(self, index: int) -> Path | None:
+        """Return the path of the tar of one image; None for a URL."""
+        shard = self.samples[index].shard
+        return None if "://" in shard else Path(shard)
 
     def contents(self) -> list[tuple[str, int]]:
         """Return the names of tar and member and the size in bytes of each image."""
@@ -82,10 +102,10 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     Raises ConfigError for an invalid pattern or a label ending that no sample has, InputError for
     a missing, damaged or empty tar, ResourceError for one that cannot be downloaded.
     """
-    parts = {"train": expand_shards(config.shards)}
+    named = {"train": expand_shards(config.shards)}
     if config.test:
-        parts["test"] = expand_shards(config.test)
-    shards = [shard for part in parts.values() for shard in part]
+        named["test"] = expand_shards(config.test)
+    shards = [shard for part in named.values() for shard in part]
     if len(set(shards)) < len(shards):
         twice = next(shard for shard in shards if shards.count(shard) > 1)
         raise ConfigError(
@@ -93,11 +113,11 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
         )
     by_part = {
         part: [sample for shard in names for sample in index_shard(shard, config)]
-        for part, names in parts.items()
+        for part, names in named.items()
     }
     samples = list(itertools.chain(*by_part.values()))
     where = public_url(config.shards)
-    is_asked = config.label not in ("", WebDatasetConfig.model_fields["label"].default)
+    is_asked = config.label not in ("", DEFAULT_LABEL)
     if is_asked and samples and not any(sample.label for sample in samples):
         raise ConfigError(
             f"{where}: expected labels in members that end in {config.label!r}, found none; name "
@@ -107,13 +127,13 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
         [sample.label for sample in samples],
         lambda i: f"{public_url(samples[i].shard)}/{samples[i].image.name}",
     )
-    num_train = len(by_part["train"])
-    if split == "all":
-        chosen = list(range(len(samples)))
-    elif config.test:
-        chosen = list(range(num_train) if split == "train" else range(num_train, len(samples)))
+    if config.test:
+        num_train = len(by_part["train"])
+        parts = {"train": range(num_train), "test": range(num_train, len(samples))}
     else:
-        chosen = split_indices(len(samples), split, config.holdout, where)
+        names = _splits_in_names(samples, where) or splits_in_paths([s.image.name for s in samples])
+        parts = members_by_split(names) or {"train": range(len(samples))}
+    chosen = split_members(parts, split, config.holdout, where) if samples else []
     if not chosen:
         raise InputError(f"{where}: expected images in split {split!r}, found none")
     return TarImages(
@@ -125,67 +145,83 @@ def open_tars(config: WebDatasetConfig, split: str, contract: ImageContract) -> 
     )
 
 
-def index_shard(shard: str, config: WebDatasetConfig) -> list[TarSample]:
-    """Return the samples of one tar in the order of their first members.
+def _splits_in_names(samples: list[TarSample], where: str) -> list[str]:
+    """Return the split that the name of each sample's tar has; empty unless there are several.
 
-    Members belong to one sample if their names are equal up to the first dot of the file name.
-    Hidden members and those that start with `__` are ignored.
+    Raises ConfigError if only some tars are named as splits.
     """
-    grouped: dict[str, dict[str, TarMember]] = {}
-    where = public_url(shard)
+    split_in = {shard: _split_in_name(shard) for shard in {sample.shard for sample in samples}}
+    if len(set(split_in.values()) - {""}) < 2:
+        return []
+    other = next((shard for shard, split in split_in.items() if not split), None)
+    if other is not None:
+        raise ConfigError(
+            f"{where}: expected all tars or none to be named as splits, found "
+            f"{PurePosixPath(public_url(other)).name} among others that are; name the tars of the "
+            "splits with shards= and test="
+        )
+    return [split_in[sample.shard] for sample in samples]
+
+
+def _split_in_name(shard: str) -> str:
+    """Return the one split that a word of a tar's name means, else that of its folder; or ""."""
+    path = PurePosixPath(public_url(shard))
+    words = {split_of(word) for word in re.split("[^a-z]+", path.name.lower())} - {None}
+    if not words:
+        words = {split_of(path.parent.name)} - {None}
+    return words.pop() or "" if len(words) == 1 else ""
+
+
+def index_shard(shard: str, config: WebDatasetConfig) -> list[TarSample]:
+    """Return the samples of one tar that have an image, in the order of their first members.
+
+    See `tar_samples` for which members are samples, images and labels.
+    """
+    where, asked, found = public_url(shard), config.label.lower(), []
     with _fetching(shard), _open(shard) as file:
-        for member in tar_members(file, where):
-            folder, _, base = member.name.rpartition("/")
-            stem, _, ending = base.partition(".")
-            if not stem or not ending or base.startswith("__"):
+        for key, sample in group_members(tar_members(file, where), where).items():
+            image = image_ending(sample, config.image.lower(), where, key)
+            label = label_member(sample, image, asked) if image and asked else None
+            if label is None and asked:
+                _refuse_stray_label(sample, image, asked, where)
+            if image is None:
                 continue
-            members = grouped.setdefault(f"{folder}/{stem}", {})
-            if ending.lower() in members:
-                raise InputError(
-                    f"{where}: expected each member once, found {member.name!r} twice; pack the "
-                    "tar again"
-                )
-            members[ending.lower()] = member
-        found = []
-        for key, members in grouped.items():
-            image = _image(where, key, members, config)
-            label = members.get(config.label.lower())
-            if image is None and label is not None:
-                raise InputError(
-                    f"{where}: expected an image for label {label.name!r}, found none; pack the "
-                    "tar again with the image, or name the images' ending with image=ENDING"
-                )
-            if image is not None:
-                found.append(TarSample(shard, image, _label(file, where, label) if label else ""))
+            if label is None and asked == DEFAULT_LABEL:
+                label = label_member(sample, image, _JSON)
+            text = "" if label is None else _label(file, where, label)
+            found.append(TarSample(shard, sample[image], text))
     return found
 
 
-def _image(
-    where: str, key: str, members: dict[str, TarMember], config: WebDatasetConfig
-) -> TarMember | None:
-    if config.image:
-        return members.get(config.image.lower())
-    images = [end for end in members if f".{end.rpartition('.')[2]}" in EXTENSIONS]
-    if len(images) > 1:
-        raise ConfigError(
-            f"{where}: expected one image per sample, found {', '.join(images)} for {key!r}; "
-            "choose one with image=ENDING"
-        )
-    return members[images[0]] if images else None
+def _refuse_stray_label(sample: Members, image: str | None, asked: str, where: str) -> None:
+    """Raise InputError for a label of a sample that is not the label of its image."""
+    stray = stray_label(sample, asked)
+    if stray is None:
+        return
+    expected = f"an image for label {stray.name!r}, found none"
+    if image is not None:
+        expected = f"the label of {sample[image].name!r} under its name, found {stray.name!r}"
+    raise InputError(
+        f"{where}: expected {expected}; pack the tar again with equal names, or choose images with "
+        "image=ENDING and labels with label=ENDING (empty for none)"
+    )
 
 
 def _label(file: SeekableFile, where: str, member: TarMember) -> str:
+    """Return the label in a member as text; "" if a `.json` member holds none."""
+    name, is_json = f"{where}: {member.name!r}", member.name.lower().endswith(f".{_JSON}")
+    most = _MAX_JSON_BYTES if is_json else _MAX_LABEL_BYTES
     file.seek(member.offset)
-    data = file.read(min(member.size, _MAX_LABEL_BYTES + 1))
+    data = file.read(min(member.size, most + 1))
     try:
-        if len(data) > _MAX_LABEL_BYTES:
+        if len(data) > most:
             raise ValueError
-        return data.decode().strip()
+        text = data.decode()
     except ValueError:
         raise InputError(
-            f"{where}: {member.name!r}: expected a label of at most {_MAX_LABEL_BYTES:,} bytes in "
-            "UTF-8, found other data"
+            f"{name}: expected a label of at most {most:,} bytes in UTF-8, found other data"
         ) from None
+    return json_label(text, name) if is_json else text.strip()
 
 
 @contextmanager

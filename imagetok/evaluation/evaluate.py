@@ -1,14 +1,16 @@
 """`imagetok.evaluate`: measures of reconstructions or of samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.readable import readable
 from imagetok.data.subset import ImageSubset
+from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.feature_networks import NetworkSpecs, open_networks
@@ -40,6 +42,8 @@ class Evaluation(Result):
     """Measures with subject and identity, as written to `out`."""
     beside: Mapping[str, MeasureRecord]
     """Name -> earlier record."""
+    skipped: tuple[Unreadable, ...] = ()
+    """Images of the data that are left out, because they cannot be read."""
 
     @property
     def measures(self) -> Mapping[str, float | int]:
@@ -77,6 +81,7 @@ def evaluate(
     lpips: PerceptualSpecs = (),
     beside: Path | str | Sequence[Path | str] | Mapping[str, MeasureRecord] = (),
     out: Path | str | None = None,
+    max_skip: int | str = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -95,13 +100,16 @@ def evaluate(
     with =FILE), "cifar-resnet=FILE", "python:MODULE:FUNCTION", or a FeatureNetwork. lpips: "alex"
     or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files
     written by `out`, to show in one table with this one. out: a JSON file for the measures.
+    max_skip: unreadable images of `data` to leave out, a count or a percentage such as "1%"; with
+    it, every image is decoded once before the measurement.
 
     In a distributed run every process has to call this; each gets the result, one writes it.
 
     Raises ConfigError if a record in `beside` was measured differently, for samples without
     features, for a reference_count without samples or above the number of images, and for anything
     that the protocol fixes otherwise; NotFiniteError if reconstructions are not finite;
-    ArtifactError and InputError for unreadable tokenizers, images and records; ResourceError if
+    ArtifactError and InputError for unreadable tokenizers and records, and for more unreadable
+    images than max_skip; ResourceError if
     weights or libraries are missing.
 
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
@@ -113,6 +121,8 @@ def evaluate(
     rules = None if protocol is None else protocol_named(protocol)
     image = model.image if rules is None else with_crop(model.image, rules)
     dataset, source = open_inputs(data, image)
+    with progress_shown(progress):
+        dataset = readable(dataset, max_skip)
     if reference_count is not None:
         dataset = _reference(dataset, samples, reference_count, protocol)
     with progress_shown(progress):
@@ -126,10 +136,12 @@ def evaluate(
             drawn = Path(samples) if isinstance(samples, str) else samples
             record = measure_samples(drawn, dataset, networks, records, rules, cache)
     record["subject"]["data"] = source
+    if dataset.skipped:
+        record["subject"]["skipped"] = [asdict(image) for image in dataset.skipped]
     if file is not None and process_state().is_main_process:
         write_json(file, record)
     subject = display_name(tokenizer) if samples is None else record["subject"]["samples"]
-    return Evaluation(subject, source, record, records)
+    return Evaluation(subject, source, record, records, dataset.skipped)
 
 
 def _reference(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from imagetok.data import ImageDataset
+from imagetok.data import ImageDataset, ImageError
 from imagetok.evaluation.batches import Batch, num_batches, read_batch
 from imagetok.evaluation.code_accumulator import CodeAccumulator
 from imagetok.evaluation.reconstruction_error import (
@@ -46,27 +46,45 @@ def evaluate_reconstruction(
     if the quantizer has them; names include the level if each level has its own quantizer. A VAE
     has the measures of the first paragraph only.
 
-    The processes of a distributed run share the work, and every process gets the result.
-    check: called before each batch; may raise to stop.
+    `skipped`: images of the dataset that are left out because they cannot be read; absent for 0.
+
+    The processes of a distributed run share the work, and every process gets the result; if one
+    cannot read an image, all raise ImageError. check: called before each batch; may raise to stop.
     """
     state = process_state()
     count = num_batches(len(dataset))
     sums = torch.zeros(num_sums(model.image), dtype=torch.float64)
     accumulator = CodeAccumulator(model.num_codes)
+    fault: ImageError | None = None
     for first in range(0, count, state.num_processes):
         check()  # on every process, even if it has no batch left in this round
         number = first + state.process_index
-        if number < count:
-            batch = read_batch(model, dataset, range(len(dataset)), number)
+        if number < count and fault is None:
+            try:
+                batch = read_batch(model, dataset, range(len(dataset)), number)
+            except ImageError as error:
+                fault = error
+                continue
             x_hat = _reconstruct(model, batch, accumulator)
             sums += quality_sums(x_hat, batch.images, model.image)
+    _raise_on_all(fault)
     sums = all_reduce(sums, "sum")
     accumulator.sum_over_processes()
     return {
         "num_images": len(dataset),
+        **({"skipped": len(dataset.skipped)} if dataset.skipped else {}),
         **quality(sums, len(dataset), model.image),
         **accumulator.measures(),
     }
+
+
+def _raise_on_all(fault: ImageError | None) -> None:
+    """Raise ImageError on every process if one of them could not read an image (a collective)."""
+    is_faulty = bool(all_reduce(torch.tensor(float(fault is not None)), "max"))
+    if fault is not None:
+        raise fault
+    if is_faulty:
+        raise ImageError("another process of this run could not read an image; see its message")
 
 
 def _reconstruct(model: Autoencoder, batch: Batch, accumulator: CodeAccumulator) -> Tensor:

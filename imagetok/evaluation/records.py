@@ -180,6 +180,8 @@ def _sample_measures(
     cache: Path | None,
 ) -> dict[str, float | int]:
     measures: dict[str, float | int] = {"num_samples": len(samples)}
+    if reference.skipped:
+        measures["skipped"] = len(reference.skipped)
     for network in networks:
         real = cached_features(network, reference, cache)
         drawn = features_of(network, samples)

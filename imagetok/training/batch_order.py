@@ -6,7 +6,7 @@ The stream is a sequence of permutations of the dataset: step t uses its example
 
 import signal
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,33 @@ class BatchedDataset(Protocol):
         ...
 
 
+@runtime_checkable
+class EpochDataset(Protocol):
+    """A dataset whose examples differ from epoch to epoch, as augmented images do."""
+
+    def __len__(self) -> int: ...
+
+    def read_at(self, indices: list[int], epochs: list[int]) -> Any:
+        """Return the examples at `indices` as they are in `epochs`, one epoch each, as one batch.
+
+        An example depends only on its index and epoch, whatever else is in the batch.
+        """
+        ...
+
+    def identity(self) -> str:
+        """Return a hash that changes when the examples change."""
+        ...
+
+
+class Examples(NamedTuple):
+    """The examples of one micro-batch."""
+
+    indices: list[int]
+    """Indices into the dataset."""
+    epochs: list[int]
+    """The pass over the dataset that each of them belongs to, from 0."""
+
+
 def check_batch_size(batch_size: int, accumulation: int, num_processes: int) -> None:
     """Raise ConfigError if a step's examples cannot be divided equally."""
     if batch_size % (accumulation * num_processes):
@@ -44,8 +71,8 @@ def check_batch_size(batch_size: int, accumulation: int, num_processes: int) -> 
         )
 
 
-class MicroBatches(Sampler[list[int]]):
-    """Endless lists of indices for the micro-batches of one process, from `start_step` on.
+class MicroBatches(Sampler[Examples]):
+    """The endless micro-batches of one process, from `start_step` on.
 
     Micro-batch m of rank r is the (m * num_processes + r)-th equal part of the step's examples, so
     all processes together read one global order. Raises ConfigError if batch_size is not a multiple
@@ -74,7 +101,7 @@ class MicroBatches(Sampler[list[int]]):
         self.rank = rank
         self.num_processes = num_processes
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Examples]:
         size = self.batch_size // (self.accumulation * self.num_processes)
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
         step = self.start_step
@@ -82,7 +109,7 @@ class MicroBatches(Sampler[list[int]]):
             for micro in range(self.accumulation):
                 part = micro * self.num_processes + self.rank
                 start = step * self.batch_size + part * size
-                indices: list[int] = []
+                indices, epochs = [], []
                 while len(indices) < size:
                     position = start + len(indices)
                     if position // self.length != epoch:
@@ -91,7 +118,8 @@ class MicroBatches(Sampler[list[int]]):
                         order = torch.randperm(self.length, generator=draw)
                     offset = position % self.length
                     indices += order[offset : offset + size - len(indices)].tolist()
-                yield indices
+                    epochs += [epoch] * (len(indices) - len(epochs))
+                yield Examples(indices, epochs)
             step += 1
 
 
@@ -105,7 +133,7 @@ class _Plugins:
         return ensure_loaded, (self.plugins,)
 
 
-def _with_plugins(plugins: None, dataset: BatchedDataset) -> "_Refusals":
+def _with_plugins(plugins: None, dataset: BatchedDataset | EpochDataset) -> "_Refusals":
     del plugins  # loaded before the dataset was unpickled
     return _Refusals(dataset)
 
@@ -116,16 +144,19 @@ class _Refusals(Dataset[Any]):
     torch rebuilds an exception of a loader worker from the text of its traceback.
     """
 
-    def __init__(self, dataset: BatchedDataset):
+    def __init__(self, dataset: BatchedDataset | EpochDataset):
         self.dataset = dataset
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to a worker that is spawned: its plugins first, which the dataset may be of."""
         return _with_plugins, (_Plugins(loaded_plugins()), self.dataset)
 
-    def __getitems__(self, indices: list[int]) -> Any:
+    def __getitems__(self, examples: Examples) -> Any:
         try:
-            batch = self.dataset.__getitems__(indices)
+            if isinstance(self.dataset, EpochDataset):
+                batch = self.dataset.read_at(*examples)
+            else:
+                batch = self.dataset.__getitems__(examples.indices)
             if get_worker_info() is not None:
                 _share(batch)
             return batch
@@ -164,7 +195,10 @@ def _ignore_signals(worker: int) -> None:
 
 
 def batch_loader(
-    dataset: BatchedDataset, micro_batches: MicroBatches, workers: int, pin_memory: bool
+    dataset: BatchedDataset | EpochDataset,
+    micro_batches: MicroBatches,
+    workers: int,
+    pin_memory: bool,
 ) -> DataLoader:
     """Return an endless loader of whole batches, whose workers hold no state.
 
@@ -173,7 +207,7 @@ def batch_loader(
     """
     return DataLoader(
         _Refusals(dataset),
-        batch_sampler=micro_batches,
+        batch_sampler=micro_batches,  # pyright: ignore[reportArgumentType]  # no lists, but Examples
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin_memory,

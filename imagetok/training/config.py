@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -11,11 +12,26 @@ from pydantic import (
 )
 
 from imagetok.config import Section, Size, Steps
+from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.config import DataConfig
+from imagetok.data.unreadable import parse_allowance
 from imagetok.tokenizers import TokenizerConfig
 from imagetok.training.schedules import Constant, Schedule, with_lengths
 
+NO_SKIPS = "0"
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _allowance(value: object) -> object:
+    """Check a number of images to skip; a whole number becomes text."""
+    text = str(value) if type(value) is int else value
+    if isinstance(text, str):
+        parse_allowance(text, 1)
+    return text
+
+
+Allowance = Annotated[str, BeforeValidator(_allowance)]
+"""A number of images that may be unreadable: a count, or a percentage such as "1%"."""
 
 
 class OptimizerConfig(Section):
@@ -107,16 +123,24 @@ class TokenizerRun(Section):
     """The seed from which every random draw of the run is derived."""
     data: DataConfig
     """The source of the images."""
+    max_skip: Allowance = NO_SKIPS
+    """Unreadable images of each split to allow, a count or a percentage such as `1%`; others take
+    their place in training, and evaluations leave them out."""
+    augment: AugmentConfig | None = None
+    """Random changes of the training images; null: none."""
     tokenizer: TokenizerConfig
     """The tokenizer to train."""
     objective: ObjectiveConfig
     """The loss to minimise."""
     train: TrainConfig
     """The training loop and its optimizer."""
+    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment")
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
         fill_schedule_lengths(self, self.train.steps)
+        if self.augment is not None:
+            self.augment.check_images(self.tokenizer.image)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(

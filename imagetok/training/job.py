@@ -14,11 +14,20 @@ from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
 from imagetok.processes import process_state
-from imagetok.training.batch_order import BatchedDataset, check_batch_size
+from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.step_output import StepOutput
+
+
+def as_is(batch: Any) -> Any:
+    """Return the batch."""
+    return batch
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Job:
     """What the loop trains: a model, its training data, and functions for loss and evaluation."""
 
     model: nn.Module
-    dataset: BatchedDataset
+    dataset: BatchedDataset | EpochDataset
     loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
     """(model, batch, step, generator on the device) -> StepOutput of a micro-batch."""
     update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
@@ -43,6 +52,13 @@ class Job:
     """Folder of the finished model."""
     inputs: Callable[[], dict[str, str]] = dict
     """Identities of the training data and of the initial weights, by name; equal on all ranks."""
+    read_differently: Callable[[], str] = str
+    """Returns what earlier versions read differently in the training data, for the refusal of their
+    runs; "" if it is unknown."""
+    unpack: Callable[[Any], Any] = as_is
+    """A batch as the dataset returns it -> the batch for `loss`; may raise InputError."""
+    keep: Callable[[], None] = nothing
+    """Called on every process before a checkpoint is saved, to store what the job has noted."""
     selection: WeightSelection | None = None
     """Selection of the best weights; None keeps only the last weights."""
     limits: DivergenceLimits | None = None

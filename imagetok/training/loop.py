@@ -260,6 +260,7 @@ class _Training:
             batch = next(self.batches)
             if isinstance(batch, ImagetokError):
                 raise batch
+            batch = self.job.unpack(batch)
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             noise = seeding.generator(
                 self.seed, "noise", step, micro, rank, device=accelerator.device
@@ -361,6 +362,7 @@ class _Training:
 
     def _save(self) -> None:
         self.divergence.refuse(self.checkpoints)
+        self.job.keep()
         record = CheckpointRecord(
             step=self.step,
             metrics_bytes=self.metrics.durable_size(),
@@ -388,9 +390,11 @@ class _Training:
             return
         record = checkpoint.read(path)
         if record.data != self.job.dataset.identity():
+            how = self.job.read_differently()
             raise CheckpointError(
                 f"{path}: was saved with other training data (images were added, removed or "
-                "changed since then); restore the data, or train into a new --out"
+                "changed since then, or this version of imagetok reads them differently"
+                f"{f': {how}' if how else ''}); restore the data, or train into a new --out"
             )
         if self.accelerator.is_main_process:
             self.metrics.check_holds(record.metrics_bytes)

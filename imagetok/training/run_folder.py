@@ -23,6 +23,8 @@ S = TypeVar("S", bound=Section)
 CONFIG, METRICS, TIMING, CHECKPOINTS = "config.yaml", "metrics.jsonl", "timing.jsonl", "checkpoints"
 PLUGINS = "plugins.json"
 """Which parts of a run are not imagetok's; absent where there are none."""
+DAMAGED = "damaged.json"
+"""The images that were found damaged before training; the only file that precedes a run."""
 PLACES = ("data.root", "data.download", "data.source", "data.test")
 """Keys for locations of data; the data itself is compared by its identity."""
 FREE_TO_CHANGE = (
@@ -33,6 +35,7 @@ FREE_TO_CHANGE = (
     "train.keep_checkpoints",
     "train.workers",
     "train.trackers",
+    "max_skip",
     *PLACES,
 )
 """Keys that may change when a run of any kind is resumed, because they do not affect its steps."""
@@ -61,7 +64,8 @@ def open_run(
     if not is_main:
         yield
         return
-    entries = list(folder.iterdir()) if folder.is_dir() else []
+    found = folder.iterdir() if folder.is_dir() else ()
+    entries = [path for path in found if path.name != DAMAGED]
     if entries and not resume:
         raise ConfigError(
             f"{folder}: not empty; add --resume to continue its run, or choose another --out"
@@ -184,13 +188,34 @@ def exported_step(run: Path) -> int | None:
     return None if found is None else found.exported_step
 
 
+def check_config(folder: Path, config: Section, free: Collection[str] = ()) -> None:
+    """Raise ConfigError if `config` changes keys of the run in a folder that must not change.
+
+    Called before a run's images are opened, because other settings may mean other images.
+    """
+    if (folder / CONFIG).is_file():
+        _refuse_changes(folder, _changes(folder, config)[1], free)
+
+
 def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
     """Return the stored config of a run; ConfigError if `config` changes keys that must not."""
-    stored = load_config(folder / CONFIG, type(config))
-    changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+    stored, changed = _changes(folder, config)
     for key, (old, new) in changed.items():
         if key.startswith((*REPAIRS, "train.steps")):
             logger.warning("%s: continuing with %r instead of %r", key, new, old)
+    _refuse_changes(folder, changed, free)
+    return stored
+
+
+def _changes(folder: Path, config: S) -> tuple[S, dict[str, tuple[Any, Any]]]:
+    """Return the stored config of a run, and the values (old, new) of the keys that differ."""
+    stored = load_config(folder / CONFIG, type(config))
+    return stored, differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+
+
+def _refuse_changes(
+    folder: Path, changed: Mapping[str, tuple[Any, Any]], free: Collection[str]
+) -> None:
     may_change = {*FREE_TO_CHANGE, *free}
     refused = {
         k: v for k, v in changed.items() if k not in may_change and not k.startswith(REPAIRS)
@@ -204,4 +229,3 @@ def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
             "use the same values, or train into another --out (with --init-from to start from "
             "these weights)"
         )
-    return stored

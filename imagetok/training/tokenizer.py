@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from imagetok import seeding
-from imagetok.data import ImageBatch, ImageDataset, open_images
+from imagetok.data import ImageBatch, ImageDataset, ImageError
+from imagetok.data.headers import LOOKED_AT
+from imagetok.data.listed import ListedImages
+from imagetok.data.substitutes import SubstitutedImages
 from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
@@ -22,8 +26,18 @@ from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
-from imagetok.training.run_folder import PLACES, open_run, shared_run, with_recorded_lengths
+from imagetok.training.run_folder import (
+    PLACES,
+    check_config,
+    open_run,
+    shared_run,
+    with_recorded_lengths,
+)
+from imagetok.training.run_images import RunImages, with_recorded_allowance
 from imagetok.training.step_output import StepOutput
+
+if TYPE_CHECKING:
+    from imagetok.data.augmented_images import AugmentedImages
 
 logger = logging.getLogger("imagetok")
 PICTURES = 16
@@ -36,13 +50,16 @@ def train_tokenizer(
     resume: bool = False,
     init_from: Path | str | None = None,
     device: str | None = None,
+    check: int | None = LOOKED_AT,
 ) -> dict[str, float | int]:
     """Train the tokenizer of a config in the folder `run`; return its held-out measures.
 
     run: config.yaml, metrics.jsonl, timing.jsonl, pictures/, checkpoints/ and, at the end,
     tokenizer/ are written there. resume: continue the run in the folder. init_from: a tokenizer
     folder or Hub id of the same architecture for the initial weights. device: "cpu" to use no GPU.
-    Raises what `open_run` and `loop.train` raise.
+    check: number of files of each split to look at before training; None is all.
+    Raises what `open_run` and `loop.train` raise, and InputError if more images than
+    `config.max_skip` are missing or damaged.
     """
     accelerator = build_accelerator(config.train, run, device)
     logger.info(
@@ -52,34 +69,38 @@ def train_tokenizer(
         accelerator.device,
     )
     config = with_recorded_lengths(config, run, resume=resume)
-    job = _job(config, run, init_from)  # raises for bad input before the folder is changed
-    with (
-        shared_run(run, config, job.inputs, places=PLACES),
-        open_run(run, config, resume=resume, is_main=accelerator.is_main_process),
-    ):
-        return train(
-            job,
-            config.train,
-            accelerator=accelerator,
-            run=run,
-            seed=config.seed,
-            unit="images",
-            save_first=init_from is not None,
-        )
+    config = with_recorded_allowance(config, run, resume=resume)
+    if resume:
+        check_config(run, config)
+    images = RunImages(config, run, resume=resume)
+    job = _job(config, run, images, init_from)  # raises for bad input before the folder is changed
+    with shared_run(run, config, job.inputs, places=PLACES):
+        images.check(check)
+        with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
+            return train(
+                job,
+                config.train,
+                accelerator=accelerator,
+                run=run,
+                seed=config.seed,
+                unit="images",
+                save_first=init_from is not None,
+            )
 
 
-def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
+def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | str | None) -> Job:
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
     started = None if init_from is None else _start_from(tokenizer, init_from)
-    held_out = open_images(config.data, "test", config.tokenizer.image)
     states = [""] * len(tokenizer.num_codes)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
         bare = cast(Autoencoder, model)
+        measures = images.on_held_out(lambda data: evaluate_reconstruction(bare, data, check))
         if process_state().is_main_process:
-            _save_pictures(bare, held_out, run / "pictures" / f"step-{step:08d}.png")
-        measures = evaluate_reconstruction(bare, held_out, check)
+            with suppress(ImageError):  # it became unreadable after it was measured
+                path = run / "pictures" / f"step-{step:08d}.png"
+                _save_pictures(bare, images.held_out, path)
         _log_codebook_states(step, measures, states)
         return measures
 
@@ -87,19 +108,21 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
         named = {f"{config.data.source} test {name}": value for name, value in measures.items()}
         cast(Autoencoder, model).save_pretrained(run / "tokenizer", named)
 
-    training = open_images(config.data, "train", config.tokenizer.image)
-
     def inputs() -> dict[str, str]:
+        training = images.training.dataset
         return {
             "training images": training.identity(),
             "some training images": training.sample(),
-            "held-out images": held_out.identity(),
+            "held-out images": images.held_out.identity(),
             "weights to start from": "" if started is None else started,
         }
 
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
-        dataset=training,
+        dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
+        read_differently=lambda: images.training.dataset.read_differently(),
+        unpack=images.unpack,
+        keep=images.keep,
         inputs=inputs,
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
@@ -119,6 +142,17 @@ def _job(config: TokenizerRun, run: Path, init_from: Path | str | None) -> Job:
             ),
         ),
     )
+
+
+def _training_images(
+    config: TokenizerRun, images: ListedImages
+) -> "ListedImages | AugmentedImages":
+    if config.augment is None:
+        return images
+    # Imported here, because torchvision takes a second to import.
+    from imagetok.data.augmented_images import AugmentedImages
+
+    return AugmentedImages(images, config.augment, config.tokenizer.image, config.seed)
 
 
 def loss_function(

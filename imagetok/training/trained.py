@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from imagetok.config import Overrides, validate
+from imagetok.config import Overrides, override_texts, validate
 from imagetok.data import open_image
+from imagetok.data.headers import LOOKED_AT
 from imagetok.processes import choose_device, keep_freed_memory
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -21,6 +22,7 @@ from imagetok.training.config import TokenizerRun
 from imagetok.training.config_input import ConfigInput, check_kind, choose_run_folder, open_config
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.run_folder import check_plugins
+from imagetok.training.run_images import SkippedImages, parse_check, read_skipped
 from imagetok.training.tokenizer import train_tokenizer
 
 
@@ -69,6 +71,11 @@ class TrainedTokenizer(Trained):
         return open_tokenizer(self.autoencoder)
 
     @cached_property
+    def skipped(self) -> SkippedImages:
+        """The training and held-out images (`train`, `test`) that could not be read."""
+        return read_skipped(self.folder)
+
+    @cached_property
     def autoencoder(self) -> Autoencoder:
         """The trained tokenizer or VAE, in eval mode."""
         return Autoencoder.from_pretrained(self.artifact).to(self.device)
@@ -87,6 +94,8 @@ def train(
     set: Overrides = (),
     resume: bool = False,
     init_from: Path | str | None = None,
+    max_skip: int | str | None = None,
+    check: int | str = LOOKED_AT,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> TrainedTokenizer:
@@ -101,17 +110,24 @@ def train(
     set: settings to override, {"train.steps": 500} or ["train.steps=500"].
     resume: continue the run in `out`.
     init_from: a folder or Hub id of the same architecture for the initial weights.
+    max_skip: unreadable images of each split to allow, a count or a percentage such as "1%"; None:
+    the config's `max_skip`. In training others take their place, evaluations leave them out; the
+    result's `skipped` lists them.
+    check: number of files of each split to look at before training, "all" or "off"; damaged ones
+    beyond max_skip are refused then.
     device: "cpu" to use no GPU.
     progress: show a progress bar.
 
     Training keeps freed memory for later steps, which affects the whole process.
     Raises ConfigError for an invalid config, one of a prior, or a run of another config in `out`;
-    InputError for images that are missing or damaged; DivergedError when training diverges;
-    ResourceError when a checkpoint cannot be read or written; StoppedError after a signal, with a
-    checkpoint saved (call it again with resume=True).
+    InputError for more images than max_skip that are missing or damaged; DivergedError when
+    training diverges; ResourceError when a checkpoint cannot be read or written; StoppedError
+    after a signal, with a checkpoint saved (call it again with resume=True).
     """
     with progress_shown(progress):
-        source = open_config(config, set)
+        limit = parse_check(check)
+        allowance = [] if max_skip is None else [f"max_skip={max_skip}"]
+        source = open_config(config, [*override_texts(set), *allowance])
         check_kind(source, "tokenizer")
         run = choose_run_folder(source, out, resume=resume)
         if resume:
@@ -123,5 +139,6 @@ def train(
             resume=resume,
             init_from=init_from,
             device=None if device is None else str(device),
+            check=limit,
         )
         return TrainedTokenizer(run, measures, choose_device(device))

@@ -1,5 +1,6 @@
 import hashlib
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,3 +41,16 @@ def test_a_generator_repeats_and_touches_no_global_state() -> None:
 def test_the_global_generator_gets_the_same_numbers() -> None:
     seeding.reseed_global(3, "noise", 1)
     assert torch.equal(torch.rand(5), torch.rand(5, generator=seeding.generator(3, "noise", 1)))
+
+
+COUNTER = st.integers(0, 2**63)
+
+
+@given(seed=st.integers(0, 2**32), pairs=st.lists(st.tuples(COUNTER, COUNTER), max_size=4))
+def test_uniforms_are_numpys_with_the_counter_set_to_the_pair(seed, pairs):
+    found = seeding.uniforms(seed, "augmentation", pairs, 31)
+    key = seeding.derive_seed(seed, "augmentation")
+    assert found.shape == (len(pairs), 31)
+    for row, (index, epoch) in zip(found, pairs, strict=True):
+        philox = np.random.Philox(key=key, counter=[0, index, epoch, 0])
+        assert np.array_equal(row, np.random.Generator(philox).random(31))

@@ -1,5 +1,8 @@
 """Unreadable images: refused, or skipped up to an allowance, counted and listed."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagetok.codes.encode import encode_dataset, estimate, parse_allowance
+from imagetok.codes.encode import encode, encode_dataset, estimate
 from imagetok.codes.reader import open_codes
 from imagetok.codes.verify import verify_codes
 from imagetok.data import FolderConfig, ImageDataset, open_images
+from imagetok.data.unreadable import parse_allowance
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import to_unit_range
 
@@ -118,3 +122,61 @@ def test_any_other_allowance_is_refused(text):
 def test_the_pixels_of_a_folder_are_those_that_were_saved(images):
     """What the comparisons above rest on."""
     assert np.array_equal(images.read(range(COUNT)).images, random_pixels(COUNT))
+
+
+def a_folder_of_everything(root: Path) -> dict[str, str]:
+    """Fill a folder as a disk does; return the reason for each image that cannot be read."""
+    picture = Image.new("RGB", (9, 9), "red")
+    for name in ("a.jpg", "B.JPEG", "c.jfif", "d.avif", "e.jp2", "f.webp", "g.ppm", "h.tar.png"):
+        picture.save(root / name)
+    picture.save(root / "lies.jpg", "PNG")
+    (root / "link.png").symlink_to(root / "a.jpg")
+    for name in ("notes.txt", "Thumbs.db", "desktop.ini", ".DS_Store", "._a.jpg", "a.jpg.txt", "x"):
+        (root / name).write_bytes(b"\0\5\x16\7")
+    unread = {
+        "1.nef": (b"MM\0*" + bytes(60), "unsupported_format"),
+        "2.CR3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "unsupported_format"),
+        "3.psd": (b"8BPS\0\1" + bytes(60), "unsupported_format"),
+        "4.svg": (b"<?xml version='1.0'?><svg/>", "unsupported_format"),
+        "5.jxl": (b"\xff\x0a" + bytes(60), "unsupported_format"),
+        "6.png": (b"", "not_image"),
+        "7.tif": (b"a note", "not_image"),
+        "8.xcf": (b"", "not_image"),
+    }
+    for name, (data, _) in unread.items():
+        (root / name).write_bytes(data)
+    (root / "9.png").symlink_to(root / "gone.png")
+    (root / "10.gif").write_bytes((root / "f.webp").read_bytes()[:20])
+    os.mkfifo(root / "11.bmp")
+    reasons = {name: reason for name, (_, reason) in unread.items()}
+    return reasons | {"9.png": "missing", "10.gif": "truncated", "11.bmp": "unreadable"}
+
+
+def test_every_file_that_looks_like_an_image_is_written_or_named(tokenizer, tmp_path):
+    (tmp_path / "photos").mkdir()
+    unread = a_folder_of_everything(tmp_path / "photos")
+    done = encode(tokenizer, tmp_path / "photos", tmp_path / "codes", max_skip="100%")
+    assert {Path(skip.path).name: skip.reason for skip in done.skips} == unread
+    assert (done.inputs, done.written, done.skipped) == (10 + len(unread), 10, len(unread))
+    assert verify_codes(tmp_path / "codes") == []
+
+
+def test_images_that_are_counted_now_are_named_when_codes_are_continued(tokenizer, tmp_path):
+    """As when an earlier version, which left them out, began the dataset."""
+    photos, codes = tmp_path / "photos", tmp_path / "codes"
+    photos.mkdir()
+    Image.new("RGB", (9, 9)).save(photos / "a.jpg")
+    encode(tokenizer, photos, codes)
+    Image.new("RGB", (9, 9)).save(photos / "b.avif")
+    for name in ("c.NEF", "d.nef"):
+        (photos / name).write_bytes(bytes(60))
+    with pytest.raises(
+        ConfigError, match=r"num_inputs: 1 .*\n.*same, but its images.*\(1 \.avif, 2 \.nef\)"
+    ):
+        encode(tokenizer, photos, codes)
+    for name in ("b.avif", "c.NEF", "d.nef"):
+        (photos / name).unlink()
+    encode(tokenizer, photos, codes)
+    Image.new("RGB", (9, 9)).save(photos / "e.jpg")
+    with pytest.raises(ConfigError, match="reads them differently\nchoose another folder"):
+        encode(tokenizer, photos, codes)

@@ -81,6 +81,12 @@ def tiff(
     return body + struct.pack(f"{order}H", len(tags)) + entries + b"\0" * 4 + values
 
 
+def pnm(kind: int, values: np.ndarray, largest: int) -> bytes:
+    """A binary grey map (5) or pixel map (6); values of more than 8 bits are big-endian."""
+    height, width = values.shape[:2]
+    return b"P%d\n%d %d\n%d\n" % (kind, width, height, largest) + values.tobytes()
+
+
 def saved(image: Image.Image, kind: str, **options) -> bytes:
     """A file as PIL writes it."""
     file = io.BytesIO()

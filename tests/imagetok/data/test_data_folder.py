@@ -79,7 +79,7 @@ def test_split_folders_are_the_splits(tmp_path, folders):
 
 
 def test_a_folder_without_split_folders_has_no_val(tmp_path):
-    put(tmp_path, "a.png", "train/b.png")
+    put(tmp_path, "a.png", "trains/b.png")
     with pytest.raises(ConfigError, match="found 'val'"):
         opened(tmp_path, "val")
 
@@ -101,8 +101,11 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    (tmp_path / "readme.txt").write_text("nothing here")
-    with pytest.raises(InputError, match=r"expected images in split 'all', found no file with"):
+    with pytest.raises(InputError, match=r"expected images in split 'all', found none; check"):
+        opened(tmp_path)
+    for name in ("a.txt", "b.TXT", "c", ".hidden.png"):
+        (tmp_path / name).write_text("nothing here")
+    with pytest.raises(InputError, match=r"found none among its files \(2 \.txt, 1 without one\)"):
         opened(tmp_path)
 
 

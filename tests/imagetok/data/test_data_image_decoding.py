@@ -1,7 +1,9 @@
 """Opening image files: every pixel right, or one clear refusal."""
 
+import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from image_files import png
 from PIL import Image, ImageFile
 
 from imagetok.data import ImageError, open_image
-from imagetok.data.image_decoding import MAX_PIXELS
+from imagetok.data.image_decoding import MAX_PIXELS, decode_image
 
 FORMATS = {
     "jpeg": {"format": "JPEG", "quality": 95},
@@ -214,3 +216,36 @@ def test_grey_levels_of_any_depth_are_classes_as_they_are(tmp_path, bits):
     path.write_bytes(png(classes, bits, 0))
     assert np.array_equal(open_image(path, as_labels=True), classes)
     assert open_image(path).max() == classes.max() * 255 // ((1 << bits) - 1)
+
+
+def test_a_heic_is_read_with_its_library_and_named_without(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "photo.HEIC"
+    heif.from_pillow(Image.fromarray(smooth())).save(path, quality=95)
+    assert np.abs(open_image(path).astype(int) - smooth()).mean() < 4
+    data = path.read_bytes()
+    path.write_bytes(data[:-200])
+    assert refusal(path).reason == "truncated"
+    path.write_bytes(data)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    error = refusal(path)
+    assert error.reason == "unsupported_format"
+    assert 'pip install "imagetok[heic]"' in str(error)
+
+
+def test_a_heic_is_turned_by_its_property_and_never_by_exif():
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.fromarray(np.ascontiguousarray(np.rot90(smooth())))
+    file = io.BytesIO()
+    heif.from_pillow(image).save(file, quality=95, exif=EXIF_OF_ORIENTATION_6)
+    data = file.getvalue()
+    assert EXIF_OF_ORIENTATION_6 in data
+    place = data.index(b"irot") + 4
+    lying, upright = (data[:place] + turns + data[place + 1 :] for turns in (b"\0", b"\3"))
+    assert np.abs(decode_image(lying, "image").astype(int) - np.asarray(image)).mean() < 4
+    assert np.abs(decode_image(upright, "image").astype(int) - smooth()).mean() < 4
+    damaged = upright.replace(b"II*\0", b"\xff\xff\xff\xff")
+    assert np.array_equal(decode_image(damaged, "image"), decode_image(upright, "image"))
+
+
+EXIF_OF_ORIENTATION_6 = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 274, 3, 1, 6, 0, 0)

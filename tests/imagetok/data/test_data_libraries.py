@@ -192,7 +192,7 @@ def test_what_is_wrong_with_a_dataset_is_said(tmp_path):
         opened(tmp_path / "saved", image="picture")
     with pytest.raises(ConfigError, match="expected images in column 'more'"):
         opened(tmp_path / "saved", image="more")
-    with pytest.raises(ConfigError, match="one of the splits train; found 'val'"):
+    with pytest.raises(ConfigError, match="one of the splits train, test, all; found 'val'"):
         opened(tmp_path / "saved", "val")
     with pytest.raises((InputError, ResourceError), match="cannot be opened"):
         opened(tmp_path / "nothing")

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from image_files import chunk, interlaced_png, packed, png, saved, tiff
+from image_files import chunk, interlaced_png, packed, png, pnm, saved, tiff
 from PIL import Image, ImageCms, ImageFile
 
 from imagetok.data import ImageError, open_image
@@ -176,6 +176,8 @@ def saved_by_pil() -> dict:
     paletted = few.convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
     shown = over_white(rgba[..., :3], rgba[..., 3:])
     animated = {"save_all": True, "append_images": [other]}
+    animated_soft = {"save_all": True, "append_images": [Image.fromarray(255 - smooth())]}
+    wide = drawn(16)
     wide_gamut = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     cmyk = soft.convert("CMYK")
     return {
@@ -198,6 +200,20 @@ def saved_by_pil() -> dict:
         "tiff lzw": (saved(colour, "TIFF", compression="tiff_lzw"), rgb),
         "tiff deflate": (saved(colour, "TIFF", compression="tiff_adobe_deflate"), rgb),
         "tiff group 4": (saved(Image.fromarray(bits), "TIFF", compression="group4"), bits * 255),
+        "jp2 rgb": (saved(colour, "JPEG2000"), rgb),
+        "jp2 grey": (saved(grey, "JPEG2000"), rgb[..., 0]),
+        "jp2 rgba": (saved(see_through, "JPEG2000"), shown),
+        "jp2 codestream": (saved(colour, "JPEG2000", no_jp2=True), rgb),
+        "avif": (saved(soft, "AVIF", quality=95, subsampling="4:4:4"), smooth()),
+        "avif grey": (saved(soft_grey, "AVIF", quality=95), smooth()[..., 0]),
+        "avif animated": (saved(soft, "AVIF", quality=95, **animated_soft), smooth()),
+        "ppm": (saved(colour, "PPM"), rgb),
+        "pgm": (saved(grey, "PPM"), rgb[..., 0]),
+        "pbm": (saved(Image.fromarray(bits), "PPM"), bits * 255),
+        "pgm 16": (pnm(5, wide.astype(">u2"), 65535), scaled(wide, 16)),
+        "pgm 12": (pnm(5, (wide >> 4).astype(">u2"), 4095), scaled(wide >> 4, 12)),
+        "pgm 4": (pnm(5, (wide >> 12).astype(np.uint8), 15), scaled(wide >> 12, 4)),
+        "pgm text": (b"P2 # made by hand\n2 1\n255\n7 200\n", np.array([[7, 200]])),
         "jpeg rgb": (saved(soft, "JPEG", quality=98, subsampling=0), smooth()),
         "jpeg grey": (saved(soft_grey, "JPEG", quality=98), smooth()[..., 0]),
         "jpeg progressive": (
@@ -285,16 +301,17 @@ def damaged() -> dict:
     jpeg = saved(Image.fromarray(smooth()), "JPEG")
     webp = saved(Image.fromarray(smooth()), "WEBP", lossless=True)
     avif = struct.pack(">I", 24) + b"ftypavif" + bytes(12)
+    jp2 = saved(Image.fromarray(smooth()), "JPEG2000")
     return {
         "empty": (b"", "not_image"),
         "a page": (b"<!doctype html><html>", "not_image"),
         "zeros": (bytes(4096), "not_image"),
         "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported_format"),
         "pdf": (saved(Image.new("L", (4, 4)), "PDF"), "unsupported_format"),
-        "jpeg 2000": (saved(Image.new("L", (4, 4)), "JPEG2000"), "unsupported_format"),
         "ico": (saved(Image.new("L", (16, 16)), "ICO"), "unsupported_format"),
-        "ppm": (saved(Image.new("L", (4, 4)), "PPM"), "unsupported_format"),
-        "avif": (avif, "unsupported_format"),
+        "pfm": (saved(Image.new("F", (4, 4)), "PPM"), "unsupported_mode"),
+        "avif head": (avif, "unreadable"),
+        "jp2 cut": (jp2[:-200], "truncated"),
         "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_format"),
         "png cut": (whole[: len(whole) // 2], "truncated"),
         "png flipped": (bytes(flipped), "unreadable"),
@@ -316,6 +333,8 @@ CASES = {
     **turned(),
     **damaged(),
 }
+LOSSY = {"jpeg": 5, "avif": 20}
+"""How far a grey level of a lossy format may be from what was written."""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -335,10 +354,9 @@ def test_every_file_gives_its_pixels_or_its_refusal(name, tmp_path):
         assert np.ptp(pixels, axis=-1).max() == 0
         pixels = pixels[..., 0]
     assert pixels.shape == expected.shape
-    # JPEG is lossy; a mixture with white may be rounded either way.
-    allowed = (
-        5 if name.startswith("jpeg") else 0 if np.issubdtype(expected.dtype, np.integer) else 1
-    )
+    # A mixture with white may be rounded either way.
+    exact = 0 if np.issubdtype(expected.dtype, np.integer) else 1
+    allowed = LOSSY.get(name.split()[0], exact)
     assert np.abs(pixels - expected.astype(float)).max() <= allowed
     assert np.array_equal(decode_image(data, "in memory"), open_image(path))
 
@@ -361,6 +379,19 @@ def test_classes_of_a_label_map_are_the_numbers_in_the_file(bits):
     with pytest.raises(ImageError, match="expected a label map with black as zero") as caught:
         decode_image(tiff(rows, (W, H), (bits,), 0), "map", as_labels=True)
     assert caught.value.reason == "unsupported_mode"
+
+
+def test_a_pgm_is_a_label_map_unless_its_levels_would_be_scaled():
+    classes = drawn(4).astype(np.uint8)
+    assert np.array_equal(decode_image(pnm(5, classes, 255), "map", as_labels=True), classes)
+    for data, found in [
+        (pnm(5, classes, 15), "grey levels up to 15"),
+        (pnm(5, classes.astype(">u2"), 65535), "grey levels up to 65535|mode I;16"),
+        (saved(Image.fromarray(classes > 7), "PPM"), "white as zero"),
+    ]:
+        with pytest.raises(ImageError, match=f"expected a label map .* found ({found})") as caught:
+            decode_image(data, "map", as_labels=True)
+        assert caught.value.reason == "unsupported_mode"
 
 
 def test_a_file_that_is_too_long_is_refused_unread(tmp_path):

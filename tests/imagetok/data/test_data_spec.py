@@ -84,7 +84,7 @@ def test_the_name_of_a_folder_that_exists_is_a_spec(tmp_path, monkeypatch):
         ("digits:tain", r"train, test, all; found 'tain'; did you mean 'train'\?"),
         ("digits:", r"found ''"),
         ("folder:all", r"root: missing"),
-        ("webdataset:val,shards=x.tar", "train, test, all; found 'val'"),
+        ("digits:val", "train, test, all; found 'val'"),
         ("kaokore,label=age", "label: .*'gender' or 'status'"),
         ("folder,root=x,holdout=1", r"holdout: .*less than 1"),
     ],

@@ -91,7 +91,7 @@ def test_a_column_of_splits_is_the_splits(photos):
     whole = text + "photos/c.png,x,test\n"
     assert table(photos, whole, "test", splits="set").files == ["photos/c.png"]
     with pytest.raises(ConfigError, match="splits=COLUMN"):
-        table(photos, text, "val")
+        table(photos, NAMED, "val")
 
 
 def test_held_out_splits_are_disjoint_and_complete(photos):

@@ -141,8 +141,69 @@ def test_several_images_a_sample_need_a_choice(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "members, expected",
+    [
+        ({"a.1.png": b"", "a.1.cls": b"3", "b.22.png": b"", "b.22.cls": b"4"}, [3, 4]),
+        ({"a.1.png": b"", "a.cls": b"3", "b.x.y.png": b"", "b.x.y.cls": b"4"}, [3, 4]),
+        ({"a.png": b"", "a.png.cls": b"3", "b.PNG": b"", "b.CLS": b"4"}, [3, 4]),
+        ({"a.png": b"", "a.json": b'{"label": 3}', "b.png": b"", "b.json": b"{}"}, [3, -1]),
+        ({"a.png": b"", "a.json": b'{"class": 1, "cls": 2}'}, [1]),
+        ({"a.png": b"", "a.json": b'{"class": 1, "label": 2}', "a.cls": b"3"}, [3]),
+        (
+            {"a.1.png": b"", "a.1.json": b'{"cls": "2"}', "b.png": b"", "b.png.json": b"[1]"},
+            [2, -1],
+        ),
+        ({"a.png": b"", "a.txt": b"a cat", "a.meta.json": b"no JSON"}, [-1]),
+        ({"a.png": b"", "a.json": b'{"label": null, "caption": "a cat"}'}, [-1]),
+        (
+            {
+                "a.png": b"",
+                "a.json": b'{"label": "cat"}',
+                "b.png": b"",
+                "b.json": b'{"label": "ant"}',
+            },
+            [1, 0],
+        ),
+    ],
+)
+def test_labels_are_found_by_the_name_of_the_image(tmp_path, members, expected):
+    path = write_tar(
+        tmp_path / "a.tar",
+        {name: data or picture(1) for name, data in members.items()},
+    )
+    assert opened(path).labels == expected
+    assert set(opened(path, label="").labels) == {NO_LABEL}
+
+
+def test_labels_of_json_members_can_be_asked_for(tmp_path):
+    members = {"a.png": picture(1), "a.cls": b"7", "a.json": b'{"label": 2}'}
+    assert opened(write_tar(tmp_path / "a.tar", members), label="json").labels == [2]
+    without = write_tar(tmp_path / "b.tar", {"a.png": picture(1), "a.json": b'{"text": "2"}'})
+    with pytest.raises(ConfigError, match="labels in members that end in 'json', found none"):
+        opened(without, label="json")
+
+
+def test_what_looks_like_an_image_is_one_unless_another_is_read(tmp_path):
+    unread = b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"
+    members = {"1.nef": unread, "1.jpg": picture(1), "2.cr3": unread, "2.cls": b"4", "3.txt": b""}
+    dataset = opened(write_tar(tmp_path / "a.tar", members))
+    assert [Path(dataset.path_of(i)).name for i in range(len(dataset))] == ["1.jpg", "2.cr3"]
+    with pytest.raises(ImageError, match="found a raw photo of a camera") as caught:
+        dataset.read([1])
+    assert caught.value.reason == "unsupported_format"
+
+
+@pytest.mark.parametrize(
     "members, message",
     [
+        (
+            {"a.1.png": picture(1), "a.2.cls": b"3"},
+            r"label of 'a\.1\.png' under its name, found 'a\.2",
+        ),
+        ({"a.png": picture(1), "a.json": b"{"}, r"'a\.json': expected JSON, found another text"),
+        ({"a.png": picture(1), "a.json": b'{"cls": [1]}'}, r"'a\.json': 'cls': expected a label"),
+        ({"a.png": picture(1), "a.json": b'{"cls": true}'}, r"'cls': expected a label, a number"),
+        ({"a.png": picture(1), "a.json": b" " * (1 << 21)}, "at most 1,048,576 bytes"),
         ({"1.cls": b"3"}, r"expected an image for label '1\.cls', found none"),
         ({"1.png": picture(1), "1.PNG": picture(1)}, r"found '1\.PNG' twice"),
         ({"/etc/1.png": picture(1)}, "expected a relative name without"),

@@ -17,7 +17,7 @@ SEEDS = st.integers(0, 2**32)
 def steps(length: int, batch_size: int, count: int, **options: Any) -> list[list[int]]:
     """The lists of one process, `accumulation` of them a step, for `count` steps."""
     batches = MicroBatches(length, batch_size, **options)
-    return list(islice(batches, count * options.get("accumulation", 1)))
+    return [batch.indices for batch in islice(batches, count * options.get("accumulation", 1))]
 
 
 @given(seed=SEEDS, length=st.integers(1, 40), batch_size=st.integers(1, 50))
@@ -92,3 +92,32 @@ def test_the_loader_gives_the_stream_and_draws_nothing_global(workers: int) -> N
     assert torch.equal(before, torch.random.get_rng_state())
     assert [batch.indices.tolist() for batch in batches] == steps(20, 6, 5, seed=4)
     assert all(torch.equal(batch.images, images[batch.indices]) for batch in batches)
+
+
+@given(seed=SEEDS, length=st.integers(1, 40), start=st.integers(0, 9))
+def test_the_epoch_of_an_example_is_its_place_in_the_stream(seed, length, start):
+    batches = list(islice(MicroBatches(length, 8, seed=seed, start_step=start), 12))
+    found = [epoch for batch in batches for epoch in batch.epochs]
+    assert found == [place // length for place in range(8 * start, 8 * (start + 12))]
+    assert all(len(batch.indices) == len(batch.epochs) for batch in batches)
+
+
+class Passes:
+    """Examples that tell their index and the pass in which they were read."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def identity(self) -> str:
+        return "passes"
+
+    def read_at(self, indices: list[int], epochs: list[int]) -> torch.Tensor:
+        return torch.tensor([indices, epochs])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataset_that_differs_by_epoch_is_told_the_epochs(workers: int) -> None:
+    order = MicroBatches(7, 5, seed=1, start_step=2)
+    loader = batch_loader(Passes(), order, workers, pin_memory=False)
+    expected = [torch.tensor([batch.indices, batch.epochs]) for batch in islice(order, 6)]
+    assert all(torch.equal(a, b) for a, b in zip(loader, expected, strict=False))

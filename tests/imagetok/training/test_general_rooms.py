@@ -14,8 +14,8 @@ from imagetok.training.config import OptimizerConfig
 from imagetok.training.optimizer import build_optimizer
 
 ROOM = Path(imagetok.training.__file__).parent
-SPECIAL = {"tokenizer.py", "config.py", "trained.py", "config_input.py"}
-"""A tokenizer's job, its config and its result, and what tells the kinds of configs apart."""
+SPECIAL = {"tokenizer.py", "config.py", "trained.py", "config_input.py", "run_images.py"}
+"""A tokenizer's job, config, result and images, and what tells the kinds of configs apart."""
 GENERAL = sorted(path for path in ROOM.glob("*.py") if path.name not in SPECIAL)
 ROOMS = ("data", "images", "pictures", "quantizers", "networks", "tokenizers", "codes")
 NAMES = {

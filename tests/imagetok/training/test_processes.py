@@ -39,11 +39,12 @@ from imagetok.training.config import TokenizerRun
 from imagetok.training.job import build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import open_run
+from imagetok.training.run_images import RunImages
 from imagetok.training.tokenizer import _job
 
 config, run = load_config(sys.argv[1], TokenizerRun, sys.argv[3:]), Path(sys.argv[2])
 accelerator = build_accelerator(config.train, run, "cpu")
-job = _job(config, run, None)
+job = _job(config, run, RunImages(config, run, resume=False), None)
 with open_run(run, config, resume=False, is_main=accelerator.is_main_process):
     train(job, config.train, accelerator=accelerator, run=run, seed=0, unit="images")
 tensors = {name: value.contiguous() for name, value in job.model.state_dict().items()}
