@@ -17,14 +17,15 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "reference" / "licenses.md"
-EXTRAS = ("eval", "zoo", "data", "demo")
+EXTRAS = ("eval", "zoo", "data", "heic", "demo")
 HEAD = """# Licences of the dependencies
 
 imagetok is under the Apache License 2.0 (`LICENSE`). The digits that come with it are under the
 licence beside them (`imagetok/data/resources/DIGITS-LICENSE.txt`). No dependency is copied into
 imagetok; `pip` installs each from its own project. The table lists the licence that each package
 declares in its metadata, on Linux with a GPU. NVIDIA's packages come with PyTorch's CUDA builds and
-are under NVIDIA's own terms. `python docs/generators/licenses.py` writes this page.
+are under NVIDIA's own terms. pillow-heif's wheels contain libheif and libde265 (LGPL-3.0) and x265
+(GPL-2.0). `python docs/generators/licenses.py` writes this page.
 
 | package | licence | needed by |
 |---|---|---|

@@ -148,9 +148,9 @@ class WebDatasetConfig(Section):
     test: PlaceOrUrl = ""
     """Tars of the split `test`; empty: found by the tars' names, or `holdout` decides."""
     image: str = ""
-    """The extension of images; empty: any, with one image per sample."""
+    """The extension of images, or its last part; empty: any, with one image per sample."""
     label: str = "cls"
-    """The extension of labels."""
+    """The extension of labels, or its last part; without a `cls`, a `json` may hold the label."""
     holdout: Holdout = 0.1
     """The share that becomes the split `test` if `test` is empty."""
 

@@ -34,6 +34,7 @@ Reason = Literal[
     "truncated",
     "not_image",
     "unsupported_format",
+    "needs_imagetok[heic]",
     "unsupported_mode",
     "unknown_class",
     "too_large",
@@ -181,7 +182,7 @@ def _checked_format(file: EncodedFile, name: str) -> str:
             f"{name}: HEIC is read with pillow-heif, which is not installed; pip install "
             '"imagetok[heic]", or convert the file first',
             name,
-            "unsupported_format",
+            "needs_imagetok[heic]",
         )
     if found in READ:
         file.seek(0)

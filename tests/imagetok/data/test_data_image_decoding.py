@@ -229,7 +229,7 @@ def test_a_heic_is_read_with_its_library_and_named_without(tmp_path, monkeypatch
     path.write_bytes(data)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     error = refusal(path)
-    assert error.reason == "unsupported_format"
+    assert error.reason == "needs_imagetok[heic]"
     assert 'pip install "imagetok[heic]"' in str(error)
 
 
