@@ -35,7 +35,6 @@ RECOGNISED = {
     "QOI": (".qoi",),
     "SGI": (".sgi",),
     "OpenEXR": (".exr",),
-    "Radiance HDR": (".hdr",),
     "FITS": (".fits",),
     "JPEG XL": (".jxl",),
     "JPEG XR": (".jxr", ".hdp", ".wdp"),

@@ -216,6 +216,7 @@ def saved_by_pil() -> dict:
         "pgm text": (b"P2 # made by hand\n2 1\n255\n7 200\n", np.array([[7, 200]])),
         "jpeg rgb": (saved(soft, "JPEG", quality=98, subsampling=0), smooth()),
         "jpeg grey": (saved(soft_grey, "JPEG", quality=98), smooth()[..., 0]),
+        "jpeg in tiff": (saved(soft, "TIFF", compression="jpeg", quality=98), smooth()),
         "jpeg progressive": (
             saved(soft, "JPEG", quality=98, subsampling=0, progressive=True),
             smooth(),

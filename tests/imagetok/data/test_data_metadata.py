@@ -256,6 +256,26 @@ def test_segments_of_a_jpeg_that_pixels_do_not_need_do_no_harm(segment):
     assert is_upright(jpeg(segment, (0xE1, exif())))
 
 
+@pytest.mark.parametrize(
+    "compression, big",
+    [(None, False), (None, True), ("tiff_lzw", False), ("tiff_adobe_deflate", False)],
+)
+def test_a_tiff_of_any_kind_is_turned_by_its_tag(compression, big):
+    form = Image.Exif()
+    form[ORIENTATION] = 6
+    form[270] = "of a picture"
+    data = saved(LYING, "TIFF", exif=form, big_tiff=big, compression=compression)
+    assert data[2] == (43 if big else 42)
+    assert is_upright(data)
+
+
+@pytest.mark.parametrize("kind", [b"EXIF", b"XMP ", b"ICCP"])
+def test_a_webp_whose_header_announces_what_it_lacks_is_read(kind):
+    data = webp(b"words", kind)
+    assert is_lying(data)
+    assert is_lying(data[:20] + b"\x2c" + data[21:])  # all three
+
+
 def test_what_follows_a_jpeg_does_no_harm():
     second = saved(Image.new("RGB", (9, 9)), "JPEG")  # a gain map, or a second view
     assert is_upright(jpeg((0xE1, exif())) + second)
