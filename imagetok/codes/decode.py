@@ -135,7 +135,7 @@ def decode_dataset(
         _commit_origin(folder, DecodeRecord(codes=dataset.manifest.root))
         for start in range(0, count, DECODE_BATCH):
             stop.check_here()
-            batch = dataset.__getitems__(range(start, min(start + DECODE_BATCH, count)))
+            batch = dataset[start : min(start + DECODE_BATCH, count)]
             files = [picture_file(folder, key) for key in batch.keys.tolist()]
             missing = [i for i, file in enumerate(files) if not file.is_file()]
             if missing:

@@ -2,15 +2,18 @@
 
 import errno
 import hashlib
+import operator
 import resource
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, SupportsIndex, TypeVar, get_args, overload
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from imagetok import seeding
@@ -28,6 +31,7 @@ from imagetok.codes.schema import (
 from imagetok.codes.shard import (
     CodeBatch,
     CodeSample,
+    CodeSamples,
     Shard,
     check_form,
     check_hash,
@@ -55,6 +59,10 @@ _SAMPLED = 16
 
 class CodeDataset(Dataset):
     """A finished code dataset with len(), indexing, batches and streams; see `open_codes`.
+
+    It is a map-style dataset of torch: `DataLoader(dataset, batch_size=8)` yields a CodeBatch, and
+    `Subset`, `random_split` and others take it. `dataset[3]` is a CodeSample, `dataset[3:8]` and
+    `dataset[[3, 5]]` are a CodeBatch.
 
     Each shard is verified the first time it is read; reading a damaged shard raises ShardError,
     which names the shard. DataLoader workers share the results of these checks. The most
@@ -130,7 +138,32 @@ class CodeDataset(Dataset):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> CodeSample:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> CodeSample: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> CodeBatch: ...
+    def __getitem__(
+        self, index: SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
+    ) -> CodeSample | CodeBatch:
+        """Return one sample, or several as a batch.
+
+        index: an integer, also as a NumPy or torch scalar; or a slice, a sequence, array or tensor
+        of integers, or a boolean mask over all samples. Negative integers count from the end.
+        """
+        if type(index) is int:  # first, because it is by far the most frequent
+            return self._sample(index)
+        if isinstance(index, slice):
+            return self._batch(np.arange(*index.indices(self._length)))
+        if isinstance(index, np.ndarray | Tensor | Sequence | range) and np.ndim(index):
+            return self._batch(self._places(index))
+        return self._sample(operator.index(index))  # pyright: ignore[reportArgumentType]
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> CodeSamples:
+        """Return several samples; torch's DataLoader calls this once per batch."""
+        dtypes = [self.plan.code_dtype(level) for level in range(len(self.num_codes))]
+        return CodeSamples(self._batch(self._places(indices)), dtypes)
+
+    def _sample(self, index: int) -> CodeSample:
         first, end, shard = self._recent
         if not first <= index < end:
             self._check_index(index)
@@ -138,16 +171,31 @@ class CodeDataset(Dataset):
             first, end, shard = self._recent = self._find(index)
         return shard.sample(index - first)
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> CodeBatch:
-        """Return several samples as one batch; torch's DataLoader calls this once per batch."""
-        wanted = np.asarray(indices, dtype=np.int64)
+    def _places(self, indices: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
+        """Return indices as an array of integers >= 0; IndexError for one out of range."""
+        given = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iub"):
+            raise TypeError(
+                "expected an integer, a slice, or integers or booleans in one dimension as index, "
+                f"found {given.dtype} of shape {given.shape}"
+            )
+        if given.dtype == np.bool_:
+            if len(given) != self._length:
+                raise IndexError(
+                    f"expected a mask over {self._length} samples, found one over {len(given)}"
+                )
+            return np.flatnonzero(given)
+        wanted = given.astype(np.int64)
         if len(wanted):
             lowest = int(wanted.min())
             self._check_index(lowest)
             self._check_index(int(wanted.max()))
             if lowest < 0:
                 wanted = np.where(wanted < 0, wanted + self._length, wanted)
-        return take(self.plan, self._ends, self._shard, wanted)
+        return wanted
+
+    def _batch(self, places: Int64[np.ndarray, " B"]) -> CodeBatch:
+        return take(self.plan, self._ends, self._shard, places)
 
     def batches(
         self,
@@ -183,7 +231,7 @@ class CodeDataset(Dataset):
             if not drop_last or first + batch_size <= len(self):
                 begin, end = max(first, start), min(first + batch_size, len(self))
                 places = np.arange(begin, end) if order is None else order[begin:end]
-                yield self.__getitems__(places)
+                yield self._batch(places)
 
     def stream(
         self,
@@ -204,7 +252,7 @@ class CodeDataset(Dataset):
         arguments.
         """
         return CodeStream(
-            self._with_max_open(mix).__getitems__,
+            self._with_max_open(mix)._batch,
             self._ends,
             batch_size,
             shuffle=shuffle,

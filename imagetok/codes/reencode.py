@@ -112,4 +112,4 @@ def _stored(dataset: CodeDataset, key: int) -> list[torch.Tensor] | None:
     place = bisect_left(range(len(dataset)), key, key=lambda i: dataset[i].key)
     if place == len(dataset) or dataset[place].key != key:
         return None
-    return [level[0] for level in dataset.__getitems__([place]).codes]
+    return [level[0] for level in dataset[[place]].codes]

@@ -2,13 +2,14 @@
 
 import hashlib
 import mmap
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, final, overload
 
 import numpy as np
 import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from imagetok.codes.schema import CodePlan
 from imagetok.codes.storage import REMEDY
@@ -42,6 +43,72 @@ class CodeBatch(NamedTuple):
     """int64 class indices, -1 for none."""
     keys: Int[Tensor, " B"]
     """int64 indices of the images in the source; of several views, image x views + view."""
+
+
+@final
+class CodeSamples(Sequence[CodeSample]):
+    """The samples of a batch, as a sequence.
+
+    A DataLoader's `collate_fn` receives it. torch's default puts them together as a CodeBatch, and
+    so does that of any list of samples.
+    """
+
+    def __init__(self, batch: CodeBatch, dtypes: Sequence[np.dtype[Any]]):
+        """dtypes: the stored type of the codes of each level."""
+        self.batch = batch
+        self._dtypes = dtypes
+
+    @property
+    def codes(self) -> tuple[Int[Tensor, "B _h _w"], ...]:
+        """int64 codes of all samples, (B, h, w) per level."""
+        return self.batch.codes
+
+    @property
+    def labels(self) -> Int[Tensor, " B"]:
+        """int64 class indices of all samples, -1 for none."""
+        return self.batch.labels
+
+    @property
+    def keys(self) -> Int[Tensor, " B"]:
+        """int64 indices of all images in the source."""
+        return self.batch.keys
+
+    def __len__(self) -> int:
+        return len(self.batch.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> CodeSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[CodeSample]: ...
+    def __getitem__(self, index: int | slice) -> CodeSample | list[CodeSample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        levels = zip(self.batch.codes, self._dtypes, strict=True)
+        return CodeSample(
+            tuple(level[index].numpy().astype(dtype) for level, dtype in levels),
+            int(self.batch.labels[index]),
+            int(self.batch.keys[index]),
+        )
+
+    def __iter__(self) -> Iterator[CodeSample]:
+        return (self[i] for i in range(len(self)))
+
+
+def collate(samples: Sequence[CodeSample], *, collate_fn_map: object = None) -> CodeBatch:
+    """Put samples together as a batch; torch's default_collate does so for any CodeSample."""
+    del collate_fn_map  # default_collate passes it on
+    if isinstance(samples, CodeSamples):
+        return samples.batch
+    levels = zip(*(sample.codes for sample in samples), strict=True)
+    return CodeBatch(
+        tuple(torch.from_numpy(np.stack(level).astype(np.int64)) for level in levels),
+        torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        torch.tensor([sample.key for sample in samples], dtype=torch.int64),
+    )
+
+
+# torch's own way to say how `default_collate` treats a type; see the example in its documentation.
+default_collate_fn_map[CodeSample] = collate
 
 
 class _Blocks(NamedTuple):

@@ -98,7 +98,7 @@ def save_contact_sheet(
         raise InputError(f"{dataset.place}: expected a dataset with images, found an empty one")
     count = min(count, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
-    images = as_rgb(decode_in_batches(tokenizer, dataset.__getitems__(chosen).codes))
+    images = as_rgb(decode_in_batches(tokenizer, dataset[chosen].codes))
     scale = max(1, 64 // max(images.shape[2:]))  # small images are enlarged to about 64 pixels
     save_grid(images, path, min(columns, count), scale)
     return count
