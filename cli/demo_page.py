@@ -15,8 +15,8 @@ from cli import demo_server
 from imagetok.errors import ConfigError, ImagetokError, InputError
 from imagetok.optional import require
 from imagetok.tokenizers import Tokenizer
+from prior.base import Label
 from prior.demo_session import MAX_SAMPLES, DemoSession
-from prior.generation import Label
 from prior.loading import open_pair
 from prior.sampling_params import SamplingParams, sampling_params
 
@@ -218,7 +218,8 @@ def _sampling_controls(session: DemoSession, without: str) -> list[Any]:
     """Build the controls of sampling; `without` is the entry for no chosen class."""
     assert session.prior is not None
     config = session.prior.config
-    names = config.class_names or tuple(map(str, range(config.num_classes)))
+    names = config.named_classes
+    without = f"({without})" if without in names else without
     with gr.Row():
         label = gr.Dropdown([without, *names], value=without, label="class", visible=bool(names))
         temperature = gr.Slider(0.1, 2.0, 1.0, step=0.05, label="temperature")
@@ -240,7 +241,6 @@ def _label_and_params(
     seed: int | None,
 ) -> tuple[Label, SamplingParams]:
     """Convert the values of the controls; an empty control means its initial value."""
-    is_class = label not in ("all", "none", None)
     params = sampling_params(
         temperature=1.0 if temperature is None else float(temperature),
         top_k=int(top_k or 0) or None,
@@ -248,7 +248,7 @@ def _label_and_params(
         guidance=1.0 if guidance is None else float(guidance),
         seed=int(seed or 0),
     )
-    return [label] if is_class else label, params
+    return None if label in ("(all)", "(none)") else label, params
 
 
 def _sample_tab(session: DemoSession) -> None:

@@ -10,7 +10,7 @@ from cli.options import device_option, say
 from cli.parameters import PATH_OR_ID
 
 _SAMPLING = (
-    click.option("--label", help="Class number or name, several (0,3 or cat,dog), all, or none."),
+    click.option("--label", help="Class name or number, several (cat,dog or 0,3), all, or none."),
     click.option(
         "--temperature", type=float, default=1.0, show_default=True, help="Greater than 0."
     ),
@@ -104,7 +104,7 @@ def sample(
         )
     from prior.generation import GRID, generate, generate_codes
 
-    how = {"tokenizer": tokenizer, "label": _parse_label(label), "device": device, **params}
+    how = {"tokenizer": tokenizer, "label": label, "device": device, **params}
     if out is not None or npz is not None:
         drawn = generate(prior, count, out=out, npz=npz, **how)
         if out is not None:
@@ -167,11 +167,6 @@ def complete(
 
     complete_images(
         prior, images, keep_rows=keep_rows, n=count, tokenizer=tokenizer, out=out,
-        label=_parse_label(label), device=device, **params,
+        label=label, device=device, **params,
     )  # fmt: skip
     say(f"{count} completions of {len(images)} image(s) in {out}; side by side in {out / PICTURE}")
-
-
-def _parse_label(text: str | None) -> list[int | str] | str | None:
-    """Split a list of classes; `all`, `none` and None are passed on as they are."""
-    return text if text in (None, "all", "none") else [part.strip() for part in text.split(",")]

@@ -1,11 +1,13 @@
 """The base class of priors: autoregressive distributions over the codes of a tokenizer."""
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,16 +15,22 @@ from torch.utils.checkpoint import checkpoint
 
 from imagetok import artifacts, hub
 from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.data.config import split_at_commas
+from imagetok.data.labels_and_splits import whole_number
 from imagetok.errors import ConfigError, InputError
 from imagetok.eval_mode import eval_mode
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import did_you_mean, shown
 from prior.config import PriorConfig
 from prior.sampling import SampleSpec, given_codes, sample_codes
 from prior.sampling_params import sampling_params
 from prior.sequence import Codes, unflatten_codes
 from prior.stepper import NO_LABEL, Stepper
+
+logger = logging.getLogger("imagetok")
+Label = int | str | Sequence[int | str] | Tensor | np.ndarray | None
+"""A class by name or number, several classes in turn, `all` or `none`; see `Prior.sample`."""
 
 
 class Prior(Pretrained[PriorConfig], ABC):
@@ -96,7 +104,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         self,
         n: int,
         *,
-        label: int | str | Sequence[int | str] | None = None,
+        label: Label = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -112,9 +120,11 @@ class Prior(Pretrained[PriorConfig], ABC):
         Sample j depends only on the seed, j, its label, the given codes and the sampling
         parameters: not on n, nor on the samples drawn with it.
 
-        label: a class by number or name; a sequence of classes, repeated over the images (image j
-        gets label[j % len]); "all" for all classes in turn; "none" or -1 for no class. None means
-        "all" if the prior has classes and no codes are given, else "none". temperature: > 0.
+        label: a class by name or number, or several, repeated over the images (image j gets
+        label[j % len]): a sequence, or a text with commas, `\\,` for a comma in a name. "all": all
+        classes in turn; "none" or -1: no class; None: "all" if the prior has classes and no codes
+        are given, else "none". Names come first, whatever the type: with classes named 1, 2, 10,
+        both 2 and "2" mean the class named 2. temperature: > 0.
         top_k: sample from the k most likely codes. top_p: sample from the most likely codes that
         together reach this probability, in (0, 1]. greedy: always choose the most likely code.
         guidance: classifier-free guidance, >= 0; 1 is off, larger values follow the label more
@@ -159,30 +169,58 @@ class Prior(Pretrained[PriorConfig], ABC):
         with eval_mode(self):
             return sample_codes(self.prepare, grids, device, spec, range(first, first + n))
 
-    def labels_for(self, label: int | str | Sequence[int | str] | None) -> list[int]:
-        """Return the labels that sampling cycles through; ConfigError for an unknown class."""
-        classes = list(range(self.config.num_classes))
-        if label is None or (label == "all" and classes):
-            return classes or [NO_LABEL]
-        asked = [label] if isinstance(label, int | str) else list(label)
-        return [self._label(one) for one in asked] or [NO_LABEL]
+    def labels_for(self, label: Label) -> list[int]:
+        """Return the numbers of the classes that sampling cycles through, -1 for no class.
 
-    def _label(self, label: int | str) -> int:
-        """Return the number of a class given by number or name; -1 for no class."""
+        label: as for `sample`; None means all classes. Raises ConfigError for an unknown class.
+        """
+        if label is None:
+            return self._all_classes()
+        if isinstance(label, Tensor | np.ndarray):
+            label = label.tolist()
+        if isinstance(label, list | tuple | range):
+            return [self._label(one) for one in label] or [NO_LABEL]
+        text, names = str(label), self.config.class_names
+        if text == "all" and "all" not in names and self.config.num_classes:
+            return self._all_classes()
+        parts = split_at_commas(text) if isinstance(label, str) and text not in names else []
+        return [self._label(one.strip()) for one in parts] or [self._label(label)]
+
+    def _all_classes(self) -> list[int]:
+        return list(range(self.config.num_classes)) or [NO_LABEL]
+
+    def _label(self, label: object) -> int:
+        """Return the number of a class given by name or number; -1 for no class.
+
+        Names come first, whatever the type of `label`. If all names are numbers, no other number is
+        accepted as a position in their list, because users would mean a name.
+        """
         classes, names = self.config.num_classes, self.config.class_names
-        if label in names:
-            return names.index(str(label))
-        text = NO_LABEL if label == "none" else label
-        number = int(text) if re.fullmatch(r"-?[0-9]{1,9}", str(text)) else None
-        if number is not None and (number == NO_LABEL or 0 <= number < classes):
+        text = str(label)
+        digits = "-1" if text == "none" else text
+        number = int(digits) if re.fullmatch(r"-?[0-9]{1,9}", digits) else None
+        if text in names:
+            named = names.index(text)
+            if number is not None and 0 <= number < classes and number != named:
+                logger.warning(
+                    "label %s: the class of this name, number %d, not number %d, which is %s",
+                    *(text, named, number, shown(names[number])),
+                )
+            return named
+        are_numbers = all(whole_number(name) is not None for name in names)
+        are_numbers &= names != tuple(map(str, range(len(names))))
+        if number == NO_LABEL or (number is not None and 0 <= number < classes and not are_numbers):
             return number
         if not classes:
             raise ConfigError(
                 f"label: found {label!r}, but this prior was trained without classes; omit it"
             )
-        some = f", or a class name like {', '.join(names[:3])}" if names else ""
+        some = f"class name like {', '.join(names[:3])}"
+        words = "all or none (-1)"
+        expected = f"a {some}, {words}" if are_numbers else f"0..{classes - 1}, {words}"
+        expected += f", or a {some}" if names and not are_numbers else ""
         raise ConfigError(
-            f"label: expected 0..{classes - 1}, all or none (-1){some}; found {label!r}"
+            f"label: expected {expected}; found {shown(label)}"
             f"{did_you_mean(label, (*names, 'all', 'none'))}"
         )
 

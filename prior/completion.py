@@ -23,12 +23,12 @@ from imagetok.processes import device_of, process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer
-from prior.base import Prior
-from prior.generation import Label
+from prior.base import Label, Prior
 from prior.loading import open_pair
 from prior.sample_folder import record_of
 from prior.sampling_params import SamplingParams, sampling_params
 from prior.sequence import Codes, flatten_codes, kept_positions
+from prior.stepper import NO_LABEL
 
 RECORD, PICTURE, LIKELIHOOD = "completions.json", "completions.png", "likelihood.png"
 _GREY = 127
@@ -150,7 +150,7 @@ def complete(
         seed=seed,
     )  # fmt: skip
     opened = _opened(images, own)
-    label = label or "none"
+    label = NO_LABEL if label is None else label
     record = record_of(model, own, n * len(opened), label, params)
     with progress_shown(progress), ProgressBar("completing", len(opened)) as bar:
         done: list[Completed] = []

@@ -183,6 +183,11 @@ class PriorConfig(Section):
             )
         return self
 
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """Names of the classes; the numbers themselves if they have no names."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
+
     def of_level(self, level: int, model: FlatConfig) -> "PriorConfig":
         """Return the architecture for one of its levels."""
         alone = {"num_codes": (self.num_codes[level],), "grids": (self.grids[level],)}

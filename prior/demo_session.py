@@ -23,9 +23,8 @@ from imagetok.pictures import as_pixels, as_rgb, grid, overlay, palette
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
-from prior.base import Prior
+from prior.base import Label, Prior
 from prior.completion import with_kept
-from prior.generation import Label
 from prior.sampling_params import SamplingParams
 
 DEFAULTS = SamplingParams()
@@ -114,7 +113,7 @@ class DemoSession:
         prior = self._prior()
         given = self.tokenizer.encode(self._read(file).to(self.device))
         drawn = prior.sample(
-            _counted(count), given=given, keep_rows=keep_rows, label=label or "none",
+            _counted(count), given=given, keep_rows=keep_rows, label=label,
             **params.model_dump(),
         )  # fmt: skip
         both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))

@@ -27,7 +27,7 @@ from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Tokenizer
-from prior.base import Prior
+from prior.base import Label, Prior
 from prior.loading import open_pair
 from prior.sample_folder import RECORD, SamplesRecord, commit_record, plan_of, read_drawn, record_of
 from prior.sample_npz import check_npz, parts_folder, read_npz, write_samples
@@ -38,8 +38,6 @@ GRID = "grid.png"
 CHUNK = 64
 """Images sampled, decoded and written together; a killed run loses at most so many."""
 MOST_IN_GRID = 100
-Label = int | str | Sequence[int | str] | None
-"""A class by number or name, several classes in turn, `all` or `none`; see `Prior.sample`."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)

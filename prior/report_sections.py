@@ -92,7 +92,8 @@ def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
     classes = list(range(min(prior.config.num_classes, CLASSES)))
     columns = min(_COLUMNS, num_samples if classes else 4 * num_samples)
     count = num_samples * len(classes) if classes else 4 * num_samples
-    codes = prior.sample(count, label=classes or "none", seed=_SEED)
+    names = prior.config.named_classes[: len(classes)]
+    codes = prior.sample(count, label=names or NO_LABEL, seed=_SEED)
     images = as_rgb(decode_in_batches(tokenizer, codes))
     if not classes:
         summary = (
@@ -100,13 +101,12 @@ def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
         )
         return [Text(summary), Pictures(images, columns)]
     by_class = images.view(num_samples, len(classes), *images.shape[1:]).transpose(0, 1)
-    names = prior.config.class_names or tuple(map(str, classes))
     shown = by_class[:, :columns].flatten(0, 1)
     summary = (
         f"Grids of codes sampled from the prior (seed {_SEED}) and decoded by the tokenizer, one "
         "row per class."
     )
-    return [Text(summary), Pictures(shown, columns, [names[i] for i in classes])]
+    return [Text(summary), Pictures(shown, columns, list(names))]
 
 
 def _completed(config: PriorRun, prior: Prior, tokenizer: Tokenizer) -> list[Block]:
@@ -149,7 +149,8 @@ def _completions(
 ) -> np.ndarray:
     device = device_of(tokenizer)
     given = tuple(level.to(device) for level in codes)
-    drawn = prior.sample(COMPLETIONS, given=given, keep_rows=keep_rows, label=label, seed=_SEED)
+    name = NO_LABEL if label == NO_LABEL else prior.config.named_classes[label]
+    drawn = prior.sample(COMPLETIONS, given=given, keep_rows=keep_rows, label=name, seed=_SEED)
     both = tuple(torch.cat(levels) for levels in zip(given, drawn, strict=True))
     pixels = as_pixels(as_rgb(decode_in_batches(tokenizer, both)))
     return with_kept(pixels, keep_rows / min(h for h, _ in prior.config.grids))

@@ -283,7 +283,7 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
             f"data {shown(text)}: expected one of {', '.join(known)}, or a path; "
             f"found {shown(source)}{hint_for(source, known)}"
         )
-    head, *options = _split_at_commas(text)
+    head, *options = split_at_commas(text)
     split = head.partition(":")[2] if ":" in head else None
     config: Any = validate(_tree(options, text), section, f"data {text!r}")
     split = ("all" if source in _ALL_BY_DEFAULT else "train") if split is None else split
@@ -327,7 +327,12 @@ def _tree(options: list[str], text: str) -> dict[str, str]:
     return tree
 
 
-def _split_at_commas(text: str) -> list[str]:
+def split_at_commas(text: str) -> list[str]:
+    r"""Split a text at its commas; `\,` stands for a comma and `\\` for a backslash.
+
+    >>> split_at_commas(r"a,b\,c")
+    ['a', 'b,c']
+    """
     pieces = [[]]
     for token in re.findall(r"\\.|.", text, flags=re.DOTALL):
         if token == ",":

@@ -1,5 +1,6 @@
 """Sampling: image j depends on the seed, j, its label and the settings, and on nothing else."""
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -220,3 +221,31 @@ def test_a_class_may_be_given_by_its_name(flat):
     assert flat.labels_for([names[1], "2", -1]) == [1, 2, -1]
     with pytest.raises(ConfigError, match=rf"a class name like {names[0]}.*found 'zebra'"):
         flat.labels_for("zebra")
+
+
+def named(flat, *names: str):
+    """The same prior with other names of its three classes."""
+    flat.config = flat.config.model_copy(update={"class_names": names})
+    return flat
+
+
+@pytest.mark.usefixtures("untyped")
+def test_a_label_means_the_same_whatever_its_type(flat, caplog):
+    numbered = named(flat, "10", "2", "1")
+    for label in (1, "1", np.int64(1), torch.tensor(1)):
+        assert numbered.labels_for(label) == [2]
+    for labels in ([1, "10"], "1,10", " 1 , 10", np.array([1, 10]), torch.tensor([1, 10])):
+        assert numbered.labels_for(labels) == [2, 0]
+    assert "label 1: the class of this name, number 2, not number 1, which is '2'" in caplog.text
+    for label in (0, "0", [0], 3):
+        with pytest.raises(ConfigError, match=r"expected a class name like 10, 2, 1, all or none"):
+            numbered.labels_for(label)
+
+
+def test_every_class_can_be_named(flat):
+    odd = named(flat, "salt, pepper", "all", "none")
+    assert odd.labels_for("salt, pepper") == odd.labels_for(["salt, pepper"]) == [0]
+    assert odd.labels_for(r"none,salt\, pepper") == [2, 0]
+    assert odd.labels_for("all") == [1] and odd.labels_for("none") == [2]
+    assert odd.labels_for(None) == [0, 1, 2] and odd.labels_for(-1) == [NO_LABEL]
+    assert odd.labels_for(2) == [2]
