@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from imagetok.codes.reader import CodeDataset, open_codes
+from imagetok.data.class_names import ClassMatch
 from imagetok.distributed.peers import check_peers, shared_work
 from imagetok.durable import write_json
 from imagetok.errors import ShardError
@@ -19,7 +20,7 @@ from imagetok.progress import progress_shown
 from prior.base import Prior
 from prior.code_views import first_views
 from prior.loading import open_prior
-from prior.training import CodeSubset, code_measures, evaluate_bits
+from prior.training import CodeSubset, code_measures, evaluate_bits, matched_labels
 
 
 def evaluate(
@@ -48,11 +49,12 @@ def evaluate(
     model = open_prior(prior, device)
     model.check_finite()
     dataset = codes if isinstance(codes, CodeDataset) else open_codes(codes)
-    _check(model, dataset)
+    classes = _matched(model, dataset)
     identity = _identity(dataset)
     check_comparable(identity, records)
     with progress_shown(progress), shared_work(identity, lambda: {"prior": model.fingerprint}):
-        subset = CodeSubset(dataset, first_views(range(dataset.num_images), dataset.views))
+        images = first_views(range(dataset.num_images), dataset.views)
+        subset = CodeSubset(dataset, images, classes)
         with eval_mode(model):
             bits = evaluate_bits(model, subset, check_peers)
     record = MeasureRecord(
@@ -74,23 +76,23 @@ def evaluate(
     return Evaluation(name, dataset.plan.source, record, records)
 
 
-def _check(model: Prior, dataset: CodeDataset) -> None:
-    """Raise ShardError unless the dataset has codes and classes of this prior."""
+def _matched(model: Prior, dataset: CodeDataset) -> ClassMatch | None:
+    """Match the classes of the dataset with the prior's; None if the prior has none.
+
+    Raises ShardError unless the dataset has codes and classes of this prior.
+    """
     model.check_tokenizer(dataset.fingerprint, dataset.place)
     if not len(dataset):
         raise ShardError(f"{dataset.place}: expected codes of at least one image, found none")
-    expected, found = model.config.class_names, dataset.plan.class_names
-    # Images without classes are measured without them, if labels were hidden in training.
-    if expected and expected != found and (found or not model.config.label_dropout):
-        raise ShardError(
-            f"{dataset.place}: expected the classes that the prior was trained with, "
-            f"{_brief(expected)}, found {_brief(found)}; encode images of these classes"
-        )
-
-
-def _brief(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:3])
-    return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"
+    if not model.config.num_classes:
+        return None
+    return matched_labels(
+        dataset.place,
+        dataset.plan.class_names,
+        model.config.named_classes,
+        "those that the prior was trained with",
+        needs_labels=model.config.label_dropout == 0,
+    )
 
 
 def _identity(dataset: CodeDataset) -> dict[str, Any]:

@@ -22,19 +22,23 @@ class OneViewAnEpoch:
     The view depends only on the seed, the epoch and the image.
     """
 
-    def __init__(self, dataset: CodeDataset, images: Sequence[int], seed: int):
-        """Choose the images: positions among the images that the dataset holds."""
+    def __init__(self, dataset: CodeDataset, images: Sequence[int], seed: int, note: str = ""):
+        """Choose the images: positions among the images that the dataset holds.
+
+        note: part of the identity; a fact on which a run depends besides the samples.
+        """
         self.dataset = dataset
         self.images = images
         self.seed = seed
+        self.note = note
 
     def __len__(self) -> int:
         return len(self.images)
 
     def identity(self) -> str:
-        """Return an identity of the dataset's content and of the chosen images."""
+        """Return an identity of the dataset's content, the chosen images and the note."""
         chosen = hashlib.sha256(canonical_json(list(self.images))).hexdigest()
-        return f"{self.dataset.manifest.root}/one view/{chosen}"
+        return f"{self.dataset.manifest.root}/one view/{chosen}{self.note}"
 
     def read_at(self, indices: list[int], epochs: list[int]) -> CodeBatch:
         """Return images as they are in `epochs`, one epoch each.
@@ -44,7 +48,7 @@ class OneViewAnEpoch:
         images = [self.images[i] for i in indices]
         draws = seeding.uniforms(self.seed, "view", zip(images, epochs, strict=True), 1)[:, 0]
         views = (draws * self.dataset.views).astype(np.int64)
-        batch = self.dataset.__getitems__(np.array(images) * self.dataset.views + views)
+        batch = self.dataset[np.array(images) * self.dataset.views + views]
         found = self.dataset.image_and_view(batch.keys)[1].numpy()
         if not np.array_equal(found, views):
             wrong = int((found != views).argmax())

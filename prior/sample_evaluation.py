@@ -19,8 +19,8 @@ from imagetok.images import to_stored
 from imagetok.io.output_paths import output_file
 from imagetok.processes import process_state
 from imagetok.tokenizers import Tokenizer
-from prior.base import Prior
-from prior.generation import Generated, Label, generate
+from prior.base import Label, Prior
+from prior.generation import Generated, generate
 from prior.loading import open_pair
 from prior.sampling_params import SamplingParams
 
@@ -108,4 +108,5 @@ def _images_of(samples: Generated) -> ArrayImages:
         name="samples",
         split="all",
         contract=samples.tokenizer.image,
+        class_names=samples.record.class_names,
     )

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,14 +19,14 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.io.json_files import Count
 from imagetok.processes import device_of
 from imagetok.tokenizers import Tokenizer
-from prior.base import Prior
+from prior.base import Label, Prior
 from prior.sampling import micro_batch_on
 from prior.sampling_params import SamplingParams
 
 RECORD = "samples.json"
 MOST = 2**31 - 1
 """The most samples of a folder; lists of what is missing are kept in memory."""
-Label = Annotated[int, Field(ge=-1, lt=2**31)]
+ClassNumber = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
 class SamplesRecord(SamplingParams):
@@ -37,8 +37,11 @@ class SamplesRecord(SamplingParams):
     """Path or Hub id of the prior; informative only."""
     tokenizer: str
     num_images: Count
-    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    labels: Annotated[tuple[ClassNumber, ...], Field(min_length=1)]
     """Sample j has the class labels[j % len(labels)]; -1: no class."""
+    class_names: tuple[str, ...] = ()
+    """Names of the prior's classes by number; empty without classes, and in earlier versions."""
+    added: ClassVar[tuple[str, ...]] = ("class_names",)
 
     def params(self) -> SamplingParams:
         """Return only the sampling parameters."""
@@ -55,7 +58,7 @@ def record_of(
     prior: Prior,
     tokenizer: Tokenizer,
     n: int,
-    label: int | str | Sequence[int | str] | None,
+    label: Label,
     params: SamplingParams,
 ) -> SamplesRecord:
     """Build the record of n samples; raise ConfigError for parameters the prior cannot use."""
@@ -68,6 +71,7 @@ def record_of(
         tokenizer=tokenizer.fingerprint,
         num_images=n,
         labels=tuple(prior.labels_for(label)),
+        class_names=prior.config.named_classes,
         **params.model_dump(),
     )
 
@@ -76,8 +80,8 @@ def commit_record(out: Path, record: SamplesRecord) -> None:
     """Write the record to an empty folder, or continue a folder with the same record."""
     path = out / RECORD
     if path.is_file():
-        old = read_json(path, SamplesRecord).model_dump(mode="json")
-        new = record.model_dump(mode="json") | {"origin": old["origin"]}
+        stored = read_json(path, SamplesRecord)
+        old, new = stored.model_dump(mode="json"), continued(stored, record)
         is_more = old["num_images"] < record.num_images
         same = old | {"num_images": record.num_images} if is_more else old
         continue_folder(out, "set of samples", same, new)
@@ -85,6 +89,12 @@ def commit_record(out: Path, record: SamplesRecord) -> None:
             write_json(path, new)
     else:
         start_folder(path, "set of samples", record.model_dump(mode="json"))
+
+
+def continued(stored: SamplesRecord, record: SamplesRecord) -> dict[str, Any]:
+    """Return a record for continuing the samples of `stored`, with what that does not depend on."""
+    kept = {"origin": stored.origin, "class_names": stored.class_names}
+    return record.model_copy(update=kept).model_dump(mode="json")
 
 
 def plan_of(
@@ -104,7 +114,7 @@ def plan_of(
         source_identity=hashlib.sha256(canonical_json(made_by)).hexdigest(),
         num_inputs=record.num_images,
         labelled=classes > 0,
-        class_names=prior.config.class_names or tuple(map(str, range(classes))),
+        class_names=prior.config.named_classes,
         samples_per_block=min(1024, samples_per_shard),
         samples_per_shard=samples_per_shard,
         micro_batch=micro_batch_on(device_of(prior)),

@@ -18,7 +18,7 @@ from imagetok.errors import ConfigError
 from imagetok.images import ImageContract
 from imagetok.io.json_files import MAX_BYTES, as_section, parse_json
 from imagetok.io.npz_files import StreamedArray, member_of, write_npz
-from prior.sample_folder import RECORD, SamplesRecord, read_drawn
+from prior.sample_folder import RECORD, SamplesRecord, continued, read_drawn
 
 PART = 64
 """Images read and written together."""
@@ -41,9 +41,9 @@ def check_npz(path: Path, record: SamplesRecord, contract: ImageContract) -> boo
     found = member_of(path, RECORD, MAX_BYTES)
     if found is None:
         raise ConfigError(f"--npz {path}: exists and has no {RECORD}; choose another name")
-    where, new = f"{path}: {RECORD}", record.model_dump(mode="json")
-    stored = as_section(parse_json(found, where), SamplesRecord, where).model_dump(mode="json")
-    changed = differences(stored, new | {"origin": stored["origin"]})
+    where = f"{path}: {RECORD}"
+    stored = as_section(parse_json(found, where), SamplesRecord, where)
+    changed = differences(stored.model_dump(mode="json"), continued(stored, record))
     if changed.keys() == {"num_images"} and changed["num_images"][0] < record.num_images:
         return False  # more of the same samples
     if changed:

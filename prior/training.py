@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
 from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.codes.merge import merged_parts
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
 from imagetok.config import load_config, validate
+from imagetok.data.class_names import ClassMatch, both_lists, match_classes
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
@@ -28,7 +30,7 @@ from imagetok.training.step_output import StepOutput
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
 from prior.code_views import COUNTED_BATCH, OneViewAnEpoch, first_views, samples_of
-from prior.config import PriorConfig, PriorRun
+from prior.config import CodesConfig, PriorConfig, PriorRun
 from prior.ngram_baselines import collapse_in_words, ngram_baselines, verdict_in_words
 from prior.sequence import Codes
 from prior.stepper import NO_LABEL
@@ -40,23 +42,37 @@ FREE_TO_CHANGE = ("patience", "export", "tokenizer")
 
 
 class CodeSubset:
-    """A subset of a code dataset."""
+    """A subset of a code dataset, with labels as another one numbers them if `classes` is given.
 
-    def __init__(self, dataset: CodeDataset, indices: Sequence[int]):
+    note: part of its identity; a fact on which a run depends besides the samples.
+    """
+
+    def __init__(
+        self,
+        dataset: CodeDataset,
+        indices: Sequence[int],
+        classes: ClassMatch | None = None,
+        note: str = "",
+    ):
         self.dataset = dataset
         self.indices = indices
+        self.classes = classes
+        self.note = note
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def identity(self) -> str:
-        """Return an identity of the dataset's content and of the chosen indices."""
+        """Return an identity of the dataset's content, the chosen indices and the note."""
         chosen = hashlib.sha256(canonical_json(list(self.indices))).hexdigest()
-        return f"{self.dataset.manifest.root}/{chosen}"
+        return f"{self.dataset.manifest.root}/{chosen}{self.note}"
 
     def __getitems__(self, indices: list[int]) -> CodeBatch:
         """Read the samples with these indices as one batch."""
-        return self.dataset.__getitems__([self.indices[i] for i in indices])
+        batch = self.dataset[[self.indices[i] for i in indices]]
+        if self.classes is None:
+            return batch
+        return batch._replace(labels=self.classes.renumbered(batch.labels))
 
     def batches(self) -> Iterator[Codes]:
         """Yield the codes of all samples, in order."""
@@ -195,6 +211,12 @@ def _initial(
     if init_from is not None:
         source = Prior.from_pretrained(init_from)
         started = source.fingerprint
+        found, expected = source.config.named_classes, architecture.named_classes
+        if found != expected:
+            raise ConfigError(
+                f"--init-from {init_from}: its classes differ from those of data.source, by name "
+                f"or order: expected {both_lists(found, expected)}; train on codes of its classes"
+            )
         if source.config != architecture:
             raise ConfigError(
                 f"--init-from {init_from}: its architecture, codes or classes differ from the "
@@ -293,8 +315,9 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset | OneViewA
     """Open the training and the held-out samples; neither is empty.
 
     Of several views of each image, held-out images have view 0, and no view of theirs is trained
-    on.
-    Raises ShardError for codes of another tokenizer than `fingerprint`, and if there are none.
+    on. Labels of held-out codes are matched with those of the training codes by class name.
+    Raises ShardError for codes of another tokenizer than `fingerprint`, for held-out codes of other
+    classes, and if there are none.
     """
     source = _open("data.source", config.data.source, fingerprint)
     if config.data.test is not None:
@@ -304,8 +327,12 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset | OneViewA
                 "to null to hold out a part of data.source"
             )
         test = _open("data.test", config.data.test, fingerprint)
-        training = _training_codes(config, source, range(source.num_images))
-        return training, _held_out_codes(test, range(test.num_images))
+        _warn_of_training_images(config.data, source, test)
+        classes = _held_out_classes(config, source, test)
+        # Labels met by number in earlier versions; a run that was measured so is not continued.
+        note = "" if classes is None or classes.is_same else "/held-out labels by class name"
+        training = _training_codes(config, source, range(source.num_images), note)
+        return training, _held_out_codes(test, range(test.num_images), classes, note)
     draw = seeding.generator(config.seed, "held out")
     order = torch.randperm(source.num_images, generator=draw).tolist()
     count = max(1, round(source.num_images * config.data.held_out))
@@ -319,15 +346,78 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset | OneViewA
 
 
 def _training_codes(
-    config: PriorRun, dataset: CodeDataset, images: Sequence[int]
+    config: PriorRun, dataset: CodeDataset, images: Sequence[int], note: str = ""
 ) -> CodeSubset | OneViewAnEpoch:
     if dataset.views == 1 or config.data.views == "all":
-        return CodeSubset(dataset, samples_of(images, dataset.views))
-    return OneViewAnEpoch(dataset, images, config.seed)
+        return CodeSubset(dataset, samples_of(images, dataset.views), note=note)
+    return OneViewAnEpoch(dataset, images, config.seed, note)
 
 
-def _held_out_codes(dataset: CodeDataset, images: Sequence[int]) -> CodeSubset:
-    return CodeSubset(dataset, first_views(images, dataset.views))
+def _held_out_codes(
+    dataset: CodeDataset,
+    images: Sequence[int],
+    classes: ClassMatch | None = None,
+    note: str = "",
+) -> CodeSubset:
+    return CodeSubset(dataset, first_views(images, dataset.views), classes, note)
+
+
+def _held_out_classes(
+    config: PriorRun, source: CodeDataset, test: CodeDataset
+) -> ClassMatch | None:
+    """Match the classes of held-out codes with those that the prior learns.
+
+    Raises ShardError for held-out codes that the prior cannot be measured on.
+    """
+    if not (config.conditional and source.plan.class_names):
+        return None  # the prior does not see labels
+    return matched_labels(
+        f"data.test: {config.data.test}",
+        test.plan.class_names,
+        source.plan.class_names,
+        f"those of data.source, {config.data.source}",
+        needs_labels=config.label_dropout == 0,
+    )
+
+
+def matched_labels(
+    where: str,
+    found: tuple[str, ...],
+    expected: tuple[str, ...],
+    whose: str,
+    *,
+    needs_labels: bool,
+) -> ClassMatch:
+    """Match the classes of codes with those of a prior, by name.
+
+    where: the codes, and whose: the owner of the expected classes, for messages. needs_labels:
+    whether codes without classes are refused; otherwise they are measured without a class.
+    Raises ShardError for classes that are not expected, with both lists.
+    """
+    match = match_classes(found, expected)
+    if match.missing or (needs_labels and not found):
+        remedy = "" if found else ", or hide labels in training with label_dropout > 0"
+        raise ShardError(
+            f"{where}: expected classes among {whose}: {both_lists(found, expected)}; encode "
+            f"images of these classes{remedy}"
+        )
+    if not found:
+        logger.warning("%s: has no labels, so bits per code are measured without classes", where)
+    return match
+
+
+def _warn_of_training_images(data: CodesConfig, source: CodeDataset, test: CodeDataset) -> None:
+    """Warn if held-out codes are of images that are also in the training codes."""
+    training = {part.whole_identity for part in merged_parts(source.plan)}
+    both = [part.source for part in merged_parts(test.plan) if part.whole_identity in training]
+    if both:
+        logger.warning(
+            "data.test: %s: has training images (%s): bits per code on them do not show how well "
+            "the prior models new images; set it to codes of other images, or to null to hold out "
+            "a part of data.source",
+            data.test,
+            ", ".join(both),
+        )
 
 
 def _open(key: str, folder: str, fingerprint: str) -> CodeDataset:

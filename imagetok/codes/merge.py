@@ -75,13 +75,13 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> CodePlan:
     owner: dict[str, Path] = {}
     for dataset in datasets:
         for part in merged_parts(dataset.plan):
-            whole = part.source_identity.split("[:")[0]  # `--limit N` adds "[:N]"
-            if whole in owner:
+            if part.whole_identity in owner:
                 raise ShardError(
-                    f"{owner[whole]} and {dataset.place}: both hold images of {part.source}, which "
-                    "would be in the merged dataset twice; merge datasets of different images"
+                    f"{owner[part.whole_identity]} and {dataset.place}: both hold images of "
+                    f"{part.source}, which would be in the merged dataset twice; merge "
+                    "datasets of different images"
                 )
-            owner[whole] = dataset.folder
+            owner[part.whole_identity] = dataset.folder
     parts = tuple(part for dataset in datasets for part in merged_parts(dataset.plan))
     joined = {
         "source": " + ".join(part.source for part in parts),

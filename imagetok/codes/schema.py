@@ -42,6 +42,11 @@ class MergedPart(Section):
     source_identity: str
     num_inputs: NonNegativeInt
 
+    @property
+    def whole_identity(self) -> str:
+        """Identity of all images of the source, also if only the first were encoded."""
+        return self.source_identity.split("[:")[0]  # `--limit N` adds "[:N]"
+
 
 class CodePlan(Section):
     """Everything that determines a code dataset; the same in every process and every rerun."""

@@ -1,6 +1,6 @@
 """Opening the images that a caller passes: path, spec, config, Dataset, PIL images or arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from imagetok.config import Section
 from imagetok.data import DataConfig, FileImages, describe, open_images, parse_spec
 from imagetok.data.base import ImageDataset
+from imagetok.data.class_names import both_lists
 from imagetok.data.config import known_split
 from imagetok.data.in_memory import ItemImages, split_item
 from imagetok.errors import ConfigError, InputError
@@ -137,14 +138,36 @@ def _is_one_image(data: Tensor | np.ndarray, contract: ImageContract) -> bool:
     return data.shape[-1] in (3, 4) or (data.shape[0] in (3, 4) and isinstance(data, Tensor))
 
 
+def _names_of_parts(dataset: Any) -> Iterator[tuple[str, ...] | None]:
+    """Yield the attribute `classes` of each Dataset that a Dataset consists of; None without it."""
+    if isinstance(dataset, Subset):
+        yield from _names_of_parts(dataset.dataset)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            yield from _names_of_parts(part)
+    else:
+        names = getattr(dataset, "classes", None)
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+            yield tuple(names)
+        else:
+            yield None
+
+
 def _class_names(dataset: Any) -> tuple[str, ...]:
-    """Return the class names of a Dataset, by label; () if its items have no labels."""
-    whole = dataset
-    while isinstance(whole, Subset | ConcatDataset):
-        whole = whole.dataset if isinstance(whole, Subset) else whole.datasets[0]
-    names = getattr(whole, "classes", None)
-    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-        return tuple(names)
+    """Return the class names of a Dataset, by label; () if its items have no labels.
+
+    Raises ConfigError if parts of a ConcatDataset have other classes than its first.
+    """
+    names, *others = dict.fromkeys(_names_of_parts(dataset))
+    if others:
+        found = next((other for other in others if other), ())
+        raise ConfigError(
+            f"{type(dataset).__name__}: expected the same classes in all of its parts: "
+            f"{both_lists(found, names or ())}; give them one list of classes, or pass "
+            "class_names=[...] if their labels have the same numbers"
+        )
+    if names is not None:
+        return names
     for i in range(len(dataset)):
         try:
             label = split_item(dataset[i])[1]

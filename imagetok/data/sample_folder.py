@@ -6,12 +6,11 @@ from pathlib import Path
 from imagetok.data.base import ImageDataset
 from imagetok.data.compressed_images import FileImages
 from imagetok.data.folder import list_images, open_folder
-from imagetok.data.npz_images import NpzImages
+from imagetok.data.npz_images import RECORD, NpzImages, class_names_in
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.io.json_files import read_json
 
-RECORD = "samples.json"
 _NUMBERED = re.compile(r"\d{6,}\.png")
 
 
@@ -41,6 +40,7 @@ def open_samples(folder: Path, contract: ImageContract) -> ImageDataset:
         count, asked = content["num_images"], content["labels"]
         if not all(type(number) is int for number in (count, *asked)):
             raise TypeError("expected whole numbers")
+        class_names = class_names_in(content)
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{record}: not a record of `imagetok sample`, or damaged: {error!r}"
@@ -51,4 +51,12 @@ def open_samples(folder: Path, contract: ImageContract) -> ImageDataset:
             "run the same `imagetok sample` command again to finish it"
         )
     labels = [asked[i % len(asked)] for i in range(count)]
-    return FileImages(folder, files, name="samples", split="all", contract=contract, labels=labels)
+    return FileImages(
+        folder,
+        files,
+        name="samples",
+        split="all",
+        contract=contract,
+        labels=labels,
+        class_names=class_names,
+    )

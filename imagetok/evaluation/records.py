@@ -1,5 +1,6 @@
 """Records of measures: values with their subject and their identity."""
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,8 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict
 
+import torch
+from torch import Tensor
+
 from imagetok.config import differences
-from imagetok.data import ImageDataset
+from imagetok.data import NO_LABEL, ImageDataset
+from imagetok.data.class_names import both_lists, match_classes
 from imagetok.data.sample_folder import open_samples
 from imagetok.data.subset import ImageSubset
 from imagetok.distributed.peers import check_peers, shared_work
@@ -36,6 +41,8 @@ from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
 from imagetok.protocols import PUBLISHED_SAMPLES, Protocol
 from imagetok.tokenizers import Autoencoder
+
+logger = logging.getLogger("imagetok")
 
 
 class MeasureRecord(TypedDict):
@@ -182,11 +189,13 @@ def _sample_measures(
     measures: dict[str, float | int] = {"num_samples": len(samples)}
     if reference.skipped:
         measures["skipped"] = len(reference.skipped)
+    classes = reference.class_names
     for network in networks:
         real = cached_features(network, reference, cache)
         drawn = features_of(network, samples)
         measures |= compare_sets(real, drawn, network.name, counts)
-        classes = reference.class_names
+        if network.class_names == classes:
+            drawn = drawn._replace(labels=_renumbered(drawn.labels, samples.class_names, classes))
         measures |= _present(
             {
                 f"class_accuracy_{network.name}": class_accuracy(drawn, classes),
@@ -194,6 +203,23 @@ def _sample_measures(
             }
         )
     return measures
+
+
+def _renumbered(labels: Tensor, names: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
+    """Return labels of samples, of classes `names`, as the reference images number `classes`.
+
+    They are all NO_LABEL, so that they are not measured, if the names are not known, or if not all
+    of them are among `classes`.
+    """
+    match = match_classes(names, classes)
+    if names and not match.missing:
+        return match.renumbered(labels)
+    if names:
+        logger.warning(
+            "classes of samples are not measured: expected them among those of the images, %s",
+            both_lists(names, classes),
+        )
+    return torch.full_like(labels, NO_LABEL)
 
 
 def _manifold_counts(

@@ -392,8 +392,8 @@ class _Training:
         if record.data != self.job.dataset.identity():
             how = self.job.read_differently()
             raise CheckpointError(
-                f"{path}: was saved with other training data (images were added, removed or "
-                "changed since then, or this version of imagetok reads them differently"
+                f"{path}: was saved with other training data (images or labels were added, removed "
+                "or changed since then, or this version of imagetok reads them differently"
                 f"{f': {how}' if how else ''}); restore the data, or train into a new --out"
             )
         if self.accelerator.is_main_process:

@@ -60,13 +60,26 @@ def test_codes_that_are_not_the_priors_are_refused(
     with pytest.raises(ShardError, match="this prior's tokenizer"):
         prior.evaluate(bound, tmp_path / "other")
     encode(tokenizer_folder, tmp_path / "classes", 5, ("a", "b", "d"))
-    with pytest.raises(ShardError, match=r"3 \(a, b, c\), found 3 \(a, b, d\)"):
+    with pytest.raises(ShardError, match=r"3 \(a, b, c\), found 3 \(a, b, d\), of which d is not"):
         prior.evaluate(bound, tmp_path / "classes")
     encode(tokenizer_folder, tmp_path / "unlabelled", 5, ())
     assert prior.evaluate(bound, tmp_path / "unlabelled").measures["num_images"] == 5
     bound.config = bound.config.model_copy(update={"label_dropout": 0.0})
     with pytest.raises(ShardError, match="found none"):
         prior.evaluate(bound, tmp_path / "unlabelled")
+
+
+def test_labels_are_matched_by_name(bound, tokenizer_folder, tmp_path):
+    encode(tokenizer_folder, tmp_path / "codes", 21)
+    encode(tokenizer_folder, tmp_path / "turned", 21, ("c", "a", "b"))
+    codes = imagetok.open_codes(tmp_path / "turned")
+    found = prior.evaluate(bound, codes, progress=False)
+    batch = codes[:]
+    by_name = torch.tensor([CLASSES.index(codes.plan.class_names[n]) for n in batch.labels])
+    bits = -float(bound.log_prob(batch.codes, by_name).sum()) / math.log(2) / (21 * 9)
+    assert_close(found.measures["bits_per_code"], bits)
+    encode(tokenizer_folder, tmp_path / "two", 20, ("c", "b"))
+    assert prior.evaluate(bound, tmp_path / "two").measures["num_images"] == 20
 
 
 def test_the_command_measures_images_or_a_prior(bound, tokenizer_folder, tmp_path, capsys):

@@ -120,6 +120,7 @@ def test_older_samples_json_is_read_and_extended(source, tmp_path):
     """As versions before SamplingParams wrote it, key by key."""
     made = prior.generate(source, 2, out=tmp_path / "out", seed=4)
     stored = json.loads((tmp_path / "out" / "samples.json").read_bytes())
+    assert stored.pop("class_names") == ["a", "b", "c"]
     assert stored == {
         "prior": made.record.prior,
         "origin": str(source),

@@ -30,17 +30,19 @@ from prior.training import CodeSubset, evaluate_bits, open_data, train_prior, vi
 COUNT = 40
 
 
-def encode_random(tokenizer_folder: Path, folder: Path, count: int) -> Path:
-    """Codes of random images of three classes."""
+def encode_random(
+    tokenizer_folder: Path, folder: Path, count: int, classes: tuple[str, ...] = ("a", "b", "c")
+) -> Path:
+    """Codes of random images, which have these classes in turn."""
     tokenizer = Tokenizer.from_pretrained(tokenizer_folder)
     pixels = torch.randint(0, 256, (count, 1, 6, 6), generator=torch.Generator().manual_seed(0))
     images = ArrayImages(
         pixels.to(torch.uint8),
-        torch.arange(count) % 3,
+        torch.arange(count) % len(classes) if classes else None,
         name="random",
         split="train",
         contract=tokenizer.image,
-        class_names=("a", "b", "c"),
+        class_names=classes,
     )
     plan = make_plan(tokenizer, images, source="random:train", name="tiny", samples_per_shard=16)
     encode_dataset(tokenizer, images, folder, plan)
@@ -126,6 +128,74 @@ STEP_TRAIN = {
     "steps": 12, "batch_size": 8, "learning_rate": {"kind": "constant", "value": 0.1},
     "evaluate_every": 2, "checkpoint_every": 5, "trackers": [],
 }  # fmt: skip
+
+
+def test_held_out_labels_are_matched_by_name(codes_folder, tokenizer_folder, tmp_path):
+    turned = encode_random(tokenizer_folder, tmp_path / "turned", 9, ("c", "a"))
+    run = make_run(
+        codes_folder, tokenizer_folder, data={"source": str(codes_folder), "test": str(turned)}
+    )
+    training, held_out = open_data(run, open_codes(codes_folder).fingerprint)
+    assert training.dataset.plan.class_names == ("a", "b", "c")
+    assert held_out.__getitems__([0, 1, 2]).labels.tolist() == [2, 0, 2]
+    same = make_run(
+        codes_folder,
+        tokenizer_folder,
+        data={"source": str(codes_folder), "test": str(codes_folder)},
+    )
+    by_number, _ = open_data(same, open_codes(codes_folder).fingerprint)
+    assert training.identity() != by_number.identity(), "such runs of before are not continued"
+    assert by_number.identity().startswith(open_codes(codes_folder).manifest.root)
+    train_prior(run, tmp_path / "run", device="cpu")
+    model = Prior.from_pretrained(tmp_path / "run" / "prior")
+    batch = open_codes(turned)[:]
+    labels = torch.tensor([(2, 0)[n] for n in batch.labels])
+    bits = -float(model.log_prob(batch.codes, labels).sum()) / (9 * 9 * math.log(2))
+    assert evaluations(tmp_path / "run")[-1][1] == pytest.approx(bits, rel=1e-5)
+
+
+def test_held_out_codes_of_other_classes_are_refused_before_training(
+    codes_folder, tokenizer_folder, tmp_path, caplog
+):
+    def train_on(test: Path, out: str, **changes) -> None:
+        data = {"source": str(codes_folder), "test": str(test)}
+        run = make_run(codes_folder, tokenizer_folder, data=data, **changes)
+        train_prior(run, tmp_path / out, device="cpu")
+
+    more = encode_random(tokenizer_folder, tmp_path / "more", 8, ("a", "b", "c", "d"))
+    lists = r"data\.test: .*more: expected .* 3 \(a, b, c\), found 4 \(a, b, c, d\), of which d is"
+    with pytest.raises(ShardError, match=lists):
+        train_on(more, "refused")
+    assert not (tmp_path / "refused").exists()
+    plain = encode_random(tokenizer_folder, tmp_path / "plain", 8, ())
+    with pytest.raises(ShardError, match=r"3 \(a, b, c\), found none; .* label_dropout > 0"):
+        train_on(plain, "refused", label_dropout=0.0)
+    train_on(plain, "unlabelled")
+    assert "has no labels, so bits per code are measured without classes" in caplog.text
+    train_on(more, "unconditional", conditional=False)
+
+
+def test_held_out_codes_of_training_images_are_told(
+    codes_folder, tokenizer_folder, tmp_path, caplog
+):
+    data = {"source": str(codes_folder), "test": str(codes_folder)}
+    run = make_run(codes_folder, tokenizer_folder, data=data)
+    open_data(run, open_codes(codes_folder).fingerprint)
+    assert "has training images (random:train)" in caplog.text
+
+
+def test_a_prior_of_other_classes_is_no_start(codes_folder, tokenizer_folder, tmp_path):
+    train_prior(make_run(codes_folder, tokenizer_folder), tmp_path / "first", device="cpu")
+    other = encode_random(tokenizer_folder, tmp_path / "other", 12, ("b", "a", "c"))
+    with pytest.raises(
+        ConfigError, match=r"its classes differ .* expected .*\(b, a, c\), found .*\(a, b, c\)"
+    ):
+        train_prior(
+            make_run(other, tokenizer_folder),
+            tmp_path / "second",
+            init_from=tmp_path / "first" / "prior",
+            device="cpu",
+        )
 
 
 def evaluations(run) -> list[tuple[int, float]]:

@@ -137,6 +137,10 @@ def test_a_dataset_keeps_labels_and_class_names(pictures):
     for wrapped, count in ((Subset(own, [1, 0]), 2), (ConcatDataset([own, own]), 10)):
         dataset = open_inputs(wrapped, RGB).dataset
         assert (dataset.class_names, len(dataset)) == (("cat", "dog"), count)
+    with pytest.raises(
+        ConfigError, match=r"same classes in all .* 2 \(cat, dog\), found 1 \(emu\)"
+    ):
+        open_inputs(ConcatDataset([own, Own(images, classes=["emu"])]), RGB)
     named = open_inputs(Own(images, labels), RGB, class_names=["a", "b"]).dataset
     assert named.read([1]).labels.tolist() == [1]
     none = open_inputs(own, RGB, class_names=()).dataset

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from imagetok.data import DigitsConfig, open_images
+from imagetok.data import ArrayImages, DigitsConfig, open_images
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import published_weights as published_weights
 from imagetok.evaluation.cifar_resnet import CLASSES, CIFARResNet
@@ -18,7 +18,8 @@ from imagetok.evaluation.feature_distances import (
     class_accuracy,
     features_of,
 )
-from imagetok.evaluation.feature_networks import open_features
+from imagetok.evaluation.feature_networks import FeatureNetwork, Features, open_features
+from imagetok.evaluation.records import measure_samples
 from imagetok.images import ImageContract
 
 
@@ -209,3 +210,36 @@ def test_other_weights_do_not_get_the_names_of_the_papers(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "vgg16.safetensors")
     with pytest.raises(InputError, match="expected the published file"):
         open_features(f"vgg16={tmp_path / 'vgg16.safetensors'}")
+
+
+def brightness(images: torch.Tensor) -> Features:
+    """A classifier that tells dark images, class 0, from bright ones, class 1."""
+    mean = images.float().mean(dim=(1, 2, 3))
+    return Features(images.float().mean(dim=3).flatten(1), torch.stack([128 - mean, mean - 128], 1))
+
+
+@pytest.mark.parametrize(
+    "names, accuracy", [(("dark", "bright"), 1), (("bright", "dark"), 0), (("bright",), 0.5)]
+)
+def test_classes_of_samples_meet_those_of_images_by_name(names, accuracy, caplog):
+    contract = ImageContract(mode="grey", height=4, width=4)
+    pixels = torch.tensor([20, 220] * 8, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4)
+    truth = torch.tensor([0, 1] * 8)  # as ("dark", "bright") numbers them
+
+    def images(labels: torch.Tensor, classes: tuple[str, ...]) -> ArrayImages:
+        return ArrayImages(
+            pixels.clone(), labels, name="x", split="all", contract=contract, class_names=classes
+        )
+
+    network = FeatureNetwork("b", torch.nn.Identity(), brightness, "none", ("dark", "bright"))
+    reference = images(truth, ("dark", "bright"))
+    drawn = images(truth if len(names) == 2 else truth * 0, names)
+    measures = measure_samples(drawn, reference, [network])["measures"]
+    assert measures.get("class_accuracy_b") == accuracy
+    turned = images(1 - truth, ("bright", "dark"))
+    assert measure_samples(turned, reference, [network])["measures"]["class_accuracy_b"] == 1
+    other = images(truth, ("dark", "grey"))
+    assert "class_accuracy_b" not in measure_samples(other, reference, [network])["measures"]
+    assert "2 (dark, bright), found 2 (dark, grey), of which grey is not expected" in caplog.text
+    unnamed = images(truth, ())
+    assert "class_accuracy_b" not in measure_samples(unnamed, reference, [network])["measures"]
