@@ -243,7 +243,7 @@ def machine_of(device: torch.device) -> dict[str, str | int]:
     """Return the hardware that determines speed, without the machine's name."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.is_file() else []:
+    for line in info.read_text().split("\n") if info.is_file() else []:
         if line.startswith("model name"):
             processor = line.partition(":")[2].strip()
     machine: dict[str, str | int] = {"processor": processor, "cores": os.cpu_count() or 1}

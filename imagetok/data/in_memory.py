@@ -16,6 +16,7 @@ from imagetok.data.preprocessing import preprocess, to_array
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
+from imagetok.suggestions import shown
 
 _CHANNELS = (1, 3, 4)
 _OVERSHOOT = 1e-2  # resampled floats may leave [0, 1] by this; a wrong range does by far more
@@ -69,6 +70,7 @@ class ItemImages(ImageDataset):
         self.split = "all"
         self.contract = contract
         self.class_names = class_names
+        self._numbers = {name: number for number, name in enumerate(class_names)}
         self._identity = identity
         self._is_sampled = is_sampled
         self._lock = threading.Lock()  # the encoder reads from several threads
@@ -138,24 +140,30 @@ class ItemImages(ImageDataset):
             raise ImageError(message, where, "unreadable") from None
         if not self.class_names or label is None:
             return ImageItem(pixels, NO_LABEL)
-        if not NO_LABEL <= label < len(self.class_names):
+        number = self._numbers.get(label) if isinstance(label, str) else label
+        if number is None or not NO_LABEL <= number < len(self.class_names):
             raise ImageError(
-                f"{where}: expected a label in [0, {len(self.class_names)}) or -1 for none, found "
-                f"{label}",
+                f"{where}: expected a label in [0, {len(self.class_names)}), -1 for none, or the "
+                f"name of a class, found {shown(label)}",
                 where,
                 "unknown_class",
             )
-        return ImageItem(pixels, label)
+        return ImageItem(pixels, number)
 
 
-def split_item(item: Any) -> tuple[Any, int | None]:
-    """Return the image of an item and its label; None if it has no label that is an integer."""
+def split_item(item: Any) -> tuple[Any, int | str | None]:
+    """Return the image of an item and its label: a whole number, a text, or None.
+
+    A float such as 3.0 is a whole number; NaN and everything else is no label.
+    """
     if not isinstance(item, tuple | list):
         return item, None
     image, label = (*item, None, None)[:2]
     if isinstance(label, Tensor | np.ndarray | np.generic):
         label = label.tolist()  # a number, for arrays without axes
-    return image, label if isinstance(label, int) and not isinstance(label, bool) else None
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    return image, label if isinstance(label, int | str) and not isinstance(label, bool) else None
 
 
 def pixels_of(image: Any, as_labels: bool = False) -> np.ndarray:

@@ -173,7 +173,7 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
             label = split_item(dataset[i])[1]
         except Exception:  # whatever the caller's code raises is counted when the item is read
             continue
-        if label is None:
+        if not isinstance(label, int):  # a text may be a caption
             return ()
         raise ConfigError(
             f"{type(dataset).__name__}: expected class names (an attribute `classes`), because its "

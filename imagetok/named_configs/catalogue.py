@@ -279,7 +279,7 @@ def _about(text: str) -> str:
     """Return the first sentence of the comment at the beginning of a config file."""
     lines = re.match(r"(?:#.*\n)*", text)
     words = " ".join(
-        line.lstrip("# ") for line in (lines[0] if lines else "").splitlines()
+        line.lstrip("# ") for line in (lines[0] if lines else "").split("\n")
         if not line.startswith("#   ")
     )  # fmt: skip
     return re.split(r"[.:;](?:\s|$)", words, maxsplit=1)[0]

@@ -186,6 +186,31 @@ def test_splits_are_the_datasets_own_or_held_out(tmp_path):
     assert len(opened(tmp_path / "two", "all")) == 3
 
 
+def test_numbers_of_any_type_are_labels_and_splits_have_any_name(tmp_path):
+    datasets, pyarrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def save(name: str, labels: list, part: str) -> None:
+        images = [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(PNGS)]
+        table = pyarrow.table({"image": images[: len(labels)], "label": labels})
+        (tmp_path / name).mkdir(exist_ok=True)
+        parquet.write_table(table, tmp_path / "raw.parquet")
+        kind = datasets.Value("float64" if isinstance(labels[0], float) else "string")
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        rows = datasets.load_dataset(
+            "parquet", data_files=str(tmp_path / "raw.parquet"), features=features, split="train"
+        )
+        rows.to_parquet(tmp_path / name / f"{part}.parquet")
+
+    save("floats", [0.0, 10.0, None, 2.0, float("nan"), 1.0], "train")
+    dataset = opened(tmp_path / "floats", "all")
+    assert dataset.read(range(6)).labels.tolist() == [0, 10, NO_LABEL, 2, NO_LABEL, 1]
+    save("mixed", ["0", "1"], "train")
+    save("mixed", ["2", "cat"], "validation")
+    with pytest.raises(InputError, match=r"val, row 1: expected a whole number, as 3 other labels"):
+        opened(tmp_path / "mixed", "train")
+
+
 def test_what_is_wrong_with_a_dataset_is_said(tmp_path):
     rows(tmp_path).save_to_disk(tmp_path / "saved")
     with pytest.raises(ConfigError, match="expected a column 'picture', found image, label, more"):

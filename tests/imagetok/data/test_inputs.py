@@ -134,6 +134,13 @@ def test_a_dataset_keeps_labels_and_class_names(pictures):
     assert source == "Own:all"
     assert dataset.class_names == ("cat", "dog")
     assert dataset.read(range(5)).labels.tolist() == [0, 1, 1, -1, -1]
+    spelled = Own(images, [0.0, "dog", np.float32(1), float("nan"), None], classes=["cat", "dog"])
+    assert open_inputs(spelled, RGB).dataset.read(range(5)).labels.tolist() == [0, 1, 1, -1, -1]
+    for label in ("emu", 2.0, ""):
+        with pytest.raises(
+            ImageError, match=r"label in \[0, 2\), -1 for none, or the name of a cl"
+        ):
+            open_inputs(Own(images, [label] * 5, classes=["cat", "dog"]), RGB).dataset.read([0])
     for wrapped, count in ((Subset(own, [1, 0]), 2), (ConcatDataset([own, own]), 10)):
         dataset = open_inputs(wrapped, RGB).dataset
         assert (dataset.class_names, len(dataset)) == (("cat", "dog"), count)

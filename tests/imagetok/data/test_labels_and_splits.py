@@ -1,5 +1,6 @@
 """One meaning of labels and of split names, whatever the source and the spelling."""
 
+import csv
 import io
 import json
 import tarfile
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis.strategies import integers, lists, sampled_from
+from hypothesis.strategies import characters, integers, lists, sampled_from, text
 from PIL import Image
 
 from imagetok.data import NO_LABEL, ImageDataset, describe, open_images, parse_spec
 from imagetok.data.labels_and_splits import SPLIT_NAMES, number_labels, split_of, whole_number
+from imagetok.data.table import read_table
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
@@ -135,6 +137,33 @@ def test_tables_and_tars_read_numbers_alike(tmp_path):
         opened(str(tmp_path / "t.csv"))
 
 
+@given(
+    text(characters(codec="utf-8"), max_size=9),
+    sampled_from("\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r\n"),
+)
+def test_a_line_ends_where_the_format_says(tmp_path_factory, words, end):
+    root = tmp_path_factory.mktemp("table")
+    caption = f"{words}{end}{words}"
+    put(root, "1.png", "2.png")
+    rows = [["image", "label", "caption"], ["1.png", 7, caption], ["2.png", 4, caption]]
+    with (root / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    records = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (root / "t.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+    for name in ("t.csv", "t.jsonl"):
+        assert labels(opened(str(root / name))) == [7, 4]
+        assert [row.values["caption"] for row in read_table(root / name)] == [caption] * 2
+
+
+def test_unquoted_characters_do_not_end_a_row(tmp_path):
+    put(tmp_path, "1.png")
+    for end in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e":
+        text = f"image,label,caption\n1.png,7,two{end}lines\n"
+        (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+        assert labels(opened(str(tmp_path / "t.csv"))) == [7]
+
+
 def test_split_names_are_known_in_any_case():
     for split, names in SPLIT_NAMES.items():
         for name in names:
@@ -224,13 +253,13 @@ def test_a_table_names_its_splits_by_a_column_or_by_folders(tmp_path):
     names = ["Training/1.png", "Training/2.png", "dev/3.png"]
     put(tmp_path, *names)
     table = tmp_path / "t.csv"
-    for text in (
+    for rows in (
         "image,Split\n" + "".join(f"{n},{n.split('/')[0]}\n" for n in names),
         "image\n" + "".join(f"{n}\n" for n in names),
         "image,set\n" + "".join(f"{n},first\n" for n in names),
         "image\n" + "".join(f"{tmp_path}/{n}\n" for n in names),
     ):
-        table.write_text(text)
+        table.write_text(rows)
         spec = f"table:{{}},file={table},label="
         assert files(opened(spec.format("test")), tmp_path) == ["dev/3.png"]
         assert files(opened(spec.format("train")), tmp_path) == names[:2]
