@@ -77,6 +77,7 @@ def test_what_made_the_samples_is_recorded(source, tmp_path):
         "tokenizer": prior.config.tokenizer_fingerprint,
         "num_images": 4,
         "labels": [1, 2, -1],
+        "class_names": ["a", "b", "c"],
         **{"temperature": 1.0, "top_k": 5, "top_p": None, "greedy": False, "guidance": 1.0},
         "seed": 0,
     }
