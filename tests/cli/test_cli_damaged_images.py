@@ -106,3 +106,16 @@ def _all_damaged(folder: Path) -> Path:
     for i in range(3):
         (folder / "damaged" / f"{i}.png").write_bytes(b"no picture")
     return folder / "damaged"
+
+
+@pytest.mark.slow  # processes
+def test_compare_leaves_unreadable_images_out(images, settings, tmp_path, capsys):
+    words = [word for text in settings for word in ("--set", text)]
+    words = ["compare", "digits/edvae", *words, "--seeds", "0", "--out", str(tmp_path / "out")]
+    assert run_command(words) == 3
+    assert "03.png: truncated" in capsys.readouterr().out
+    assert run_command([*words, "--max-skip", "1"]) == 4
+    assert f"skipped {images / 'test' / '03.png'}: truncated" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "comparison.json").read_bytes())
+    assert record["methods"][0]["mean"]["skipped"] == 1
+    assert "1 others could not be read" in (tmp_path / "out" / "comparison.md").read_text()
