@@ -109,18 +109,24 @@ def check_finite(accelerator: Accelerator, folder: Path, step: int) -> None:
 
 
 def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> NoReturn:
-    """Raise DivergedError with the fault, an intact checkpoint and settings to try.
+    """Raise DivergedError with the fault, an intact checkpoint if there is one, and what to try.
 
     what: the fault. measure: name the checkpoint with the lowest value of this held-out measure;
     None: name the newest.
     """
     path, message = newest(folder), "Last intact checkpoint"
+    if path is None:
+        raise DivergedError(
+            f"step {step}: {what}; training stopped. There is no checkpoint to continue from: start "
+            "again in another --out with a lower train.learning_rate, train.clip_norm=1.0, or "
+            "train.mixed_precision=no; a train.checkpoint_every below this step would leave one"
+        )
     if measure is not None and (best := _best(folder, measure)) is not None:
         is_last, path = path == best[0], best[0]
         message = f"Best of the kept checkpoints, with a held-out {measure} of {best[1]:.4g}"
         message += "" if is_last else " (delete the later ones to continue from it)"
     raise DivergedError(
-        f"step {step}: {what}; training stopped. {message}: {path or 'none'}. "
+        f"step {step}: {what}; training stopped. {message}: {path}. "
         "Continue from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
         "train.mixed_precision=no"
     )

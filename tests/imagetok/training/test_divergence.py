@@ -90,3 +90,9 @@ def test_a_finished_run_stays_finished(tmp_path):
     scripted(run, {1: 3.0, 2: 1e29}, limits=None)
     assert scripted(run, {1: 3.0, 2: 1e29}) == {"bits": 1e29}
     assert (run / "artifact").is_dir()
+
+
+def test_a_run_without_a_checkpoint_is_not_told_to_go_on_from_one(tmp_path):
+    with pytest.raises(DivergedError, match="no checkpoint to continue from") as told:
+        scripted(tmp_path / "run", {1: 11.0 * HOPELESS}, checkpoint_every=9)
+    assert "--resume" not in str(told.value)
