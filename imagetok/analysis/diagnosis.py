@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from imagetok.codes.encode import FirstImages
 from imagetok.config import load_config
 from imagetok.data import ImageDataset
-from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.inputs import ImageInput, open_inputs, warn_of_training_images
 from imagetok.data.readable import readable
 from imagetok.data.unreadable import Unreadable, skipped_row
 from imagetok.durable import write_json
@@ -195,6 +195,7 @@ def diagnose(
     model = open_tokenizer(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
     with progress_shown(progress):
+        warn_of_training_images(data, source)
         dataset = readable(dataset, max_skip)
         found = _measure(model, dataset, display_name(tokenizer), source)
     if folder is not None:

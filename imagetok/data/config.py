@@ -290,6 +290,11 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
     return config, known_split(config, split)
 
 
+def names_split(text: str) -> bool:
+    """Return whether a spec names its split, so that it is not the default one."""
+    return ":" in _split_at_commas(text)[0]
+
+
 def _registered(source: str, *, is_only: bool) -> type[Section] | None:
     """The section of a registered source; a path that is there goes before a mere name."""
     if "/" in source or (is_only and (source.endswith(_TABLES) or _is_folder(source))):

@@ -1,5 +1,6 @@
 """Opening the images that a caller passes: path, spec, config, Dataset, PIL images or arrays."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,11 +14,12 @@ from imagetok.config import Section
 from imagetok.data import DataConfig, FileImages, describe, open_images, parse_spec
 from imagetok.data.base import ImageDataset
 from imagetok.data.class_names import both_lists
-from imagetok.data.config import known_split
+from imagetok.data.config import known_split, names_split
 from imagetok.data.in_memory import ItemImages, split_item
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
+logger = logging.getLogger("imagetok")
 ImageInput = Path | str | Section | Dataset[Any] | Tensor | np.ndarray | Sequence[Any] | Image.Image
 """Everything that functions accept as images; see `open_inputs`."""
 
@@ -76,6 +78,21 @@ def open_inputs(
         return OpenedImages(data, f"{data.name}:{data.split}")
     dataset = _held(data, contract, identity, class_names)
     return OpenedImages(dataset, f"{dataset.name}:{dataset.split}")
+
+
+def warn_of_training_images(data: ImageInput, source: str) -> None:
+    """Warn if `data` names no split, and what is measured is therefore the split `train`.
+
+    source: the canonical spec of `data`, as `open_inputs` returns it.
+    """
+    is_named = isinstance(data, Path | str) and names_split(str(data))
+    if not is_named and source.partition(",")[0].endswith(":train"):
+        logger.warning(
+            "%s: these are the training images, because no split is named; for held-out images "
+            "use %s",
+            source,
+            source.replace(":train", ":test", 1),
+        )
 
 
 def _check_form(data: ImageDataset, contract: ImageContract) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from imagetok.data import ImageDataset
-from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.inputs import ImageInput, open_inputs, warn_of_training_images
 from imagetok.data.readable import readable
 from imagetok.data.subset import ImageSubset
 from imagetok.data.unreadable import Unreadable
@@ -127,6 +127,7 @@ def evaluate(
         dataset = _reference(dataset, samples, reference_count, protocol)
     with progress_shown(progress):
         if samples is None:
+            warn_of_training_images(data, source)
             record = measure_reconstructions(
                 model, dataset, networks, distances, records, rules, cache
             )

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
-from imagetok.data import DigitsConfig, open_image, open_images, preprocess
+from imagetok.data import DigitsConfig, ShapesConfig, open_image, open_images, preprocess
 from imagetok.data.image_decoding import ImageError
 from imagetok.data.in_memory import pixels_of
-from imagetok.data.inputs import open_inputs
+from imagetok.data.inputs import open_inputs, warn_of_training_images
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 
@@ -301,3 +301,20 @@ def test_half_floats_and_booleans():
     half = torch.tensor([[[0.0, 1.0]]]).repeat(3, 1, 1)
     assert pixels_of(half.bfloat16()).tolist() == [[[0] * 3, [255] * 3]]
     assert pixels_of(np.array([[False, True]])).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("data", "warned"),
+    [
+        ("digits", "use digits:test"),
+        ("shapes,count=4", "use shapes:test,count=4"),
+        (ShapesConfig(count=4), "use shapes:test,count=4"),
+        ("digits:train", None),
+        ("digits:test", None),
+        ("digits:all", None),
+    ],
+)
+def test_measuring_training_images_without_naming_them_is_said(data, warned, caplog):
+    warn_of_training_images(data, open_inputs(data, RGB).source)
+    assert bool(caplog.messages) == (warned is not None)
+    assert all(message.endswith(str(warned)) for message in caplog.messages)
