@@ -21,6 +21,7 @@ from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
+from imagetok.training.earlier_artifact import artifacts_of
 from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG as RUN_CONFIG
 from imagetok.training.run_folder import check_plugins
@@ -172,7 +173,7 @@ def push_with(
     path = Path(folder)
     kind = kind_of(path)
     if kind == "run":
-        made = [str(path / n) for n in ("tokenizer", "prior") if (path / n).is_dir()]
+        made = map(str, artifacts_of(path))
         hint = " or ".join(f"`imagetok push {m} {repo}`" for m in made) or "it has none yet"
         raise InputError(
             f"{path}: expected a tokenizer or prior, found a run; push its artifact: {hint}"
@@ -223,8 +224,7 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
             faults.append(f"{run / name}: missing")
         except InputError as error:
             faults.append(str(error))
-    made = [run / name for name in ("tokenizer", "prior") if (run / name).is_dir()]
-    return faults + [fault for folder in made for fault in faults_of(folder, checks)]
+    return faults + [f for folder in artifacts_of(run) for f in faults_of(folder, checks)]
 
 
 def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[str]:

@@ -46,6 +46,7 @@ from imagetok.training.checkpoint_record import (
 )
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
+from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job
 from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
 from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows
@@ -175,6 +176,7 @@ class _Training:
             model = self._model_to_evaluate()
             if self.best is not None and step != self.step:
                 model.load_state_dict(self.best.tensors, strict=True)
+            keep_earlier_artifact(self.job.artifact, step)
             self.job.export(model, measures)
             write_json(self.finished, {"step": self.step, "exported": step})
         self.accelerator.wait_for_everyone()
