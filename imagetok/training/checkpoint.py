@@ -118,7 +118,7 @@ def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> No
     if path is None:
         raise DivergedError(
             f"step {step}: {what}; training stopped. There is no checkpoint to continue from: "
-            "start again in another --out with a lower train.learning_rate, train.clip_norm=1.0, or "
+            "start again in another --out with a lower train.learning_rate, train.clip_norm=1.0 or "
             "train.mixed_precision=no; a train.checkpoint_every below this step would leave one"
         )
     if measure is not None and (best := _best(folder, measure)) is not None:
