@@ -24,6 +24,11 @@ from cli.parameters import CONFIG, PATH_OR_ID
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/NAME].")
 @click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show images, classes, codes, parameters, time and memory; write nothing.",
+)
 @click.option("--init-from", type=PATH_OR_ID, help="Initialise from these weights (fine-tuning).")
 @max_skip_option(
     "Unreadable images of each split to allow; others take their place [the config's max_skip, 0]."
@@ -35,6 +40,7 @@ def train(
     overrides: tuple[str, ...],
     out: Path | None,
     resume: bool,
+    dry_run: bool,
     init_from: str | None,
     max_skip: str | None,
     check: str | None,
@@ -43,6 +49,9 @@ def train(
     """Train the tokenizer or prior that CONFIG describes.
 
     CONFIG is a YAML file, or a name that `imagetok configs` lists.
+
+    The first lines say what is trained on what, the last ones what comes next. --dry-run shows the
+    same with time and memory, estimated from a few steps, and trains nothing.
 
     Example: imagetok train digits/edvae --set train.steps=500 --out runs/try
 
@@ -53,26 +62,27 @@ def train(
     import prior
     from imagetok.named_configs import find_config
     from imagetok.training.config_input import kind_of
+    from imagetok.training.run_images import SkippedImages
+    from imagetok.training.trained import TrainedTokenizer
 
     say(find_config(config).taken())
-    options: dict[str, Any] = {
-        "out": out,
-        "set": overrides,
-        "resume": resume,
-        "init_from": init_from,
-        "device": device,
-    }
     images = given(max_skip=max_skip, check=check)
-    if kind_of(config, overrides) == "prior":
-        if images:
-            name = next(iter(images)).replace("_", "-")
-            raise click.UsageError(
-                f"--{name}: applies to images, and a prior is trained on codes; omit it"
-            )
-        done, skipped = prior.train(config, **options), ()
-    else:
-        done = imagetok.train(config, **options, **images)
-        skipped = (*done.skipped.train, *done.skipped.test)
+    kind = kind_of(config, overrides)
+    if kind == "prior" and images:
+        name = next(iter(images)).replace("_", "-")
+        raise click.UsageError(
+            f"--{name}: applies to images, and a prior is trained on codes; omit it"
+        )
+    function = {"tokenizer": imagetok.train, "prior": prior.train}[kind]
+    options: dict[str, Any] = {"set": overrides, "init_from": init_from, "device": device}
+    if dry_run:
+        say(str(function(config, dry_run=True, **options, **images)))
+        return 0
+    done = function(config, out=out, resume=resume, **options, **images)
     say(f"finished: {done.artifact}, on the held-out split:")
     show_table(done.measures)
-    return show_skips(skipped)
+    skips = done.skipped if isinstance(done, TrainedTokenizer) else SkippedImages()
+    code = show_skips((*skips.train, *skips.test))
+    say(f"run folder: {done.folder}")
+    say(f"next: {done.next_command}")
+    return code

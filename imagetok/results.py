@@ -55,6 +55,26 @@ def text_of(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def duration_text(seconds: float) -> str:
+    """Format a duration in its two largest units.
+
+    >>> [duration_text(s) for s in (0.5, 59, 260, 7500, 200_000)]
+    ['0.5 s', '59 s', '4 min 20 s', '2 h 5 min', '2 d 8 h']
+    """
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    for size, unit, smaller_size, smaller in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size} {unit} {rest} {smaller}" if rest else f"{whole // size} {unit}"
+    return f"{whole} s"
+
+
 def _data_url(pixels: "np.ndarray") -> str:
     from PIL import Image
 

@@ -20,9 +20,12 @@ from imagetok.data.class_names import ClassMatch, both_lists, match_classes
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
+from imagetok.io.url_secrets import public_url
 from imagetok.processes import all_reduce, device_of, process_state
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.divergence import DivergenceLimits
+from imagetok.training.estimate import RunEstimate, estimate_run
+from imagetok.training.facts import RunFacts, count_parameters, pixels_text
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import CONFIG, PLACES, open_run, shared_run, with_recorded_lengths
@@ -110,6 +113,7 @@ def train_prior(
         shared_run(run, config, job.inputs, places=(*PLACES, "tokenizer")),
         open_run(run, config, resume=resume, is_main=is_main, free=FREE_TO_CHANGE),
     ):
+        logger.info("%s", job.facts)
         return train(
             job,
             config.train,
@@ -119,6 +123,19 @@ def train_prior(
             unit="images",
             save_first=init_from is not None,
         )
+
+
+def estimate_prior(
+    config: PriorRun, *, init_from: Path | str | None = None, device: str | None = None
+) -> RunEstimate:
+    """Return the facts of a run, and time and memory estimated from a few steps; writes nothing.
+
+    init_from, device: as for `train_prior`, whose errors are raised.
+    """
+    nowhere = Path("nowhere")  # no step writes there
+    accelerator = build_accelerator(config.train, nowhere, device)
+    job = _job(_with_commit(config, nowhere, resume=False), nowhere, init_from)
+    return estimate_run(job, config.train, accelerator=accelerator, seed=config.seed)
 
 
 def _with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
@@ -174,6 +191,19 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         named = {f"held-out {name}": value for name, value in measures.items()}
         cast(Prior, model).save_pretrained(run / "prior", config.tokenizer, named)
 
+    facts = RunFacts(
+        what=f"prior, {config.model.kind}",
+        data=public_url(config.data.source),
+        images=len(training),
+        held_out=len(held_out),
+        class_names=architecture.class_names,
+        pixels=pixels_text(dataset.plan.image),
+        num_codes=dataset.num_codes,
+        grids=dataset.grids,
+        parameters=count_parameters(prior),
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+    )
     return Job(
         model=prior,
         dataset=training,
@@ -189,6 +219,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
+        facts=facts,
         # Under a uniform distribution a code has log2 K bits.
         limits=DivergenceLimits("bits_per_code", most=10 * uniform, noticed=uniform),
         selection=WeightSelection("bits_per_code", config.patience, config.export),

@@ -18,6 +18,7 @@ from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_ba
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import DivergenceLimits
+from imagetok.training.facts import RunFacts
 from imagetok.training.step_output import StepOutput
 
 
@@ -65,6 +66,8 @@ class Job:
     """Limits of a held-out measure; None: any finite value is accepted."""
     shown: tuple[str, ...] = ()
     """Names of logged values that the progress bar shows beside the loss."""
+    facts: RunFacts | None = None
+    """What the run trains, and on what; for its log and for estimates, unused by the loop."""
     matrix_layers: tuple[type[nn.Module], ...] = ()
     """Layers of other libraries whose `weight` is a matrix; see `build_optimizer`."""
 

@@ -6,9 +6,10 @@ It is independent of what is trained; a `Job` provides model, data and loss.
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -89,6 +90,19 @@ def train(
         return _Training(job, config, accelerator, run, seed, unit, stop).run(save_first)
 
 
+def rehearse(
+    job: Job, config: TrainConfig, *, accelerator: Accelerator, seed: int
+) -> Generator[None]:
+    """Take steps of a new run, one each time the iterator advances, and keep nothing of them.
+
+    There is no run folder, so no logs, evaluations, checkpoints and artifact. Raises what a step
+    raises, and StoppedError after a signal.
+    """
+    with TemporaryDirectory(prefix="imagetok-") as folder, StopRequest() as stop:
+        training = _Training(job, config, accelerator, Path(folder), seed, "", stop)
+        yield from training.rehearse()
+
+
 class _Training:
     """The state of one `train` call."""
 
@@ -129,11 +143,25 @@ class _Training:
         try:
             return self._run(save_first)
         finally:
-            # Ends the loader's workers now: a traceback may keep the loader alive until the process
-            # exits, and the exit would then wait for the workers without end.
-            self.batches = iter(())
-            self.metrics.close()
-            self.timing.close()
+            self._close()
+
+    def rehearse(self) -> Iterator[None]:
+        try:
+            self._begin_batches()
+            for _ in range(self.config.steps):
+                self.stop.check()
+                self._optimize()
+                self.step += 1
+                yield
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        # Ends the loader's workers now: a traceback may keep the loader alive until the process
+        # exits, and the exit would then wait for the workers without end.
+        self.batches = iter(())
+        self.metrics.close()
+        self.timing.close()
 
     def _run(self, save_first: bool) -> dict[str, float | int]:
         self._restore()
@@ -208,7 +236,8 @@ class _Training:
         expected = self.step, self._exported()[0]
         return found is not None and (found.step, found.exported_step) == expected
 
-    def _steps(self) -> None:
+    def _begin_batches(self) -> None:
+        """Start the loader at the next step."""
         config, accelerator = self.config, self.accelerator
         micro_batches = MicroBatches(
             len(self.job.dataset),
@@ -222,7 +251,12 @@ class _Training:
         loader = batch_loader(
             self.job.dataset, micro_batches, config.workers, accelerator.device.type == "cuda"
         )
-        self.batches = iter(()) if self._is_over() else begin(loader)
+        self.batches = begin(loader)
+
+    def _steps(self) -> None:
+        config, accelerator = self.config, self.accelerator
+        if not self._is_over():
+            self._begin_batches()
         logged_at, logged_step = time.perf_counter(), self.step
         with ProgressBar(
             "training", config.steps, self.step, accelerator.is_main_process

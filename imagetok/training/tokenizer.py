@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imagetok import seeding
-from imagetok.data import ImageBatch, ImageDataset, ImageError
+from imagetok.data import ImageBatch, ImageDataset, ImageError, describe
 from imagetok.data.headers import LOOKED_AT
 from imagetok.data.listed import ListedImages
 from imagetok.data.substitutes import SubstitutedImages
@@ -24,6 +24,8 @@ from imagetok.quantizers import code_counts, codebook_use, is_concatenated, leve
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
+from imagetok.training.estimate import RunEstimate, estimate_run
+from imagetok.training.facts import RunFacts, count_parameters, pixels_text
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import (
@@ -77,6 +79,7 @@ def train_tokenizer(
     with shared_run(run, config, job.inputs, places=PLACES):
         images.check(check)
         with open_run(run, config, resume=resume, is_main=accelerator.is_main_process):
+            logger.info("%s", job.facts)
             return train(
                 job,
                 config.train,
@@ -86,6 +89,19 @@ def train_tokenizer(
                 unit="images",
                 save_first=init_from is not None,
             )
+
+
+def estimate_tokenizer(
+    config: TokenizerRun, *, init_from: Path | str | None = None, device: str | None = None
+) -> RunEstimate:
+    """Return the facts of a run, and time and memory estimated from a few steps; writes nothing.
+
+    init_from, device: as for `train_tokenizer`, whose errors are raised.
+    """
+    nowhere = Path("nowhere")  # no step writes there
+    accelerator = build_accelerator(config.train, nowhere, device)
+    job = _job(config, nowhere, RunImages(config, nowhere, resume=False), init_from)
+    return estimate_run(job, config.train, accelerator=accelerator, seed=config.seed)
 
 
 def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | str | None) -> Job:
@@ -117,6 +133,19 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             "weights to start from": "" if started is None else started,
         }
 
+    facts = RunFacts(
+        what=f"{tokenizer.kind}, {' '.join(config.tokenizer.method)}",
+        data=describe(config.data, "train"),
+        images=len(images.training),
+        held_out=len(images.held_out),
+        class_names=images.training.class_names,
+        pixels=pixels_text(config.tokenizer.image),
+        num_codes=tokenizer.num_codes,
+        grids=config.tokenizer.grids if tokenizer.num_codes else (),
+        parameters=count_parameters(tokenizer),
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+    )
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
@@ -130,6 +159,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
         evaluate=evaluate,
         export=export,
         artifact=run / "tokenizer",
+        facts=facts,
         # Pixels in [0, 1] differ by at most 1, so their mean squared error is at most 1.
         limits=DivergenceLimits("mse", most=1.0, noticed=0.01),
         shown=(

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
-from imagetok.config import Overrides, override_texts, validate
+from imagetok.config import Overrides, load_config, override_texts, validate
 from imagetok.data import open_image
 from imagetok.data.headers import LOOKED_AT
 from imagetok.processes import choose_device, keep_freed_memory
@@ -20,10 +20,12 @@ from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.config_input import ConfigInput, check_kind, choose_run_folder, open_config
+from imagetok.training.estimate import RunEstimate
 from imagetok.training.metrics_log import read_json_lines
-from imagetok.training.run_folder import check_plugins
+from imagetok.training.next_commands import encode_command, evaluate_command
+from imagetok.training.run_folder import CONFIG, check_plugins
 from imagetok.training.run_images import SkippedImages, parse_check, read_skipped
-from imagetok.training.tokenizer import train_tokenizer
+from imagetok.training.tokenizer import estimate_tokenizer, train_tokenizer
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +43,11 @@ class Trained(Result):
     @abstractmethod
     def artifact(self) -> Path:
         """The folder of the finished tokenizer or prior."""
+
+    @property
+    @abstractmethod
+    def next_command(self) -> str:
+        """The command that comes next, quoted for a shell."""
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -65,6 +72,15 @@ class TrainedTokenizer(Trained):
         """The folder of the tokenizer."""
         return self.folder / "tokenizer"
 
+    @property
+    def next_command(self) -> str:
+        """The command that encodes the training images; for a VAE, which has no codes, measures."""
+        config = load_config(self.folder / CONFIG, TokenizerRun)
+        if config.tokenizer.latent is not None:
+            return evaluate_command(self.artifact, config.data)
+        shards = self.folder / "codes" / "train"
+        return encode_command(self.artifact, config.data, "train", shards)
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The trained tokenizer, in eval mode; raises ArtifactError for a VAE (it has no codes)."""
@@ -87,18 +103,47 @@ class TrainedTokenizer(Trained):
         return {caption: open_image(files[-1])} if files else {}
 
 
+@overload
 def train(
     config: ConfigInput,
     *,
     out: Path | str | None = None,
     set: Overrides = (),
     resume: bool = False,
+    dry_run: Literal[False] = False,
     init_from: Path | str | None = None,
     max_skip: int | str | None = None,
     check: int | str = LOOKED_AT,
     device: torch.device | str | None = None,
     progress: bool = True,
-) -> TrainedTokenizer:
+) -> TrainedTokenizer: ...
+@overload
+def train(
+    config: ConfigInput,
+    *,
+    out: Path | str | None = None,
+    set: Overrides = (),
+    resume: bool = False,
+    dry_run: Literal[True],
+    init_from: Path | str | None = None,
+    max_skip: int | str | None = None,
+    check: int | str = LOOKED_AT,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> RunEstimate: ...
+def train(
+    config: ConfigInput,
+    *,
+    out: Path | str | None = None,
+    set: Overrides = (),
+    resume: bool = False,
+    dry_run: bool = False,
+    init_from: Path | str | None = None,
+    max_skip: int | str | None = None,
+    check: int | str = LOOKED_AT,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> TrainedTokenizer | RunEstimate:
     """Train the tokenizer (or VAE) of a config with `kind: tokenizer`.
 
     >>> run = imagetok.train("digits/edvae", out="runs/a", set={"train.steps": 500})
@@ -109,6 +154,8 @@ def train(
     not empty needs `resume`; a finished run is only loaded.
     set: settings to override, {"train.steps": 500} or ["train.steps=500"].
     resume: continue the run in `out`.
+    dry_run: train nothing and write nothing: return images, classes, codes, parameters, and the
+    time and memory of the run, estimated from a few steps, as a RunEstimate.
     init_from: a folder or Hub id of the same architecture for the initial weights.
     max_skip: unreadable images of each split to allow, a count or a percentage such as "1%"; None:
     the config's `max_skip`. In training others take their place, evaluations leave them out; the
@@ -129,16 +176,20 @@ def train(
         allowance = [] if max_skip is None else [f"max_skip={max_skip}"]
         source = open_config(config, [*override_texts(set), *allowance])
         check_kind(source, "tokenizer")
+        keep_freed_memory()
+        place = None if device is None else str(device)
+        if dry_run:
+            run_config = validate(source.tree, TokenizerRun, source.where)
+            return estimate_tokenizer(run_config, init_from=init_from, device=place)
         run = choose_run_folder(source, out, resume=resume)
         if resume:
             check_plugins(run)
-        keep_freed_memory()
         measures = train_tokenizer(
             validate(source.tree, TokenizerRun, source.where),
             run,
             resume=resume,
             init_from=init_from,
-            device=None if device is None else str(device),
+            device=place,
             check=limit,
         )
         return TrainedTokenizer(run, measures, choose_device(device))

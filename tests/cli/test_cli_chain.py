@@ -1,6 +1,7 @@
 """The commands in their order on tiny models, their refusals and exit codes."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -64,6 +65,40 @@ def test_dry_run_writes_nothing(chain, tmp_path, capsys):
     assert _run([*words, "--shards", str(tmp_path / "none"), "--dry-run"]) == 0
     assert "1797 images -> 1 shards" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
+
+
+def test_a_dry_run_of_training_states_the_facts(chain, tmp_path, monkeypatch, capsys):
+    where = [f"data.source={chain / 'codes' / 'train'}", f"tokenizer={chain / 'edvae/tokenizer'}"]
+    gpt = [str(CONFIGS / "gpt.yaml"), *sets([*where, "data.test=null", *TINY_GPT])]
+    monkeypatch.chdir(tmp_path)
+    for config, parts in [
+        ([str(CONFIGS / "edvae.yaml"), *sets(TINY)], ("1,617", "180", "4 x 4 of 16", "64")),
+        (gpt, ("1,536", "81", "10: 0, 1, 2, 3", "4 x 4 of 16", "64")),
+    ]:
+        assert _run(["train", *config, "--out", "run", "--device", "cpu", "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        assert all(part in out for part in (*parts, "parameters", "memory", "time", "cpu"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_ends_with_the_folder_and_a_command_that_runs(chain, capsys):
+    for name, words in [("edvae", TINY), ("gpt", TINY_GPT)]:
+        where = [
+            f"data.source={chain / 'codes' / 'train'}",
+            f"data.test={chain / 'codes' / 'test'}",
+            f"tokenizer={chain / 'edvae' / 'tokenizer'}",
+            "train.trackers=[]",
+        ]
+        words = words if name == "edvae" else [*where, *words]
+        run = ["train", str(CONFIGS / f"{name}.yaml"), "--out", str(chain / name), "--resume"]
+        assert _run([*run, "--device", "cpu", *sets(words)]) == 0
+        folder, command = capsys.readouterr().out.splitlines()[-2:]
+        assert folder == f"run folder: {chain / name}"
+        program, *words = shlex.split(command.removeprefix("next: "))
+        assert program == "imagetok"
+        assert _run(words) == 0
+    assert (chain / "edvae" / "codes" / "train" / "manifest.json").is_file()
+    assert (chain / "gpt" / "samples" / "grid.png").is_file()
 
 
 def test_sample_is_the_same_for_any_number(chain, tmp_path):

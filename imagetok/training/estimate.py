@@ -1,0 +1,100 @@
+"""Estimating the time and memory of a run from a few steps that are taken and thrown away."""
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+
+from imagetok.processes import peak_memory_mb
+from imagetok.results import Result, duration_text
+from imagetok.training.config import TrainConfig
+from imagetok.training.facts import RunFacts
+from imagetok.training.job import Job
+from imagetok.training.loop import rehearse
+
+WARM_UP, MEASURED, SECONDS = 2, 8, 10.0
+"""Steps before the measured ones, measured steps, and the time after which none follows."""
+EVALUATION_SHARE = 1 / 3
+"""Time of evaluating an image, relative to a training step's: forward without backward."""
+
+
+@dataclass(frozen=True, repr=False)
+class RunEstimate(Result):
+    """The result of a dry run: facts, time and memory. Nothing was written."""
+
+    facts: RunFacts
+    device: str
+    """Device of the measured steps."""
+    seconds_per_step: float
+    """Median of the measured steps, including reading their images."""
+    evaluations: int
+    """Number of evaluations on the held-out images."""
+    seconds: float
+    """Estimate for the whole run: its steps, and its evaluations at a third of the time of an image
+    in a step."""
+    peak_memory_mb: float
+    """Peak resident memory of this process in MiB, up to the end of the measured steps."""
+    peak_gpu_memory_mb: float | None
+    """Peak memory of tensors on the GPU in MiB; None on a CPU."""
+
+    def title(self) -> str:
+        """Return the title of the facts."""
+        return f"{self.facts.title()}; estimate, nothing was written"
+
+    def rows(self) -> Mapping[str, object]:
+        """Return the facts, then device, time and memory."""
+        gpu = self.peak_gpu_memory_mb
+        return {
+            **self.facts.rows(),
+            "device": self.device,
+            "a step": f"{duration_text(self.seconds_per_step)}, measured",
+            "time, about": f"{duration_text(self.seconds)}, with {self.evaluations} evaluations",
+            "memory, about": f"{self.peak_memory_mb:,.0f} MiB, the peak of the measured steps",
+            **({} if gpu is None else {"GPU memory, about": f"{gpu:,.0f} MiB"}),
+        }
+
+
+def estimate_run(
+    job: Job, config: TrainConfig, *, accelerator: Accelerator, seed: int
+) -> RunEstimate:
+    """Take up to ten steps of a run without a run folder, and estimate time and memory of them all.
+
+    Raises what a step of the run raises, such as InputError for an image that cannot be read.
+    """
+    assert job.facts is not None
+    device = accelerator.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with closing(rehearse(job, config, accelerator=accelerator, seed=seed)) as steps:
+        taken = list(islice(_seconds(steps, device), WARM_UP + MEASURED))
+    step = statistics.median(taken[WARM_UP:] or taken[-1:])
+    evaluations = -(-config.steps // config.evaluate_every)
+    image = step / config.batch_size * EVALUATION_SHARE
+    return RunEstimate(
+        job.facts,
+        str(device),
+        step,
+        evaluations,
+        config.steps * step + evaluations * job.facts.held_out * image,
+        peak_memory_mb(),
+        torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+    )
+
+
+def _seconds(steps: Iterable[None], device: torch.device) -> Iterator[float]:
+    """Yield the seconds of each step, including work queued on the device, for a limited time."""
+    begun = time.perf_counter()
+    before = begun
+    for _ in steps:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        yield now - before
+        if now - begun > SECONDS:
+            return
+        before = time.perf_counter()

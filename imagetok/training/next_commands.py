@@ -1,0 +1,34 @@
+"""The commands that follow a finished run, as text that can be copied to a shell."""
+
+import shlex
+from pathlib import Path
+
+from imagetok.data import DataConfig, describe
+from imagetok.plugins.loading import plugin_options
+
+
+def command(*words: object) -> str:
+    """Return an imagetok command, quoted for a shell, with the plugins that are loaded now.
+
+    >>> command("train", "my photos.yaml")
+    "imagetok train 'my photos.yaml'"
+    """
+    return shlex.join(["imagetok", *plugin_options(), *map(str, words)])
+
+
+def encode_command(tokenizer: Path, data: DataConfig, split: str, shards: Path) -> str:
+    """Return the command that encodes one split of a data source."""
+    return command(
+        *("encode", "--tokenizer", tokenizer, "--data", describe(data, split)),
+        *("--shards", shards),
+    )
+
+
+def evaluate_command(tokenizer: Path, data: DataConfig) -> str:
+    """Return the command that measures a tokenizer or VAE on the held-out images."""
+    return command("evaluate", "--tokenizer", tokenizer, "--data", describe(data, "test"))
+
+
+def sample_command(prior: Path, count: int, out: Path) -> str:
+    """Return the command that draws images from a prior."""
+    return command("sample", "--prior", prior, "-n", count, "--out", out)
