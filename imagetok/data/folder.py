@@ -4,10 +4,11 @@ import logging
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
+from imagetok.data.base import NO_LABEL
 from imagetok.data.compressed_images import FileImages
 from imagetok.data.file_formats import is_image_name
 from imagetok.data.labels_and_splits import named_splits, split_members
@@ -34,8 +35,8 @@ def open_folder(
     Subfolders that are named as splits (see `split_of`) are the splits; `train` and `test` name
     others, or the rest of the folder is train. Split test is val if there is no test; without
     either, the fraction `holdout` of train is test, and the others are train. The labels are the
-    sorted names of the subfolders over all splits; if there are images beside the subfolders, or no
-    subfolders, the folder is unlabelled.
+    sorted names of the subfolders over all splits. Images beside the subfolders have no label; if
+    they are half of all images or more, the folder is unlabelled. Both are warned of.
     Raises InputError if the folder or its images are missing, or if subfolders may be splits or
     classes, ConfigError for an unknown split.
     """
@@ -60,7 +61,8 @@ def open_folder(
         )
     files = [files[i] for i in chosen]
     label_of = {name: label for label, name in enumerate(class_names)}
-    labels = [label_of[file.split("/")[0]] for _, file in files] if class_names else None
+    labels = [label_of.get(file.split("/")[0], NO_LABEL) for _, file in files]
+    _warn_of_strays(folder, files, class_names)
     paths = [str(PurePosixPath(part, file)) for part, file in files]
     return FileImages(
         folder,
@@ -68,7 +70,7 @@ def open_folder(
         name="folder",
         split=split,
         contract=contract,
-        labels=labels,
+        labels=labels if class_names else None,
         class_names=class_names,
     )
 
@@ -171,6 +173,23 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _classes(files: list[str]) -> tuple[str, ...]:
-    if any("/" not in file for file in files):
+    """Return the subfolders as class names; none if half of the images or more lie beside them."""
+    if 2 * sum("/" not in file for file in files) >= len(files):
         return ()
-    return tuple(sorted({file.split("/")[0] for file in files}))
+    return tuple(sorted({file.split("/")[0] for file in files if "/" in file}))
+
+
+def _warn_of_strays(folder: Path, files: list[tuple[str, str]], class_names: Sequence[str]) -> None:
+    """Warn if some images lie in subfolders and others beside them.
+
+    files: (part, path in the part) of the images of a split.
+    """
+    beside = [str(folder / part / file) for part, file in files if "/" not in file]
+    if not beside or (len(beside) == len(files) and not class_names):
+        return
+    if class_names:
+        said = "lie beside the folders of classes and have no label"
+    else:
+        said = "lie beside the folders of the others, so that no image has a label"
+    first = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
+    logger.warning("%s: %d of %d images %s: %s", folder, len(beside), len(files), said, first)

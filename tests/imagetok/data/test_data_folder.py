@@ -51,6 +51,35 @@ def test_a_flat_folder_is_unlabelled(tmp_path):
     assert dataset.num_classes is None
 
 
+def test_a_picture_beside_the_folders_of_classes_takes_no_labels_away(tmp_path, caplog):
+    put(tmp_path, *(f"{kind}/{i}.png" for kind in "ab" for i in range(3)), "cover.jpg")
+    dataset = opened(tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert labels(dataset) == [0, 0, 0, 1, 1, 1, NO_LABEL]
+    (said,) = caplog.messages
+    assert "1 of 7 images lie beside" in said and said.endswith(str(tmp_path / "cover.jpg"))
+    for split in ("train", "test"):  # every split has the same classes
+        assert opened(tmp_path, split, holdout=0.3).class_names == ("a", "b")
+
+
+def test_a_picture_in_a_split_beside_its_classes_has_no_label(tmp_path):
+    put(tmp_path, "train/a/1.png", "train/b/1.png", "train/x.png", "val/a/2.png", "val/b/2.png")
+    train, test = opened(tmp_path, "train"), opened(tmp_path, "test")
+    assert dict(zip(train.files, labels(train), strict=True))["train/x.png"] == NO_LABEL
+    assert labels(test) == [0, 1]
+
+
+def test_a_mostly_flat_folder_is_unlabelled_and_says_so(tmp_path, caplog):
+    put(tmp_path, "a.png", "b.png", "more/c.png", "more/d.png")
+    assert opened(tmp_path).class_names == ()
+    assert "so that no image has a label" in caplog.text
+    caplog.clear()
+    (tmp_path / "more" / "c.png").unlink()
+    (tmp_path / "more" / "d.png").unlink()
+    assert labels(opened(tmp_path)) == [NO_LABEL] * 2
+    assert not caplog.messages
+
+
 def test_held_out_splits_are_fixed_disjoint_and_complete(tmp_path):
     put(tmp_path, *(f"{kind}/{i}.png" for kind in "ab" for i in range(15)))
     train, test, both = (opened(tmp_path, split) for split in ("train", "test", "all"))
