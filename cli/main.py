@@ -23,6 +23,7 @@ from imagetok.version import __version__
 
 COMMANDS = {
     "quickstart": ("cli.quickstart", "Run every step on included data, in minutes on a CPU."),
+    "init": ("cli.init", "Look through a folder of pictures and write configs for it."),
     "configs": ("cli.configs", "List the included configs, or print or copy one."),
     "train": ("cli.train", "Train the tokenizer or prior that a config describes."),
     "encode": ("cli.encode_decode", "Encode images to a code dataset (shards)."),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from imagetok.analysis.latent_space import explore
     from imagetok.analysis.reconstruction import reconstruct
     from imagetok.analysis.report import report
+    from imagetok.analysis.starting_config import init
     from imagetok.analysis.uncertainty import uncertainty
     from imagetok.codes.decode import decode
     from imagetok.codes.encode import encode
@@ -57,6 +58,7 @@ _HOMES = {
     "export": "imagetok.codes.interchange.export",
     "import_codes": "imagetok.codes.interchange.import_",
     "info": "imagetok.environment",
+    "init": "imagetok.analysis.starting_config",
     "inspect": "imagetok.inspection",
     "load_config": "imagetok.config",
     "load_plugin": "imagetok.plugins.loading",
@@ -94,6 +96,7 @@ __all__ = [
     "export",
     "import_codes",
     "info",
+    "init",
     "inspect",
     "load_config",
     "load_plugin",

@@ -17,8 +17,8 @@ from imagetok.training.facts import RunFacts
 from imagetok.training.job import Job
 from imagetok.training.loop import rehearse
 
-WARM_UP, MEASURED, SECONDS = 2, 8, 10.0
-"""Steps before the measured ones, measured steps, and the time after which none follows."""
+WARM_UP, FEWEST, MOST, SECONDS = 2, 3, 8, 10.0
+"""Steps before the measured ones, limits of their number, and the time after which they end."""
 EVALUATION_SHARE = 1 / 3
 """Time of evaluating an image, relative to a training step's: forward without backward."""
 
@@ -71,8 +71,8 @@ def estimate_run(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with closing(rehearse(job, config, accelerator=accelerator, seed=seed)) as steps:
-        taken = list(islice(_seconds(steps, device), WARM_UP + MEASURED))
-    step = statistics.median(taken[WARM_UP:] or taken[-1:])
+        taken = list(islice(_seconds(steps, device), WARM_UP + MOST))
+    step = statistics.median(taken[WARM_UP:] or taken)
     evaluations = -(-config.steps // config.evaluate_every)
     image = step / config.batch_size * EVALUATION_SHARE
     return RunEstimate(
@@ -88,13 +88,14 @@ def estimate_run(
 
 def _seconds(steps: Iterable[None], device: torch.device) -> Iterator[float]:
     """Yield the seconds of each step, including work queued on the device, for a limited time."""
-    begun = time.perf_counter()
-    before = begun
-    for _ in steps:
+    before = time.perf_counter()
+    measured = 0.0
+    for number, _ in enumerate(steps, 1):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         now = time.perf_counter()
         yield now - before
-        if now - begun > SECONDS:
+        measured += now - before if number > WARM_UP else 0.0
+        if number >= WARM_UP + FEWEST and measured > SECONDS:
             return
         before = time.perf_counter()
