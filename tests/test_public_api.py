@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from representative import slow_but
 
 import imagetok
@@ -32,8 +33,8 @@ NAMES = {
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
         "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
-        "inspect", "load_config", "load_plugin", "merge", "open_codes", "open_images", "parse_spec",
-        "push", "reconstruct", "register", "report", "train", "uncertainty", "verify",
+        "init", "inspect", "load_config", "load_plugin", "merge", "open_codes", "open_images",
+        "parse_spec", "push", "reconstruct", "register", "report", "train", "uncertainty", "verify",
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate", "evaluate_samples",
@@ -128,6 +129,14 @@ def _load_plugin(file: Path) -> str:
     return file.name
 
 
+def _pictures(folder: Path) -> Path:
+    (folder / "pictures").mkdir(parents=True)
+    for i in range(4):
+        image = Image.new("RGB", (20, 20), (i, 0, 0))
+        image.save(folder / "pictures" / f"{i}.png")
+    return folder / "pictures"
+
+
 def _push(function: Callable[..., object], folder: Path) -> str:
     """A run is refused before any network is asked."""
     with pytest.raises(InputError) as refusal:
@@ -190,6 +199,9 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
         _export(w, out), w.tokenizer, out / "codes"
     ),
     "imagetok.info": lambda w, out: imagetok.info(),
+    "imagetok.init": lambda w, out: imagetok.init(
+        _pictures(out), out=out / "a.yaml", size=16, device="cpu", progress=False
+    ),
     "imagetok.load_config": lambda w, out: imagetok.load_config(
         DIGITS / "edvae.yaml", importlib.import_module("imagetok.training.config").TokenizerRun
     ),

@@ -43,7 +43,7 @@ LARGE_ENOUGH = 0.9
 """Share of the pictures that are at least of the chosen size, so that they are not enlarged."""
 ONE_SHAPE, TOLERANCE = 0.9, 0.15
 """Images take the median aspect ratio if this share of the pictures is so close to it."""
-PASSES, FEWEST, MOST = 20, 1000, 20_000
+PASSES, FEWEST, MOST = 20, 500, 20_000
 """Passes over the pictures, and the limits of the number of steps."""
 
 
@@ -214,7 +214,7 @@ def steps_for(count: int, batch_size: int) -> int:
     """Return steps for `PASSES` passes over `count` pictures, rounded to hundreds, within limits.
 
     >>> steps_for(270, 32), steps_for(5000, 32), steps_for(10**6, 32)
-    (1000, 3100, 20000)
+    (500, 3100, 20000)
     """
     return min(MOST, max(FEWEST, round(PASSES * count / batch_size, -2)))
 

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from imagetok.data.base import NO_LABEL
-from imagetok.data.compressed_images import FileImages
-from imagetok.data.config import FolderConfig
-from imagetok.data.folder import open_folder
+from imagetok.data import NO_LABEL, FileImages, FolderConfig, open_images
 from imagetok.data.headers import Headers, look_at
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import sha256_file
@@ -157,7 +154,9 @@ def find_copies(files: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _open(data: FolderConfig, split: str) -> FileImages:
-    return open_folder(data.root, split, _ANY_FORM, holdout=data.holdout)
+    dataset = open_images(data, split, _ANY_FORM)
+    assert isinstance(dataset, FileImages)
+    return dataset
 
 
 def _equal_sizes(headers: Headers) -> list[int]:
