@@ -22,10 +22,9 @@ from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.results import Result, duration_text
 from imagetok.suggestions import did_you_mean
-from imagetok.tokenizers import TokenizerConfig
-from imagetok.training.config import TokenizerRun
+from imagetok.training.config import NO_SKIPS, TokenizerRun
 from imagetok.training.estimate import RunEstimate
-from imagetok.training.facts import pixels_text
+from imagetok.training.facts import RunFacts, pixels_text
 from imagetok.training.next_commands import command, encode_command, sample_command
 from imagetok.training.tokenizer import estimate_tokenizer
 
@@ -129,7 +128,8 @@ def init(
     with progress_shown(progress):
         survey = survey_folder(data)
         image, groups = choose_image(survey, size)
-        tree = tokenizer_tree(base, data, image, groups, survey.train)
+        max_skip = allowance(survey)
+        tree = tokenizer_tree(base, data, image, groups, survey.train, max_skip)
         config = validate(tree, TokenizerRun, str(path))
         estimate = estimate_tokenizer(config, device=None if device is None else str(device))
     codes = run / "codes"
@@ -142,11 +142,11 @@ def init(
         prior_path,
         image,
         estimate,
-        _code_bytes(config.tokenizer, survey),
+        _code_bytes(estimate.facts, image, survey),
         (
             command("train", path, "--out", run),
-            encode_command(run / "tokenizer", data, "train", codes / "train"),
-            encode_command(run / "tokenizer", data, "test", codes / "test"),
+            encode_command(run / "tokenizer", data, "train", codes / "train", max_skip),
+            encode_command(run / "tokenizer", data, "test", codes / "test", max_skip),
             command("train", prior_path, "--out", prior_run),
             sample_command(prior_run / "prior", 16, prior_run / "samples"),
         ),
@@ -188,12 +188,29 @@ def _common_aspect(aspects: list[float]) -> float:
     return middle if near >= ONE_SHAPE * len(aspects) else 1.0
 
 
+def allowance(survey: FolderSurvey) -> str:
+    """Return how many unreadable pictures a run may skip: the damaged ones, and one in a hundred.
+
+    "0" if none of all pictures is damaged, so that damage that comes later ends a run.
+    """
+    damaged = len(survey.damaged)
+    if not damaged and survey.headers.is_whole:
+        return NO_SKIPS
+    return str(damaged + max(1, len(survey.files) // 100))
+
+
 def tokenizer_tree(
-    base: dict[str, Any], data: FolderConfig, image: ImageContract, groups: int, count: int
+    base: dict[str, Any],
+    data: FolderConfig,
+    image: ImageContract,
+    groups: int,
+    count: int,
+    max_skip: str = NO_SKIPS,
 ) -> dict[str, Any]:
     """Return the config of a tokenizer as plain data: `base` with these images and their steps.
 
-    groups: groups of the network. count: number of training pictures.
+    groups: groups of the network. count: number of training pictures. max_skip: unreadable pictures
+    of each split to allow.
     """
     network, train = base["tokenizer"]["network"], base["train"]
     gain = (groups * network["blocks"]) ** -0.5
@@ -203,9 +220,13 @@ def tokenizer_tree(
         "image": image.model_dump(mode="json"),
         "network": network | {"groups": groups, "residual_gain": gain},
     }
-    return base | {
+    return {
+        "kind": base["kind"],
+        "seed": base["seed"],
         "data": data.model_dump(mode="json"),
+        **({} if max_skip == NO_SKIPS else {"max_skip": int(max_skip)}),
         "tokenizer": tokenizer,
+        "objective": base["objective"],
         "train": train | {"steps": steps, **every},
     }
 
@@ -216,7 +237,7 @@ def steps_for(count: int, batch_size: int) -> int:
     >>> steps_for(270, 32), steps_for(5000, 32), steps_for(10**6, 32)
     (500, 3100, 20000)
     """
-    return min(MOST, max(FEWEST, round(PASSES * count / batch_size, -2)))
+    return min(MOST, max(FEWEST, 100 * round(PASSES * count / batch_size / 100)))
 
 
 def _prior_tree(run: Path, count: int) -> dict[str, Any]:
@@ -260,6 +281,7 @@ def _comments(
         "written by `imagetok init`. Keys are explained on\n"
         "https://imagetok.github.io/imagetok/reference/config-keys.html",
         "data:": f"{survey.train:,} pictures to train on, {survey.held_out:,} held out",
+        "max_skip:": "damaged pictures to allow: others take their place, and they are listed",
         "  image:": f"{pixels_text(image)}: {asked}; {share:.0f} % of the pictures are as large. "
         "Others are enlarged.\nA picture of another shape is cropped at its longer side.",
         "  network:": "groups: each more halves the grid of codes; width: channels, for quality "
@@ -279,15 +301,15 @@ _PRIOR_COMMENTS = {
 }
 
 
-def _code_bytes(config: TokenizerConfig, survey: FolderSurvey) -> int:
+def _code_bytes(facts: RunFacts, image: ImageContract, survey: FolderSurvey) -> int:
     """Return about how many bytes the codes of all pictures take on disk."""
     totals = 0
     for count in (survey.train, survey.held_out):
         plan = CodePlan(
             tokenizer=TokenizerId(fingerprint="", name=""),
-            num_codes=tuple(level.num_codes for level in config.levels),
-            grids=config.grids,
-            image=config.image,
+            num_codes=facts.num_codes,
+            grids=facts.grids,
+            image=image,
             source="",
             source_identity="",
             num_inputs=count,

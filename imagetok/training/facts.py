@@ -42,9 +42,8 @@ class RunFacts(Result):
     @property
     def bits_per_image(self) -> float:
         """Bits of an image's codes if every code takes log2 of the codebook size."""
-        return sum(
-            h * w * math.log2(k) for (h, w), k in zip(self.grids, self.num_codes, strict=True)
-        )
+        levels = zip(self.grids, self.num_codes, strict=True)
+        return sum((h * w * math.log2(k) for (h, w), k in levels), start=0.0)
 
     @property
     def passes(self) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imagetok.data import DataConfig, describe
 from imagetok.plugins.loading import plugin_options
+from imagetok.training.config import NO_SKIPS
 
 
 def command(*words: object) -> str:
@@ -16,11 +17,16 @@ def command(*words: object) -> str:
     return shlex.join(["imagetok", *plugin_options(), *map(str, words)])
 
 
-def encode_command(tokenizer: Path, data: DataConfig, split: str, shards: Path) -> str:
-    """Return the command that encodes one split of a data source."""
+def encode_command(
+    tokenizer: Path, data: DataConfig, split: str, shards: Path, max_skip: str = NO_SKIPS
+) -> str:
+    """Return the command that encodes one split of a data source.
+
+    max_skip: number or percentage of unreadable images to allow.
+    """
     return command(
         *("encode", "--tokenizer", tokenizer, "--data", describe(data, split)),
-        *("--shards", shards),
+        *("--shards", shards, *_allowing(max_skip)),
     )
 
 
@@ -32,3 +38,7 @@ def evaluate_command(tokenizer: Path, data: DataConfig) -> str:
 def sample_command(prior: Path, count: int, out: Path) -> str:
     """Return the command that draws images from a prior."""
     return command("sample", "--prior", prior, "-n", count, "--out", out)
+
+
+def _allowing(max_skip: str) -> list[str]:
+    return [] if max_skip == NO_SKIPS else ["--max-skip", max_skip]

@@ -79,7 +79,7 @@ class TrainedTokenizer(Trained):
         if config.tokenizer.latent is not None:
             return evaluate_command(self.artifact, config.data)
         shards = self.folder / "codes" / "train"
-        return encode_command(self.artifact, config.data, "train", shards)
+        return encode_command(self.artifact, config.data, "train", shards, config.max_skip)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

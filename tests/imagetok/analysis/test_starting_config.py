@@ -13,7 +13,7 @@ from imagetok.config import load_config, read_yaml
 from imagetok.data import FolderConfig
 from imagetok.data.folder_survey import survey_folder
 from imagetok.errors import ConfigError, InputError
-from imagetok.training.config import TokenizerRun
+from imagetok.training.config import NO_SKIPS, TokenizerRun
 
 
 def put(folder: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -> Path:
@@ -73,6 +73,8 @@ def test_configs_are_written_that_load_and_commands_that_lead_to_samples(photos)
     config = load_config(start.config, TokenizerRun)
     assert config.data == FolderConfig(root="my photos")
     assert config.tokenizer.image == start.image
+    assert config.max_skip == NO_SKIPS
+    assert not any("--max-skip" in command for command in start.commands)
     (quantizer,) = config.tokenizer.levels
     assert quantizer.kind == "vqvae-ema"
     assert (quantizer.init, quantizer.reset is not None) == ("kmeans", True)
@@ -86,6 +88,17 @@ def test_configs_are_written_that_load_and_commands_that_lead_to_samples(photos)
     text = str(start)
     for part in ("12 pictures", "2: cat (6), dog (6)", "16 x 16 rgb", "training, about", "on disk"):
         assert part in text
+
+
+def test_damaged_pictures_are_allowed_for_in_config_and_commands(photos):
+    file = photos / "cat" / "0.png"
+    file.write_bytes(file.read_bytes()[:200])
+    start = imagetok.init(photos, size=16, device="cpu", progress=False)
+    assert [d.path for d in start.survey.damaged] == [str(file)]
+    assert load_config(start.config, TokenizerRun).max_skip == "2"  # and one that comes later
+    encodes = [c for c in start.commands if " encode " in c]
+    assert len(encodes) == 2
+    assert all(command.endswith("--max-skip 2") for command in encodes)
 
 
 def test_nothing_is_replaced(photos):
