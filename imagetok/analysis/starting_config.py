@@ -40,8 +40,8 @@ DEFAULT_SIZE = 64
 """Largest size that is chosen without being asked for: larger ones take hours on a CPU."""
 LARGE_ENOUGH = 0.9
 """Share of the pictures that are at least of the chosen size, so that they are not enlarged."""
-ONE_SHAPE, TOLERANCE = 0.9, 0.15
-"""Images take the median aspect ratio if this share of the pictures is so close to it."""
+ONE_SHAPE, TOLERANCE, LONGEST = 0.9, 0.15, 2.0
+"""Images take the median aspect ratio, up to 2, if this share of the pictures is so close to it."""
 PASSES, FEWEST, MOST = 20, 500, 20_000
 """Passes over the pictures, and the limits of the number of steps."""
 
@@ -182,10 +182,10 @@ def floor_share(count: int) -> int:
 
 
 def _common_aspect(aspects: list[float]) -> float:
-    """Return the median aspect ratio if nearly all are close to it, else 1."""
+    """Return the median aspect ratio, within limits, if nearly all are close to it; else 1."""
     middle = aspects[len(aspects) // 2]
     near = sum(1 / (1 + TOLERANCE) <= aspect / middle <= 1 + TOLERANCE for aspect in aspects)
-    return middle if near >= ONE_SHAPE * len(aspects) else 1.0
+    return min(LONGEST, max(1 / LONGEST, middle)) if near >= ONE_SHAPE * len(aspects) else 1.0
 
 
 def allowance(survey: FolderSurvey) -> str:

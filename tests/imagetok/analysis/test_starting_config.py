@@ -40,6 +40,7 @@ def photos(tmp_path, monkeypatch) -> Path:
         ([(300, 300)] * 4, "RGB", (64, 64, "rgb")),
         ([(300, 200)] * 4, "RGB", (64, 96, "rgb")),  # height, width
         ([(200, 300)] * 4, "RGB", (96, 64, "rgb")),
+        ([(70, 700)] * 4, "RGB", (128, 64, "rgb")),  # cropped
         ([(300, 200), (200, 300)] * 2, "RGB", (64, 64, "rgb")),  # no common shape
         ([(33, 40)] * 19 + [(5, 5)], "RGB", (40, 32, "rgb")),  # one of twenty may be smaller
         ([(33, 40)] * 3 + [(17, 20)] * 2, "RGB", (20, 16, "rgb")),
