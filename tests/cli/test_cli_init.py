@@ -11,6 +11,7 @@ from PIL import Image
 
 from cli.init import init
 from cli.main import _run
+from imagetok.analysis import starting_config
 from imagetok.analysis.starting_config import METHODS, SIZES
 from imagetok.data.image_decoding import open_image
 
@@ -61,7 +62,7 @@ def commands(out: str) -> list[list[str]]:
 def test_init_says_what_it_found_and_what_comes_next(photos, capsys):
     assert _run(["init", "my photos", "--size", "16", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    for part in (*ODD, "67 pictures", "sea (32)", "16 x 16 rgb", "training, about", "on disk"):
+    for part in (*ODD, "67 pictures", "sea (32)", "20 x 16 rgb", "training, about", "on disk"):
         assert part in out
     assert [words[0] for words in commands(out)] == ["train", "encode", "encode", "train", "sample"]
     assert _run(["init", "my photos", "--size", "16", "--device", "cpu"]) == 2
@@ -70,12 +71,13 @@ def test_init_says_what_it_found_and_what_comes_next(photos, capsys):
 
 def test_options_know_what_the_function_takes():
     options = {option.name: option for option in init.params}
-    assert options["method"].type.choices == list(METHODS)  # pyright: ignore
+    assert options["method"].type.choices == tuple(METHODS)  # pyright: ignore
     assert all(str(size) in (options["size"].help or "") for size in SIZES)  # pyright: ignore
 
 
-@pytest.mark.slow  # two trainings of 500 steps
-def test_the_printed_commands_lead_to_samples_without_an_edit(photos, capsys):
+@pytest.mark.slow  # two trainings
+def test_the_printed_commands_lead_to_samples_without_an_edit(photos, monkeypatch, capsys):
+    monkeypatch.setattr(starting_config, "FEWEST", 20)  # steps, to be quick
     assert _run(["init", "my photos", "--size", "16", "--device", "cpu"]) == 0
     printed = commands(capsys.readouterr().out)
     codes, outputs = [], []
@@ -87,5 +89,6 @@ def test_the_printed_commands_lead_to_samples_without_an_edit(photos, capsys):
     skipped = outputs[1] + outputs[2]
     assert "IMG_0003.JPG" in skipped and "IMG_0099.HEIC" in skipped
     samples = Path("runs/my-photos-gpt/samples")
-    assert len(json.loads((samples / "samples.json").read_bytes())["labels"]) == 16
-    assert open_image(samples / "000000.png").shape == (16, 16, 3)
+    record = json.loads((samples / "samples.json").read_bytes())
+    assert (record["num_images"], record["labels"]) == (16, [0, 1])
+    assert open_image(samples / "000000.png").shape == (16, 20, 3)
