@@ -78,6 +78,11 @@ class ImageContract(Section):
         return 3 if self.mode == "rgb" else 1
 
 
+def pixels_text(image: ImageContract) -> str:
+    """Return the size and mode of a contract's images: `96 x 64 rgb` (width x height)."""
+    return f"{image.width} x {image.height} {image.mode}"
+
+
 def check_images(images: Tensor, contract: ImageContract) -> None:
     """Raise InputError for anything but a batch of images of this contract.
 

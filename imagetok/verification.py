@@ -21,7 +21,7 @@ from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
 from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
-from imagetok.training.earlier_artifact import artifacts_of
+from imagetok.training.earlier_artifact import earlier_artifacts
 from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG as RUN_CONFIG
 from imagetok.training.run_folder import check_plugins
@@ -173,7 +173,7 @@ def push_with(
     path = Path(folder)
     kind = kind_of(path)
     if kind == "run":
-        made = map(str, artifacts_of(path))
+        made = map(str, _artifacts_of(path))
         hint = " or ".join(f"`imagetok push {m} {repo}`" for m in made) or "it has none yet"
         raise InputError(
             f"{path}: expected a tokenizer or prior, found a run; push its artifact: {hint}"
@@ -224,7 +224,13 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
             faults.append(f"{run / name}: missing")
         except InputError as error:
             faults.append(str(error))
-    return faults + [f for folder in artifacts_of(run) for f in faults_of(folder, checks)]
+    return faults + [f for folder in _artifacts_of(run) for f in faults_of(folder, checks)]
+
+
+def _artifacts_of(run: Path) -> list[Path]:
+    """Return a run's artifacts: the newest ones, then those of its earlier ends."""
+    newest = [run / name for name in ("tokenizer", "prior")]
+    return [*filter(Path.is_dir, newest), *(p for one in newest for p in earlier_artifacts(one))]
 
 
 def _comparison_faults(folder: Path, checks: Mapping[str, LoadCheck]) -> list[str]:

@@ -20,12 +20,13 @@ from imagetok.data.class_names import ClassMatch, both_lists, match_classes
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
+from imagetok.images import pixels_text
 from imagetok.io.url_secrets import public_url
 from imagetok.processes import all_reduce, device_of, process_state
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
-from imagetok.training.facts import RunFacts, count_parameters, pixels_text
+from imagetok.training.facts import RunFacts, count_parameters
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import CONFIG, PLACES, open_run, shared_run, with_recorded_lengths

@@ -17,14 +17,14 @@ from imagetok.data.folder_survey import FolderSurvey, first_names, survey_folder
 from imagetok.data.unreadable import listed
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError, InputError
-from imagetok.images import ImageContract
+from imagetok.images import ImageContract, pixels_text
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.results import Result, duration_text
 from imagetok.suggestions import did_you_mean
 from imagetok.training.config import NO_SKIPS, TokenizerRun
 from imagetok.training.estimate import RunEstimate
-from imagetok.training.facts import RunFacts, pixels_text
+from imagetok.training.facts import RunFacts
 from imagetok.training.next_commands import command, encode_command, sample_command
 from imagetok.training.tokenizer import estimate_tokenizer
 

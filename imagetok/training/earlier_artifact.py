@@ -10,11 +10,9 @@ from imagetok.training.checkpoint_record import read_finished
 logger = logging.getLogger("imagetok")
 
 
-def artifacts_of(run: Path) -> list[Path]:
-    """Return the folders of a run's artifacts: that of its end, then those of earlier ends."""
-    names = ("tokenizer", "prior")
-    found = [run / name for name in names if (run / name).is_dir()]
-    return found + [p for n in names for p in sorted(run.glob(f"{n}-step-*")) if p.is_dir()]
+def earlier_artifacts(artifact: Path) -> list[Path]:
+    """Return the kept artifacts of earlier ends of a run, by step."""
+    return sorted(p for p in artifact.parent.glob(f"{artifact.name}-step-*") if p.is_dir())
 
 
 def earlier_artifact(artifact: Path, step: int) -> Path:

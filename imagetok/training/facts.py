@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from imagetok.images import ImageContract
 from imagetok.results import Result
 from imagetok.suggestions import shown
 
@@ -82,11 +81,6 @@ def classes_text(names: Sequence[str]) -> str:
 def shown_name(name: str) -> str:
     """Return a name as it is if it is short and printable, else as a quoted value."""
     return name if len(name) <= 40 and name.isprintable() else shown(name)
-
-
-def pixels_text(image: ImageContract) -> str:
-    """Return the size and mode of a contract's images: `96 x 64 rgb` (width x height)."""
-    return f"{image.width} x {image.height} {image.mode}"
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -17,7 +17,7 @@ from imagetok.data.substitutes import SubstitutedImages
 from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
-from imagetok.images import ImageContract, clamp_pixels, from_stored
+from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
@@ -25,7 +25,7 @@ from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
-from imagetok.training.facts import RunFacts, count_parameters, pixels_text
+from imagetok.training.facts import RunFacts, count_parameters
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import (

@@ -9,9 +9,9 @@ from test_resume import tree
 
 import imagetok
 from imagetok.errors import ConfigError
-from imagetok.images import ImageContract
+from imagetok.images import ImageContract, pixels_text
 from imagetok.plugins import loading
-from imagetok.training.facts import RunFacts, classes_text, pixels_text
+from imagetok.training.facts import RunFacts, classes_text
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.next_commands import command
 

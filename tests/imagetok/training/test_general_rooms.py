@@ -15,7 +15,8 @@ from imagetok.training.optimizer import build_optimizer
 
 ROOM = Path(imagetok.training.__file__).parent
 SPECIAL = {"tokenizer.py", "config.py", "trained.py", "config_input.py", "run_images.py"}
-"""A tokenizer's job, config, result and images, and what tells the kinds of configs apart."""
+SPECIAL |= {"next_commands.py"}
+"""A tokenizer's job, config, result, images and next commands, and what tells kinds apart."""
 GENERAL = sorted(path for path in ROOM.glob("*.py") if path.name not in SPECIAL)
 ROOMS = ("data", "images", "pictures", "quantizers", "networks", "tokenizers", "codes")
 NAMES = {
