@@ -14,7 +14,7 @@ from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
 from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
-from imagetok.config import load_config, validate
+from imagetok.config import differences_shown, load_config, validate
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.hub import same_commit
@@ -196,9 +196,10 @@ def _initial(
         source = Prior.from_pretrained(init_from)
         started = source.fingerprint
         if source.config != architecture:
+            changed = differences_shown(source.config, architecture)
             raise ConfigError(
                 f"--init-from {init_from}: its architecture, codes or classes differ from the "
-                "config's; see config.json there"
+                f"config's ({changed}); see config.json there"
             )
         prior.load_state_dict(source.state_dict(), strict=True)
     return prior, started

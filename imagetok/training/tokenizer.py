@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imagetok import seeding
+from imagetok.config import differences_shown
 from imagetok.data import ImageBatch, ImageDataset, open_images
 from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
@@ -189,8 +190,9 @@ def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
     source = Autoencoder.from_pretrained(folder)
     if source.config != tokenizer.config:
         raise ConfigError(
-            f"--init-from {folder}: its architecture differs from the config's tokenizer section; "
-            f"copy the section from {folder}/config.json"
+            f"--init-from {folder}: its architecture differs from the config's section tokenizer "
+            f"({differences_shown(source.config, tokenizer.config)}); change these keys, or copy "
+            f"the section from {folder}/config.json"
         )
     tokenizer.load_state_dict(source.state_dict(), strict=True)
     return source.fingerprint
