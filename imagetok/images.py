@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from pydantic import Field, model_validator
@@ -69,12 +70,29 @@ class ImageContract(Section):
         return 3 if self.mode == "rgb" else 1
 
 
+def check_tensor(images: object) -> None:
+    """Raise InputError for images that are no tensor, with the conversion that makes them one."""
+    if isinstance(images, Tensor):
+        return
+    if isinstance(images, np.ndarray):
+        raise InputError(
+            "expected images as a torch tensor, found a numpy array; pass torch.from_numpy(images) "
+            "with pixels in [0, 1], shape (B, C, H, W)"
+        )
+    raise InputError(
+        f"expected images as a torch tensor, found {type(images).__name__}; for files and PIL "
+        "images use imagetok.data.open_image and imagetok.data.preprocess, or the functions "
+        "imagetok.encode and imagetok.reconstruct, which take them as they are"
+    )
+
+
 def check_images(images: Tensor, contract: ImageContract) -> None:
     """Raise InputError for anything but a batch of images of this contract.
 
     images: floating point (B, C, H, W) in [0, 1] with the contract's C, H and W, or label maps as
     int64 (B, H, W) in [0, num_classes).
     """
+    check_tensor(images)
     if contract.num_classes is not None:
         _check_labels(images, contract, contract.num_classes)
         return
@@ -99,7 +117,7 @@ def check_images(images: Tensor, contract: ImageContract) -> None:
         )
     if images.numel() == 0:
         return
-    low, high = (float(v) for v in images.aminmax())
+    low, high = (float(v) for v in images.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also refuses NaN
         raise InputError(
             f"expected pixels in [0, 1], found [{low:g}, {high:g}]; "

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from imagetok.arguments import checked_count
 from imagetok.errors import ConfigError
 
 # jaxtyping does not check axes that begin with an underscore: each level has its own grid.
@@ -37,6 +38,7 @@ def kept_positions(grids: tuple[tuple[int, int], ...], keep_rows: int) -> list[b
     same part of the image. Raises ConfigError for more rows than there are, and if that is not a
     whole number of rows at every level.
     """
+    keep_rows = checked_count("keep_rows", keep_rows, least=0)
     fewest = min(h for h, _ in grids)
     if not 0 <= keep_rows <= fewest:
         sizes = " and ".join(f"{h} x {w}" for h, w in grids)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imagetok import seeding
+from imagetok.arguments import checked_count
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
@@ -157,7 +158,7 @@ def explore(
     model = open_tokenizer(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
     if limit is not None:
-        dataset = FirstImages(dataset, limit)
+        dataset = FirstImages(dataset, checked_count("limit", limit, least=8))
     with progress_shown(progress):
         names = display_name(tokenizer), source
         found = _explore(model, dataset, networks, chosen, neighbours, names)

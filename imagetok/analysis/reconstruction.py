@@ -63,6 +63,16 @@ class ReconstructionResult(Result):
         return {"originals above, reconstructions below": np.asarray(self.picture())}
 
 
+def _check_files(images: Sequence[object]) -> None:
+    """Raise InputError for a folder, which `reconstruct` doesn't read as a whole."""
+    for one in images:
+        if isinstance(one, Path | str) and Path(one).is_dir():
+            raise InputError(
+                f"{one}: expected image files, found a folder; pass its files, as in {one}/*.png, "
+                f"or measure all of them: imagetok evaluate --tokenizer TOKENIZER --data {one}"
+            )
+
+
 def reconstruct(
     tokenizer: Autoencoder | Path | str,
     images: Path | str | Image.Image | np.ndarray | Sequence[Path | str | Image.Image | np.ndarray],
@@ -83,10 +93,16 @@ def reconstruct(
     """
     file = output_file(out)
     several = [images] if isinstance(images, Path | str | Image.Image | np.ndarray) else images
+    if not isinstance(several, Sequence):
+        raise InputError(
+            "expected images: files, PIL images or uint8 arrays, or a list of them, found "
+            f"{type(several).__name__}"
+        )
     if not len(several):
         raise InputError("expected at least one image, found none")
     model = open_autoencoder(tokenizer, device)
     model.check_finite()
+    _check_files(several)
     as_labels = model.image.mode == "labels"
     stored = [
         preprocess(open_image(one, as_labels) if isinstance(one, Path | str) else one, model.image)

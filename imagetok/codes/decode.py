@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from imagetok.arguments import checked_count, checked_path
 from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.codes.reader import CodeDataset, open_codes
@@ -13,7 +14,6 @@ from imagetok.codes.results import Decoded
 from imagetok.codes.schema import read_json
 from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
-from imagetok.errors import ConfigError
 from imagetok.images import Images, to_stored
 from imagetok.pictures import grid, palette, png_bytes
 from imagetok.processes import device_of
@@ -62,8 +62,9 @@ def decode(
     Raises ShardError when another tokenizer made the codes or a shard is damaged, ConfigError
     when `out` holds anything else, StoppedError after a signal (call it again to continue).
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit: expected 1 or more, found {limit}")
+    checked_path("out", out)
+    if limit is not None:
+        checked_count("limit", limit)
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
         dataset = codes if isinstance(codes, CodeDataset) else open_codes(codes)

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args, overload
 import torch
 
 from imagetok import seeding
+from imagetok.arguments import checked_count, checked_path
 from imagetok.codes.dataset_commit import EncodeReport, expected_bytes, free_bytes
 from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.results import Encoded, EncodingEstimate
@@ -50,7 +51,7 @@ class FirstImages(ImageDataset):
 
     def __init__(self, dataset: ImageDataset, limit: int):
         self.dataset = dataset
-        self.length = min(limit, len(dataset))
+        self.length = min(checked_count("limit", limit), len(dataset))
         self.name, self.split = dataset.name, dataset.split
         self.contract, self.class_names = dataset.contract, dataset.class_names
 
@@ -138,6 +139,7 @@ def encode(
     images are missing or more than max_skip are unreadable, ResourceError when the disk is too
     small, StoppedError after a signal (call `encode` again to continue).
     """
+    checked_path("out", out)
     _check_options(limit, samples_per_shard, precision, batch_size)
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
@@ -166,8 +168,8 @@ def _check_options(
 ) -> None:
     counts = {"limit": limit, "samples_per_shard": samples_per_shard, "batch_size": batch_size}
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: expected 1 or more, found {value}")
+        if value is not None:
+            checked_count(name, value)
     if precision not in get_args(Precision):
         known = " or ".join(map(repr, get_args(Precision)))
         hint = did_you_mean(precision, get_args(Precision))

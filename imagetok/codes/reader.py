@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from imagetok import seeding
+from imagetok.arguments import checked_count
 from imagetok.codes.schema import (
     MANIFEST,
     MAX_JSON_BYTES,
@@ -150,6 +151,13 @@ class CodeDataset(Dataset):
         Raises ConfigError if a shuffle needs more remote shards than are kept in memory; use
         `stream` instead, which shuffles them group by group.
         """
+        batch_size = checked_count("batch_size", batch_size)
+        start = checked_count("start", start, least=0)
+        return self._batches(batch_size, shuffle, seed, epoch, start, drop_last)
+
+    def _batches(
+        self, batch_size: int, shuffle: bool, seed: int, epoch: int, start: int, drop_last: bool
+    ) -> Iterator[CodeBatch]:
         order = None
         if shuffle:
             if self._store.is_remote and len(self._ends) > self._max_open:

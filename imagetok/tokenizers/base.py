@@ -9,10 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imagetok import artifacts, hub
+from imagetok.code_maps import check_codes
 from imagetok.errors import InputError, NotFiniteError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import ImageContract, Images, check_images, clamp_pixels
+from imagetok.images import ImageContract, Images, check_images, check_tensor, clamp_pixels
 from imagetok.pretrained import Card, Pretrained
+from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
 
@@ -112,6 +114,21 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         """
         return self._push(repo, metrics, private=private, revision=revision, message=message)
 
+    def _checked(self, images: Tensor) -> Tensor:
+        """Return images in the precision of the weights; raise InputError if they do not fit."""
+        check_tensor(images)
+        device = device_of(self)
+        if images.device != device:
+            raise InputError(
+                f"expected images on the {self.kind}'s device {device}, found {images.device}; "
+                f'pass images.to("{device}")'
+            )
+        check_images(images, self.image)
+        if not images.is_floating_point():
+            return images
+        weights = (p.dtype for p in self.parameters() if p.is_floating_point())
+        return images.to(next(weights, images.dtype))
+
     @abstractmethod
     def _usage(self) -> list[str]:
         """Return the description and usage of the model, as lines of its model card."""
@@ -153,13 +170,13 @@ class Tokenizer(Autoencoder, ABC):
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
         """Encode images to codes.
 
-        images: (B, C, H, W) floating point in [0, 1] with the size and channels of `self.image`, or
-        label maps (B, H, W) int64, on the tokenizer's device. generator: only used if the
-        quantizer's `test_rule` is `sample`.
+        images: (B, C, H, W) floating point of any precision in [0, 1] with the size and channels of
+        `self.image`, or label maps (B, H, W) int64, on the tokenizer's device. generator: only used
+        if the quantizer's `test_rule` is `sample`.
 
         Returns a tuple of (B, h, w) int64 maps, coarse to fine. Raises InputError for other images.
         """
-        check_images(images, self.image)
+        images = self._checked(images)
         with eval_mode(self), torch.no_grad():
             return self._encode(images, generator)
 
@@ -171,7 +188,7 @@ class Tokenizer(Autoencoder, ABC):
         The maps are `entropy` (nats), `top_logit`, `uncertainty`, ...: see `Quantizer.certainty`.
         With a quantizer per level, names include the level, as in `entropy_level0`.
         """
-        check_images(images, self.image)
+        images = self._checked(images)
         with eval_mode(self), torch.no_grad():
             return self._encode_with_certainty(images, generator)
 
@@ -189,10 +206,16 @@ class Tokenizer(Autoencoder, ABC):
         encoder outputs. images, others: as for `encode`, of the same number. share: (B,) in [0, 1];
         0 returns the codes of `images`, 1 those of `others`.
         """
-        check_images(images, self.image)
-        check_images(others, self.image)
+        images, others = self._checked(images), self._checked(others)
+        if not isinstance(share, Tensor) or not len(images) == len(others) == share.numel():
+            found = tuple(share.shape) if isinstance(share, Tensor) else share
+            raise InputError(
+                "expected as many images as others and a share for each, a tensor (B,); found "
+                f"{len(images)}, {len(others)} and {found}"
+            )
+        share = share.to(images.device, torch.float32).view(-1, 1, 1, 1)
         with eval_mode(self), torch.no_grad():
-            return self._encode_between(images, others, share.view(-1, 1, 1, 1), generator)
+            return self._encode_between(images, others, share, generator)
 
     def decode(self, codes: Codes) -> Images:
         """Decode codes, a tuple of integer (B, h, w) maps, coarse to fine, to images.
@@ -201,9 +224,9 @@ class Tokenizer(Autoencoder, ABC):
 
         Raises InputError if levels, shapes, dtype or range do not fit this tokenizer.
         """
-        self._check_codes(codes)
+        codes = check_codes(codes, self.num_codes, self.grids)
         with eval_mode(self), torch.no_grad():
-            return clamp_pixels(self._decode(tuple(level.long() for level in codes)))
+            return clamp_pixels(self._decode(codes))
 
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
         codes = self.encode(images, generator=generator)
@@ -248,26 +271,3 @@ class Tokenizer(Autoencoder, ABC):
             f"codes = tokenizer.encode(images)  # {takes}",
             "```",
         ]
-
-    def _check_codes(self, codes: Codes) -> None:
-        if not isinstance(codes, tuple) or len(codes) != len(self.num_codes):
-            found = f"{len(codes)} levels" if isinstance(codes, tuple) else type(codes).__name__
-            raise InputError(f"expected a tuple of {len(self.num_codes)} code maps, found {found}")
-        for level, (indices, k, grid) in enumerate(
-            zip(codes, self.num_codes, self.grids, strict=True)
-        ):
-            if indices.ndim != 3 or tuple(indices.shape[1:]) != grid:
-                raise InputError(
-                    f"level {level}: expected codes of shape (B, {grid[0]}, {grid[1]}), "
-                    f"found {tuple(indices.shape)}"
-                )
-            dtype = indices.dtype
-            if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-                raise InputError(f"level {level}: expected integer codes, found {dtype}")
-            if indices.numel():
-                low, high = (int(v) for v in indices.long().aminmax())
-                if low < 0 or high >= k:
-                    raise InputError(
-                        f"level {level}: expected codes in [0, {k}), found [{low}, {high}]; "
-                        "they may be codes of another tokenizer"
-                    )
