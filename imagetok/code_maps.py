@@ -31,6 +31,11 @@ def check_codes(
     return tuple(maps)
 
 
+def grids_shown(grids: Sequence[tuple[int, int]]) -> str:
+    """Return the sizes of the grids of codes, coarse to fine, as text: `4 x 6 and 8 x 12`."""
+    return " and ".join(f"{h} x {w}" for h, w in grids)
+
+
 def _check_level(level: int, indices: object, k: int, grid: tuple[int, int]) -> None:
     if not isinstance(indices, Tensor):
         raise InputError(

@@ -8,12 +8,16 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from imagetok.arguments import checked_count
 from imagetok.config import Section
-from imagetok.errors import InputError
+from imagetok.errors import ConfigError, InputError
+from imagetok.suggestions import shown
 
 Images = Float[Tensor, "B C H W"] | Int[Tensor, "B H W"]
 """Pixels (B, C, H, W) in [0, 1], or label maps (B, H, W) with the class of every pixel."""
 
+ImageSize = tuple[int, int]
+"""Size of images in pixels, as (height, width)."""
 Side = Annotated[int, Field(gt=0, le=2**16)]
 
 
@@ -35,9 +39,10 @@ class ImageContract(Section):
     """Columns of pixels."""
     centre_crop: Side | None = None
     """Side of the square that is cut out of the middle first; null: none."""
-    resize: Literal["cover", "stretch", "adm"] = "cover"
+    resize: Literal["cover", "stretch", "adm", "crop"] = "cover"
     """`cover` scales the shorter side and crops the rest; `stretch` ignores the aspect ratio; `adm`
-    crops as ADM does for ImageNet, bicubic and square."""
+    crops as ADM does for ImageNet, bicubic and square; `crop` cuts the middle out of a larger image
+    without scaling."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How pixels are resampled; label maps need nearest."""
     num_classes: Annotated[int, Field(ge=2, le=256)] | None = None
@@ -68,6 +73,18 @@ class ImageContract(Section):
     def channels(self) -> int:
         """Number of channels of stored pixels: 3 for `rgb`, 1 for `grey` and `labels`."""
         return 3 if self.mode == "rgb" else 1
+
+
+def checked_size(size: object) -> ImageSize:
+    """Return (height, width) of a pair, or of a text such as `96x64`; ConfigError for others."""
+    parts = size.split("x") if isinstance(size, str) else size
+    if isinstance(parts, list | tuple) and len(parts) == 2:
+        if all(isinstance(part, str) and part.isdecimal() for part in parts):
+            parts = [int(part) for part in parts]
+        if all(not isinstance(part, str) for part in parts):
+            height, width = (checked_count("size", part) for part in parts)
+            return height, width
+    raise ConfigError(f"size: expected HEIGHTxWIDTH in pixels, as in 96x64, found {shown(size)}")
 
 
 def check_tensor(images: object) -> None:

@@ -109,12 +109,13 @@ def verify_with(
     faults = faults_of(source, checks)
     if faults or reencode is None or tokenizer is None or data is None:
         return Verification(str(source), tuple(faults))
-    model = open_tokenizer(tokenizer, device)
-    images = open_inputs(data, model.image).dataset
-    found = encode_again(open_codes(source), model, images, reencode)
+    codes = open_codes(source)
+    model = open_tokenizer(tokenizer, device).at_grids(codes.grids)
+    images = open_inputs(data, codes.plan.image).dataset
+    found = encode_again(codes, model, images, reencode)
     lines = tuple(f"{d.path}: {d.codes} of {d.of} codes" for d in found.differences)
-    codes = sum(d.codes for d in found.differences)
-    return Verification(str(source), (), found.images, codes, lines)
+    differ = sum(d.codes for d in found.differences)
+    return Verification(str(source), (), found.images, differ, lines)
 
 
 def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from imagetok.codes.fingerprint import check_same_grids
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.distributed.peers import check_peers, shared_work
 from imagetok.durable import write_json
@@ -72,6 +73,7 @@ def evaluate(
 def _check(model: Prior, dataset: CodeDataset) -> None:
     """Raise ShardError unless the dataset has codes and classes of this prior."""
     model.check_tokenizer(dataset.fingerprint, dataset.place)
+    check_same_grids(dataset.place, dataset.grids, model.config.grids, "of this prior")
     if not len(dataset):
         raise ShardError(f"{dataset.place}: expected codes of at least one image, found none")
     expected, found = model.config.class_names, dataset.plan.class_names

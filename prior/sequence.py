@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from imagetok.arguments import checked_count
 from imagetok.errors import ConfigError
 
 # jaxtyping does not check axes that begin with an underscore: each level has its own grid.
@@ -38,12 +37,11 @@ def kept_positions(grids: tuple[tuple[int, int], ...], keep_rows: int) -> list[b
     same part of the image. Raises ConfigError for more rows than there are, and if that is not a
     whole number of rows at every level.
     """
-    keep_rows = checked_count("keep_rows", keep_rows, least=0)
     fewest = min(h for h, _ in grids)
-    if not 0 <= keep_rows <= fewest:
+    if not isinstance(keep_rows, int) or not 0 <= keep_rows <= fewest:
         sizes = " and ".join(f"{h} x {w}" for h, w in grids)
         raise ConfigError(
-            f"keep_rows: expected 0 to {fewest} (the codes are {sizes}), found {keep_rows}"
+            f"keep_rows: expected 0 to {fewest} (the codes are {sizes}), found {keep_rows!r}"
         )
     if any(keep_rows * h % fewest for h, _ in grids):
         possible = [n for n in range(fewest + 1) if all(n * h % fewest == 0 for h, _ in grids)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
-from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.codes.fingerprint import check_same_grids, check_same_tokenizer
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
 from imagetok.config import differences_shown, load_config, validate
 from imagetok.durable import canonical_json
@@ -303,6 +303,7 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset, CodeSubse
                 "to null to hold out a part of data.source"
             )
         test = _open("data.test", config.data.test, fingerprint)
+        check_same_grids(test.place, test.grids, source.grids, f"of data.source {source.place}")
         return CodeSubset(source, range(len(source))), CodeSubset(test, range(len(test)))
     draw = seeding.generator(config.seed, "held out")
     order = torch.randperm(len(source), generator=draw).tolist()

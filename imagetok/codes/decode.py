@@ -78,6 +78,7 @@ def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
     Every forward pass has `DECODE_BATCH` images, the last one padded, so that an image does not
     depend on how many are decoded with it.
     """
+    tokenizer = tokenizer.at_grids([(level.shape[1], level.shape[2]) for level in codes])
     device = device_of(tokenizer)
     count = len(codes[0])
     parts = []

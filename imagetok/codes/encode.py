@@ -26,7 +26,7 @@ from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import from_stored
+from imagetok.images import ImageSize, checked_size, from_stored
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.suggestions import did_you_mean
@@ -75,6 +75,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: Literal[False] = False,
+    size: ImageSize | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -92,6 +93,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: Literal[True],
+    size: ImageSize | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -108,6 +110,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: bool = False,
+    size: ImageSize | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -127,6 +130,8 @@ def encode(
     data: a data spec, a path, a data config, arrays, a list of PIL images, or your own Dataset;
     `identity` and `class_names` describe the last three. See `imagetok.data.inputs.open_inputs`.
     dry_run: return size, time and disk space as an EncodingEstimate, and write nothing.
+    size: (height, width) of the images, instead of the tokenizer's own; for networks of
+    convolutions alone. Each size of codes is a dataset of its own.
     limit: encode only the first `limit` images.
     max_skip: number of unreadable images to allow, or a percentage of all images such as "0.5%";
     the result's `skips` lists each of them with its reason.
@@ -144,6 +149,7 @@ def encode(
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
         model.check_finite()
+        model = model if size is None else model.at_size(*checked_size(size))
         dataset, source = open_inputs(data, model.image, identity=identity, class_names=class_names)
         dataset = dataset if limit is None else FirstImages(dataset, limit)
         max_skips = parse_allowance(str(max_skip), len(dataset))

@@ -149,10 +149,23 @@ def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
     size = (contract.width, contract.height)
     if picture.size == size:
         return picture
+    if contract.resize == "crop":
+        return _middle(picture, size)
     if contract.resize == "adm" and max(picture.size) <= MOST_ASPECT * min(picture.size):
         return _adm_crop(picture, contract.width)
     box = (0, 0, *picture.size) if contract.resize == "stretch" else _cover(picture.size, size)
     return picture.resize(size, _RESAMPLING[contract.interpolation], box=box)
+
+
+def _middle(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut out the middle; size: (width, height). InputError for a smaller picture."""
+    left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
+    if min(left, top) < 0:
+        raise InputError(
+            f"expected an image of {size[1]} x {size[0]} pixels or more, found "
+            f"{picture.height} x {picture.width}; it is cropped and never enlarged"
+        )
+    return picture.crop((left, top, left + size[0], top + size[1]))
 
 
 def _adm_crop(picture: Image.Image, side: int) -> Image.Image:

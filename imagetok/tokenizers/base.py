@@ -1,22 +1,28 @@
 """The base classes of autoencoders and tokenizers, for all networks and quantizers."""
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imagetok import artifacts, hub
-from imagetok.code_maps import check_codes
-from imagetok.errors import InputError, NotFiniteError
+from imagetok.arguments import checked_count
+from imagetok.code_maps import check_codes, grids_shown
+from imagetok.config import validate
+from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import ImageContract, Images, check_images, check_tensor, clamp_pixels
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
+
+Model = TypeVar("Model", bound="Autoencoder")
 
 
 class Reconstruction(NamedTuple):
@@ -113,6 +119,50 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         `imagetok push`.
         """
         return self._push(repo, metrics, private=private, revision=revision, message=message)
+
+    def at_size(self: Model, height: int, width: int, *, crop: bool = False) -> Model:
+        """Return this model for images of another size; it shares the weights and fingerprint.
+
+        >>> codes = tokenizer.at_size(96, 64).encode(images)  # (B, C, 96, 64)
+
+        Images are cropped and resized to that size as to the model's own; with `crop`, the middle
+        is cut out of larger ones without scaling. Raises InputError if the network takes images of
+        its own size alone, ConfigError for a size that is no multiple of its stride.
+        """
+        height, width = checked_count("height", height), checked_count("width", width)
+        if not crop and (height, width) == (self.image.height, self.image.width):
+            return self
+        network, own = self.config.network, self.config.image
+        if (height, width) != (own.height, own.width) and not network.any_size:
+            raise InputError(
+                f"network {network.kind!r}: expected images of {own.height} x {own.width} pixels, "
+                f"found {height} x {width}; it is not fully convolutional, so it takes images of "
+                "its own size alone"
+            )
+        stride = self.stride
+        if height % stride or width % stride:
+            near = " x ".join(str(max(stride, side // stride * stride)) for side in (height, width))
+            raise ConfigError(
+                f"size: expected multiples of {stride}, the pixels per code of the coarsest level, "
+                f"found {height} x {width}; the next smaller size is {near}"
+            )
+        sized = copy.copy(self)  # shares modules, parameters and buffers
+        sized._fingerprint = self.fingerprint
+        tree = self.image.model_dump() | {"height": height, "width": width}
+        if crop:
+            tree |= {"resize": "crop", "centre_crop": None}
+        sized.image = validate(tree, ImageContract, "size")
+        sized._fit_grids()
+        return sized
+
+    @property
+    def stride(self) -> int:
+        """Number that divides the sides of the images: pixels per code of the coarsest level."""
+        (height, _), *_ = self.config.grids
+        return self.config.image.height // height
+
+    def _fit_grids(self) -> None:
+        """Set the grids of codes, if there are any, for the size of `self.image`."""
 
     def _checked(self, images: Tensor) -> Tensor:
         """Return images in the precision of the weights; raise InputError if they do not fit."""
@@ -232,6 +282,30 @@ class Tokenizer(Autoencoder, ABC):
         codes = self.encode(images, generator=generator)
         with eval_mode(self), torch.no_grad():
             return self._decode(codes)
+
+    def at_grids(self, grids: Sequence[tuple[int, int]]) -> "Tokenizer":
+        """Return this tokenizer for codes of other grids; see `at_size`.
+
+        grids: (h, w) of each level. Raises InputError for grids that no image size gives.
+        """
+        wanted = tuple((int(h), int(w)) for h, w in grids)
+        if wanted == self.grids:
+            return self
+        if len(wanted) == len(self.grids):
+            stride = self.stride
+            sized = self.at_size(*(side * stride for side in wanted[0]))
+            if sized.grids == wanted:
+                return sized
+        raise InputError(
+            f"expected codes of grids {grids_shown(self.grids)}, or of the same proportion between "
+            f"levels, found {grids_shown(wanted)}; they are codes of another tokenizer"
+        )
+
+    def _fit_grids(self) -> None:
+        sides = self.config.image.height, self.config.image.width
+        now = self.image.height, self.image.width
+        own = self.grids
+        self.grids = tuple((now[0] // (sides[0] // h), now[1] // (sides[1] // w)) for h, w in own)
 
     @abstractmethod
     def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
