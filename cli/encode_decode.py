@@ -62,6 +62,8 @@ def encode(
     webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name. All forms:
     https://imagetok.github.io/imagetok/reference/data-sources.html
 
+    With --size native, --shards holds a code dataset for each size of images, and index.json.
+
     Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
     --shards runs/digits-edvae/codes/train
     """

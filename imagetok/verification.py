@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from imagetok import artifacts
+from imagetok.codes.index import verify_index
 from imagetok.codes.reader import open_codes
 from imagetok.codes.reencode import reencode as encode_again
 from imagetok.codes.verify import verify_codes
@@ -125,6 +126,8 @@ def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:
     match kind_of(path):
         case "codes":
             return verify_codes(path)
+        case "code index":
+            return verify_index(path)
         case "run":
             return _run_faults(path, checks)
         case "comparison":

@@ -9,6 +9,7 @@ import torch
 from imagetok.arguments import checked_count, checked_path
 from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.codes.index import is_index, open_datasets
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.results import Decoded
 from imagetok.codes.schema import read_json
@@ -55,7 +56,8 @@ def decode(
     >>> imagetok.decode("runs/digits-edvae/tokenizer", "codes/test", "decoded", limit=100)
 
     tokenizer: a Tokenizer, a folder or a Hub id.
-    codes: a code dataset, its folder or URL.
+    codes: a code dataset, its folder or URL; of the index of several sizes each is decoded, to a
+    subfolder of its name.
     out: the folder of the images; a rerun writes the missing ones.
     limit: decode only the first `limit` samples.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
@@ -67,9 +69,23 @@ def decode(
         checked_count("limit", limit)
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
+        if isinstance(codes, Path | str) and is_index(Path(codes)):
+            return _decode_index(model, Path(codes), Path(out), limit)
         dataset = codes if isinstance(codes, CodeDataset) else open_codes(codes)
         report = decode_dataset(model, dataset, Path(out), limit)
         return Decoded(Path(out), report.num_images, report.num_new)
+
+
+def _decode_index(tokenizer: Tokenizer, folder: Path, out: Path, limit: int | None) -> Decoded:
+    """Decode the datasets of an index, each to a subfolder of its name."""
+    total = num_new = 0
+    for entry, dataset in open_datasets(folder):
+        left = None if limit is None else limit - total
+        if left == 0:
+            break
+        report = decode_dataset(tokenizer, dataset, out / entry.folder, left)
+        total, num_new = total + report.num_images, num_new + report.num_new
+    return Decoded(out, total, num_new)
 
 
 def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:

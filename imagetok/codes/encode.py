@@ -19,14 +19,16 @@ from imagetok import seeding
 from imagetok.arguments import checked_count, checked_path
 from imagetok.codes.dataset_commit import EncodeReport, expected_bytes, free_bytes
 from imagetok.codes.dataset_writer import write_dataset
+from imagetok.codes.index import IndexPlan
+from imagetok.codes.native import encode_native
 from imagetok.codes.results import Encoded, EncodingEstimate
-from imagetok.codes.schema import CodePlan, Precision, Skip, TokenizerId
+from imagetok.codes.schema import MICRO_BATCH, CodePlan, Precision, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import ImageSize, checked_size, from_stored
+from imagetok.images import ImageContract, ImageSize, checked_size, from_stored
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.suggestions import did_you_mean
@@ -64,6 +66,12 @@ class FirstImages(ImageDataset):
     def read(self, indices: Sequence[int]) -> ImageBatch:
         return self.dataset.read(indices)
 
+    def native_size(self, index: int) -> ImageSize:
+        return self.dataset.native_size(index)
+
+    def with_contract(self, contract: ImageContract) -> "FirstImages":
+        return FirstImages(self.dataset.with_contract(contract), self.length)
+
     def path_of(self, index: int) -> str:
         return self.dataset.path_of(index)
 
@@ -75,7 +83,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: Literal[False] = False,
-    size: ImageSize | None = None,
+    size: ImageSize | str | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -93,7 +101,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: Literal[True],
-    size: ImageSize | None = None,
+    size: ImageSize | str | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -110,7 +118,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: bool = False,
-    size: ImageSize | None = None,
+    size: ImageSize | str | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -130,8 +138,9 @@ def encode(
     data: a data spec, a path, a data config, arrays, a list of PIL images, or your own Dataset;
     `identity` and `class_names` describe the last three. See `imagetok.data.inputs.open_inputs`.
     dry_run: return size, time and disk space as an EncodingEstimate, and write nothing.
-    size: (height, width) of the images, instead of the tokenizer's own; for networks of
-    convolutions alone. Each size of codes is a dataset of its own.
+    size: (height, width) of the images, instead of the tokenizer's own, for networks of
+    convolutions alone; or "native", each image at its own size, cropped to the tokenizer's stride:
+    `out` then holds a code dataset for each size, and index.json (see `codes.index`).
     limit: encode only the first `limit` images.
     max_skip: number of unreadable images to allow, or a percentage of all images such as "0.5%";
     the result's `skips` lists each of them with its reason.
@@ -149,23 +158,49 @@ def encode(
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
         model.check_finite()
-        model = model if size is None else model.at_size(*checked_size(size))
+        is_native = size == "native"
+        if is_native and dry_run:
+            raise ConfigError(
+                "dry_run: expected a size such as 96x64, found native, for which all images have "
+                "to be read"
+            )
+        if size is not None and not is_native:
+            model = model.at_size(*checked_size(size))
         dataset, source = open_inputs(data, model.image, identity=identity, class_names=class_names)
         dataset = dataset if limit is None else FirstImages(dataset, limit)
         max_skips = parse_allowance(str(max_skip), len(dataset))
-        plan = make_plan(
-            model,
-            dataset,
+        folder, name = Path(out), recorded_name(tokenizer, model)
+        threads = None if batch_size is None else max(1, batch_size // MICRO_BATCH)
+
+        def plan_for(sized: Tokenizer, images: ImageDataset, where: str) -> CodePlan:
+            return make_plan(
+                sized, images, source=where, name=name, samples_per_shard=samples_per_shard,
+                precision=precision,
+            )  # fmt: skip
+
+        def encode_group(
+            sized: Tokenizer, images: ImageDataset, to: Path, where: str, skips: int
+        ) -> EncodeReport:
+            plan = plan_for(sized, images, where)
+            return encode_dataset(sized, images, to, plan, max_skips=skips, threads=threads)
+
+        if dry_run:
+            plan = plan_for(model, dataset, source)
+            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan))
+        if not is_native:
+            return Encoded.of(folder, encode_group(model, dataset, folder, source, max_skips))
+        started = IndexPlan(
+            tokenizer=TokenizerId(fingerprint=model.fingerprint, name=name),
             source=source,
-            name=recorded_name(tokenizer, model),
+            source_identity=dataset.identity(),
+            num_inputs=len(dataset),
+            stride=model.stride,
             samples_per_shard=samples_per_shard,
             precision=precision,
         )
-        folder = Path(out)
-        if dry_run:
-            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan))
-        threads = None if batch_size is None else max(1, batch_size // plan.micro_batch)
-        report = encode_dataset(model, dataset, folder, plan, max_skips=max_skips, threads=threads)
+        report = encode_native(
+            model, dataset, folder, started, encode_group, max_skips=max_skips, threads=threads
+        )
         return Encoded.of(folder, report)
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from imagetok import seeding
 from imagetok.arguments import checked_count
 from imagetok.codes.schema import (
+    INDEX,
     MANIFEST,
     MAX_JSON_BYTES,
     PLAN,
@@ -410,6 +411,12 @@ def _totals_match(plan: CodePlan, manifest: Manifest) -> bool:
 def _read_plan(store: Storage) -> tuple[CodePlan, str]:
     """Read the plan; return it with the sha256 of its file."""
     if isinstance(store, LocalStorage) and not (store.folder / PLAN).is_file():
+        if (store.folder / INDEX).is_file():
+            raise ShardError(
+                f"{store.place}: holds code datasets of several grids, one a size of images; pass "
+                f"one of its folders, which {store.path(INDEX)} lists, or open all with "
+                "imagetok.codes.index.open_datasets"
+            )
         found = f"it has no {PLAN}" if store.folder.is_dir() else "the folder does not exist"
         raise ShardError(
             f"{store.place}: not a code dataset: {found}; "

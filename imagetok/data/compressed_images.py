@@ -17,7 +17,7 @@ from imagetok.data.image_decoding import ImageError, open_image
 from imagetok.data.preprocessing import preprocess
 from imagetok.durable import canonical_json
 from imagetok.errors import InputError
-from imagetok.images import ImageContract
+from imagetok.images import ImageContract, ImageSize
 
 _PIECE = 4096
 
@@ -84,6 +84,11 @@ class CompressedImages(ImageDataset, ABC):
             images[position] = self._preprocessed(index)
         labels = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
         return ImageBatch(images, labels, torch.tensor(indices, dtype=torch.int64))
+
+    def native_size(self, index: int) -> ImageSize:
+        """Return (height, width) of the decoded pixels, upright."""
+        height, width = self.decode(index).shape[:2]
+        return height, width
 
     @property
     def as_labels(self) -> bool:
