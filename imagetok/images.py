@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -28,7 +28,7 @@ class ImageContract(Section):
     `cover` scales the shorter side and centre-crops the rest, `stretch` ignores the aspect ratio.
     `adm` is ADM's crop to a square (Dhariwal and Nichol 2021): sides are halved by averages of
     2 x 2 pixels while the shorter one has at least twice the pixels, then as `cover`.
-    Mode `labels` is for label maps, of classes in [0, num_classes).
+    Mode `labels` is for label maps, of classes in [0, num_classes), or `ignore`.
     """
 
     mode: Literal["rgb", "grey", "labels"] = "rgb"
@@ -47,7 +47,10 @@ class ImageContract(Section):
     """How pixels are resampled; label maps need nearest."""
     num_classes: Annotated[int, Field(ge=2, le=256)] | None = None
     """Number of classes of label maps, each stored in a byte; null for pixels."""
-    added: ClassVar[tuple[str, ...]] = ("num_classes",)
+    ignore: Annotated[int, Field(ge=2, le=255)] | None = None
+    """Value of label maps for pixels without a class, often 255: left out of the loss and of all
+    measures; null: every pixel has a class."""
+    added: ClassVar[tuple[str, ...]] = ("num_classes", "ignore")
 
     @model_validator(mode="after")
     def _check(self) -> "ImageContract":
@@ -61,6 +64,11 @@ class ImageContract(Section):
             raise ValueError(
                 "interpolation: expected nearest for mode labels, because classes cannot be "
                 f"averaged, found {self.interpolation}"
+            )
+        if self.ignore is not None and self.ignore < (self.num_classes or 256):
+            raise ValueError(
+                "ignore: expected a value of label maps that is no class, from "
+                f"{self.num_classes or 'num_classes of mode labels'} to 255, found {self.ignore}"
             )
         if self.resize == "adm" and (self.interpolation, self.width) != ("bicubic", self.height):
             raise ValueError(
@@ -157,12 +165,20 @@ def _check_labels(images: Tensor, contract: ImageContract, num_classes: int) -> 
     if images.dtype != torch.int64:
         raise InputError(f"expected int64 classes, found {images.dtype}; pass labels.long()")
     outside = (images < 0) | (images >= num_classes)
+    if contract.ignore is not None:
+        outside &= images != contract.ignore
     if outside.any():
         image, row, column = (int(i) for i in outside.nonzero()[0])
         raise InputError(
             f"expected classes in [0, {num_classes}), found {int(images[image, row, column])} at "
-            f"image {image}, row {row}, column {column}; map `void` pixels to a class of their own"
+            f"image {image}, row {row}, column {column}; map `void` pixels to a class of their "
+            "own, or train a tokenizer with image.ignore set to their value"
         )
+
+
+def with_class(images: Images, contract: ImageContract) -> Bool[Tensor, "B H W"] | None:
+    """Return which pixels of label maps have a class; None if all have one, as pixels do."""
+    return None if contract.ignore is None else images != contract.ignore
 
 
 def from_stored(pixels: UInt8[Tensor, "B C H W"], contract: ImageContract) -> Images:

@@ -113,13 +113,17 @@ def _check_classes(pixels: np.ndarray, num_axes: int, contract: ImageContract) -
             f"expected a label map, one class per pixel, found colours of shape {pixels.shape}"
         )
     assert contract.num_classes is not None
-    outside = np.argwhere(pixels >= contract.num_classes)
+    is_outside = pixels >= contract.num_classes
+    if contract.ignore is not None:
+        is_outside &= pixels != contract.ignore
+    outside = np.argwhere(is_outside)
     if len(outside):
         place = tuple(int(i) for i in outside[0])
         row, column = place[num_axes - 2 : num_axes]
         raise InputError(
             f"expected classes in [0, {contract.num_classes}), found {pixels[place]} at row {row}, "
-            f"column {column}; raise image.num_classes, or map these pixels to other classes"
+            f"column {column}; raise image.num_classes, map these pixels to other classes, or "
+            f"set image.ignore={pixels[place]} to leave them out"
         )
 
 

@@ -14,7 +14,7 @@ from imagetok.data import ImageBatch, ImageDataset, open_images
 from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
-from imagetok.images import ImageContract, clamp_pixels, from_stored
+from imagetok.images import ImageContract, clamp_pixels, from_stored, with_class
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
@@ -145,7 +145,7 @@ def loss_function(
         if images.is_floating_point():
             metrics["mse"] = (out.x_hat.detach() - images).square().mean()
         else:
-            metrics["pixel_accuracy"] = (out.x_hat == images).float().mean()
+            metrics["pixel_accuracy"] = _pixel_accuracy(out.x_hat, images, image)
         rows = {name: value for name, value in out.stats.items() if is_concatenated(name)}
         sums = {name: value for name, value in out.stats.items() if name not in rows}
         counts = tuple(
@@ -154,6 +154,14 @@ def loss_function(
         return StepOutput(total, metrics, sums, rows, counts)
 
     return loss
+
+
+def _pixel_accuracy(x_hat: Tensor, images: Tensor, image: ImageContract) -> Tensor:
+    """Return the share of the pixels with a class that are reconstructed."""
+    is_right, has_class = x_hat == images, with_class(images, image)
+    if has_class is None:
+        return is_right.float().mean()
+    return (is_right & has_class).sum() / has_class.sum().clamp_min(1)
 
 
 def _describe(counts: tuple[Tensor, ...]) -> dict[str, float]:
