@@ -36,6 +36,8 @@ from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 logger = logging.getLogger("imagetok")
+NATIVE_MICRO_BATCH = 8
+"""Images per forward pass where each size of images is a dataset of its own."""
 
 
 class Estimate(NamedTuple):
@@ -182,6 +184,8 @@ def encode(
             sized: Tokenizer, images: ImageDataset, to: Path, where: str, skips: int
         ) -> EncodeReport:
             plan = plan_for(sized, images, where)
+            if is_native:  # of most sizes there are few images, and a batch is padded to its size
+                plan = plan.model_copy(update={"micro_batch": NATIVE_MICRO_BATCH})
             return encode_dataset(sized, images, to, plan, max_skips=skips, threads=threads)
 
         if dry_run:
