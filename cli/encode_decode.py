@@ -12,6 +12,7 @@ from cli.options import (
     device_option,
     say,
     show_usage,
+    size_option,
     tokenizer_option,
 )
 
@@ -22,6 +23,7 @@ from cli.options import (
 @click.option(
     "--shards", required=True, type=click.Path(path_type=Path), help="Folder of the code dataset."
 )
+@size_option()
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
 @click.option("--max-skip", default="0", metavar="N|P%", help="Unreadable images to allow [0].")
 @click.option("--dry-run", is_flag=True, help="Estimate size, time and disk space; write nothing.")
@@ -55,6 +57,7 @@ def encode(
     tokenizer: str,
     data: str,
     shards: Path,
+    size: str | None,
     limit: int | None,
     max_skip: str,
     dry_run: bool,
@@ -73,12 +76,15 @@ def encode(
     webdataset:all,shards=photos-{000..099}.tar, huggingface:train,name=user/name. All forms:
     https://imagetok.github.io/imagetok/reference/data-sources.html
 
+    With --size native, --shards holds a code dataset for each size of images, and index.json.
+
     Example: imagetok encode --tokenizer runs/digits-edvae/tokenizer --data digits:train
     --shards runs/digits-edvae/codes/train
     """
     import imagetok
 
     options: dict[str, Any] = {
+        "size": size,
         "limit": limit,
         "max_skip": max_skip,
         "samples_per_shard": samples_per_shard,

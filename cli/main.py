@@ -16,6 +16,7 @@ from importlib import import_module
 
 import click
 
+from cli.usage import explain_usage, remember_arguments
 from imagetok.errors import ConfigError, ImagetokError
 from imagetok.io.url_secrets import without_secrets
 from imagetok.suggestions import did_you_mean
@@ -86,6 +87,7 @@ class LazyGroup(click.Group):
         if args[0] not in COMMANDS and not ctx.resilient_parsing and args[0][:1] != "-":
             hint = did_you_mean(args[0], COMMANDS)
             raise click.UsageError(f"No such command {args[0]!r}{hint}", ctx)
+        remember_arguments(ctx, args[1:])
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -159,6 +161,8 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption) and error.option_name == "--plugin":
             error = click.UsageError("--plugin must come before the command: imagetok --plugin ...")
+        if isinstance(error, click.UsageError):
+            error = explain_usage(error)
         shown = io.StringIO()
         error.show(shown)
         click.echo(without_secrets(shown.getvalue()), err=True, nl=False)

@@ -42,6 +42,16 @@ def data_option(
     return click.option("--data", required=required, type=DATA, help=what)
 
 
+def size_option() -> Decorator:
+    """Return the `--size` option."""
+    return click.option(
+        "--size",
+        metavar="HxW|native",
+        help="Height x width of the images, as 96x64, or native: each at its own size, cropped to "
+        "the tokenizer's stride. Default: the tokenizer's size.",
+    )
+
+
 def batch_size_option() -> Decorator:
     """Return the `--batch-size` option."""
     return click.option(

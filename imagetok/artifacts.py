@@ -51,6 +51,7 @@ _NO_CODES = (
     "`compare` accept it, but codes need a tokenizer: train a config with tokenizer.quantizer, "
     "such as configs/digits/edvae.yaml"
 )
+_CHECKPOINT_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".tar", ".safetensors", ".onnx"}
 HERE = "path/to/this/folder"
 """Placeholder in a model card for the folder or repository of the artifact."""
 
@@ -144,6 +145,11 @@ def locate(
     or holds no artifact, ResourceError if the Hub cannot be reached, ConfigError for a revision of
     a local folder.
     """
+    if not isinstance(source, str | Path):
+        raise ArtifactError(
+            f"expected the folder of a {_called(kind)} or a Hub id like user/name, found "
+            f"{type(source).__name__}"
+        )
     hub_id = hub.parse(source, revision)
     if hub_id is None:
         return ArtifactLocation(Path(source), str(Path(source)), False)
@@ -222,9 +228,24 @@ def _called(kind: Kind | None) -> str:
     return "tokenizer" if kind == "autoencoder" else kind
 
 
+def _file_refusal(file: Path, kind: Kind | None) -> str:
+    """Return why a file is no artifact, and what to pass instead."""
+    what = f"expected the folder of a {_called(kind)} ({CONFIG} and {WEIGHTS})"
+    if (file.parent / CONFIG).is_file() and (file.parent / WEIGHTS).is_file():
+        return f"{what}, found a file in it; pass {file.parent}"
+    if file.suffix in _CHECKPOINT_SUFFIXES:
+        return (
+            f"{what}, found a checkpoint file of another program, which imagetok does not read; "
+            f"`imagetok train` trains a {_called(kind)} and writes it to RUN/{_accepted(kind)[0]}"
+        )
+    return f"{what}, which `imagetok train` writes to RUN/{_accepted(kind)[0]}, found a file"
+
+
 def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
     folder, path = place.folder, f"{place.origin}/{CONFIG}"
     accepted = _accepted(kind)
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{place.origin}: {_file_refusal(folder, kind)}")
     if not folder.is_dir():
         raise ArtifactError(
             f"{place.origin}: no such folder; expected the folder of a {_called(kind)} with "

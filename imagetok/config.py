@@ -8,7 +8,7 @@ are unique, and there are no anchors and no tags.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import (
@@ -19,12 +19,12 @@ from pydantic import (
     ValidationError,
     model_serializer,
 )
-from pydantic_core import ErrorDetails
 
+from imagetok.config_faults import describe_faults
 from imagetok.errors import ConfigError
 from imagetok.io.regular_files import read_regular
 from imagetok.io.url_secrets import public_url
-from imagetok.suggestions import did_you_mean, nearest, shown
+from imagetok.suggestions import shown
 
 MAX_BYTES = 1 << 20
 PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]
@@ -254,7 +254,7 @@ def validate(tree: Any, cls: type[S], where: str) -> S:
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{where}: {_describe(fault, cls)}" for fault in error.errors(include_url=False)]
+        lines = (f"{where}: {line}" for line in describe_faults(error, cls))
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -281,93 +281,16 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     return {} if old == new else {prefix: (old, new)}
 
 
+def differences_shown(old: Section, new: Section, *, most: int = 5) -> str:
+    """Return the keys whose values differ between two sections, with both values, as text."""
+    changed = differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+    texts = [f"{key}: {shown(a)} there, {shown(b)} here" for key, (a, b) in changed.items()]
+    more = [f"and {len(texts) - most} more keys"] if len(texts) > most else []
+    return "; ".join([*texts[:most], *more])
+
+
 def value_at(tree: Any, key: str) -> Any:
     """Return the value of a dotted key in a plain tree; None if there is none."""
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree
-
-
-def _describe(fault: ErrorDetails, cls: type[Section]) -> str:
-    names, owners, inside = _walk(fault["loc"], cls)
-    key = ".".join(map(_key_shown, names))
-    match fault["type"]:
-        case "extra_forbidden":
-            known = sorted({name for owner in owners for name in owner.model_fields})
-            near = nearest(names[-1], known)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            tag = next((name for name in ("kind", "source") if name in known), None)
-            if tag and len(names) > 1 and not near:
-                section = ".".join(map(_key_shown, names[:-1]))
-                hint += f"; to change the {tag}, set the whole section: {section}={{{tag}: ...}}"
-            return f"{key}: unknown key; {hint}"
-        case "missing":
-            return f"{key}: missing"
-        case "union_tag_invalid" | "union_tag_not_found":
-            context = fault.get("ctx", {})
-            discriminator = str(context.get("discriminator", "kind")).strip("'")
-            found = shown(context.get("tag", "nothing"))
-            tags = (tag for section in inside for tag in _tags(section, discriminator))
-            known = _quoted(context.get("expected_tags")) or [str(tag) for tag in tags]
-            hint = did_you_mean(context.get("tag", ""), known)
-            return (
-                f"{key}.{discriminator}: expected one of {', '.join(map(repr, known))}; "
-                f"found {found}{hint}"
-            )
-        case "unknown_part":
-            return f"{key}.{fault.get('ctx', {})['tag']}: {fault['msg']}"
-        case "literal_error" | "enum" if isinstance(fault["input"], str):
-            hint = did_you_mean(fault["input"], _quoted(fault.get("ctx", {}).get("expected")))
-            return f"{key}: {fault['msg']} (found {shown(fault['input'])}{hint})"
-        case "value_error":
-            message = fault["msg"].removeprefix("Value error, ")
-            return f"{key}: {message}" if key else message
-        case _:
-            return f"{key}: {fault['msg']} (found {shown(fault['input'])})"
-
-
-def _key_shown(name: str) -> str:
-    """Return a key for a message: as it is if it is short and printable, else as a value."""
-    return name if len(name) <= 80 and name.isprintable() else shown(name)
-
-
-def _quoted(text: object) -> list[str]:
-    """Return the quoted words in pydantic's text of expected values."""
-    return re.findall(r"'([^']*)'", str(text))
-
-
-def _walk(
-    location: tuple[str | int, ...], cls: type[Section]
-) -> tuple[list[str], list[type[BaseModel]], list[type[BaseModel]]]:
-    """Resolve the location of a pydantic error.
-
-    Returns its names without pydantic's union tags, the sections that own the last name, and the
-    sections that its value may be.
-    """
-    names: list[str] = []
-    inside: list[type[BaseModel]] = [cls]
-    owners = inside
-    for part in location:
-        fields = [s.model_fields[part] for s in inside if part in s.model_fields]
-        tagged = [s for s in inside if any(part in _tags(s, name) for name in s.model_fields)]
-        if tagged and not fields:
-            inside = tagged
-            continue
-        names.append(str(part))
-        owners = inside
-        if fields:  # otherwise a key or index in a container of the sections in `inside`
-            inside = [model for field in fields for model in _models(field.annotation)]
-    return names, owners, inside
-
-
-def _tags(section: type[BaseModel], field: str) -> tuple[Any, ...]:
-    """Return the values that a discriminator field allows; empty if it is not a Literal."""
-    annotation = section.model_fields[field].annotation
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        is_section = issubclass(annotation, Section)
-        return list(annotation.alternatives()) if is_section else [annotation]
-    return [model for argument in get_args(annotation) for model in _models(argument)]

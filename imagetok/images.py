@@ -2,17 +2,22 @@
 
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from imagetok.arguments import checked_count
 from imagetok.config import Section
-from imagetok.errors import InputError
+from imagetok.errors import ConfigError, InputError
+from imagetok.suggestions import shown
 
 Images = Float[Tensor, "B C H W"] | Int[Tensor, "B H W"]
 """Pixels (B, C, H, W) in [0, 1], or label maps (B, H, W) with the class of every pixel."""
 
+ImageSize = tuple[int, int]
+"""Size of images in pixels, as (height, width)."""
 Side = Annotated[int, Field(gt=0, le=2**16)]
 
 
@@ -23,7 +28,7 @@ class ImageContract(Section):
     `cover` scales the shorter side and centre-crops the rest, `stretch` ignores the aspect ratio.
     `adm` is ADM's crop to a square (Dhariwal and Nichol 2021): sides are halved by averages of
     2 x 2 pixels while the shorter one has at least twice the pixels, then as `cover`.
-    Mode `labels` is for label maps, of classes in [0, num_classes).
+    Mode `labels` is for label maps, of classes in [0, num_classes), or `ignore`.
     """
 
     mode: Literal["rgb", "grey", "labels"] = "rgb"
@@ -34,14 +39,18 @@ class ImageContract(Section):
     """Columns of pixels."""
     centre_crop: Side | None = None
     """Side of the square that is cut out of the middle first; null: none."""
-    resize: Literal["cover", "stretch", "adm"] = "cover"
+    resize: Literal["cover", "stretch", "adm", "crop"] = "cover"
     """`cover` scales the shorter side and crops the rest; `stretch` ignores the aspect ratio; `adm`
-    crops as ADM does for ImageNet, bicubic and square."""
+    crops as ADM does for ImageNet, bicubic and square; `crop` cuts the middle out of a larger image
+    without scaling."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How pixels are resampled; label maps need nearest."""
     num_classes: Annotated[int, Field(ge=2, le=256)] | None = None
     """Number of classes of label maps, each stored in a byte; null for pixels."""
-    added: ClassVar[tuple[str, ...]] = ("num_classes",)
+    ignore: Annotated[int, Field(ge=2, le=255)] | None = None
+    """Value of label maps for pixels without a class, often 255: left out of the loss and of all
+    measures; null: every pixel has a class."""
+    added: ClassVar[tuple[str, ...]] = ("num_classes", "ignore")
 
     @model_validator(mode="after")
     def _check(self) -> "ImageContract":
@@ -55,6 +64,11 @@ class ImageContract(Section):
             raise ValueError(
                 "interpolation: expected nearest for mode labels, because classes cannot be "
                 f"averaged, found {self.interpolation}"
+            )
+        if self.ignore is not None and self.ignore < (self.num_classes or 256):
+            raise ValueError(
+                "ignore: expected a value of label maps that is no class, from "
+                f"{self.num_classes or 'num_classes of mode labels'} to 255, found {self.ignore}"
             )
         if self.resize == "adm" and (self.interpolation, self.width) != ("bicubic", self.height):
             raise ValueError(
@@ -83,12 +97,41 @@ def pixels_text(image: ImageContract) -> str:
     return f"{image.width} x {image.height} {image.mode}"
 
 
+def checked_size(size: object) -> ImageSize:
+    """Return (height, width) of a pair, or of a text such as `96x64`; ConfigError for others."""
+    parts = size.split("x") if isinstance(size, str) else size
+    if isinstance(parts, list | tuple) and len(parts) == 2:
+        if all(isinstance(part, str) and part.isdecimal() for part in parts):
+            parts = [int(part) for part in parts]
+        if all(not isinstance(part, str) for part in parts):
+            height, width = (checked_count("size", part) for part in parts)
+            return height, width
+    raise ConfigError(f"size: expected HEIGHTxWIDTH in pixels, as in 96x64, found {shown(size)}")
+
+
+def check_tensor(images: object) -> None:
+    """Raise InputError for images that are no tensor, with the conversion that makes them one."""
+    if isinstance(images, Tensor):
+        return
+    if isinstance(images, np.ndarray):
+        raise InputError(
+            "expected images as a torch tensor, found a numpy array; pass torch.from_numpy(images) "
+            "with pixels in [0, 1], shape (B, C, H, W)"
+        )
+    raise InputError(
+        f"expected images as a torch tensor, found {type(images).__name__}; for files and PIL "
+        "images use imagetok.data.open_image and imagetok.data.preprocess, or the functions "
+        "imagetok.encode and imagetok.reconstruct, which take them as they are"
+    )
+
+
 def check_images(images: Tensor, contract: ImageContract) -> None:
     """Raise InputError for anything but a batch of images of this contract.
 
     images: floating point (B, C, H, W) in [0, 1] with the contract's C, H and W, or label maps as
     int64 (B, H, W) in [0, num_classes).
     """
+    check_tensor(images)
     if contract.num_classes is not None:
         _check_labels(images, contract, contract.num_classes)
         return
@@ -113,7 +156,7 @@ def check_images(images: Tensor, contract: ImageContract) -> None:
         )
     if images.numel() == 0:
         return
-    low, high = (float(v) for v in images.aminmax())
+    low, high = (float(v) for v in images.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also refuses NaN
         raise InputError(
             f"expected pixels in [0, 1], found [{low:g}, {high:g}]; "
@@ -136,12 +179,20 @@ def _check_labels(images: Tensor, contract: ImageContract, num_classes: int) -> 
     if images.dtype != torch.int64:
         raise InputError(f"expected int64 classes, found {images.dtype}; pass labels.long()")
     outside = (images < 0) | (images >= num_classes)
+    if contract.ignore is not None:
+        outside &= images != contract.ignore
     if outside.any():
         image, row, column = (int(i) for i in outside.nonzero()[0])
         raise InputError(
             f"expected classes in [0, {num_classes}), found {int(images[image, row, column])} at "
-            f"image {image}, row {row}, column {column}; map `void` pixels to a class of their own"
+            f"image {image}, row {row}, column {column}; map `void` pixels to a class of their "
+            "own, or train a tokenizer with image.ignore set to their value"
         )
+
+
+def with_class(images: Images, contract: ImageContract) -> Bool[Tensor, "B H W"] | None:
+    """Return which pixels of label maps have a class; None if all have one, as pixels do."""
+    return None if contract.ignore is None else images != contract.ignore
 
 
 def from_stored(pixels: UInt8[Tensor, "B C H W"], contract: ImageContract) -> Images:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from imagetok import artifacts, hub
+from imagetok.codes.index import is_index, open_datasets, read_index
 from imagetok.codes.reader import open_codes
 from imagetok.codes.schema import PLAN
 from imagetok.codes.statistics import code_statistics, save_contact_sheet
@@ -25,7 +26,7 @@ from imagetok.training.metrics_log import read_thinned, test_record
 from imagetok.training.run_folder import CHECKPOINTS, METRICS, exported_step
 from imagetok.training.run_folder import CONFIG as RUN_CONFIG
 
-Kind = artifacts.Kind | Literal["codes", "run", "comparison"]
+Kind = artifacts.Kind | Literal["codes", "code index", "run", "comparison"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +88,8 @@ def kind_of(path: Path) -> Kind:
         return "comparison"
     if (path / PLAN).is_file():
         return "codes"
+    if is_index(path):
+        return "code index"
     if (path / RUN_CONFIG).is_file():
         return "run"
     if (path / artifacts.CONFIG).is_file():
@@ -139,6 +142,8 @@ def describe(source: Path | str) -> dict[str, Any]:
     match kind_of(path):
         case "codes":
             return {"kind": "codes", **_describe_codes(path)}
+        case "code index":
+            return {"kind": "code index", **_describe_index(path)}
         case "run":
             return {"kind": "run", **_describe_run(path)}
         case "comparison":
@@ -170,6 +175,21 @@ def _describe_codes(path: Path) -> dict[str, Any]:
         **({"images": dataset.num_images, "samples": len(dataset)} if dataset.views > 1 else {}),
         "levels": [level._asdict() for level in found.levels],
         "bits_per_image": found.bits_per_image._asdict(),
+    }
+
+
+def _describe_index(path: Path) -> dict[str, Any]:
+    index = read_index(path)
+    plan = index.plan.model_dump(mode="json")
+    return {
+        "plan": plan | {"source": public_url(plan["source"])},
+        "inputs": index.inputs,
+        "written": index.written,
+        "skipped": index.inputs - index.written,
+        "datasets": {
+            entry.folder: {"grids": entry.grids, "images": entry.written}
+            for entry, _ in open_datasets(path)
+        },
     }
 
 

@@ -95,15 +95,27 @@ def choose_device(name: torch.device | str | None = None) -> torch.device:
     state = process_state(cpu=str(name) == "cpu")
     if name is None:
         return torch.device(state.device or "cpu")
+    check_device(name)
+    return torch.device(name)
+
+
+def check_device(name: torch.device | str) -> None:
+    """Raise ConfigError for a device that cannot be used on this machine."""
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", 1)[0]
+        torch.empty(0, device=torch.device(name))
+    except (RuntimeError, AssertionError, TypeError):  # with reasons of up to a page
+        known = usable_devices()
+        why = "" if len(known) > 1 else "; torch finds no GPU, or was installed without support"
         raise ConfigError(
-            f"device {name}: cannot be used on this machine ({reason}); choose another, or none"
+            f"device {name}: cannot be used on this machine, which has {', '.join(known)}{why}; "
+            "choose one of these, or leave the device out"
         ) from None
-    return device
+
+
+def usable_devices() -> list[str]:
+    """Return the names of this machine's devices: `cpu`, and the GPUs that torch can use."""
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def keep_freed_memory() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from imagetok import artifacts
+from imagetok.codes.index import verify_index
 from imagetok.codes.reader import open_codes
 from imagetok.codes.reencode import reencode as encode_again
 from imagetok.codes.verify import verify_codes
@@ -111,13 +112,13 @@ def verify_with(
     faults = faults_of(source, checks)
     if faults or reencode is None or tokenizer is None or data is None:
         return Verification(str(source), tuple(faults))
-    model = open_tokenizer(tokenizer, device)
-    dataset = open_codes(source)
-    form = picture_contract(model.image, dataset.plan.crop_range)
-    found = encode_again(dataset, model, open_inputs(data, form).dataset, reencode)
+    codes = open_codes(source)
+    model = open_tokenizer(tokenizer, device).at_grids(codes.grids)
+    form = picture_contract(codes.plan.image, codes.plan.crop_range)
+    found = encode_again(codes, model, open_inputs(data, form).dataset, reencode)
     lines = tuple(f"{d.path}: {d.codes} of {d.of} codes" for d in found.differences)
-    codes = sum(d.codes for d in found.differences)
-    return Verification(str(source), (), found.images, codes, lines)
+    differ = sum(d.codes for d in found.differences)
+    return Verification(str(source), (), found.images, differ, lines)
 
 
 def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:
@@ -127,6 +128,8 @@ def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:
     match kind_of(path):
         case "codes":
             return verify_codes(path)
+        case "code index":
+            return verify_index(path)
         case "run":
             return _run_faults(path, checks)
         case "comparison":

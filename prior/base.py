@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imagetok import artifacts, hub
+from imagetok.arguments import checked_count
+from imagetok.code_maps import check_codes
 from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.data.config import split_at_commas
 from imagetok.data.labels_and_splits import whole_number
@@ -92,10 +94,11 @@ class Prior(Pretrained[PriorConfig], ABC):
         labels: a class per image, or -1 for no class; None means -1 for all images.
         Raises InputError for codes with other grids or out of range, and for unknown classes.
         """
-        self.check_codes(codes)
+        codes = self.check_codes(codes)
         if labels is None:
             labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
-        self.check_labels(labels)
+        self.check_labels(labels, len(codes[0]))
+        labels = labels.long()
         with eval_mode(self), torch.no_grad():
             nll = negative_log_likelihood(self(codes, labels), codes)
         return unflatten_codes(-nll, self.config.grids)
@@ -138,6 +141,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         Returns a tuple of (n, h, w) int64 on the prior's device. Raises ConfigError for parameters
         out of range, InputError for given codes that do not fit.
         """
+        n, first = checked_count("n", n, least=0), checked_count("first", first, least=0)
         params = sampling_params(
             temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
             seed=seed,
@@ -164,7 +168,7 @@ class Prior(Pretrained[PriorConfig], ABC):
             )
         device, grids = device_of(self), self.config.grids
         if given is not None and keep_rows is not None:
-            self.check_codes(given)
+            given = self.check_codes(given)
         spec = SampleSpec(labels, params, given_codes(given, keep_rows, grids, device))
         with eval_mode(self):
             return sample_codes(self.prepare, grids, device, spec, range(first, first + n))
@@ -230,19 +234,24 @@ class Prior(Pretrained[PriorConfig], ABC):
         remedy = "use the one embedded in the prior's folder, or train a prior on these codes"
         check_same_tokenizer(what, fingerprint, expected, "this prior's tokenizer", remedy)
 
-    def check_codes(self, codes: Codes) -> None:
-        """Raise InputError for codes with other levels, grids, dtype or range than this prior's."""
-        found = tuple(tuple(level.shape[1:]) for level in codes)
-        if found != self.config.grids:
-            raise InputError(f"expected code maps of {self.config.grids}, found {found}")
-        for level, k in zip(codes, self.config.num_codes, strict=True):
-            if level.is_floating_point():
-                raise InputError(f"expected integer codes, found {level.dtype}")
-            if level.numel() and (int(level.min()) < 0 or int(level.max()) >= k):
-                raise InputError(f"expected codes in [0, {k}), found up to {int(level.max())}")
+    def check_codes(self, codes: Codes) -> Codes:
+        """Return codes as int64; InputError for other levels, grids or range than this prior's."""
+        return check_codes(codes, self.config.num_codes, self.config.grids)
 
-    def check_labels(self, labels: Int[Tensor, " B"]) -> None:
-        """Raise InputError for labels that are neither a class of this prior nor -1."""
+    def check_labels(self, labels: Int[Tensor, " B"], count: int | None = None) -> None:
+        """Raise InputError for labels that are neither a class of this prior nor -1.
+
+        count: the number of images, each of which needs a label.
+        """
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+            what = isinstance(labels, Tensor)
+            found = f"{labels.dtype} {tuple(labels.shape)}" if what else type(labels).__name__
+            raise InputError(
+                f"expected labels as an integer tensor of shape (B,), found {found}; pass "
+                "torch.tensor([...])"
+            )
+        if count is not None and len(labels) != count:
+            raise InputError(f"expected a label for each of {count} images, found {len(labels)}")
         classes = self.config.num_classes
         if labels.numel() and not (int(labels.min()) >= NO_LABEL and int(labels.max()) < classes):
             low, high = int(labels.min()), int(labels.max())

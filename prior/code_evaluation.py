@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from imagetok.codes.fingerprint import check_same_grids
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.data.class_names import ClassMatch
 from imagetok.distributed.peers import check_peers, shared_work
@@ -82,6 +83,7 @@ def _matched(model: Prior, dataset: CodeDataset) -> ClassMatch | None:
     Raises ShardError unless the dataset has codes and classes of this prior.
     """
     model.check_tokenizer(dataset.fingerprint, dataset.place)
+    check_same_grids(dataset.place, dataset.grids, model.config.grids, "of this prior")
     if not len(dataset):
         raise ShardError(f"{dataset.place}: expected codes of at least one image, found none")
     if not model.config.num_classes:

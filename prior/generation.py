@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imagetok.arguments import checked_count
 from imagetok.codes.dataset_commit import EncodeReport
 from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.decode import decode_in_batches, picture_file, save_images
@@ -19,7 +20,6 @@ from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import open_image, preprocess
 from imagetok.distributed.peers import check_same_on_all, shared_work
 from imagetok.durable import lock
-from imagetok.errors import ConfigError
 from imagetok.images import Images, from_stored
 from imagetok.pictures import as_rgb, grid, save_grid
 from imagetok.processes import process_state
@@ -165,8 +165,7 @@ def generate(
         seed=seed,
     )  # fmt: skip
     size = CHUNK if batch_size is None else batch_size
-    if n < 1 or size < 1:
-        raise ConfigError(f"expected n and batch_size of 1 or more, found {n} and {size}")
+    n, size = checked_count("n", n), checked_count("batch_size", size)
     record = record_of(model, own, n, label, params)
     with progress_shown(progress):
         if npz is not None:

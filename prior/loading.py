@@ -42,4 +42,4 @@ def open_pair(
     model.check_tokenizer(own.fingerprint, str(named or prior))
     model.check_finite()
     own.check_finite()
-    return model, own
+    return model, own.at_grids(model.config.grids)

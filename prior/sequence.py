@@ -38,10 +38,10 @@ def kept_positions(grids: tuple[tuple[int, int], ...], keep_rows: int) -> list[b
     whole number of rows at every level.
     """
     fewest = min(h for h, _ in grids)
-    if not 0 <= keep_rows <= fewest:
+    if not isinstance(keep_rows, int) or not 0 <= keep_rows <= fewest:
         sizes = " and ".join(f"{h} x {w}" for h, w in grids)
         raise ConfigError(
-            f"keep_rows: expected 0 to {fewest} (the codes are {sizes}), found {keep_rows}"
+            f"keep_rows: expected 0 to {fewest} (the codes are {sizes}), found {keep_rows!r}"
         )
     if any(keep_rows * h % fewest for h, _ in grids):
         possible = [n for n in range(fewest + 1) if all(n * h % fewest == 0 for h, _ in grids)]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from imagetok import seeding
 from imagetok.artifacts import check_manifest, read_artifact
-from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.codes.fingerprint import check_same_grids, check_same_tokenizer
 from imagetok.codes.merge import merged_parts
 from imagetok.codes.reader import CodeBatch, CodeDataset, open_codes
-from imagetok.config import load_config, validate
+from imagetok.config import differences_shown, load_config, validate
 from imagetok.data.class_names import ClassMatch, both_lists, match_classes
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, ShardError
@@ -250,9 +250,10 @@ def _initial(
                 f"or order: expected {both_lists(found, expected)}; train on codes of its classes"
             )
         if source.config != architecture:
+            changed = differences_shown(source.config, architecture)
             raise ConfigError(
                 f"--init-from {init_from}: its architecture, codes or classes differ from the "
-                "config's; see config.json there"
+                f"config's ({changed}); see config.json there"
             )
         prior.load_state_dict(source.state_dict(), strict=True)
     return prior, started
@@ -359,6 +360,7 @@ def open_data(config: PriorRun, fingerprint: str) -> tuple[CodeSubset | OneViewA
                 "to null to hold out a part of data.source"
             )
         test = _open("data.test", config.data.test, fingerprint)
+        check_same_grids(test.place, test.grids, source.grids, f"of data.source {source.place}")
         _warn_of_training_images(config.data, source, test)
         classes = _held_out_classes(config, source, test)
         # Labels met by number in earlier versions; a run that was measured so is not continued.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imagetok import seeding
+from imagetok.arguments import checked_count
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
@@ -165,7 +166,7 @@ def explore(
     model = open_tokenizer(tokenizer, device)
     dataset, source = open_inputs(data, model.image)
     if limit is not None:
-        dataset = FirstImages(dataset, limit)
+        dataset = FirstImages(dataset, checked_count("limit", limit, least=8))
     with progress_shown(progress):
         dataset = readable(dataset, max_skip)
         names = display_name(tokenizer), source

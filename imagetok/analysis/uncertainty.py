@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imagetok.arguments import checked_count
 from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
@@ -201,6 +202,8 @@ def uncertainty(
     given = [tokenizers] if isinstance(tokenizers, Autoencoder | Path | str) else list(tokenizers)
     others = [shifted] if isinstance(shifted, str | Path) else shifted
     _check_asked(given, data)
+    if limit is not None:
+        limit = checked_count("limit", limit, least=2)
     where = choose_device(device) if device is not None else None
     with progress_shown(progress):
         studies = tuple(_study(one, data, others, limit, max_skip, where) for one in given)

@@ -168,14 +168,15 @@ def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeRepor
         inputs=plan.num_inputs,
         written=written,
         skipped=len(skips),
-        usage=tuple(_level_use(level) for level in counts),
+        usage=tuple(level_use(level) for level in counts),
     )
     manifest = manifest.model_copy(update={"root": manifest.expected_root()})
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     return _report(manifest, skips, plan.views)
 
 
-def _level_use(counts: Tensor) -> LevelUse:
+def level_use(counts: Tensor) -> LevelUse:
+    """Return the utilisation of a level from how often each of its codes occurs."""
     use = codebook_use(counts)
     return LevelUse(num_codes=len(counts), codes_used=use.codes_used, perplexity=use.perplexity)
 

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import torch
 
+from imagetok.arguments import checked_count, checked_path
 from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.codes.index import is_index, open_datasets
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.results import Decoded
 from imagetok.codes.schema import read_json
 from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
-from imagetok.errors import ConfigError
 from imagetok.images import Images, to_stored
 from imagetok.pictures import grid, palette, png_bytes
 from imagetok.processes import device_of
@@ -55,20 +56,36 @@ def decode(
     >>> imagetok.decode("runs/digits-edvae/tokenizer", "codes/test", "decoded", limit=100)
 
     tokenizer: a Tokenizer, a folder or a Hub id.
-    codes: a code dataset, its folder or URL.
+    codes: a code dataset, its folder or URL; of the index of several sizes each is decoded, to a
+    subfolder of its name.
     out: the folder of the images; a rerun writes the missing ones.
     limit: decode only the first `limit` samples.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
     Raises ShardError when another tokenizer made the codes or a shard is damaged, ConfigError
     when `out` holds anything else, StoppedError after a signal (call it again to continue).
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit: expected 1 or more, found {limit}")
+    checked_path("out", out)
+    if limit is not None:
+        checked_count("limit", limit)
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
+        if isinstance(codes, Path | str) and is_index(Path(codes)):
+            return _decode_index(model, Path(codes), Path(out), limit)
         dataset = codes if isinstance(codes, CodeDataset) else open_codes(codes)
         report = decode_dataset(model, dataset, Path(out), limit)
         return Decoded(Path(out), report.num_images, report.num_new)
+
+
+def _decode_index(tokenizer: Tokenizer, folder: Path, out: Path, limit: int | None) -> Decoded:
+    """Decode the datasets of an index, each to a subfolder of its name."""
+    total = num_new = 0
+    for entry, dataset in open_datasets(folder):
+        left = None if limit is None else limit - total
+        if left == 0:
+            break
+        report = decode_dataset(tokenizer, dataset, out / entry.folder, left)
+        total, num_new = total + report.num_images, num_new + report.num_new
+    return Decoded(out, total, num_new)
 
 
 def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
@@ -77,6 +94,7 @@ def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
     Every forward pass has `DECODE_BATCH` images, the last one padded, so that an image does not
     depend on how many are decoded with it.
     """
+    tokenizer = tokenizer.at_grids([(level.shape[1], level.shape[2]) for level in codes])
     device = device_of(tokenizer)
     count = len(codes[0])
     parts = []

@@ -14,10 +14,13 @@ from typing import Literal, NamedTuple, get_args, overload
 import torch
 
 from imagetok import seeding
+from imagetok.arguments import checked_count, checked_path
 from imagetok.codes.dataset_commit import EncodeReport, expected_bytes, free_bytes
 from imagetok.codes.dataset_writer import write_dataset
+from imagetok.codes.index import IndexPlan
+from imagetok.codes.native import encode_native
 from imagetok.codes.results import Encoded, EncodingEstimate
-from imagetok.codes.schema import CodePlan, Precision, Skip, TokenizerId
+from imagetok.codes.schema import MICRO_BATCH, CodePlan, Precision, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.image_header import ImageHeader
@@ -26,7 +29,7 @@ from imagetok.data.unreadable import parse_allowance
 from imagetok.data.views import check_views, picture_contract, views_of
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import from_stored
+from imagetok.images import ImageContract, ImageSize, checked_size, from_stored
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.suggestions import did_you_mean
@@ -34,8 +37,8 @@ from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 logger = logging.getLogger("imagetok")
-MICRO_BATCH = 64
-"""Images per forward pass, at most."""
+NATIVE_MICRO_BATCH = 8
+"""Images per forward pass where each size of images is a dataset of its own."""
 
 
 class Estimate(NamedTuple):
@@ -53,7 +56,7 @@ class FirstImages(ImageDataset):
 
     def __init__(self, dataset: ImageDataset, limit: int):
         self.dataset = dataset
-        self.length = min(limit, len(dataset))
+        self.length = min(checked_count("limit", limit), len(dataset))
         self.name, self.split = dataset.name, dataset.split
         self.contract, self.class_names = dataset.contract, dataset.class_names
 
@@ -68,6 +71,12 @@ class FirstImages(ImageDataset):
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         return self.dataset.read(indices)
+
+    def native_size(self, index: int) -> ImageSize:
+        return self.dataset.native_size(index)
+
+    def with_contract(self, contract: ImageContract) -> "FirstImages":
+        return FirstImages(self.dataset.with_contract(contract), self.length)
 
     def path_of(self, index: int) -> str:
         return self.dataset.path_of(index)
@@ -86,6 +95,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: Literal[False] = False,
+    size: ImageSize | str | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -105,6 +115,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: Literal[True],
+    size: ImageSize | str | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -123,6 +134,7 @@ def encode(
     out: Path | str,
     *,
     dry_run: bool = False,
+    size: ImageSize | str | None = None,
     limit: int | None = None,
     max_skip: int | str = 0,
     samples_per_shard: int = 65536,
@@ -144,6 +156,9 @@ def encode(
     data: a data spec, a path, a data config, arrays, a list of PIL images, or your own Dataset;
     `identity` and `class_names` describe the last three. See `imagetok.data.inputs.open_inputs`.
     dry_run: return size, time and disk space as an EncodingEstimate, and write nothing.
+    size: (height, width) of the images, instead of the tokenizer's own, for networks of
+    convolutions alone; or "native", each image at its own size, cropped to the tokenizer's stride:
+    `out` then holds a code dataset for each size, and index.json (see `codes.index`).
     limit: encode only the first `limit` images.
     max_skip: number of unreadable images to allow, or a percentage of all images such as "0.5%";
     the result's `skips` lists each of them with its reason.
@@ -160,10 +175,21 @@ def encode(
     images are missing or more than max_skip are unreadable, ResourceError when the disk is too
     small, StoppedError after a signal (call `encode` again to continue).
     """
+    checked_path("out", out)
     _check_options(limit, samples_per_shard, precision, batch_size)
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
         model.check_finite()
+        is_native = size == "native"
+        if is_native and (dry_run or views != 1):
+            what, why = (
+                ("dry_run", "for which all images have to be read")
+                if dry_run
+                else (f"views={views}", "at which there is one view of each image")
+            )
+            raise ConfigError(f"{what}: expected a size such as 96x64, found native, {why}")
+        if size is not None and not is_native:
+            model = model.at_size(*checked_size(size))
         crop_range = check_views(views, crop_range, model.image)
         pictures, source = open_inputs(
             data,
@@ -174,21 +200,40 @@ def encode(
         pictures = pictures if limit is None else FirstImages(pictures, limit)
         max_skips = views * parse_allowance(str(max_skip), len(pictures))
         dataset = views_of(pictures, views, model.image)
-        plan = make_plan(
-            model,
-            dataset,
+        folder, name = Path(out), recorded_name(tokenizer, model)
+        threads = None if batch_size is None else max(1, batch_size // MICRO_BATCH)
+
+        def plan_for(sized: Tokenizer, images: ImageDataset, where: str) -> CodePlan:
+            return make_plan(
+                sized, images, source=where, name=name, samples_per_shard=samples_per_shard,
+                views=views, crop_range=crop_range, precision=precision,
+            )  # fmt: skip
+
+        def encode_group(
+            sized: Tokenizer, images: ImageDataset, to: Path, where: str, skips: int
+        ) -> EncodeReport:
+            plan = plan_for(sized, images, where)
+            if is_native:  # of most sizes there are few images, and a batch is padded to its size
+                plan = plan.model_copy(update={"micro_batch": NATIVE_MICRO_BATCH})
+            return encode_dataset(sized, images, to, plan, max_skips=skips, threads=threads)
+
+        if dry_run:
+            plan = plan_for(model, dataset, source)
+            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan), views)
+        if not is_native:
+            return Encoded.of(folder, encode_group(model, dataset, folder, source, max_skips))
+        started = IndexPlan(
+            tokenizer=TokenizerId(fingerprint=model.fingerprint, name=name),
             source=source,
-            name=recorded_name(tokenizer, model),
+            source_identity=dataset.identity(),
+            num_inputs=len(dataset),
+            stride=model.stride,
             samples_per_shard=samples_per_shard,
-            views=views,
-            crop_range=crop_range,
             precision=precision,
         )
-        folder = Path(out)
-        if dry_run:
-            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan), views)
-        threads = None if batch_size is None else max(1, batch_size // plan.micro_batch)
-        report = encode_dataset(model, dataset, folder, plan, max_skips=max_skips, threads=threads)
+        report = encode_native(
+            model, dataset, folder, started, encode_group, max_skips=max_skips, threads=threads
+        )
         return Encoded.of(folder, report)
 
 
@@ -197,8 +242,8 @@ def _check_options(
 ) -> None:
     counts = {"limit": limit, "samples_per_shard": samples_per_shard, "batch_size": batch_size}
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: expected 1 or more, found {value}")
+        if value is not None:
+            checked_count(name, value)
     if precision not in get_args(Precision):
         known = " or ".join(map(repr, get_args(Precision)))
         hint = did_you_mean(precision, get_args(Precision))

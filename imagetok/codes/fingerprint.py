@@ -1,5 +1,8 @@
-"""Checking that codes and whatever reads them belong to the same tokenizer, by fingerprint."""
+"""Checking that codes and whatever reads them belong together: by fingerprint, and by grid."""
 
+from collections.abc import Sequence
+
+from imagetok.code_maps import grids_shown
 from imagetok.errors import ShardError
 
 
@@ -17,4 +20,23 @@ def check_same_tokenizer(
         raise ShardError(
             f"{place}: belongs to tokenizer {found[:16]}{named}, but {whose} is {expected[:16]}; "
             f"{remedy}"
+        )
+
+
+def check_same_grids(
+    place: str,
+    found: Sequence[tuple[int, int]],
+    expected: Sequence[tuple[int, int]],
+    whose: str,
+) -> None:
+    """Raise ShardError for codes of images of another size than those that they meet.
+
+    place: the code dataset. found, expected: (h, w) of each level. whose: what the expected grids
+    belong to, for the message.
+    """
+    if tuple(found) != tuple(expected):
+        raise ShardError(
+            f"{place}: expected codes of {grids_shown(expected)}, the grid {whose}, found "
+            f"{grids_shown(found)}; encode the images with the --size of the others, or train a "
+            "prior on codes of this grid"
         )

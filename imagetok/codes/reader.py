@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from imagetok import seeding
+from imagetok.arguments import checked_count
 from imagetok.codes.schema import (
+    INDEX,
     MANIFEST,
     MAX_JSON_BYTES,
     PLAN,
@@ -217,6 +219,13 @@ class CodeDataset(Dataset):
         Raises ConfigError if a shuffle needs more remote shards than are kept in memory; use
         `stream` instead, which shuffles them group by group.
         """
+        batch_size = checked_count("batch_size", batch_size)
+        start = checked_count("start", start, least=0)
+        return self._batches(batch_size, shuffle, seed, epoch, start, drop_last)
+
+    def _batches(
+        self, batch_size: int, shuffle: bool, seed: int, epoch: int, start: int, drop_last: bool
+    ) -> Iterator[CodeBatch]:
         order = None
         if shuffle:
             if self._store.is_remote and len(self._ends) > self._max_open:
@@ -469,6 +478,12 @@ def _totals_match(plan: CodePlan, manifest: Manifest) -> bool:
 def _read_plan(store: Storage) -> tuple[CodePlan, str]:
     """Read the plan; return it with the sha256 of its file."""
     if isinstance(store, LocalStorage) and not (store.folder / PLAN).is_file():
+        if (store.folder / INDEX).is_file():
+            raise ShardError(
+                f"{store.place}: holds code datasets of several grids, one a size of images; pass "
+                f"one of its folders, which {store.path(INDEX)} lists, or open all with "
+                "imagetok.codes.index.open_datasets"
+            )
         found = f"it has no {PLAN}" if store.folder.is_dir() else "the folder does not exist"
         raise ShardError(
             f"{store.place}: not a code dataset: {found}; "

@@ -126,7 +126,8 @@ class Decoded(Result):
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """All decoded images of the folder, in order of source index."""
-        return tuple(sorted(self.folder.glob("*.png"), key=lambda file: int(file.stem)))
+        found = self.folder.rglob("*.png")
+        return tuple(sorted(found, key=lambda file: (file.parent, int(file.stem))))
 
     def title(self) -> str:
         """Return a heading that names the folder."""

@@ -20,8 +20,9 @@ from imagetok.images import ImageContract
 from imagetok.io import json_files
 from imagetok.io.json_files import as_section, read_section
 
-PLAN, MANIFEST = "plan.json", "manifest.json"
+PLAN, MANIFEST, INDEX = "plan.json", "manifest.json", "index.json"
 FORMAT_VERSION = 1
+MICRO_BATCH = 64
 MAX_JSON_BYTES = json_files.MAX_BYTES
 
 
@@ -68,7 +69,7 @@ class CodePlan(Section):
     class_names: tuple[str, ...]
     samples_per_block: PositiveInt = 1024
     samples_per_shard: PositiveInt = 65536
-    micro_batch: PositiveInt = 64
+    micro_batch: PositiveInt = MICRO_BATCH
     """Images per forward pass; part of the plan because it can change the last bit of a feature."""
     precision: Precision = "float32"
     """Arithmetic of the encoder."""

@@ -150,6 +150,11 @@ def open_storage(place: Path | str) -> Storage:
     """Return a RemoteStorage for a URL, and a LocalStorage for any other text or path."""
     if isinstance(place, str) and "://" in place:
         return RemoteStorage(place)
+    if not isinstance(place, str | Path):
+        raise ShardError(
+            "expected a code dataset: an opened one, its folder or its URL, found "
+            f"{type(place).__name__}"
+        )
     return LocalStorage(Path(place))
 
 

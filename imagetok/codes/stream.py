@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch.utils.data import IterableDataset
 
 from imagetok import seeding
+from imagetok.arguments import checked_count
 from imagetok.codes.shard import CodeBatch
 from imagetok.errors import ConfigError
 
@@ -49,13 +50,14 @@ class CodeStream(IterableDataset):
         rank: int | None,
         num_ranks: int | None,
     ):
+        batch_size, mix = checked_count("batch_size", batch_size), checked_count("mix", mix)
+        start = checked_count("start", start, least=0)
         own_rank, own_num_ranks, _, _ = _rank_and_worker()
         num_ranks = own_num_ranks if num_ranks is None else num_ranks
         rank = own_rank if rank is None else rank
-        if not 0 <= rank < num_ranks or min(batch_size, mix) < 1 or start < 0:
+        if not 0 <= rank < num_ranks:
             raise ConfigError(
-                f"stream: expected 0 <= rank < num_ranks, batch_size >= 1, mix >= 1, start >= 0; "
-                f"found {rank=}, {num_ranks=}, {batch_size=}, {mix=}, {start=}"
+                f"stream: expected 0 <= rank < num_ranks; found {rank=}, {num_ranks=}"
             )
         self._take = take
         self._batch_size = batch_size

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -13,8 +14,8 @@ from torch.utils.data import Dataset
 
 from imagetok.data.image_header import ImageHeader
 from imagetok.data.unreadable import Unreadable
-from imagetok.errors import InputError
-from imagetok.images import ImageContract
+from imagetok.errors import ConfigError, InputError
+from imagetok.images import ImageContract, ImageSize
 
 NO_LABEL = -1
 
@@ -104,6 +105,23 @@ class ImageDataset(Dataset[ImageBatch], ABC):
             except InputError:
                 digest.update(b"unreadable")
         return digest.hexdigest()
+
+    def native_size(self, index: int) -> ImageSize:
+        """Return (height, width) of an image before it is cropped or resized.
+
+        Raises ImageError if it is unreadable, ConfigError for a source that doesn't tell.
+        """
+        del index
+        raise ConfigError(
+            f"{self.name}: images of this source have no size of their own; pass a size such as "
+            "96x64 instead of native"
+        )
+
+    def with_contract(self, contract: ImageContract) -> "ImageDataset":
+        """Return the same images brought to another contract of the same mode."""
+        other = copy(self)
+        other.contract = contract
+        return other
 
     def path_of(self, index: int) -> str:
         """Return the path of an image, or source, split and index if it has none, for messages."""

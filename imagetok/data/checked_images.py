@@ -111,8 +111,13 @@ class CheckedImages(ImageDataset):
             wanted = f"[0, {classes}), by the number of class_names, or -1 for none"
             raise self._broken("labels", wanted if classes else "-1, without class_names", wrong)
         top = self.contract.num_classes
-        if top is not None and int(batch.images.max()) >= top:
-            raise self._broken("images", f"classes in [0, {top})", int(batch.images.max()))
+        if top is None:
+            return
+        images, ignored = batch.images, self.contract.ignore
+        if ignored is not None:
+            images = images[images != ignored]
+        if images.numel() and int(images.max()) >= top:
+            raise self._broken("images", f"classes in [0, {top})", int(images.max()))
 
     def _broken(self, name: str, expected: str, found: object) -> InputError:
         field = f"read: {name}" if name else "read"

@@ -19,7 +19,7 @@ from imagetok.data.image_header import ImageHeader, read_header
 from imagetok.data.preprocessing import preprocess, whole_picture
 from imagetok.durable import canonical_json
 from imagetok.errors import InputError
-from imagetok.images import ImageContract
+from imagetok.images import ImageContract, ImageSize
 
 _PIECE = 4096
 
@@ -108,6 +108,11 @@ class CompressedImages(ImageDataset, ABC):
         self.check_indices(indices)
         images = tuple(self._prepared(index, whole_picture) for index in indices)
         return WholeImages(images, self._labels_of(indices))
+
+    def native_size(self, index: int) -> ImageSize:
+        """Return (height, width) of the decoded pixels, upright."""
+        height, width = self.decode(index).shape[:2]
+        return height, width
 
     @property
     def as_labels(self) -> bool:

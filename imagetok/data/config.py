@@ -292,7 +292,7 @@ def parse_spec(text: str) -> tuple[DataConfig, str]:
 
 def names_split(text: str) -> bool:
     """Return whether a spec names its split, so that it is not the default one."""
-    return ":" in _split_at_commas(text)[0]
+    return ":" in split_at_commas(text)[0]
 
 
 def _registered(source: str, *, is_only: bool) -> type[Section] | None:

@@ -94,10 +94,11 @@ def open_encoded(path: Path | str) -> EncodedFile:
         reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         message = f"{name}: cannot be opened: {error.strerror}"
         raise ImageError(message, name, reason) from None
-    is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    if not is_regular:
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise ImageError(f"{name}: expected a regular file, found something else", name)
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ImageError(f"{name}: expected an image file, found {found}", name)
     return os.fdopen(descriptor, "rb")
 
 

@@ -15,7 +15,7 @@ from imagetok.data.image_decoding import ImageError, apply_exif_orientation
 from imagetok.data.preprocessing import preprocess, to_array
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError
-from imagetok.images import ImageContract
+from imagetok.images import ImageContract, ImageSize
 from imagetok.suggestions import shown
 
 _CHANNELS = (1, 3, 4)
@@ -115,6 +115,11 @@ class ItemImages(ImageDataset):
                 raise ImageError(f"{where}: {error}", where, "unknown_class") from None
             labels.append(item.label)
         return ImageBatch(images, torch.tensor(labels, dtype=torch.int64), torch.tensor(indices))
+
+    def native_size(self, index: int) -> ImageSize:
+        """Return (height, width) of the pixels of an item."""
+        height, width = self._item(index).pixels.shape[:2]
+        return height, width
 
     def _hash(self, index: int) -> str:
         try:

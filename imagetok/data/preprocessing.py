@@ -138,13 +138,17 @@ def _check_classes(pixels: np.ndarray, num_axes: int, contract: ImageContract) -
             f"expected a label map, one class per pixel, found colours of shape {pixels.shape}"
         )
     assert contract.num_classes is not None
-    outside = np.argwhere(pixels >= contract.num_classes)
+    is_outside = pixels >= contract.num_classes
+    if contract.ignore is not None:
+        is_outside &= pixels != contract.ignore
+    outside = np.argwhere(is_outside)
     if len(outside):
         place = tuple(int(i) for i in outside[0])
         row, column = place[num_axes - 2 : num_axes]
         raise InputError(
             f"expected classes in [0, {contract.num_classes}), found {pixels[place]} at row {row}, "
-            f"column {column}; raise image.num_classes, or map these pixels to other classes"
+            f"column {column}; raise image.num_classes, map these pixels to other classes, or "
+            f"set image.ignore={pixels[place]} to leave them out"
         )
 
 
@@ -197,10 +201,23 @@ def _fit(picture: Image.Image, contract: ImageContract) -> Image.Image:
     size = (contract.width, contract.height)
     if picture.size == size:
         return picture
+    if contract.resize == "crop":
+        return _middle(picture, size)
     if contract.resize == "adm" and max(picture.size) <= MOST_ASPECT * min(picture.size):
         return _adm_crop(picture, contract.width)
     box = (0, 0, *picture.size) if contract.resize == "stretch" else _cover(picture.size, size)
     return picture.resize(size, _RESAMPLING[contract.interpolation], box=box)
+
+
+def _middle(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut out the middle; size: (width, height). InputError for a smaller picture."""
+    left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
+    if min(left, top) < 0:
+        raise InputError(
+            f"expected an image of {size[1]} x {size[0]} pixels or more, found "
+            f"{picture.height} x {picture.width}; it is cropped and never enlarged"
+        )
+    return picture.crop((left, top, left + size[0], top + size[1]))
 
 
 def _adm_crop(picture: Image.Image, side: int) -> Image.Image:

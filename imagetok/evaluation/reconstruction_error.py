@@ -6,7 +6,7 @@ from torch import Tensor
 
 from imagetok.eval_mode import eval_mode
 from imagetok.evaluation.structural_similarity import SSIM_WINDOW, ssim
-from imagetok.images import ImageContract, Images
+from imagetok.images import ImageContract, Images, with_class
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
 
@@ -28,6 +28,9 @@ def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Floa
     of pixels that have it in both, in the image, and in the reconstruction.
     """
     if contract.num_classes is not None:
+        has_class = with_class(images, contract)
+        if has_class is not None:
+            x_hat, images = x_hat[has_class], images[has_class]
         both = images[x_hat == images]
         counts = [
             torch.bincount(x.flatten(), minlength=contract.num_classes)
@@ -59,7 +62,8 @@ def quality(
     """Compute `mse`, `psnr_db` and `ssim`, or for label maps `pixel_accuracy` and `miou`.
 
     `miou`: mean intersection over union of the classes that occur in images or reconstructions,
-    with pixels counted over all images.
+    with pixels counted over all images. Pixels without a class (`ImageContract.ignore`) don't
+    count; both are NaN if no pixel has one.
     """
     if contract.num_classes is None:
         return dict(zip(("mse", "psnr_db", "ssim"), (sums / num_images).tolist(), strict=False))

@@ -41,6 +41,9 @@ class NetworkSection(OwnSection):
 
     pixels: ClassVar[PixelRange] = CENTRED
     """The values of black and white inside the network; by default -0.5 and 0.5."""
+    any_size: ClassVar[bool] = False
+    """Whether the network takes images of any size that is a multiple of `downsampling`, as one of
+    convolutions alone does; False, for one with position embeddings, refuses other sizes."""
     if TYPE_CHECKING:
         kind: Any  # a Literal of the section
 

@@ -34,6 +34,7 @@ class ConvConfig(Section):
     init: Literal["normal", "torch"] = "normal"
     """`normal`: convolution weights N(0, 0.02^2), the paper's; `torch`: PyTorch's own."""
     pixels: ClassVar[PixelRange] = CENTRED
+    any_size: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _check(self) -> "ConvConfig":

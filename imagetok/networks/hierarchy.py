@@ -36,6 +36,7 @@ class VQVAE2Config(Section):
     residual_layers: Annotated[int, Field(ge=0, le=64)] = 2
     """Number of residual layers of each stack."""
     pixels: ClassVar[PixelRange] = SYMMETRIC
+    any_size: ClassVar[bool] = True
 
     def downsamplings(self, num_levels: int) -> tuple[int, ...]:
         """Pixels per code along each side, per level, coarse to fine."""

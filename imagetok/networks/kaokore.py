@@ -23,6 +23,7 @@ class KaokoreNetConfig(Section):
     """`released`, as in the public code: convolution weights N(0, 0.02^2) and biases 0; transposed
     convolutions keep PyTorch's start. `normal`: weights of both N(0, 0.02^2), biases PyTorch's."""
     pixels: ClassVar[PixelRange] = SYMMETRIC
+    any_size: ClassVar[bool] = True
     downsampling: ClassVar[int] = 4
     added: ClassVar[tuple[str, ...]] = ("init",)
 

@@ -29,6 +29,7 @@ class SonnetConfig(Section):
     halvings: Annotated[int, Field(ge=1, le=6)] = 2
     """Number of convolutions with stride 2."""
     pixels: ClassVar[PixelRange] = CENTRED
+    any_size: ClassVar[bool] = True
 
     @property
     def downsampling(self) -> int:

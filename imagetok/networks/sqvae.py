@@ -29,6 +29,7 @@ class SQVAENetConfig(Section):
     residual_layers: Annotated[int, Field(ge=1, le=64)] = 2
     """Number of residual blocks."""
     pixels: ClassVar[PixelRange] = UNIT
+    any_size: ClassVar[bool] = True
 
     @property
     def downsampling(self) -> int:

@@ -1,20 +1,28 @@
 """The base classes of autoencoders and tokenizers, for all networks and quantizers."""
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imagetok import artifacts, hub
-from imagetok.errors import InputError, NotFiniteError
+from imagetok.arguments import checked_count
+from imagetok.code_maps import check_codes, grids_shown
+from imagetok.config import validate
+from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import ImageContract, Images, check_images, clamp_pixels
+from imagetok.images import ImageContract, Images, check_images, check_tensor, clamp_pixels
 from imagetok.pretrained import Card, Pretrained
+from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers.config import TokenizerConfig
+
+Model = TypeVar("Model", bound="Autoencoder")
 
 
 class Reconstruction(NamedTuple):
@@ -112,6 +120,65 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         """
         return self._push(repo, metrics, private=private, revision=revision, message=message)
 
+    def at_size(self: Model, height: int, width: int, *, crop: bool = False) -> Model:
+        """Return this model for images of another size; it shares the weights and fingerprint.
+
+        >>> codes = tokenizer.at_size(96, 64).encode(images)  # (B, C, 96, 64)
+
+        Images are cropped and resized to that size as to the model's own; with `crop`, the middle
+        is cut out of larger ones without scaling. Raises InputError if the network takes images of
+        its own size alone, ConfigError for a size that is no multiple of its stride.
+        """
+        height, width = checked_count("height", height), checked_count("width", width)
+        if not crop and (height, width) == (self.image.height, self.image.width):
+            return self
+        network, own = self.config.network, self.config.image
+        if (height, width) != (own.height, own.width) and not network.any_size:
+            raise InputError(
+                f"network {network.kind!r}: expected images of {own.height} x {own.width} pixels, "
+                f"found {height} x {width}; it is not fully convolutional, so it takes images of "
+                "its own size alone"
+            )
+        stride = self.stride
+        if height % stride or width % stride:
+            near = " x ".join(str(max(stride, side // stride * stride)) for side in (height, width))
+            raise ConfigError(
+                f"size: expected multiples of {stride}, the pixels per code of the coarsest level, "
+                f"found {height} x {width}; the next smaller size is {near}"
+            )
+        sized = copy.copy(self)  # shares modules, parameters and buffers
+        sized._fingerprint = self.fingerprint
+        tree = self.image.model_dump() | {"height": height, "width": width}
+        if crop:
+            tree |= {"resize": "crop", "centre_crop": None}
+        sized.image = validate(tree, ImageContract, "size")
+        sized._fit_grids()
+        return sized
+
+    @property
+    def stride(self) -> int:
+        """Number that divides the sides of the images: pixels per code of the coarsest level."""
+        (height, _), *_ = self.config.grids
+        return self.config.image.height // height
+
+    def _fit_grids(self) -> None:
+        """Set the grids of codes, if there are any, for the size of `self.image`."""
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """Return images in the precision of the weights; raise InputError if they do not fit."""
+        check_tensor(images)
+        device = device_of(self)
+        if images.device != device:
+            raise InputError(
+                f"expected images on the {self.kind}'s device {device}, found {images.device}; "
+                f'pass images.to("{device}")'
+            )
+        check_images(images, self.image)
+        if not images.is_floating_point():
+            return images
+        weights = (p.dtype for p in self.parameters() if p.is_floating_point())
+        return images.to(next(weights, images.dtype))
+
     @abstractmethod
     def _usage(self) -> list[str]:
         """Return the description and usage of the model, as lines of its model card."""
@@ -153,13 +220,13 @@ class Tokenizer(Autoencoder, ABC):
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
         """Encode images to codes.
 
-        images: (B, C, H, W) floating point in [0, 1] with the size and channels of `self.image`, or
-        label maps (B, H, W) int64, on the tokenizer's device. generator: only used if the
-        quantizer's `test_rule` is `sample`.
+        images: (B, C, H, W) floating point of any precision in [0, 1] with the size and channels of
+        `self.image`, or label maps (B, H, W) int64, on the tokenizer's device. generator: only used
+        if the quantizer's `test_rule` is `sample`.
 
         Returns a tuple of (B, h, w) int64 maps, coarse to fine. Raises InputError for other images.
         """
-        check_images(images, self.image)
+        images = self._checked(images)
         with eval_mode(self), torch.no_grad():
             return self._encode(images, generator)
 
@@ -171,7 +238,7 @@ class Tokenizer(Autoencoder, ABC):
         The maps are `entropy` (nats), `top_logit`, `uncertainty`, ...: see `Quantizer.certainty`.
         With a quantizer per level, names include the level, as in `entropy_level0`.
         """
-        check_images(images, self.image)
+        images = self._checked(images)
         with eval_mode(self), torch.no_grad():
             return self._encode_with_certainty(images, generator)
 
@@ -189,10 +256,16 @@ class Tokenizer(Autoencoder, ABC):
         encoder outputs. images, others: as for `encode`, of the same number. share: (B,) in [0, 1];
         0 returns the codes of `images`, 1 those of `others`.
         """
-        check_images(images, self.image)
-        check_images(others, self.image)
+        images, others = self._checked(images), self._checked(others)
+        if not isinstance(share, Tensor) or not len(images) == len(others) == share.numel():
+            found = tuple(share.shape) if isinstance(share, Tensor) else share
+            raise InputError(
+                "expected as many images as others and a share for each, a tensor (B,); found "
+                f"{len(images)}, {len(others)} and {found}"
+            )
+        share = share.to(images.device, torch.float32).view(-1, 1, 1, 1)
         with eval_mode(self), torch.no_grad():
-            return self._encode_between(images, others, share.view(-1, 1, 1, 1), generator)
+            return self._encode_between(images, others, share, generator)
 
     def decode(self, codes: Codes) -> Images:
         """Decode codes, a tuple of integer (B, h, w) maps, coarse to fine, to images.
@@ -201,14 +274,38 @@ class Tokenizer(Autoencoder, ABC):
 
         Raises InputError if levels, shapes, dtype or range do not fit this tokenizer.
         """
-        self._check_codes(codes)
+        codes = check_codes(codes, self.num_codes, self.grids)
         with eval_mode(self), torch.no_grad():
-            return clamp_pixels(self._decode(tuple(level.long() for level in codes)))
+            return clamp_pixels(self._decode(codes))
 
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
         codes = self.encode(images, generator=generator)
         with eval_mode(self), torch.no_grad():
             return self._decode(codes)
+
+    def at_grids(self, grids: Sequence[tuple[int, int]]) -> "Tokenizer":
+        """Return this tokenizer for codes of other grids; see `at_size`.
+
+        grids: (h, w) of each level. Raises InputError for grids that no image size gives.
+        """
+        wanted = tuple((int(h), int(w)) for h, w in grids)
+        if wanted == self.grids:
+            return self
+        if len(wanted) == len(self.grids):
+            stride = self.stride
+            sized = self.at_size(*(side * stride for side in wanted[0]))
+            if sized.grids == wanted:
+                return sized
+        raise InputError(
+            f"expected codes of grids {grids_shown(self.grids)}, or of the same proportion between "
+            f"levels, found {grids_shown(wanted)}; they are codes of another tokenizer"
+        )
+
+    def _fit_grids(self) -> None:
+        sides = self.config.image.height, self.config.image.width
+        now = self.image.height, self.image.width
+        own = self.grids
+        self.grids = tuple((now[0] // (sides[0] // h), now[1] // (sides[1] // w)) for h, w in own)
 
     @abstractmethod
     def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
@@ -248,26 +345,3 @@ class Tokenizer(Autoencoder, ABC):
             f"codes = tokenizer.encode(images)  # {takes}",
             "```",
         ]
-
-    def _check_codes(self, codes: Codes) -> None:
-        if not isinstance(codes, tuple) or len(codes) != len(self.num_codes):
-            found = f"{len(codes)} levels" if isinstance(codes, tuple) else type(codes).__name__
-            raise InputError(f"expected a tuple of {len(self.num_codes)} code maps, found {found}")
-        for level, (indices, k, grid) in enumerate(
-            zip(codes, self.num_codes, self.grids, strict=True)
-        ):
-            if indices.ndim != 3 or tuple(indices.shape[1:]) != grid:
-                raise InputError(
-                    f"level {level}: expected codes of shape (B, {grid[0]}, {grid[1]}), "
-                    f"found {tuple(indices.shape)}"
-                )
-            dtype = indices.dtype
-            if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-                raise InputError(f"level {level}: expected integer codes, found {dtype}")
-            if indices.numel():
-                low, high = (int(v) for v in indices.long().aminmax())
-                if low < 0 or high >= k:
-                    raise InputError(
-                        f"level {level}: expected codes in [0, {k}), found [{low}, {high}]; "
-                        "they may be codes of another tokenizer"
-                    )

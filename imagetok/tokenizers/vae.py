@@ -8,7 +8,7 @@ from torch import Tensor
 from imagetok import artifacts
 from imagetok.errors import InputError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import Images, check_images
+from imagetok.images import Images
 from imagetok.networks import VQVAE2Config, build_network
 from imagetok.tokenizers.base import Autoencoder, Reconstruction, check_features
 from imagetok.tokenizers.config import TokenizerConfig
@@ -60,7 +60,7 @@ class VAE(Autoencoder):
 
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
         del generator  # there is no noise
-        check_images(images, self.image)
+        images = self._checked(images)
         with eval_mode(self), torch.no_grad():
             h = self.encoder(self.likelihood.to_network(images))
             check_features(h)

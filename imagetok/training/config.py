@@ -1,5 +1,6 @@
 """Configs of training runs: settings of the loop, and the whole config of a tokenizer run."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -115,6 +116,11 @@ def fill_schedule_lengths(run: Section, steps: int) -> None:
         object.__setattr__(run, name, getattr(filled, name))  # because sections are frozen
 
 
+def _weights_example(losses: Sequence[str]) -> str:
+    """Return weights of 1 for losses, in YAML."""
+    return f"{{{', '.join(f'{name}: 1.0' for name in sorted(losses))}}}"
+
+
 class TokenizerRun(Section):
     """A config file of `kind: tokenizer`."""
 
@@ -145,7 +151,8 @@ class TokenizerRun(Section):
         if set(self.objective.weights) != set(losses):
             raise ValueError(
                 f"objective.weights: expected the losses of {method}, {sorted(losses)}, found "
-                f"{sorted(self.objective.weights)}"
+                f"{sorted(self.objective.weights)}; set the weight of each, as in "
+                f"--set 'objective.weights={_weights_example(losses)}'"
             )
         likelihood = self.tokenizer.likelihood
         if self.train.accumulation > 1 and not likelihood.is_additive:

@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
-from imagetok.processes import process_state
+from imagetok.processes import check_device, process_state
 from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
@@ -96,6 +96,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if device not in (None, "cpu", accelerator.device.type):
+        check_device(device)
         raise ConfigError(
             f"--device {device}: expected cpu or no --device, because training runs on "
             f"{accelerator.device} here; choose a GPU with CUDA_VISIBLE_DEVICES"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imagetok import seeding
+from imagetok.config import differences_shown
 from imagetok.data import ImageBatch, ImageDataset, ImageError, describe
 from imagetok.data.headers import LOOKED_AT
 from imagetok.data.listed import ListedImages
@@ -17,7 +18,7 @@ from imagetok.data.substitutes import SubstitutedImages
 from imagetok.errors import ConfigError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
-from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text
+from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text, with_class
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
@@ -208,7 +209,7 @@ def loss_function(
         if images.is_floating_point():
             metrics["mse"] = (out.x_hat.detach() - images).square().mean()
         else:
-            metrics["pixel_accuracy"] = (out.x_hat == images).float().mean()
+            metrics["pixel_accuracy"] = _pixel_accuracy(out.x_hat, images, image)
         rows = {name: value for name, value in out.stats.items() if is_concatenated(name)}
         sums = {name: value for name, value in out.stats.items() if name not in rows}
         counts = tuple(
@@ -217,6 +218,14 @@ def loss_function(
         return StepOutput(total, metrics, sums, rows, counts)
 
     return loss
+
+
+def _pixel_accuracy(x_hat: Tensor, images: Tensor, image: ImageContract) -> Tensor:
+    """Return the share of the pixels with a class that are reconstructed."""
+    is_right, has_class = x_hat == images, with_class(images, image)
+    if has_class is None:
+        return is_right.float().mean()
+    return (is_right & has_class).sum() / has_class.sum().clamp_min(1)
 
 
 def _describe(counts: tuple[Tensor, ...]) -> dict[str, float]:
@@ -253,8 +262,9 @@ def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
     source = Autoencoder.from_pretrained(folder)
     if source.config != tokenizer.config:
         raise ConfigError(
-            f"--init-from {folder}: its architecture differs from the config's tokenizer section; "
-            f"copy the section from {folder}/config.json"
+            f"--init-from {folder}: its architecture differs from the config's section tokenizer "
+            f"({differences_shown(source.config, tokenizer.config)}); change these keys, or copy "
+            f"the section from {folder}/config.json"
         )
     tokenizer.load_state_dict(source.state_dict(), strict=True)
     return source.fingerprint

@@ -53,6 +53,13 @@ def test_other_codes_are_not_comparable(bound, tokenizer_folder, tmp_path):
         prior.evaluate(bound, tmp_path / "codes-6", beside=tmp_path / "five.json")
 
 
+def test_codes_of_another_grid_are_refused_with_both_grids(bound, tokenizer_folder, tmp_path):
+    pixels = np.zeros((2, 8, 8), np.uint8)
+    imagetok.encode(tokenizer_folder, pixels, tmp_path / "codes", size=(8, 10), progress=False)
+    with pytest.raises(ShardError, match="codes of 3 x 3, the grid of this prior, found 4 x 5"):
+        prior.evaluate(bound, tmp_path / "codes", progress=False)
+
+
 def test_codes_that_are_not_the_priors_are_refused(
     bound, tokenizer_folder, other_tokenizer_folder, tmp_path
 ):

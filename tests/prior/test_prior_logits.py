@@ -121,9 +121,32 @@ def test_a_class_asked_of_a_prior_without_classes_is_refused(unconditional, rand
         unconditional.log_prob(random_codes(unconditional, 1), torch.tensor([0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32])
+@pytest.mark.usefixtures("untyped")
+def test_codes_of_any_integer_type_are_as_likely(flat, random_codes, dtype):
+    codes = random_codes(flat, 2)
+    small = tuple(level.to(dtype) for level in codes)
+    assert torch.equal(flat.log_prob(small), flat.log_prob(codes))
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (torch.tensor([0.0, 1.0]), r"integer tensor of shape \(B,\), found torch\.float32"),
+        ([0, 1], "integer tensor of shape .*found list"),
+        (torch.tensor(0), "integer tensor of shape"),
+        (torch.tensor([0]), "a label for each of 2 images, found 1"),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_what_is_no_label_per_image_is_refused(flat, random_codes, labels, says):
+    with pytest.raises(InputError, match=says):
+        flat.log_prob(random_codes(flat, 2), labels)
+
+
 def test_codes_that_do_not_fit_are_refused(flat, random_codes):
     flat.check_codes(random_codes(flat, 2))
-    with pytest.raises(InputError, match="code maps"):
+    with pytest.raises(InputError, match=r"codes of shape \(B, 3, 3\), found"):
         flat.check_codes((torch.zeros(2, 3, 4, dtype=torch.int64),))
     for wrong in (-1, 7):
         with pytest.raises(InputError, match=r"codes in \[0, 7\)"):

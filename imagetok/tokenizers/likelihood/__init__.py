@@ -35,7 +35,7 @@ def build_likelihood(
             return GaussianLikelihood(image.channels, pixels, config.log_variance)
         case VMFConfig():
             assert image.num_classes is not None
-            return VMFLikelihood(image.num_classes, config.log_scale)
+            return VMFLikelihood(image.num_classes, config.log_scale, image.ignore)
         case _:
             assert_never(config)
 

@@ -33,30 +33,43 @@ class VMFLikelihood(Likelihood):
 
     Decoder outputs are mapped to directions u by softplus and normalisation; the loss per pixel is
     -kappa u[class] - ln C(kappa). The dimension 2m is even, so that the order m - 1 of the Bessel
-    function in C is an integer.
+    function in C is an integer. Pixels of the value `ignore` have no term, and are zero vectors in
+    the encoder's input.
     """
 
     is_linear = False  # a sigmoid before softplus and normalisation would flatten the output
 
-    def __init__(self, num_classes: int, log_scale: float):
+    def __init__(self, num_classes: int, log_scale: float, ignore: int | None = None):
         super().__init__()
         self.num_classes = num_classes
+        self.ignore = ignore
         self.channels = 2 * math.ceil(num_classes / 2)
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
 
     def to_network(self, images: Int[Tensor, "B H W"]) -> Float[Tensor, "B C H W"]:
-        one_hot = nn.functional.one_hot(images, self.channels).movedim(-1, 1)
-        return one_hot.to(self.log_scale.dtype)
+        if self.ignore is None:
+            one_hot = nn.functional.one_hot(images, self.channels)
+        else:
+            has_class = images != self.ignore
+            one_hot = nn.functional.one_hot(images.where(has_class, 0), self.channels)
+            one_hot = one_hot * has_class[..., None]
+        return one_hot.movedim(-1, 1).to(self.log_scale.dtype)
 
     def loss(
         self, out: Float[Tensor, "B C H W"], images: Int[Tensor, "B H W"]
     ) -> Float[Tensor, ""]:
         with torch.autocast(out.device.type, enabled=False):  # half precision sums would overflow
-            u = self._directions(out)
-            at_class = u.gather(1, images[:, None]).sum() / len(images)
             kappa = 1 / (self.log_scale.exp() + _EPS)
             normaliser = vmf_log_normaliser(kappa, self.channels)
-            return -kappa * at_class - images[0].numel() * normaliser
+            if self.ignore is None:
+                at_class = self._directions(out).gather(1, images[:, None]).sum() / len(images)
+                return -kappa * at_class - images[0].numel() * normaliser
+            has_class = images != self.ignore
+            # Before the directions are computed, so that no value there, NaN included, counts.
+            u = self._directions(out.where(has_class[:, None], 0))
+            at_class = u.gather(1, images.where(has_class, 0)[:, None])[:, 0].where(has_class, 0)
+            num_pixels = has_class.sum() / len(images)
+            return -kappa * at_class.sum() / len(images) - num_pixels * normaliser
 
     def to_image(self, out: Float[Tensor, "B C H W"]) -> Int[Tensor, "B H W"]:
         """Return the most likely class of every pixel."""

@@ -131,7 +131,34 @@ def encode_with(**options: object) -> Callable[..., object]:
 
 
 REFUSALS: dict[str, Refusal] = {
-    "limit": (ConfigError, "limit: expected 1 or more, found 0", encode_with(limit=0)),
+    "limit": (ConfigError, "limit: expected a whole number of 1 or more", encode_with(limit=0)),
+    "text": (ConfigError, "limit: expected a whole number.*found '5'", encode_with(limit="5")),
+    "half": (ConfigError, r"limit: expected a whole number.*found 1\.5", encode_with(limit=1.5)),
+    "out": (
+        ConfigError,
+        "out: expected a path, found NoneType",
+        lambda t, pixels, path: imagetok.encode(t, pixels, None),
+    ),
+    "not a tokenizer": (
+        ArtifactError,
+        "expected the folder of a tokenizer or a Hub id.*found int",
+        lambda t, pixels, path: imagetok.encode(5, pixels, path / "codes"),
+    ),
+    "not codes": (
+        ShardError,
+        "expected a code dataset.*found int",
+        lambda t, pixels, path: imagetok.decode(t, 5, path / "png"),
+    ),
+    "folder of images": (
+        InputError,
+        r"expected image files, found a folder; pass its files, as in .*/\*\.png",
+        lambda t, pixels, path: imagetok.reconstruct(t, path),
+    ),
+    "no image": (
+        InputError,
+        "expected images: files.*found int",
+        lambda t, pixels, path: imagetok.reconstruct(t, 5),
+    ),
     "shards": (ConfigError, "samples_per_shard", encode_with(samples_per_shard=0)),
     "batch": (ConfigError, "batch_size", encode_with(batch_size=-1)),
     "skip": (ConfigError, "--max-skip", encode_with(max_skip=-1)),
@@ -166,6 +193,7 @@ REFUSALS: dict[str, Refusal] = {
 }
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(tokenizer, pixels, tmp_path, name):
     error, message, call = REFUSALS[name]

@@ -31,6 +31,15 @@ def dataset(encode) -> CodeDataset:
     return encode(COUNT)
 
 
+@pytest.mark.parametrize("size", [0, -3, 1.5, "8", None, True])
+@pytest.mark.usefixtures("untyped")
+def test_a_batch_size_that_is_no_count_is_refused_at_once(dataset, size):
+    for iterate in (dataset.batches, dataset.stream):
+        with pytest.raises(ConfigError, match="batch_size: expected a whole number of 1 or more"):
+            iterate(size)
+    assert len(next(iter(dataset.batches(np.int64(7)))).keys) == 7
+
+
 def as_is(batch):
     return batch
 

@@ -224,7 +224,10 @@ def test_a_missing_file_is_refused(folder: Path, name: str, says: str) -> None:
 
 def test_a_missing_folder_is_refused_and_a_run_folder_gets_a_hint(folder: Path) -> None:
     refused(folder / "nowhere", "no such folder")
-    refused(folder / "config.json", "no such folder")
+    refused(folder / "config.json", f"found a file in it; pass {folder}")
+    for name in ("old.ckpt", "notes.txt"):
+        (folder.parent / name).write_text("")
+        refused(folder.parent / name, "expected the folder of a tokenizer.*found a")
     refused(folder.parent, f"did you mean {folder}")
 
 
@@ -262,7 +265,7 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path) -> None:
             "quantizer.kind: expected one of",
         ),
         (lambda c: c["architecture"]["quantizer"].update(num_codes=17), "expected shape"),
-        (lambda c: c["architecture"]["quantizer"].update(kind="dvae"), "max_logit: unknown key"),
+        (lambda c: c["architecture"]["quantizer"].update(kind="dvae"), "unknown keys .*max_logit"),
         (lambda c: c["architecture"]["network"].update(blocks=2), "missing .*, extra"),
         (lambda c: c["architecture"]["network"].update(width=-8), "greater than or equal to 4"),
         (lambda c: c["architecture"]["image"].update(height=4096), "fingerprint"),

@@ -1,7 +1,10 @@
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from imagetok.config import validate
@@ -47,6 +50,60 @@ def test_codes_of_any_integer_type_decode_alike(build: Build, dtype: torch.dtype
     tokenizer = build()
     (codes,) = tokenizer.encode(images())
     assert torch.equal(tokenizer.decode((codes.to(dtype),)), tokenizer.decode((codes,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_pixels_of_any_precision_give_the_codes_of_the_same_pixels(
+    build: Build, dtype: torch.dtype
+) -> None:
+    tokenizer = build()
+    pixels = images().to(dtype)
+    assert torch.equal(tokenizer.encode(pixels)[0], tokenizer.encode(pixels.float())[0])
+    assert torch.equal(tokenizer.reconstruct(pixels), tokenizer.reconstruct(pixels.float()))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (images().numpy(), r"found a numpy array; pass torch\.from_numpy"),
+        (images().tolist(), "expected images as a torch tensor, found list"),
+        (None, "expected images as a torch tensor, found NoneType"),
+        (Image.new("RGB", (12, 8)), "found Image; for files and PIL images"),
+        ((255 * images()).byte(), r"torch\.uint8; .* images\.float\(\) / 255"),
+        (images().to("meta"), r'device cpu, found meta; pass images\.to\("cpu"\)'),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_what_no_method_takes_is_refused_by_each(build: Build, given: Any, says: str) -> None:
+    tokenizer = build()
+    for method in (tokenizer.encode, tokenizer.reconstruct, tokenizer.encode_with_certainty):
+        with pytest.raises(InputError, match=says):
+            method(given)
+    with pytest.raises(InputError, match=says):
+        tokenizer.encode_between(images(), given, torch.zeros(3))
+
+
+@pytest.mark.parametrize("share", [0.5, torch.zeros(2), None])
+@pytest.mark.usefixtures("untyped")
+def test_a_share_for_each_pair_is_expected(build: Build, share: Any) -> None:
+    with pytest.raises(InputError, match="a share for each"):
+        build().encode_between(images(), images(), share)
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        (torch.zeros(1, 4, 6).long(), r"found Tensor; pass \(codes,\)"),
+        ((np.zeros((1, 4, 6), np.int64),), r"level 0: .* found ndarray; pass torch\.as_tensor"),
+        ([[[0]]], "level 0: expected codes as a torch tensor, found list"),
+        (None, "expected a tuple of 1 code maps, found NoneType"),
+        ((torch.zeros(1, 4, 6).bool(),), r"expected integer codes, found torch\.bool"),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_what_is_no_codes_is_refused(build: Build, codes: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        build().decode(codes)
 
 
 @every_kind
