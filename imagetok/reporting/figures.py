@@ -21,8 +21,8 @@ from torch import Tensor
 
 from imagetok.errors import InputError
 
-_INK = "#2b3038"
-_FAINT = "#d9dde3"
+INK = "#2b3038"
+FAINT = "#d9dde3"
 _QUIET = "#6a7280"
 # The colour-blind safe palette of Okabe & Ito (2008), without black and yellow, which are invisible
 # on a dark or a light page.
@@ -31,8 +31,8 @@ _OF_NOTES = ("#0067a3", "#b04a00", "#00765a", "#a3447d", "#8a5f00", "#1f78a8")
 """The same colours, dark enough for text on a light page."""
 DASHES = ("-", "--", ":", "-.")
 _IN_THE_DARK = {
-    _INK: "#dfe3e9",
-    _FAINT: "#343a44",
+    INK: "#dfe3e9",
+    FAINT: "#343a44",
     _QUIET: "#98a1af",
     "#0072b2": "#4aa8e0",
     "#d55e00": "#f08a43",
@@ -46,18 +46,18 @@ _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imagetok",
     "font.size": 10,
-    "axes.edgecolor": _FAINT,
+    "axes.edgecolor": FAINT,
     "axes.labelcolor": _QUIET,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": False,
-    "grid.color": _FAINT,
+    "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
     "xtick.labelcolor": _QUIET,
     "ytick.labelcolor": _QUIET,
     "legend.frameon": False,
@@ -109,7 +109,7 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         places = np.unique(np.concatenate([x for x, _ in points.values()]))
-        if 1 <= len(places) <= 12 and (np.diff(places) == 1).all():
+        if 1 < len(places) <= 12 and (np.diff(places) == 1).all():
             axes.xaxis.set_major_locator(FixedLocator(places.tolist()))  # one tick per bin
         if log:
             logarithmic(axes)
@@ -138,7 +138,7 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
         # Notes above the axes, so that bars and grid lines do not cross them.
         at_the_top = {"y": 1.03, "va": "bottom", "transform": axes.transAxes}
         unused_note = f"{unused:,} of {num_codes:,} codes unused"
-        axes.text(x=0, s=unused_note, color=_INK, ha="left", **at_the_top)
+        axes.text(x=0, s=unused_note, color=INK, ha="left", **at_the_top)
         equal_note = f"equal use: {equal:,.4g} each"
         axes.text(x=1, s=equal_note, color=_OF_NOTES[1], ha="right", **at_the_top)
         axes.set_xlabel("codes, most used first")
@@ -173,9 +173,9 @@ def bars(values: Mapping[str, float], xlabel: str) -> bytes:
 
     def draw(axes: Axes) -> None:
         drawn = axes.barh(np.arange(len(values)), lengths, height=0.62, color=COLOURS[0])
-        axes.bar_label(drawn, [f"{v:,.4g}" for v in lengths], padding=4, color=_INK)
+        axes.bar_label(drawn, [f"{v:,.4g}" for v in lengths], padding=4, color=INK)
         axes.set_yticks(np.arange(len(values)), labels=list(values))
-        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.invert_yaxis()
         axes.margins(x=0.16)
         if (lengths >= 0).all():
@@ -213,6 +213,9 @@ def label_single_points(axes: Axes) -> None:
         shown = np.isfinite(y)
         if shown.sum() == 1:
             found.append((float(x[shown][0]), float(y[shown][0]), line.get_color()))
+    places = {x for x, _, _ in found}
+    if len(places) == 1 and len(found) == len(axes.lines):
+        axes.set_xticks(list(places))  # the only place
     limits = axes.get_xlim(), axes.get_ylim()
     of_notes = dict(zip(COLOURS, _OF_NOTES, strict=True))
     heights = {point: _height_in(axes, point[1]) for point in found}
@@ -221,8 +224,14 @@ def label_single_points(axes: Axes) -> None:
         lowest = max(heights[point], lowest + _NOTE_HEIGHT)
         x, y, colour = point
         lifted = (8, (lowest - heights[point]) * 72 * _SIZE[1])  # points
-        style = {"va": "center", "color": of_notes.get(colour, _INK)}
-        axes.annotate(f"{y:,.4g}", (x, y), lifted, textcoords="offset points", **style)
+        axes.annotate(
+            f"{y:,.4g}",
+            (x, y),
+            lifted,
+            textcoords="offset points",
+            va="center",
+            color=of_notes.get(colour, INK),
+        )
     axes.set_xlim(limits[0])
     axes.set_ylim(limits[1])
 
@@ -237,6 +246,8 @@ def logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     steps = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+    if high / low < 30:
+        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -157,6 +157,7 @@ def _pictures(pictures: Pictures) -> dict[str, Any]:
     rows = [
         {
             "label": pictures.row_labels[number] if pictures.row_labels else "",
+            "is_named": any(pictures.names[start : start + columns]),
             "cells": [
                 _cell(pictures, i, sources[i])
                 for i in range(start, min(start + columns, len(sources)))
