@@ -107,6 +107,6 @@ def _map(found: Exploration, name: str) -> Callable[[Axes], None]:
         axes.set_xticks([])
         axes.set_yticks([])
         if len(classes) <= _MOST_NAMED:
-            legend_above(axes, named, most=5)
+            legend_above(axes, named, most=5, markerscale=2.0)
 
     return draw

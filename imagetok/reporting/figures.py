@@ -5,6 +5,7 @@ is selected. Text remains text in the SVG, and colours follow the reader's light
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,7 @@ _IN_THE_DARK = {
 }
 _SIZE = (5.0, 3.0)  # inches; its text of 10 points can also be read on a phone
 _LEGEND_WIDTH = 68  # characters per row of a legend; a line sample takes six
+_LABEL_WIDTH = 34  # characters per line of the label of the y axis
 _NOTE_HEIGHT = 0.075  # of a note beside a point, as a share of the axes
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -107,7 +109,7 @@ def curves(
                 edges = (y - widths[name], y + widths[name])
                 axes.fill_between(x, *edges, color=colour, alpha=0.18, lw=0)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(textwrap.fill(ylabel, _LABEL_WIDTH))
         places = np.unique(np.concatenate([x for x, _ in points.values()]))
         if 1 < len(places) <= 12 and (np.diff(places) == 1).all():
             axes.xaxis.set_major_locator(FixedLocator(places.tolist()))  # one tick per bin
@@ -196,10 +198,16 @@ def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
     return vector
 
 
-def legend_above(axes: Axes, names: Sequence[str], most: int = 3) -> None:
+def legend_above(axes: Axes, names: Sequence[str], most: int = 3, markerscale: float = 1.0) -> None:
     """Add the legend of the named lines above the axes, in at most `most` columns."""
     columns = min(len(names), most, max(1, _LEGEND_WIDTH // (max(map(len, names)) + 6)))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        borderaxespad=0.2,
+        markerscale=markerscale,
+    )
 
 
 def label_single_points(axes: Axes) -> None:

@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from browser import LOOKS, open_browser
 from PIL import Image
+from representative import slow_but
 
 from imagetok.comparison.figures import Reconstructions, measures_figure, reconstruction_grid
 from imagetok.comparison.page import write_page
@@ -178,6 +180,16 @@ def test_the_page_shows_pictures_first_and_marks_the_best(result, tmp_path):
         f"2.00\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{math.sqrt(2):.2f}"
     ]
     assert html.count("data:image/svg+xml") == 3  # error, perplexity, codes used
+
+
+@pytest.mark.parametrize(("width", "dark"), slow_but([(390, False)], LOOKS))
+def test_the_page_of_a_comparison_in_a_browser(result, tmp_path, width, dark):
+    rows = {name: torch.zeros(12, 1, 8, 8) for name in ("original", "flat", "deep")}
+    write_page(tmp_path / "report.html", result, Reconstructions(rows, ["a class"] * 12))
+    with open_browser() as browser:
+        browser.look(width, 900, dark)
+        browser.open((tmp_path / "report.html").as_uri())
+        assert browser.faults_of_layout(width) == []
 
 
 def sized(
