@@ -29,7 +29,7 @@ os.environ["GRADIO_TEMP_DIR"] = str(_FOLDER)
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 require("gradio", extra="demo", purpose="imagetok demo")
 import gradio as gr  # noqa: E402
-from gradio.themes import Default  # noqa: E402
+from gradio.themes import Base, Default  # noqa: E402
 
 _MAX_WAITING = 64  # calls
 _CONTROLS = ("label", "temperature", "top_k", "top_p", "guidance", "seed")
@@ -45,10 +45,18 @@ _COLOURS = {
     "button_primary_background_fill_hover": ("#00527f", "#00527f"),
     "button_primary_text_color": ("#ffffff", "#ffffff"),
 }
+# Names stand above pictures, not on them; small pictures are enlarged without smoothing.
 _STYLE = """
 .gradio-container { max-width: 84rem !important; }
-.gradio-container img { image-rendering: pixelated; }
 .gradio-container h1 { letter-spacing: -0.02em; }
+.gradio-container img { image-rendering: pixelated; }
+.gradio-container label[data-testid="block-label"] {
+  position: static !important; width: 100%; border: 0;
+}
+.upload img { width: 100% !important; height: 15rem !important; object-fit: contain; }
+.gallery .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(min(9rem, 30%), 1fr)) !important;
+}
 """
 
 
@@ -117,9 +125,9 @@ def serve(
     )
 
 
-def _theme() -> Default:
+def _theme() -> Base:
     """Return the theme of the page: the look of reports, without fonts to download."""
-    theme = Default(font=_FONTS, font_mono=_MONO)
+    theme = Default(primary_hue="blue", secondary_hue="blue", font=_FONTS, font_mono=_MONO)
     light = {name: light for name, (light, _) in _COLOURS.items()}
     return theme.set(**light, **{f"{name}_dark": dark for name, (_, dark) in _COLOURS.items()})
 
@@ -169,11 +177,21 @@ def _path(file: dict[str, Any] | None) -> str | None:
 
 
 def _image_input() -> gr.Image:
-    return gr.Image(label="image", image_mode=None, sources=["upload", "clipboard"])
+    return gr.Image(
+        label="image",
+        alt_text="uploaded image",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        elem_classes="upload",
+    )
 
 
 def _picture(label: str) -> gr.Image:
     return gr.Image(label=label, alt_text=label, interactive=False, format="png", buttons=[])
+
+
+def _gallery(label: str) -> gr.Gallery:
+    return gr.Gallery(label=label, format="png", interactive=False, elem_classes="gallery")
 
 
 def _look_tab(session: DemoSession) -> None:
@@ -296,7 +314,7 @@ def _sample_tab(session: DemoSession) -> None:
     count = gr.Slider(1, MAX_SAMPLES, 10, step=1, label="images")
     controls = _sampling_controls(session, "all" if session.prior.config.num_classes else "none")
     button = gr.Button("Draw samples", variant="primary")
-    gallery = gr.Gallery(label="samples", columns=5, format="png", interactive=False)
+    gallery = _gallery("samples")
 
     def draw(number: int | None, *values: Any) -> list[Any]:
         drawn = int(_required(number, "images"))
@@ -319,12 +337,7 @@ def _complete_tab(session: DemoSession) -> None:
         count = gr.Slider(1, MAX_SAMPLES, 4, step=1, label="completions")
     controls = _sampling_controls(session, "none")
     button = gr.Button("Complete", variant="primary")
-    gallery = gr.Gallery(
-        label="reconstruction, kept part, completions",
-        columns=6,
-        format="png",
-        interactive=False,
-    )
+    gallery = _gallery("reconstruction, kept part, completions")
 
     def complete(
         upload: dict[str, Any] | None, rows: int | None, number: int | None, *values: Any

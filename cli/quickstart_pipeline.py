@@ -140,9 +140,8 @@ def _numbers_section(summary: dict[str, float | int]) -> ReportSection:
                     (
                         "samples classified as requested",
                         f"{summary['class_agreement']:.1%}",
-                        f"share of the {NUM_SAMPLES} samples that a classifier (k-NN on real "
-                        f"digits, k = {NEIGHBOURS}) assigns to the requested class; its accuracy "
-                        f"on real held-out digits is {summary['classifier_accuracy']:.1%}",
+                        f"of {NUM_SAMPLES}, by the {NEIGHBOURS} nearest real digits, which "
+                        f"recognise {summary['classifier_accuracy']:.1%} of the held-out ones",
                     ),
                     (
                         "reconstruction quality",

@@ -41,7 +41,7 @@ _IN_THE_DARK = {
     **dict(zip(_OF_NOTES, ("#4aa8e0", "#f08a43", "#2cc79a", *COLOURS[3:]), strict=True)),
 }
 _SIZE = (5.0, 3.0)  # inches; its text of 10 points can also be read on a phone
-_LEGEND_WIDTH = 68  # characters per row of a legend; a line sample takes six
+_LEGEND_WIDTH = 60  # characters per row of a legend; a line sample takes six
 _LABEL_WIDTH = 34  # characters per line of the label of the y axis
 _NOTE_HEIGHT = 0.075  # of a note beside a point, as a share of the axes
 _RC: dict[Any, Any] = {
@@ -146,7 +146,7 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
         axes.set_xlabel("codes, most used first")
         axes.set_ylabel("times used")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.grid(visible=False, axis="x")
 
     return drawing(draw)
