@@ -187,7 +187,7 @@ def named_grid(
             draw.text((margin - 8, middle), row_names[row], fill=_INK, font=font, anchor="rm")
         for i, name in enumerate(names[row * columns : (row + 1) * columns]):
             centre = margin + (padding + i * (width + padding) + width / 2) * scale
-            _draw_name(draw, name, (centre, above - strip / 2 + padding), width * scale)
+            _draw_name(draw, name, (centre, above - strip / 2 + padding), float(width * scale))
     part = (size[0] - margin) / max(1, len(titles))
     for i, title in enumerate(titles):
         _draw_name(draw, title, (margin + part * (i + 0.5), top / 2), part - 4)
