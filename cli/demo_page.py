@@ -29,12 +29,35 @@ os.environ["GRADIO_TEMP_DIR"] = str(_FOLDER)
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 require("gradio", extra="demo", purpose="imagetok demo")
 import gradio as gr  # noqa: E402
-from gradio.themes import Default  # noqa: E402
+from gradio.themes import Base, Default  # noqa: E402
 
 _MAX_WAITING = 64  # calls
 _CONTROLS = ("label", "temperature", "top_k", "top_p", "guidance", "seed")
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
+# The colours of reports, in light and in dark mode.
+_COLOURS = {
+    "body_background_fill": ("#fbfbfa", "#14171b"),
+    "body_text_color": ("#1f242b", "#e4e7ec"),
+    "body_text_color_subdued": ("#5b6370", "#9aa3b0"),
+    "block_label_text_color": ("#1f242b", "#e4e7ec"),
+    "button_primary_background_fill": ("#0067a3", "#0067a3"),
+    "button_primary_background_fill_hover": ("#00527f", "#00527f"),
+    "button_primary_text_color": ("#ffffff", "#ffffff"),
+}
+# Names stand above pictures, not on them; small pictures are enlarged without smoothing.
+_STYLE = """
+.gradio-container { max-width: 84rem !important; }
+.gradio-container h1 { letter-spacing: -0.02em; }
+.gradio-container img { image-rendering: pixelated; }
+.gradio-container label[data-testid="block-label"] {
+  position: static !important; width: 100%; border: 0;
+}
+.upload img { width: 100% !important; height: 15rem !important; object-fit: contain; }
+.gallery .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(min(9rem, 30%), 1fr)) !important;
+}
+"""
 
 
 def open_session(
@@ -96,9 +119,17 @@ def serve(
         folder=_FOLDER,
         announce=announce,
         wait=wait,
-        theme=Default(font=_FONTS, font_mono=_MONO),  # no font is downloaded
+        theme=_theme(),
+        css=_STYLE,
         footer_links=[],
     )
+
+
+def _theme() -> Base:
+    """Return the theme of the page: the look of reports, without fonts to download."""
+    theme = Default(primary_hue="blue", secondary_hue="blue", font=_FONTS, font_mono=_MONO)
+    light = {name: light for name, (light, _) in _COLOURS.items()}
+    return theme.set(**light, **{f"{name}_dark": dark for name, (_, dark) in _COLOURS.items()})
 
 
 def _described(session: DemoSession) -> str:
@@ -146,44 +177,52 @@ def _path(file: dict[str, Any] | None) -> str | None:
 
 
 def _image_input() -> gr.Image:
-    return gr.Image(label="image", image_mode=None, sources=["upload", "clipboard"])
+    return gr.Image(
+        label="image",
+        alt_text="uploaded image",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        elem_classes="upload",
+    )
 
 
 def _picture(label: str) -> gr.Image:
-    return gr.Image(label=label, interactive=False, format="png", buttons=[])
+    return gr.Image(label=label, alt_text=label, interactive=False, format="png", buttons=[])
+
+
+def _gallery(label: str) -> gr.Gallery:
+    return gr.Gallery(label=label, format="png", interactive=False, elem_classes="gallery")
 
 
 def _look_tab(session: DemoSession) -> None:
     levels = range(len(session.tokenizer.num_codes))
-    file = _image_input()
+    gr.Markdown("An image, as the tokenizer reads it, decoded from its codes.")
     with gr.Row():
+        file = _image_input()
         original, back, unsure = (
             _picture(label) for label in ("input", "reconstruction", "encoder uncertainty")
         )
     summary = gr.Markdown()
+    gr.Markdown(
+        "Its codes. Edit them in the table, or exchange two codes wherever they occur, and decode."
+    )
     maps, tables = [], []
-    for level in levels:
-        named = f", level {level}" if len(levels) > 1 else ""
-        with gr.Row():
-            maps.append(_picture(f"codes{named}, one colour per code"))
-            h, w = session.tokenizer.grids[level]
-            tables.append(
-                gr.Dataframe(
-                    label=f"codes{named}; click to edit",
-                    headers=[str(column) for column in range(w)],
-                    row_count=h,
-                    column_count=w,
-                    datatype="number",
-                    type="array",
-                    interactive=True,
-                )
-            )
     with gr.Row():
-        level = gr.Number(0, label="level", precision=0, visible=len(levels) > 1)
-        old, new = (gr.Number(0, label=label, precision=0) for label in ("swap code", "with code"))
-        swap = gr.Button("Swap")
-    edited = _picture("edited codes, decoded")
-    decode = gr.Button("Decode", variant="primary")
+        with gr.Column(scale=2):
+            for level in levels:
+                drawn, table = _codes_of(session, level)
+                maps.append(drawn)
+                tables.append(table)
+        with gr.Column(scale=1, min_width=240):
+            edited = _picture("edited codes, decoded")
+            decode = gr.Button("Decode", variant="primary")
+            with gr.Row():
+                level = gr.Number(0, label="level", precision=0, visible=len(levels) > 1)
+                old, new = (
+                    gr.Number(0, label=label, precision=0, min_width=80)
+                    for label in ("swap code", "with code")
+                )
+            swap = gr.Button("Swap and decode")
 
     def look(upload: dict[str, Any] | None) -> list[Any]:
         path = _path(upload)
@@ -212,6 +251,24 @@ def _look_tab(session: DemoSession) -> None:
     inputs = [level, old, new, *tables]
     swap_codes = _endpoint(exchange, "level", "code", "other", *codes)
     swap.click(swap_codes, inputs, [*tables, edited, *maps], api_name="swap")
+
+
+def _codes_of(session: DemoSession, level: int) -> tuple[gr.Image, gr.Dataframe]:
+    """Build the picture and the table of the codes of one level, side by side."""
+    named = f", level {level}" if len(session.tokenizer.num_codes) > 1 else ""
+    h, w = session.tokenizer.grids[level]
+    with gr.Row():
+        drawn = _picture(f"codes{named}, one colour per code")
+        table = gr.Dataframe(
+            label=f"codes{named}; click to edit",
+            headers=[str(column) for column in range(w)],
+            row_count=h,
+            column_count=w,
+            datatype="number",
+            type="array",
+            interactive=True,
+        )
+    return drawn, table
 
 
 def _sampling_controls(session: DemoSession, without: str) -> list[Any]:
@@ -253,13 +310,17 @@ def _label_and_params(
 
 def _sample_tab(session: DemoSession) -> None:
     assert session.prior is not None
+    gr.Markdown("New images, drawn from the prior; the same seed gives the same images.")
     count = gr.Slider(1, MAX_SAMPLES, 10, step=1, label="images")
     controls = _sampling_controls(session, "all" if session.prior.config.num_classes else "none")
     button = gr.Button("Draw samples", variant="primary")
-    gallery = gr.Gallery(label="samples", columns=5, format="png", interactive=False)
+    gallery = _gallery("samples")
 
     def draw(number: int | None, *values: Any) -> list[Any]:
-        return session.sample(int(_required(number, "images")), *_label_and_params(*values))
+        drawn = int(_required(number, "images"))
+        label, params = _label_and_params(*values)
+        images = session.sample(drawn, label, params)
+        return list(zip(images, session.captions(drawn, label), strict=True))
 
     inputs = [count, *controls]
     new = _endpoint(draw, "num_images", *_CONTROLS)
@@ -269,18 +330,14 @@ def _sample_tab(session: DemoSession) -> None:
 def _complete_tab(session: DemoSession) -> None:
     assert session.prior is not None
     rows = min(h for h, _ in session.prior.config.grids)
+    gr.Markdown("The upper rows of an image's codes are kept, and the prior draws the others.")
     file = _image_input()
     with gr.Row():
         keep = gr.Slider(0, rows, rows // 2, step=1, label="rows of codes to keep")
         count = gr.Slider(1, MAX_SAMPLES, 4, step=1, label="completions")
     controls = _sampling_controls(session, "none")
     button = gr.Button("Complete", variant="primary")
-    gallery = gr.Gallery(
-        label="reconstruction, kept part, completions",
-        columns=6,
-        format="png",
-        interactive=False,
-    )
+    gallery = _gallery("reconstruction, kept part, completions")
 
     def complete(
         upload: dict[str, Any] | None, rows: int | None, number: int | None, *values: Any
@@ -292,7 +349,9 @@ def _complete_tab(session: DemoSession) -> None:
             _required(rows, "rows of codes to keep"),
             _required(number, "completions"),
         )
-        return session.complete(path, int(keep_rows), int(drawn), *_label_and_params(*values))
+        images = session.complete(path, int(keep_rows), int(drawn), *_label_and_params(*values))
+        captions = ["reconstruction", "kept part", *(f"completion {i + 1}" for i in range(drawn))]
+        return list(zip(images, captions, strict=True))
 
     inputs = [file, keep, count, *controls]
     finish = _endpoint(complete, "image", "keep_rows", "num_completions", *_CONTROLS)

@@ -82,7 +82,8 @@ def run_quickstart(out: Path, recipe: Path | None = None) -> dict[str, float | i
         out / "report.html",
         "imagetok quickstart",
         sections,
-        subtitle="Handwritten digits: a tokenizer, its codes, a prior and new images",
+        "Handwritten digits: a tokenizer, its codes, a prior and new images",
+        f"Measured on the 180 held-out digits, and on {NUM_SAMPLES} samples of the prior",
     )
     return summary
 
@@ -139,9 +140,8 @@ def _numbers_section(summary: dict[str, float | int]) -> ReportSection:
                     (
                         "samples classified as requested",
                         f"{summary['class_agreement']:.1%}",
-                        f"share of the {NUM_SAMPLES} samples that a classifier (k-NN on real "
-                        f"digits, k = {NEIGHBOURS}) assigns to the requested class; its accuracy "
-                        f"on real held-out digits is {summary['classifier_accuracy']:.1%}",
+                        f"of {NUM_SAMPLES}, by the {NEIGHBOURS} nearest real digits, which "
+                        f"recognise {summary['classifier_accuracy']:.1%} of the held-out ones",
                     ),
                     (
                         "reconstruction quality",

@@ -2,12 +2,12 @@
 
 import colorsys
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from imagetok.durable import write_bytes
@@ -18,6 +18,9 @@ from imagetok.images import Images, to_uint8
 _OVERSHOOT = 1e-2
 _WHITE = 255
 _PICTURE_SHARE = 0.4  # weight of the image under an overlaid map
+_INK = "#2b3038"
+_TEXT = 16  # pixels, of names in a grid
+_SMALLEST_TEXT = 10
 _HEAT = ((0, 0, 0), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
 
 
@@ -84,6 +87,12 @@ def palette() -> np.ndarray:
     return colours
 
 
+def class_labels(labels: Iterable[int], class_names: Sequence[str]) -> list[str]:
+    """Return the class name of each label, or its number without names; "" for no label."""
+    named = dict(enumerate(class_names))
+    return [named.get(int(label), str(int(label))) if label >= 0 else "" for label in labels]
+
+
 def heat_map(values: Tensor | np.ndarray) -> np.ndarray:
     """Colour maps of values from black over purple and orange to pale yellow.
 
@@ -141,6 +150,67 @@ def grid(
         left = padding + i % columns * (width + padding)
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def named_grid(
+    images: Tensor | np.ndarray,
+    columns: int,
+    row_names: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    names: Sequence[str] = (),
+    padding: int = 2,
+) -> Image.Image:
+    """Arrange images as `grid` does, with names in black on white; small images are enlarged.
+
+    row_names: one per row, on its left. titles: above equal parts of the columns, so one per
+    column, or one per group of columns. names: one per image, above it. Each may be empty. Names
+    that are too long are set smaller, and then cut off.
+    """
+    pixels = as_pixels(images)
+    height, width = pixels.shape[2:]
+    scale = max(1, 64 // max(height, width))
+    font = ImageFont.load_default(size=_TEXT)
+    margin = 16 + max(round(font.getlength(name)) for name in row_names) if row_names else 0
+    top = 28 if titles else 0
+    strip = 18 if names else 0
+    step = strip + (height + padding) * scale
+    rows = -(-len(pixels) // columns)
+    size = (margin + (columns * (width + padding) + padding) * scale, top + rows * step)
+    canvas = Image.new("RGB", (size[0], size[1] + padding * scale), "white")
+    draw = ImageDraw.Draw(canvas)
+    for row in range(rows):
+        above = top + row * step + strip
+        shown = grid(pixels[row * columns : (row + 1) * columns], columns, padding)
+        canvas.paste(enlarged(shown, scale), (margin, above))
+        if row_names:
+            middle = above + (padding + height / 2) * scale
+            draw.text((margin - 8, middle), row_names[row], fill=_INK, font=font, anchor="rm")
+        for i, name in enumerate(names[row * columns : (row + 1) * columns]):
+            centre = margin + (padding + i * (width + padding) + width / 2) * scale
+            _draw_name(draw, name, (centre, above - strip / 2 + padding), float(width * scale))
+    part = (size[0] - margin) / max(1, len(titles))
+    for i, title in enumerate(titles):
+        _draw_name(draw, title, (margin + part * (i + 0.5), top / 2), part - 4)
+        if i and len(titles) < columns:  # a gap between the groups
+            left = margin + part * i
+            draw.rectangle((left - 3, 0, left + 3, canvas.height), fill="white")
+    return canvas
+
+
+def _draw_name(
+    draw: ImageDraw.ImageDraw, name: str, middle: tuple[float, float], width: float
+) -> None:
+    """Draw a name around its middle in at most `width` pixels: smaller if need be, then cut off."""
+    font = ImageFont.load_default(size=_TEXT)
+    size = _TEXT
+    while font.getlength(name) > width and size > _SMALLEST_TEXT:
+        size -= 1
+        font = ImageFont.load_default(size=size)
+    shown = name
+    while shown and font.getlength(shown) > width:
+        name = name[:-1]
+        shown = f"{name}\N{HORIZONTAL ELLIPSIS}" if name else ""
+    draw.text(middle, shown, fill=_INK, font=font, anchor="mm")
 
 
 def grid_of_rows(rows: Mapping[str, np.ndarray]) -> np.ndarray:

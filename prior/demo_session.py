@@ -19,7 +19,7 @@ from imagetok.data import open_image, preprocess
 from imagetok.errors import InputError
 from imagetok.evaluation.uncertainty_scores import uncertainty_map
 from imagetok.images import Images, from_stored
-from imagetok.pictures import as_pixels, as_rgb, grid, overlay, palette
+from imagetok.pictures import as_pixels, as_rgb, class_labels, grid, overlay, palette
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
@@ -65,7 +65,7 @@ class DemoSession:
         """Encode an image file and decode it again. Raises InputError if it is no image."""
         image = self._read(file)
         codes, maps = self.tokenizer.encode_with_certainty(image.to(self.device))
-        unsure, description = _uncertainty_maps(image, maps)
+        unsure, description = _uncertainty_maps(image, maps, self.tokenizer.num_codes[0])
         return EncodedView(
             _picture(as_rgb(image)),
             self._decoded(codes),
@@ -100,6 +100,14 @@ class DemoSession:
         """Sample new images. Raises ConfigError for parameters that this prior cannot use."""
         codes = self._prior().sample(_counted(count), label=label, **params.model_dump())
         return _pictures(as_pixels(as_rgb(decode_in_batches(self.tokenizer, codes))))
+
+    def captions(self, count: int, label: Label = None) -> list[str]:
+        """Return the class of each of `count` samples, or their numbers without classes."""
+        prior = self._prior()
+        cycle = prior.labels_for(label)
+        labels = [cycle[j % len(cycle)] for j in range(_counted(count))]
+        names = class_labels(labels, prior.config.class_names)
+        return [name or f"sample {j + 1}" for j, name in enumerate(names)]
 
     def complete(
         self,
@@ -171,16 +179,27 @@ def _counted(count: int) -> int:
     return count
 
 
-def _uncertainty_maps(image: Images, maps: dict[str, Tensor]) -> tuple[np.ndarray | None, str]:
-    """Return the map of the coarsest level, scaled to its largest value, and its explanation."""
+def _uncertainty_maps(
+    image: Images, maps: dict[str, Tensor], num_codes: int
+) -> tuple[np.ndarray | None, str]:
+    """Return the map of the coarsest level, on one scale for all images, and its explanation."""
     found = uncertainty_map(maps)
     if not found:
         return None, "This quantizer has no code probabilities, so there is no uncertainty map."
     name, values = next((name, values.cpu()) for name, values in found.items())
-    largest = float(values.max())
-    shown = overlay(as_rgb(image), values / max(largest, 1e-12))
-    named = name.replace("_level", ", level ")
-    description = f"{named}: dark is certain, pale yellow is the largest value, {largest:.3g}"
+    measure, _, level = name.partition("_level")
+    # K / S is 1 without evidence, and the entropy is ln K where all codes are equally likely.
+    most, meaning, unit = (
+        (1.0, "no evidence", "")
+        if measure == "uncertainty"
+        else (math.log(num_codes), "all codes equally likely", " nats")
+    )
+    shown = overlay(as_rgb(image), (values / most).clamp(0, 1))
+    description = (
+        f"{measure}{f', level {level}' if level else ''}, on one scale for all images: dark is 0 "
+        f"(certain), pale yellow is {most:.3g}{unit} ({meaning}); here the mean is "
+        f"{float(values.mean()):.3g} and the largest value {float(values.max()):.3g}"
+    )
     return _enlarged(shown[0].transpose(1, 2, 0)), description
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from imagetok.arguments import checked_count
@@ -19,9 +20,9 @@ from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import open_image, preprocess
 from imagetok.distributed.peers import check_same_on_all, shared_work
-from imagetok.durable import lock
+from imagetok.durable import lock, write_bytes
 from imagetok.images import Images, from_stored
-from imagetok.pictures import as_rgb, grid, save_grid
+from imagetok.pictures import as_rgb, class_labels, grid, named_grid, png_bytes
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
@@ -278,7 +279,7 @@ def _in_folder(
         state.wait_for_everyone()
         if state.is_main_process:
             shown = read_drawn(out, range(min(n, MOST_IN_GRID)))
-            save_grid(shown, out / GRID, columns=_columns(record), scale=2)
+            write_bytes(out / GRID, png_bytes(_grid(shown, record, prior.config.class_names)))
             if npz is not None and not has_npz:
                 with ProgressBar("writing", n, rate_unit="images/s") as progress:
 
@@ -317,6 +318,15 @@ def _columns(record: SamplesRecord) -> int:
     """Return the number of columns of the grid: one per class if there are few classes."""
     count, classes = min(record.num_images, MOST_IN_GRID), len(record.labels)
     return classes if 1 < classes <= 20 else max(1, round(count**0.5))
+
+
+def _grid(images: Tensor, record: SamplesRecord, class_names: Sequence[str]) -> Image.Image:
+    """Arrange samples with their classes, above each column if it has one, or above each image."""
+    columns = _columns(record)
+    classes = class_labels(record.cycled_labels()[: len(images)], class_names)
+    if columns == len(record.labels) > 1 and any(classes):
+        return named_grid(images, columns, titles=classes[:columns])
+    return named_grid(images, columns, names=classes if any(classes) else ())
 
 
 def _parts(

@@ -9,7 +9,7 @@ from torch import Tensor
 from imagetok.codes.decode import decode_in_batches
 from imagetok.codes.shard import CodeBatch
 from imagetok.errors import ConfigError, ImagetokError
-from imagetok.pictures import as_pixels, as_rgb
+from imagetok.pictures import as_pixels, as_rgb, class_labels
 from imagetok.processes import device_of
 from imagetok.reporting import Block, Pictures, ReportSection, Text
 from imagetok.tokenizers import Tokenizer
@@ -77,13 +77,14 @@ def samples_section(
             f"({summary})."
         )
     ]
+    labels = [name or "none" for name in class_labels(by_class, class_names)]
     if len(by_class) == 1:
-        blocks.append(Pictures(read_drawn(folder.path, range(min(record.num_images, 40))), 10))
+        caption = "" if -1 in by_class else f"Class: {labels[0]}."
+        images = read_drawn(folder.path, range(min(record.num_images, 40)))
+        blocks.append(Pictures(images, _COLUMNS, caption=caption))
     else:
         count = min(_COLUMNS, *map(len, by_class.values()))
         chosen = [j for places in by_class.values() for j in places[:count]]
-        named = dict(enumerate(class_names)) | {-1: "none"}
-        labels = [named.get(label, str(label)) for label in by_class]
         blocks.append(Pictures(read_drawn(folder.path, chosen), count, labels))
     return ReportSection(f"Samples{name}", blocks)
 
@@ -141,7 +142,9 @@ def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> li
         + ("without a class." if knows_none else "with the class of each image.")
     )
     headers = ["image", "kept", "completions", *[""] * (COMPLETIONS - 1)]
-    return [Text(summary), Pictures(np.concatenate(rows), COMPLETIONS + 2, (), headers)]
+    names = class_labels(batch.labels.tolist(), config.class_names)
+    shown = Pictures(np.concatenate(rows), COMPLETIONS + 2, names if any(names) else (), headers)
+    return [Text(summary), shown]
 
 
 def _completions(

@@ -31,6 +31,38 @@ _SWITCHES = (
 )
 
 
+LOOKS = [(390, False), (390, True), (1440, False), (1440, True)]
+"""Widths of a phone and of a desktop, each in light and in dark mode."""
+_FAULTS_OF_LAYOUT = """(() => {
+  const found = [], width = WIDTH, all = [...document.querySelectorAll('body *')];
+  const box = e => e.getBoundingClientRect();
+  if (document.documentElement.scrollWidth > width) found.push('the page scrolls sideways');
+  for (const e of all) {
+    if (e.closest('.unseen')) continue;
+    const name = `${e.tagName}.${e.className}`;
+    if (box(e).right > width + 1 && !e.closest('.wide')) found.push(`${name} sticks out`);
+    const size = parseFloat(getComputedStyle(e).fontSize);
+    if (e.innerText && size < 12) found.push(`${name} is small`);
+  }
+  for (const image of document.images) {
+    if (!image.alt.trim()) found.push('an image has no alternative text');
+    if (!image.complete || !image.naturalWidth) found.push(`${image.alt} is not drawn`);
+  }
+  for (const figure of document.querySelectorAll('.drawn'))
+    if (box(figure).width < (width < 600 ? width - 40 : 400)) found.push(`${figure.alt} is narrow`);
+  const levels = [...document.querySelectorAll('h1, h2, h3')].map(e => +e.tagName[1]);
+  if (levels.filter(level => level === 1).length !== 1) found.push('not one h1');
+  if (levels.some((level, i) => level > (levels[i - 1] ?? 0) + 1))
+    found.push('a heading is skipped');
+  for (const part of ['h1', '.subtitle', '.measured'])
+    if (!document.querySelector(part)?.innerText.trim()) found.push(`no ${part}`);
+  const ground = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);
+  if (ground.every(c => c < 60) !== matchMedia('(prefers-color-scheme: dark)').matches)
+    found.push('not in the mode of the reader');
+  return found;
+})()"""
+
+
 class Browser:
     """One page of a running browser. Requests by URL and errors of the console are collected."""
 
@@ -102,6 +134,11 @@ class Browser:
         return base64.b64decode(
             self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         )
+
+    def faults_of_layout(self, width: int) -> list[str]:
+        """What is wrong with the layout of a report, opened at a width; folds are opened."""
+        self.run("document.querySelectorAll('details').forEach(e => { e.open = true })")
+        return self.run(_FAULTS_OF_LAYOUT.replace("WIDTH", str(width)))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1

@@ -37,7 +37,7 @@ from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.records import identity_of
 from imagetok.images import Images, from_stored
 from imagetok.io.output_paths import output_folder
-from imagetok.pictures import as_pixels, as_rgb, grid_of_rows, heat_map
+from imagetok.pictures import as_pixels, as_rgb, class_labels, grid_of_rows, heat_map
 from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -73,6 +73,8 @@ class Diagnosis(Result):
     """Step of an earlier checkpoint -> share of codes per level that have changed since then."""
     images: Images
     """The first images, at most SHOWN."""
+    classes: list[str]
+    """Class names of `images`; "" for no class."""
     entropies: dict[str, Tensor]
     """Checkpoint -> entropy maps of `images`, coarsest level; empty without code probabilities."""
     skipped: tuple[Unreadable, ...] = ()
@@ -215,7 +217,8 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
     before = _earlier(tokenizer, run) if run is not None else {}
     sample = FirstImages(dataset, SAMPLE)
     few = range(min(SHOWN, len(dataset)))
-    images = from_stored(dataset.read(few).images.to(device_of(tokenizer)), tokenizer.image)
+    first = dataset.read(few)
+    images = from_stored(first.images.to(device_of(tokenizer)), tokenizer.image)
     return Diagnosis(
         tokenizer=name,
         data=source,
@@ -229,6 +232,7 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
             step: code_change_rates(model, tokenizer, sample) for step, model in before.items()
         },
         images=images.cpu(),
+        classes=class_labels(first.labels.tolist(), dataset.class_names),
         entropies=_entropies(before, tokenizer, images),
         skipped=dataset.skipped,
     )

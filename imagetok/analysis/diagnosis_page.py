@@ -37,13 +37,17 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     if diagnosis.entropies:
         rows, caption = entropy_maps(diagnosis.images, diagnosis.entropies)
         maps = np.concatenate(list(rows.values()))
-        shown = Pictures(maps, len(diagnosis.images), row_labels=list(rows), caption=caption)
+        names = [*diagnosis.classes, *[""] * (len(maps) - len(diagnosis.classes))]
+        shown = Pictures(maps, len(diagnosis.images), list(rows), caption=caption, names=names)
         sections.append(ReportSection("Encoder uncertainty", [shown]))
     figures = codebook_figures(diagnosis.history)
     figures += _uncertainty_figures(diagnosis)
     if figures:
         sections.append(ReportSection("Training", figures))
-    write_report(path, title, sections, subtitle=f"imagetok diagnose, data {diagnosis.data}")
+    count = diagnosis.identity["count"]
+    measured = f"Measured on {count:,} images of {diagnosis.data}"
+    what = "imagetok diagnose: how a codebook is used, and whether it collapsed"
+    write_report(path, title, sections, what, measured)
 
 
 def _uncertainty_figures(diagnosis: Diagnosis) -> list[Figure]:

@@ -41,6 +41,8 @@ from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import device_for, display_name, open_tokenizer
 
 SHOWN = 8
+BETWEEN = "interpolation"
+"""The name of points between the encoder outputs of two images, among changes of the codes."""
 STEPS = 7
 MOST_IN_MAP = 2000
 """Largest number of images in a t-SNE map."""
@@ -65,6 +67,8 @@ class Exploration(Result):
     """Change of the codes -> measure -> distance from the original images."""
     changed: dict[str, Tensor]
     """Change of the codes -> the first images decoded from them; `image` holds the originals."""
+    shown_labels: Tensor
+    """Labels of those first images."""
     between: Tensor
     """Interpolations: rows of STEPS images, from one image to another."""
     maps: dict[str, np.ndarray]
@@ -193,7 +197,7 @@ def _explore(
     patches = _patches(model, dataset, codes)
     labels, maps, accuracies = _labels(model, dataset)
     sets = _changed(model, dataset, neighbours)
-    images = dataset.read(range(min(SHOWN, len(dataset)))).images
+    images, shown_labels, _ = dataset.read(range(min(SHOWN, len(dataset))))
     shown = {name: one.images.images[: len(images)] for name, one in sets.items()}
     return Exploration(
         *names,
@@ -203,6 +207,7 @@ def _explore(
         identity=identity_of("changed codes", dataset, len(dataset), networks),
         distances=_distances(dataset, sets, networks),
         changed={"image": images} | shown,
+        shown_labels=shown_labels,
         between=_walks(model, images),
         maps=maps,
         labels=labels,
@@ -245,7 +250,7 @@ def _changed(
         if n < 1:
             raise ConfigError(f"--neighbours: expected numbers of 1 or more, found {n}")
         sets[f"neighbour-{n}"] = decode_neighbours(model, dataset, n)
-    return sets | {"interpolation": decode_between(model, dataset)}
+    return sets | {BETWEEN: decode_between(model, dataset)}
 
 
 def _distances(

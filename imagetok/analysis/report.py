@@ -112,7 +112,8 @@ def make_report(
     methods = dict.fromkeys(run.method for run in sources.runs)
     runs = [run.name for run in sources.runs]
     title = _title(runs or list(names) or list(sources.measures))
-    write_report(out, title, sections, subtitle=", ".join(methods))
+    subtitle = f"imagetok report: {', '.join(methods)}" if methods else "imagetok report"
+    write_report(out, title, sections, subtitle, measured_on(_records(sources)))
     return Report(
         path=out,
         contents=tuple(section.title for section in sections),
@@ -138,12 +139,33 @@ def _records(sources: Sources) -> dict[str, MeasureRecord]:
     return records | sources.measures
 
 
+def measured_on(records: Mapping[str, MeasureRecord]) -> str:
+    """Return one line on the data of all measures; empty without any."""
+    found: dict[str, None] = {}
+    for identity in (record["identity"] for record in records.values()):
+        count, data = identity.get("count"), identity.get("data")
+        if isinstance(count, int) and data is not None:
+            kind = "samples, against" if identity["what"] == "samples" else "images of"
+            found[f"{count:,} {kind} {data}"] = None
+    return f"Measured on {_title(list(found))}" if found else ""
+
+
 def training_section(runs: Sequence[RunFolder]) -> ReportSection:
-    """Build the training section: every logged curve, one figure per measure for all runs."""
-    by_label = {curve.label: curve for run in _tokenizers_first(runs) for curve in run.curves}
-    terms = dict.fromkeys(term for run in runs for term in run.loss_terms)
-    wanted = [*by_label.values(), LOSS, *map(curve_of_term, terms)]
-    return ReportSection("Training", figures_of({run.name: run.records for run in runs}, wanted))
+    """Build the training section: every logged curve, one figure per measure for all runs.
+
+    Losses of tokenizers and of priors have different scales, and hence figures of their own.
+    """
+    by_kind: dict[str, list[RunFolder]] = {}
+    for run in _tokenizers_first(runs):
+        by_kind.setdefault(run.kind, []).append(run)
+    figures: list[Block] = []
+    for kind, its in by_kind.items():
+        loss = LOSS if len(by_kind) == 1 else LOSS._replace(label=f"{LOSS.label}, {kind}")
+        by_label = {curve.label: curve for run in its for curve in run.curves}
+        terms = dict.fromkeys(term for run in its for term in run.loss_terms)
+        wanted = [*by_label.values(), loss, *map(curve_of_term, terms)]
+        figures += figures_of({run.name: run.records for run in its}, wanted)
+    return ReportSection("Training", figures)
 
 
 def _tokenizers_first(runs: Sequence[RunFolder]) -> list[RunFolder]:

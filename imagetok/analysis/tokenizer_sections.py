@@ -21,10 +21,18 @@ from imagetok.evaluation.code_patches import (
 )
 from imagetok.evaluation.uncertainty_scores import uncertainty_map
 from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
-from imagetok.pictures import as_pixels, as_rgb, cut_grid, overlay
+from imagetok.pictures import as_pixels, as_rgb, class_labels, cut_grid, overlay
 from imagetok.processes import device_of
 from imagetok.quantizers import codebook_use
-from imagetok.reporting import Block, Figure, Pictures, ReportSection, Text, usage_histogram
+from imagetok.reporting import (
+    Block,
+    Details,
+    Figure,
+    Pictures,
+    ReportSection,
+    Text,
+    usage_histogram,
+)
 from imagetok.tokenizers import Tokenizer
 
 IMAGES = 16
@@ -70,9 +78,11 @@ def _alike(runs: Sequence[TokenizerRunFolder]) -> list[list[TokenizerRunFolder]]
     return list(groups.values())
 
 
-def _shown(dataset: ImageDataset, count: int = IMAGES) -> Images:
-    stored = dataset.read(spread(len(dataset), count)).images
-    return from_stored(stored, dataset.contract)
+def _shown(dataset: ImageDataset, count: int = IMAGES) -> tuple[Images, list[str]]:
+    """Return images spread over a dataset, and the names of their classes."""
+    batch = dataset.read(spread(len(dataset), count))
+    names = class_labels(batch.labels.tolist(), dataset.class_names)
+    return from_stored(batch.images, dataset.contract), names
 
 
 def _reconstructed(run: TokenizerRunFolder, images: Images) -> Tensor:
@@ -95,23 +105,21 @@ def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> ReportS
     """Build the section with held-out images above their reconstructions by every run."""
     held_out = runs[0].held_out
     assert held_out.dataset is not None
-    images = _shown(held_out.dataset)
+    images, classes = _shown(held_out.dataset)
     layers = [as_pixels(as_rgb(images)), *(as_pixels(_reconstructed(r, images)) for r in runs)]
     labels = ["original", *(run.name for run in runs)] if len(runs) > 1 else ["original", "decoded"]
-    parts, row_labels = [], []
+    grids: list[Block] = []
     for start in range(0, len(images), _PER_ROW):
         rows = [layer[start : start + _PER_ROW] for layer in layers]
-        missing = _PER_ROW - len(rows[0]) if len(images) > _PER_ROW else 0
-        blank = np.full((missing, *rows[0].shape[1:]), 255, dtype=np.uint8)
-        parts += [np.concatenate([row, blank]) for row in rows]
-        row_labels += labels
+        named = classes[start : start + _PER_ROW] + [""] * (len(rows[0]) * (len(rows) - 1))
+        grids.append(Pictures(np.concatenate(rows), len(rows[0]), labels, names=named))
     summary = [
         f"{run.name}: {kept}" if len(runs) > 1 else kept for run in runs for kept in [_kept(run)]
     ]
     blocks: list[Block] = [
         Text(f"Held-out images ({held_out.source}) above their reconstructions from "
              f"{'; '.join(summary)}."),
-        Pictures(np.concatenate(parts), min(_PER_ROW, len(images)), row_labels),
+        *grids,
     ]  # fmt: skip
     for run in runs:
         blocks += _over_training(run, len(runs) > 1)
@@ -148,10 +156,10 @@ def _over_training(run: TokenizerRunFolder, is_named: bool) -> list[Block]:
             damaged.append(Text(f"A picture saved in training cannot be shown: {error}"))
             continue
         rows.setdefault("original", before)
-        rows[f"{int(file.stem.removeprefix('step-')):,}"] = after
+        rows[f"step {int(file.stem.removeprefix('step-')):,}"] = after
     if not rows:
         return damaged
-    summary = "Reconstructions at these steps of training."
+    summary = "Reconstructions during training."
     caption = f"{run.name}. {summary}" if is_named else summary
     shown = Pictures(np.concatenate(list(rows.values())), _PER_ROW, list(rows), caption=caption)
     return [shown, *damaged]
@@ -174,7 +182,7 @@ def _uncertainty_maps(
 ) -> list[ReportSection]:
     """Overlay uncertainty, or else entropy, on images; no section if the quantizer has neither."""
     device = device_of(tokenizer)
-    images = _shown(dataset, _PER_ROW)
+    images, classes = _shown(dataset, _PER_ROW)
     draw = seeding.generator(0, "pictures", device=device)
     _, maps = tokenizer.encode_with_certainty(images.to(device), generator=draw)
     found = {key: values.cpu() for key, values in uncertainty_map(maps).items()}
@@ -193,7 +201,8 @@ def _uncertainty_maps(
         f"Brightness shows {_MAPS[measure]} at every code position: dark is certain, pale yellow "
         f"is the largest value shown ({', '.join(ends)})."
     )
-    picture = Pictures(np.concatenate(rows), len(seen), labels)
+    named = classes + [""] * (len(seen) * (len(rows) - 1))
+    picture = Pictures(np.concatenate(rows), len(seen), labels, names=named)
     return [ReportSection(f"Encoder uncertainty{name}", [Text(text), picture])]
 
 
@@ -218,7 +227,10 @@ def _codes(
         )
         drawn = usage_histogram(counts)
         blocks.append(Figure(drawn, f"{which}Usage of each code, sorted", caption))
-        blocks.append(_patches(tokenizer, dataset, encoded, level, codes, counts))
+        patches = _patches(tokenizer, dataset, encoded, level, codes, counts)
+        blocks.append(
+            Details(f"{which}What the most and the least used codes look like", [patches])
+        )
     return ReportSection(f"Codes{name}", blocks)
 
 
@@ -230,13 +242,15 @@ def _patches(
     codes: Sequence[int],
     counts: Tensor,
 ) -> Pictures:
-    rows = []
+    rows, empty = [], []
+    columns = PATCHES + (len(tokenizer.num_codes) == 1)
     painted = decoded_single_codes(tokenizer, codes) if len(tokenizer.num_codes) == 1 else None
     for i, code in enumerate(codes):
         found = [as_rgb(p) for p in code_patches(dataset, encoded, level, code, PATCHES)]
         row = [as_pixels(p) for p in ([as_rgb(painted[i : i + 1])] if painted is not None else [])]
         row += [as_pixels(p) for p in found]
-        blank = np.full((PATCHES - len(found), *row[0].shape[1:]), 255, dtype=np.uint8)
+        blank = np.zeros((columns - len(row), *row[0].shape[1:]), dtype=np.uint8)
+        empty += range(i * columns + len(row), (i + 1) * columns)
         rows.append(np.concatenate([*row, blank]))
     headers = ["decoded", "patches", *[""] * (PATCHES - 1)]
     summary = "decoded: the code's area when the whole grid is filled with this code; patches: "
@@ -247,11 +261,12 @@ def _patches(
     )
     return Pictures(
         np.concatenate(rows),
-        PATCHES + (painted is not None),
+        columns,
         # No-break spaces keep a number and its unit on one line.
         [f"code\N{NO-BREAK SPACE}{c}, {int(counts[c]):,}\N{NO-BREAK SPACE}x" for c in codes],
         headers if painted is not None else headers[1:],
         caption,
+        empty=empty,
     )
 
 

@@ -28,7 +28,7 @@ from imagetok.evaluation.uncertainty_scores import (
     spearman,
 )
 from imagetok.io.output_paths import output_folder
-from imagetok.pictures import as_pixels, grid_of_rows, heat_map
+from imagetok.pictures import as_pixels, class_labels, grid_of_rows, heat_map
 from imagetok.processes import choose_device, full_float32
 from imagetok.progress import progress_shown
 from imagetok.results import Result
@@ -60,6 +60,8 @@ class UncertaintyStudy(Result):
     """Images of all these datasets that are left out, because they cannot be read."""
     shown: dict[str, np.ndarray]
     """Rows of at most NUM_SHOWN pictures: images, reconstructions, errors, and each measure."""
+    classes: tuple[str, ...] = ()
+    """Class names of those images; "" for no class."""
 
     def title(self) -> str:
         """Return a title: the tokenizer, the data and the number of images of each dataset."""
@@ -259,6 +261,7 @@ def _study(
             aurocs[m][other_name] = auroc(*pair)
         pair = (of.of_images(first)[1] for of in (scores, found))
         aurocs["error"][other_name] = auroc(*pair)
+    shown, classes = _shown(model, dataset, scores)
     return UncertaintyStudy(
         tokenizer=display_name(given),
         fingerprint=model.fingerprint,
@@ -269,7 +272,8 @@ def _study(
         aurocs=aurocs,
         binned_errors={m: binned_error(scores.maps[m], scores.errors[m]) for m in scores.maps},
         skipped=skipped,
-        shown=_shown(model, dataset, scores),
+        shown=shown,
+        classes=classes,
     )
 
 
@@ -294,7 +298,8 @@ def _correlations(scores: UncertaintyScores, name: str) -> dict[str, float | Non
 @full_float32()
 def _shown(
     model: Tokenizer, dataset: ImageDataset, scores: UncertaintyScores
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the most uncertain images with their maps, and the names of their classes."""
     first = next(iter(scores.maps))
     among = range(min(NUM_CANDIDATES, len(dataset)))
     chosen = np.argsort(-scores.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
@@ -312,4 +317,5 @@ def _shown(
         scaled = torch.from_numpy((maps[chosen] - low) / max(high - low, 1e-12))
         grown = torch.nn.functional.interpolate(scaled[:, None], size=size, mode="nearest")[:, 0]
         shown[measure_label(name)] = heat_map(grown)
-    return shown
+    labels = dataset.read(chosen.tolist()).labels.tolist()
+    return shown, tuple(class_labels(labels, dataset.class_names))

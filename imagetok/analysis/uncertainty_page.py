@@ -35,7 +35,15 @@ def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
     ]
     sections = [_error_by_bin(studies, titles)]
     sections += [_section(study, title) for study, title in zip(studies, titles, strict=True)]
-    write_report(path, "Uncertainty and reconstruction error", sections, "imagetok uncertainty")
+    what = "imagetok uncertainty: whether uncertainty predicts errors, and detects other images"
+    measured = dict.fromkeys(f"{study.image_counts()} images" for study in studies)
+    write_report(
+        path,
+        "Uncertainty and reconstruction error",
+        sections,
+        what,
+        f"Measured on {', '.join(measured)}",
+    )
 
 
 def _error_by_bin(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) -> ReportSection:
@@ -58,6 +66,12 @@ def _error_by_bin(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) ->
     return ReportSection("Error by uncertainty", blocks)
 
 
+def _names(study: UncertaintyStudy) -> list[str]:
+    """Return the class above each image of the first row; empty without classes."""
+    count = sum(map(len, study.shown.values())) - len(study.classes)
+    return [*study.classes, *[""] * count] if any(study.classes) else []
+
+
 def _section(study: UncertaintyStudy, title: str) -> ReportSection:
     """Build the section of one tokenizer: its measures and its most uncertain images."""
     rows = study.table()
@@ -72,6 +86,7 @@ def _section(study: UncertaintyStudy, title: str) -> ReportSection:
             np.concatenate(list(study.shown.values())),
             len(next(iter(study.shown.values()))),
             row_labels=list(study.shown),
+            names=_names(study),
             caption=f"The images with the highest mean uncertainty among the first {among:,}. "
             "Each row of maps is scaled from its smallest to its largest value.",
         ),

@@ -1,24 +1,43 @@
 """The pictures of a comparison: measures over training steps, and reconstructions by method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from imagetok import seeding
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.data import ImageDataset
 from imagetok.images import clamp_pixels, from_stored
-from imagetok.pictures import as_rgb, grid
+from imagetok.pictures import as_rgb, class_labels, named_grid
 from imagetok.processes import device_of
-from imagetok.reporting.figures import COLOURS, DASHES, logarithmic, panels
+from imagetok.reporting.figures import (
+    COLOURS,
+    DASHES,
+    FAINT,
+    INK,
+    drawing,
+    label_single_points,
+    legend_above,
+    logarithmic,
+    panels,
+)
 from imagetok.tokenizers import Autoencoder
 
 PICTURES = 12
-_PADDING = 2
+
+
+class Reconstructions(NamedTuple):
+    """The same test images, reconstructed by several methods."""
+
+    rows: dict[str, Tensor]
+    """Method -> images (N, C, H, W) in [0, 1], label maps in colour; `original` comes first."""
+    classes: list[str]
+    """Class of each of the N images; empty without classes."""
 
 
 def measures_figure(result: Comparison) -> bytes:
@@ -27,30 +46,64 @@ def measures_figure(result: Comparison) -> bytes:
     Curves are means over seeds in a band from minimum to maximum; bars of codes used have the
     standard deviation over seeds.
     """
-    methods = [method for method in result.methods if method.mean]
+    methods = _finished(result)
     columns = min(len(methods), 6)
     legend_rows = -(-len(methods) // columns)
     height = 3.6 + 0.2 * legend_rows
+    quality, *others = _draws(methods).values()
 
-    def quality(axes: Axes) -> None:
-        if any("mse" in method.mean for method in methods):
-            _curves(axes, methods, "mse", 1e3, "test MSE x 10^3")
-            logarithmic(axes)
-        else:
-            _curves(axes, methods, "pixel_accuracy", 1.0, "test pixel accuracy")
+    def with_legend(axes: Axes) -> None:
+        quality(axes)
         # One legend above all panels: a wide legend in one panel would squeeze it.
         named = axes.get_legend_handles_labels()
         axes.figure.legend(*named, loc="outside upper left", ncols=columns)
 
-    return panels(
-        [
-            quality,
-            lambda axes: _curves(axes, methods, "perplexity", 1.0, "test perplexity"),
-            lambda axes: _codes_used(axes, methods),
-        ],
-        width=13.0,
-        height=max(height, 1.4 + 0.32 * len(methods)),
-    )
+    return panels([with_legend, *others], width=13.0, height=max(height, 1.4 + 0.32 * len(methods)))
+
+
+def measures_drawings(result: Comparison) -> dict[str, bytes]:
+    """Draw the panels of `measures_figure` one by one as SVG, by the name of their measure."""
+    methods = _finished(result)
+    names = [method.name for method in methods]
+
+    def with_legend(draw: Callable[[Axes], None]) -> Callable[[Axes], None]:
+        def drawn(axes: Axes) -> None:
+            draw(axes)
+            handles, labels = axes.get_legend_handles_labels()
+            if handles:  # bars have their names beside them
+                legend_above(axes, labels)
+
+        return drawn
+
+    height = 3.0 + 0.2 * (len(names) // 3)
+    return {name: drawing(with_legend(draw), height) for name, draw in _draws(methods).items()}
+
+
+def _finished(result: Comparison) -> list[MethodResult]:
+    return [method for method in result.methods if method.mean]
+
+
+def _draws(methods: Sequence[MethodResult]) -> dict[str, Callable[[Axes], None]]:
+    """Return what draws each panel, by the name of its measure."""
+
+    def quality(axes: Axes) -> None:
+        if has_mse:
+            _curves(axes, methods, "mse", 1e3, "test MSE x 10^3")
+            logarithmic(axes)
+        else:
+            _curves(axes, methods, "pixel_accuracy", 1.0, "test pixel accuracy")
+        label_single_points(axes)
+
+    def perplexity(axes: Axes) -> None:
+        _curves(axes, methods, "perplexity", 1.0, "test perplexity")
+        label_single_points(axes)
+
+    has_mse = any("mse" in method.mean for method in methods)
+    return {
+        "mean squared error" if has_mse else "pixel accuracy": quality,
+        "perplexity": perplexity,
+        "codes used": lambda axes: _codes_used(axes, methods),
+    }
 
 
 def _curves(
@@ -88,15 +141,15 @@ def _codes_used(axes: Axes, methods: Sequence[MethodResult]) -> None:
         k = round(method.mean[key.replace("codes_used", "num_codes")])
         level = key.removeprefix("codes_used").replace("_level", ", level ")
         names.append(f"{method.name}{level}")
-        axes.barh(place, k, height=0.62, color="#eef0f3")
+        axes.barh(place, k, height=0.62, color=FAINT)
         axes.barh(place, used, height=0.62, color=COLOURS[i % len(COLOURS)])
         if std:
-            axes.errorbar(used, place, xerr=std, color="#2b3038", capsize=3, linewidth=1.2)
+            axes.errorbar(used, place, xerr=std, color=INK, capsize=3, linewidth=1.2)
         axes.annotate(
             f"{used:.0f} of {k}", (k, place), (4, 0), textcoords="offset points", va="center"
         )
     axes.set_yticks(range(len(rows)), labels=names)
-    axes.tick_params(axis="y", length=0, labelcolor="#2b3038")
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set_xlim(left=0)
@@ -112,47 +165,25 @@ def _level_keys(method: MethodResult, measure: str) -> list[str]:
 
 def reconstructions(
     tokenizers: Mapping[str, Autoencoder], dataset: ImageDataset
-) -> tuple[dict[str, Tensor], int]:
-    """Reconstruct the same test images, evenly spread over the split, with every method.
-
-    Returns rows of images by name, originals first, each (N, C, H, W) in [0, 1] with label maps in
-    colour; and N.
-    """
+) -> Reconstructions:
+    """Reconstruct the same test images, evenly spread over the split, with every method."""
     spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
-    originals = from_stored(dataset.read(spread).images, dataset.contract)
+    batch = dataset.read(spread)
+    originals = from_stored(batch.images, dataset.contract)
     rows = {"original": as_rgb(originals)}
     for name, tokenizer in tokenizers.items():
         device = device_of(tokenizer)
         draw = seeding.generator(0, "pictures", device=device)
         x_hat = tokenizer.reconstruct(originals.to(device), generator=draw).cpu()
         rows[name] = as_rgb(clamp_pixels(x_hat))
-    return rows, len(originals)
+    classes = class_labels(batch.labels.tolist(), dataset.class_names)
+    return Reconstructions(rows, classes if any(classes) else [])
 
 
-def reconstruction_grid(rows: Mapping[str, Tensor], groups: Sequence[str] = ()) -> Image.Image:
+def reconstruction_grid(rows: Mapping[str, Tensor], titles: Sequence[str] = ()) -> Image.Image:
     """Arrange one row of images per name, with the name on its left.
 
-    groups: titles above equal parts of the columns.
+    titles: above equal parts of the columns.
     """
-    every = torch.cat(list(rows.values()))
-    columns, (height, width) = len(every) // len(rows), every.shape[2:]
-    scale = max(1, 64 // max(height, width))
-    pictures = grid(every, columns, _PADDING)
-    size = (pictures.width * scale, pictures.height * scale)
-    pictures = pictures.convert("RGB").resize(size, Image.Resampling.NEAREST)
-    font = ImageFont.load_default(size=16)
-    margin = 16 + max(round(font.getlength(name)) for name in rows)
-    top = 28 if groups else 0
-    canvas = Image.new("RGB", (margin + pictures.width, top + pictures.height), "white")
-    canvas.paste(pictures, (margin, top))
-    draw = ImageDraw.Draw(canvas)
-    for i, title in enumerate(groups):
-        centre = margin + pictures.width * (i + 0.5) / len(groups)
-        draw.text((centre, top / 2), title, fill="#2b3038", font=font, anchor="mm")
-        if i:  # a gap between the groups
-            left = margin + pictures.width * i // len(groups)
-            draw.rectangle((left - 3, 0, left + 3, canvas.height), fill="white")
-    for row, name in enumerate(rows):
-        middle = top + (_PADDING + row * (height + _PADDING) + height / 2) * scale
-        draw.text((margin - 8, middle), name, fill="#2b3038", font=font, anchor="rm")
-    return canvas
+    columns = len(next(iter(rows.values())))
+    return named_grid(torch.cat(list(rows.values())), columns, list(rows), titles)

@@ -9,10 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from imagetok.comparison.figures import measures_figure, reconstruction_grid, reconstructions
+from imagetok.comparison.figures import (
+    Reconstructions,
+    measures_figure,
+    reconstruction_grid,
+    reconstructions,
+)
 from imagetok.comparison.follow_up import FollowUp, run_follow_up
+from imagetok.comparison.page import write_page
 from imagetok.comparison.plan import ComparisonPlan, Trial
 from imagetok.comparison.results import (
     Comparison,
@@ -24,7 +29,7 @@ from imagetok.comparison.results import (
 from imagetok.comparison.speed import measure_speed
 from imagetok.comparison.subprocesses import SUCCESS, Command, Failure, failure_of, run_commands
 from imagetok.comparison.sweep_figure import sweep_figure
-from imagetok.comparison.table import markdown, notes, table_of
+from imagetok.comparison.table import markdown
 from imagetok.data import ImageDataset, open_images
 from imagetok.data.readable import readable
 from imagetok.durable import lock, write_bytes, write_json
@@ -32,14 +37,12 @@ from imagetok.errors import ImagetokError, ResourceError
 from imagetok.pictures import png_bytes
 from imagetok.processes import keep_freed_memory
 from imagetok.progress import ProgressBar
-from imagetok.reporting import Commands, Figure, Pictures, ReportSection, Table, Text, write_report
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.version import __version__
 
 logger = logging.getLogger("imagetok")
-_SWEEP = "Perplexity and reconstruction error against codebook size"
 _REASONS = {
     3: "its input was rejected",
     5: "an environment error (disk, memory, network)",
@@ -92,7 +95,7 @@ def run_comparison(
             identity = follow_up.identity(next(iter(more)))
             result = result.model_copy(update={"follow_up": identity})
         shown = {name: tokenizers[trial] for name, trial in first.items()}
-        _write(result, *reconstructions(shown, test), out)
+        _write(result, reconstructions(shown, test), out)
     return result, failures | late
 
 
@@ -252,34 +255,12 @@ def machine_of(device: torch.device) -> dict[str, str | int]:
     return machine | {"system": f"{platform.system()} {platform.machine()}"}
 
 
-def _write(result: Comparison, rows: Mapping[str, Tensor], columns: int, out: Path) -> None:
-    figure = measures_figure(result)
+def _write(result: Comparison, shown: Reconstructions, out: Path) -> None:
     write_json(out / "comparison.json", result.model_dump(mode="json", by_alias=True))
     write_bytes(out / "comparison.md", markdown(result).encode())
-    write_bytes(out / "comparison.png", figure)
+    write_bytes(out / "comparison.png", measures_figure(result))
     sweep = sweep_figure(result)
     if sweep is not None:
         write_bytes(out / "sweep.png", sweep)
-    write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(rows)))
-    header, trials = table_of(result)
-    # Methods as columns: the table would be too wide for a page.
-    table = Table(["", *(row[0] for row in trials)], list(zip(*[header, *trials], strict=True))[1:])
-    pictures = Pictures(torch.cat(list(rows.values())), columns, row_labels=list(rows))
-    caption = (
-        "Lines are means over seeds, with a band from minimum to maximum. Bars show mean and "
-        "standard deviation at the last step. All measures use hard codes of the test set."
-    )
-    sections = [
-        ReportSection("Measures", [table, *(Text(note) for note in notes(result))]),
-        ReportSection(
-            "Training", [Figure(figure, "Measures over training steps and codes used", caption)]
-        ),
-        *([] if sweep is None else [ReportSection("Codebook size", [Figure(sweep, _SWEEP)])]),
-        ReportSection(
-            "Reconstructions",
-            [Text("Test images and their reconstructions with the first finished seed."), pictures],
-        ),
-        ReportSection("Command", [Commands([result.command])]),
-    ]
-    title = f"{len(result.methods)} tokenizers on {result.data}"
-    write_report(out / "report.html", title, sections, subtitle="imagetok compare")
+    write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(*shown)))
+    write_page(out / "report.html", result, shown)

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.evaluation.earlier_measures import BATCH_PERPLEXITY, BATCH_PERPLEXITY_ALL
-from imagetok.reporting.figures import COLOURS, DASHES, panels
+from imagetok.reporting.figures import COLOURS, DASHES, drawing, panels
 
 _SIZES = {"num_codes": "codebook size K", "code_dim": "code dimension D"}
 
@@ -26,14 +26,30 @@ def sweep_figure(result: Comparison) -> bytes | None:
     finished methods of one quantizer with the same other size; error bars are standard deviations
     over seeds. Returns None if no quantizer was trained with several sizes.
     """
-    draws: list[Callable[[Axes], None]] = []
+    draws = _draws(result, legends=("perplexity",))
+    return panels(list(draws.values()), width=4.6 * len(draws), height=4.0) if draws else None
+
+
+def sweep_drawings(result: Comparison) -> dict[str, bytes]:
+    """Draw the panels of `sweep_figure` one by one as SVG, by the name of what they show."""
+    draws = _draws(result, legends=("perplexity", "mean squared error"))
+    return {name: drawing(draw, height=3.6) for name, draw in draws.items()}
+
+
+def _draws(result: Comparison, legends: Sequence[str]) -> dict[str, Callable[[Axes], None]]:
+    """Return what draws each panel, by its name; legends: measures whose panel has a legend."""
+    draws: dict[str, Callable[[Axes], None]] = {}
     perplexity, ylabel = _perplexity(result.methods)
     for key, label in _SIZES.items():
         lines = _lines(result.methods, key, perplexity)
-        if lines:
-            draws.append(_panel(lines, perplexity, 1.0, label, ylabel, key))
-            draws.append(_panel(lines, "mse", 1e3, label, "test MSE x 10^3", key))
-    return panels(draws, width=4.6 * len(draws), height=4.0) if draws else None
+        measures = {
+            "perplexity": (perplexity, 1.0, ylabel),
+            "mean squared error": ("mse", 1e3, "test MSE x 10^3"),
+        }
+        for name, (measure, scale, its) in measures.items() if lines else ():
+            panel = _panel(lines, measure, scale, label, its, key, name in legends)
+            draws[f"{name} against {label}"] = panel
+    return draws
 
 
 def _perplexity(methods: Sequence[MethodResult]) -> tuple[str, str]:
@@ -66,6 +82,7 @@ def _panel(
     xlabel: str,
     ylabel: str,
     key: str,
+    has_legend: bool,
 ) -> Callable[[Axes], None]:
     sizes = sorted({point.size for points in lines.values() for point in points})
 
@@ -86,7 +103,7 @@ def _panel(
         axes.set_ylim(bottom=0)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        if measure != "mse":
+        if has_legend:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0.0)
 
     return draw

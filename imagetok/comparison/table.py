@@ -12,21 +12,23 @@ class _Column(NamedTuple):
     key: str
     scale: float
     form: str
+    best: str = ""
+    """`low`, `high`, `use` (high, among codebooks of one size), or neither is better."""
 
 
 _MEASURES = (
-    _Column("MSE x 10^3", "mse", 1e3, ".2f"),
-    _Column("PSNR, dB", "psnr_db", 1, ".2f"),
-    _Column("SSIM", "ssim", 1, ".3f"),
-    _Column("pixel accuracy", "pixel_accuracy", 1, ".4f"),
-    _Column("mIoU", "miou", 1, ".3f"),
+    _Column("MSE x 10^3", "mse", 1e3, ".2f", "low"),
+    _Column("PSNR, dB", "psnr_db", 1, ".2f", "high"),
+    _Column("SSIM", "ssim", 1, ".3f", "high"),
+    _Column("pixel accuracy", "pixel_accuracy", 1, ".4f", "high"),
+    _Column("mIoU", "miou", 1, ".3f", "high"),
     _Column("commitment", "commitment", 1, ".4g"),
     _Column("commitment, norm", "commitment_norm", 1, ".4g"),
-    _Column("perplexity, batches of 128", "perplexity_batch128", 1, ".1f"),
-    _Column("perplexity, all batches of 128", "perplexity_batch128_all", 1, ".1f"),
-    _Column("perplexity, batches of 32", "perplexity_batch32", 1, ".1f"),
-    _Column("perplexity, test set", "perplexity", 1, ".1f"),
-    _Column("codes used", "codes_used", 1, ".0f"),
+    _Column("perplexity, batches of 128", "perplexity_batch128", 1, ".1f", "use"),
+    _Column("perplexity, all batches of 128", "perplexity_batch128_all", 1, ".1f", "use"),
+    _Column("perplexity, batches of 32", "perplexity_batch32", 1, ".1f", "use"),
+    _Column("perplexity, test set", "perplexity", 1, ".1f", "use"),
+    _Column("codes used", "codes_used", 1, ".0f", "use"),
     _Column("dead codes", "dead_codes", 1, ".0f"),
     _Column("bits per image, log2 K", "bits_per_image", 1, ".0f"),
     _Column("bits per image, order-0 entropy", "entropy_bits_per_image", 1, ".1f"),
@@ -37,8 +39,7 @@ _MEASURES = (
 def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, one row per method; a dash marks a missing value."""
     different = list(result.methods[0].different)
-    columns = [*_MEASURES, *(_Column(name, name, 1, ".4g") for name in _follow_up_measures(result))]
-    columns = [column for column in columns if any(_values(m, column) for m in result.methods)]
+    columns = _columns(result)
     header = ["method", "seeds", *different, *(column.title for column in columns)]
     header += ["images/s, training", "images/s, encoding", "parameters"]
     rows = []
@@ -49,6 +50,41 @@ def table_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
         row += [_number(value) for value in (*rates, method.parameters)]
         rows.append(row)
     return header, rows
+
+
+def best_of(result: Comparison) -> dict[str, list[int]]:
+    """Return by column of `table_of` the numbers of the methods with the best value.
+
+    Means that are printed alike are ties. Columns in which no direction is better, or in which all
+    methods are alike, are left out; so is codebook use among codebooks of several sizes.
+    """
+    sizes = {method.num_codes for method in result.methods if method.mean}
+    found = {}
+    for column in _columns(result):
+        means = {
+            i: float(f"{method.mean[column.key] * column.scale:{column.form}}")
+            for i, method in enumerate(result.methods)
+            if column.key in method.mean
+        }
+        if not column.best or len(set(means.values())) < 2:
+            continue
+        if column.best == "use" and len(sizes) > 1:
+            continue
+        best = (min if column.best == "low" else max)(means.values())
+        found[column.title] = [i for i, value in means.items() if value == best]
+    return found
+
+
+def _columns(result: Comparison) -> list[_Column]:
+    """Return the measures that at least one method has."""
+    more = [_Column(name, name, 1, ".4g", _better(name)) for name in _follow_up_measures(result)]
+    return [c for c in (*_MEASURES, *more) if any(_values(m, c) for m in result.methods)]
+
+
+def _better(distance: str) -> str:
+    """Return which direction is better for a measure in the features of a network."""
+    high = ("precision", "recall", "rprecision", "rrecall", "inception_score")
+    return "high" if distance.startswith(high) else "low"
 
 
 def markdown(result: Comparison) -> str:

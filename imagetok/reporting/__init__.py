@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from imagetok.reporting.sections import (
         Block,
         Commands,
+        Details,
         Figure,
         Numbers,
         Pictures,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "Commands",
+    "Details",
     "Figure",
     "Numbers",
     "Pictures",

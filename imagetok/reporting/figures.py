@@ -5,6 +5,7 @@ is selected. Text remains text in the SVG, and colours follow the reader's light
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,38 +22,44 @@ from torch import Tensor
 
 from imagetok.errors import InputError
 
-_INK = "#2b3038"
-_FAINT = "#d9dde3"
+INK = "#2b3038"
+FAINT = "#d9dde3"
 _QUIET = "#6a7280"
 # The colour-blind safe palette of Okabe & Ito (2008), without black and yellow, which are invisible
 # on a dark or a light page.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_OF_NOTES = ("#0067a3", "#b04a00", "#00765a", "#a3447d", "#8a5f00", "#1f78a8")
+"""The same colours, dark enough for text on a light page."""
 DASHES = ("-", "--", ":", "-.")
 _IN_THE_DARK = {
-    _INK: "#dfe3e9",
-    _FAINT: "#343a44",
+    INK: "#dfe3e9",
+    FAINT: "#343a44",
     _QUIET: "#98a1af",
     "#0072b2": "#4aa8e0",
     "#d55e00": "#f08a43",
     "#009e73": "#2cc79a",
+    **dict(zip(_OF_NOTES, ("#4aa8e0", "#f08a43", "#2cc79a", *COLOURS[3:]), strict=True)),
 }
-_LEGEND_WIDTH = 84  # characters per row of a legend; a line sample takes six
+_SIZE = (5.0, 3.0)  # inches; its text of 10 points can also be read on a phone
+_LEGEND_WIDTH = 60  # characters per row of a legend; a line sample takes six
+_LABEL_WIDTH = 34  # characters per line of the label of the y axis
+_NOTE_HEIGHT = 0.075  # of a note beside a point, as a share of the axes
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imagetok",
     "font.size": 10,
-    "axes.edgecolor": _FAINT,
+    "axes.edgecolor": FAINT,
     "axes.labelcolor": _QUIET,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": False,
-    "grid.color": _FAINT,
+    "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
     "xtick.labelcolor": _QUIET,
     "ytick.labelcolor": _QUIET,
     "legend.frameon": False,
@@ -68,8 +75,9 @@ def curves(
 ) -> bytes:
     """Draw named lines y(x) as SVG; values that are not finite, or not positive if log, are gaps.
 
-    series: name -> (x, y), two vectors of equal length. log: use a logarithmic y axis. bands:
-    name -> half the width of a band around that line, such as a standard deviation.
+    A line of a single point is drawn as that point with its value. series: name -> (x, y), two
+    vectors of equal length. log: use a logarithmic y axis. bands: name -> half the width of a band
+    around that line, such as a standard deviation.
 
     Raises InputError without series and for vectors of different lengths.
     """
@@ -85,32 +93,33 @@ def curves(
 
     def draw(axes: Axes) -> None:
         for i, (name, (x, y)) in enumerate(points.items()):
+            colour = COLOURS[i % len(COLOURS)]
             shown = np.isfinite(y) & ((y > 0) | (not log))
             axes.plot(
                 x,
                 np.where(shown, y, np.nan),
                 label=name,
-                color=COLOURS[i % len(COLOURS)],
+                color=colour,
                 linestyle=DASHES[i // len(COLOURS) % len(DASHES)],
                 linewidth=1.8,
                 marker="o" if shown.sum() == 1 else None,  # a single point draws no line
-                markersize=4,
+                markersize=5,
             )
             if name in widths:
                 edges = (y - widths[name], y + widths[name])
-                axes.fill_between(x, *edges, color=COLOURS[i % len(COLOURS)], alpha=0.18, lw=0)
+                axes.fill_between(x, *edges, color=colour, alpha=0.18, lw=0)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(textwrap.fill(ylabel, _LABEL_WIDTH))
         places = np.unique(np.concatenate([x for x, _ in points.values()]))
         if 1 < len(places) <= 12 and (np.diff(places) == 1).all():
             axes.xaxis.set_major_locator(FixedLocator(places.tolist()))  # one tick per bin
         if log:
             logarithmic(axes)
+        label_single_points(axes)
         if len(points) > 1:
-            columns = min(len(points), 3, max(1, _LEGEND_WIDTH // (max(map(len, points)) + 6)))
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+            legend_above(axes, list(points))
 
-    return _svg(draw)
+    return drawing(draw)
 
 
 def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
@@ -131,16 +140,16 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
         # Notes above the axes, so that bars and grid lines do not cross them.
         at_the_top = {"y": 1.03, "va": "bottom", "transform": axes.transAxes}
         unused_note = f"{unused:,} of {num_codes:,} codes unused"
-        axes.text(x=0, s=unused_note, color=_INK, ha="left", **at_the_top)
+        axes.text(x=0, s=unused_note, color=INK, ha="left", **at_the_top)
         equal_note = f"equal use: {equal:,.4g} each"
-        axes.text(x=1, s=equal_note, color=COLOURS[1], ha="right", **at_the_top)
+        axes.text(x=1, s=equal_note, color=_OF_NOTES[1], ha="right", **at_the_top)
         axes.set_xlabel("codes, most used first")
         axes.set_ylabel("times used")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.grid(visible=False, axis="x")
 
-    return _svg(draw)
+    return drawing(draw)
 
 
 def sorted_usage(counts: ArrayLike | Tensor) -> tuple[np.ndarray, int]:
@@ -166,9 +175,9 @@ def bars(values: Mapping[str, float], xlabel: str) -> bytes:
 
     def draw(axes: Axes) -> None:
         drawn = axes.barh(np.arange(len(values)), lengths, height=0.62, color=COLOURS[0])
-        axes.bar_label(drawn, [f"{v:,.4g}" for v in lengths], padding=4, color=_INK)
+        axes.bar_label(drawn, [f"{v:,.4g}" for v in lengths], padding=4, color=INK)
         axes.set_yticks(np.arange(len(values)), labels=list(values))
-        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.invert_yaxis()
         axes.margins(x=0.16)
         if (lengths >= 0).all():
@@ -177,7 +186,7 @@ def bars(values: Mapping[str, float], xlabel: str) -> bytes:
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(bool((lengths >= 0).all()))
 
-    return _svg(draw, height=0.9 + 0.36 * len(values))
+    return drawing(draw, height=0.9 + 0.36 * len(values))
 
 
 def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
@@ -189,11 +198,64 @@ def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
     return vector
 
 
+def legend_above(axes: Axes, names: Sequence[str], most: int = 3, markerscale: float = 1.0) -> None:
+    """Add the legend of the named lines above the axes, in at most `most` columns."""
+    columns = min(len(names), most, max(1, _LEGEND_WIDTH // (max(map(len, names)) + 6)))
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        borderaxespad=0.2,
+        markerscale=markerscale,
+    )
+
+
+def label_single_points(axes: Axes) -> None:
+    """Write the value of every line of a single point beside it, so that notes do not overlap.
+
+    Call it when the limits of the axes are final.
+    """
+    found = []
+    for line in axes.lines:
+        x, y = (np.asarray(values, dtype=np.float64) for values in line.get_data())
+        shown = np.isfinite(y)
+        if shown.sum() == 1:
+            found.append((float(x[shown][0]), float(y[shown][0]), line.get_color()))
+    places = {x for x, _, _ in found}
+    if len(places) == 1 and len(found) == len(axes.lines):
+        axes.set_xticks(list(places))  # the only place
+    limits = axes.get_xlim(), axes.get_ylim()
+    of_notes = dict(zip(COLOURS, _OF_NOTES, strict=True))
+    heights = {point: _height_in(axes, point[1]) for point in found}
+    lowest = -1.0
+    for point in sorted(found, key=lambda point: heights[point]):
+        lowest = max(heights[point], lowest + _NOTE_HEIGHT)
+        x, y, colour = point
+        lifted = (8, (lowest - heights[point]) * 72 * _SIZE[1])  # points
+        axes.annotate(
+            f"{y:,.4g}",
+            (x, y),
+            lifted,
+            textcoords="offset points",
+            va="center",
+            color=of_notes.get(colour, INK),
+        )
+    axes.set_xlim(limits[0])
+    axes.set_ylim(limits[1])
+
+
+def _height_in(axes: Axes, y: float) -> float:
+    """Return the vertical position of a value as a share of the axes."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((1.0, y)))[1])
+
+
 def logarithmic(axes: Axes) -> None:
     """Use a logarithmic y axis with tick labels like 0.2, 0.5, 1 instead of powers of ten."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     steps = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+    if high / low < 30:
+        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -255,11 +317,11 @@ def _style_of_figures() -> Iterator[None]:
         yield
 
 
-def _svg(draw: Callable[[Axes], None], height: float = 3.2) -> bytes:
-    """Render one pair of axes as SVG."""
+def drawing(draw: Callable[[Axes], None], height: float = _SIZE[1]) -> bytes:
+    """Draw one pair of axes as SVG; height in inches."""
     buffer = io.BytesIO()
     with _style_of_figures():
-        figure = Figure(figsize=(6.0, height), layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
         draw(figure.add_subplot())
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # None leaves each out
         FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)

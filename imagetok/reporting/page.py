@@ -5,10 +5,12 @@ import math
 import numbers
 from collections.abc import Sequence
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any, assert_never
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
 from imagetok.durable import write_bytes
@@ -16,6 +18,7 @@ from imagetok.pictures import as_pixels, png_bytes
 from imagetok.reporting.sections import (
     Block,
     Commands,
+    Details,
     Figure,
     Numbers,
     Pictures,
@@ -25,32 +28,50 @@ from imagetok.reporting.sections import (
 )
 
 _PICTURE_WIDTH = 96  # largest width in css pixels to which small images are enlarged
-_ROW_WIDTH = 720  # largest width of a row of pictures in css pixels
+_ROW_WIDTH = 768  # largest width of a row of pictures in css pixels
+_PHONE_CHARACTERS = 44  # of the names above a row of pictures on a phone; longer ones are rotated
 
 
 def write_report(
-    path: Path, title: str, sections: Sequence[ReportSection], subtitle: str = ""
+    path: Path,
+    title: str,
+    sections: Sequence[ReportSection],
+    subtitle: str = "",
+    measured: str = "",
 ) -> None:
-    """Write a report as one HTML file, durably; equal sections result in equal bytes."""
-    write_bytes(path, render(title, sections, subtitle).encode())
+    """Write a report as one HTML file, durably; equal sections result in equal bytes.
+
+    The arguments are those of `render`.
+    """
+    write_bytes(path, render(title, sections, subtitle, measured).encode())
 
 
-def render(title: str, sections: Sequence[ReportSection], subtitle: str = "") -> str:
-    """Render a report to HTML; all texts are escaped."""
+def render(
+    title: str, sections: Sequence[ReportSection], subtitle: str = "", measured: str = ""
+) -> str:
+    """Render a report to HTML; all texts are escaped.
+
+    subtitle: one line on what the page is. measured: one line on what was measured on which data.
+    """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = resources.files("imagetok.reporting").joinpath("template.html").read_text("utf-8")
     parts = [
         {
             "anchor": f"section-{i}",
             "title": section.title,
-            "blocks": [_view(b) for b in section.blocks],
+            "blocks": _views(section.blocks),
         }
         for i, section in enumerate(sections, start=1)
     ]
-    page = environment.from_string(source)
-    return page.render(title=title, subtitle=subtitle, sections=parts) + "\n"
+    page = environment.from_string(_resource("template.html"))
+    style = Markup(_resource("style.css"))
+    head = {"title": title, "subtitle": subtitle, "measured": measured}
+    return page.render(**head, style=style, sections=parts) + "\n"
+
+
+def _resource(name: str) -> str:
+    return resources.files("imagetok.reporting").joinpath(name).read_text("utf-8")
 
 
 def show(value: object) -> str:
@@ -75,8 +96,16 @@ def _show_real(number: float) -> str:
     return f"{number:,.0f}" if 1e4 <= abs(number) < 1e9 else f"{number:.4g}"
 
 
+def _views(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+    """Convert blocks to the variables of the template; adjacent figures become one group."""
+    views: list[dict[str, Any]] = []
+    for is_figure, group in groupby(blocks, key=lambda block: isinstance(block, Figure)):
+        found = [_view(block) for block in group]
+        views += [{"kind": "figures", "figures": found}] if is_figure else found
+    return views
+
+
 def _view(block: Block) -> dict[str, Any]:
-    """Convert a block to the variables of the template."""
     match block:
         case Text():
             return {"kind": "text", "paragraph": block.paragraph}
@@ -84,7 +113,7 @@ def _view(block: Block) -> dict[str, Any]:
             return {"kind": "table", **_table(block)}
         case Figure():
             source = _data_uri(block.image, str(block.media_type))
-            return {"kind": "figure", "source": source, "alt": block.alt, "caption": block.caption}
+            return {"source": source, "alt": block.alt, "caption": block.caption}
         case Pictures():
             return {"kind": "pictures", **_pictures(block)}
         case Commands():
@@ -92,6 +121,8 @@ def _view(block: Block) -> dict[str, Any]:
         case Numbers():
             tiles = [(label, show(value), why) for label, value, why in block.numbers]
             return {"kind": "numbers", "tiles": tiles}
+        case Details():
+            return {"kind": "details", "summary": block.summary, "blocks": _views(block.blocks)}
         case _:
             assert_never(block)
 
@@ -104,8 +135,11 @@ def _table(table: Table) -> dict[str, Any]:
         for column in columns
     ]
     rows = [
-        [(show(c), is_number) for c, is_number in zip(row, numeric, strict=True)]
-        for row in table.rows
+        [
+            (show(cell), numeric[column], (row, column) in table.best)
+            for column, cell in enumerate(cells)
+        ]
+        for row, cells in enumerate(table.rows)
     ]
     header = list(zip(table.header, numeric, strict=True))
     return {"header": header, "rows": rows, "caption": table.caption}
@@ -120,18 +154,22 @@ def _pictures(pictures: Pictures) -> dict[str, Any]:
     for image in pixels:
         layout = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
         sources.append(_data_uri(png_bytes(Image.fromarray(layout)), "image/png"))
-    rows = []
-    for number, start in enumerate(range(0, len(sources), columns)):
-        label = pictures.row_labels[number] if pictures.row_labels else ""
-        cells = []
-        for column, source in enumerate(sources[start : start + columns]):
-            header = pictures.column_headers[column] if pictures.column_headers else ""
-            named = ", ".join(word for word in (label, header) if word)
-            cells.append((source, named or f"image {start + column + 1}"))
-        rows.append({"label": label, "cells": cells})
+    rows = [
+        {
+            "label": pictures.row_labels[number] if pictures.row_labels else "",
+            "is_named": any(pictures.names[start : start + columns]),
+            "cells": [
+                _cell(pictures, i, sources[i])
+                for i in range(start, min(start + columns, len(sources)))
+            ],
+        }
+        for number, start in enumerate(range(0, len(sources), columns))
+    ]
     return {
         "rows": rows,
         "is_labelled": bool(pictures.row_labels),
+        "is_named": any(pictures.names),
+        "is_long": columns * max(map(len, pictures.names), default=0) > _PHONE_CHARACTERS,
         "headers": pictures.column_headers,
         "columns": columns,
         "width": width,
@@ -140,6 +178,16 @@ def _pictures(pictures: Pictures) -> dict[str, Any]:
         "is_enlarged": scale > 1,
         "caption": pictures.caption,
     }
+
+
+def _cell(pictures: Pictures, i: int, source: str) -> dict[str, str]:
+    """Return image i of a grid, its name, and a text that describes it."""
+    row, column = divmod(i, pictures.columns)
+    name = pictures.names[i] if pictures.names else ""
+    label = pictures.row_labels[row] if pictures.row_labels else ""
+    header = pictures.column_headers[column] if pictures.column_headers else ""
+    alt = ", ".join(filter(None, (label, header, name))) or f"image {i + 1}"
+    return {"source": "" if i in pictures.empty else source, "name": name, "alt": alt}
 
 
 def _data_uri(content: bytes, media_type: str) -> str:

@@ -1,6 +1,6 @@
 """The parts of a report: sections and blocks, as plain data independent of HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a header; numbers are formatted and aligned, None is shown as a dash."""
+    """A table with a header; numbers are formatted and aligned, None is shown as a dash.
+
+    The first cell of a row is its header. best: (row, column) of every cell to mark as best.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     caption: str = ""
+    best: Collection[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         for i, row in enumerate(self.rows):
@@ -64,7 +68,9 @@ class Pictures:
     """A grid of images, row by row, enlarged without smoothing.
 
     images: (N, C, H, W) with C = 1 or 3, uint8 or floating point in [0, 1].
-    row_labels: one per row, or empty. column_headers: one per column, or empty.
+    row_labels: one per row, or empty. column_headers: one per column, or empty. names: one per
+    image, shown above it (such as its class; "" for none), or empty. empty: positions of images
+    that are not shown, where a row has fewer than `columns`.
     """
 
     images: Tensor | np.ndarray
@@ -72,6 +78,8 @@ class Pictures:
     row_labels: Sequence[str] = ()
     column_headers: Sequence[str] = ()
     caption: str = ""
+    names: Sequence[str] = ()
+    empty: Collection[int] = ()
 
     def __post_init__(self) -> None:
         as_pixels(self.images)
@@ -80,6 +88,7 @@ class Pictures:
         rows = -(-len(self.images) // self.columns)
         wanted = (("row_labels", self.row_labels, rows),)
         wanted += (("column_headers", self.column_headers, self.columns),)
+        wanted += (("names", self.names, len(self.images)),)
         for name, labels, count in wanted:
             if labels and len(labels) != count:
                 raise ConfigError(
@@ -103,7 +112,15 @@ class Numbers:
     numbers: Sequence[tuple[str, object, str]]
 
 
-Block = Text | Table | Figure | Pictures | Commands | Numbers
+@dataclass(frozen=True)
+class Details:
+    """Blocks that are folded away behind a summary until the reader opens them."""
+
+    summary: str
+    blocks: Sequence["Block"]
+
+
+Block = Text | Table | Figure | Pictures | Commands | Numbers | Details
 
 
 @dataclass(frozen=True)

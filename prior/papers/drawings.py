@@ -67,8 +67,8 @@ def _spread(steps: Sequence[int]) -> list[int]:
 
 def _reconstructions(drawn: Drawn) -> Drawing:
     models = {what: drawn.models[trial] for what, trial in drawn.first.items()}
-    rows, _ = reconstructions(models, drawn.images("test"))
-    return Drawing(png_bytes(reconstruction_grid(rows)), {})
+    shown = reconstructions(models, drawn.images("test"))
+    return Drawing(png_bytes(reconstruction_grid(*shown)), {})
 
 
 def _stages(drawn: Drawn) -> Drawing:

@@ -247,5 +247,8 @@ def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, bytes]
         ReportSection("Command", [Commands([record.command])]),
     ]
     title = f"{record.paper}, {record.source}: {record.title}"
-    write_report(out / "report.html", title, sections, subtitle="imagetok reproduce")
+    what = "imagetok reproduce: the paper's numbers beside those found"
+    seeds = ", ".join(map(str, record.seeds))
+    measured = f"Measured on {', '.join(titles[name] for name in plan.images)}; seeds {seeds}"
+    write_report(out / "report.html", title, sections, what, measured)
     write_json(out / "record.json", record.model_dump(mode="json"))

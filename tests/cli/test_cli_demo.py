@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,9 +21,10 @@ from sampling_parts import make_prior_folder
 from cli.main import _run
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import to_uint8
+from imagetok.pictures import heat_map
 from imagetok.tokenizers import Tokenizer
 from prior import Prior
-from prior.demo_session import DemoSession
+from prior.demo_session import DemoSession, _uncertainty_maps
 from prior.loading import open_pair
 from prior.sampling_params import SamplingParams, sampling_params
 
@@ -63,11 +65,28 @@ def test_a_picture_is_read_encoded_and_decoded(bench, file):
     assert np.array_equal(seen.reconstruction, shown(bench.tokenizer.decode(codes)))
     assert np.array_equal(seen.reconstruction, bench.decode(seen.tables))
     assert seen.unsure is None and "has no code probabilities" in seen.description
+    assert bench.captions(4, "all") == ["a", "b", "c", "a"]
+    assert bench.captions(2, "none") == ["sample 1", "sample 2"]
     colours = seen.code_maps[0][::128, ::128].reshape(9, 3).tolist()
     flat = codes[0].flatten().tolist()
     assert all(
         (flat[i] == flat[j]) == (colours[i] == colours[j]) for i in range(9) for j in range(9)
     )
+
+
+@pytest.mark.parametrize(("name", "most"), [("uncertainty", 1.0), ("entropy", math.log(7))])
+def test_uncertainty_has_one_scale_for_all_images(name, most):
+    """Half as uncertain an image is half as bright, and black without uncertainty."""
+    image = torch.zeros(1, 1, 4, 4)
+    brightest = heat_map(torch.ones(1, 1, 1))[0, :, 0, 0]
+    for share in (0.0, 0.5, 1.0):
+        maps = {name: torch.full((1, 2, 2), share * most)}
+        shown, description = _uncertainty_maps(image, maps, 7)
+        assert shown is not None
+        colour = heat_map(torch.full((1, 1, 1), share))[0, :, 0, 0]
+        assert np.abs(shown[0, 0] - 0.6 * colour).max() <= 1
+        assert f"pale yellow is {most:.3g}" in description
+    assert np.abs(shown[0, 0] - 0.6 * brightest).max() <= 1
 
 
 def test_edited_codes_are_decoded(bench):
@@ -208,10 +227,13 @@ def test_the_server_draws_and_completes(call, bench, file):
     drawn = call("sample", 4, *settings)
     for answer, picture in zip(drawn, bench.sample(4, "c", SamplingParams(seed=3)), strict=True):
         assert np.array_equal(opened(answer["image"]), picture)
+        assert answer["caption"] == "c"
     none = ("none", 1.0, 0, 1.0, 1.0, 0)
     done = call("complete", handle_file(str(file)), 1, 2, *none)
     for answer, picture in zip(done, bench.complete(str(file), 1, 2), strict=True):
         assert np.array_equal(opened(answer["image"]), picture)
+    captions = [answer["caption"] for answer in done]
+    assert captions == ["reconstruction", "kept part", "completion 1", "completion 2"]
 
 
 def test_the_parameters_of_the_endpoints_have_names(served):
@@ -428,12 +450,16 @@ def test_in_a_browser(served, file, width):
         assert not browser.run(picture.format("edited codes, decoded"))
         browser.click(button.format("Decode"))
         browser.wait(picture.format("edited codes, decoded"))
+        assert browser.run("[...document.querySelectorAll('img')].every(i => i.alt)")
+        left = browser.run(f"({button.format('Decode')}).getBoundingClientRect().left")
+        table = browser.run("document.querySelector('table').getBoundingClientRect().right")
+        assert width < 600 or left >= table  # Decode is beside the codes
         browser.click(button.format("Sample"))
         browser.wait(f"!!{button.format('Draw samples')}")
         browser.click(button.format("Draw samples"))
         drawn = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file='))"
         browser.wait(f"{drawn}.filter(i => i.offsetParent).length >= 10")
-        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.run("document.documentElement.scrollWidth") == width
         assert browser.errors == []
         outside = [u for u in browser.requests if not u.startswith((served, "data:", "blob:"))]
         assert outside == []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from browser import LOOKS, open_browser
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -171,6 +173,15 @@ def test_samples_need_a_network(place, capsys):
     assert "add --features NETWORK" in capsys.readouterr().err
 
 
+def check_layout(page: Path) -> None:
+    """At the widths of a phone and a desktop, light and dark, a page has no faults of layout."""
+    with open_browser() as browser:
+        for width, dark in LOOKS:
+            browser.look(width, 900, dark)
+            browser.open(page.as_uri())
+            assert browser.faults_of_layout(width) == [], (width, dark)
+
+
 def test_a_codebook_is_diagnosed(place, tmp_path, capsys):
     data = f"folder:all,root={place / 'photos'}"
     words = ["--tokenizer", str(place / "tokenizer"), "--data", data, "--device", "cpu"]
@@ -180,6 +191,7 @@ def test_a_codebook_is_diagnosed(place, tmp_path, capsys):
     assert sum(level["counts"]) == 20 * 64 and level["state"] in told
     assert all(sentence in told for sentence in level["sentences"])
     assert level["sentences"][0] in (tmp_path / "report.html").read_text()
+    check_layout(tmp_path / "report.html")
 
 
 @pytest.mark.slow
@@ -220,6 +232,7 @@ def test_uncertainty_is_measured(place, tmp_path, capsys):
     assert all(0 <= v <= 1 for row in one["auroc"].values() for v in row.values())
     assert len(one["calibration"]["entropy"]["doubt"]) == 10
     page = (tmp_path / "report.html").read_text()
+    check_layout(tmp_path / "report.html")
     assert (
         "minus the largest logit" in page and "highest mean uncertainty among the first 12." in page
     )
@@ -261,7 +274,13 @@ def test_the_space_of_codes_is_explored(place, tmp_path, capsys):
     shares = found["neighbour_accuracy"]
     assert shares.keys() == {"pixels", "code vectors", "most common label"}
     page = (tmp_path / "report.html").read_text()
-    assert "t-SNE of 20 images" in page and "neighbour-16" in page
+    assert "t-SNE of the code vectors of 20 images" in page and "neighbour-16" in page
+    titles = re.findall("<h2>(.*?)</h2>", page)
+    assert titles[:2] == ["Nearest codes", "Interpolation"] and titles[-1] == "Class structure"
+    nearest, between = page.split("<h2>")[1:3]
+    assert '<th scope="row"><div>interpolation' not in nearest
+    assert '<th scope="row"><div>interpolation' in between
+    check_layout(tmp_path / "report.html")
     model = Tokenizer.from_pretrained(place / "tokenizer")
     images = open_images(ShapesConfig(), "test", model.image).read(range(20)).images
     codes = model.encode(from_stored(images, model.image))[0]

@@ -10,9 +10,12 @@ from PIL import Image
 from imagetok.errors import ConfigError, InputError
 from imagetok.pictures import (
     as_pixels,
+    class_labels,
     cut_grid,
+    enlarged,
     grid,
     heat_map,
+    named_grid,
     overlay,
     png_bytes,
     save_grid,
@@ -61,6 +64,29 @@ def test_every_image_can_be_cut_out_of_its_grid(count: int, columns: int, paddin
         left = padding + i % columns * (5 + padding)
         cut = picture[top : top + 4, left : left + 5].transpose(2, 0, 1)
         assert np.array_equal(cut, images[i].numpy())
+
+
+@pytest.mark.parametrize("part", ["titles", "names", "row_names"])
+def test_a_named_grid_holds_the_same_images_and_ink_for_every_name(part):
+    images = np.zeros((4, 1, 32, 32), dtype=np.uint8)
+    some = {"titles": ["cat", "dog"], "names": ["cat", "", "dog", ""], "row_names": ["cat", "dog"]}
+    without = np.asarray(named_grid(images, 2))
+    assert np.array_equal(without, np.asarray(enlarged(grid(images, 2), 2).convert("RGB")))
+    named = np.asarray(named_grid(images, 2, **{part: some[part]}))
+    assert (named == 0).all(axis=2).sum() == (without == 0).all(axis=2).sum() == 4 * 64 * 64
+    fewer = np.asarray(named_grid(images, 2, **{part: ["", *some[part][1:]]}))
+    assert (named != 255).sum() > (fewer != 255).sum() > (without != 255).sum()
+
+
+def test_a_name_that_is_too_long_stays_above_its_image():
+    images = np.full((2, 1, 64, 64), 255, dtype=np.uint8)
+    long = "a name of a class that goes on and on"
+    ink = np.asarray(named_grid(images, 2, names=[long, ""]).convert("L")) < 255
+    assert ink[:, :66].any() and not ink[:, 67:].any()
+
+
+def test_labels_have_names_numbers_or_nothing():
+    assert class_labels([1, 0, -1, 5], ("cat", "dog")) == ["dog", "cat", "", "5"]
 
 
 def test_float_and_uint8_images_give_the_same_picture():

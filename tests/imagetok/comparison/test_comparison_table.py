@@ -2,16 +2,20 @@
 
 import io
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from browser import LOOKS, open_browser
 from PIL import Image
+from representative import slow_but
 
-from imagetok.comparison.figures import measures_figure, reconstruction_grid
+from imagetok.comparison.figures import Reconstructions, measures_figure, reconstruction_grid
+from imagetok.comparison.page import write_page
 from imagetok.comparison.results import Comparison, MethodResult, TrialResult, method_result
 from imagetok.comparison.sweep_figure import sweep_figure
-from imagetok.comparison.table import markdown, table_of
+from imagetok.comparison.table import best_of, markdown, table_of
 from imagetok.config import load_config
 from imagetok.training.config import TokenizerRun
 
@@ -128,6 +132,64 @@ def test_the_figure_is_drawn_for_levels_failures_and_single_points(result):
     colours = {tuple(int(v) for v in pixel) for pixel in np.unique(pixels, axis=0)}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # of flat and deep
     assert (0x00, 0x9E, 0x73) not in colours  # nothing of lost
+
+
+def test_the_best_values_are_those_printed_as_best_with_ties(result):
+    def of(name: str, sizes: tuple[int, ...] = (8,), **measures: float) -> MethodResult:
+        found = method(name, [trial(1, num_codes=sizes[0], **measures)])
+        return found.model_copy(update={"num_codes": sizes})
+
+    three = (
+        of("a", mse=2.0e-3, psnr_db=20.0, codes_used=8, ssim=0.5, perplexity=3, bits_per_image=48),
+        of("b", mse=2.004e-3, psnr_db=21.0, codes_used=7, ssim=0.5, perplexity=4, bits_per_image=9),
+        of("c", mse=3.0e-3, codes_used=8, ssim=0.5, perplexity=4),
+    )
+    best = best_of(result.model_copy(update={"methods": three}))
+    assert best == {
+        "MSE x 10^3": [0, 1],  # both are printed as 2.00
+        "PSNR, dB": [1],
+        "perplexity, test set": [1, 2],
+        "codes used": [0, 2],
+    }  # SSIM is the same for all, and bits per image are better in neither direction
+    other = of("d", sizes=(16,), mse=1e-3, perplexity=9, codes_used=16)
+    best = best_of(result.model_copy(update={"methods": (*three, other)}))
+    assert best == {"MSE x 10^3": [3], "PSNR, dB": [1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("fid", 0), ("rfid", 0), ("rkernel_net", 0), ("recall_net", 1), ("rprecision", 1)],
+)
+def test_the_better_distance_is_the_smaller_and_the_better_recall_the_larger(
+    result, name, expected
+):
+    two = tuple(method(str(value), [trial(1, **{name: value})]) for value in (0.25, 0.5))
+    later = {**DISTANCES, "measures": [name]}
+    found = best_of(result.model_copy(update={"methods": two, "follow_up": later}))
+    assert found == {name: [expected]}
+
+
+def test_the_page_shows_pictures_first_and_marks_the_best(result, tmp_path):
+    rows = {name: torch.zeros(2, 1, 8, 8) for name in ("original", "flat", "deep")}
+    write_page(tmp_path / "report.html", result, Reconstructions(rows, ["cat", "dog"]))
+    html = (tmp_path / "report.html").read_text()
+    titles = re.findall("<h2>(.*?)</h2>", html)
+    assert titles == ["Reconstructions", "Measures", "Training", "Command"]
+    assert 'alt="original, cat"' in html and 'alt="deep"' in html
+    assert re.findall(r'class=" best"><div>(.*?)<span', html) == [
+        f"2.00\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{math.sqrt(2):.2f}"
+    ]
+    assert html.count("data:image/svg+xml") == 3  # error, perplexity, codes used
+
+
+@pytest.mark.parametrize(("width", "dark"), slow_but([(390, False)], LOOKS))
+def test_the_page_of_a_comparison_in_a_browser(result, tmp_path, width, dark):
+    rows = {name: torch.zeros(12, 1, 8, 8) for name in ("original", "flat", "deep")}
+    write_page(tmp_path / "report.html", result, Reconstructions(rows, ["a class"] * 12))
+    with open_browser() as browser:
+        browser.look(width, 900, dark)
+        browser.open((tmp_path / "report.html").as_uri())
+        assert browser.faults_of_layout(width) == []
 
 
 def sized(

@@ -1,3 +1,4 @@
+import itertools
 import re
 import subprocess
 import sys
@@ -86,6 +87,17 @@ def test_numbered_groups_have_a_tick_each():
     groups = np.arange(1, 11)
     shown = words(curves({"a": (groups, groups / 7)}, "group", "error"))
     assert [word for word in shown if word.isdigit()][:10] == [str(i) for i in groups]
+
+
+def test_a_single_point_is_drawn_with_its_value_and_no_notes_overlap():
+    values = [0.5123, 0.5124, 0.5125, 0.5126]
+    single = {name: ([60], [value]) for name, value in zip("abcd", values, strict=True)}
+    drawn = curves(single | {"line": ([10, 60], [0.1, 0.9123])}, "step", "loss")
+    texts = [e for e in ElementTree.fromstring(drawn).iter() if is_text(e)]
+    heights = {"".join(e.itertext()): float(e.attrib["y"]) for e in texts}
+    notes = [heights[str(value)] for value in values]
+    assert all(lower - higher >= 9 for lower, higher in itertools.pairwise(notes))
+    assert "0.9123" not in heights  # the end of a line
 
 
 def test_values_that_cannot_be_drawn_are_gaps():

@@ -2,16 +2,21 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import LOOKS, open_browser
 from PIL import Image
+from representative import slow_but
 
 import imagetok.reporting
 from imagetok.errors import ConfigError, InputError
 from imagetok.reporting import (
     Commands,
+    Details,
     Figure,
     Numbers,
     Pictures,
@@ -19,6 +24,7 @@ from imagetok.reporting import (
     Table,
     Text,
     curves,
+    figures,
     render,
     write_report,
 )
@@ -56,8 +62,9 @@ def every_block(word: str) -> list[ReportSection]:
         Numbers([(word, word, word), ("count", 12345, "")]),
         Table([word, "number"], [[word, 1.5], [word, None]], word),
         Figure(drawn, word, word),
-        Pictures(IMAGES, 3, [word, "second"], ["a", word, "c"], word),
+        Pictures(IMAGES, 3, [word, "second"], ["a", word, "c"], word, [word, "", "", "", ""]),
         Commands([word, "imagetok --help"], word),
+        Details(word, [Text(word)]),
     )
     return [ReportSection(word, blocks), ReportSection("Second", [])]
 
@@ -81,8 +88,8 @@ def test_user_text_is_escaped_and_shown_as_given():
     assert "<script" not in html
     page = Page(html)
     # title twice, subtitle, contents, heading, and: 1 text, 3 number, 4 table, 1 figure,
-    # 3 pictures, 2 commands; what is an alternative text is an attribute.
-    assert page.text.count(HOSTILE) == 5 + 1 + 3 + 4 + 1 + 3 + 2
+    # 4 pictures, 2 commands, 2 details; what is an alternative text is an attribute.
+    assert page.text.count(HOSTILE) == 5 + 1 + 3 + 4 + 1 + 4 + 2 + 2
     assert HOSTILE in [image["alt"] for image in page.all("img")]
 
 
@@ -126,7 +133,124 @@ def test_figures_are_embedded_as_they_are():
 
 def test_commands_carry_no_prompt_when_copied():
     html = render("Title", [ReportSection("S", [Commands(["a --b", "c"])])])
-    assert re.findall("<code>(.*?)</code>", html) == ["a --b", "c"]
+    lines = re.findall("<code>(.*?)</code>", html)
+    assert [re.sub("</?span>", "", line) for line in lines] == ["a --b", "c"]
+
+
+def test_best_cells_are_marked_for_the_eye_and_for_a_screen_reader():
+    table = Table(["", "a", "b"], [["x", "1", "2"], ["y", "3", "3"]], best={(0, 1), (1, 1), (1, 2)})
+    html = render("Title", [ReportSection("S", [table])])
+    cells = re.findall(r'<td class="(.*?)"><div>(.*?)</div></td>', html)
+    marked = [cell.removesuffix('<span class="unseen"> (best)</span>') for _, cell in cells]
+    assert [("best" in kind, cell) for (kind, _), cell in zip(cells, marked, strict=True)] == [
+        (True, "1"), (False, "2"), (True, "3"), (True, "3")
+    ]  # fmt: skip
+    assert html.count("(best)") == 3
+
+
+def test_names_are_shown_and_part_of_the_alternative_texts():
+    pictures = Pictures(IMAGES, 3, ["one", "two"], names=["cat", "dog", "", "", ""], empty={4})
+    page = Page(render("Title", [ReportSection("S", [pictures])]))
+    alts = [image["alt"] for image in page.all("img")]
+    assert alts == ["one, cat", "one, dog", "one", "two"]  # the last image is left out
+    assert "cat" in page.text and "dog" in page.text
+
+
+def test_adjacent_figures_stand_side_by_side():
+    drawn = Figure(curves({"a": ([0, 1], [1, 2])}, "x", "y"), "a line")
+    html = render("Title", [ReportSection("S", [drawn, drawn, Text("between"), drawn])])
+    groups = html.split('<div class="figures">')[1:]
+    assert [group.count("<img") for group in groups] == [2, 1]
+
+
+def test_the_head_says_what_was_measured_on_what():
+    html = render("Title", [], "What it is", "180 images of digits:test")
+    head = re.sub(r"\s*<.*?>\s*", "|", html.partition("<header>")[2].partition("</header>")[0])
+    assert [text for text in head.split("|") if text] == [
+        "Title", "What it is", "180 images of digits:test"
+    ]  # fmt: skip
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of WCAG 2, from 1 to 21."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
+def test_text_has_the_contrast_of_wcag_aa(scheme):
+    style = resources.files("imagetok.reporting").joinpath("style.css").read_text()
+    rules = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme]
+    colour = dict(re.findall(r"--([\w-]+): (#\w{6})", rules))
+    for ink in ("ink", "quiet", "accent"):
+        for ground in ("page", "card", "code"):
+            assert contrast(colour[ink], colour[ground]) >= 4.5, (ink, ground)
+    assert contrast(colour["best-ink"], colour["best"]) >= 4.5
+    if scheme < 2:  # text in figures
+        of_notes = [*figures._OF_NOTES, figures.INK, figures._QUIET]
+        texts = [figures._IN_THE_DARK[c] for c in of_notes] if scheme else of_notes
+        assert all(contrast(text, colour["page"]) >= 4.5 for text in texts)
+
+
+def long_page() -> list[ReportSection]:
+    """Sections with wide content: six methods, long names, long commands, many images."""
+    drawn = Figure(curves({"a": ([0, 1], [1, 2])}, "x", "y"), "a line", "A caption.")
+    names = [f"a-rather-long-name-of-a-method-{i}" for i in range(6)]
+    row = ["a measure", *("0.12345 ± 0.00012" for _ in names)]
+    table = Table(["", *names], [row], "A caption", best={(0, 6)})
+    images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+    pictures = Pictures(images, 10, ["original", "decoded"], names=["automobile"] * 20)
+    command = "imagetok compare " + " ".join(f"some/folder/{name}.yaml" for name in names)
+    return [
+        ReportSection("Figures", [drawn, drawn]),
+        ReportSection("Numbers", [Numbers([(name, 1.5, name) for name in names]), table]),
+        ReportSection("Pictures", [pictures, Details("More", [pictures, table])]),
+        ReportSection("Command", [Commands([command], "again")]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_report(path, "A title of one line", long_page(), "What it is", "Measured on 20 images")
+    return path.as_uri()
+
+
+@pytest.mark.parametrize(("width", "dark"), slow_but([(390, True), (1440, False)], LOOKS))
+def test_a_page_fits_a_phone_and_uses_a_wide_screen(written, width, dark):
+    with open_browser() as browser:
+        browser.look(width, 900, dark)
+        browser.open(written)
+        assert browser.faults_of_layout(width) == []
+        tops = browser.run(
+            "[...document.querySelectorAll('.drawn')].map(e => e.getBoundingClientRect().top)"
+        )
+        assert (tops[0] == tops[1]) == (width == 1440)  # two columns on a wide screen
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("<div style='width: 2000px'>x</div>", "the page scrolls sideways"),
+        ("<img src='data:image/png;base64,' alt='nothing'>", "nothing is not drawn"),
+        ("<img src='data:image/png;base64,'>", "an image has no alternative text"),
+        ("<p style='font-size: 9px'>x</p>", "P. is small"),
+        ("<h3>x</h3><h1>y</h1>", "not one h1"),
+    ],
+)
+def test_faults_of_a_layout_are_found(written, tmp_path, fault, expected):
+    page = Path(written.removeprefix("file://")).read_text()
+    (tmp_path / "page.html").write_text(page.replace("<main>", f"<main>{fault}"))
+    with open_browser() as browser:
+        browser.look(1440, 900)
+        browser.open((tmp_path / "page.html").as_uri())
+        assert expected in browser.faults_of_layout(1440)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +281,7 @@ def test_values_are_shown_as_a_reader_wants_them(value, shown):
         (lambda: Pictures(IMAGES, 0), ConfigError, "columns >= 1"),
         (lambda: Pictures(IMAGES, 3, ["one"]), ConfigError, "need 2 row_labels or none, found 1"),
         (lambda: Pictures(IMAGES, 3, (), ["a"]), ConfigError, "need 3 column_headers or none"),
+        (lambda: Pictures(IMAGES, 3, names=["a"]), ConfigError, "need 5 names or none, found 1"),
     ],
 )
 def test_blocks_that_cannot_be_shown_are_refused(build, error, message):
