@@ -48,7 +48,7 @@ class OneViewAnEpoch:
         images = [self.images[i] for i in indices]
         draws = seeding.uniforms(self.seed, "view", zip(images, epochs, strict=True), 1)[:, 0]
         views = (draws * self.dataset.views).astype(np.int64)
-        batch = self.dataset[np.array(images) * self.dataset.views + views]
+        batch = self.dataset[(np.array(images) * self.dataset.views + views).tolist()]
         found = self.dataset.image_and_view(batch.keys)[1].numpy()
         if not np.array_equal(found, views):
             wrong = int((found != views).argmax())

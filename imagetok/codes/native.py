@@ -164,4 +164,5 @@ def _total(
         sum(report.num_shards for report in reports),
         sum(report.num_bytes for report in reports),
         tuple(level_use(level) for level in counts),
+        views=1,
     )
