@@ -110,6 +110,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
     tokenizer = build_autoencoder(config.tokenizer)
     started = None if init_from is None else _start_from(tokenizer, init_from)
     states = [""] * len(tokenizer.num_codes)
+    pictures: list[Path] = []
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
         bare = cast(Autoencoder, model)
@@ -118,6 +119,9 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             with suppress(ImageError):  # it became unreadable after it was measured
                 path = run / "pictures" / f"step-{step:08d}.png"
                 _save_pictures(bare, images.held_out, path)
+                if not pictures:
+                    logger.info("held-out images above their reconstructions: %s", path)
+                pictures.append(path)
         _log_codebook_states(step, measures, states)
         return measures
 

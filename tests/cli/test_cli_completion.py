@@ -106,7 +106,7 @@ def test_bash_lists_what_is_possible(terminal):
     terminal.wait(FRESH)
     terminal.press("imagetok in" + TAB + TAB)
     terminal.wait("\n")
-    assert terminal.wait(FRESH).split() == ["inspect", "info"]
+    assert terminal.wait(FRESH).split() == ["init", "inspect", "info"]
 
 
 @pytest.mark.parametrize("words", ["imagetok ", "imagetok train ", "imagetok compare papers/"])

@@ -254,7 +254,7 @@ def test_uncertainty_is_measured(place, tmp_path, capsys):
 def test_relation_of_uncertainty_and_error_in_words(correlation, words):
     found = {"margin_level1": {"positions": correlation, "images": 0.9}}
     study = UncertaintyStudy(
-        "t", "0" * 64, "vqvae", "shapes:test", {"shapes:test": {"count": 2}}, found, {}, {}, {}
+        "t", "0" * 64, "vqvae", "shapes:test", {"shapes:test": {"count": 2}}, found, {}, {}, (), {}
     )
     assert words in study.conclusion()
 

@@ -22,7 +22,7 @@ from imagetok.plugins import loading
 from imagetok.plugins.loading import installed_plugins, load_plugin, plugin_options
 from imagetok.plugins.registry import find, registered
 from imagetok.tokenizers import Autoencoder, build_tokenizer
-from imagetok.training.batch_order import _Refusals
+from imagetok.training.batch_order import Examples, _Refusals
 from imagetok.training.config import TokenizerRun
 
 DIGITS = Path(__file__).parents[3] / "configs" / "digits"
@@ -163,7 +163,7 @@ def test_a_dataset_of_a_plugin_reaches_a_process_without_it(plugin):
     forget()
     received = pickle.loads(sent)
     assert len(received.dataset) == 64 and find("data", "gradients") is not None
-    assert received.__getitems__([0, 1]).images.shape == (2, 1, 8, 8)
+    assert received.__getitems__(Examples([0, 1], [0, 0])).images.shape == (2, 1, 8, 8)
 
 
 def test_an_artifact_names_the_file_that_its_quantizer_comes_from(run, tmp_path, capsys):
