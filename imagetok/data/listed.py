@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from jaxtyping import Int64
+from pydantic import model_validator
 from torch import Tensor
 
 from imagetok.config import Section
@@ -33,6 +34,14 @@ class ImageList(Section):
     """Sizes of the encoded images in bytes."""
     labels: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "ImageList":
+        for name in ("names", "sizes", "labels"):
+            found = len(getattr(self, name))
+            if found != (self.count if self.names else 0):
+                raise ValueError(f"{name}: expected one for each of {self.count}, found {found}")
+        return self
 
     @classmethod
     def of(cls, dataset: ImageDataset) -> "ImageList":

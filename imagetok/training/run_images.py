@@ -3,6 +3,7 @@
 import gzip
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -247,13 +248,32 @@ def _open(config: TokenizerRun, split: str, recorded: ImageList | None) -> Liste
     dataset = open_images(config.data, split, contract)
     if recorded is None or not recorded.names:  # the loop compares identities
         return ListedImages(ImageList.of(dataset), dataset, range(len(dataset)))
+    if not isinstance(dataset, CompressedImages):
+        raise _other_images(dataset, "it has no image files")
     places: Sequence[int | None] = range(recorded.count)
     if tuple(_names(dataset)) != recorded.names:
-        dataset = open_images(config.data, "all", contract)
-        index_of = {name: index for index, name in enumerate(_names(dataset))}
+        dataset = _wherever_they_are(config, dataset)
+        index_of = _unique(_names(dataset))
         places = [index_of.get(name) for name in recorded.names]
     _check_sizes(recorded, dataset, places)
     return ListedImages(recorded, dataset, places)
+
+
+def _wherever_they_are(config: TokenizerRun, dataset: CompressedImages) -> CompressedImages:
+    """Return the images of all splits, among which those of a changed split are found by name.
+
+    Where splits share names (two tars `0.tar` in different folders, say), it is the split itself.
+    """
+    everything = open_images(config.data, "all", dataset.contract)
+    assert isinstance(everything, CompressedImages)
+    names = _names(everything)
+    return everything if len(_unique(names)) == len(names) else dataset
+
+
+def _unique(names: Sequence[str]) -> dict[str, int]:
+    """Return the index of each name that occurs once."""
+    count = Counter(names)
+    return {name: index for index, name in enumerate(names) if count[name] == 1}
 
 
 def _contract(config: TokenizerRun, split: str) -> ImageContract:
@@ -267,14 +287,15 @@ def _contract(config: TokenizerRun, split: str) -> ImageContract:
     return larger(config.augment, image)
 
 
-def _check_sizes(recorded: ImageList, dataset: ImageDataset, places: Sequence[int | None]) -> None:
+def _check_sizes(
+    recorded: ImageList, dataset: CompressedImages, places: Sequence[int | None]
+) -> None:
     """Log how many files were replaced since the run started; refuse if most of them were."""
-    assert isinstance(dataset, CompressedImages)
     sizes = [size for _, size in dataset.contents()]
     there = [i for i, place in enumerate(places) if place is not None]
     changed = [i for i in there if sizes[places[i] or 0] != recorded.sizes[i]]
     if 2 * len(changed) > len(there):
-        raise _other_images(dataset)
+        raise _other_images(dataset, "most files have another size")
     if changed:
         logger.warning(
             "%s: %d files changed since the run started, such as %s; they are read as they are now",
@@ -282,10 +303,10 @@ def _check_sizes(recorded: ImageList, dataset: ImageDataset, places: Sequence[in
         )
 
 
-def _other_images(dataset: ImageDataset) -> CheckpointError:
+def _other_images(dataset: ImageDataset, why: str) -> CheckpointError:
     return CheckpointError(
         f"{_name_of(dataset)}: expected the images that the run started with, found other training "
-        "data, because most files have another size; restore them, or train into a new --out"
+        f"data, because {why}; restore them, or train into a new --out"
     )
 
 

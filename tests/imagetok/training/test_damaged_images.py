@@ -1,11 +1,13 @@
 """A damaged image never ends a run: substituted, counted, named, and the same after a resume."""
 
 import gzip
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from imagetok.data.image_decoding import ImageError
 from imagetok.errors import CheckpointError, ConfigError, InputError
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics_log import read_json_lines
-from imagetok.training.run_images import parse_check, read_skipped
+from imagetok.training.run_images import RunImages, parse_check, read_skipped
 from imagetok.training.tokenizer import train_tokenizer
 
 COUNT = 24
@@ -156,6 +158,37 @@ def test_a_run_goes_on_with_its_own_images(images, tmp_path, caplog):
     assert again == lists
 
 
+def pack(path: Path, values: dict[str, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, value in values.items():
+            data = io.BytesIO()
+            Image.new("RGB", (8, 8), (value, value, value)).save(data, "PNG")
+            member = tarfile.TarInfo(name)
+            member.size = len(data.getvalue())
+            tar.addfile(member, io.BytesIO(data.getvalue()))
+
+
+def test_images_of_one_name_in_two_splits_are_never_exchanged(tmp_path):
+    """Tars of one name in two folders: an image that is missing in one is not read from the other."""
+    values = {f"{i}.png": i for i in range(8)}
+    pack(tmp_path / "train" / "0.tar", values)
+    pack(tmp_path / "test" / "0.tar", {name: 100 + value for name, value in values.items()})
+    raw = run_config(tmp_path, 1).model_dump()
+    raw["data"] = {
+        "source": "webdataset",
+        "shards": str(tmp_path / "train" / "*.tar"),
+        "test": str(tmp_path / "test" / "*.tar"),
+    }
+    config = validate(raw, TokenizerRun, "test")
+    train_tokenizer(config, tmp_path / "run")
+    pack(tmp_path / "train" / "0.tar", {n: v for n, v in values.items() if v != 3})
+    images = RunImages(config, tmp_path / "run", resume=True)
+    assert [image.index for image in images.training.missing] == [3]
+    read = images.training.read([0, 1, 2, 4, 5, 6, 7]).images[:, 0, 0, 0]
+    assert read.tolist() == [0, 1, 2, 4, 5, 6, 7]
+
+
 def test_a_file_that_vanishes_between_evaluations_is_left_out(images, tmp_path, monkeypatch):
     from imagetok.training import tokenizer as wiring
 
@@ -186,7 +219,19 @@ def test_a_run_without_a_list_goes_on_only_with_the_same_images(images, tmp_path
     assert (tmp_path / "run" / "images.json.gz").is_file()
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 40, gzip.compress(b"{}"), gzip.compress(b"[1")])
+def lists_of(**train: object) -> bytes:
+    alone = {"count": 0, "identity": "0"}
+    return gzip.compress(json.dumps({"train": alone | train, "test": alone}).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"x" * 40, gzip.compress(b"{}"), gzip.compress(b"[1")),
+        lists_of(count=2, names=["a", "b"], sizes=[1], labels=[0, 0]),
+        lists_of(count=1, names=["a", "b"], sizes=[1, 1], labels=[0, 0]),
+    ],
+)
 def test_a_damaged_list_is_refused(images, tmp_path, data):
     train_tokenizer(run_config(images, steps=4), tmp_path / "run")
     (tmp_path / "run" / "images.json.gz").write_bytes(data)
