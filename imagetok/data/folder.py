@@ -3,6 +3,7 @@
 import logging
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,9 @@ from imagetok.suggestions import shown
 
 logger = logging.getLogger("imagetok")
 _SHOWN = 5
+_LIKELY_SPLIT = re.compile(
+    r"(train(ing)?|val(id|idation)?|test(ing)?)[-_ ]?(set|data|images|split|\d+)", re.IGNORECASE
+)
 _REMEDY = "rename one, or name the folders of the splits with train=NAME and test=NAME"
 
 
@@ -127,20 +131,22 @@ def _parts(folder: Path) -> dict[str, str]:
     A folder that is named as a split, beside folders of images that are not, is refused, unless
     train and a held-out split are both there.
     """
-    subfolders = sorted(p.name for p in _entries(folder) if p.is_dir() and p.name[0] != ".")
+    subfolders = sorted(p.name for p in _entries(folder) if _is_folder(p) and p.name[0] != ".")
     parts = named_splits(subfolders, str(folder), _REMEDY)
     others = [name for name in subfolders if name not in parts.values()]
     whole = {"train": "."}
     if not parts:
+        _warn_of_likely_splits(folder, others)
         return whole
     if "train" in parts and len(parts) > 1:
         _warn_of_left_out(folder, others)
         return {split: parts[split] for split in ("train", "val", "test") if split in parts}
     beside = [name for name in others if list_images(folder / name)]
-    beside += [p.name for p in _entries(folder) if is_image_name(p.name) and not p.is_dir()]
+    beside += [p.name for p in _entries(folder) if is_image_name(p.name) and not _is_folder(p)]
     if not beside:
         return parts
     if parts == {"train": "train"} and _is_flat(folder, subfolders):
+        _warn_of_likely_splits(folder, others)
         return whole  # a class of vehicles beside others
     found = ", ".join(f"{name}/" for name in parts.values())
     raise InputError(
@@ -153,13 +159,25 @@ def _parts(folder: Path) -> dict[str, str]:
 def _is_flat(folder: Path, subfolders: list[str]) -> bool:
     """Return whether all images lie directly in subfolders, none beside or further below."""
     files = [f"{name}/{file}" for name in subfolders for file in list_images(folder / name)]
-    files += [p.name for p in _entries(folder) if is_image_name(p.name) and not p.is_dir()]
+    files += [p.name for p in _entries(folder) if is_image_name(p.name) and not _is_folder(p)]
     return all(file.count("/") == 1 for file in files)
+
+
+def _warn_of_likely_splits(folder: Path, classes: Sequence[str]) -> None:
+    """Warn if folders that are read as classes have names such as test1, val2017 or test_set."""
+    likely = [name for name in classes if _LIKELY_SPLIT.fullmatch(name)]
+    if likely:
+        logger.warning(
+            "%s: %s %s read as %s of images, by the name; if they are splits, name them with "
+            "train=NAME and test=NAME",
+            *(folder, ", ".join(map(shown, likely[:_SHOWN])), "are" if len(likely) > 1 else "is"),
+            "classes" if len(likely) > 1 else "a class",
+        )
 
 
 def _warn_of_left_out(folder: Path, others: list[str]) -> None:
     count = sum(len(list_images(folder / name)) for name in others)
-    count += sum(is_image_name(p.name) and not p.is_dir() for p in _entries(folder))
+    count += sum(is_image_name(p.name) and not _is_folder(p) for p in _entries(folder))
     if count:
         logger.warning("%s: %d images beside the folders of its splits are left out", folder, count)
 
@@ -170,6 +188,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         _refuse(error)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder; False for a link to itself, which is none."""
+    return os.path.isdir(entry.path)  # noqa: PTH112
 
 
 def _classes(files: list[str]) -> tuple[str, ...]:

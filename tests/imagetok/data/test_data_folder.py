@@ -118,6 +118,7 @@ def test_links_are_followed_but_never_in_circles(tmp_path):
     (tmp_path / "root" / "class").mkdir(parents=True)
     (tmp_path / "root" / "class" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root" / "class" / "up").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "itself").symlink_to("itself")
     assert opened(tmp_path / "root").files == ["class/linked/a.png"]
 
 

@@ -243,6 +243,17 @@ def test_a_class_of_trains_beside_other_vehicles_is_a_class(tmp_path):
     assert opened(str(tmp_path)).class_names == ("bus", "car", "train")
 
 
+@pytest.mark.parametrize("names", [("test1", "train"), ("Val_Set", "train2017")])
+def test_classes_that_are_named_like_splits_are_warned_of(tmp_path, caplog, names):
+    put(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(2)))
+    assert opened(str(tmp_path)).class_names == names
+    (said,) = caplog.messages
+    assert "test1" in said or "'Val_Set', 'train2017'" in said
+    caplog.clear()
+    opened(f"folder:all,root={tmp_path},train={names[1]},test={names[0]}")
+    assert not caplog.messages
+
+
 def test_images_beside_the_splits_are_counted(tmp_path, caplog):
     put(tmp_path, "train/a/1.png", "val/a/1.png", "extra/1.png", "extra/2.png", "cover.png")
     assert len(opened(str(tmp_path))) == 2

@@ -170,7 +170,7 @@ def pack(path: Path, values: dict[str, int]) -> None:
 
 
 def test_images_of_one_name_in_two_splits_are_never_exchanged(tmp_path):
-    """Tars of one name in two folders: an image that is missing in one is not read from the other."""
+    """Of two tars of one name, an image that one lacks is not read from the other."""
     values = {f"{i}.png": i for i in range(8)}
     pack(tmp_path / "train" / "0.tar", values)
     pack(tmp_path / "test" / "0.tar", {name: 100 + value for name, value in values.items()})
