@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.io.regular_files import open_regular
 
+logger = logging.getLogger("imagetok")
 _SHOWN = 10
 _SPLIT_COLUMNS = ("split", "splits", "set")
 """Names, in lower case, of a column of splits that need not be named in the config."""
@@ -51,13 +53,15 @@ class _Columns(NamedTuple):
 def open_table(config: TableConfig, split: str, contract: ImageContract) -> FileImages:
     """Open the images that a table lists, in its order.
 
-    Raises InputError that lists the first wrong lines (missing image, repeated image, unknown
-    split), ConfigError for a column that the table does not have.
+    Images that are missing are unreadable, and warned of. Raises InputError that lists the first
+    wrong lines (no path, repeated image, unknown split), or the first missing images if half of all
+    are missing or more, ConfigError for a column that the table does not have.
     """
     path = Path(config.file).expanduser()
     root = Path(config.root).expanduser() if config.root else path.parent
     columns = _read_columns(path, config)
-    refuse_rows(path, list(_wrong_rows(root, columns)), len(columns.lines))
+    refuse_rows(path, list(_wrong_rows(columns)), len(columns.lines))
+    _warn_of_missing(path, list(_missing_rows(root, columns)), len(columns.lines))
     labels, class_names = number_labels(
         columns.labels, lambda i: f"{path}: line {columns.lines[i]}"
     )
@@ -106,19 +110,36 @@ def _split_column(row: TableRow) -> str:
     return next((columns[name] for name in _SPLIT_COLUMNS if name in columns), "")
 
 
-def _wrong_rows(root: Path, columns: _Columns) -> Iterator[str]:
+def _wrong_rows(columns: _Columns) -> Iterator[str]:
     seen: set[str] = set()
-    at = below(root)
     for i, file in enumerate(columns.files):
         line = columns.lines[i]
-        if not file or not os.path.isfile(at(file)):  # noqa: PTH113
-            yield f"line {line}: no such image: {root / file if file else 'no path'}"
+        if not file:
+            yield f"line {line}: no such image: no path"
         elif file in seen:
             yield f"line {line}: {file} is listed twice"
         elif columns.splits and split_of(columns.splits[i]) is None:
             known = ", ".join(name for names in SPLIT_NAMES.values() for name in names)
             yield f"line {line}: expected one of the splits {known}, found {columns.splits[i]!r}"
         seen.add(file)
+
+
+def _missing_rows(root: Path, columns: _Columns) -> Iterator[str]:
+    at = below(root)
+    for line, file in zip(columns.lines, columns.files, strict=True):
+        if not os.path.isfile(at(file)):  # noqa: PTH113
+            yield f"line {line}: no such image: {root / file}"
+
+
+def _warn_of_missing(path: Path, faults: list[str], count: int) -> None:
+    """Warn of missing images; InputError if half or more are missing, as with a wrong `root`."""
+    if 2 * len(faults) >= count:
+        refuse_rows(path, faults, count)
+    if faults:
+        logger.warning(
+            "%s: %d of %d images are missing, and count as unreadable:%s",
+            *(path, len(faults), count, _listed(faults)),
+        )
 
 
 def _chosen(config: TableConfig, path: Path, columns: _Columns, split: str) -> Sequence[int]:
@@ -223,6 +244,9 @@ def check_columns(path: Path, rows: list[TableRow], names: list[str]) -> None:
 def refuse_rows(path: Path, faults: list[str], count: int) -> None:
     """Raise InputError that lists the first of `faults`, if there are any, out of `count` rows."""
     if faults:
-        shown = "".join(f"\n  {fault}" for fault in faults[:_SHOWN])
-        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise InputError(f"{path}: {len(faults)} of {count} rows are wrong:{shown}{more}")
+        raise InputError(f"{path}: {len(faults)} of {count} rows are wrong:{_listed(faults)}")
+
+
+def _listed(faults: list[str]) -> str:
+    lines = "".join(f"\n  {fault}" for fault in faults[:_SHOWN])
+    return lines + (f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else "")

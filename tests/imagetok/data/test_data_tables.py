@@ -13,11 +13,13 @@ from imagetok.data import (
     NO_LABEL,
     CelebAConfig,
     FileImages,
+    ImageError,
     KaokoreConfig,
     TableConfig,
     open_images,
 )
 from imagetok.data.labels_and_splits import number_labels
+from imagetok.data.readable import readable
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.seeding import generator
@@ -128,6 +130,20 @@ def test_held_out_splits_are_disjoint_and_complete(photos):
 def test_a_wrong_table_is_refused_by_line(photos, text, error, message):
     with pytest.raises(error, match=message):
         table(photos, text)
+
+
+def test_a_missing_image_is_unreadable(photos, caplog):
+    rows = [f"photos/{name}.png,{name}" for name in "aebc"]
+    data = table(photos, "\n".join(["image,label", *rows]))
+    (said,) = caplog.messages
+    assert "1 of 4 images are missing" in said and "line 3: no such image" in said
+    assert data.class_names == ("a", "b", "c", "e")
+    with pytest.raises(ImageError, match=r"e\.png: cannot be opened") as caught:
+        data.read(range(4))
+    assert caught.value.reason == "missing"
+    left = readable(data, 1)
+    assert len(left) == 3 and [image.index for image in left.skipped] == [1]
+    assert left.read(range(3)).labels.tolist() == [0, 1, 2]
 
 
 def test_of_many_wrong_lines_ten_are_shown(photos):
