@@ -17,6 +17,7 @@ from imagetok import artifacts, hub
 from imagetok.arguments import checked_count
 from imagetok.code_maps import check_codes
 from imagetok.codes.fingerprint import check_same_tokenizer
+from imagetok.data.class_names import in_spelling_of
 from imagetok.data.config import split_at_commas
 from imagetok.data.labels_and_splits import whole_number
 from imagetok.errors import ConfigError, InputError
@@ -200,7 +201,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         accepted as a position in their list, because users would mean a name.
         """
         classes, names = self.config.num_classes, self.config.class_names
-        text = str(label)
+        text = in_spelling_of(str(label), names)
         digits = "-1" if text == "none" else text
         number = int(digits) if re.fullmatch(r"-?[0-9]{1,9}", digits) else None
         if text in names:

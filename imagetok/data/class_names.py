@@ -1,5 +1,6 @@
 """Matching the labels of two datasets by the names of their classes, never by number alone."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -38,16 +39,32 @@ class ClassMatch(NamedTuple):
 def match_classes(found: Sequence[str], expected: Sequence[str]) -> ClassMatch:
     """Match classes by name: those of labels that were found, and those that are expected.
 
+    The same characters in another Unicode form, as macOS writes accents, are the same name.
+
     >>> match_classes(["dog", "cat"], ["bird", "cat", "dog"]).numbers
     (2, 1)
     """
     if tuple(found) == tuple(expected):
         return ClassMatch(tuple(range(len(found))), ())
-    number = {name: i for i, name in enumerate(expected)}
-    twice = {name for names in (found, expected) for name, n in Counter(names).items() if n > 1}
-    numbers = [NO_LABEL if name in twice else number.get(name, NO_LABEL) for name in found]
+    lists = [composed(name) for name in found], [composed(name) for name in expected]
+    number = {name: i for i, name in enumerate(lists[1])}
+    twice = {name for names in lists for name, n in Counter(names).items() if n > 1}
+    numbers = [NO_LABEL if name in twice else number.get(name, NO_LABEL) for name in lists[0]]
     missing = [name for name, n in zip(found, numbers, strict=True) if n == NO_LABEL]
     return ClassMatch(tuple(numbers), tuple(dict.fromkeys(missing)))
+
+
+def composed(name: str) -> str:
+    """Return a name with each accented letter as one character (Unicode's form NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def in_spelling_of(text: str, names: Sequence[str]) -> str:
+    """Return the only one of some names that equals a text in any Unicode form, else the text."""
+    if text in names:
+        return text
+    same = [name for name in names if composed(name) == composed(text)]
+    return same[0] if len(same) == 1 else text
 
 
 def both_lists(found: Sequence[str], expected: Sequence[str]) -> str:

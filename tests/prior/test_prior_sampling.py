@@ -230,6 +230,13 @@ def named(flat, *names: str):
 
 
 @pytest.mark.usefixtures("untyped")
+def test_a_name_may_be_written_in_either_unicode_form(flat):
+    assert named(flat, "tea", "cafe\u0301", "milk").labels_for("caf\u00e9") == [1]
+    both = named(flat, "tea", "cafe\u0301", "caf\u00e9")
+    assert both.labels_for(["caf\u00e9", "cafe\u0301"]) == [2, 1]
+
+
+@pytest.mark.usefixtures("untyped")
 def test_a_label_means_the_same_whatever_its_type(flat, caplog):
     numbered = named(flat, "10", "2", "1")
     for label in (1, "1", np.int64(1), torch.tensor(1)):

@@ -38,3 +38,9 @@ def test_a_part_of_the_classes_matches_and_others_are_missing():
 def test_a_name_of_two_classes_matches_none(found, expected):
     assert match_classes(tuple(found), tuple(expected)).missing == ("a",)
     assert match_classes(tuple("aab"), tuple("aab")).is_same
+
+
+def test_accents_of_either_unicode_form_are_the_same_name():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert match_classes((decomposed, "a"), ("a", composed)) == ((1, 0), ())
+    assert match_classes((composed, decomposed), (composed,)).missing == (composed, decomposed)
