@@ -7,7 +7,12 @@ from PIL import Image
 
 from imagetok.data.image_decoding import EncodedFile, decode_file, image_errors, open_header
 
-_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+_END_OF_IMAGE = b"\xff\xd9"
+_ENDS = {
+    **dict.fromkeys(("JPEG", "MPO", "JPEG2000"), _END_OF_IMAGE),
+    "PNG": b"IEND\xaeB`\x82",
+    "GIF": b";",
+}
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 _TIFF_DATA = ((273, 279), (324, 325))

@@ -168,6 +168,7 @@ def is_raw_photo(file: IO[bytes] | BytesIO) -> bool:
 _HEADERS = {b"meta": 4, b"iinf": 6, b"moov": 0, b"trak": 0}
 """Bytes before the boxes in a box; `iinf` of version 1 has two more."""
 _JPEG2000_BOXES = frozenset([b"jP  ", b"ftyp", b"jp2h", b"jp2c"])
+_CODESTREAM, _START_OF_PIXELS, _END_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"\xff\x93", b"\xff\xd9"
 _JPEG2000_HEADERS = frozenset([b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef"])
 
 
@@ -216,9 +217,13 @@ def _strip_items(data: bytes) -> BareImage:
 
 
 def _strip_jpeg2000(data: bytes) -> BareImage:
+    if data.startswith(_CODESTREAM):
+        return BareImage(data, None, _codestream_fault(data))
     boxes = list(_boxes(data, 0, len(data)))
-    if not boxes or boxes[-1].end < len(data) or boxes[0].kind != b"jP  ":
-        return BareImage(data, None)  # a bare codestream, or damaged
+    streams = [data[box.content : box.end] for box in boxes if box.kind == b"jp2c"]
+    fault = _codestream_fault(streams[0] if streams else b"")
+    if fault or boxes[-1].end < len(data) or boxes[0].kind != b"jP  ":
+        return BareImage(data, None, fault)
     kept = []
     for box in boxes:
         if box.kind == b"jp2h":
@@ -228,6 +233,14 @@ def _strip_jpeg2000(data: bytes) -> BareImage:
         elif box.kind in _JPEG2000_BOXES:
             kept.append(data[box.start : box.end])
     return BareImage(b"".join(kept), None)
+
+
+def _codestream_fault(data: bytes) -> str:
+    """Return the fault of a codestream that is cut short, of which decoders may read the rest."""
+    start = data.find(_START_OF_PIXELS)  # behind it, the end mark stands nowhere else
+    if start >= 0 and _END_OF_CODESTREAM in data[start:]:
+        return ""
+    return "truncated JPEG 2000 file, without an end mark"
 
 
 _STRIP: dict[str, Callable[[bytes], BareImage]] = {

@@ -378,6 +378,17 @@ def test_boxes_of_a_jpeg_2000_that_pixels_do_not_need_do_no_harm():
     assert is_lying(data[:at] + uuid + header + uuid + data[at + size :])
 
 
+@pytest.mark.parametrize("options", [{}, {"no_jp2": True}])
+def test_a_jpeg_2000_that_is_cut_anywhere_is_refused(options):
+    """Where tiles end, decoders take what is there for the whole image."""
+    data = saved(LYING, "JPEG2000", **options)
+    for cut in range(len(data)):
+        with pytest.raises(ImageError):
+            decode_image(data[:cut], "image")
+    for behind in (b"", bytes(5), b"no box"):
+        assert is_lying(data + behind)
+
+
 @pytest.mark.parametrize(
     "data",
     [
