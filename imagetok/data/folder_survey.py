@@ -80,7 +80,7 @@ class FolderSurvey(Result):
         looked_at, total = self.headers.looked_at, self.headers.total
         across = f"; {self.copies_across} of them in both splits" if self.copies_across else ""
         extra = sum(len(group) - 1 for group in self.copies)
-        equal = first_names(" = ".join(group) for group in self.copies)
+        equal = first_names(first_names(group, " = ") for group in self.copies)
         rows = {
             "looked at": "" if looked_at == total else f"{looked_at:,} of them, evenly spread",
             "formats": _common(h.format for h in self.headers.found.values()),
@@ -194,7 +194,7 @@ def _named(paths: Sequence[str]) -> str:
     return f"{len(paths):,}: {first_names(paths)}" if paths else ""
 
 
-def first_names(texts: Iterable[str]) -> str:
+def first_names(texts: Iterable[str], between: str = ", ") -> str:
     """Return the first of some texts, with ... if there are more."""
     listed = list(texts)
-    return ", ".join(listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
+    return between.join([*listed[:SHOWN], *(["..."] if len(listed) > SHOWN else [])])

@@ -67,19 +67,33 @@ class HeaderCache:
         stamp = _stamp(file) if self._connection is not None else None
         if stamp is None or self._connection is None:
             return None
-        with self._lock, suppress(sqlite3.Error, TypeError):
+        with self._lock, suppress(sqlite3.Error, UnicodeEncodeError):
             row = self._connection.execute(
-                "select * from headers where name = ? and file_size = ? and modified = ?",
+                f"select {', '.join(ImageHeader._fields)} from headers "
+                "where name = ? and file_size = ? and modified = ?",
                 (name, *stamp),
             ).fetchone()
-            return None if row is None else ImageHeader(*row[-len(ImageHeader._fields) :])
+            return _header(row)
         return None
 
     def put(self, name: str, file: Path, header: ImageHeader) -> None:
         """Remember the header of the image `name` in a file."""
         stamp = _stamp(file) if self._connection is not None else None
-        if stamp is not None:
+        if stamp is not None and _is_text(name):
             self._new.append((name, *stamp, *header))
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name is text; file names of other bytes are no key of the cache."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _header(row: tuple[object, ...] | None) -> ImageHeader | None:
+    """Return the header in a row; None without one, and for values that no header has."""
+    kinds = ImageHeader.__annotations__.values()
+    if row is None or not all(isinstance(v, kind) for v, kind in zip(row, kinds, strict=True)):
+        return None
+    return ImageHeader(*row)
 
 
 def _stamp(file: Path) -> _Stamp | None:

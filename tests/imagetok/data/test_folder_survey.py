@@ -91,6 +91,15 @@ def test_copies_are_equal_in_every_byte(tmp_path):
     assert find_copies([a, b]) == ()
 
 
+def test_of_many_copies_the_first_are_named(tmp_path):
+    for i in range(40):
+        picture(0).save(tmp_path / f"{i:02d}.png")
+    found = survey(tmp_path)
+    assert [len(group) for group in found.copies] == [40]
+    named = str(found.rows()["copies"])
+    assert named.startswith("39: ") and "04.png = ..." in named and "05.png" not in named
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected images"):
         survey(tmp_path)

@@ -1,7 +1,10 @@
 """A look at the headers of files: sizes, damage, and what the cache may and may not keep."""
 
 import io
+import os
+import sqlite3
 import tarfile
+from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 
@@ -146,6 +149,27 @@ def test_a_damaged_cache_or_none_is_no_obstacle(tmp_path):
         with HeaderCache(1000, path) as cache:
             cache.put("a", tmp_path, header)
             assert cache.get("a", tmp_path) is None
+
+
+def test_what_a_cache_cannot_hold_is_read_from_the_file(tmp_path):
+    """A file name that is no text, values that no header has, a table of another form."""
+    file, path = tmp_path / "a.png", tmp_path / "headers.sqlite"
+    file.write_bytes(encoded("PNG"))
+    header = ImageHeader(1, 2, "L", "PNG", 3)
+    name = os.fsdecode(b"\xff\xfe.png")
+    for _ in range(2):
+        with HeaderCache(1000, path) as cache:
+            assert cache.get(name, file) is None
+            cache.put(name, file, header)
+            cache.put("a", file, header)
+    for change in ("update headers set width = 'x', height = null", "drop table headers"):
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(change)
+            if change.startswith("drop"):
+                connection.execute("create table headers (other int)")
+        with HeaderCache(1000, path) as cache:
+            assert cache.get("a", file) is None
+            cache.put("a", file, header)
 
 
 def test_many_files_are_looked_at_once(tmp_path, monkeypatch):
