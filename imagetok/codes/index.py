@@ -77,7 +77,7 @@ def read_index(folder: Path | str) -> CodeIndex:
     sums = sum(e.inputs for e in index.datasets), sum(e.written for e in index.datasets)
     names = [entry.folder for entry in index.datasets]
     if (sums[0] + len(index.skipped), sums[1]) != (index.inputs, index.written) or any(
-        name in ("", ".", "..") or "/" in name for name in names
+        name in ("", ".", "..") or "/" in name or names.count(name) > 1 for name in names
     ):
         raise ShardError(f"{folder / INDEX}: its numbers or names do not fit; the file is damaged")
     return index
@@ -98,15 +98,33 @@ def open_datasets(folder: Path | str) -> Iterator[tuple[GridEntry, CodeDataset]]
                 f"{folder / entry.folder}: its root hash differs from the one in {INDEX}; it was "
                 "replaced or encoded again"
             )
+        found = dataset.grids, dataset.manifest.inputs, len(dataset)
+        if found != (entry.grids, entry.inputs, entry.written):
+            raise ShardError(
+                f"{folder / entry.folder}: its grids and numbers of images differ from those in "
+                f"{INDEX}; the file is damaged"
+            )
         yield entry, dataset
 
 
 def source_indices(folder: Path | str, entry: GridEntry) -> np.ndarray:
-    """Return the source index of each input of a dataset, (inputs,) uint64."""
+    """Return the source index of each input of a dataset, (inputs,) uint64.
+
+    Raises ShardError for a file that is missing or damaged.
+    """
     path = Path(folder) / f"{entry.folder}.npy"
     if not path.is_file() or sha256_file(path) != entry.sources_sha256:
         raise ShardError(f"{path}: missing, or its sha256 differs from the one in {INDEX}")
-    return np.load(path, allow_pickle=False)
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise ShardError(f"{path}: expected a numpy array, found something else") from None
+    if found.dtype != np.uint64 or found.shape != (entry.inputs,):
+        raise ShardError(
+            f"{path}: expected {entry.inputs} numbers of type uint64, found {found.dtype} of shape "
+            f"{found.shape}"
+        )
+    return found
 
 
 def verify_index(folder: Path) -> list[str]:
@@ -114,12 +132,18 @@ def verify_index(folder: Path) -> list[str]:
     index = read_index(folder)
     faults: list[str] = []
     known = {INDEX, STARTED}
+    inputs = [skip.index for skip in index.skipped]
     for entry in index.datasets:
         known |= {entry.folder, f"{entry.folder}.npy"}
         try:
-            source_indices(folder, entry)
+            inputs += source_indices(folder, entry).tolist()
         except ShardError as error:
             faults.append(str(error))
+    if not faults and sorted(inputs) != list(range(index.inputs)):
+        faults.append(
+            f"{folder}: expected each of {index.inputs} images in one dataset, or skipped, found "
+            "some twice or not at all"
+        )
     try:
         for _, dataset in open_datasets(folder):
             faults += verify_codes(dataset.folder)

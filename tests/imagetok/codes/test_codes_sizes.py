@@ -1,6 +1,10 @@
 """Images at their own sizes: a code dataset for each size, and an index of all."""
 
+import hashlib
+import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +145,50 @@ def test_what_does_not_fit_is_refused(tokenizer, photos, tmp_path):
     path = tmp_path / "codes" / f"{entry.folder}.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     assert "its sha256 differs" in verify_index(tmp_path / "codes")[0]
+
+
+def rewrite(folder: Path, change: Callable[[list[dict]], None], sources: bytes | None) -> None:
+    """Write an index, and source indices of its first dataset, whose hashes are right."""
+    index = json.loads((folder / "index.json").read_bytes())
+    if sources is not None:
+        (folder / f"{index['datasets'][0]['folder']}.npy").write_bytes(sources)
+        index["datasets"][0]["sources_sha256"] = hashlib.sha256(sources).hexdigest()
+    change(index["datasets"])
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def npy(values: list[int], dtype: str = "<u8") -> bytes:
+    data = io.BytesIO()
+    np.save(data, np.array(values, dtype))
+    return data.getvalue()
+
+
+def move_one(name: str) -> Callable[[list[dict]], None]:
+    def change(datasets: list[dict]) -> None:
+        datasets[0][name] += 1
+        datasets[1][name] -= 1
+
+    return change
+
+
+def test_an_index_that_contradicts_its_datasets_is_refused(tokenizer, photos, tmp_path):
+    encode(tokenizer, photos, tmp_path / "codes")
+    first = read_index(tmp_path / "codes").datasets[0]
+    wrong: list[tuple[Callable[[list[dict]], None], bytes | None, str]] = [
+        (lambda datasets: datasets[1].update(folder=first.folder), None, "numbers or names"),
+        (move_one("written"), None, "differ from those in index.json"),
+        (lambda datasets: datasets[0].update(grids=[[1, 1]]), None, "differ from those in index"),
+        (lambda datasets: None, b"junk", "expected a numpy array"),
+        (lambda datasets: None, npy([0] * first.inputs, "<f8"), "numbers of type uint64, found f"),
+        (lambda datasets: None, npy([0] * (first.inputs + 1)), "of shape"),
+        (lambda datasets: None, npy([7] * first.inputs), "found some twice or not at all"),
+    ]
+    for number, (change, sources, message) in enumerate(wrong):
+        copy = tmp_path / str(number)
+        shutil.copytree(tmp_path / "codes", copy)
+        rewrite(copy, change, sources)
+        try:
+            faults = verify_index(copy)
+        except ShardError as error:
+            faults = [str(error)]
+        assert message in "\n".join(faults)
