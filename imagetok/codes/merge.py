@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from imagetok.codes.dataset_commit import EncodeReport, commit_manifest, commit_plan, is_complete
 from imagetok.codes.fingerprint import check_same_tokenizer
@@ -9,6 +10,7 @@ from imagetok.codes.reader import CodeDataset, check_shard_file, open_codes
 from imagetok.codes.results import Encoded
 from imagetok.codes.schema import CodePlan, MergedPart, shard_name
 from imagetok.config import differences
+from imagetok.data.class_names import both_lists
 from imagetok.durable import link_or_copy, lock, write_json
 from imagetok.errors import ConfigError, ShardError
 
@@ -123,13 +125,19 @@ def _check_same(first: CodeDataset, other: CodeDataset) -> None:
         changed.pop("samples_per_block", None)  # follows from samples_per_shard
     if changed:
         lines = "\n".join(
-            f"  {_FIELD_TEXTS.get(k, k)}: expected {a!r}, found {b!r}"
+            f"  {_FIELD_TEXTS.get(k, k)}: expected {_compared(k, a, b)}"
             for k, (a, b) in changed.items()
         )
         raise ShardError(
             f"{other.place}: expected a code dataset with the settings of {first.place}, found "
             f"different ones\n{lines}\nmake one of them again with the options of the other"
         )
+
+
+def _compared(key: str, expected: Any, found: Any) -> str:
+    if key == "class_names":
+        return both_lists(found or (), expected or ())
+    return f"{expected!r}, found {found!r}"
 
 
 def _place(dataset: CodeDataset, shard: int, out: Path, number: int, offset: int) -> None:
