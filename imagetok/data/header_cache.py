@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imagetok.caches import header_cache
 from imagetok.data.image_header import ImageHeader
@@ -88,7 +88,7 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _header(row: tuple[object, ...] | None) -> ImageHeader | None:
+def _header(row: tuple[Any, ...] | None) -> ImageHeader | None:
     """Return the header in a row; None without one, and for values that no header has."""
     kinds = ImageHeader.__annotations__.values()
     if row is None or not all(isinstance(v, kind) for v, kind in zip(row, kinds, strict=True)):
