@@ -32,7 +32,7 @@ from prior.generation import generate
 COUNT = 12
 Arguments = Sequence[object]
 TRAINING = [
-    "tokenizer.network.width=8", "tokenizer.network.groups=2", "tokenizer.quantizer.num_codes=8",
+    "tokenizer.network.width=8", "tokenizer.network.halvings=1", "tokenizer.quantizer.num_codes=8",
     "train.steps=2", "train.batch_size=4", "train.evaluate_every=2", "train.checkpoint_every=1",
     "train.trackers=[]", "train.workers=0", "train.learning_rate={kind: constant, value: 0.001}",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from PIL import Image
 from cli.main import _run
 
 TRAIN = "train digits/edvae --out run --set"
+CONV = "train cifar10/edvae-cpu --out run --set"
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ TRAIN = "train digits/edvae --out run --set"
         (f"{TRAIN} trian.steps=3", "trian: unknown key; did you mean 'train'?"),
         (f"{TRAIN} kind=tokeniser", "did you mean 'tokenizer'?"),
         (f"{TRAIN} tokenizer.quantizer.kind=edvea", "did you mean 'edvae'?"),
-        (f"{TRAIN} tokenizer.network.init=troch", "did you mean 'torch'?"),
+        (f"{CONV} tokenizer.network.init=troch", "did you mean 'torch'?"),
         (f"{TRAIN} data.source=cifar01", "did you mean 'cifar10'?"),
         ("evaluate --tokenizer a --data digits --features incepton", "did you mean 'inception'?"),
     ],
