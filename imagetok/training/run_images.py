@@ -246,14 +246,14 @@ def _open(config: TokenizerRun, split: str, recorded: ImageList | None) -> Liste
     contract = _contract(config, split)
     dataset = open_images(config.data, split, contract)
     if recorded is None or not recorded.names:  # the loop compares identities
-        return ListedImages(ImageList.of(dataset), dataset, range(len(dataset)))
+        return ListedImages(ImageList.of(dataset), dataset, split, range(len(dataset)))
     places: Sequence[int | None] = range(recorded.count)
     if tuple(_names(dataset)) != recorded.names:
         dataset = open_images(config.data, "all", contract)
         index_of = {name: index for index, name in enumerate(_names(dataset))}
         places = [index_of.get(name) for name in recorded.names]
-    _check_sizes(recorded, dataset, places)
-    return ListedImages(recorded, dataset, places)
+    _check_sizes(recorded, dataset, f"{dataset.name}:{split}", places)
+    return ListedImages(recorded, dataset, split, places)
 
 
 def _contract(config: TokenizerRun, split: str) -> ImageContract:
@@ -267,24 +267,29 @@ def _contract(config: TokenizerRun, split: str) -> ImageContract:
     return larger(config.augment, image)
 
 
-def _check_sizes(recorded: ImageList, dataset: ImageDataset, places: Sequence[int | None]) -> None:
-    """Log how many files were replaced since the run started; refuse if most of them were."""
+def _check_sizes(
+    recorded: ImageList, dataset: ImageDataset, where: str, places: Sequence[int | None]
+) -> None:
+    """Log how many files were replaced since the run started; refuse if most of them were.
+
+    where: source and split of the images, for messages.
+    """
     assert isinstance(dataset, CompressedImages)
     sizes = [size for _, size in dataset.contents()]
     there = [i for i, place in enumerate(places) if place is not None]
     changed = [i for i in there if sizes[places[i] or 0] != recorded.sizes[i]]
     if 2 * len(changed) > len(there):
-        raise _other_images(dataset)
+        raise _other_images(where)
     if changed:
         logger.warning(
             "%s: %d files changed since the run started, such as %s; they are read as they are now",
-            *(_name_of(dataset), len(changed), recorded.names[changed[0]]),
+            *(where, len(changed), recorded.names[changed[0]]),
         )
 
 
-def _other_images(dataset: ImageDataset) -> CheckpointError:
+def _other_images(where: str) -> CheckpointError:
     return CheckpointError(
-        f"{_name_of(dataset)}: expected the images that the run started with, found other training "
+        f"{where}: expected the images that the run started with, found other training "
         "data, because most files have another size; restore them, or train into a new --out"
     )
 
