@@ -61,7 +61,7 @@ class ProgressBar:
     ):
         self.description = description
         self.total = total
-        self._start = start
+        self._start = self._done = start
         self._begun = time.monotonic()
         self._said = self._begun
         self._enabled = enabled = enabled and _shown.get()
@@ -107,16 +107,20 @@ class ProgressBar:
         elif self._bar:
             self._bar.stop()
 
+    def advance(self, count: int) -> None:
+        """Show that `count` more items are finished."""
+        self.update(self._done + count)
+
     def update(self, done: int, values: str = "") -> None:
         """Show that `done` of `total` items are finished.
 
         values: a short text beside the bar; "" keeps the previous text.
         """
-        now = time.monotonic()
+        now, self._done = time.monotonic(), done
         rate = (done - self._start) / max(now - self._begun, 1e-9)
         self._values = values or self._values
         if self._rate_unit:
-            self._values = f"{rate:.3g} {self._rate_unit}"
+            self._values = f"{_rate_text(rate)} {self._rate_unit}"
         if self._bar:
             self._bar.update(self._task, completed=done, values=self._values)  # pyright: ignore[reportArgumentType]
             if self._output is not None and now - self._drawn >= _SECONDS_BETWEEN_PICTURES:
@@ -135,3 +139,7 @@ class ProgressBar:
             f"  {self._values}" if self._values else "",
             left,
         )
+
+
+def _rate_text(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.3g}"

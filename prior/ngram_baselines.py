@@ -8,6 +8,7 @@ number of pairs that begin with j, and d_j the number of different ones. The fir
 has its unigram probability.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -103,8 +104,19 @@ def collapse_in_words(use: LevelUse) -> str | None:
     )
 
 
-def verdict_in_words(bits: float, unigram: float, bigram: float) -> str | None:
-    """Return a warning if a prior is no better than a baseline, else None."""
+def verdict_in_words(
+    bits: float, unigram: float, bigram: float, best: float = math.inf
+) -> str | None:
+    """Return a warning if a prior is no better than a baseline, else None.
+
+    best: the fewest held-out bits of earlier evaluations.
+    """
+    if best < bigram <= bits:
+        return (
+            f"{bits:.4g} held-out bits per code, after {best:.4g} earlier: the prior learns its "
+            "training codes by heart. `export: best` exports the weights that were best; more "
+            "images, `encode --views` or fewer steps help"
+        )
     if bits >= unigram:
         return (
             f"{bits:.4g} held-out bits per code are no better than the unigram baseline, "

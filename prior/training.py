@@ -171,6 +171,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     prior, started = _initial(config, architecture, init_from)
     uniform = math.log2(max(2, *dataset.num_codes))
     baselines = ngram_baselines(dataset.num_codes, training.batches(), held_out.batches())
+    fewest = [math.inf] * len(baselines)
     for level, use in enumerate(dataset.manifest.usage):
         if (words := collapse_in_words(use)) is not None:
             logger.warning("%s%s", _of_level(level, baselines), words)
@@ -178,7 +179,8 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
         bits = evaluate_bits(cast(Prior, model), held_out, check)
         for level, (b, baseline) in enumerate(zip(bits, baselines, strict=True)):
-            words = verdict_in_words(b, baseline.unigram, baseline.bigram)
+            words = verdict_in_words(b, baseline.unigram, baseline.bigram, fewest[level])
+            fewest[level] = min(fewest[level], b)
             if words is not None:
                 logger.warning("step %d: %s%s", step, _of_level(level, baselines), words)
         by_name = {

@@ -39,6 +39,7 @@ def write_dataset(
     max_skips: int = 0,
     sample: Callable[[], str] = str,
     read_differently: Callable[[], str] = str,
+    progress: ProgressBar | None = None,
 ) -> EncodeReport:
     """Write the code dataset of `plan` into `folder`; a rerun continues an interrupted one.
 
@@ -47,12 +48,14 @@ def write_dataset(
     beside the progress bar. max_skips: unreadable inputs to allow in the whole dataset. sample:
     returns a hash of some inputs, which is compared between the processes along with the plan.
     read_differently: returns what earlier versions read differently, for the refusal of their plan.
+    progress: the bar of several datasets to move on, instead of a bar of this one.
     Raises ConfigError when `folder` holds another plan or another process was started with other
     options, InputError beyond max_skips or when processes see different inputs, ResourceError when
     the disk is too small, StoppedError after a signal (rerun to continue).
     """
     state = process_state()
-    logger.info("processes: %d", state.num_processes)
+    if progress is None:
+        logger.info("processes: %d", state.num_processes)
     with ExitStack() as held, StopRequest() as stop, full_float32():
         settings, facts = _comparable_facts(plan)
         work = shared_work(
@@ -83,12 +86,16 @@ def write_dataset(
         done = sum(len(plan.input_range(shard)) for shard in finished)
         total = sum(len(plan.input_range(shard)) for shard in mine)
         is_main = state.is_main_process
-        with ProgressBar(description, total, done, is_main, rate_unit="images/s") as progress:
+        with ExitStack() as shown:
+            if progress is None:
+                bar = ProgressBar(description, total, done, is_main, rate_unit="images/s")
+                progress = shown.enter_context(bar)
+            else:
+                progress.advance(done)
             for shard in sorted(set(mine) - set(finished)):
-                inputs = plan.input_range(shard)
-                parts = _watched(parts_of(inputs), progress, done, max_skips - skipped, stop)
-                skipped += len(write_shard(folder, plan, shard, parts).skipped)
-                done += len(inputs)
+                parts = parts_of(plan.input_range(shard))
+                watched = _watched(parts, progress, max_skips - skipped, stop)
+                skipped += len(write_shard(folder, plan, shard, watched).skipped)
         state.wait_for_everyone()
         report = commit_manifest(folder, plan, max_skips) if is_main else None
         state.wait_for_everyone()
@@ -109,7 +116,6 @@ def _comparable_facts(plan: CodePlan) -> tuple[dict[str, Any], dict[str, Any]]:
 def _watched(
     parts: Iterable[EncodedPart],
     progress: ProgressBar,
-    done: int,
     max_skips: int,
     stop: StopRequest,
 ) -> Iterator[EncodedPart]:
@@ -125,5 +131,4 @@ def _watched(
                 "Remove the file, or allow more skips with --max-skip N or --max-skip P%"
             )
         yield part
-        done += len(part.keys) + len(part.skipped)
-        progress.update(done)
+        progress.advance(len(part.keys) + len(part.skipped))

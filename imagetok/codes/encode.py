@@ -31,14 +31,15 @@ from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import ImageContract, ImageSize, checked_size, from_stored
 from imagetok.processes import device_of
-from imagetok.progress import progress_shown
+from imagetok.progress import ProgressBar, progress_shown
 from imagetok.suggestions import did_you_mean
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 logger = logging.getLogger("imagetok")
-NATIVE_MICRO_BATCH = 8
-"""Images per forward pass where each size of images is a dataset of its own."""
+NATIVE_MICRO_BATCH = 1
+"""Images per forward pass where each size of images is a dataset of its own: of most sizes there
+are few images, a batch is padded to its size, and photos are large."""
 
 
 class Estimate(NamedTuple):
@@ -210,12 +211,15 @@ def encode(
             )  # fmt: skip
 
         def encode_group(
-            sized: Tokenizer, images: ImageDataset, to: Path, where: str, skips: int
-        ) -> EncodeReport:
+            sized: Tokenizer, images: ImageDataset, to: Path, where: str, skips: int,
+            shown: ProgressBar | None = None,
+        ) -> EncodeReport:  # fmt: skip
             plan = plan_for(sized, images, where)
-            if is_native:  # of most sizes there are few images, and a batch is padded to its size
+            if is_native:
                 plan = plan.model_copy(update={"micro_batch": NATIVE_MICRO_BATCH})
-            return encode_dataset(sized, images, to, plan, max_skips=skips, threads=threads)
+            return encode_dataset(
+                sized, images, to, plan, max_skips=skips, threads=threads, progress=shown
+            )
 
         if dry_run:
             plan = plan_for(model, dataset, source)
@@ -298,14 +302,16 @@ def encode_dataset(
     *,
     max_skips: int = 0,
     threads: int | None = None,
+    progress: ProgressBar | None = None,
 ) -> EncodeReport:
     """Write the code dataset of `plan` into `folder`; a rerun continues an interrupted one.
 
     The processes of a distributed run share the shards. threads: number of micro-batches computed
     at once (default: torch's thread count on a CPU, 1 on a GPU); affects speed, not the bytes.
-    max_skips: unreadable images to allow in the whole dataset. Raises ConfigError when `folder`
-    holds another plan, InputError beyond max_skips, ResourceError when the disk is too small,
-    StoppedError after a signal (rerun to continue).
+    max_skips: unreadable images to allow in the whole dataset. progress: the bar of several
+    datasets, instead of a bar of this one. Raises ConfigError when `folder` holds another plan,
+    InputError beyond max_skips, ResourceError when the disk is too small, StoppedError after a
+    signal (rerun to continue).
     """
     return write_dataset(
         folder,
@@ -315,6 +321,7 @@ def encode_dataset(
         max_skips=max_skips,
         sample=dataset.sample,
         read_differently=dataset.read_differently,
+        progress=progress,
     )
 
 

@@ -32,9 +32,9 @@ from imagetok.tokenizers import Tokenizer
 logger = logging.getLogger("imagetok")
 
 
-EncodeGroup = Callable[[Tokenizer, ImageDataset, Path, str, int], EncodeReport]
-"""Encodes images with a tokenizer of their size into a folder, with a name of their source and the
-number of skips that are allowed; a rerun continues."""
+EncodeGroup = Callable[[Tokenizer, ImageDataset, Path, str, int, ProgressBar], EncodeReport]
+"""Encodes images with a tokenizer of their size into a folder, with a name of their source, the
+number of skips that are allowed, and the progress of all sizes; a rerun continues."""
 
 
 def encode_native(
@@ -56,14 +56,16 @@ def encode_native(
     groups = _groups(dataset, tokenizer.stride, threads)
     skips = [Skip(index=i, path=path, reason=reason) for i, path, reason in groups.skipped]
     _check_allowance(skips, len(dataset), max_skips)
-    logger.info("sizes: %d, of %d images", len(groups.by_size), len(dataset))
+    total, main = sum(map(len, groups.by_size.values())), process_state().is_main_process
+    logger.info("%d images of %d sizes", total, len(groups.by_size))
     reports: list[EncodeReport] = []
-    for size, indices in groups.by_size.items():
-        sized = tokenizer.at_size(*size, crop=True)
-        images = ImagesOfOneSize(dataset, indices, sized.image)
-        left = max_skips - len(skips) - sum(report.skipped for report in reports)
-        source = f"{plan.source}@{folder_of(size)}"
-        reports.append(encode_group(sized, images, folder / folder_of(size), source, left))
+    with ProgressBar("encoding", total, 0, main, rate_unit="images/s") as progress:
+        for size, indices in groups.by_size.items():
+            sized = tokenizer.at_size(*size, crop=True)
+            images = ImagesOfOneSize(dataset, indices, sized.image)
+            left = max_skips - len(skips) - sum(report.skipped for report in reports)
+            source, to = f"{plan.source}@{folder_of(size)}", folder / folder_of(size)
+            reports.append(encode_group(sized, images, to, source, left, progress))
     if process_state().is_main_process:
         with lock(folder):
             _commit(folder, plan, groups, skips)

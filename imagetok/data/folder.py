@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -63,10 +64,10 @@ def open_folder(
             f"{folder}: expected images in split {split!r}, found none{_others(folder)}; check the "
             "path, and that the files have the ending of their format, such as .jpg"
         )
+    _warn_of_strays(folder, files, class_names)
     files = [files[i] for i in chosen]
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = [label_of.get(file.split("/")[0], NO_LABEL) for _, file in files]
-    _warn_of_strays(folder, files, class_names)
     paths = [str(PurePosixPath(part, file)) for part, file in files]
     return FileImages(
         folder,
@@ -179,7 +180,7 @@ def _warn_of_left_out(folder: Path, others: list[str]) -> None:
     count = sum(len(list_images(folder / name)) for name in others)
     count += sum(is_image_name(p.name) and not _is_folder(p) for p in _entries(folder))
     if count:
-        logger.warning("%s: %d images beside the folders of its splits are left out", folder, count)
+        _warn_once(f"{folder}: {count:,} images beside the folders of its splits are left out")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -205,7 +206,7 @@ def _classes(files: list[str]) -> tuple[str, ...]:
 def _warn_of_strays(folder: Path, files: list[tuple[str, str]], class_names: Sequence[str]) -> None:
     """Warn if some images lie in subfolders and others beside them.
 
-    files: (part, path in the part) of the images of a split.
+    files: (part, path in the part) of all images.
     """
     beside = [str(folder / part / file) for part, file in files if "/" not in file]
     if not beside or (len(beside) == len(files) and not class_names):
@@ -215,4 +216,10 @@ def _warn_of_strays(folder: Path, files: list[tuple[str, str]], class_names: Seq
     else:
         said = "lie beside the folders of the others, so that no image has a label"
     first = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
-    logger.warning("%s: %d of %d images %s: %s", folder, len(beside), len(files), said, first)
+    _warn_once(f"{folder}: {len(beside):,} of {len(files):,} images {said}: {first}")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Log a warning that is the same for all splits, of which a command opens several."""
+    logger.warning("%s", message)

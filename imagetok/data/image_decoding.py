@@ -17,10 +17,11 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from imagetok.data.file_formats import HEAD_BYTES, RAW, READ, format_by_name, format_of
-from imagetok.data.metadata import is_raw_photo, without_metadata
+from imagetok.data.metadata import BareImage, is_raw_photo, without_metadata
 from imagetok.data.preprocessing import to_array
 from imagetok.data.tiff_directory import exif_orientation
 from imagetok.errors import ConfigError, InputError
+from imagetok.images import ImageSize
 
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_SIDE = 1 << 16
@@ -55,6 +56,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """How an image is turned upright, by its orientation."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
 _FACTORS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8
 
 
@@ -114,6 +117,17 @@ def decode_file(
     with image_errors(file, name):
         kind = _checked_format(file, name)
         return _pixels(file.read(), kind, name, as_labels)
+
+
+def upright_size(file: EncodedFile, name: str) -> ImageSize:
+    """Return the (height, width) that `decode_file` gives, without decoding the pixels."""
+    with image_errors(file, name):
+        kind = _checked_format(file, name)
+        bare = without_metadata(file.read(), kind)
+        with _opened(io.BytesIO(bare.data), kind) as image:
+            _check_header(image, name)
+            width, height = image.size
+            return (width, height) if _orientation(bare, image) in SIDEWAYS else (height, width)
 
 
 @contextmanager
@@ -209,11 +223,17 @@ def _pixels(data: bytes, kind: str, name: str, as_labels: bool) -> np.ndarray:
             _scale_transparent_value(image)
         factor = _factor(image)
         image.load()
-        stated = bare.orientation or exif_orientation(image.info.get("exif") or b"")
         # PIL's PGM of more than 8 bits is scaled to 16 in a mode of 32.
         wide = isinstance(image, PpmImageFile) and image.mode == "I"
-        pixels = to_array(_turned(image.convert("I;16") if wide else image, stated), as_labels)
+        pixels = to_array(
+            _turned(image.convert("I;16") if wide else image, _orientation(bare, image)), as_labels
+        )
         return pixels // np.uint8(factor) if as_labels else pixels  # undoes PIL's scaling
+
+
+def _orientation(bare: BareImage, image: Image.Image) -> int:
+    """Return how the decoded pixels are to be turned, 1 to 8."""
+    return bare.orientation or exif_orientation(image.info.get("exif") or b"")
 
 
 def _opened(file: EncodedFile, kind: str) -> ImageFile.ImageFile:

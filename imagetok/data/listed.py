@@ -68,12 +68,18 @@ class ListedImages(ImageDataset):
     An image that the dataset no longer has is unreadable, with the reason "missing".
     """
 
-    def __init__(self, listed: ImageList, dataset: ImageDataset, places: Sequence[int | None]):
-        """places: index in `dataset` of each image of the list; None if it is missing."""
+    def __init__(
+        self, listed: ImageList, dataset: ImageDataset, split: str, places: Sequence[int | None]
+    ):
+        """Store the images of a split.
+
+        dataset: holds them, perhaps among others. places: index in it of each image of the list;
+        None if it is missing.
+        """
         self.listed = listed
         self.dataset = dataset
         self.places = places
-        self.name, self.split = dataset.name, dataset.split
+        self.name, self.split = dataset.name, split
         self.contract = dataset.contract
         self.class_names = listed.class_names if listed.names else dataset.class_names
 

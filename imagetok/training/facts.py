@@ -58,6 +58,7 @@ class RunFacts(Result):
         codes = " and ".join(
             f"{h} x {w} of {k:,}" for (h, w), k in zip(self.grids, self.num_codes, strict=True)
         )
+        passes = f"{self.passes:,.0f}" if self.passes >= 1000 else f"{self.passes:.3g}"
         coded = {"codes an image": codes, "bits an image": f"{self.bits_per_image:,.0f}"}
         return {
             "images": f"{self.images:,}",
@@ -66,7 +67,7 @@ class RunFacts(Result):
             "pixels": self.pixels,
             **(coded if self.num_codes else {}),
             "parameters": f"{self.parameters:,}",
-            "steps": f"{self.steps:,} of {self.batch_size} images, {self.passes:.3g} passes",
+            "steps": f"{self.steps:,} of {self.batch_size} images, {passes} passes",
         }
 
 

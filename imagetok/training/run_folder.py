@@ -64,12 +64,9 @@ def open_run(
     if not is_main:
         yield
         return
-    found = folder.iterdir() if folder.is_dir() else ()
-    entries = [path for path in found if path.name != DAMAGED]
-    if entries and not resume:
-        raise ConfigError(
-            f"{folder}: not empty; add --resume to continue its run, or choose another --out"
-        )
+    entries = _entries(folder)
+    if not resume:
+        check_free(folder)
     with lock(folder):
         if (folder / CONFIG).is_file():
             stored = _check_same(folder, config, free)
@@ -88,6 +85,19 @@ def open_run(
         if plugins := records_of(config):
             write_json(folder / PLUGINS, {"plugins": plugins})
         yield
+
+
+def check_free(folder: Path) -> None:
+    """Raise ConfigError if a new run cannot begin in a folder, because it holds something."""
+    if _entries(folder):
+        raise ConfigError(
+            f"{folder}: not empty; add --resume to continue its run, or choose another --out"
+        )
+
+
+def _entries(folder: Path) -> list[Path]:
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if path.name != DAMAGED]
 
 
 def check_plugins(folder: Path, error: type[ImagetokError] = ConfigError) -> None:

@@ -247,16 +247,17 @@ def _open(config: TokenizerRun, split: str, recorded: ImageList | None) -> Liste
     contract = _contract(config, split)
     dataset = open_images(config.data, split, contract)
     if recorded is None or not recorded.names:  # the loop compares identities
-        return ListedImages(ImageList.of(dataset), dataset, range(len(dataset)))
+        return ListedImages(ImageList.of(dataset), dataset, split, range(len(dataset)))
+    where = f"{dataset.name}:{split}"
     if not isinstance(dataset, CompressedImages):
-        raise _other_images(dataset, "it has no image files")
+        raise _other_images(where, "it has no image files")
     places: Sequence[int | None] = range(recorded.count)
     if tuple(_names(dataset)) != recorded.names:
         dataset = _wherever_they_are(config, dataset)
         index_of = _unique(_names(dataset))
         places = [index_of.get(name) for name in recorded.names]
-    _check_sizes(recorded, dataset, places)
-    return ListedImages(recorded, dataset, places)
+    _check_sizes(recorded, dataset, where, places)
+    return ListedImages(recorded, dataset, split, places)
 
 
 def _wherever_they_are(config: TokenizerRun, dataset: CompressedImages) -> CompressedImages:
@@ -288,24 +289,27 @@ def _contract(config: TokenizerRun, split: str) -> ImageContract:
 
 
 def _check_sizes(
-    recorded: ImageList, dataset: CompressedImages, places: Sequence[int | None]
+    recorded: ImageList, dataset: CompressedImages, where: str, places: Sequence[int | None]
 ) -> None:
-    """Log how many files were replaced since the run started; refuse if most of them were."""
+    """Log how many files were replaced since the run started; refuse if most of them were.
+
+    where: source and split of the images, for messages.
+    """
     sizes = [size for _, size in dataset.contents()]
     there = [i for i, place in enumerate(places) if place is not None]
     changed = [i for i in there if sizes[places[i] or 0] != recorded.sizes[i]]
     if 2 * len(changed) > len(there):
-        raise _other_images(dataset, "most files have another size")
+        raise _other_images(where, "most files have another size")
     if changed:
         logger.warning(
             "%s: %d files changed since the run started, such as %s; they are read as they are now",
-            *(_name_of(dataset), len(changed), recorded.names[changed[0]]),
+            *(where, len(changed), recorded.names[changed[0]]),
         )
 
 
-def _other_images(dataset: ImageDataset, why: str) -> CheckpointError:
+def _other_images(where: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{_name_of(dataset)}: expected the images that the run started with, found other training "
+        f"{where}: expected the images that the run started with, found other training "
         f"data, because {why}; restore them, or train into a new --out"
     )
 

@@ -32,6 +32,7 @@ from imagetok.training.loop import train
 from imagetok.training.run_folder import (
     PLACES,
     check_config,
+    check_free,
     open_run,
     shared_run,
     with_recorded_lengths,
@@ -75,6 +76,8 @@ def train_tokenizer(
     config = with_recorded_allowance(config, run, resume=resume)
     if resume:
         check_config(run, config)
+    else:
+        check_free(run)  # before all images are looked at
     images = RunImages(config, run, resume=resume)
     job = _job(config, run, images, init_from)  # raises for bad input before the folder is changed
     with shared_run(run, config, job.inputs, places=PLACES):

@@ -47,6 +47,17 @@ def test_a_notebook_shows_nothing_where_nothing_is_asked_for(notebook):
     assert notebook == []
 
 
+def test_a_bar_moves_on_and_large_rates_are_written_out(notebook, monkeypatch):
+    with ProgressBar("work", 9000, rate_unit="images/s") as bar:
+        monkeypatch.setattr(bar, "_begun", bar._begun - 3)
+        bar.advance(3000)
+        bar.advance(6000)
+    task = notebook[0].tasks[0]  # pyright: ignore[reportAttributeAccessIssue]
+    assert task.completed == 9000
+    assert task.fields["values"][0] in "23" and task.fields["values"].endswith(" images/s")
+    assert "e+" not in task.fields["values"]
+
+
 def test_lines_are_left_out_and_warnings_kept_for_who_set_up_logging(caplog):
     caplog.set_level(logging.INFO, "imagetok")
     logger = logging.getLogger("imagetok")

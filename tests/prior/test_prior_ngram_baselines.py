@@ -84,3 +84,6 @@ def test_words_for_a_prior_that_learned_nothing():
     assert verdict_in_words(2.0, unigram=5.0, bigram=3.0) is None
     assert "has not learned any dependence" in str(verdict_in_words(5.0, unigram=5.0, bigram=3.0))
     assert "has learned little" in str(verdict_in_words(3.0, unigram=5.0, bigram=3.0))
+    assert "has learned little" in str(verdict_in_words(4.0, 5.0, 3.0, best=3.5))
+    assert "by heart" in str(verdict_in_words(6.0, 5.0, 3.0, best=2.9))
+    assert verdict_in_words(2.95, 5.0, 3.0, best=2.9) is None

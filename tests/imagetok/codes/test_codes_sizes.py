@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from code_samples import make_tokenizer
 from disk_faults import at_every_operation
+from image_files import chunk
 from PIL import Image
 
 import imagetok
@@ -114,6 +117,20 @@ def test_small_and_damaged_images_are_counted_and_limited(tokenizer, photos, tmp
     assert {skip.reason for skip in done.skips} >= {"too_small"}
     index = read_index(tmp_path / "codes")
     assert index.inputs == index.written + len(index.skipped) == 8
+
+
+def test_a_size_of_which_no_image_can_be_decoded(tokenizer, photos, tmp_path):
+    """Its header tells the size, so the damage is found when it is encoded."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    whole = (photos / "0.png").read_bytes()
+    (folder / "whole.png").write_bytes(whole)
+    head = whole[:16] + struct.pack(">II", 32, 24) + whole[24:29]
+    head += struct.pack(">I", zlib.crc32(head[12:]))
+    (folder / "damaged.png").write_bytes(head + chunk(b"IDAT", b"no pixels") + chunk(b"IEND", b""))
+    done = encode(tokenizer, folder, tmp_path / "codes", max_skip=1)
+    assert (done.inputs, done.written, done.skipped) == (2, 1, 1)
+    assert verify_index(tmp_path / "codes") == []
 
 
 def test_commands_know_the_index(tokenizer_folder, photos, tmp_path, capsys):

@@ -13,7 +13,7 @@ from image_files import chunk, png, saved
 from PIL import Image
 
 from imagetok.data import ImageError
-from imagetok.data.image_decoding import decode_image
+from imagetok.data.image_decoding import decode_image, upright_size
 from imagetok.data.in_memory import pixels_of
 from imagetok.data.metadata import without_metadata
 
@@ -104,13 +104,20 @@ def tiff_with(*more: Entry, follow: int = 0, orientation: int = 6) -> bytes:
     return head + pixels.tobytes() + directory(sorted(entries), start, follow)
 
 
-def is_upright(data: bytes) -> bool:
+def decoded(data: bytes) -> np.ndarray:
+    """The pixels; their size is known without decoding them, whatever turns them."""
     pixels = decode_image(data, "image").astype(int)
+    assert upright_size(io.BytesIO(data), "image") == pixels.shape[:2]
+    return pixels
+
+
+def is_upright(data: bytes) -> bool:
+    pixels = decoded(data)
     return pixels.shape == UPRIGHT.shape and np.abs(pixels - UPRIGHT).mean() < 8
 
 
 def is_lying(data: bytes) -> bool:
-    pixels = decode_image(data, "image").astype(int)
+    pixels = decoded(data)
     return pixels.shape == (16, 24, 3) and np.abs(pixels - np.asarray(LYING)).mean() < 8
 
 

@@ -126,6 +126,15 @@ def test_too_much_damage_is_refused_before_training(images, tmp_path):
     assert len(read_skipped(tmp_path / "run").train) == 3
 
 
+def test_a_folder_with_a_run_is_refused_before_images_are_looked_at(images, tmp_path):
+    train_tokenizer(run_config(images, steps=1), tmp_path / "run")
+    (images / "train" / "07.png").write_bytes(b"")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(ConfigError, match="not empty; add --resume"):
+        train_tokenizer(run_config(images, 1), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
 def test_damage_that_only_decoding_shows_stops_without_loss(images, tmp_path):
     sound = (images / "train" / "07.png").read_bytes()
     corrupt(images / "train" / "07.png")
@@ -153,6 +162,7 @@ def test_a_run_goes_on_with_its_own_images(images, tmp_path, caplog):
     measures = train_tokenizer(run_config(flat, 1), tmp_path / "run", resume=True)
     assert measures["num_images"] == 2
     assert "3 images were added since the run started" in caplog.text
+    assert "folder:train: 1 of 22 images" in caplog.text and "folder:all" not in caplog.text
     assert [image.reason for image in read_skipped(tmp_path / "run").train] == ["missing"]
     again = json.loads(gzip.decompress((tmp_path / "run" / "images.json.gz").read_bytes()))
     assert again == lists

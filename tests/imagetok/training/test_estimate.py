@@ -28,6 +28,7 @@ def facts(**changes: object) -> RunFacts:
 def test_bits_and_passes_follow_from_grids_codebooks_and_steps():
     assert facts().bits_per_image == 16 * 6
     assert facts().passes == 4
+    assert "e+" not in str(facts(steps=100_000).rows()["steps"])
     two = facts(num_codes=(256, 16), grids=((2, 3), (4, 6)))
     assert two.bits_per_image == 6 * 8 + 24 * 4
     assert two.rows()["codes an image"] == "2 x 3 of 256 and 4 x 6 of 16"
