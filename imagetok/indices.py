@@ -1,7 +1,8 @@
 """Indices of samples, as datasets take them: integers of any type, from either end, and masks."""
 
+import operator
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import SupportsIndex, TypeGuard
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,14 +17,18 @@ def is_several(index: object) -> TypeGuard[SeveralIndices]:
     return isinstance(index, np.ndarray | Tensor | Sequence) and np.ndim(index) > 0
 
 
-def place(index: int, length: int) -> int:
-    """Return an index >= 0; a negative one counts from the end. IndexError outside."""
-    if not -length <= index < length:
-        raise IndexError(f"index {index} is out of range for {length} samples")
-    return index % length
+def checked_index(index: SupportsIndex, length: int) -> int:
+    """Return an index >= 0; a negative one counts from the end.
+
+    Raises IndexError for one outside, TypeError for anything but an integer.
+    """
+    number = operator.index(index)
+    if not -length <= number < length:
+        raise IndexError(f"index {number} is out of range for {length} samples")
+    return number % length
 
 
-def places(indices: SeveralIndices, length: int) -> Int64[np.ndarray, " n"]:
+def checked_indices(indices: SeveralIndices, length: int) -> Int64[np.ndarray, " n"]:
     """Return indices of any integer type, or those that a mask chooses, as integers >= 0.
 
     Raises IndexError for one outside, TypeError for anything else.
@@ -41,8 +46,8 @@ def places(indices: SeveralIndices, length: int) -> Int64[np.ndarray, " n"]:
     wanted = given.astype(np.int64)
     if len(wanted):
         lowest = int(wanted.min())
-        place(lowest, length)
-        place(int(wanted.max()), length)
+        checked_index(lowest, length)
+        checked_index(int(wanted.max()), length)
         if lowest < 0:
             wanted = np.where(wanted < 0, wanted + length, wanted)
     return wanted

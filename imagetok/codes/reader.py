@@ -45,7 +45,7 @@ from imagetok.codes.stream import CodeStream
 from imagetok.codes.tar_layout import shard_bytes, shard_spans
 from imagetok.durable import readable_json
 from imagetok.errors import ConfigError, ShardError
-from imagetok.indices import is_several, place, places
+from imagetok.indices import checked_index, checked_indices, is_several
 from imagetok.suggestions import did_you_mean
 
 __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
@@ -158,18 +158,18 @@ class CodeDataset(Dataset):
         if isinstance(index, slice):
             return self._batch(np.arange(*index.indices(self._length)))
         if is_several(index):
-            return self._batch(places(index, self._length))
-        return self._sample(operator.index(index))
+            return self._batch(checked_indices(index, self._length))
+        return self._sample(operator.index(index))  # pyright: ignore[reportArgumentType]
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> CodeSamples:
         """Return several samples; torch's DataLoader calls this once per batch."""
         dtypes = [self.plan.code_dtype(level) for level in range(len(self.num_codes))]
-        return CodeSamples(self._batch(places(indices, self._length)), dtypes)
+        return CodeSamples(self._batch(checked_indices(indices, self._length)), dtypes)
 
     def _sample(self, index: int) -> CodeSample:
         first, end, shard = self._recent
         if not first <= index < end:
-            index = place(index, self._length)
+            index = checked_index(index, self._length)
             first, end, shard = self._recent = self._find(index)
         return shard.sample(index - first)
 
