@@ -33,10 +33,14 @@ class ImageBatch(NamedTuple):
     """Index of each image in the dataset that was read."""
 
 
+Pictures = UInt8[Tensor, "B C H W"] | Sequence[UInt8[Tensor, "C _h _w"]]
+"""Images of one size as a tensor, or of any sizes."""
+
+
 class WholeImages(NamedTuple):
     """Images of any sizes with their labels."""
 
-    images: Sequence[UInt8[Tensor, "C _h _w"]]
+    images: Pictures
     """Pixels in 0..255, or the classes of label maps; channels as in the contract."""
     labels: Int64[Tensor, " B"]
     """Class index of each image, -1 for none."""
@@ -147,7 +151,7 @@ class ImageDataset(Dataset[ImageBatch], ABC):
         They have the mode and the centre crop of the contract, but any size.
         """
         batch = self.read(indices)
-        return WholeImages(tuple(batch.images), batch.labels)
+        return WholeImages(batch.images, batch.labels)
 
     def sample(self, count: int = 8) -> str:
         """Return a hash of the pixels and labels of `count` images, spread over the dataset.
@@ -199,10 +203,11 @@ class ImageDataset(Dataset[ImageBatch], ABC):
 
     def check_indices(self, indices: Sequence[int]) -> None:
         """Raise IndexError for the first index outside [0, len)."""
+        length = len(self)
         for index in indices:
-            if not 0 <= index < len(self):
+            if not 0 <= index < length:
                 where = f"{self.name}:{self.split}"
-                raise IndexError(f"{where}: expected an index in [0, {len(self)}), found {index}")
+                raise IndexError(f"{where}: expected an index in [0, {length}), found {index}")
 
     def __getitem__(self, index: SupportsIndex | slice | SeveralIndices) -> ImageBatch:
         """Return one image, without a leading axis, or several as a batch.
