@@ -170,7 +170,8 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     def native_size(self, index: int) -> ImageSize:
         """Return (height, width) of an image before it is cropped or resized.
 
-        Raises ImageError if it is unreadable, ConfigError for a source that doesn't tell.
+        Raises ImageError if it is unreadable, as far as its header shows it, ConfigError for a
+        source that doesn't tell.
         """
         del index
         raise ConfigError(

@@ -110,9 +110,9 @@ class CompressedImages(ImageDataset, ABC):
         return WholeImages(images, self._labels_of(indices))
 
     def native_size(self, index: int) -> ImageSize:
-        """Return (height, width) of the decoded pixels, upright."""
-        height, width = self.decode(index).shape[:2]
-        return height, width
+        """Return (height, width) of the upright image, by its header."""
+        header = self.header(index)
+        return header.height, header.width
 
     @property
     def as_labels(self) -> bool:

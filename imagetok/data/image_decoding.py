@@ -17,7 +17,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from imagetok.data.file_formats import HEAD_BYTES, RAW, READ, format_by_name, format_of
-from imagetok.data.metadata import is_raw_photo, without_metadata
+from imagetok.data.metadata import is_raw_photo, png_orientation, without_metadata
 from imagetok.data.preprocessing import to_array
 from imagetok.data.tiff_directory import exif_orientation
 from imagetok.errors import ConfigError, InputError
@@ -159,8 +159,10 @@ class OpenedImage(NamedTuple):
 def open_header(file: EncodedFile, name: str) -> OpenedImage:
     """Open an image without decoding its pixels, and check its size and type."""
     kind = _checked_format(file, name)
+    orientation = png_orientation(file) if kind == "PNG" else 1
     try:
-        image, orientation = _opened(file, kind), 1
+        file.seek(0)
+        image = _opened(file, kind)
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception:  # its metadata may be the reason, so the whole file is read
@@ -169,7 +171,9 @@ def open_header(file: EncodedFile, name: str) -> OpenedImage:
         image, orientation = _opened(io.BytesIO(bare.data), kind), bare.orientation or 1
     _check_header(image, name)
     exif = image.info.get("exif")
-    return OpenedImage(image, exif_orientation(exif) if isinstance(exif, bytes) else orientation)
+    if kind != "PNG" and isinstance(exif, bytes):
+        orientation = exif_orientation(exif)
+    return OpenedImage(image, orientation)
 
 
 def _checked_format(file: EncodedFile, name: str) -> str:

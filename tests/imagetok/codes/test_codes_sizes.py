@@ -141,3 +141,23 @@ def test_what_does_not_fit_is_refused(tokenizer, photos, tmp_path):
     path = tmp_path / "codes" / f"{entry.folder}.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     assert "its sha256 differs" in verify_index(tmp_path / "codes")[0]
+
+
+def test_photos_on_their_side_are_of_the_size_that_they_have_upright(tokenizer, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for orientation in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[274] = orientation
+        pixels = np.random.default_rng(orientation).integers(0, 256, (8, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{orientation}.jpg", exif=exif)
+    encode(tokenizer, folder, tmp_path / "codes")
+    found = {entry.folder: len(data) for entry, data in open_datasets(tmp_path / "codes")}
+    assert found == {"8x12": 2, "12x8": 2}
+
+
+def test_folders_of_several_sizes_are_not_merged(tokenizer, photos, tmp_path):
+    encode(tokenizer, photos, tmp_path / "codes")
+    with pytest.raises(ShardError, match="several grids, one a size of images; pass one of its"):
+        imagetok.merge([tmp_path / "codes", tmp_path / "codes"], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
