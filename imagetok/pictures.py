@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError, InputError, NotFiniteError
+from imagetok.fonts import font as font_of
+from imagetok.fonts import has_letters
 from imagetok.images import Images, to_uint8
 
 # Half precision and resampling leave [0, 1] by less than this; a wrong range by far more.
@@ -93,6 +95,14 @@ def class_labels(labels: Iterable[int], class_names: Sequence[str]) -> list[str]
     return [named.get(int(label), str(int(label))) if label >= 0 else "" for label in labels]
 
 
+def drawn_labels(labels: Iterable[int], class_names: Sequence[str]) -> list[str]:
+    """Return `class_labels` for a picture: `class 3` for a name that its font lacks a letter of."""
+    labels = [int(label) for label in labels]
+    names = class_labels(labels, class_names)
+    pairs = zip(labels, names, strict=True)
+    return [name if has_letters(name) else f"class {label}" for label, name in pairs]
+
+
 def heat_map(values: Tensor | np.ndarray) -> np.ndarray:
     """Colour maps of values from black over purple and orange to pale yellow.
 
@@ -169,7 +179,7 @@ def named_grid(
     pixels = as_pixels(images)
     height, width = pixels.shape[2:]
     scale = max(1, 64 // max(height, width))
-    font = ImageFont.load_default(size=_TEXT)
+    font = font_of(_TEXT)
     margin = 16 + max(round(font.getlength(name)) for name in row_names) if row_names else 0
     top = 28 if titles else 0
     strip = 18 if names else 0
@@ -201,11 +211,11 @@ def _draw_name(
     draw: ImageDraw.ImageDraw, name: str, middle: tuple[float, float], width: float
 ) -> None:
     """Draw a name around its middle in at most `width` pixels: smaller if need be, then cut off."""
-    font = ImageFont.load_default(size=_TEXT)
+    font = font_of(_TEXT)
     size = _TEXT
     while font.getlength(name) > width and size > _SMALLEST_TEXT:
         size -= 1
-        font = ImageFont.load_default(size=size)
+        font = font_of(size)
     shown = name
     while shown and font.getlength(shown) > width:
         name = name[:-1]

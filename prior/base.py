@@ -100,6 +100,8 @@ class Prior(Pretrained[PriorConfig], ABC):
             labels = torch.full_like(codes[0][:, 0, 0], NO_LABEL)
         self.check_labels(labels, len(codes[0]))
         labels = labels.long()
+        if not len(labels):
+            return tuple(torch.zeros(level.shape, device=level.device) for level in codes)
         with eval_mode(self), torch.no_grad():
             nll = negative_log_likelihood(self(codes, labels), codes)
         return unflatten_codes(-nll, self.config.grids)

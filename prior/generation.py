@@ -22,7 +22,7 @@ from imagetok.data import open_image, preprocess
 from imagetok.distributed.peers import check_same_on_all, shared_work
 from imagetok.durable import lock, write_bytes
 from imagetok.images import Images, from_stored
-from imagetok.pictures import as_rgb, class_labels, grid, named_grid, png_bytes
+from imagetok.pictures import as_rgb, drawn_labels, grid, named_grid, png_bytes
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
@@ -323,7 +323,7 @@ def _columns(record: SamplesRecord) -> int:
 def _grid(images: Tensor, record: SamplesRecord, class_names: Sequence[str]) -> Image.Image:
     """Arrange samples with their classes, above each column if it has one, or above each image."""
     columns = _columns(record)
-    classes = class_labels(record.cycled_labels()[: len(images)], class_names)
+    classes = drawn_labels(record.cycled_labels()[: len(images)], class_names)
     if columns == len(record.labels) > 1 and any(classes):
         return named_grid(images, columns, titles=classes[:columns])
     return named_grid(images, columns, names=classes if any(classes) else ())

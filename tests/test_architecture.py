@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
-    | {"protocols", "arguments", "config_faults"}
+    | {"protocols", "arguments", "indices", "config_faults"}
     | {"distributed", "plugins", "processes"},
-    {"images", "code_maps", "artifacts", "hub", "progress", "signals", "optional"},
+    {"images", "code_maps", "fonts", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},
     {"caches", "named_configs"},
     {"environment"},

@@ -45,6 +45,7 @@ from imagetok.codes.stream import CodeStream
 from imagetok.codes.tar_layout import shard_bytes, shard_spans
 from imagetok.durable import readable_json
 from imagetok.errors import ConfigError, ShardError
+from imagetok.indices import checked_index, checked_indices, is_several
 from imagetok.suggestions import did_you_mean
 
 __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
@@ -156,48 +157,24 @@ class CodeDataset(Dataset):
             return self._sample(index)
         if isinstance(index, slice):
             return self._batch(np.arange(*index.indices(self._length)))
-        if isinstance(index, np.ndarray | Tensor | Sequence | range) and np.ndim(index):
-            return self._batch(self._places(index))
+        if is_several(index):
+            return self._batch(checked_indices(index, self._length))
         return self._sample(operator.index(index))  # pyright: ignore[reportArgumentType]
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> CodeSamples:
         """Return several samples; torch's DataLoader calls this once per batch."""
         dtypes = [self.plan.code_dtype(level) for level in range(len(self.num_codes))]
-        return CodeSamples(self._batch(self._places(indices)), dtypes)
+        return CodeSamples(self._batch(checked_indices(indices, self._length)), dtypes)
 
     def _sample(self, index: int) -> CodeSample:
         first, end, shard = self._recent
         if not first <= index < end:
-            self._check_index(index)
-            index %= self._length
+            index = checked_index(index, self._length)
             first, end, shard = self._recent = self._find(index)
         return shard.sample(index - first)
 
-    def _places(self, indices: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
-        """Return indices as an array of integers >= 0; IndexError for one out of range."""
-        given = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
-        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iub"):
-            raise TypeError(
-                "expected an integer, a slice, or integers or booleans in one dimension as index, "
-                f"found {given.dtype} of shape {given.shape}"
-            )
-        if given.dtype == np.bool_:
-            if len(given) != self._length:
-                raise IndexError(
-                    f"expected a mask over {self._length} samples, found one over {len(given)}"
-                )
-            return np.flatnonzero(given)
-        wanted = given.astype(np.int64)
-        if len(wanted):
-            lowest = int(wanted.min())
-            self._check_index(lowest)
-            self._check_index(int(wanted.max()))
-            if lowest < 0:
-                wanted = np.where(wanted < 0, wanted + self._length, wanted)
-        return wanted
-
-    def _batch(self, places: Int64[np.ndarray, " B"]) -> CodeBatch:
-        return take(self.plan, self._ends, self._shard, places)
+    def _batch(self, rows: Int64[np.ndarray, " B"]) -> CodeBatch:
+        return take(self.plan, self._ends, self._shard, rows)
 
     def batches(
         self,
@@ -239,8 +216,7 @@ class CodeDataset(Dataset):
         for first in range(start - start % batch_size, len(self), batch_size):
             if not drop_last or first + batch_size <= len(self):
                 begin, end = max(first, start), min(first + batch_size, len(self))
-                places = np.arange(begin, end) if order is None else order[begin:end]
-                yield self._batch(places)
+                yield self._batch(np.arange(begin, end) if order is None else order[begin:end])
 
     def stream(
         self,
@@ -314,10 +290,6 @@ class CodeDataset(Dataset):
         other = copy(self)  # copies through __getstate__, so no shard is open yet
         other._max_open = shards
         return other
-
-    def _check_index(self, index: int) -> None:
-        if not -self._length <= index < self._length:
-            raise IndexError(f"index {index} is out of range for {self._length} samples")
 
     def _find(self, index: int) -> tuple[int, int, Shard]:
         """Return (first index, end index, shard) of the shard that holds sample `index`."""

@@ -13,7 +13,7 @@ from imagetok import seeding
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.data import ImageDataset
 from imagetok.images import clamp_pixels, from_stored
-from imagetok.pictures import as_rgb, class_labels, named_grid
+from imagetok.pictures import as_rgb, class_labels, drawn_labels, named_grid
 from imagetok.processes import device_of
 from imagetok.reporting.figures import (
     COLOURS,
@@ -38,6 +38,8 @@ class Reconstructions(NamedTuple):
     """Method -> images (N, C, H, W) in [0, 1], label maps in colour; `original` comes first."""
     classes: list[str]
     """Class of each of the N images; empty without classes."""
+    drawn: list[str]
+    """The same for a picture, whose font lacks some letters; see `drawn_labels`."""
 
 
 def measures_figure(result: Comparison) -> bytes:
@@ -176,8 +178,10 @@ def reconstructions(
         draw = seeding.generator(0, "pictures", device=device)
         x_hat = tokenizer.reconstruct(originals.to(device), generator=draw).cpu()
         rows[name] = as_rgb(clamp_pixels(x_hat))
-    classes = class_labels(batch.labels.tolist(), dataset.class_names)
-    return Reconstructions(rows, classes if any(classes) else [])
+    labels, names = batch.labels.tolist(), dataset.class_names
+    if not any(classes := class_labels(labels, names)):
+        return Reconstructions(rows, [], [])
+    return Reconstructions(rows, classes, drawn_labels(labels, names))
 
 
 def reconstruction_grid(rows: Mapping[str, Tensor], titles: Sequence[str] = ()) -> Image.Image:

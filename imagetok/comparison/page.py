@@ -50,7 +50,7 @@ def write_page(path: Path, result: Comparison, shown: Reconstructions) -> None:
 
 
 def _reconstructions(shown: Reconstructions) -> ReportSection:
-    rows, classes = shown
+    rows, classes, _ = shown
     images = torch.cat(list(rows.values()))
     columns = len(images) // len(rows)
     names = [*classes, *[""] * (len(images) - columns)] if classes else ()

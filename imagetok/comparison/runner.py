@@ -262,5 +262,7 @@ def _write(result: Comparison, shown: Reconstructions, out: Path) -> None:
     sweep = sweep_figure(result)
     if sweep is not None:
         write_bytes(out / "sweep.png", sweep)
-    write_bytes(out / "reconstructions.png", png_bytes(reconstruction_grid(*shown)))
+    write_bytes(
+        out / "reconstructions.png", png_bytes(reconstruction_grid(shown.rows, shown.drawn))
+    )
     write_page(out / "report.html", result, shown)

@@ -164,30 +164,38 @@ def draw_parameters(
     """
     counters = zip(indices, epochs, strict=True)
     draws = seeding.uniforms(seed, "augmentation", counters, NUM_DRAWS)
-    boxes = [_box(config, image, *each) for each in zip(sizes, draws, strict=True)]
     return Parameters(
-        np.array(boxes, dtype=np.int64).reshape(-1, 4),
+        _boxes(config, image, sizes, draws),
         (draws[:, _FLIP] < 0.5) & config.horizontal_flip,
         _factors(config.colour_jitter or ColourJitterConfig(), draws[:, _FACTORS]),
         draws[:, _ORDER].argsort(axis=1, kind="stable"),
     )
 
 
-def _box(
+def _boxes(
     config: AugmentConfig,
     image: ImageContract,
-    size: tuple[int, int],
-    draws: Float64[np.ndarray, " n"],
-) -> tuple[int, int, int, int]:
-    height, width = size
+    sizes: Sequence[tuple[int, int]],
+    draws: Float64[np.ndarray, "B n"],
+) -> Int64[np.ndarray, "B 4"]:
+    whole = np.array(sizes, dtype=np.int64).reshape(-1, 2)
     if config.random_resized_crop is not None:
-        part = _random_size(config.random_resized_crop, size, draws)
-        if part is None:
-            return _central_box(config.random_resized_crop, size)
-    else:
-        part = (image.height, image.width) if config.random_crop is not None else size
-    top = int(draws[_TOP] * (height - part[0] + 1))
-    left = int(draws[_LEFT] * (width - part[1] + 1))
+        crop = config.random_resized_crop
+        found = [_random_box(crop, *each) for each in zip(sizes, draws, strict=True)]
+        return np.array(found, dtype=np.int64).reshape(-1, 4)
+    parts = np.full_like(whole, (image.height, image.width)) if config.is_cropped else whole
+    corners = (draws[:, [_TOP, _LEFT]] * (whole - parts + 1)).astype(np.int64)
+    return np.concatenate([corners, parts], axis=1)
+
+
+def _random_box(
+    crop: RandomResizedCropConfig, size: tuple[int, int], draws: Float64[np.ndarray, " n"]
+) -> tuple[int, int, int, int]:
+    part = _random_size(crop, size, draws)
+    if part is None:
+        return _central_box(crop, size)
+    top = int(draws[_TOP] * (size[0] - part[0] + 1))
+    left = int(draws[_LEFT] * (size[1] - part[1] + 1))
     return (top, left, *part)
 
 

@@ -1,17 +1,19 @@
 """Training images as they are in each epoch: read larger where needed, and changed at random."""
 
-from collections.abc import Sequence
 from typing import final
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from imagetok.data import DataConfig, open_images
 from imagetok.data.augmentation import AugmentConfig, Parameters, draw_parameters
-from imagetok.data.base import ImageBatch, ImageDataset
+from imagetok.data.base import ImageBatch, ImageDataset, Pictures
+from imagetok.data.colours import change_colours
 from imagetok.data.preprocessing import resize_to_cover
 from imagetok.images import ImageContract
 
@@ -20,14 +22,6 @@ _INTERPOLATION = {
     "bilinear": InterpolationMode.BILINEAR,
     "bicubic": InterpolationMode.BICUBIC,
 }
-_CHANGES = (
-    transforms.adjust_brightness,
-    transforms.adjust_contrast,
-    transforms.adjust_saturation,
-    transforms.adjust_hue,
-)
-"""Changes of colour, in the order of the columns of `Parameters.factors`."""
-Pictures = UInt8[Tensor, "B C H W"] | Sequence[UInt8[Tensor, "C _h _w"]]
 
 
 def augment(
@@ -38,31 +32,45 @@ def augment(
     image: the contract of the result. Flips, and crops that need no resizing, are the same on every
     device; other values may differ by a grey level.
     """
-    crops = pictures if isinstance(pictures, Tensor) else _crops(pictures, parameters, image)
-    images = crops.clone()
-    flips = torch.from_numpy(parameters.flips).to(images.device)
-    images[flips] = transforms.horizontal_flip(images[flips])
-    if config.colour_jitter is not None:
-        used = {i for i, strength in enumerate(config.colour_jitter.strengths) if strength}
-        for row, changed in enumerate(images):
-            for i in parameters.orders[row].tolist():
-                if i in used:
-                    changed = _CHANGES[i](changed, float(parameters.factors[row, i]))
-            images[row] = changed
-    return images
+    images = _crops(pictures, parameters, image) if config.is_cropped else _batch(pictures)
+    if config.horizontal_flip:
+        images = _flipped(images, parameters.flips)
+    if config.colour_jitter is None:
+        return images
+    used = [i for i, strength in enumerate(config.colour_jitter.strengths) if strength]
+    return change_colours(images, parameters.factors, parameters.orders, used)
+
+
+def _batch(pictures: Pictures) -> UInt8[Tensor, "B C h w"]:
+    return pictures if isinstance(pictures, Tensor) else torch.stack(tuple(pictures))
 
 
 def _crops(
-    pictures: Sequence[Tensor], parameters: Parameters, image: ImageContract
+    pictures: Pictures, parameters: Parameters, image: ImageContract
 ) -> UInt8[Tensor, "B C h w"]:
     size = [image.height, image.width]
+    boxes = parameters.boxes
+    if isinstance(pictures, Tensor) and not pictures.is_cuda and (boxes[:, 2:] == size).all():
+        # All parts of the size as a view of the pictures, of which the boxes are copied at once.
+        parts = sliding_window_view(pictures.numpy(), size, axis=(2, 3))
+        return torch.from_numpy(parts[np.arange(len(boxes)), :, boxes[:, 0], boxes[:, 1]])
     interpolation = _INTERPOLATION[image.interpolation]
     crops = []
-    for picture, (top, left, *part) in zip(pictures, parameters.boxes.tolist(), strict=True):
+    for picture, (top, left, *part) in zip(pictures, boxes.tolist(), strict=True):
         crop = transforms.crop(picture, top, left, part[0], part[1])
-        is_fitting = part == size
-        crops.append(crop if is_fitting else transforms.resize(crop, size, interpolation))
+        crops.append(crop if part == size else transforms.resize(crop, size, interpolation))
     return torch.stack(crops)
+
+
+def _flipped(
+    images: UInt8[Tensor, "B C h w"], flips: Bool[np.ndarray, " B"]
+) -> UInt8[Tensor, "B C h w"]:
+    """Mirror some images, in a new batch; to write into the old one would take twice as long."""
+    rows = np.arange(len(flips))
+    places = np.where(flips, len(flips) + flips.cumsum() - 1, rows)
+    chosen, places = (torch.from_numpy(n).to(images.device) for n in (rows[flips], places))
+    mirrored = images.index_select(0, chosen).flip(-1)  # faster than an index in brackets
+    return torch.cat([images, mirrored]).index_select(0, places)
 
 
 @final
@@ -103,18 +111,25 @@ class AugmentedImages:
         """
         if self.config.is_cropped:
             whole, labels = self.pictures.read_whole(indices)
-            pictures: Pictures = [self._resized(picture) for picture in whole]
+            pictures = self._resized(whole)
         else:
             pictures, labels, _ = self.pictures.read(indices)
-        sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
+        if isinstance(pictures, Tensor):
+            sizes = [(pictures.shape[2], pictures.shape[3])] * len(indices)
+        else:
+            sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
         parameters = draw_parameters(self.config, self.image, sizes, self.seed, indices, epochs)
         images = augment(pictures, parameters, self.config, self.image)
         return ImageBatch(images, labels, torch.tensor(indices))
 
-    def _resized(self, picture: UInt8[Tensor, "C H W"]) -> UInt8[Tensor, "C _h _w"]:
-        if self.config.side is None:
-            return picture
-        return resize_to_cover(picture, self.pictures.contract)
+    def _resized(self, pictures: Pictures) -> Pictures:
+        """Resize pictures of other sizes than the contract's, if they are to be resized."""
+        contract = self.pictures.contract
+        size = (contract.height, contract.width)
+        is_resized = isinstance(pictures, Tensor) and tuple(pictures.shape[2:]) == size
+        if self.config.side is None or is_resized:
+            return pictures
+        return [resize_to_cover(picture, contract) for picture in pictures]
 
 
 def larger(config: AugmentConfig, image: ImageContract) -> ImageContract:

@@ -2,20 +2,22 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple, SupportsIndex, final, overload
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from imagetok.data.image_header import ImageHeader
 from imagetok.data.unreadable import Unreadable
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract, ImageSize
+from imagetok.indices import SeveralIndices, checked_index, checked_indices, is_several
 
 NO_LABEL = -1
 
@@ -31,20 +33,79 @@ class ImageBatch(NamedTuple):
     """Index of each image in the dataset that was read."""
 
 
+Pictures = UInt8[Tensor, "B C H W"] | Sequence[UInt8[Tensor, "C _h _w"]]
+"""Images of one size as a tensor, or of any sizes."""
+
+
 class WholeImages(NamedTuple):
     """Images of any sizes with their labels."""
 
-    images: Sequence[UInt8[Tensor, "C _h _w"]]
+    images: Pictures
     """Pixels in 0..255, or the classes of label maps; channels as in the contract."""
     labels: Int64[Tensor, " B"]
     """Class index of each image, -1 for none."""
 
 
-class ImageDataset(Dataset[ImageBatch], ABC):
-    """A map-style dataset that is read in batches.
+@final
+class ImageSamples(Sequence[ImageBatch]):
+    """The images of a batch, as a sequence.
 
-    A DataLoader over it needs `collate_fn=lambda batch: batch`, because it calls `__getitems__`,
-    which returns a whole ImageBatch.
+    A DataLoader's `collate_fn` receives it. torch's default puts them together as an ImageBatch,
+    and so does that of any list of single images.
+    """
+
+    def __init__(self, batch: ImageBatch):
+        self.batch = batch
+
+    @property
+    def images(self) -> UInt8[Tensor, "B C H W"]:
+        """Pixels in 0..255 of all images, or the classes of label maps."""
+        return self.batch.images
+
+    @property
+    def labels(self) -> Int64[Tensor, " B"]:
+        """Class index of each image, -1 for none."""
+        return self.batch.labels
+
+    @property
+    def indices(self) -> Int64[Tensor, " B"]:
+        """Index of each image in the dataset."""
+        return self.batch.indices
+
+    def __len__(self) -> int:
+        return len(self.batch.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageBatch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageBatch]: ...
+    def __getitem__(self, index: int | slice) -> ImageBatch | list[ImageBatch]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return ImageBatch(*(tensor[index] for tensor in self.batch))
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        return (self[i] for i in range(len(self)))
+
+
+def collate(images: Sequence[ImageBatch], *, collate_fn_map: object = None) -> ImageBatch:
+    """Put single images together as a batch; torch's default_collate does so for any."""
+    del collate_fn_map  # default_collate passes it on
+    if isinstance(images, ImageSamples):
+        return images.batch
+    return ImageBatch(*(torch.stack(tensors) for tensors in zip(*images, strict=True)))
+
+
+# torch's own way to say how `default_collate` treats a type; see the example in its documentation.
+default_collate_fn_map[ImageBatch] = collate
+
+
+class ImageDataset(Dataset[ImageBatch], ABC):
+    """Images and their labels, with len(), indexing and batches.
+
+    It is a map-style dataset of torch: `DataLoader(dataset, batch_size=8)` yields an ImageBatch,
+    and `Subset`, `random_split` and others take it. `dataset[3]` is a single image, `dataset[3:8]`
+    and `dataset[[3, 5]]` are a batch. A subclass implements `read`, `__len__` and `identity`.
     """
 
     name: str
@@ -90,7 +151,7 @@ class ImageDataset(Dataset[ImageBatch], ABC):
         They have the mode and the centre crop of the contract, but any size.
         """
         batch = self.read(indices)
-        return WholeImages(tuple(batch.images), batch.labels)
+        return WholeImages(batch.images, batch.labels)
 
     def sample(self, count: int = 8) -> str:
         """Return a hash of the pixels and labels of `count` images, spread over the dataset.
@@ -109,7 +170,8 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     def native_size(self, index: int) -> ImageSize:
         """Return (height, width) of an image before it is cropped or resized.
 
-        Raises ImageError if it is unreadable, ConfigError for a source that doesn't tell.
+        Raises ImageError if it is unreadable, as far as its header shows it, ConfigError for a
+        source that doesn't tell.
         """
         del index
         raise ConfigError(
@@ -142,17 +204,28 @@ class ImageDataset(Dataset[ImageBatch], ABC):
 
     def check_indices(self, indices: Sequence[int]) -> None:
         """Raise IndexError for the first index outside [0, len)."""
+        length = len(self)
         for index in indices:
-            if not 0 <= index < len(self):
+            if not 0 <= index < length:
                 where = f"{self.name}:{self.split}"
-                raise IndexError(f"{where}: expected an index in [0, {len(self)}), found {index}")
+                raise IndexError(f"{where}: expected an index in [0, {length}), found {index}")
 
-    def __getitem__(self, index: int) -> ImageBatch:
-        batch = self.read([index])
-        return ImageBatch(batch.images[0], batch.labels[0], batch.indices[0])
+    def __getitem__(self, index: SupportsIndex | slice | SeveralIndices) -> ImageBatch:
+        """Return one image, without a leading axis, or several as a batch.
 
-    def __getitems__(self, indices: list[int]) -> ImageBatch:
-        return self.read(indices)
+        index: an integer, also as a NumPy or torch scalar; or a slice, a sequence, array or tensor
+        of integers, or a boolean mask over all images. Negative integers count from the end.
+        """
+        if isinstance(index, slice):
+            return self.read(range(*index.indices(len(self))))
+        if is_several(index):
+            return self.read(checked_indices(index, len(self)).tolist())
+        batch = self.read([checked_index(index, len(self))])  # pyright: ignore[reportArgumentType]
+        return ImageBatch(*(tensor[0] for tensor in batch))
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageSamples:
+        """Return several images; torch's DataLoader calls this once per batch."""
+        return ImageSamples(self.read(checked_indices(indices, len(self)).tolist()))
 
 
 @final

@@ -14,13 +14,7 @@ from torch import Tensor
 
 from imagetok.data.base import NO_LABEL, ImageBatch, ImageDataset, WholeImages
 from imagetok.data.file_formats import newly_known
-from imagetok.data.image_decoding import (
-    EncodedFile,
-    ImageError,
-    decode_file,
-    open_encoded,
-    upright_size,
-)
+from imagetok.data.image_decoding import EncodedFile, ImageError, decode_file, open_encoded
 from imagetok.data.image_header import ImageHeader, read_header
 from imagetok.data.preprocessing import preprocess, whole_picture
 from imagetok.durable import canonical_json
@@ -116,13 +110,9 @@ class CompressedImages(ImageDataset, ABC):
         return WholeImages(images, self._labels_of(indices))
 
     def native_size(self, index: int) -> ImageSize:
-        """Return (height, width) of the upright pixels, which are not decoded.
-
-        Raises ImageError if the file is missing, cut short, or no image that is read.
-        """
-        with self.encoded(index) as file:
-            read_header(file, self.path_of(index))
-            return upright_size(file, self.path_of(index))
+        """Return (height, width) of the upright image, by its header."""
+        header = self.header(index)
+        return header.height, header.width
 
     @property
     def as_labels(self) -> bool:

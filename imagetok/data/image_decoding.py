@@ -17,11 +17,10 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from imagetok.data.file_formats import HEAD_BYTES, RAW, READ, format_by_name, format_of
-from imagetok.data.metadata import BareImage, is_raw_photo, without_metadata
+from imagetok.data.metadata import is_raw_photo, png_orientation, without_metadata
 from imagetok.data.preprocessing import to_array
 from imagetok.data.tiff_directory import exif_orientation
 from imagetok.errors import ConfigError, InputError
-from imagetok.images import ImageSize
 
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_SIDE = 1 << 16
@@ -56,8 +55,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """How an image is turned upright, by its orientation."""
-SIDEWAYS = (5, 6, 7, 8)
-"""Orientations that exchange width and height."""
 _FACTORS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8
 
 
@@ -119,17 +116,6 @@ def decode_file(
         return _pixels(file.read(), kind, name, as_labels)
 
 
-def upright_size(file: EncodedFile, name: str) -> ImageSize:
-    """Return the (height, width) that `decode_file` gives, without decoding the pixels."""
-    with image_errors(file, name):
-        kind = _checked_format(file, name)
-        bare = without_metadata(file.read(), kind)
-        with _opened(io.BytesIO(bare.data), kind) as image:
-            _check_header(image, name)
-            width, height = image.size
-            return (width, height) if _orientation(bare, image) in SIDEWAYS else (height, width)
-
-
 @contextmanager
 def image_errors(file: EncodedFile, name: str) -> Iterator[None]:
     """Raise ImageError, with the reason, for what decoders raise; refuse too large files first."""
@@ -173,8 +159,10 @@ class OpenedImage(NamedTuple):
 def open_header(file: EncodedFile, name: str) -> OpenedImage:
     """Open an image without decoding its pixels, and check its size and type."""
     kind = _checked_format(file, name)
+    orientation = png_orientation(file) if kind == "PNG" else 1
     try:
-        image, orientation = _opened(file, kind), 1
+        file.seek(0)
+        image = _opened(file, kind)
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception:  # its metadata may be the reason, so the whole file is read
@@ -183,7 +171,9 @@ def open_header(file: EncodedFile, name: str) -> OpenedImage:
         image, orientation = _opened(io.BytesIO(bare.data), kind), bare.orientation or 1
     _check_header(image, name)
     exif = image.info.get("exif")
-    return OpenedImage(image, exif_orientation(exif) if isinstance(exif, bytes) else orientation)
+    if kind != "PNG" and isinstance(exif, bytes):
+        orientation = exif_orientation(exif)
+    return OpenedImage(image, orientation)
 
 
 def _checked_format(file: EncodedFile, name: str) -> str:
@@ -223,17 +213,11 @@ def _pixels(data: bytes, kind: str, name: str, as_labels: bool) -> np.ndarray:
             _scale_transparent_value(image)
         factor = _factor(image)
         image.load()
+        stated = bare.orientation or exif_orientation(image.info.get("exif") or b"")
         # PIL's PGM of more than 8 bits is scaled to 16 in a mode of 32.
         wide = isinstance(image, PpmImageFile) and image.mode == "I"
-        pixels = to_array(
-            _turned(image.convert("I;16") if wide else image, _orientation(bare, image)), as_labels
-        )
+        pixels = to_array(_turned(image.convert("I;16") if wide else image, stated), as_labels)
         return pixels // np.uint8(factor) if as_labels else pixels  # undoes PIL's scaling
-
-
-def _orientation(bare: BareImage, image: Image.Image) -> int:
-    """Return how the decoded pixels are to be turned, 1 to 8."""
-    return bare.orientation or exif_orientation(image.info.get("exif") or b"")
 
 
 def _opened(file: EncodedFile, kind: str) -> ImageFile.ImageFile:

@@ -5,13 +5,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from imagetok.data.image_decoding import (
-    SIDEWAYS,
-    EncodedFile,
-    decode_file,
-    image_errors,
-    open_header,
-)
+from imagetok.data.image_decoding import EncodedFile, decode_file, image_errors, open_header
 
 _END_OF_IMAGE = b"\xff\xd9"
 _ENDS = {
@@ -19,6 +13,8 @@ _ENDS = {
     "PNG": b"IEND\xaeB`\x82",
     "GIF": b";",
 }
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
 _TIFF_DATA = ((273, 279), (324, 325))
 """TIFF tags of offsets and sizes in bytes, of strips and of tiles."""
 
@@ -47,7 +43,7 @@ def read_header(file: EncodedFile, name: str) -> ImageHeader:
         image, orientation = open_header(file, name)
         num_bytes = file.seek(0, os.SEEK_END)
         width, height = image.size
-        if orientation in SIDEWAYS:
+        if orientation in _SIDEWAYS:
             width, height = height, width
         header = ImageHeader(width, height, image.mode, image.format or "", num_bytes)
         looks_whole = _looks_whole(image, file, num_bytes)

@@ -75,6 +75,12 @@ class ItemImages(ImageDataset):
         self._is_sampled = is_sampled
         self._lock = threading.Lock()  # the encoder reads from several threads
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())  # a lock is of one process
+
     def __len__(self) -> int:
         return len(self.items)
 

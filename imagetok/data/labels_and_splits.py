@@ -56,7 +56,7 @@ def number_labels(
     numbers, and for a number below -1 or above 65,535.
     """
     texts = [value.strip() for value in values]
-    numbers = {text: NO_LABEL if _is_missing(text) else whole_number(text) for text in set(texts)}
+    numbers = {text: NO_LABEL if is_missing(text) else whole_number(text) for text in set(texts)}
     words = sorted(text for text, number in numbers.items() if number is None)
     if words and all(number in (None, NO_LABEL) for number in numbers.values()):
         label_of = {name: label for label, name in enumerate(words)}
@@ -73,8 +73,9 @@ def number_labels(
     return labels, tuple(str(label) for label in range(max(labels, default=NO_LABEL) + 1))
 
 
-def _is_missing(text: str) -> bool:
-    return text == "" or text.lower() == "nan"
+def is_missing(text: str) -> bool:
+    """Return whether a label in text form stands for none: empty text, or nan."""
+    return text.strip().lower() in ("", "nan")
 
 
 def _refuse_mixture(

@@ -110,6 +110,28 @@ def _strip_png(data: bytes) -> BareImage:
     return BareImage(b"".join(kept), exif_orientation(exif or profile), fault)
 
 
+def png_orientation(file: IO[bytes]) -> int:
+    """Return the orientation that a PNG states, as `without_metadata` does, without its pixels.
+
+    1 if it states none. The data may come after the pixels, where PIL's header does not show it.
+    """
+    at, kind, exif, profile = 8, b"", b"", b""
+    while kind != b"IEND":
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        length, kind = struct.unpack(">I4s", head)
+        if not kind.isalpha():
+            break
+        if kind == b"eXIf" and not exif:
+            exif = file.read(length)
+        elif kind in (b"tEXt", b"zTXt") and file.read(len(_RAW_PROFILE)) == _RAW_PROFILE:
+            profile = _raw_profile(file.read(length - len(_RAW_PROFILE)), kind == b"zTXt")
+        at += 12 + length
+    return exif_orientation(exif or profile)
+
+
 def _chunk_fault(data: memoryview, kind: bytes, start: int, end: int) -> str:
     if end > len(data):
         return "truncated PNG file"

@@ -244,14 +244,20 @@ class ExternalQuantizer(Quantizer):
         return vectors - before, codes
 
     def _quantize(self, vectors: Float[Tensor, "N D"]) -> tuple[Tensor, Int[Tensor, "N L"]]:
+        levels = len(self.num_codes)
+        if not len(vectors):  # the library's quantizers cannot take none
+            return vectors, torch.zeros(0, levels, dtype=torch.int64, device=vectors.device)
         found, indices, *_ = self.library(vectors.contiguous()[None])
         z_q = vectors + (found[0] - vectors).detach() if self._is_lfq else found[0]
-        return z_q, indices[0].long().view(len(vectors), -1)
+        return z_q, indices[0].long().view(len(vectors), levels)
 
     def _look_up(self, indices: Int[Tensor, "N L"]) -> Float[Tensor, "L N D"]:
         """Return the vectors of each level, which are summed, (L, N, D)."""
         library: Any = self.library
-        if len(self.num_codes) > 1:
+        levels = len(self.num_codes)
+        if not len(indices):
+            return torch.zeros(levels, 0, self.code_dim, device=indices.device)
+        if levels > 1:
             return library.get_codes_from_indices(indices[None])[:, 0]
         look_up = getattr(library, "indices_to_codes", None) or library.get_codes_from_indices
         return look_up(indices.T)

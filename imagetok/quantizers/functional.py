@@ -292,7 +292,8 @@ def commitments(errors: Float[Tensor, "*L N D"]) -> dict[str, Float[Tensor, " N"
     """
     squares = errors.square()
     rows = {"commitment": squares.mean(dim=-1), "commitment_norm": squares.norm(dim=-1)}
-    return {name: values.view(-1, values.shape[-1]).sum(dim=0) for name, values in rows.items()}
+    levels = math.prod(errors.shape[:-2])  # stated, because there may be no positions
+    return {name: values.view(levels, errors.shape[-2]).sum(dim=0) for name, values in rows.items()}
 
 
 def at_least_float32(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -68,7 +68,7 @@ def _spread(steps: Sequence[int]) -> list[int]:
 def _reconstructions(drawn: Drawn) -> Drawing:
     models = {what: drawn.models[trial] for what, trial in drawn.first.items()}
     shown = reconstructions(models, drawn.images("test"))
-    return Drawing(png_bytes(reconstruction_grid(*shown)), {})
+    return Drawing(png_bytes(reconstruction_grid(shown.rows, shown.drawn)), {})
 
 
 def _stages(drawn: Drawn) -> Drawing:

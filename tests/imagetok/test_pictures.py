@@ -8,10 +8,12 @@ from hypothesis.strategies import integers
 from PIL import Image
 
 from imagetok.errors import ConfigError, InputError
+from imagetok.fonts import font, has_letters
 from imagetok.pictures import (
     as_pixels,
     class_labels,
     cut_grid,
+    drawn_labels,
     enlarged,
     grid,
     heat_map,
@@ -87,6 +89,24 @@ def test_a_name_that_is_too_long_stays_above_its_image():
 
 def test_labels_have_names_numbers_or_nothing():
     assert class_labels([1, 0, -1, 5], ("cat", "dog")) == ["dog", "cat", "", "5"]
+
+
+def test_a_picture_has_the_names_that_its_font_can_write():
+    names = ("chien", "кошка", "γάτα", "ñandú", "猫", "dog 고양이")
+    expected = [*names[:4], "class 4", "class 5", "", "9"]
+    assert drawn_labels([0, 1, 2, 3, 4, 5, -1, 9], names) == expected
+
+
+def test_letters_of_other_scripts_are_not_boxes():
+    """A letter that a font lacks is drawn as a box, the same one for all of them."""
+
+    def drawn(letter: str) -> bytes:
+        return bytes(font(24).getmask(letter))
+
+    box = drawn("\U0010fffd")
+    letters = "éñßкшЖγάΩ"
+    assert has_letters(letters) and not has_letters("\U0010fffd")
+    assert len({drawn(letter) for letter in letters} - {box}) == len(letters)
 
 
 def test_float_and_uint8_images_give_the_same_picture():

@@ -169,3 +169,10 @@ def test_a_tiny_temperature_draws_the_most_likely_code(temperature):
     logits = torch.tensor([[1.0, 700.0, -3.0], [-2.0, -9.0, -1.0]])
     uniforms = torch.tensor([0.999, 0.001], dtype=torch.float64)
     assert draw_codes(logits, uniforms, SamplingParams(temperature=temperature)).tolist() == [1, 2]
+
+
+def test_no_images_have_no_log_probabilities(flat):
+    codes = tuple(torch.zeros(0, *grid, dtype=torch.int64) for grid in flat.config.grids)
+    assert flat.log_prob(codes).shape == (0,)
+    assert [level.shape for level in flat.log_prob_map(codes)] == [level.shape for level in codes]
+    assert [level.shape for level in flat.sample(0)] == [level.shape for level in codes]

@@ -27,7 +27,7 @@ class CodeRows(NamedTuple):
     codes: tuple[np.ndarray, ...]
     """(n, h, w) integers per level, coarse to fine."""
     labels: np.ndarray | None
-    """(n,) integers, -1 = none; None if unlabelled."""
+    """(n,) integers, -1 = none; None if unlabelled. As read, they may be spelt in other types."""
     keys: np.ndarray | None
     """(n,) source indices; None where a file has none."""
 

@@ -17,6 +17,7 @@ from imagetok.codes.interchange.format import (
     ReadableRows,
     code_names,
 )
+from imagetok.codes.interchange.labels import whole_labels
 from imagetok.codes.interchange.npy import NpyRows
 from imagetok.codes.interchange.parquet import ParquetRows
 from imagetok.codes.results import Encoded
@@ -192,7 +193,7 @@ class _CheckedRows:
                 f"{where}: expected {height} x {width} codes per image, found "
                 f"{' x '.join(map(str, array.shape[1:]))}; pass the tokenizer that made the codes"
             )
-        _check_range(array, f"codes in [0, {k})", 0, k, where, start)
+        _check_codes(array, k, where, start)
         return array.reshape(-1, height, width).astype(smallest_dtype(k))
 
     def _labels(self, array: np.ndarray, start: int) -> np.ndarray:
@@ -203,18 +204,16 @@ class _CheckedRows:
                 f"{array.shape[1:]} per image"
             )
         classes = len(self.plan.class_names) or MAX_CLASSES
-        _check_range(array, f"a class in [0, {classes}) or -1", NO_LABEL, classes, where, start)
-        return array.astype("<i4")
+        return whole_labels(array, classes, where, start)
 
 
-def _check_range(
-    array: np.ndarray, expected: str, low: int, end: int, where: str, start: int
-) -> None:
+def _check_codes(array: np.ndarray, num_codes: int, where: str, start: int) -> None:
     if array.dtype.kind not in "iu":
         raise InputError(f"{where}: expected whole numbers, found {array.dtype}")
-    outside = np.argwhere((array < low) | (array >= end))
+    outside = np.argwhere((array < 0) | (array >= num_codes))
     if len(outside):
         place = tuple(outside[0])
         raise InputError(
-            f"{where}: expected {expected}, found {array[place]} in row {start + int(place[0])}"
+            f"{where}: expected codes in [0, {num_codes}), found {array[place]} in row "
+            f"{start + int(place[0])}"
         )

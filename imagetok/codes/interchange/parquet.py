@@ -103,7 +103,7 @@ class ParquetRows(ReadableRows):
         has = table.schema.names
         return CodeRows(
             tuple(self._array(table, name) for name in self._names),
-            self._array(table, "label") if "label" in has else None,
+            self._labels(table) if "label" in has else None,
             self._array(table, _INDEX) if _INDEX in has else None,
         )
 
@@ -143,6 +143,21 @@ class ParquetRows(ReadableRows):
                 f"{self.where}: column {name!r}: expected whole numbers, found {values.type}"
             )
         return values.to_numpy(zero_copy_only=False).reshape(shape)
+
+    def _labels(self, table: Any) -> np.ndarray:
+        """Return the labels in their own type; an empty value is None or nan."""
+        column, types = table["label"].combine_chunks(), self._pa.types
+        if isinstance(column, self._pa.ExtensionArray):
+            column = column.storage
+        if types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        is_read = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+        is_text = types.is_string(column.type) or types.is_large_string(column.type)
+        if not is_text and not any(check(column.type) for check in is_read):
+            raise InputError(
+                f"{self.where}: column 'label': expected whole numbers, found {column.type}"
+            )
+        return column.to_numpy(zero_copy_only=False)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:

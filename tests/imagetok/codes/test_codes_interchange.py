@@ -243,6 +243,60 @@ def test_what_no_tokenizer_made_is_refused(form, change, message, tokenizer, tmp
     assert not (tmp_path / "codes").exists()
 
 
+SPELLINGS = {
+    "float": np.array([-1, 0, 1, 2, np.nan, 0, 1, 2, -1, 0], np.float32),
+    "text": np.array(["-1", "0", "+1", "2.0", "nan", "00", "1e0", " 2", "", "0."]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_labels_are_integers_in_any_spelling(form, spelling, tokenizer, tmp_path):
+    source = write_strangers(tmp_path, form, strangers()[0], SPELLINGS[spelling])
+    import_rows(source, tokenizer, tmp_path / "codes", name="tiny")
+    dataset = open_codes(tmp_path / "codes")
+    assert dataset[:].labels.tolist() == [-1, 0, 1, 2, -1, 0, 1, 2, -1, 0]
+    assert dataset.plan.class_names == ("0", "1", "2")
+
+
+def test_empty_values_categories_and_decimals_of_a_table_are_labels(tokenizer, tmp_path):
+    codes = strangers()[0][:3].tolist()
+    for number, column in enumerate(
+        [
+            pa.array([2, None, 0]),
+            pa.array([2.0, None, 0.0]),
+            pa.array(["2", None, "0"]).dictionary_encode(),
+            pa.array([2, None, 0], pa.decimal128(4, 1)),
+        ]
+    ):
+        pq.write_table(pa.table({"label": column, "codes": codes}), tmp_path / "in.parquet")
+        out = tmp_path / f"codes{number}"
+        import_rows(tmp_path / "in.parquet", tokenizer, out, name="tiny")
+        assert open_codes(out)[:].labels.tolist() == [2, -1, 0]
+    column = pa.nulls(3)
+    pq.write_table(pa.table({"label": column, "codes": codes}), tmp_path / "in.parquet")
+    import_rows(tmp_path / "in.parquet", tokenizer, tmp_path / "none", name="tiny")
+    assert open_codes(tmp_path / "none").num_classes is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([0, 1, 2, 3, 1.5, 0.5, 0, 0, 0, 0], r"1\.5 in row 4"),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, np.inf], "inf in row 9"),
+        (["0", "1", "cat", "2", "dog", "0", "0", "0", "0", "0"], "'cat' in row 2"),
+        ([1e300, 0, 0, 0, 0, 0, 0, 0, 0, 0], r"1e\+300 in row 0"),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, -2.0], r"-2\.0 in row 9"),
+    ],
+)
+def test_other_labels_are_refused_with_their_row(form, labels, found, tokenizer, tmp_path):
+    source = write_strangers(tmp_path, form, strangers()[0], np.array(labels))
+    with pytest.raises(InputError, match=f"label.*: expected .*, found {found}"):
+        import_rows(source, tokenizer, tmp_path / "codes", name="tiny")
+    assert not (tmp_path / "codes").exists()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_no_codes_of_others_are_refused(form, tokenizer, tmp_path):
     codes, labels = strangers()
@@ -278,7 +332,7 @@ def test_ragged_empty_and_missing_columns_are_refused(tokenizer, tmp_path):
     for columns, message in [
         ({"codes": [[1] * 16, [1] * 15]}, "expected lists of equal length, found lengths 15 to 16"),
         ({"codes": [[1] * 16, None]}, "expected no empty values"),
-        ({"codes": [[1] * 16], "label": pa.array([None], pa.int64())}, "no empty values"),
+        ({"codes": [[1] * 16], "label": [True]}, "'label': expected whole numbers, found bool"),
         ({"tokens": [[1] * 16]}, "expected a column 'codes' .* found tokens"),
     ]:
         pq.write_table(pa.table(columns), path)

@@ -209,3 +209,23 @@ def test_an_index_that_contradicts_its_datasets_is_refused(tokenizer, photos, tm
         except ShardError as error:
             faults = [str(error)]
         assert message in "\n".join(faults)
+
+
+def test_photos_on_their_side_are_of_the_size_that_they_have_upright(tokenizer, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for orientation in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[274] = orientation
+        pixels = np.random.default_rng(orientation).integers(0, 256, (8, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{orientation}.jpg", exif=exif)
+    encode(tokenizer, folder, tmp_path / "codes")
+    found = {entry.folder: len(data) for entry, data in open_datasets(tmp_path / "codes")}
+    assert found == {"8x12": 2, "12x8": 2}
+
+
+def test_folders_of_several_sizes_are_not_merged(tokenizer, photos, tmp_path):
+    encode(tokenizer, photos, tmp_path / "codes")
+    with pytest.raises(ShardError, match="several grids, one a size of images; pass one of its"):
+        imagetok.merge([tmp_path / "codes", tmp_path / "codes"], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

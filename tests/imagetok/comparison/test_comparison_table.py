@@ -171,7 +171,7 @@ def test_the_better_distance_is_the_smaller_and_the_better_recall_the_larger(
 
 def test_the_page_shows_pictures_first_and_marks_the_best(result, tmp_path):
     rows = {name: torch.zeros(2, 1, 8, 8) for name in ("original", "flat", "deep")}
-    write_page(tmp_path / "report.html", result, Reconstructions(rows, ["cat", "dog"]))
+    write_page(tmp_path / "report.html", result, Reconstructions(rows, ["cat", "dog"], []))
     html = (tmp_path / "report.html").read_text()
     titles = re.findall("<h2>(.*?)</h2>", html)
     assert titles == ["Reconstructions", "Measures", "Training", "Command"]
@@ -185,7 +185,7 @@ def test_the_page_shows_pictures_first_and_marks_the_best(result, tmp_path):
 @pytest.mark.parametrize(("width", "dark"), slow_but([(390, False)], LOOKS))
 def test_the_page_of_a_comparison_in_a_browser(result, tmp_path, width, dark):
     rows = {name: torch.zeros(12, 1, 8, 8) for name in ("original", "flat", "deep")}
-    write_page(tmp_path / "report.html", result, Reconstructions(rows, ["a class"] * 12))
+    write_page(tmp_path / "report.html", result, Reconstructions(rows, ["a class"] * 12, []))
     with open_browser() as browser:
         browser.look(width, 900, dark)
         browser.open((tmp_path / "report.html").as_uri())

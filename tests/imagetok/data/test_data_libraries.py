@@ -81,15 +81,9 @@ def test_lsun_is_read_by_worker_processes(tmp_path):
     dataset = open_images(LSUNConfig(root=str(tmp_path)), "train", CONTRACT)
     expected = everything(dataset)
     for context in ("fork", "spawn"):
-        loader = DataLoader(
-            dataset, 2, num_workers=2, collate_fn=keep, multiprocessing_context=context
-        )
+        loader = DataLoader(dataset, 2, num_workers=2, multiprocessing_context=context)
         assert torch.equal(torch.cat([batch.images for batch in loader]), expected)
     assert torch.equal(everything(pickle.loads(pickle.dumps(dataset))), expected)
-
-
-def keep(batch):
-    return batch
 
 
 def test_a_cut_lsun_image_is_named_and_a_missing_set_says_how_to_get_it(tmp_path):

@@ -13,7 +13,8 @@ from image_files import chunk, png, saved
 from PIL import Image
 
 from imagetok.data import ImageError
-from imagetok.data.image_decoding import decode_image, upright_size
+from imagetok.data.image_decoding import decode_image
+from imagetok.data.image_header import read_header
 from imagetok.data.in_memory import pixels_of
 from imagetok.data.metadata import without_metadata
 
@@ -107,7 +108,8 @@ def tiff_with(*more: Entry, follow: int = 0, orientation: int = 6) -> bytes:
 def decoded(data: bytes) -> np.ndarray:
     """The pixels; their size is known without decoding them, whatever turns them."""
     pixels = decode_image(data, "image").astype(int)
-    assert upright_size(io.BytesIO(data), "image") == pixels.shape[:2]
+    header = read_header(io.BytesIO(data), "image")
+    assert (header.height, header.width) == pixels.shape[:2]
     return pixels
 
 

@@ -6,7 +6,6 @@ import struct
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from imagetok.data import (
     NO_LABEL,
@@ -131,13 +130,6 @@ def test_circles_have_the_area_of_circles():
     inside = (dataset.class_maps(circles) > 0).double()
     widths = inside.amax(1).sum(1)
     assert ((inside.sum((1, 2)) / (np.pi / 4 * widths**2)) - 1).abs().max() < 0.06
-
-
-def test_a_loader_gives_whole_batches():
-    loader = DataLoader(shapes(), batch_size=16, collate_fn=lambda batch: batch)
-    batches = list(loader)
-    assert all(isinstance(batch, ImageBatch) for batch in batches)
-    assert torch.equal(torch.cat([b.indices for b in batches]), torch.arange(40))
 
 
 def test_an_index_outside_is_an_index_error():

@@ -3,7 +3,9 @@
 import io
 import os
 import sqlite3
+import struct
 import tarfile
+import zlib
 from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from imagetok.codes.encode import FirstImages
 from imagetok.data import FolderConfig, WebDatasetConfig, open_images
@@ -49,14 +51,42 @@ def test_a_header_says_size_mode_and_format(kind):
     assert found == ImageHeader(40, 30, mode, kind, len(data))
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_is_that_of_the_upright_image(orientation, tmp_path):
+def chunk(kind: bytes, data: bytes) -> bytes:
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
+def turned(place: str, orientation: int) -> bytes:
+    """A picture that states its orientation in one of the places where files have it."""
     exif = Image.Exif()
     exif[274] = orientation
-    data = encoded("JPEG", exif=exif)
-    (tmp_path / "a.jpg").write_bytes(data)
+    if place in ("JPEG", "PNG", "WEBP", "AVIF"):
+        return encoded(place, exif=exif)
+    if place == "TIFF":
+        return encoded("TIFF", tiffinfo={274: orientation})
+    plain = encoded("PNG")
+    text = f"\nexif\n8\n{exif.tobytes().hex()}\n".encode()
+    late = {
+        "after the pixels": chunk(b"eXIf", exif.tobytes()[6:]),
+        "text": chunk(b"tEXt", b"Raw profile type exif\0" + text),
+        "packed text": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)),
+    }
+    return plain[:-12] + late[place] + plain[-12:]
+
+
+PLACES = ["JPEG", "PNG", "WEBP", "TIFF", "after the pixels", "text", "packed text"]
+PLACES += ["AVIF"] * features.check("avif")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_upright_image(place, orientation, tmp_path):
+    data = turned(place, orientation)
+    (tmp_path / "a").write_bytes(data)
     found = read_header(io.BytesIO(data), "picture")
-    assert (found.height, found.width) == open_image(tmp_path / "a.jpg").shape[:2]
+    decoded = open_image(tmp_path / "a").shape[:2]
+    assert (found.height, found.width) == decoded
+    assert decoded == ((40, 30) if orientation > 4 else (30, 40))
 
 
 @pytest.mark.parametrize("kind", ENDINGS)

@@ -366,3 +366,12 @@ class Holder(Section):
 def test_sizes_that_cannot_work_are_refused(section: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate({"quantizer": section}, Holder, "here")
+
+
+@every_kind
+def test_no_images_have_no_codes_and_empty_maps(config):
+    quantizer = build(config).eval()
+    codes = quantizer.encode(torch.zeros(0, quantizer.in_channels, 2, 3))
+    assert [level.shape for level in codes] == [(0, 2, 3)] * len(quantizer.num_codes)
+    maps = quantizer.certainty(torch.zeros(0, quantizer.in_channels, 2, 3))
+    assert {tuple(values.shape) for values in maps.values()} <= {(0, 2, 3)}

@@ -438,3 +438,13 @@ def test_vq_starts_uniform_with_cluster_size_1(num_codes: int) -> None:
     assert codebook.abs().max() <= 1 and codebook.abs().max() > 0.98
     assert codebook.square().mean() == pytest.approx(1 / 3, rel=0.05)
     assert torch.equal(quantizer.get_buffer("cluster_size"), torch.ones(num_codes))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_no_images_have_no_codes_and_empty_maps(config):
+    quantizer = build_quantizer(config).eval()
+    codes = quantizer.encode(torch.zeros(0, quantizer.in_channels, 2, 3))
+    assert [level.shape for level in codes] == [(0, 2, 3)] * len(quantizer.num_codes)
+    assert quantizer.decode(codes).shape == (0, quantizer.code_dim, 2, 3)
+    maps = quantizer.certainty(torch.zeros(0, quantizer.in_channels, 2, 3))
+    assert maps and {tuple(values.shape) for values in maps.values()} == {(0, 2, 3)}

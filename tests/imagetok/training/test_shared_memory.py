@@ -13,6 +13,7 @@ from disk_faults import in_fork
 
 from cli.main import _explain, _run
 from imagetok.data import ArrayImages
+from imagetok.data.substitutes import SubstitutedImages
 from imagetok.errors import ResourceError
 from imagetok.images import ImageContract
 from imagetok.training.batch_order import MicroBatches, batch_loader, begin
@@ -53,7 +54,8 @@ def first_batch() -> Any:
     contract = ImageContract(mode="grey", height=64, width=64)
     images = torch.zeros(40, 1, 64, 64, dtype=torch.uint8)
     dataset = ArrayImages(images, name="zeros", split="train", contract=contract)
-    return next(begin(batch_loader(dataset, MicroBatches(40, 40, seed=0), 1, pin_memory=False)))
+    order = MicroBatches(40, 40, seed=0)
+    return next(begin(batch_loader(SubstitutedImages(dataset, 0), order, 1, pin_memory=False)))
 
 
 def test_a_batch_without_room_is_a_refusal_at_once(namespaces) -> None:
@@ -70,7 +72,7 @@ def test_a_killed_worker_is_no_bug_of_ours(monkeypatch) -> None:
     def killed(self: ArrayImages, indices: list[int]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(ArrayImages, "__getitems__", killed)
+    monkeypatch.setattr(ArrayImages, "read", killed)
     with pytest.raises(RuntimeError) as caught:
         first_batch()
     message, code = _explain(caught.value)
