@@ -110,7 +110,7 @@ def _strip_png(data: bytes) -> BareImage:
     return BareImage(b"".join(kept), exif_orientation(exif or profile), fault)
 
 
-def png_orientation(file: IO[bytes]) -> int:
+def png_orientation(file: IO[bytes] | BytesIO) -> int:
     """Return the orientation that a PNG states, as `without_metadata` does, without its pixels.
 
     1 if it states none. The data may come after the pixels, where PIL's header does not show it.
