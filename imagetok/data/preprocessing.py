@@ -147,8 +147,8 @@ def _check_classes(pixels: np.ndarray, num_axes: int, contract: ImageContract) -
         row, column = place[num_axes - 2 : num_axes]
         raise InputError(
             f"expected classes in [0, {contract.num_classes}), found {pixels[place]} at row {row}, "
-            f"column {column}; raise image.num_classes, map these pixels to other classes, or "
-            f"set image.ignore={pixels[place]} to leave them out"
+            f"column {column}; raise tokenizer.image.num_classes, map these pixels to other "
+            f"classes, or set tokenizer.image.ignore={pixels[place]} to leave them out"
         )
 
 

@@ -78,5 +78,6 @@ def _load(config: TorchvisionConfig, part: str) -> Any:
         raise InputError(
             f"{config.source}: expected its files in {root / folder}, "
             f"found {found if (root / folder).is_dir() else 'no such folder'}; "
-            f"add download=true, or put {folder}/ under {root}"
+            f"add download=true (in a config: --set data.download=true), or put {folder}/ under "
+            f"{root}"
         ) from None

@@ -165,7 +165,8 @@ def test_a_missing_dataset_says_how_to_get_it_in_one_line(tmp_path, kind, folder
     with pytest.raises(InputError) as caught:
         open_images(kind(root=str(tmp_path)), "train", RGB)
     message = str(caught.value)
-    assert message.endswith(f"add download=true, or put {folder}/ under {tmp_path}")
+    assert "add download=true (in a config: --set data.download=true)" in message
+    assert message.endswith(f"or put {folder}/ under {tmp_path}")
     assert "no such folder" in message
     assert "\n" not in message
 

@@ -145,7 +145,7 @@ def test_files_and_tensors_may_hold_the_value_and_no_other() -> None:
     assert torch.equal(preprocess(pixels, CONTRACT)[0].long(), labels[0])
     with pytest.raises(InputError, match=r"image\.ignore set to their value"):
         check_images(labels, PLAIN)
-    with pytest.raises(InputError, match=r"set image\.ignore=255 to leave them out"):
+    with pytest.raises(InputError, match=r"set tokenizer\.image\.ignore=255 to leave them out"):
         preprocess(pixels, PLAIN)
     pixels[3, 3] = 254
     with pytest.raises(InputError, match=r"found 254 at row 3, column 3"):
