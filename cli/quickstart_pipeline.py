@@ -156,7 +156,7 @@ def _numbers_section(summary: dict[str, float | int]) -> ReportSection:
                     (
                         "time",
                         f"{summary['seconds']:.0f} s",
-                        "duration of the last `imagetok quickstart`; peak memory "
+                        "of the last run of the quickstart; peak memory "
                         f"{summary['peak_memory_mb']:,} MB",
                     ),
                 ]

@@ -51,7 +51,7 @@ def test_files_of_one_name_are_named_by_their_folder_and_none_is_given_twice(tmp
     [
         ({"train": {"steps": 7}}, "train.steps", "train.steps"),
         ({"train": {"batch_size": 16}}, "train.batch_size", "train.batch_size"),
-        ({"tokenizer": {"network": {"kind": "conv", "width": 16}}}, "tokenizer.network.width",
+        ({"tokenizer": {"network": {"kind": "sonnet", "width": 16}}}, "tokenizer.network.width",
          "tokenizer.network"),
     ],
 )  # fmt: skip
