@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from imagetok.codes.encode import FirstImages
 from imagetok.config import load_config
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs, warn_of_training_images
 from imagetok.data.readable import readable
+from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable, skipped_row
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.arguments import checked_count
-from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.data.readable import readable
+from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from imagetok.arguments import checked_count
-from imagetok.codes.encode import FirstImages
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.data.readable import readable
+from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError

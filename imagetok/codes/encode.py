@@ -23,13 +23,13 @@ from imagetok.codes.results import Encoded, EncodingEstimate
 from imagetok.codes.schema import MICRO_BATCH, CodePlan, Precision, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
-from imagetok.data.image_header import ImageHeader
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import parse_allowance
 from imagetok.data.views import check_views, picture_contract, views_of
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import ImageContract, ImageSize, checked_size, from_stored
+from imagetok.images import ImageSize, checked_size, from_stored
 from imagetok.processes import device_of
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.suggestions import did_you_mean
@@ -50,43 +50,6 @@ class Estimate(NamedTuple):
     num_bytes: int
     seconds: float
     free_bytes: int
-
-
-class FirstImages(ImageDataset):
-    """The first `limit` images of a dataset."""
-
-    def __init__(self, dataset: ImageDataset, limit: int):
-        self.dataset = dataset
-        self.length = min(checked_count("limit", limit), len(dataset))
-        self.name, self.split = dataset.name, dataset.split
-        self.contract, self.class_names = dataset.contract, dataset.class_names
-
-    def __len__(self) -> int:
-        return self.length
-
-    def identity(self) -> str:
-        return f"{self.dataset.identity()}[:{self.length}]"
-
-    def read_differently(self) -> str:
-        return self.dataset.read_differently()
-
-    def read(self, indices: Sequence[int]) -> ImageBatch:
-        return self.dataset.read(indices)
-
-    def native_size(self, index: int) -> ImageSize:
-        return self.dataset.native_size(index)
-
-    def with_contract(self, contract: ImageContract) -> "FirstImages":
-        return FirstImages(self.dataset.with_contract(contract), self.length)
-
-    def path_of(self, index: int) -> str:
-        return self.dataset.path_of(index)
-
-    def header(self, index: int) -> ImageHeader | None:
-        return self.dataset.header(index)
-
-    def file_of(self, index: int) -> Path | None:
-        return self.dataset.file_of(index)
 
 
 @overload

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 
 from imagetok.codes.decode import check_dataset_fingerprint
-from imagetok.codes.encode import FirstImages, encode_range
+from imagetok.codes.encode import encode_range
 from imagetok.codes.merge import merged_parts
 from imagetok.codes.reader import CodeDataset
 from imagetok.codes.schema import CodePlan
 from imagetok.data import ImageDataset
+from imagetok.data.subset import FirstImages
 from imagetok.data.views import views_of
 from imagetok.errors import ShardError
 from imagetok.processes import full_float32

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, final
 
 import numpy as np
-import torch
 
-from imagetok.data.base import ImageBatch, ImageDataset
+from imagetok.data.base import ImageDataset
 from imagetok.data.image_decoding import ImageError
+from imagetok.data.subset import ChosenImages
 from imagetok.images import ImageContract, ImageSize
 
 _PIECE = 1024
@@ -26,34 +26,17 @@ class SizedGroups(NamedTuple):
 
 
 @final
-class ImagesOfOneSize(ImageDataset):
+class ImagesOfOneSize(ChosenImages):
     """Some images of a dataset, cropped to one size."""
 
     def __init__(self, dataset: ImageDataset, indices: Sequence[int], contract: ImageContract):
-        self.whole = dataset
-        self.sized = dataset.with_contract(contract)
-        self.indices = indices
-        self.name, self.split = dataset.name, dataset.split
-        self.contract, self.class_names = contract, dataset.class_names
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        super().__init__(dataset.with_contract(contract), indices)
 
     def identity(self) -> str:
         """Return a hash of the whole dataset's identity and of the chosen indices."""
         digest = hashlib.sha256(self.whole.identity().encode())
         digest.update(np.asarray(self.indices, dtype="<u8").tobytes())
         return digest.hexdigest()
-
-    def read(self, indices: Sequence[int]) -> ImageBatch:
-        """Return the images at `indices` of this group."""
-        self.check_indices(indices)
-        batch = self.sized.read([self.indices[i] for i in indices])
-        return batch._replace(indices=torch.tensor(indices, dtype=torch.int64))
-
-    def path_of(self, index: int) -> str:
-        """Return the path of an image in the whole dataset."""
-        return self.whole.path_of(self.indices[index])
 
 
 def groups_by_size(dataset: ImageDataset, stride: int, threads: int) -> Iterator[SizedGroups | int]:

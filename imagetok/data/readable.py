@@ -3,15 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import final
 
-import torch
 from accelerate.utils import gather_object
 
-from imagetok.data.base import ImageBatch, ImageDataset
+from imagetok.data.base import ImageDataset
 from imagetok.data.image_decoding import ImageError
-from imagetok.data.image_header import ImageHeader
+from imagetok.data.subset import ChosenImages
 from imagetok.data.unreadable import Unreadable, parse_allowance, refuse_beyond
 from imagetok.durable import canonical_json
 from imagetok.errors import InputError
@@ -22,39 +20,18 @@ _PIECE = 32
 
 
 @final
-class ReadableImages(ImageDataset):
+class ReadableImages(ChosenImages):
     """A dataset without its unreadable images, which `skipped` lists."""
 
     def __init__(self, dataset: ImageDataset, skipped: Sequence[Unreadable]):
-        self.whole = dataset
-        self.name, self.split = dataset.name, dataset.split
-        self.contract, self.class_names = dataset.contract, dataset.class_names
-        self.skipped = tuple(skipped)
         left_out = {image.index for image in skipped}
-        self.indices = [i for i in range(len(dataset)) if i not in left_out]
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        super().__init__(dataset, [i for i in range(len(dataset)) if i not in left_out])
+        self.skipped = tuple(skipped)
 
     def identity(self) -> str:
         """Return a hash of the whole dataset's identity and of the indices that are left out."""
         left_out = [image.index for image in self.skipped]
         return hashlib.sha256(canonical_json([self.whole.identity(), left_out])).hexdigest()
-
-    def read(self, indices: Sequence[int]) -> ImageBatch:
-        """Return the images at `indices` of the readable images."""
-        self.check_indices(indices)
-        batch = self.whole.read([self.indices[i] for i in indices])
-        return batch._replace(indices=torch.tensor(indices, dtype=torch.int64))
-
-    def path_of(self, index: int) -> str:
-        return self.whole.path_of(self.indices[index])
-
-    def header(self, index: int) -> ImageHeader | None:
-        return self.whole.header(self.indices[index])
-
-    def file_of(self, index: int) -> Path | None:
-        return self.whole.file_of(self.indices[index])
 
 
 def readable(dataset: ImageDataset, max_skip: int | str) -> ImageDataset:

@@ -85,4 +85,8 @@ class SubstitutedImages:
                 return self._read([other], [epoch])
             except ImageError:
                 continue
-        raise fault
+        raise ImageError(
+            f"{fault}; and none of {_DRAWS:,} other images that were drawn in its place can be "
+            "read: mend the images, or train on others",
+            fault.path,
+        )

@@ -113,7 +113,6 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
     tokenizer = build_autoencoder(config.tokenizer)
     started = None if init_from is None else _start_from(tokenizer, init_from)
     states = [""] * len(tokenizer.num_codes)
-    pictures: list[Path] = []
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
         bare = cast(Autoencoder, model)
@@ -121,10 +120,10 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
         if process_state().is_main_process:
             with suppress(ImageError):  # it became unreadable after it was measured
                 path = run / "pictures" / f"step-{step:08d}.png"
+                is_first = not path.parent.is_dir()
                 _save_pictures(bare, images.held_out, path)
-                if not pictures:
+                if is_first:
                     logger.info("held-out images above their reconstructions: %s", path)
-                pictures.append(path)
         _log_codebook_states(step, measures, states)
         return measures
 

@@ -9,12 +9,13 @@ import torch
 from code_samples import SHARD, Unreadable, make_images, make_tokenizer, small_plan
 
 from cli.main import _run
-from imagetok.codes.encode import FirstImages, encode_dataset
+from imagetok.codes.encode import encode_dataset
 from imagetok.codes.merge import merge_codes
 from imagetok.codes.reader import open_codes
 from imagetok.codes.schema import CodePlan
 from imagetok.codes.verify import verify_codes
 from imagetok.data.base import ArrayImages
+from imagetok.data.subset import FirstImages
 from imagetok.durable import sha256_file
 from imagetok.errors import ConfigError, ShardError
 

@@ -11,12 +11,13 @@ from PIL import Image
 
 from cli.main import _run
 from imagetok.codes.decode import decode_in_batches
-from imagetok.codes.encode import FirstImages, encode_dataset
+from imagetok.codes.encode import encode_dataset
 from imagetok.codes.merge import merge_codes
 from imagetok.codes.reader import CodeDataset, open_codes
 from imagetok.codes.reencode import _micro_batches, reencode
 from imagetok.codes.statistics import code_statistics, save_contact_sheet
 from imagetok.data import FolderConfig, open_images
+from imagetok.data.subset import FirstImages
 from imagetok.errors import InputError, ShardError
 from imagetok.images import to_uint8
 

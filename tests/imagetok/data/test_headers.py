@@ -15,14 +15,13 @@ import pytest
 import torch
 from PIL import Image, features
 
-from imagetok.codes.encode import FirstImages
 from imagetok.data import FolderConfig, WebDatasetConfig, open_images
 from imagetok.data.base import ArrayImages, ImageDataset
 from imagetok.data.header_cache import HeaderCache
 from imagetok.data.headers import look_at, spread
 from imagetok.data.image_decoding import ImageError, open_image
 from imagetok.data.image_header import ImageHeader, read_header
-from imagetok.data.subset import ImageSubset
+from imagetok.data.subset import FirstImages, ImageSubset
 from imagetok.images import ImageContract
 
 CONTRACT = ImageContract(mode="rgb", height=8, width=8)
