@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from imagetok.codes.reader import open_codes
 from imagetok.codes.schema import INDEX, Skip, read_json
 from imagetok.data import ImageDataset
 from imagetok.data.native_sizes import ImagesOfOneSize, SizedGroups, groups_by_size
+from imagetok.data.unreadable import refuse_beyond
 from imagetok.durable import lock, sha256_file, write_bytes, write_json
-from imagetok.errors import InputError
 from imagetok.images import ImageSize
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
@@ -54,8 +55,8 @@ def encode_native(
     """
     _start(folder, plan)
     groups = _groups(dataset, tokenizer.stride, threads)
-    skips = [Skip(index=i, path=path, reason=reason) for i, path, reason in groups.skipped]
-    _check_allowance(skips, len(dataset), max_skips)
+    refuse_beyond(groups.skipped, max_skips, len(dataset), plan.source)
+    skips = [Skip(**asdict(image)) for image in groups.skipped]
     total, main = sum(map(len, groups.by_size.values())), process_state().is_main_process
     logger.info("%d images of %d sizes", total, len(groups.by_size))
     reports: list[EncodeReport] = []
@@ -108,15 +109,6 @@ def _groups(dataset: ImageDataset, stride: int, threads: int | None) -> SizedGro
             else:
                 progress.update(done)
     return found
-
-
-def _check_allowance(skips: list[Skip], inputs: int, max_skips: int) -> None:
-    if len(skips) > max_skips:
-        raise InputError(
-            f"{len(skips)} of {inputs} images are unreadable or smaller than one code, but "
-            f"{max_skips} are allowed; the first is {skips[0].path} ({skips[0].reason}). Remove "
-            "these files, or allow more skips with --max-skip N or --max-skip P%"
-        )
 
 
 def _commit(folder: Path, plan: IndexPlan, groups: SizedGroups, skips: list[Skip]) -> None:

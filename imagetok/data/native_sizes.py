@@ -11,6 +11,7 @@ import numpy as np
 from imagetok.data.base import ImageDataset
 from imagetok.data.image_decoding import ImageError
 from imagetok.data.subset import ChosenImages
+from imagetok.data.unreadable import Unreadable
 from imagetok.images import ImageContract, ImageSize
 
 _PIECE = 1024
@@ -21,8 +22,8 @@ class SizedGroups(NamedTuple):
 
     by_size: dict[ImageSize, list[int]]
     """Indices in order by (height, width), cropped to the stride; sizes ascend."""
-    skipped: list[tuple[int, str, str]]
-    """Index, path and reason of each image that is unreadable or smaller than the stride."""
+    skipped: list[Unreadable]
+    """Each image that is unreadable or smaller than the stride (`too_small`)."""
 
 
 @final
@@ -42,7 +43,7 @@ class ImagesOfOneSize(ChosenImages):
 def groups_by_size(dataset: ImageDataset, stride: int, threads: int) -> Iterator[SizedGroups | int]:
     """Sort the images of a dataset by size; yield how many are done, and last the groups."""
     by_size: dict[ImageSize, list[int]] = defaultdict(list)
-    skipped: list[tuple[int, str, str]] = []
+    skipped: list[Unreadable] = []
 
     def size_of(index: int) -> ImageSize | ImageError:
         try:
@@ -55,12 +56,12 @@ def groups_by_size(dataset: ImageDataset, stride: int, threads: int) -> Iterator
             piece = range(first, min(first + _PIECE, len(dataset)))
             for index, found in zip(piece, pool.map(size_of, piece), strict=True):
                 if isinstance(found, ImageError):
-                    skipped.append((index, dataset.path_of(index), found.reason))
+                    skipped.append(Unreadable(index, dataset.path_of(index), found.reason))
                     continue
                 height, width = (side // stride * stride for side in found)
                 if height and width:
                     by_size[height, width].append(index)
                 else:
-                    skipped.append((index, dataset.path_of(index), "too_small"))
+                    skipped.append(Unreadable(index, dataset.path_of(index), "too_small"))
             yield piece.stop
     yield SizedGroups({size: by_size[size] for size in sorted(by_size)}, skipped)
