@@ -14,7 +14,6 @@ from imagetok.comparison.from_configs import (
     published,
     request_of,
     run_request,
-    with_allowance,
 )
 from imagetok.comparison.from_configs import compare as compare_tokenizers
 from imagetok.comparison.plan import SEEDS, ComparisonPlan
@@ -30,6 +29,7 @@ from imagetok.errors import ConfigError
 from imagetok.evaluation.protocols import sample_count
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
+from imagetok.training.config_input import with_allowance
 from prior.config import PriorRun
 from prior.trial_priors import PriorWork, check_selection
 

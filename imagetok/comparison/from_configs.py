@@ -28,6 +28,7 @@ from imagetok.plugins.records import check_portable
 from imagetok.processes import choose_device, process_state
 from imagetok.progress import progress_shown
 from imagetok.results import Result
+from imagetok.training.config_input import with_allowance
 from imagetok.training.run_images import SkippedImage, parse_check, read_skipped
 
 
@@ -158,12 +159,6 @@ def compare(
 
     with progress_shown(progress):
         return run_request(request, Path(out), follow_up, check=check, jobs=jobs, device=chosen)
-
-
-def with_allowance(overrides: Overrides, max_skip: int | str | None) -> list[str]:
-    """Return overrides as texts, with that of the allowance if one is given."""
-    allowance = [] if max_skip is None else [f"max_skip={max_skip}"]
-    return [*override_texts(overrides), *allowance]
 
 
 def request_of(

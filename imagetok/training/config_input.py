@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from imagetok.config import Overrides, Section, apply_overrides
+from imagetok.config import Overrides, Section, apply_overrides, override_texts
 from imagetok.errors import ConfigError
 from imagetok.named_configs import NamedConfig, find_config
 from imagetok.suggestions import did_you_mean, shown
@@ -26,6 +26,12 @@ class ConfigSource(NamedTuple):
     """File or name of the config, for messages."""
     named: NamedConfig | None
     """The named config or file; None for a mapping or typed config."""
+
+
+def with_allowance(overrides: Overrides, max_skip: int | str | None) -> list[str]:
+    """Return overrides as texts, with that of the allowance if one is given."""
+    allowance = [] if max_skip is None else [f"max_skip={max_skip}"]
+    return [*override_texts(overrides), *allowance]
 
 
 def open_config(config: ConfigInput, overrides: Overrides = ()) -> ConfigSource:

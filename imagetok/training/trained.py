@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import torch
 
-from imagetok.config import Overrides, load_config, override_texts, validate
+from imagetok.config import Overrides, load_config, validate
 from imagetok.data import open_image
 from imagetok.data.headers import LOOKED_AT
 from imagetok.processes import choose_device, keep_freed_memory
@@ -19,7 +19,13 @@ from imagetok.results import Result
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.config import TokenizerRun
-from imagetok.training.config_input import ConfigInput, check_kind, choose_run_folder, open_config
+from imagetok.training.config_input import (
+    ConfigInput,
+    check_kind,
+    choose_run_folder,
+    open_config,
+    with_allowance,
+)
 from imagetok.training.estimate import RunEstimate
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.next_commands import encode_command, evaluate_command
@@ -173,8 +179,7 @@ def train(
     """
     with progress_shown(progress):
         limit = parse_check(check)
-        allowance = [] if max_skip is None else [f"max_skip={max_skip}"]
-        source = open_config(config, [*override_texts(set), *allowance])
+        source = open_config(config, with_allowance(set, max_skip))
         check_kind(source, "tokenizer")
         keep_freed_memory()
         place = None if device is None else str(device)
