@@ -241,6 +241,7 @@ def lists_of(**train: object) -> bytes:
         lists_of(count=2, names=["a", "b"], sizes=[1], labels=[0, 0]),
         lists_of(count=1, names=["a", "b"], sizes=[1, 1], labels=[0, 0]),
     ],
+    ids=["empty", "no gzip", "no lists", "no JSON", "a size lacks", "a name too many"],
 )
 def test_a_damaged_list_is_refused(images, tmp_path, data):
     train_tokenizer(run_config(images, steps=4), tmp_path / "run")
