@@ -80,10 +80,22 @@ class StartingConfig(Result):
             **self.survey.rows(),
             **({"enlarged": enlarged} if small else {}),
             **{name: facts[name] for name in chosen},
-            "training, about": f"{duration_text(estimate.seconds)} on this machine, "
-            f"{estimate.device}, with {estimate.peak_memory_mb:,.0f} MiB",
+            **self.durations(),
             "codes, about": f"{size_text(self.code_bytes)} on disk",
         }
+
+    def durations(self) -> Mapping[str, object]:
+        """Return the time of training as text, by what is trained."""
+        return {"tokenizer, about": training_text(self.estimate)}
+
+
+def training_text(estimate: RunEstimate) -> str:
+    """Return time and memory of a training as measured here."""
+    assert estimate.seconds is not None and estimate.peak_memory_mb is not None
+    return (
+        f"{duration_text(estimate.seconds)} of training on this machine, {estimate.device}, with "
+        f"{estimate.peak_memory_mb:,.0f} MiB"
+    )
 
 
 def init(
@@ -110,6 +122,7 @@ def init(
     holdout: share of the pictures to hold out where the folder has no split to hold out.
     device: "cpu" to use no GPU for the measured steps. progress: show progress on stderr.
 
+    `prior.init` estimates the time of the prior, too.
     Raises ConfigError for a file that exists or an unknown method or size, InputError for a folder
     that is missing or in which nothing can be read.
     """
@@ -132,8 +145,10 @@ def init(
         tree = tokenizer_tree(base, data, image, groups, survey.train, max_skip)
         config = validate(tree, TokenizerRun, str(path))
         estimate = estimate_tokenizer(config, device=None if device is None else str(device))
+    if estimate.refusal is not None:
+        raise estimate.refusal
     codes = run / "codes"
-    prior_tree = _prior_tree(run, estimate.facts.images)
+    prior_tree = _prior_tree(run, survey.train)
     _write(path, with_comments(compact_yaml(tree), _comments(survey, image, method, size)))
     _write(prior_path, with_comments(compact_yaml(prior_tree), _PRIOR_COMMENTS))
     return StartingConfig(
@@ -307,8 +322,8 @@ def _code_bytes(facts: RunFacts, image: ImageContract, survey: FolderSurvey) -> 
     for count in (survey.train, survey.held_out):
         plan = CodePlan(
             tokenizer=TokenizerId(fingerprint="", name=""),
-            num_codes=facts.num_codes,
-            grids=facts.grids,
+            num_codes=facts.num_codes or (),
+            grids=facts.grids or (),
             image=image,
             source="",
             source_identity="",

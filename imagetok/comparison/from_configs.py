@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from imagetok.data.headers import LOOKED_AT
 from imagetok.errors import ConfigError, ResourceError
 from imagetok.plugins.loading import loaded_plugins
 from imagetok.plugins.records import check_portable
-from imagetok.processes import choose_device, process_state
+from imagetok.processes import choose_device, process_state, usable_cpus
 from imagetok.progress import progress_shown
 from imagetok.results import Result
 from imagetok.training.config_input import with_allowance
@@ -259,7 +258,7 @@ def slots_for(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
     """Return the environment of each slot for a run: one thread, and one of the GPUs."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if device.type != "cuda":
-        return [threads] * (jobs or _cores())
+        return [threads] * (jobs or usable_cpus())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
         map(str, range(torch.cuda.device_count()))
     )
@@ -267,8 +266,3 @@ def slots_for(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
     return [
         {**threads, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(jobs or len(gpus))
     ]
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use; on macOS, of all cores."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

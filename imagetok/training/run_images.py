@@ -15,6 +15,7 @@ from imagetok.config import Section, load_config
 from imagetok.data import ImageDataset, ImageError, open_images
 from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.headers import LOOKED_AT, look_at
+from imagetok.data.label_maps import check_classes
 from imagetok.data.listed import ImageList, ListedImages
 from imagetok.data.readable import readable
 from imagetok.data.substitutes import FilledBatch
@@ -112,12 +113,15 @@ class RunImages:
         """Look at the files before training (a collective); then decode the held-out images.
 
         limit: number of files of each split, None for all. Raises InputError, which names the file
-        with the whole list, if more are missing or damaged than allowed.
+        with the whole list, if more are missing or damaged than allowed, and if no pixel of the
+        label maps of a split has a class.
         """
         fault = None
         if process_state().is_main_process:
             try:
                 self._look(limit)
+                check_classes(self.training)
+                check_classes(self._all_held_out)
             except InputError as error:
                 fault = str(error)
         if process_state().num_processes > 1:
