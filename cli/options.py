@@ -109,6 +109,15 @@ def show_table(values: Mapping[str, object]) -> None:
         say(f"  {name:<{width}}  {_text(value)}")
 
 
+def show_measures(values: Mapping[str, object]) -> None:
+    """Print measures with their definitions, one a line."""
+    from imagetok.evaluation.definitions import explained  # its package is slow to import
+
+    texts = {name: _text(value) for name, value in values.items()}
+    width = max(map(len, texts.values()), default=0)
+    show_table({k: f"{text:<{width}}  {explained(k)}".rstrip() for k, text in texts.items()})
+
+
 def show_usage(levels: "Iterable[LevelUse]") -> None:
     """Print the codebook usage of each level: codes used and perplexity."""
     for level, use in enumerate(levels):

@@ -11,8 +11,8 @@ from cli.options import (
     given,
     max_skip_option,
     say,
+    show_measures,
     show_skips,
-    show_table,
 )
 from cli.parameters import CONFIG, PATH_OR_ID
 
@@ -85,7 +85,7 @@ def train(
         return 0
     done = function(config, out=out, resume=resume, **options, **images)
     say(f"finished: {done.artifact}, on the held-out split:")
-    show_table(done.measures)
+    show_measures(done.measures)
     skips = done.skipped if isinstance(done, TrainedTokenizer) else SkippedImages()
     code = show_skips((*skips.train, *skips.test))
     say(f"run folder: {done.folder}")

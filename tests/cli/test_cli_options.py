@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from cli.main import _run
-from cli.options import show_columns
+from cli.options import show_columns, show_measures
+from imagetok.evaluation.definitions import BETTER, DEFINITIONS, explained
+from imagetok.training.metrics_log import read_json_lines
 
 
 def test_one_column_shows_the_rows_that_have_it(capsys):
@@ -21,6 +23,29 @@ def test_several_columns_leave_places_free(capsys):
         "  a        0.5   2",
         "  between       30",
     ]
+
+
+def test_measures_of_a_run_are_explained_in_one_line_each(capsys):
+    show_measures({"bits_per_pixel": 20.5, "codes_used_level1": 3, "of_mine": 1})
+    assert capsys.readouterr().out.splitlines() == [
+        "  bits_per_pixel     20.5  the same for each pixel of the image; lower is better",
+        "  codes_used_level1  3     codes that occur in the split; higher is better",
+        "  of_mine            1",
+    ]
+
+
+def test_every_measure_that_a_run_writes_is_explained():
+    runs = sorted((Path(__file__).parent.parent / "stored" / "runs").glob("*/metrics.jsonl"))
+    names = {
+        name
+        for path in runs
+        for record in read_json_lines(path)
+        if record["split"] == "test"
+        for name in record
+    }
+    assert {"psnr_db", "bits_per_code_level1", "uncertainty"} <= names
+    assert [name for name in names - {"step", "split"} if not explained(name)] == []
+    assert set().union(*BETTER.values()) <= DEFINITIONS.keys()
 
 
 @pytest.mark.parametrize("words", [["train", "{}"], ["inspect", "{}"], ["encode", "--data", "{}"]])

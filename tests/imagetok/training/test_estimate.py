@@ -126,7 +126,8 @@ def test_a_run_of_another_folder_is_found_by_its_config(here):
     assert config_of_run(Path("runs/mine")).where == "runs/mine/config.yaml"  # pyright: ignore
 
 
-def test_a_run_begins_with_its_facts_and_names_the_next_command(here, caplog):
+def test_a_run_begins_with_its_facts_and_names_the_next_command(here, caplog, monkeypatch):
+    monkeypatch.setattr(loading, "_asked", {})
     caplog.set_level(logging.INFO, "imagetok")
     run = imagetok.train(tree(steps=1), out="my run", device="cpu")
     (first,) = [m for m in caplog.messages if m.startswith("tokenizer, edvae, on shapes:train")]
