@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.parameters import DATA, PATH_OR_ID
+from imagetok.suggestions import counted
 
 if TYPE_CHECKING:  # slow to import
     from imagetok.codes.schema import LevelUse
@@ -122,8 +123,8 @@ def show_usage(levels: "Iterable[LevelUse]") -> None:
     """Print the codebook usage of each level: codes used and perplexity."""
     for level, use in enumerate(levels):
         say(
-            f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
-            f"perplexity {use.perplexity:.1f}"
+            f"level {level}: {use.codes_used} of {counted(use.num_codes, 'code')} used, perplexity "
+            f"{use.perplexity:.1f}"
         )
 
 

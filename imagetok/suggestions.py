@@ -44,6 +44,16 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or _plural(noun)}"
 
 
+def are(count: int) -> str:
+    """Return the verb after a number of things: `is` or `are`."""
+    return "is" if count == 1 else "are"
+
+
+def all_of(count: int, noun: str) -> str:
+    """Return all of a number of things: `all 12 images`, but `the only image`."""
+    return f"the only {noun}" if count == 1 else f"all {counted(count, noun)}"
+
+
 def _plural(noun: str) -> str:
     if noun.endswith(("s", "x", "ch", "sh")):
         return f"{noun}es"

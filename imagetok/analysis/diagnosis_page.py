@@ -19,6 +19,7 @@ from imagetok.reporting import (
     usage_histogram,
     write_report,
 )
+from imagetok.suggestions import counted
 
 
 def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
@@ -45,7 +46,7 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
     if figures:
         sections.append(ReportSection("Training", figures))
     count = diagnosis.identity["count"]
-    measured = f"Measured on {count:,} images of {diagnosis.data}"
+    measured = f"Measured on {counted(count, 'image')} of {diagnosis.data}"
     what = "imagetok diagnose: how a codebook is used, and whether it collapsed"
     write_report(path, title, sections, what, measured)
 

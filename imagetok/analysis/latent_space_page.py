@@ -11,6 +11,7 @@ from imagetok.analysis.latent_space import BETWEEN, STEPS, Exploration
 from imagetok.pictures import class_labels
 from imagetok.reporting import Block, Figure, Pictures, ReportSection, Table, Text, write_report
 from imagetok.reporting.figures import drawing, legend_above
+from imagetok.suggestions import counted
 
 _MOST_NAMED = 20  # classes in a legend
 
@@ -29,7 +30,7 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
     if found.maps:
         sections.append(_class_structure(found))
     what = "imagetok explore: what the codes of a tokenizer stand for"
-    measured = f"Measured on {found.num_images:,} images of {found.data}"
+    measured = f"Measured on {counted(found.num_images, 'image')} of {found.data}"
     write_report(path, title, sections, what, measured)
 
 
@@ -81,7 +82,7 @@ def _class_structure(found: Exploration) -> ReportSection:
         Figure(
             drawing(_map(found, name), height=4.4),
             f"t-SNE of {name} by label",
-            f"t-SNE of the {name} of {len(found.labels):,} images, coloured by label.",
+            f"t-SNE of the {name} of {counted(len(found.labels), 'image')}, coloured by label.",
         )
         for name in found.maps
     ]

@@ -27,6 +27,7 @@ from imagetok.io.output_paths import output_file
 from imagetok.pictures import as_rgb, enlarged, grid, png_bytes, side_by_side
 from imagetok.processes import device_of
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Autoencoder
 from imagetok.tokenizers.loading import display_name, open_autoencoder
 
@@ -53,7 +54,8 @@ class ReconstructionResult(Result):
 
     def title(self) -> str:
         """Return a title: the number of images and the tokenizer."""
-        return f"{len(self.names)} images and their reconstructions by {self.tokenizer}"
+        whose = "its reconstruction" if len(self.names) == 1 else "their reconstructions"
+        return f"{counted(len(self.names), 'image')} and {whose} by {self.tokenizer}"
 
     def rows(self) -> dict[str, object]:
         """Return the first measure of each image by its name."""

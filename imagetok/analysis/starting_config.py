@@ -21,7 +21,7 @@ from imagetok.images import ImageContract, pixels_text
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.results import Result, duration_text
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import counted, did_you_mean
 from imagetok.training.config import NO_SKIPS, TokenizerRun
 from imagetok.training.estimate import RunEstimate
 from imagetok.training.facts import RunFacts
@@ -177,8 +177,8 @@ def choose_image(survey: FolderSurvey, size: int | None = None) -> tuple[ImageCo
     sides = survey.short_sides
     if not sides:
         raise InputError(
-            f"{survey.data.root}: expected pictures, found {len(survey.damaged):,} files of which "
-            f"none can be read{listed(survey.damaged)}"
+            f"{survey.data.root}: expected pictures, found {counted(len(survey.damaged), 'file')}, "
+            f"of which none can be read{listed(survey.damaged)}"
         )
     fitting = [s for s in SIZES if sides[floor_share(len(sides))] >= s and s <= DEFAULT_SIZE]
     short = size or max(fitting, default=min(SIZES))
@@ -291,11 +291,12 @@ def _comments(
     enough = len(survey.short_sides) - len(survey.smaller_than(side))
     share = 100 * enough / len(survey.short_sides)
     asked = "asked for" if size is not None else f"chosen up to {DEFAULT_SIZE} (--size for others)"
+    pictures = counted(len(survey.files), "picture")
     return {
-        "": f"{METHODS[method]}, for the {len(survey.files):,} pictures in {survey.data.root},\n"
+        "": f"{METHODS[method]}, for {pictures} in {survey.data.root},\n"
         "written by `imagetok init`. Keys are explained on\n"
         "https://imagetok.github.io/imagetok/reference/config-keys.html",
-        "data:": f"{survey.train:,} pictures to train on, {survey.held_out:,} held out",
+        "data:": f"{counted(survey.train, 'picture')} to train on, {survey.held_out:,} held out",
         "max_skip:": "damaged pictures to allow: others take their place, and they are listed",
         "  image:": f"{pixels_text(image)}: {asked}; {share:.0f} % of the pictures are as large. "
         "Others are enlarged.\nA picture of another shape is cropped at its longer side.",

@@ -27,6 +27,7 @@ from imagetok.plugins.records import check_portable
 from imagetok.processes import choose_device, process_state, usable_cpus
 from imagetok.progress import progress_shown
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.training.config_input import with_allowance
 from imagetok.training.run_images import SkippedImage, parse_check, read_skipped
 
@@ -57,8 +58,8 @@ class CompareResult(Result):
     def title(self) -> str:
         if self.comparison is None:
             return f"comparison in {self.folder}: no run finished"
-        methods = len(self.comparison.methods)
-        return f"{methods} tokenizers on {self.comparison.data}, in {self.folder}"
+        methods = counted(len(self.comparison.methods), "tokenizer")
+        return f"{methods} on {self.comparison.data}, in {self.folder}"
 
     def rows(self) -> dict[str, object]:
         """Return the table's columns by title, one value per method, then the failures."""

@@ -10,7 +10,7 @@ from imagetok.data.folder import list_images, open_folder
 from imagetok.data.image_decoding import ImageError
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
-from imagetok.suggestions import counted
+from imagetok.suggestions import all_of
 
 _SHOWN = 10
 
@@ -36,8 +36,8 @@ def without_classes(dataset: ImageDataset) -> InputError:
     return InputError(
         f"{dataset.name}:{dataset.split}: expected pixels of the classes 0 to "
         f"{(image.num_classes or 1) - 1}, found only {image.ignore}, which image.ignore leaves "
-        f"out, in {'all ' if len(dataset) > 1 else ''}{counted(len(dataset), 'label map')}; choose "
-        "other label maps, or check image.ignore"
+        f"out, in {all_of(len(dataset), 'label map')}; choose other label maps, or check "
+        "image.ignore"
     )
 
 

@@ -19,6 +19,7 @@ from imagetok import seeding
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.plugins.loading import ensure_loaded, loaded_plugins
 from imagetok.processes import usable_cpus
+from imagetok.suggestions import counted
 
 logger = logging.getLogger("imagetok")
 _REMEDY = (
@@ -72,7 +73,8 @@ def check_batch_size(batch_size: int, accumulation: int, num_processes: int) -> 
     if batch_size % (accumulation * num_processes):
         raise ConfigError(
             f"train.batch_size: expected a multiple of {accumulation * num_processes} "
-            f"({num_processes} processes x {accumulation} micro-batches), found {batch_size}"
+            f"({counted(num_processes, 'process')} x {counted(accumulation, 'micro-batch')}), "
+            f"found {batch_size}"
         )
 
 
@@ -246,7 +248,7 @@ def begin(loader: DataLoader) -> Iterator[Any]:
             return iter(loader)
     except OSError as error:  # the workers' semaphores need shared memory too
         raise ResourceError(
-            f"train.workers: {loader.num_workers} loader workers cannot be started "
-            f"({error.strerror or error}): they need processes, file descriptors and shared "
+            f"train.workers: {counted(loader.num_workers, 'loader worker')} cannot be started "
+            f"({error.strerror or error}): workers need processes, file descriptors and shared "
             f"memory, /dev/shm; {_REMEDY}"
         ) from None

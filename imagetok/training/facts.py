@@ -84,7 +84,8 @@ class RunFacts(Result):
         passes = self.passes
         if passes is None:
             return ""
-        return f", {passes:,.0f} passes" if passes >= 1000 else f", {passes:.3g} passes"
+        text = f"{passes:,.0f}" if passes >= 1000 else f"{passes:.3g}"
+        return f", {text} {'pass' if text == '1' else 'passes'}"
 
 
 def _count(number: int | None) -> str:

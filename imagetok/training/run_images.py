@@ -26,6 +26,7 @@ from imagetok.images import ImageContract
 from imagetok.io.json_files import MAX_BYTES, as_section, parse_json, read_section
 from imagetok.io.regular_files import read_regular
 from imagetok.processes import process_state
+from imagetok.suggestions import are, counted
 from imagetok.training.config import NO_SKIPS, TokenizerRun
 from imagetok.training.run_folder import CONFIG, DAMAGED
 
@@ -188,8 +189,8 @@ class RunImages:
             damaged[split] = _by_index([*dataset.missing, *found.damaged])
             if found.looked_at and not damaged[split]:
                 logger.info(
-                    "%s: looked at %d of %d files, none is damaged",
-                    *(_name_of(dataset), found.looked_at, found.total),
+                    "%s: looked at %d of %s, none is damaged",
+                    *(_name_of(dataset), found.looked_at, counted(found.total, "file")),
                 )
         file = self._run / DAMAGED
         if not any(damaged.values()):
@@ -204,9 +205,10 @@ class RunImages:
             refuse_beyond(images, allowed, len(dataset), _name_of(dataset), remedy)
             if images:
                 logger.warning(
-                    "%s: %d of %d images are damaged or missing, which --max-skip allows; %s lists "
-                    "all of them:%s",
-                    *(_name_of(dataset), len(images), len(dataset), file, listed(images)),
+                    "%s: %d of %s %s damaged or missing, which --max-skip allows; %s lists all of "
+                    "them:%s",
+                    *(_name_of(dataset), len(images), counted(len(dataset), "image")),
+                    *(are(len(images)), file, listed(images)),
                 )
 
     def _note(self, image: Unreadable) -> None:
@@ -216,8 +218,8 @@ class RunImages:
         if len(known) >= self._allowed:
             raise ImageError(
                 f"{image.path}: {image.reason}; training cannot read it, and --max-skip allows "
-                f"{self._allowed:,} of {len(self.training):,} images; mend or replace it, or allow "
-                f"it with --max-skip {len(known) + 1}; then add --resume to continue",
+                f"{self._allowed:,} of {counted(len(self.training), 'image')}; mend or replace it, "
+                f"or allow it with --max-skip {len(known) + 1}; then add --resume to continue",
                 image.path,
             )
         known[image.index] = image
@@ -237,8 +239,8 @@ class RunImages:
                 added = sum(name not in known for name in _names(dataset.dataset))
                 if added:
                     logger.warning(
-                        "%s: %d images were added since the run started; it goes on without them",
-                        *(dataset.name, added),
+                        "%s: found %s added since the run started; it goes on without",
+                        *(dataset.name, counted(added, "image")),
                     )
                 return
 
@@ -306,8 +308,8 @@ def _check_sizes(
         raise _other_images(where, "most files have another size")
     if changed:
         logger.warning(
-            "%s: %d files changed since the run started, such as %s; they are read as they are now",
-            *(where, len(changed), recorded.names[changed[0]]),
+            "%s: %s changed since the run started, such as %s; what is there now is read",
+            *(where, counted(len(changed), "file"), recorded.names[changed[0]]),
         )
 
 
