@@ -86,7 +86,7 @@ def show_skips(skips: "Sequence[Unreadable | SkippedImage]") -> int:
     for skip in skips:
         say(f"skipped {skip.path}: {skip.reason}")
     for reason, count in Counter(skip.reason for skip in skips).most_common():
-        say(f"skipped {count}: {reason}")
+        say(f"skipped {counted(count, 'image')} in all: {reason}")
     return 4 if skips else 0
 
 
@@ -121,11 +121,11 @@ def show_measures(values: Mapping[str, object]) -> None:
 
 def show_usage(levels: "Iterable[LevelUse]") -> None:
     """Print the codebook usage of each level: codes used and perplexity."""
-    for level, use in enumerate(levels):
-        say(
-            f"level {level}: {use.codes_used} of {counted(use.num_codes, 'code')} used, perplexity "
-            f"{use.perplexity:.1f}"
-        )
+    several = list(levels)
+    for level, use in enumerate(several):
+        where = f"level {level}: " if len(several) > 1 else ""
+        codes = counted(use.num_codes, "code")
+        say(f"{where}{use.codes_used} of {codes} used, perplexity {use.perplexity:.1f}")
 
 
 def show_columns(rows: Mapping[str, Mapping[str, object]], *, named: bool = False) -> None:

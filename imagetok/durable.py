@@ -19,7 +19,6 @@ from typing import IO, Any, NoReturn
 from imagetok.errors import ResourceError
 from imagetok.io.json_files import read_json
 from imagetok.io.temporary_files import hold, remove_leftovers
-from imagetok.suggestions import counted
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
@@ -205,7 +204,7 @@ def verify_folder(folder: Path, names: Collection[str] | None = None) -> list[st
         size, digest = expected[name]
         actual = (folder / name).stat().st_size
         if actual != size:
-            faults.append(f"{folder / name}: expected {counted(size, 'byte')}, found {actual:,}")
+            faults.append(f"{folder / name}: expected {size} bytes, found {actual}")
         elif sha256_file(folder / name) != digest:
             faults.append(f"{folder / name}: its sha256 differs from the recorded one")
     return faults

@@ -10,6 +10,7 @@ import torch
 from imagetok.artifacts import read_artifact
 from imagetok.codes.reader import CodeBatch, open_codes
 from imagetok.config import validate
+from imagetok.data.noise import COUNT
 from imagetok.errors import ImagetokError, InputError, ResourceError
 from imagetok.images import pixels_text
 from imagetok.tokenizers import Autoencoder, Tokenizer
@@ -18,7 +19,6 @@ from imagetok.training.config import TokenizerRun
 from imagetok.training.config_input import config_of_run
 from imagetok.training.estimate import SECONDS, RunEstimate, estimate_run, evaluations_of
 from imagetok.training.job import build_accelerator
-from imagetok.training.noise import COUNT
 from prior.config import PriorRun
 from prior.stepper import NO_LABEL
 from prior.training import CodeForm, facts_without_codes, form_of, job_of, job_on, with_commit

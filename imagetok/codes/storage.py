@@ -218,6 +218,6 @@ def _get_fsspec(url: str, max_bytes: int, progress: TransferProgress) -> bytes:
 def _check_size(where: str, expected: int, found: int | str) -> None:
     if found != expected:
         raise ShardError(
-            f"{where}: expected {counted(expected, 'byte')}, found {found}; the shard was "
+            f"{where}: expected {expected} bytes, found {found}; the shard was "
             f"truncated or replaced. {REMEDY}"
         )

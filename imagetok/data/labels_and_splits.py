@@ -87,7 +87,7 @@ def _refuse_mixture(
     if len(words) <= len(found):
         few, others, expected = words, found, "a whole number"
     else:
-        few, others, expected = found, words, "a name that is no whole number"
+        few, others, expected = found, words, "a name"
     more = f" (and {len(few) - 1:,} more)" if len(few) > 1 else ""
     raise InputError(
         f"{where(few[0])}: expected {expected}, as {counted(len(others), 'other label')} "

@@ -10,10 +10,10 @@ DEFINITIONS = {
     "ssim": "mean over images, 11 x 11 Gaussian windows of sigma 1.5 inside the image",
     "pixel_accuracy": "of label maps: the share of all pixels whose class is reconstructed",
     "miou": "of label maps: intersection over union over the split, mean over classes that occur",
-    "perplexity": "of hard codes, over the whole split",
-    "perplexity_batch128": "of hard codes, mean over whole batches of 128 images in order",
+    "perplexity": "effective number of hard codes, over the whole split",
+    "perplexity_batch128": "effective number of hard codes, mean over whole batches of 128 images",
     "perplexity_batch128_all": "the same with the last, smaller batch, as imagetok 0.2 measured it",
-    "perplexity_batch32": "of hard codes, mean over batches of 32 images in order, also the last",
+    "perplexity_batch32": "effective number of hard codes, mean over batches of 32, also the last",
     "codes_used": "codes that occur in the split",
     "num_codes": "codes in the codebook",
     "dead_codes": "codes that never occur in the split",
@@ -27,11 +27,11 @@ DEFINITIONS = {
     "variance": "of the stochastic quantizer, mean over positions",
     "margin": "squared distance of the second nearest code minus the nearest, mean over positions",
     "encoder_norm": "norm of the encoder's output, mean over positions",
-    "bits_per_code": "cost of a held-out code under the prior",
-    "bits_per_image": "cost of all codes of a held-out image under the prior",
+    "bits_per_code": "bits for a held-out code under the prior",
+    "bits_per_image": "bits for all codes of a held-out image",
     "bits_per_pixel": "the same for each pixel of the image",
-    "order0_bits_per_code": "baseline: cost of a code by code frequencies alone",
-    "order1_bits_per_code": "baseline: cost of a code by the code before it",
+    "order0_bits_per_code": "baseline: bits for a code by code frequencies alone",
+    "order1_bits_per_code": "baseline: bits for a code by the code before it",
 }
 """Definition of each measure, without the level that its name may end with."""
 BETTER = {
@@ -47,7 +47,7 @@ def explained(name: str) -> str:
     """Return the definition of a measure and which direction is better; "" if it is unknown.
 
     >>> explained("bits_per_code_level1")
-    'cost of a held-out code under the prior; lower is better'
+    'bits for a held-out code under the prior; lower is better'
     """
     plain = re.sub(r"_level\d+$", "", name)
     better = "".join(f"; {way} is better" for way, names in BETTER.items() if plain in names)

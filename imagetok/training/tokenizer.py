@@ -15,6 +15,7 @@ from imagetok.config import differences_shown
 from imagetok.data import ImageBatch, ImageDataset, ImageError, describe
 from imagetok.data.headers import LOOKED_AT
 from imagetok.data.listed import ListedImages
+from imagetok.data.noise import NoiseImages
 from imagetok.data.substitutes import SubstitutedImages
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import evaluate_reconstruction
@@ -30,7 +31,6 @@ from imagetok.training.estimate import RunEstimate, estimate_run
 from imagetok.training.facts import RunFacts, count_parameters
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
-from imagetok.training.noise import NoiseImages
 from imagetok.training.run_folder import (
     PLACES,
     check_config,

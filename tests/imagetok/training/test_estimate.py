@@ -10,6 +10,7 @@ import torch
 from test_resume import tree
 
 import imagetok
+from imagetok.data.noise import NoiseImages
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract, pixels_text
 from imagetok.plugins import loading
@@ -18,7 +19,6 @@ from imagetok.training.config_input import config_of_run
 from imagetok.training.facts import RunFacts, classes_text
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.next_commands import command
-from imagetok.training.noise import NoiseImages
 
 
 def facts(**changes: object) -> RunFacts:

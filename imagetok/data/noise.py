@@ -1,8 +1,8 @@
-"""Noise in place of the examples of a run, to measure the time of its steps before they exist."""
+"""Noise in place of images that do not exist yet, to measure the time of a run's steps."""
 
 import torch
 
-from imagetok.data import NO_LABEL, ImageBatch
+from imagetok.data.base import NO_LABEL, ImageBatch
 from imagetok.images import ImageContract
 
 COUNT = 4096
