@@ -56,3 +56,16 @@ def test_a_path_that_is_not_utf8_is_refused_before_any_work(words, tmp_path, cap
     assert _run([word.format(path) for word in words]) == 2
     said = capsys.readouterr().err
     assert "caf\\udce9: expected text in UTF-8" in said and said.count("\n") == 1
+
+
+def test_a_dry_run_without_codes_shows_what_is_known_then_what_is_missing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert _run(["train", "digits/gpt", "--dry-run", "--device", "cpu"]) == 3
+    out, err = capsys.readouterr()
+    for fact in ("4 x 4 of 64", "parameters", "1,000 of 32 images", "measured on noise"):
+        assert fact in out
+    for missing in ("tokenizer: no such folder", "codes/train", "codes/test"):
+        assert f"runs/digits-edvae/{missing}" in err
+    assert not list(tmp_path.iterdir())
