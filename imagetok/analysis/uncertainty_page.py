@@ -36,13 +36,13 @@ def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
     sections = [_error_by_bin(studies, titles)]
     sections += [_section(study, title) for study, title in zip(studies, titles, strict=True)]
     what = "imagetok uncertainty: whether uncertainty predicts errors, and detects other images"
-    measured = dict.fromkeys(f"images: {study.image_counts()}" for study in studies)
+    measured = dict.fromkeys(study.image_counts() for study in studies)
     write_report(
         path,
         "Uncertainty and reconstruction error",
         sections,
         what,
-        f"Measured on {', '.join(measured)}",
+        f"Number of images measured: {', '.join(measured)}",
     )
 
 

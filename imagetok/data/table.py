@@ -190,7 +190,8 @@ def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
                 yield TableRow(reader.line_num, dict(zip(header, values, strict=True)))
             else:
                 faults.append(
-                    f"line {reader.line_num}: expected {counted(len(header), 'value')}, found {len(values)}"
+                    f"line {reader.line_num}: expected {counted(len(header), 'value')}, found "
+                    f"{len(values)}"
                 )
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
