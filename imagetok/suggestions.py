@@ -1,4 +1,4 @@
-"""Values and names in messages: short, on one line, and suggestions for misspelt ones."""
+"""Values, counts and names in messages, short and on one line; suggestions for misspelt ones."""
 
 import difflib
 from collections.abc import Iterable
@@ -24,6 +24,11 @@ def shown(value: object) -> str:
     except ValueError:  # an integer of more digits than Python writes
         text = f"a large {type(value).__name__}"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 image`, or `1,617 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def one_line(text: str, limit: int = 500) -> str:

@@ -224,7 +224,8 @@ def test_uncertainty_is_measured(place, tmp_path, capsys):
     one, other = json.loads((tmp_path / "uncertainty.json").read_bytes())["tokenizers"]
     origins = [study.pop("origin") for study in (one, other)]
     assert one == other and origins == [str(place / "tokenizer"), str(tmp_path / "copy")]
-    assert "spearman, positions" in told and f"images: {data} 12, shapes:test 12, noise 12" in told
+    measured = f"12 images of {data}, 12 images of shapes:test and 12 images of noise"
+    assert "Spearman, positions" in told and measured in told
     assert {name: found["count"] for name, found in one["identities"].items()} == {
         data: 12, "shapes:test": 12, "noise": 12
     }  # fmt: skip

@@ -175,7 +175,7 @@ def test_the_page_shows_pictures_first_and_marks_the_best(result, tmp_path):
     html = (tmp_path / "report.html").read_text()
     titles = re.findall("<h2>(.*?)</h2>", html)
     assert titles == ["Reconstructions", "Measures", "Training", "Command"]
-    assert 'alt="original, cat"' in html and 'alt="deep"' in html
+    assert 'alt="original, cat"' in html and 'alt="deep, dog"' in html
     assert re.findall(r'class=" best"><div>(.*?)<span', html) == [
         f"2.00\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{math.sqrt(2):.2f}"
     ]
