@@ -13,29 +13,38 @@ MEANINGS: Mapping[str, str] = {
     "miou": "of label maps: intersection over union over the split, mean over classes that occur",
     "perplexity": "how evenly hard codes are used over the whole split: exp of their entropy; the "
     "codebook size K if all are used equally, 1 if only one is used",
-    "perplexity_batch128": "the same, mean over whole batches of 128 images in order",
-    "perplexity_batch128_all": "the same with the last, smaller batch, as imagetok 0.2 measured it",
-    "perplexity_batch32": "the same, mean over batches of 32 images in order, also the last",
+    "perplexity_batch128": "perplexity of hard codes, mean over whole batches of 128 images in "
+    "order; a batch cannot show every code, so it is lower than over the whole split",
+    "perplexity_batch128_all": "perplexity of hard codes, mean over batches of 128 images with the "
+    "last, smaller batch, as imagetok 0.2 measured it",
+    "perplexity_batch32": "perplexity of hard codes, mean over batches of 32 images in order, also "
+    "the last",
     "commitment": "squared distance of encoder output and code, mean over positions and dimensions",
-    "commitment_norm": "norm over dimensions of those squared differences, mean over positions",
+    "commitment_norm": "norm over dimensions of the squared differences of encoder output and "
+    "code, mean over positions",
     "num_codes": "codebook size K",
     "codes_used": "codes that occur in the split",
     "dead_codes": "codes that never occur in the split",
     "entropy": "entropy of the code probabilities in nats, mean over positions: 0 if the encoder "
     "is certain, log K if it is undecided",
-    "entropy_std": "standard deviation of that entropy over positions",
+    "entropy_std": "standard deviation over positions of the entropy of the code probabilities",
     "uncertainty": "K / S, the codebook size over the sum of the concentrations of the encoder's "
     "Dirichlet distribution: 1 without evidence, near 0 with much evidence",
     "top_logit": "largest logit of a position, mean over positions",
     "max_logit": "largest logit of all; above 18 the usual float32 form of the Dirichlet KL has no "
     "gradient",
+    "margin": "squared distance of the encoder output to the second nearest code minus that to the "
+    "nearest one, mean over positions",
+    "encoder_norm": "norm of the encoder output, mean over positions",
     "variance": "variance of the stochastic quantization; it usually falls during training",
     "bits_per_code": "mean negative log2-likelihood of held-out codes under the prior, given the "
     "labels; lower is better",
-    "bits_per_image": "the same for all codes of an image",
-    "bits_per_pixel": "the same, divided by height x width of the image",
-    "order0_bits_per_code": "the same under a unigram: how often each code occurs in training",
-    "order1_bits_per_code": "the same under a bigram: given the code on the left",
+    "bits_per_image": "bits per code times the number of codes of an image",
+    "bits_per_pixel": "bits per image, divided by height x width of the image",
+    "order0_bits_per_code": "bits per code of a unigram baseline, which knows how often each code "
+    "occurs in the training codes",
+    "order1_bits_per_code": "bits per code of a bigram baseline, which also knows the code on the "
+    "left",
     "lpips": "perceptual distance in the features of that network, mean over images; lower is "
     "better",
     "fid": "Fréchet distance of Gaussians fitted to Inception features; lower is better",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from browser import LOOKS, open_browser
+from browser import check_layout
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -171,15 +171,6 @@ def test_samples_need_a_network(place, capsys):
     words += ["--data", str(place / "photos"), "--samples", str(place / "samples")]
     assert _run(words) == 2
     assert "add --features NETWORK" in capsys.readouterr().err
-
-
-def check_layout(page: Path) -> None:
-    """At the widths of a phone and a desktop, light and dark, a page has no faults of layout."""
-    with open_browser() as browser:
-        for width, dark in LOOKS:
-            browser.look(width, 900, dark)
-            browser.open(page.as_uri())
-            assert browser.faults_of_layout(width) == [], (width, dark)
 
 
 def test_a_codebook_is_diagnosed(place, tmp_path, capsys):

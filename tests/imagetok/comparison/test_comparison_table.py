@@ -190,6 +190,9 @@ def test_the_page_of_a_comparison_in_a_browser(result, tmp_path, width, dark):
         browser.look(width, 900, dark)
         browser.open((tmp_path / "report.html").as_uri())
         assert browser.faults_of_layout(width) == []
+        pictures = "[...document.querySelectorAll('.pictures img')]"
+        sizes = browser.run(f"{pictures}.map(e => e.getBoundingClientRect().width)")
+        assert len(sizes) == 36 and min(sizes) >= 64
 
 
 def sized(
