@@ -310,7 +310,7 @@ def _map(
     colours = matplotlib.colormaps["tab10"]
 
     def draw(axes: Axes) -> None:
-        named = {
+        named: dict[int, str] = {
             number: names[number] if number >= 0 else "no label"
             for number in labels.unique().tolist()
         }

@@ -173,7 +173,7 @@ def test_curves_are_what_was_logged(made):
 
 def test_several_runs_stand_side_by_side(made, tmp_path):
     page = report(tmp_path / "b.html", made / "edvae", made / "vqvae")
-    labels = re.findall(r'class="label first(?: low)?">(\w+)<', (tmp_path / "b.html").read_text())
+    labels = re.findall(r'<th scope="row"><div>(\w+)<', (tmp_path / "b.html").read_text())
     assert labels[:6] == ["original", "edvae", "vqvae"] * 2
     [table] = page.tables("measure")
     assert table[0] == ["measure", "edvae", "vqvae"]
@@ -189,10 +189,10 @@ def test_a_prior_draws_and_completes(made, tmp_path):
     page = report(tmp_path / "c.html", made / "gpt", extra=("--samples", "2"))
     assert page.titles[1:3] == ["Samples", "Completions"]
     samples, completions = (tmp_path / "c.html").read_text().split("<h2>")[2:4]
-    rows = re.findall(r'class="label first(?: low)?">(\w)<', samples)
+    rows = re.findall(r'<th scope="row"><div>(\w)<', samples)
     assert rows == list("0123456789")
     assert samples.count('alt="7"') == 2
-    held_out = re.findall(r'class="label first(?: low)?">(\w)<', completions)
+    held_out = re.findall(r'<th scope="row"><div>(\w)<', completions)
     assert len(held_out) == 5 and set(held_out) <= set(rows)  # the class of every image
     none = report(tmp_path / "d.html", made / "gpt", extra=("--samples", "0"))
     assert not {"Samples", "Completions"} & set(none.titles)
