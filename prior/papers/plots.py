@@ -310,9 +310,9 @@ def _map(
     colours = matplotlib.colormaps["tab10"]
 
     def draw(axes: Axes) -> None:
-        named: dict[int, str] = {
+        named = {
             number: names[number] if number >= 0 else "no label"
-            for number in labels.unique().tolist()
+            for number in map(int, labels.unique())
         }
         for i, (number, name) in enumerate(named.items()):
             x, y = points[(labels == number).numpy()].T
