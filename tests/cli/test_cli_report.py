@@ -1,6 +1,7 @@
 """`imagetok report`: self-contained files whose numbers are the runs'."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -21,6 +22,7 @@ from imagetok.analysis.report import training_section
 from imagetok.analysis.runs import names_of, open_sources
 from imagetok.analysis.tokenizer_sections import decoded_single_codes
 from imagetok.codes.shard import CodeBatch
+from imagetok.evaluation.meanings import meanings_of
 from imagetok.reporting import Figure, Text, curves
 from imagetok.reporting.page import show
 from prior.build import build_prior
@@ -157,6 +159,19 @@ def test_one_tokenizer(made, tmp_path):
     html = (tmp_path / "a.html").read_text()
     assert "data: digits:test" in html and "count: 180" in html
     assert f"imagetok train {made / 'edvae' / 'config.yaml'}" in re.sub("</?span>", "", html)
+
+
+def test_every_measure_of_a_run_is_explained(made):
+    for name in ("edvae", "vqvae", "gpt"):
+        measures = last_test(made / name).keys() - {"step", "split", "num_images"}
+        assert meanings_of(measures).keys() == measures
+
+
+def test_a_measure_of_a_single_evaluation_is_no_curve(made):
+    run = open_sources(names_of([made / "edvae"]), torch.device("cpu")).runs[0]
+    once = dataclasses.replace(run, records=run.records[-1:])
+    (block,) = training_section([once]).blocks
+    assert isinstance(block, Text) and "no curves" in block.paragraph
 
 
 def test_curves_are_what_was_logged(made):

@@ -18,6 +18,7 @@ from imagetok.reporting import (
     Commands,
     Details,
     Figure,
+    Meanings,
     Numbers,
     Pictures,
     ReportSection,
@@ -64,6 +65,7 @@ def every_block(word: str) -> list[ReportSection]:
         Figure(drawn, word, word),
         Pictures(IMAGES, 3, [word, "second"], ["a", word, "c"], word),
         Commands([word, "imagetok --help"], word),
+        Meanings({word: word}),
         Details(word, [Text(word)]),
     )
     return [ReportSection(word, blocks), ReportSection("Second", [])]
@@ -88,8 +90,8 @@ def test_user_text_is_escaped_and_shown_as_given():
     assert "<script" not in html
     page = Page(html)
     # title twice, subtitle, contents, heading, and: 1 text, 3 number, 4 table, 1 figure,
-    # 3 pictures, 2 commands, 2 details; what is an alternative text is an attribute.
-    assert page.text.count(HOSTILE) == 5 + 1 + 3 + 4 + 1 + 3 + 2 + 2
+    # 3 pictures, 2 commands, 2 meanings, 2 details; what is an alternative text is an attribute.
+    assert page.text.count(HOSTILE) == 5 + 1 + 3 + 4 + 1 + 3 + 2 + 2 + 2
     assert HOSTILE in [image["alt"] for image in page.all("img")]
 
 
