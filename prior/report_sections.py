@@ -139,7 +139,7 @@ def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> li
         return [Text(f"Images cannot be completed: {error}")]
     summary = (
         f"Reconstructions of held-out images, the part that is kept ({keep_rows} of "
-        f"{config.grids[0][0]} rows of codes), and completions sampled from the prior "
+        f"{counted(config.grids[0][0], 'row')} of codes), and completions sampled from the prior "
         + ("without a class." if knows_none else "with the class of each image.")
     )
     headers = ["image", "kept", *(f"draw {i}" for i in range(1, COMPLETIONS + 1))]

@@ -92,7 +92,7 @@ def _class_structure(found: Exploration) -> ReportSection:
         Figure(
             drawing(_map(found, name), height=4.4),
             f"t-SNE of {name} by label",
-            f"t-SNE of the {name} of {len(found.labels):,} images, coloured by label.",
+            f"t-SNE of the {name} of {counted(len(found.labels), 'image')}, coloured by label.",
         )
         for name in found.maps
     ]

@@ -33,7 +33,7 @@ from imagetok.reporting import (
     Text,
     usage_histogram,
 )
-from imagetok.suggestions import counted
+from imagetok.suggestions import are, counted
 from imagetok.tokenizers import Tokenizer
 
 IMAGES = 16
@@ -223,7 +223,8 @@ def _codes(
         which = f"Level {level}. " if levels > 1 else ""
         caption = (
             f"{which}Uses of each code in {counted(len(encoded.indices), 'held-out image')}: "
-            f"{use.codes_used:,} of {num_codes:,} codes used, perplexity {use.perplexity:.1f}."
+            f"{use.codes_used:,} of {counted(num_codes, 'code')} {are(use.codes_used)} used, "
+            f"perplexity {use.perplexity:.1f}."
         )
         drawn = usage_histogram(counts)
         blocks.append(Figure(drawn, f"{which}Usage of each code, sorted", caption))
@@ -256,7 +257,8 @@ def _patches(
     summary = "decoded: the code's area when the whole grid is filled with this code; patches: "
     caption = (
         f"{summary if painted is not None else ''}image patches where the code occurs; the middle "
-        f"half of each is the code's own area. Rows: the {min(len(codes), COMMON)} most used codes"
+        "half of each is the code's own area. Rows: the "
+        f"{counted(min(len(codes), COMMON), 'most used code')}"
         + (f", then {len(codes) - COMMON} of the least used." if len(codes) > COMMON else ".")
     )
     return Pictures(

@@ -18,6 +18,7 @@ from imagetok.reporting import (
     glossary,
     write_report,
 )
+from imagetok.suggestions import counted
 
 _FIGURES = (
     "Lines are means over seeds, with a band from minimum to maximum. Bars show mean and standard "
@@ -45,7 +46,7 @@ def write_page(path: Path, result: Comparison, shown: Reconstructions) -> None:
     if sweep:
         sections.append(ReportSection("Codebook size", sweep))
     sections.append(ReportSection("Command", [Commands([result.command])]))
-    title = f"{len(result.methods)} tokenizers on {result.data}"
+    title = f"{counted(len(result.methods), 'tokenizer')} on {result.data}"
     names = ", ".join(method.name for method in result.methods)
     write_report(path, title, sections, f"imagetok compare: {names}", measured)
 

@@ -4,19 +4,22 @@ import re
 from collections.abc import Iterable, Mapping
 
 MEANINGS: Mapping[str, str] = {
+    "num_images": "images that were measured",
+    "skipped": "images that were left out, because they cannot be read",
     "mse": "mean squared error on [0, 1], reconstruction not clamped; lower is better",
     "psnr_db": "peak signal-to-noise ratio in dB of the clamped reconstruction, mean over images; "
     "higher is better",
-    "ssim": "structural similarity, 1 for equal images: 11 x 11 Gaussian windows of sigma 1.5 "
-    "inside the image, mean over images",
-    "pixel_accuracy": "of label maps: the share of all pixels whose class is reconstructed",
-    "miou": "of label maps: intersection over union over the split, mean over classes that occur",
-    "perplexity": "how evenly hard codes are used over the whole split: exp of their entropy; the "
-    "codebook size K if all are used equally, 1 if only one is used",
+    "ssim": "structural similarity, 1 for equal images: 11 x 11 Gaussian windows of sigma 1.5, "
+    "mean over images",
+    "pixel_accuracy": "of label maps: the share of all pixels whose class is reconstructed; higher "
+    "is better",
+    "miou": "of label maps: intersection over union, mean over the classes that occur; higher is "
+    "better",
+    "perplexity": "how evenly hard codes are used over the split: K if all are used equally, 1 if "
+    "only one is used",
     "perplexity_batch128": "perplexity of hard codes, mean over whole batches of 128 images in "
-    "order; a batch cannot show every code, so it is lower than over the whole split",
-    "perplexity_batch128_all": "perplexity of hard codes, mean over batches of 128 images with the "
-    "last, smaller batch, as imagetok 0.2 measured it",
+    "order",
+    "perplexity_batch128_all": "the same with the last, smaller batch, as imagetok 0.2 measured it",
     "perplexity_batch32": "perplexity of hard codes, mean over batches of 32 images in order, also "
     "the last",
     "commitment": "squared distance of encoder output and code, mean over positions and dimensions",
@@ -39,8 +42,8 @@ MEANINGS: Mapping[str, str] = {
     "variance": "variance of the stochastic quantization; it usually falls during training",
     "bits_per_code": "mean negative log2-likelihood of held-out codes under the prior, given the "
     "labels; lower is better",
-    "bits_per_image": "bits per code times the number of codes of an image",
-    "bits_per_pixel": "bits per image, divided by height x width of the image",
+    "bits_per_image": "bits per code times the number of codes of an image; lower is better",
+    "bits_per_pixel": "bits per image, divided by height x width of the image; lower is better",
     "order0_bits_per_code": "bits per code of a unigram baseline, which knows how often each code "
     "occurs in the training codes",
     "order1_bits_per_code": "bits per code of a bigram baseline, which also knows the code on the "
@@ -64,15 +67,16 @@ _OF_A_NETWORK += ("class_agreement", "class_accuracy")
 """Measures whose name may end in that of a network."""
 
 
+def meaning_of(name: str) -> str:
+    """Return what a name means, also with that of a network or level; "" for an unknown one."""
+    key = _key(re.sub(r"_level\d+$", "", name))
+    return "" if key is None else MEANINGS[key]
+
+
 def meanings_of(names: Iterable[str]) -> dict[str, str]:
     """Return what each name means, in order: one entry for all levels, none for unknown names."""
-    found: dict[str, str] = {}
-    for name in names:
-        plain = re.sub(r"_level\d+$", "", name)
-        key = _key(plain)
-        if key is not None:
-            found[plain] = MEANINGS[key]
-    return found
+    plain = (re.sub(r"_level\d+$", "", name) for name in names)
+    return {name: meaning for name in plain if (meaning := meaning_of(name))}
 
 
 def _key(name: str) -> str | None:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from imagetok.errors import InputError
+from imagetok.suggestions import counted
 
 INK = "#2b3038"
 FAINT = "#d9dde3"
@@ -140,7 +141,7 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
         axes.set_ylim(0, max(float(ordered[0]), equal, 1.0) * 1.05)
         # Notes above the axes, so that bars and grid lines do not cross them.
         at_the_top = {"y": 1.03, "va": "bottom", "transform": axes.transAxes}
-        unused_note = f"{unused:,} of {num_codes:,} codes unused"
+        unused_note = f"{unused:,} of {counted(num_codes, 'code')} unused"
         axes.text(x=0, s=unused_note, color=INK, ha="left", **at_the_top)
         equal_note = f"equal use: {equal:,.4g} each"
         axes.text(x=1, s=equal_note, color=_OF_NOTES[1], ha="right", **at_the_top)

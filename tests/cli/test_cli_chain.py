@@ -65,7 +65,7 @@ def test_encode_counts_every_input(chain, capsys):
 def test_dry_run_writes_nothing(chain, tmp_path, capsys):
     words = ["encode", "--tokenizer", str(chain / "edvae" / "tokenizer"), "--data", "digits:all"]
     assert _run([*words, "--shards", str(tmp_path / "none"), "--dry-run"]) == 0
-    assert "1797 images -> 1 shards" in capsys.readouterr().out
+    assert "1,797 images -> 1 shard," in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
 
 
