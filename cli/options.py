@@ -111,12 +111,12 @@ def show_table(values: Mapping[str, object]) -> None:
 
 
 def show_measures(values: Mapping[str, object]) -> None:
-    """Print measures with their definitions, one a line."""
-    from imagetok.evaluation.definitions import explained  # its package is slow to import
+    """Print measures and what each means, one a line."""
+    from imagetok.evaluation.meanings import meaning_of  # its package is slow to import
 
     texts = {name: _text(value) for name, value in values.items()}
     width = max(map(len, texts.values()), default=0)
-    show_table({k: f"{text:<{width}}  {explained(k)}".rstrip() for k, text in texts.items()})
+    show_table({k: f"{text:<{width}}  {meaning_of(k)}".rstrip() for k, text in texts.items()})
 
 
 def show_usage(levels: "Iterable[LevelUse]") -> None:

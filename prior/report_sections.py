@@ -142,9 +142,9 @@ def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> li
         f"{counted(config.grids[0][0], 'row')} of codes), and completions sampled from the prior "
         + ("without a class." if knows_none else "with the class of each image.")
     )
-    headers = ["image", "kept", "completions", *[""] * (COMPLETIONS - 1)]
+    headers = ["image", "kept", *(f"draw {i}" for i in range(1, COMPLETIONS + 1))]
     names = class_labels(batch.labels.tolist(), config.class_names)
-    shown = Pictures(np.concatenate(rows), COMPLETIONS + 2, names if any(names) else (), headers)
+    shown = Pictures(np.concatenate(rows), COMPLETIONS + 2, names, headers)
     return [Text(summary), shown]
 
 

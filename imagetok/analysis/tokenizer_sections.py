@@ -112,8 +112,8 @@ def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> ReportS
     grids: list[Block] = []
     for start in range(0, len(images), _PER_ROW):
         rows = [layer[start : start + _PER_ROW] for layer in layers]
-        named = classes[start : start + _PER_ROW] + [""] * (len(rows[0]) * (len(rows) - 1))
-        grids.append(Pictures(np.concatenate(rows), len(rows[0]), labels, names=named))
+        named = classes[start : start + _PER_ROW]
+        grids.append(Pictures(np.concatenate(rows), len(rows[0]), labels, named))
     summary = [
         f"{run.name}: {kept}" if len(runs) > 1 else kept for run in runs for kept in [_kept(run)]
     ]
@@ -202,8 +202,7 @@ def _uncertainty_maps(
         f"Brightness shows {_MAPS[measure]} at every code position: dark is certain, pale yellow "
         f"is the largest value shown ({', '.join(ends)})."
     )
-    named = classes + [""] * (len(seen) * (len(rows) - 1))
-    picture = Pictures(np.concatenate(rows), len(seen), labels, names=named)
+    picture = Pictures(np.concatenate(rows), len(seen), labels, classes)
     return [ReportSection(f"Encoder uncertainty{name}", [Text(text), picture])]
 
 

@@ -13,23 +13,19 @@ from imagetok.comparison.plan import Trial, method_identity
 from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
-from imagetok.evaluation.definitions import DEFINITIONS as MEASURES
 from imagetok.evaluation.earlier_measures import renamed
+from imagetok.evaluation.meanings import MEANINGS
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.checkpoint_record import read_finished
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG
 
+_SHARED = ("mse", "psnr_db", "ssim", "pixel_accuracy", "miou", "perplexity")
+_SHARED += ("perplexity_batch128", "perplexity_batch128_all", "perplexity_batch32")
+_SHARED += ("commitment", "commitment_norm", "codes_used", "dead_codes")
 DEFINITIONS = {
-    **{
-        name: MEASURES[name]
-        for name in (
-            *("mse", "psnr_db", "ssim", "pixel_accuracy", "miou"),
-            *("perplexity_batch128", "perplexity_batch128_all", "perplexity_batch32"),
-            *("perplexity", "commitment", "commitment_norm", "codes_used", "dead_codes"),
-        )
-    },
+    **{name: MEANINGS[name] for name in _SHARED},
     "bits_per_image": "log2 K for each code",
     "entropy_bits_per_image": "order-0 entropy of the split's codes, log2 of the perplexity a code",
     "prior_bits_per_code": "of the finished prior on the test split's codes, measured once, "

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from imagetok.comparison.results import Comparison, MethodResult
+from imagetok.comparison.results import DEFINITIONS, Comparison, MethodResult
+from imagetok.evaluation.meanings import meanings_of
 from imagetok.io.markdown import block, plain
 from imagetok.suggestions import all_of, are, counted
 
@@ -82,6 +83,14 @@ def _columns(result: Comparison) -> list[_Column]:
     return [c for c in (*_MEASURES, *more) if any(_values(m, c) for m in result.methods)]
 
 
+def meanings_of_columns(result: Comparison) -> dict[str, str]:
+    """Return what the titles of the measured columns mean."""
+    columns = {column.title: column.key for column in _columns(result)}
+    known = {key: meaning for key in columns.values() for meaning in meanings_of([key]).values()}
+    known |= DEFINITIONS
+    return {title: known[key] for title, key in columns.items() if key in known}
+
+
 def _better(distance: str) -> str:
     """Return which direction is better for a measure in the features of a network."""
     high = ("precision", "recall", "rprecision", "rrecall", "inception_score")
@@ -98,8 +107,6 @@ def markdown(result: Comparison) -> str:
 
 def notes(result: Comparison) -> list[str]:
     """Return the notes on the table: data, seeds, failures, definitions, machine, versions."""
-    several = len(result.seeds) > 1
-    seeds = f"{'the seeds' if several else 'seed'} {', '.join(map(str, result.seeds))}"
     failed = [
         f"{method.name}, seed {trial.seed}: {trial.reason}."
         for method in result.methods
@@ -111,7 +118,7 @@ def notes(result: Comparison) -> list[str]:
         for name, value in result.machine.items()
     )
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
-    spread = "mean ± sample standard deviation over" if several else "with"
+    mean = "mean ± sample standard deviation over " if len(result.seeds) > 1 else ""
     measured = {name for method in result.methods for name in method.mean}
     is_small = "mse" in measured and "ssim" not in measured  # of label maps there is neither
     skipped = max((int(method.mean.get("skipped", 0)) for method in result.methods), default=0)
@@ -121,8 +128,8 @@ def notes(result: Comparison) -> list[str]:
         else ""
     )
     return [
-        f"Measured on {all_of(result.num_images, 'image')} of {result.data}; {spread} "
-        f"{seeds}{left_out}.",
+        f"Measured on {all_of(result.num_images, 'image')} of {result.data}; {mean}"
+        f"{named_seeds(result.seeds)}{left_out}.",
         *(f"Failed: {text}" for text in failed),
         *(["SSIM needs images of at least 11 x 11 pixels."] if is_small else []),
         "Dead codes never occur in that split. Bits per image are the sum over the codes of an "
@@ -132,6 +139,12 @@ def notes(result: Comparison) -> list[str]:
         *follow_up_notes(result.follow_up or {}),
         f"Machine: {machine}. Versions: {versions}.",
     ]
+
+
+def named_seeds(seeds: Sequence[int]) -> str:
+    """Return `seed 1`, or `the seeds 1, 2 and 3`."""
+    *others, last = map(str, seeds)
+    return f"the seeds {', '.join(others)} and {last}" if others else f"seed {last}"
 
 
 def markdown_row(cells: Sequence[str]) -> str:

@@ -55,6 +55,7 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "axes.unicode_minus": False,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
@@ -200,9 +201,13 @@ def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
 
 
 def legend_above(axes: Axes, names: Sequence[str], most: int = 3, markerscale: float = 1.0) -> None:
-    """Add the legend of the named lines above the axes, in at most `most` columns."""
+    """Add the legend of the named lines above the axes, in order, in at most `most` columns."""
+    handles, labels = axes.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
     columns = min(len(names), most, max(1, _LEGEND_WIDTH // (max(map(len, names)) + 6)))
     axes.legend(
+        [known[name] for name in names],
+        names,
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=columns,

@@ -7,7 +7,7 @@ import pytest
 
 from cli.main import _run
 from cli.options import show_columns, show_measures
-from imagetok.evaluation.definitions import BETTER, DEFINITIONS, explained
+from imagetok.evaluation.meanings import meaning_of
 from imagetok.training.metrics_log import read_json_lines
 
 
@@ -28,8 +28,9 @@ def test_several_columns_leave_places_free(capsys):
 def test_measures_of_a_run_are_explained_in_one_line_each(capsys):
     show_measures({"bits_per_pixel": 20.5, "codes_used_level1": 3, "of_mine": 1})
     assert capsys.readouterr().out.splitlines() == [
-        "  bits_per_pixel     20.5  the same for each pixel of the image; lower is better",
-        "  codes_used_level1  3     codes that occur in the split; higher is better",
+        "  bits_per_pixel     20.5  bits per image, divided by height x width of the image; "
+        "lower is better",
+        "  codes_used_level1  3     codes that occur in the split",
         "  of_mine            1",
     ]
 
@@ -44,8 +45,7 @@ def test_every_measure_that_a_run_writes_is_explained():
         for name in record
     }
     assert {"psnr_db", "bits_per_code_level1", "uncertainty"} <= names
-    assert [name for name in names - {"step", "split"} if not explained(name)] == []
-    assert set().union(*BETTER.values()) <= DEFINITIONS.keys()
+    assert [name for name in names - {"step", "split"} if not meaning_of(name)] == []
 
 
 @pytest.mark.parametrize("words", [["train", "{}"], ["inspect", "{}"], ["encode", "--data", "{}"]])
