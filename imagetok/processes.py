@@ -1,4 +1,4 @@
-"""The current process: collectives of a distributed run, devices, precision, threads, memory."""
+"""The current process: collectives of a distributed run, devices, threads, memory."""
 
 import atexit
 import ctypes
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -128,25 +128,6 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Compute convolutions and matrix products in full float32 inside the context.
-
-    TF32 (CUDA, 10 bits of mantissa) and bfloat16 (CPU, 7 bits), which
-    `torch.set_float32_matmul_precision` allows, are switched off.
-    """
-    backends: Any = torch.backends
-    settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.matmul)
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from imagetok.quantizers.fused import (
     FusedGumbelSoftmax,
     FusedNegativeEntropy,

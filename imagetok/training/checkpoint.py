@@ -119,7 +119,7 @@ def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> No
         raise DivergedError(
             f"step {step}: {what}; training stopped. There is no checkpoint to continue from: "
             "start again in another --out with a lower train.learning_rate, train.clip_norm=1.0 or "
-            "train.mixed_precision=no; a train.checkpoint_every below this step would leave one"
+            "train.precision=fp32; a train.checkpoint_every below this step would leave one"
         )
     if measure is not None and (best := _best(folder, measure)) is not None:
         is_last, path = path == best[0], best[0]
@@ -128,7 +128,7 @@ def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> No
     raise DivergedError(
         f"step {step}: {what}; training stopped. {message}: {path}. "
         "Continue from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
-        "train.mixed_precision=no"
+        "train.precision=fp32"
     )
 
 

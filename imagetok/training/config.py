@@ -21,6 +21,8 @@ from imagetok.training.schedules import Constant, Schedule, with_lengths
 
 NO_SKIPS = "0"
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+HalfPrecision = Literal["no", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def _allowance(value: object) -> object:
@@ -65,8 +67,16 @@ class TrainConfig(Section):
     """Adam's own settings."""
     clip_norm: PositiveFloat | None = None
     """The norm that gradients are clipped to; null: none."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Half precision where it is safe; fp16 needs a GPU."""
+    precision: Precision | None = None
+    """Arithmetic of the forward and backward pass. `fp32`: full float32. `tf32`: float32 whose
+    matrix products and convolutions have 10 bits of mantissa, on GPUs that can. `bf16`, `fp16`:
+    half precision where it is safe; fp16 needs a GPU. null: what `mixed_precision` says."""
+    mixed_precision: HalfPrecision = "no"
+    """The former name of `precision`. `no` is float32 as torch computes it by default: on GPUs,
+    matrix products in full float32 and convolutions in TF32."""
+    deterministic: bool = False
+    """Use only operations that give the same bits in every run on the same GPU, which can be
+    slower; on a CPU they always do."""
     ema_decay: Fraction | None = None
     """Decay of a moving average of the weights, which is evaluated and exported; null: none."""
     log_every: Steps = 50
@@ -83,10 +93,22 @@ class TrainConfig(Section):
     shared memory, `/dev/shm`. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Trackers that also receive the measures; each is a package to install."""
-    added: ClassVar[tuple[str, ...]] = ("keep_checkpoints",)
+    added: ClassVar[tuple[str, ...]] = ("precision", "deterministic", "keep_checkpoints")
+
+    @property
+    def autocast(self) -> HalfPrecision:
+        """The half precision that Accelerate casts to; `no` for none."""
+        if self.precision is None:
+            return self.mixed_precision
+        return "no" if self.precision in ("fp32", "tf32") else self.precision
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
+        if self.mixed_precision not in ("no", self.autocast):
+            raise ValueError(
+                f"precision: expected {self.mixed_precision}, because mixed_precision, its former "
+                f"name, says so, found {self.precision}; set train.mixed_precision=no beside it"
+            )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size: expected a multiple of accumulation ({self.accumulation}), found "

@@ -1,6 +1,7 @@
 """The job that the training loop runs, and the setup of Accelerate for a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
+from imagetok.precision import check_tf32, deterministic_algorithms, full_float32, tf32
 from imagetok.processes import check_device, process_state
 from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
@@ -72,6 +74,20 @@ class Job:
     """Layers of other libraries whose `weight` is a matrix; see `build_optimizer`."""
 
 
+@contextmanager
+def arithmetic(config: TrainConfig) -> Iterator[None]:
+    """Compute as `train.precision` and `train.deterministic` say, inside the context.
+
+    Half precision is Accelerate's part.
+    """
+    with ExitStack() as settings:
+        if config.precision in ("fp32", "tf32"):
+            settings.enter_context(full_float32() if config.precision == "fp32" else tf32())
+        if config.deterministic:
+            settings.enter_context(deterministic_algorithms())
+        yield
+
+
 def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
     """Set up Accelerate for a run.
 
@@ -89,7 +105,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
     accelerator = Accelerator(
         cpu=device == "cpu",
-        mixed_precision=config.mixed_precision,
+        mixed_precision=config.autocast,
         log_with=list(config.trackers) or None,
         project_dir=str(run),
         # The loop keeps buffers (codebooks, running statistics) equal on every rank by itself.
@@ -101,7 +117,13 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
             f"--device {device}: expected cpu or no --device, because training runs on "
             f"{accelerator.device} here; choose a GPU with CUDA_VISIBLE_DEVICES"
         )
-    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ConfigError("train.mixed_precision: fp16 needs a GPU; use bf16 or no on a CPU")
+    if config.autocast == "fp16" and accelerator.device.type == "cpu":
+        key = "mixed_precision" if config.precision is None else "precision"
+        raise ConfigError(
+            f"train.{key}: fp16 needs a GPU; on a CPU use bf16, or train.precision=fp32 and "
+            "train.mixed_precision=no"
+        )
+    if config.precision == "tf32":
+        check_tf32(accelerator.device, "train.precision")
     check_batch_size(config.batch_size, config.accumulation, accelerator.num_processes)
     return accelerator

@@ -48,7 +48,7 @@ from imagetok.training.checkpoint_record import (
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
 from imagetok.training.earlier_artifact import keep_earlier_artifact
-from imagetok.training.job import Job
+from imagetok.training.job import Job, arithmetic
 from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
 from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows
 from imagetok.training.step_output import StepOutput, combine_outputs
@@ -86,7 +86,7 @@ def train(
             config.steps,
         )
     accelerator.wait_for_everyone()  # until the main process has created the folder
-    with StopRequest() as stop:
+    with StopRequest() as stop, arithmetic(config):
         return _Training(job, config, accelerator, run, seed, unit, stop).run(save_first)
 
 
@@ -98,7 +98,11 @@ def rehearse(
     There is no run folder, so no logs, evaluations, checkpoints and artifact. Raises what a step
     raises, and StoppedError after a signal.
     """
-    with TemporaryDirectory(prefix="imagetok-") as folder, StopRequest() as stop:
+    with (
+        TemporaryDirectory(prefix="imagetok-") as folder,
+        StopRequest() as stop,
+        arithmetic(config),
+    ):
         training = _Training(job, config, accelerator, Path(folder), seed, "", stop)
         yield from training.rehearse()
 
