@@ -147,6 +147,17 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
+def without_waiting(drawn: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor that was made on the CPU on another device, without waiting for a GPU.
+
+    A copy from pageable memory waits until the GPU has done all earlier work; one from page-locked
+    memory is queued like a kernel. torch keeps that memory until the copy is done.
+    """
+    if device.type != "cuda":
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)
+
+
 def peak_memory_mb() -> float:
     """Return the peak resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -216,7 +216,7 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
             "held-out codes": held_out.identity(),
             "weights to start from": started,
         },
-        loss=_loss_function(config, architecture.num_classes),
+        loss=loss_function(config, architecture.num_classes),
         update=lambda model, sums, draw: {},
         describe=lambda described: {},
         evaluate=evaluate,
@@ -328,7 +328,7 @@ def visible_labels(num_classes: int, labels: Tensor) -> Tensor:
     return labels if num_classes else torch.full_like(labels, NO_LABEL)
 
 
-def _loss_function(
+def loss_function(
     config: PriorRun, num_classes: int
 ) -> Callable[[nn.Module, CodeBatch, int, torch.Generator], StepOutput]:
     """Return the loss: cross-entropy in nats per code, with label dropout."""

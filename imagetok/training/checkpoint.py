@@ -309,10 +309,30 @@ def build_average(model: torch.nn.Module, decay: float | None) -> AveragedModel 
 
     Its buffers are copies of the model's.
     """
-    if decay is None:
-        return None
-    averaging = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-    return AveragedModel(model, multi_avg_fn=averaging, use_buffers=False)
+    return None if decay is None else _MovingAverage(model, decay)
+
+
+class _MovingAverage(AveragedModel):
+    """The moving average, stored as torch's, whose update copies a counter to the device and waits.
+
+    The counter stays on the CPU; it only says whether there was an update before.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        super().__init__(model)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Move the weights towards those of the model; in the first update they become equal."""
+        averaged, current = [*self.module.parameters()], [*model.parameters()]
+        if self.n_averaged == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            torch._foreach_lerp_(averaged, current, 1 - self.decay)
+        for own, given in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(given)
+        self.n_averaged += 1
 
 
 def names(folder: Path) -> list[Path]:
