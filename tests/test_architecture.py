@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
     | {"protocols", "arguments", "indices", "config_faults"}
-    | {"distributed", "plugins", "processes"},
+    | {"distributed", "plugins", "precision", "processes"},
     {"images", "code_maps", "fonts", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},
     {"caches", "named_configs"},

@@ -10,7 +10,6 @@ from device_waits import (
     GPU,
     Allowed,
     DeviceWaits,
-    WouldWait,
     device_generator,
     fake_tensors,
     host_generator,
@@ -21,10 +20,8 @@ from torch import Tensor, nn
 
 from imagetok import configs
 from imagetok.codes.reader import CodeBatch
-from imagetok.config import apply_overrides, validate
+from imagetok.config import validate
 from imagetok.data import ImageBatch
-from imagetok.quantizers.codebook_init_reset import CodebookInitReset, build_reset, RandomReset
-from imagetok.quantizers.vq import VQQuantizer
 from imagetok.tokenizers import build_autoencoder
 from imagetok.tokenizers.base import Autoencoder
 from imagetok.training.checkpoint import build_average

@@ -15,6 +15,7 @@ from pydantic import (
 from imagetok.config import Section, Size, Steps
 from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.config import DataConfig
+from imagetok.data.resident import Resident
 from imagetok.data.unreadable import parse_allowance
 from imagetok.tokenizers import TokenizerConfig
 from imagetok.training.schedules import Constant, Schedule, with_lengths
@@ -156,13 +157,17 @@ class TokenizerRun(Section):
     their place in training, and evaluations leave them out."""
     augment: AugmentConfig | None = None
     """Random changes of the training images; null: none."""
+    resident: Resident = "auto"
+    """Where decoded training images are kept. `auto`: on a GPU, if they have one size and take at
+    most 4 GiB and a quarter of its memory. `always`: there or, without a GPU, in memory. `never`:
+    nowhere; they are read as they are needed."""
     tokenizer: TokenizerConfig
     """The tokenizer to train."""
     objective: ObjectiveConfig
     """The loss to minimise."""
     train: TrainConfig
     """The training loop and its optimizer."""
-    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment")
+    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment", "resident")
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":

@@ -33,6 +33,10 @@ def nothing() -> None:
     """Do nothing."""
 
 
+def nowhere(device: torch.device) -> None:
+    """Keep no examples on a device."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What the loop trains: a model, its training data, and functions for loss and evaluation."""
@@ -60,6 +64,8 @@ class Job:
     runs; "" if it is unknown."""
     unpack: Callable[[Any], Any] = as_is
     """A batch as the dataset returns it -> the batch for `loss`; may raise InputError."""
+    kept_on: Callable[[torch.device], BatchedDataset | EpochDataset | None] = nowhere
+    """Returns the same dataset with its examples on a device; None if they are not kept there."""
     keep: Callable[[], None] = nothing
     """Called on every process before a checkpoint is saved, to store what the job has noted."""
     selection: WeightSelection | None = None

@@ -34,6 +34,8 @@ from imagetok.signals import StopRequest
 from imagetok.training import checkpoint
 from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
+    BatchedDataset,
+    EpochDataset,
     MicroBatches,
     batch_loader,
     begin,
@@ -151,7 +153,7 @@ class _Training:
 
     def rehearse(self) -> Iterator[None]:
         try:
-            self._begin_batches()
+            self._begin_batches(None)
             for _ in range(self.config.steps):
                 self.stop.check()
                 self._optimize()
@@ -240,8 +242,8 @@ class _Training:
         expected = self.step, self._exported()[0]
         return found is not None and (found.step, found.exported_step) == expected
 
-    def _begin_batches(self) -> None:
-        """Start the loader at the next step."""
+    def _begin_batches(self, kept: BatchedDataset | EpochDataset | None) -> None:
+        """Start the loader at the next step. kept: the dataset, if it is on the device."""
         config, accelerator = self.config, self.accelerator
         micro_batches = MicroBatches(
             len(self.job.dataset),
@@ -252,15 +254,17 @@ class _Training:
             rank=accelerator.process_index,
             num_processes=accelerator.num_processes,
         )
-        loader = batch_loader(
-            self.job.dataset, micro_batches, config.workers, accelerator.device.type == "cuda"
-        )
+        if kept is not None:
+            loader = batch_loader(kept, micro_batches, workers=0, pin_memory=False)
+        else:
+            is_cuda = accelerator.device.type == "cuda"
+            loader = batch_loader(self.job.dataset, micro_batches, config.workers, is_cuda)
         self.batches = begin(loader)
 
     def _steps(self) -> None:
         config, accelerator = self.config, self.accelerator
         if not self._is_over():
-            self._begin_batches()
+            self._begin_batches(self.job.kept_on(accelerator.device))
         logged_at, logged_step = time.perf_counter(), self.step
         with ProgressBar(
             "training", config.steps, self.step, accelerator.is_main_process

@@ -36,6 +36,7 @@ FREE_TO_CHANGE = (
     "train.workers",
     "train.trackers",
     "max_skip",
+    "resident",
     *PLACES,
 )
 """Keys that may change when a run of any kind is resumed, because they do not affect its steps."""

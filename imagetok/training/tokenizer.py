@@ -153,9 +153,11 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
         steps=config.train.steps,
         batch_size=config.train.batch_size,
     )
+    dataset = SubstitutedImages(_training_images(config, images.training), config.seed)
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
-        dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
+        dataset=dataset,
+        kept_on=lambda device: dataset.kept_on(device, config.resident),
         read_differently=lambda: images.training.dataset.read_differently(),
         unpack=images.unpack,
         keep=images.keep,
