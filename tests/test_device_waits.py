@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from device_waits import (
     GPU,
     Allowed,
@@ -18,6 +19,7 @@ from device_waits import (
 )
 from representative import slow_but
 from torch import Tensor, nn
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from imagetok import configs
 from imagetok.codes.reader import CodeBatch
@@ -104,7 +106,7 @@ def _prior(run: PriorRun) -> Trained:
     return Trained(model, prior_loss_function(run, classes), batch, lambda *_: {}, run)
 
 
-def take_steps(trained: Trained, steps: int = 2) -> set[Allowed]:
+def take_steps(trained: Trained, steps: int = 1) -> set[Allowed]:
     """Take steps as the loop does, on a fake GPU; return the accepted waits that occurred.
 
     Gradients are not computed: backward needs a driver.
@@ -119,9 +121,10 @@ def take_steps(trained: Trained, steps: int = 2) -> set[Allowed]:
         optimizer = build_optimizer(model, config.optimizer, getattr(model, "matrix_layers", ()))
         divergence = Divergence(GPU)
         for step in range(steps):
-            batches = [trained.batch(GPU) for _ in range(2)]
             with DeviceWaits(allowed=ALLOWED) as waits:
                 draw = device_generator()
+                read = (pin_memory(trained.batch(CPU)) for _ in range(2))  # as the loader does
+                batches = [send_to_device(batch, GPU, non_blocking=True) for batch in read]
                 outputs = [trained.loss(model, batch, step, draw).detach() for batch in batches]
                 total = combine_outputs(outputs)
                 divergence.watch(step, total)
@@ -278,9 +281,14 @@ FAULTS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
 }
 
 
-@pytest.mark.parametrize("where", ["forward", "update"])
-@pytest.mark.parametrize("name", FAULTS)
-def test_what_would_wait_is_found_and_named(name, where):
+PLACES = [
+    *(("forward", name) for name in FAULTS),
+    *(("update", name) for name in ("item", "bincount", "devices", "blocking")),
+]
+
+
+@pytest.mark.parametrize(("where", "name"), PLACES)
+def test_what_would_wait_is_found_and_named(where, name):
     operation, fault = FAULTS[name]
     with pytest.raises(WouldWait) as found:
         take_steps(planted(where, fault))
@@ -312,4 +320,4 @@ RIGHT: dict[str, Callable[[Tensor, Tensor], object]] = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_waits_for_nothing_is_accepted(name):
     for where in ("forward", "update"):
-        take_steps(planted(where, RIGHT[name]), steps=1)
+        take_steps(planted(where, RIGHT[name]))
