@@ -197,7 +197,7 @@ def host_generator() -> torch.Generator:
 
 def move(module: nn.Module, device: torch.device = GPU) -> None:
     """Move a module of the meta device, inside `fake_tensors`; shared tensors stay shared."""
-    moved: dict[int, Tensor] = {}
+    moved: dict[int, Any] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():

@@ -179,6 +179,26 @@ def test_backward_waits_for_nothing(name):
     take_backward(of_config(run_of(MODELS[name])))
 
 
+VARIANTS = [
+    ("digits/edvae", {"tokenizer.quantizer.kl": "torch"}),
+    ("digits/edvae", {"tokenizer.quantizer.probabilities": "sample"}),
+    ("digits/edvae", {"tokenizer.quantizer.evidence": "softplus"}),
+    *(("digits/sqvae", {"tokenizer.quantizer.variance": v}) for v in ("fixed", "II", "III", "IV")),
+    *(("digits/sqvae", {"tokenizer.likelihood": {"kind": v}}) for v in ("arelbo", "gaussian")),
+    ("digits/vae", {"tokenizer.latent.per": "position"}),
+    ("shapes/vmf-sqvae", {"tokenizer.image.ignore": 255}),
+    ("digits/gpt", {"model.positions": "rotary"}),
+    ("digits/pixelsnail", {"model.attention": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), slow_but([], VARIANTS))
+def test_what_no_config_asks_for_waits_for_nothing_either(name, changes):
+    tree = apply_overrides(MODELS[name], changes)
+    take_steps(of_config(run_of(tree)))
+    take_backward(of_config(run_of(tree)))
+
+
 RESETS = {
     "none": {"kind": "none"},
     "random": {"kind": "random"},
