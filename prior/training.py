@@ -24,6 +24,7 @@ from imagetok.images import pixels_text
 from imagetok.io.url_secrets import public_url
 from imagetok.processes import all_reduce, device_of, process_state
 from imagetok.training.best_weights import WeightSelection
+from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
 from imagetok.training.facts import RunFacts, count_parameters
@@ -117,7 +118,7 @@ def train_prior(
         logger.info("%s", job.facts)
         return train(
             job,
-            config.train,
+            _settings(config),
             accelerator=accelerator,
             run=run,
             seed=config.seed,
@@ -136,7 +137,13 @@ def estimate_prior(
     nowhere = Path("nowhere")  # no step writes there
     accelerator = build_accelerator(config.train, nowhere, device)
     job = _job(_with_commit(config, nowhere, resume=False), nowhere, init_from)
-    return estimate_run(job, config.train, accelerator=accelerator, seed=config.seed)
+    return estimate_run(job, _settings(config), accelerator=accelerator, seed=config.seed)
+
+
+def _settings(config: PriorRun) -> TrainConfig:
+    """Return the settings of the loop, among them those that the config has under former names."""
+    is_compiled = config.compile or config.train.compile
+    return config.train.model_copy(update={"compile": is_compiled})
 
 
 def _with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
@@ -239,7 +246,7 @@ def _initial(
     prior = build_prior(architecture)
     if config.gradient_checkpointing:
         prior.recompute_activations()
-    if config.compile:
+    if _settings(config).compile:
         prior.compile()
     started = ""
     if init_from is not None:

@@ -31,13 +31,26 @@ import prior
 
 GPU = torch.device("cuda", 0)
 DEVICE_SEED = 1
-NEEDS_A_VALUE = {"_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "multinomial"}
-"""Operations that wait for a value; `bool`, `int`, `float`, `tolist` and an `if` call the first."""
-NEEDS_A_SIZE = {
-    *("nonzero", "masked_select", "bincount", "histc", "isin"),
-    *("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
+VALUE, SIZE = "the host waits for its value", "the host waits for the size of its result"
+WAITS = {
+    "_local_scalar_dense": VALUE,  # of item, tolist, bool, int, float, and of an `if`
+    "is_nonzero": VALUE,
+    "equal": VALUE,
+    "allclose": VALUE,
+    "multinomial": VALUE,
+    "nonzero": SIZE,
+    "masked_select": SIZE,
+    "bincount": SIZE,
+    "histc": VALUE,
+    "isin": SIZE,
+    "repeat_interleave": SIZE,  # but with output_size
+    "_unique": SIZE,
+    "_unique2": SIZE,
+    "unique_dim": SIZE,
+    "unique_consecutive": SIZE,
+    "unique_dim_consecutive": SIZE,
 }
-"""Operations that wait for a size that depends on values."""
+"""Operations that wait for the device, and why."""
 _OURS = [Path(str(file)).parent for file in (imagetok.__file__, prior.__file__, __file__)]
 
 
@@ -98,26 +111,22 @@ class DeviceWaits(TorchDispatchMode):
         if name == "copy_":
             is_async = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
             return self._fault_of_copy(args[1], args[0].device, is_async)
-        leaves = tree_leaves((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         is_here = any(map(self._is_here, tensors))
-        for leaf in leaves:
-            if isinstance(leaf, torch.Generator):
-                is_of_device = leaf.initial_seed() == DEVICE_SEED
-                if is_of_device != (is_here or self._makes_here(kwargs)):
-                    return "its generator and its result are on different devices"
+        if self._has_wrong_generator(args, kwargs, is_here or self._makes_here(kwargs)):
+            return "its generator and its result are on different devices"
         if not is_here:
             return None
-        if name in NEEDS_A_VALUE:
-            return "the host waits for its value"
-        if name in NEEDS_A_SIZE:
-            return "the host waits for the size of its result"
-        if name == "repeat_interleave" and kwargs.get("output_size") is None:
-            return "the host waits for the size of its result; state output_size"
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
             return self._fault_of_index(name, args)
+        if name in WAITS and kwargs.get("output_size") is None:
+            return WAITS[name]
         others = {t.device.type for t in tensors if t.ndim and not self._is_here(t)}
         return f"it mixes {self.device.type} and {', '.join(others)}" if others else None
+
+    def _has_wrong_generator(self, args: Any, kwargs: Any, is_here: bool) -> bool:
+        generators = [g for g in tree_leaves((args, kwargs)) if isinstance(g, torch.Generator)]
+        return any((g.initial_seed() == DEVICE_SEED) != is_here for g in generators)
 
     def _fault_of_copy(self, source: Tensor, to: torch.device, is_async: bool) -> str | None:
         if source.device.type == to.type or self.device.type not in (source.device.type, to.type):
@@ -188,7 +197,7 @@ def host_generator() -> torch.Generator:
 
 def move(module: nn.Module, device: torch.device = GPU) -> None:
     """Move a module of the meta device, inside `fake_tensors`; shared tensors stay shared."""
-    moved: dict[int, Tensor] = {}
+    moved: dict[int, Any] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():

@@ -17,7 +17,7 @@ ORDER = {
     "data": ("source",),
     "train": (
         *("steps", "batch_size", "accumulation", "learning_rate", "optimizer", "clip_norm"),
-        *("precision", "mixed_precision", "deterministic", "ema_decay"),
+        *("precision", "mixed_precision", "deterministic", "compile", "ema_decay"),
         *("log_every", "evaluate_every", "checkpoint_every"),
         *("workers", "trackers"),
     ),

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagetok import artifacts, hub
 from imagetok.arguments import checked_count
@@ -87,6 +87,13 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         images: (B, C, H, W) pixels in [0, 1], or (B, H, W) classes, as `self.image` states.
         generator: only used if the quantizer's `test_rule` is `sample`.
         Raises InputError for other images.
+        """
+
+    @abstractmethod
+    def networks(self) -> list[nn.Module]:
+        """Return the parts of encoder and decoder, each of which is called as a whole.
+
+        They are what `train.compile` compiles: each is one graph. Quantizers are not among them.
         """
 
     def update(

@@ -320,17 +320,19 @@ class _MovingAverage(AveragedModel):
 
     def __init__(self, model: torch.nn.Module, decay: float):
         super().__init__(model)
-        self.decay = decay
+        self._move = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()
     def update_parameters(self, model: torch.nn.Module) -> None:
-        """Move the weights towards those of the model; in the first update they become equal."""
-        averaged, current = [*self.module.parameters()], [*model.parameters()]
+        """Move the weights towards those of the model; the first update makes them equal."""
+        averaged: list[Tensor] = [*self.module.parameters()]
+        current: list[Tensor] = [*model.parameters()]
+        copied = [*zip(self.module.buffers(), model.buffers(), strict=True)]
         if self.n_averaged == 0:
-            torch._foreach_copy_(averaged, current)
+            copied += zip(averaged, current, strict=True)
         else:
-            torch._foreach_lerp_(averaged, current, 1 - self.decay)
-        for own, given in zip(self.module.buffers(), model.buffers(), strict=True):
+            self._move(averaged, current, self.n_averaged)
+        for own, given in copied:
             own.copy_(given)
         self.n_averaged += 1
 

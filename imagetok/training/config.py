@@ -78,6 +78,9 @@ class TrainConfig(Section):
     deterministic: bool = False
     """Use only operations that give the same bits in every run on the same GPU, which can be
     slower; on a CPU they always do."""
+    compile: bool = False
+    """Let torch.compile fuse the networks' forward and backward passes, for a GPU; it takes minutes
+    to start. Held-out measures are computed without it."""
     ema_decay: Fraction | None = None
     """Decay of a moving average of the weights, which is evaluated and exported; null: none."""
     log_every: Steps = 50
@@ -94,7 +97,9 @@ class TrainConfig(Section):
     shared memory, `/dev/shm`. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Trackers that also receive the measures; each is a package to install."""
-    added: ClassVar[tuple[str, ...]] = ("precision", "deterministic", "keep_checkpoints")
+    added: ClassVar[tuple[str, ...]] = (
+        *("precision", "deterministic", "compile", "keep_checkpoints"),
+    )
 
     @property
     def autocast(self) -> HalfPrecision:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -360,7 +360,8 @@ class _Training:
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
         model = self._model_to_evaluate().eval()
         try:
-            self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+            with self._uncompiled():
+                self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
         except NotFiniteError as error:
             checkpoint.refuse(self.checkpoints, self.step, f"on held-out {self.unit}, {error}")
         for name, value in self.evaluation.items():
@@ -373,6 +374,12 @@ class _Training:
         self._check_limits(self.evaluation, is_last=False)
         if self._is_over():
             self._check_limits(self._exported()[1], is_last=True)
+
+    def _uncompiled(self) -> AbstractContextManager[object]:
+        """Measure without compilation: as the artifact computes, and without another one."""
+        if not self.config.compile:
+            return nullcontext()  # also because torch's compiler takes seconds to import
+        return torch.compiler.set_stance("force_eager")
 
     def _check_limits(self, measures: dict[str, float | int], *, is_last: bool) -> None:
         """Raise DivergedError on every process when finite measures exceed the job's limits."""

@@ -112,6 +112,9 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
     started = None if init_from is None else _start_from(tokenizer, init_from)
+    if config.train.compile:
+        for network in tokenizer.networks():
+            network.compile()
     states = [""] * len(tokenizer.num_codes)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
