@@ -122,6 +122,7 @@ def build_external(config: ExternalConfig) -> "ExternalQuantizer":
     with torch.device("cpu"):
         purpose = f"tokenizer.quantizer.kind: {config.kind!r}"
         module = _build_module(config, require(_LIBRARY, extra="zoo", purpose=purpose))
+    part: Any
     for part in module.modules():
         if hasattr(part, "init_embed_"):
             part.init_embed_ = _without_k_means
