@@ -148,10 +148,11 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def without_waiting(drawn: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor that was made on the CPU on another device, without waiting for a GPU.
+    """Copy a tensor from the CPU to a device, without waiting for a GPU.
 
-    A copy from pageable memory waits until the GPU has done all earlier work; one from page-locked
-    memory is queued like a kernel. torch keeps that memory until the copy is done.
+    What is drawn on the CPU is the same on every rank, whatever its GPU. A copy from pageable
+    memory waits until the GPU has done all earlier work; one from page-locked memory is queued like
+    a kernel, and torch keeps that memory until then.
     """
     if device.type != "cuda":
         return drawn.to(device)

@@ -182,7 +182,9 @@ def _message(func: Any, fault: str) -> str:
 
 def fake_tensors() -> FakeTensorMode:
     """Return a context in which new tensors have no values and take no memory, on any device."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode.avoid_device_init = True  # on a machine with a GPU too
+    return mode
 
 
 def device_generator() -> torch.Generator:

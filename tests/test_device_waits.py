@@ -260,7 +260,7 @@ class PlantedBackward(torch.autograd.Function):
         return h.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.fault(grad, ctx.indices)
         return grad, None, None
 
