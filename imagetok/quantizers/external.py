@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.optional import require
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Codes, Quantized, Quantizer
 

@@ -40,7 +40,8 @@ def test_every_network_is_one_graph_with_the_same_values(names):
         # Networks of equal code and shapes may share a graph.
         assert 0 < facts["graphs"] <= facts["networks"], name
         assert facts["is_equal"] and facts["same_names"], name
-        assert all(n.startswith(("quantizer", "latent", "likelihood")) for n in facts["others"]), name
+        others = ("quantizer", "latent", "likelihood")
+        assert all(parameter.startswith(others) for parameter in facts["others"]), name
 
 
 @pytest.mark.slow
