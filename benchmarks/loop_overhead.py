@@ -4,31 +4,32 @@
 
 A tiny tokenizer is trained on single images, one thread, on the CPU. `loop` is a step of
 imagetok.training.loop; `bare` is a step of a loop written out below, with the same batches, loss,
-optimizer and updates. Their steps alternate in one process, and medians of CPU time are compared.
-Afterwards a timer samples which part of a step each of them is at, a few thousand times. With
+optimizer and updates. Their steps alternate in one process, and medians of CPU time are compared,
+first of whole steps, then of their parts, with a clock between the statements of a step. With
 --against, processes that run the loop of an earlier commit alternate with those of this one.
 """
 
 import argparse
+import ast
 import copy
+import inspect
 import itertools
 import json
-import linecache
-import signal
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import torch
 from against_commit import ROOT, Version, checked_out
 from machine import describe_machine
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import imagetok
 from imagetok.comparison.table import markdown_row, rule
@@ -49,15 +50,14 @@ CASES = {
         "digits/edvae", "train.clip_norm=1.0", "train.ema_decay=0.999",
     ),
 }  # fmt: skip
-WARM_UP, MEASURED, SAMPLED = 50, 400, 600
+WARM_UP, MEASURED = 50, 400
 """Steps of each form in a process."""
-INTERVAL = 0.0005  # seconds between samples
 PARTS = {
     "reading the batch": ("next(", "unpack(", "send_to_device(", "read_at("),
-    "seeding": ("reseed_global(", "seeding.", "noise.", "draws."),
+    "seeding": ("reseed_global(", "seeding.", "noise.at("),
     "loss": ("job.loss(",),
     "backward": ("backward(",),
-    "combining micro-batches": ("detach()", "combine_outputs("),
+    "combining micro-batches": ("output.detach()", "combine_outputs("),
     "watching for divergence": ("watch(",),
     "clipping": ("clip_grad_norm_(",),
     "optimizer": ("optimizer.step(", "zero_grad("),
@@ -66,30 +66,87 @@ PARTS = {
     "unwrapping the model": ("unwrap_model(",),
     "training mode": (".train()",),
 }
-"""What the lines of a step that belong to a part contain."""
+"""What the statements of a step that belong to a part contain."""
 REST = "the rest"
 
 
 def bare_steps(job: Job, config: TrainConfig) -> Iterator[None]:
-    """Take steps of the job, each time the iterator advances, without the loop."""
+    """Take steps of the job without the loop, one each time the iterator advances."""
     model = copy.deepcopy(job.model).train()
     average = build_average(model, config.ema_decay)
     optimizer = build_optimizer(model, config.optimizer)
     draw = torch.Generator().manual_seed(0)
     for step in itertools.count():
-        batch = job.unpack(job.dataset.read_at([step % len(job.dataset)], [0]))  # pyright: ignore[reportAttributeAccessIssue]
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate.at(step)
-        output = job.loss(model, batch, step, draw)
-        output.loss.backward()
-        if config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        job.update(model, output.sums | output.rows, draw)
-        if average is not None:
-            average.update_parameters(model)
+        bare_step(job, config, model, average, optimizer, draw, step)
         yield
+
+
+def bare_step(
+    job: Job,
+    config: TrainConfig,
+    model: nn.Module,
+    average: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    draw: torch.Generator,
+    step: int,
+) -> None:
+    """One step of the job as it is written down without a library."""
+    batch = job.unpack(job.dataset.read_at([step % len(job.dataset)], [0]))  # pyright: ignore[reportAttributeAccessIssue]
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate.at(step)
+    output = job.loss(model, batch, step, draw)
+    output.loss.backward()
+    if config.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    job.update(model, output.sums | output.rows, draw)
+    if average is not None:
+        average.update_parameters(model)
+
+
+class Clock:
+    """CPU time of the parts of each step, measured between its statements."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, float]] = []
+        self._last = 0.0
+
+    def start(self) -> None:
+        """Begin a step."""
+        self._steps.append(dict.fromkeys((*PARTS, REST), 0.0))
+        self._last = time.process_time()
+
+    def note(self, statement: str) -> None:
+        """Add the time since the previous note to the part of a statement."""
+        passed = time.process_time() - self._last
+        named = (name for name, words in PARTS.items() if any(w in statement for w in words))
+        self._steps[-1][next(named, REST)] += passed
+        self._last = time.process_time()
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds of each part."""
+        return {part: 1e3 * statistics.median(s[part] for s in self._steps) for part in PARTS}
+
+    def between_statements(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function with a note after each statement, or before one that holds others."""
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        definition = tree.body[0]
+        assert isinstance(definition, ast.FunctionDef)
+        definition.body = [ast.parse("clock.start()").body[0], *self._noted(definition.body)]
+        names = {**function.__globals__, "clock": self}
+        exec(compile(ast.fix_missing_locations(tree), __file__, "exec"), names)
+        return names[definition.name]
+
+    def _noted(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        noted: list[ast.stmt] = []
+        for statement in body:
+            note = ast.parse(f"clock.note({ast.unparse(statement)!r})").body[0]
+            if isinstance(statement, ast.For | ast.With):
+                statement.body = self._noted(statement.body)
+                note = ast.parse("clock.note('')").body[0]
+            noted += [note, statement] if isinstance(statement, ast.Return) else [statement, note]
+        return noted
 
 
 def milliseconds(steps: Iterator[None]) -> float:
@@ -99,57 +156,42 @@ def milliseconds(steps: Iterator[None]) -> float:
     return (time.process_time() - begun) * 1e3
 
 
-def part_of(frame: FrameType | None) -> str:
-    """The part of a step that a frame is at or was called from."""
-    files = (loop.__file__, __file__)
-    while frame is not None and frame.f_code.co_filename not in files:
-        frame = frame.f_back
-    if frame is None:
-        return REST
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    return next((name for name, words in PARTS.items() if any(w in line for w in words)), REST)
-
-
-def shares(steps: Iterator[None]) -> dict[str, float]:
-    """Share of the time that steps spend in each part, from samples at equal intervals."""
-    found: Counter[str] = Counter()
-    signal.signal(signal.SIGALRM, lambda number, frame: found.update([part_of(frame)]))
-    signal.setitimer(signal.ITIMER_REAL, INTERVAL, INTERVAL)
-    for _ in islice(steps, SAMPLED):
-        pass
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    return {name: count / found.total() for name, count in found.items()}
-
-
 def measure(name: str, *overrides: str) -> dict[str, dict[str, float]]:
     """Milliseconds of a step of each form: in all, and of each part."""
     tree = apply_overrides(imagetok.configs(name).tree, [*TINY, *overrides])
     run, nowhere = validate(tree, TokenizerRun, name), Path("nowhere")
     accelerator = build_accelerator(run.train, nowhere, "cpu")
     job = _job(run, nowhere, RunImages(run, nowhere, resume=False), None)
+    forms = {
+        "bare": bare_steps(job, run.train),
+        "loop": loop.rehearse(job, run.train, accelerator=accelerator, seed=0),
+    }
     with ExitStack() as stack:
-        forms = {
-            "bare": bare_steps(job, run.train),
-            "loop": loop.rehearse(job, run.train, accelerator=accelerator, seed=0),
-        }
         for steps in forms.values():
-            stack.enter_context(closing(steps))  # pyright: ignore[reportArgumentType]
+            stack.callback(steps.close)  # pyright: ignore[reportAttributeAccessIssue]
         times = [{form: milliseconds(steps) for form, steps in forms.items()}
                  for _ in range(WARM_UP + MEASURED)][WARM_UP:]  # fmt: skip
-        found = {}
-        for form, steps in forms.items():
-            step = statistics.median(each[form] for each in times)
-            parts = {part: step * share for part, share in shares(steps).items()}
-            found[form] = {"step": step, **parts}
-        return found
+        clocks = {form: Clock() for form in forms}
+        globals()["bare_step"] = clocks["bare"].between_statements(bare_step)
+        training: Any = loop._Training
+        training._optimize = clocks["loop"].between_statements(training._optimize)
+        for _ in range(MEASURED):
+            for steps in forms.values():
+                next(steps)
+    found = {}
+    for form, clock in clocks.items():
+        step = statistics.median(each[form] for each in times)
+        parts = clock.medians()
+        found[form] = {"step": step, **parts, REST: step - sum(parts.values())}
+    return found
 
 
 def medians(rounds: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """The median of every figure over processes; a part that a process lacks took no time."""
+    """The median of every figure over processes."""
     taken = list(rounds)
     return {
         form: {
-            part: round(statistics.median(each[form].get(part, 0.0) for each in taken), 3)
+            part: round(statistics.median(each[form][part] for each in taken), 3)
             for part in ("step", *PARTS, REST)
         }
         for form in ("bare", "loop")

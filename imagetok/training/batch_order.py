@@ -5,7 +5,7 @@ The stream is a sequence of permutations of the dataset: step t uses its example
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -146,6 +146,11 @@ class _Refusals(Dataset[Any]):
 
     def __init__(self, dataset: BatchedDataset | EpochDataset):
         self.dataset = dataset
+        self._read: Callable[[Examples], Any]
+        if isinstance(dataset, EpochDataset):  # looks for each of its methods, which takes time
+            self._read = lambda examples: dataset.read_at(*examples)
+        else:
+            self._read = lambda examples: dataset.__getitems__(examples.indices)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to a worker that is spawned: its plugins first, which the dataset may be of."""
@@ -153,10 +158,7 @@ class _Refusals(Dataset[Any]):
 
     def __getitems__(self, examples: Examples) -> Any:
         try:
-            if isinstance(self.dataset, EpochDataset):
-                batch = self.dataset.read_at(*examples)
-            else:
-                batch = self.dataset.__getitems__(examples.indices)
+            batch = self._read(examples)
             if get_worker_info() is not None:
                 _share(batch)
             return batch
