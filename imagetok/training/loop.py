@@ -128,7 +128,8 @@ class _Training:
         self.model, optimizer = accelerator.prepare(
             job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
         )
-        self.bare: nn.Module = accelerator.unwrap_model(self.model.train())
+        self.model.train()
+        self.bare: nn.Module = accelerator.unwrap_model(self.model)
         self.optimizer = to_step(optimizer)
         self.noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
         self.draws = seeding.ReseededGenerator(seed, "update")
