@@ -5,7 +5,7 @@ The stream is a sequence of permutations of the dataset: step t uses its example
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -201,14 +201,17 @@ def batch_loader(
     micro_batches: MicroBatches,
     workers: int,
     pin_memory: bool,
-) -> DataLoader:
+) -> Iterable[Any]:
     """Return an endless loader of whole batches, whose workers hold no state.
 
     In place of a batch it yields InputError if an example cannot be read, and ResourceError if a
     worker has no shared memory for the batch.
     """
+    refusals = _Refusals(dataset)
+    if not workers and not pin_memory:
+        return map(refusals.__getitems__, micro_batches)  # faster than a DataLoader for each batch
     return DataLoader(
-        _Refusals(dataset),
+        refusals,
         batch_sampler=micro_batches,  # pyright: ignore[reportArgumentType]  # no lists, but Examples
         num_workers=workers,
         collate_fn=_as_is,
@@ -220,13 +223,13 @@ def batch_loader(
     )
 
 
-def begin(loader: DataLoader) -> Iterator[Any]:
+def begin(loader: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator over the loader's batches; ResourceError if workers cannot be started."""
     try:
         return iter(loader)
     except OSError as error:  # the workers' semaphores need shared memory too
         raise ResourceError(
-            f"train.workers: {loader.num_workers} loader workers cannot be started "
+            "train.workers: the workers of the loader cannot be started "
             f"({error.strerror or error}): they need processes, file descriptors and shared "
             f"memory, /dev/shm; {_REMEDY}"
         ) from None
