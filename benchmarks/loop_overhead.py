@@ -4,9 +4,9 @@
 
 A tiny tokenizer is trained on single images, one thread, on the CPU. `loop` is a step of
 imagetok.training.loop; `bare` is a step of a loop written out below, with the same batches, loss,
-optimizer and updates. Their steps alternate in one process, and medians of CPU time are compared,
-first of whole steps, then of their parts, with a clock between the statements of a step. With
---against, processes that run the loop of an earlier commit alternate with those of this one.
+optimizer and updates. Their steps alternate in one process, and medians of CPU time are compared.
+Every other step has a clock between its statements, for the parts of a step. With --against,
+processes that run the loop of an earlier commit alternate with those of this one.
 """
 
 import argparse
@@ -125,8 +125,9 @@ class Clock:
         self._last = time.process_time()
 
     def medians(self) -> dict[str, float]:
-        """Milliseconds of each part."""
-        return {part: 1e3 * statistics.median(s[part] for s in self._steps) for part in PARTS}
+        """Milliseconds of each part, after the warm-up."""
+        steps = self._steps[WARM_UP:]
+        return {part: 1e3 * statistics.median(s[part] for s in steps) for part in PARTS}
 
     def between_statements(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same function with a note after each statement, or before one that holds others."""
@@ -169,18 +170,23 @@ def measure(name: str, *overrides: str) -> dict[str, dict[str, float]]:
     with ExitStack() as stack:
         for steps in forms.values():
             stack.callback(steps.close)  # pyright: ignore[reportAttributeAccessIssue]
-        times = [{form: milliseconds(steps) for form, steps in forms.items()}
-                 for _ in range(WARM_UP + MEASURED)][WARM_UP:]  # fmt: skip
-        clocks = {form: Clock() for form in forms}
-        globals()["bare_step"] = clocks["bare"].between_statements(bare_step)
         training: Any = loop._Training
-        training._optimize = clocks["loop"].between_statements(training._optimize)
-        for _ in range(MEASURED):
-            for steps in forms.values():
-                next(steps)
+        plain = bare_step, training._optimize
+        clocks = {form: Clock() for form in forms}
+        clocked = tuple(
+            clock.between_statements(function)
+            for clock, function in zip(clocks.values(), plain, strict=True)
+        )
+        times: dict[str, list[float]] = {form: [] for form in forms}
+        for _ in range(WARM_UP + MEASURED):
+            for functions in (clocked, plain):
+                globals()["bare_step"], training._optimize = functions
+                taken = {form: milliseconds(steps) for form, steps in forms.items()}
+            for form, ms in taken.items():
+                times[form].append(ms)
     found = {}
     for form, clock in clocks.items():
-        step = statistics.median(each[form] for each in times)
+        step = statistics.median(times[form][WARM_UP:])
         parts = clock.medians()
         found[form] = {"step": step, **parts, REST: step - sum(parts.values())}
     return found
