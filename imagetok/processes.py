@@ -33,9 +33,11 @@ def process_state(cpu: bool = False, *, patience: timedelta | None = _DAYS) -> P
     but not by PartialState; otherwise processes on machines without a GPU would not find each
     other.
     """
-    cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
-    limit = {} if patience is None else {"timeout": patience}
-    state = PartialState(cpu=cpu, init_method=METHOD, **limit)
+    if not PartialState._shared_state:
+        cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+        limit = {} if patience is None else {"timeout": patience}
+        PartialState(cpu=cpu, init_method=METHOD, **limit)
+    state = PartialState()
     if state.num_processes > 1:
         _leave_group_at_exit()
     return state

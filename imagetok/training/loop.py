@@ -53,7 +53,7 @@ from imagetok.training.divergence import Divergence
 from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job, arithmetic
 from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
-from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows
+from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
 from imagetok.training.step_output import StepOutput, combine_outputs
 
 logger = logging.getLogger("imagetok")
@@ -132,9 +132,14 @@ class _Training:
         self.unit = unit
         self.stop = stop
         self.average = checkpoint.build_average(job.model.to(accelerator.device), config.ema_decay)
-        self.model, self.optimizer = accelerator.prepare(
+        self.model, optimizer = accelerator.prepare(
             job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
         )
+        self.model.train()
+        self.bare: nn.Module = accelerator.unwrap_model(self.model)
+        self.optimizer = to_step(optimizer)
+        self.noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
+        self.draws = seeding.ReseededGenerator(seed, "update")
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
         self.batches: Iterator[Any] = iter(())
@@ -299,7 +304,8 @@ class _Training:
         rate = config.learning_rate.at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
+        if not self.bare.training:  # after an evaluation
+            self.model.train()
         outputs: list[StepOutput] = []
         for micro in range(config.accumulation):
             batch = next(self.batches)
@@ -307,9 +313,7 @@ class _Training:
                 raise batch
             batch = self.job.unpack(batch)
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            noise = seeding.generator(
-                self.seed, "noise", step, micro, rank, device=accelerator.device
-            )
+            noise = self.noise.at(step, micro, rank)
             seeding.reseed_global(self.seed, "dropout", step, micro, rank)
             is_last = micro == config.accumulation - 1
             with nullcontext() if is_last else accelerator.no_sync(self.model):
@@ -324,14 +328,12 @@ class _Training:
                 total.metrics["grad_norm"] = norm.detach()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
-            average_batch_norm_statistics(bare, lambda values: all_reduce(values, "mean"))
-        draw = seeding.generator(self.seed, "update", step)
-        replaced = self.job.update(bare, total.sums | total.rows, draw)
+            average_batch_norm_statistics(self.bare, lambda values: all_reduce(values, "mean"))
+        replaced = self.job.update(self.bare, total.sums | total.rows, self.draws.at(step))
         if self.average is not None:
-            self.average.update_parameters(bare)
-        reset_optimizer_rows(self.optimizer, bare, self.average, replaced)
+            self.average.update_parameters(self.bare)
+        reset_optimizer_rows(self.optimizer, self.bare, self.average, replaced)
         return total
 
     def _due(self, every: int) -> bool:
@@ -410,7 +412,7 @@ class _Training:
         """Return the model that is evaluated and exported: the averaged one if there is one."""
         if isinstance(self.average, AveragedModel):
             return self.average.module
-        return self.accelerator.unwrap_model(self.model)
+        return self.bare
 
     def _save(self) -> None:
         self.divergence.refuse(self.checkpoints)
@@ -452,7 +454,7 @@ class _Training:
             self.metrics.check_holds(record.metrics_bytes)
             self.timing.check_holds(record.timing_bytes)
         if self.best is not None:
-            wanted = self.accelerator.unwrap_model(self.model).state_dict()
+            wanted = self.bare.state_dict()
             self.best.restore(record.best, checkpoint.best_tensors(path, record, wanted))
         checkpoint.load(self.accelerator, path, self.average)
         self.saved = (record.step, record.pending_evaluation)
