@@ -180,11 +180,15 @@ def _message(func: Any, fault: str) -> str:
     return f"{func}: {fault}"
 
 
+class _WithoutDevice(FakeTensorMode):
+    """Fake tensors that use no GPU where there is one."""
+
+    avoid_device_init = True  # pyright: ignore
+
+
 def fake_tensors() -> FakeTensorMode:
     """Return a context in which new tensors have no values and take no memory, on any device."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    mode.avoid_device_init = True  # on a machine with a GPU too
-    return mode
+    return _WithoutDevice(allow_non_fake_inputs=True)
 
 
 def device_generator() -> torch.Generator:
