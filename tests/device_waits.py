@@ -92,7 +92,8 @@ class DeviceWaits(TorchDispatchMode):
                 with no_dispatch():
                     return torch.zeros(args[0].shape, dtype=args[0].dtype)
         if name == "_pin_memory":  # without a GPU there is no page-locked memory
-            pinned = args[0].clone()
+            with no_dispatch():
+                pinned = args[0].clone()
             self._pinned[pinned] = True
             return pinned
         if not self._makes_here(kwargs) and not _has_fake(args, kwargs):
