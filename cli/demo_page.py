@@ -41,13 +41,16 @@ _COLOURS = {
     "body_text_color": ("#1f242b", "#e4e7ec"),
     "body_text_color_subdued": ("#5b6370", "#9aa3b0"),
     "block_label_text_color": ("#1f242b", "#e4e7ec"),
+    "slider_color": ("#0067a3", "#5cb3e6"),
     "button_primary_background_fill": ("#0067a3", "#0067a3"),
     "button_primary_background_fill_hover": ("#00527f", "#00527f"),
     "button_primary_text_color": ("#ffffff", "#ffffff"),
 }
 # Names stand above pictures, not on them; small pictures are enlarged without smoothing.
 _STYLE = """
-.gradio-container { max-width: 84rem !important; }
+.gradio-container { max-width: 80rem !important; margin-inline: auto !important; }
+.gradio-container { --color-accent: #0067a3; }
+.dark .gradio-container, .dark.gradio-container { --color-accent: #5cb3e6; }
 .gradio-container h1 { letter-spacing: -0.02em; }
 .gradio-container img { image-rendering: pixelated; }
 .gradio-container label[data-testid="block-label"] {
@@ -182,12 +185,20 @@ def _image_input() -> gr.Image:
         alt_text="uploaded image",
         image_mode=None,
         sources=["upload", "clipboard"],
+        min_width=280,  # pixels: alone in its row on a phone
         elem_classes="upload",
     )
 
 
-def _picture(label: str) -> gr.Image:
-    return gr.Image(label=label, alt_text=label, interactive=False, format="png", buttons=[])
+def _picture(label: str, min_width: int = 160) -> gr.Image:
+    return gr.Image(
+        label=label,
+        alt_text=label,
+        interactive=False,
+        format="png",
+        buttons=[],
+        min_width=min_width,
+    )
 
 
 def _gallery(label: str) -> gr.Gallery:
@@ -200,7 +211,8 @@ def _look_tab(session: DemoSession) -> None:
     with gr.Row():
         file = _image_input()
         original, back, unsure = (
-            _picture(label) for label in ("input", "reconstruction", "encoder uncertainty")
+            _picture(label, 140)  # two side by side on a phone
+            for label in ("input", "reconstruction", "encoder uncertainty")
         )
     summary = gr.Markdown()
     gr.Markdown(

@@ -15,6 +15,7 @@ from cli.options import (
     size_option,
     tokenizer_option,
 )
+from imagetok.suggestions import counted
 
 
 @click.command()
@@ -97,9 +98,9 @@ def encode(
     if dry_run:
         expected = imagetok.encode(tokenizer, data, shards, dry_run=True, **options)
         say(
-            f"{_inputs(expected.inputs, expected.views)} -> {expected.num_shards} shards, about "
-            f"{expected.num_bytes:,} bytes ({expected.free_bytes:,} free), "
-            f"about {expected.seconds:.0f} s; nothing was written"
+            f"{_inputs(expected.inputs, expected.views)} -> "
+            f"{counted(expected.num_shards, 'shard')}, about {expected.num_bytes:,} bytes "
+            f"({expected.free_bytes:,} free), about {expected.seconds:.0f} s; nothing was written"
         )
         return
     report = imagetok.encode(tokenizer, data, shards, **options)
@@ -109,16 +110,19 @@ def encode(
     for reason, count in Counter(skip.reason for skip in skips).most_common():
         say(f"skipped {count} of {report.num_images}: {reason}")
     show_usage(report.usage)
-    say(f"{shards}: {report.num_bytes:,} bytes in {report.num_shards} shard(s)")
+    say(f"{shards}: {report.num_bytes:,} bytes in {counted(report.num_shards, 'shard')}")
     if report.views > 1:
-        say(f"inputs: {_inputs(report.inputs, report.views)}, {len(skips)} images skipped")
+        say(
+            f"inputs: {_inputs(report.inputs, report.views)}, {counted(len(skips), 'image')} "
+            "skipped"
+        )
     say(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
     if report.skipped:
         ctx.exit(4)
 
 
 def _inputs(inputs: int, views: int) -> str:
-    images = f"{inputs // views} images"
+    images = counted(inputs // views, "image")
     return images if views == 1 else f"{views} views of {images}"
 
 
@@ -139,4 +143,4 @@ def decode(tokenizer: str, shards: Path, out: Path, limit: int | None, device: s
     import imagetok
 
     done = imagetok.decode(tokenizer, shards, out, limit=limit, device=device)
-    say(f"{done.num_images} images in {out} ({done.num_new} new)")
+    say(f"{counted(done.num_images, 'image')} in {out} ({done.num_new} new)")

@@ -49,14 +49,14 @@ def init(
     """Look through FOLDER, your pictures, and write configs that suit them.
 
     Shows counts, sizes, classes, splits, and damaged, equal and small files. Then writes the config
-    of a tokenizer and of a prior, and prints the time that training will take on this machine and
-    the commands that lead to new pictures. Existing files are never replaced.
+    of a tokenizer and of a prior, and prints the time that training each will take on this machine
+    and the commands that lead to new pictures. Existing files are never replaced.
 
     Example: imagetok init photos
     """
-    import imagetok
+    import prior
 
-    start = imagetok.init(folder, out=out, method=method, size=size, holdout=holdout, device=device)
+    start = prior.init(folder, out=out, method=method, size=size, holdout=holdout, device=device)
     say(str(start))
     say(f"written: {start.config} and {start.prior_config}")
     say("next:")

@@ -9,7 +9,7 @@ import click
 
 from cli.options import device_option, say
 from cli.parameters import DATA, PATH_OR_ID
-from imagetok.suggestions import one_line
+from imagetok.suggestions import counted, one_line
 
 _SHOWN = 20
 
@@ -49,8 +49,8 @@ def verify(
         raise click.UsageError("--reencode N, --tokenizer and --data have to be given together")
     found = verify_folder(path, tokenizer=tokenizer, data=data, reencode=reencode, device=device)
     if found.num_reencoded is not None:
-        differ = f"{len(found.differences)} differ, in {found.num_codes_differ} codes"
-        say(f"encoded {found.num_reencoded} images again: {differ}")
+        differ = f"{len(found.differences)} differ, in {counted(found.num_codes_differ, 'code')}"
+        say(f"encoded {counted(found.num_reencoded, 'image')} again: {differ}")
     for fault in found.faults:
         click.echo(f"damaged: {fault}")
     for difference in found.differences:
@@ -91,7 +91,7 @@ def inspect(
         raise click.UsageError("--contact-sheet and --tokenizer have to be given together")
     found = describe_folder(path, tokenizer=tokenizer, contact_sheet=contact_sheet, device=device)
     if contact_sheet is not None:
-        click.echo(f"{contact_sheet}: {found.num_decoded} images decoded", err=True)
+        click.echo(f"{contact_sheet}: {counted(found.num_decoded, 'image')} decoded", err=True)
     if as_json:
         click.echo(json.dumps(found.content, indent=2))
     else:

@@ -7,6 +7,7 @@ import click
 
 from cli.options import say, show_usage, tokenizer_option
 from cli.parameters import OneOf
+from imagetok.suggestions import counted
 
 
 @click.command()
@@ -26,7 +27,7 @@ def merge(shards: tuple[Path, ...], out: Path) -> None:
     import imagetok
 
     report = imagetok.merge(shards, out)
-    say(f"{out}: {report.written} images in {report.num_shards} shard(s)")
+    say(f"{out}: {counted(report.written, 'image')} in {counted(report.num_shards, 'shard')}")
     say(f"inputs {report.inputs} == written {report.written} + skipped {report.skipped}")
 
 
@@ -49,7 +50,7 @@ def export(shards: Path, form: Literal["parquet", "npy"], out: Path) -> None:
     """
     import imagetok
 
-    say(f"{out}: {imagetok.export(shards, out, to=form).num_images} images")
+    say(f"{out}: {counted(imagetok.export(shards, out, to=form).num_images, 'image')}")
 
 
 @click.command("import")
@@ -72,4 +73,4 @@ def import_(file: Path, tokenizer: str, shards: Path) -> None:
 
     report = imagetok.import_codes(file, tokenizer, shards)
     show_usage(report.usage)
-    say(f"{shards}: {report.written} images in {report.num_shards} shard(s)")
+    say(f"{shards}: {counted(report.written, 'image')} in {counted(report.num_shards, 'shard')}")

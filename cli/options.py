@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.parameters import DATA, PATH_OR_ID
+from imagetok.suggestions import counted
 
 if TYPE_CHECKING:  # slow to import
     from imagetok.codes.schema import LevelUse
@@ -85,7 +86,7 @@ def show_skips(skips: "Sequence[Unreadable | SkippedImage]") -> int:
     for skip in skips:
         say(f"skipped {skip.path}: {skip.reason}")
     for reason, count in Counter(skip.reason for skip in skips).most_common():
-        say(f"skipped {count}: {reason}")
+        say(f"skipped {counted(count, 'image')} in all: {reason}")
     return 4 if skips else 0
 
 
@@ -109,13 +110,22 @@ def show_table(values: Mapping[str, object]) -> None:
         say(f"  {name:<{width}}  {_text(value)}")
 
 
+def show_measures(values: Mapping[str, object]) -> None:
+    """Print measures and what each means, one a line."""
+    from imagetok.evaluation.meanings import meaning_of  # its package is slow to import
+
+    texts = {name: _text(value) for name, value in values.items()}
+    width = max(map(len, texts.values()), default=0)
+    show_table({k: f"{text:<{width}}  {meaning_of(k)}".rstrip() for k, text in texts.items()})
+
+
 def show_usage(levels: "Iterable[LevelUse]") -> None:
     """Print the codebook usage of each level: codes used and perplexity."""
-    for level, use in enumerate(levels):
-        say(
-            f"level {level}: {use.codes_used} of {use.num_codes} codes used, "
-            f"perplexity {use.perplexity:.1f}"
-        )
+    several = list(levels)
+    for level, use in enumerate(several):
+        where = f"level {level}: " if len(several) > 1 else ""
+        codes = counted(use.num_codes, "code")
+        say(f"{where}{use.codes_used} of {codes} used, perplexity {use.perplexity:.1f}")
 
 
 def show_columns(rows: Mapping[str, Mapping[str, object]], *, named: bool = False) -> None:

@@ -8,6 +8,7 @@ import click
 
 from cli.options import device_option, say
 from cli.parameters import PATH_OR_ID
+from imagetok.suggestions import counted
 
 _SAMPLING = (
     click.option("--label", help="Class name or number, several (cat,dog or 0,3), all, or none."),
@@ -104,18 +105,19 @@ def sample(
         )
     from prior.generation import GRID, generate, generate_codes
 
+    images = counted(count, "image")
     how = {"tokenizer": tokenizer, "label": label, "device": device, **params}
     if out is not None or npz is not None:
         drawn = generate(prior, count, out=out, npz=npz, **how)
         if out is not None:
-            say(f"{count} images in {out} ({drawn.num_new} new); the first in {out / GRID}")
+            say(f"{images} in {out} ({drawn.num_new} new); the first in {out / GRID}")
         if npz is not None:
-            say(f"{count} images in {npz}")
+            say(f"{images} in {npz}")
     elif shards is not None:
         made = generate_codes(prior, count, shards, samples_per_shard=samples_per_shard, **how)
         for level, use in made.rows().items():
             say(f"{level}: {use}")
-        say(f"codes of {count} images in {shards}")
+        say(f"codes of {images} in {shards}")
 
 
 @click.command()

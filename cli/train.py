@@ -11,8 +11,8 @@ from cli.options import (
     given,
     max_skip_option,
     say,
+    show_measures,
     show_skips,
-    show_table,
 )
 from cli.parameters import CONFIG, PATH_OR_ID
 
@@ -51,7 +51,9 @@ def train(
     CONFIG is a YAML file, or a name that `imagetok configs` lists.
 
     The first lines say what is trained on what, the last ones what comes next. --dry-run shows the
-    same with time and memory, estimated from a few steps, and trains nothing.
+    same with time and memory, estimated from a few steps, and trains nothing. If images or codes
+    are missing, it shows what is known without them, then what is missing, with the code of the
+    refusal.
 
     Example: imagetok train digits/edvae --set train.steps=500 --out runs/try
 
@@ -76,11 +78,14 @@ def train(
     function = {"tokenizer": imagetok.train, "prior": prior.train}[kind]
     options: dict[str, Any] = {"set": overrides, "init_from": init_from, "device": device}
     if dry_run:
-        say(str(function(config, dry_run=True, **options, **images)))
+        estimate = function(config, dry_run=True, **options, **images)
+        say(str(estimate))
+        if estimate.refusal is not None:
+            raise estimate.refusal
         return 0
     done = function(config, out=out, resume=resume, **options, **images)
     say(f"finished: {done.artifact}, on the held-out split:")
-    show_table(done.measures)
+    show_measures(done.measures)
     skips = done.skipped if isinstance(done, TrainedTokenizer) else SkippedImages()
     code = show_skips((*skips.train, *skips.test))
     say(f"run folder: {done.folder}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from imagetok.errors import InputError
+from imagetok.suggestions import counted
 
 
 def check_codes(
@@ -18,9 +19,11 @@ def check_codes(
     """
     if not isinstance(codes, tuple | list) or len(codes) != len(num_codes):
         is_list = isinstance(codes, tuple | list)
-        found = f"{len(codes)} levels" if is_list else type(codes).__name__
+        found = counted(len(codes), "level") if is_list else type(codes).__name__
         hint = "; pass (codes,), a tuple of one level" if isinstance(codes, Tensor) else ""
-        raise InputError(f"expected a tuple of {len(num_codes)} code maps, found {found}{hint}")
+        raise InputError(
+            f"expected a tuple of {counted(len(num_codes), 'code map')}, found {found}{hint}"
+        )
     maps = []
     for level, (indices, k, grid) in enumerate(zip(codes, num_codes, grids, strict=True)):
         _check_level(level, indices, k, grid)

@@ -24,7 +24,7 @@ from imagetok.config_faults import describe_faults
 from imagetok.errors import ConfigError
 from imagetok.io.regular_files import read_regular
 from imagetok.io.url_secrets import public_url
-from imagetok.suggestions import shown
+from imagetok.suggestions import counted, shown
 
 MAX_BYTES = 1 << 20
 PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]
@@ -285,7 +285,7 @@ def differences_shown(old: Section, new: Section, *, most: int = 5) -> str:
     """Return the keys whose values differ between two sections, with both values, as text."""
     changed = differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
     texts = [f"{key}: {shown(a)} there, {shown(b)} here" for key, (a, b) in changed.items()]
-    more = [f"and {len(texts) - most} more keys"] if len(texts) > most else []
+    more = [f"and {counted(len(texts) - most, 'more key')}"] if len(texts) > most else []
     return "; ".join([*texts[:most], *more])
 
 

@@ -17,7 +17,7 @@ from imagetok.errors import ConfigError
 from imagetok.io.url_secrets import without_secrets
 from imagetok.named_configs.folder import configs_folder
 from imagetok.plugins.loading import installed_plugins
-from imagetok.processes import process_state
+from imagetok.processes import process_state, usable_cpus
 from imagetok.results import Result
 from imagetok.version import __version__
 
@@ -169,7 +169,7 @@ def info() -> Environment:
         gpu_software=_gpu_software(),
         bfloat16=_has_bfloat16(device),
         precision=_precision(),
-        cpus=_usable_cpus(),
+        cpus=usable_cpus(),
         memory_bytes=_memory_bytes(),
         threads=torch.get_num_threads(),
         interop_threads=torch.get_num_interop_threads(),
@@ -247,11 +247,6 @@ def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _usable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:

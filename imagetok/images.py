@@ -11,7 +11,7 @@ from torch import Tensor
 from imagetok.arguments import checked_count
 from imagetok.config import Section
 from imagetok.errors import ConfigError, InputError
-from imagetok.suggestions import shown
+from imagetok.suggestions import counted, shown
 
 Images = Float[Tensor, "B C H W"] | Int[Tensor, "B H W"]
 """Pixels (B, C, H, W) in [0, 1], or label maps (B, H, W) with the class of every pixel."""
@@ -142,7 +142,7 @@ def check_images(images: Tensor, contract: ImageContract) -> None:
     if images.shape[1] != contract.channels:
         raise InputError(
             f"expected {wanted}, because this tokenizer is for {contract.mode} images of "
-            f"{contract.channels} channels, found {images.shape[1]} channels on dim 1"
+            f"{counted(contract.channels, 'channel')}, found {images.shape[1]} on dim 1"
         )
     if tuple(images.shape[2:]) != expected[1:]:
         raise InputError(

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 
+from imagetok.suggestions import counted
+
 SeveralIndices = Sequence[int] | np.ndarray | Tensor
 """A list, range, array or tensor of integers, or a boolean mask over all samples."""
 
@@ -24,7 +26,7 @@ def checked_index(index: SupportsIndex, length: int) -> int:
     """
     number = operator.index(index)
     if not -length <= number < length:
-        raise IndexError(f"index {number} is out of range for {length} samples")
+        raise IndexError(f"index {number} is out of range for {counted(length, 'sample')}")
     return number % length
 
 
@@ -41,7 +43,9 @@ def checked_indices(indices: SeveralIndices, length: int) -> Int64[np.ndarray, "
         )
     if given.dtype == np.bool_:
         if len(given) != length:
-            raise IndexError(f"expected a mask over {length} samples, found one over {len(given)}")
+            raise IndexError(
+                f"expected a mask over {counted(length, 'sample')}, found one over {len(given)}"
+            )
         return np.flatnonzero(given)
     wanted = given.astype(np.int64)
     if len(wanted):

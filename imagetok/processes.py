@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import gc
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,12 @@ def all_gather(value: Tensor) -> Tensor:
     every = gather(value.contiguous())
     assert isinstance(every, Tensor)
     return every
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use; on macOS, of all."""
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def choose_device(name: torch.device | str | None = None) -> torch.device:

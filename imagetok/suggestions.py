@@ -1,4 +1,4 @@
-"""Values and names in messages: short, on one line, and suggestions for misspelt ones."""
+"""Values, names and counts in messages: short, on one line, with suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
@@ -31,6 +31,35 @@ def one_line(text: str, limit: int = 500) -> str:
     words = " ".join(text[: 2 * limit].split())
     plain = "".join(c if c.isprintable() else "�" for c in words)
     return plain if len(plain) <= limit else f"{plain[:limit]}…"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun in the singular or plural.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "class"), counted(0, "copy")
+    ('1 image', '1,200 images', '2 classes', '0 copies')
+
+    plural: a plural that does not end in s, or that of a noun whose last word is not the noun.
+    """
+    return f"{count:,} {noun if count == 1 else plural or _plural(noun)}"
+
+
+def are(count: int) -> str:
+    """Return the verb after a number of things: `is` or `are`."""
+    return "is" if count == 1 else "are"
+
+
+def all_of(count: int, noun: str) -> str:
+    """Return all of a number of things: `all 12 images`, but `the only image`."""
+    return f"the only {noun}" if count == 1 else f"all {counted(count, noun)}"
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in {*"aeiou"}:
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
 
 
 def nearest(name: object, known: Iterable[object], count: int = 1) -> list[str]:

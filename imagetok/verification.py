@@ -20,6 +20,7 @@ from imagetok.durable import MANIFEST, verify_folder
 from imagetok.errors import ArtifactError, ConfigError, InputError, MissingPluginError
 from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
 from imagetok.training.earlier_artifact import earlier_artifacts
@@ -116,7 +117,7 @@ def verify_with(
     model = open_tokenizer(tokenizer, device).at_grids(codes.grids)
     form = picture_contract(codes.plan.image, codes.plan.crop_range)
     found = encode_again(codes, model, open_inputs(data, form).dataset, reencode)
-    lines = tuple(f"{d.path}: {d.codes} of {d.of} codes" for d in found.differences)
+    lines = tuple(f"{d.path}: {d.codes} of {counted(d.of, 'code')}" for d in found.differences)
     differ = sum(d.codes for d in found.differences)
     return Verification(str(source), (), found.images, differ, lines)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prior.reports import report
     from prior.sample_evaluation import evaluate_samples
     from prior.sampling_params import SamplingParams
+    from prior.starting_config import init
     from prior.trained import train
 
 _HOMES = {
@@ -29,6 +30,7 @@ _HOMES = {
     "evaluate_samples": "prior.sample_evaluation",
     "generate": "prior.generation",
     "generate_codes": "prior.generation",
+    "init": "prior.starting_config",
     "inspect": "imagetok.inspection",
     "push": "prior.inspection",
     "report": "prior.reports",
@@ -46,6 +48,7 @@ __all__ = [
     "evaluate_samples",
     "generate",
     "generate_codes",
+    "init",
     "inspect",
     "push",
     "report",

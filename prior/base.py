@@ -24,7 +24,7 @@ from imagetok.errors import ConfigError, InputError
 from imagetok.eval_mode import eval_mode
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
-from imagetok.suggestions import did_you_mean, shown
+from imagetok.suggestions import counted, did_you_mean, shown
 from prior.config import PriorConfig
 from prior.sampling import SampleSpec, given_codes, sample_codes
 from prior.sampling_params import sampling_params
@@ -254,7 +254,9 @@ class Prior(Pretrained[PriorConfig], ABC):
                 "torch.tensor([...])"
             )
         if count is not None and len(labels) != count:
-            raise InputError(f"expected a label for each of {count} images, found {len(labels)}")
+            raise InputError(
+                f"expected a label for each of {counted(count, 'image')}, found {len(labels)}"
+            )
         classes = self.config.num_classes
         if labels.numel() and not (int(labels.min()) >= NO_LABEL and int(labels.max()) < classes):
             low, high = int(labels.min()), int(labels.max())

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from imagetok.config import PlaceOrUrl, Section, Size, Steps
 from imagetok.plugins.registry import OwnPart, OwnSection, names_in
 from imagetok.plugins.sections import OrRegistered
+from imagetok.suggestions import counted
 from imagetok.training.config import TrainConfig, fill_schedule_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -173,7 +174,9 @@ class PriorConfig(Section):
             )
         kind, levels = self.model.kind, len(self.grids)
         if len(self.num_codes) != levels:
-            raise ValueError(f"{len(self.num_codes)} levels of codes, but {levels} grids")
+            raise ValueError(
+                f"{counted(len(self.num_codes), 'level')} of codes, but {counted(levels, 'grid')}"
+            )
         if kind == "hierarchy" and levels != 2:
             raise ValueError(f"hierarchy: expected codes of two levels, found {levels}")
         if kind in ("pixelsnail", "pixelcnn") and levels != 1:

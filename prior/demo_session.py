@@ -22,6 +22,7 @@ from imagetok.images import Images, from_stored
 from imagetok.pictures import as_pixels, as_rgb, class_labels, grid, overlay, palette
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Tokenizer
 from prior.base import Label, Prior
 from prior.completion import with_kept
@@ -147,7 +148,9 @@ class DemoSession:
     def _codes(self, tables: Sequence[Sequence[Sequence[object]]]) -> Codes:
         grids = self.tokenizer.grids
         if len(tables) != len(grids):
-            raise InputError(f"expected {len(grids)} tables of codes, found {len(tables)}")
+            raise InputError(
+                f"expected {counted(len(grids), 'table')} of codes, found {len(tables)}"
+            )
         levels = [_whole(t, i, g) for i, (t, g) in enumerate(zip(tables, grids, strict=True))]
         return tuple(torch.tensor([level], device=self.device) for level in levels)
 

@@ -27,6 +27,7 @@ from imagetok.processes import process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
 from imagetok.signals import StopRequest
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Tokenizer
 from prior.base import Label, Prior
 from prior.loading import open_pair
@@ -82,7 +83,7 @@ class Generated(Result):
     def title(self) -> str:
         written = [str(place) for place in (self.folder, self.npz) if place is not None]
         place = f"in {' and '.join(written)}" if written else "in memory"
-        return f"{self.record.num_images} images of a prior, {place}"
+        return f"{counted(self.record.num_images, 'image')} of a prior, {place}"
 
     def rows(self) -> dict[str, object]:
         """Return the prior and the sampling parameters by name."""
@@ -110,12 +111,12 @@ class GeneratedCodes(Result):
         return open_codes(self.folder)
 
     def title(self) -> str:
-        return f"codes of {self.report.written} images of a prior, in {self.folder}"
+        return f"codes of {counted(self.report.written, 'image')} of a prior, in {self.folder}"
 
     def rows(self) -> dict[str, object]:
         """Return the codebook usage of each level."""
         return {
-            f"level {i}": f"{use.codes_used} of {use.num_codes} codes used, "
+            f"level {i}": f"{use.codes_used} of {counted(use.num_codes, 'code')} used, "
             f"perplexity {use.perplexity:.1f}"
             for i, use in enumerate(self.report.usage)
         }

@@ -12,6 +12,7 @@ from imagetok.errors import ConfigError, ImagetokError
 from imagetok.pictures import as_pixels, as_rgb, class_labels
 from imagetok.processes import device_of
 from imagetok.reporting import Block, Pictures, ReportSection, Text
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Tokenizer
 from prior.base import Prior
 from prior.completion import with_kept
@@ -73,8 +74,8 @@ def samples_section(
     )
     blocks: list[Block] = [
         Text(
-            f"{record.num_images:,} samples of the prior with fingerprint {record.prior[:16]} "
-            f"({summary})."
+            f"{counted(record.num_images, 'sample')} of the prior with fingerprint "
+            f"{record.prior[:16]} ({summary})."
         )
     ]
     labels = [name or "none" for name in class_labels(by_class, class_names)]
@@ -138,12 +139,12 @@ def completed_blocks(prior: Prior, tokenizer: Tokenizer, batch: CodeBatch) -> li
         return [Text(f"Images cannot be completed: {error}")]
     summary = (
         f"Reconstructions of held-out images, the part that is kept ({keep_rows} of "
-        f"{config.grids[0][0]} rows of codes), and completions sampled from the prior "
+        f"{counted(config.grids[0][0], 'row')} of codes), and completions sampled from the prior "
         + ("without a class." if knows_none else "with the class of each image.")
     )
-    headers = ["image", "kept", "completions", *[""] * (COMPLETIONS - 1)]
+    headers = ["image", "kept", *(f"draw {i}" for i in range(1, COMPLETIONS + 1))]
     names = class_labels(batch.labels.tolist(), config.class_names)
-    shown = Pictures(np.concatenate(rows), COMPLETIONS + 2, names if any(names) else (), headers)
+    shown = Pictures(np.concatenate(rows), COMPLETIONS + 2, names, headers)
     return [Text(summary), shown]
 
 

@@ -17,7 +17,8 @@ from imagetok.training.run_folder import check_plugins
 from imagetok.training.trained import Trained
 from prior.base import Prior
 from prior.config import PriorRun
-from prior.training import estimate_prior, train_prior
+from prior.estimate import estimate_prior
+from prior.training import train_prior
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,8 +4,9 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ from imagetok.hub import same_commit
 from imagetok.images import pixels_text
 from imagetok.io.url_secrets import public_url
 from imagetok.processes import all_reduce, device_of, process_state
+from imagetok.training.batch_order import BatchedDataset, EpochDataset
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.divergence import DivergenceLimits
-from imagetok.training.estimate import RunEstimate, estimate_run
 from imagetok.training.facts import RunFacts, count_parameters
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
@@ -107,8 +108,8 @@ def train_prior(
         accelerator.num_processes,
         accelerator.device,
     )
-    config = with_recorded_lengths(_with_commit(config, run, resume), run, resume=resume)
-    job = _job(config, run, init_from)  # raises for bad input before the folder is changed
+    config = with_recorded_lengths(with_commit(config, run, resume), run, resume=resume)
+    job = job_of(config, run, init_from)  # raises for bad input before the folder is changed
     is_main = accelerator.is_main_process
     with (
         shared_run(run, config, job.inputs, places=(*PLACES, "tokenizer")),
@@ -126,20 +127,7 @@ def train_prior(
         )
 
 
-def estimate_prior(
-    config: PriorRun, *, init_from: Path | str | None = None, device: str | None = None
-) -> RunEstimate:
-    """Return the facts of a run, and time and memory estimated from a few steps; writes nothing.
-
-    init_from, device: as for `train_prior`, whose errors are raised.
-    """
-    nowhere = Path("nowhere")  # no step writes there
-    accelerator = build_accelerator(config.train, nowhere, device)
-    job = _job(_with_commit(config, nowhere, resume=False), nowhere, init_from)
-    return estimate_run(job, config.train, accelerator=accelerator, seed=config.seed)
-
-
-def _with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
+def with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
     """Pin a tokenizer on the Hub to a commit in the config; a resumed run keeps its commit."""
     tokenizer = config.tokenizer
     if resume and (run / CONFIG).is_file():
@@ -148,28 +136,29 @@ def _with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
     return config.model_copy(update={"tokenizer": origin})
 
 
-def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
+class CodeForm(NamedTuple):
+    """The codes that a prior models, without the codes themselves."""
+
+    fingerprint: str
+    """Fingerprint of the tokenizer; "" while it does not exist."""
+    num_codes: tuple[int, ...]
+    """Codebook size of each level, coarse to fine."""
+    grids: tuple[tuple[int, int], ...]
+    """Grid (h, w) of each level."""
+    pixels: str
+    """Size and mode of the images."""
+    class_names: tuple[str, ...] | None
+    """Names of the classes; empty if unlabelled, None if unknown."""
+
+
+def job_of(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
+    """Return the job of a config for the run folder `run`; raises what `train_prior` raises."""
     tokenizer = read_artifact(config.tokenizer, "tokenizer")
     check_manifest(tokenizer)  # now rather than at the end, when it is embedded
     fingerprint = tokenizer.fingerprint
     training, held_out = open_data(config, fingerprint)
     dataset = training.dataset
-    classes = dataset.plan.class_names if config.conditional else ()
-    architecture = validate(
-        {
-            "tokenizer_fingerprint": fingerprint,
-            "num_codes": dataset.num_codes,
-            "grids": dataset.grids,
-            "num_classes": len(classes),
-            "class_names": classes,
-            "label_dropout": config.label_dropout,
-            "model": config.model.model_dump(),
-        },
-        PriorConfig,
-        f"a prior on {config.data.source}",
-    )
-    prior, started = _initial(config, architecture, init_from)
-    uniform = math.log2(max(2, *dataset.num_codes))
+    job, started = job_on(config, form_of(dataset), training, init_from)
     baselines = ngram_baselines(dataset.num_codes, training.batches(), held_out.batches())
     fewest = [math.inf] * len(baselines)
     for level, use in enumerate(dataset.manifest.usage):
@@ -194,40 +183,101 @@ def _job(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         named = {f"held-out {name}": value for name, value in measures.items()}
         cast(Prior, model).save_pretrained(run / "prior", config.tokenizer, named)
 
-    facts = RunFacts(
-        what=f"prior, {config.model.kind}",
-        data=public_url(config.data.source),
-        images=len(training),
-        held_out=len(held_out),
-        class_names=architecture.class_names,
-        pixels=pixels_text(dataset.plan.image),
-        num_codes=dataset.num_codes,
-        grids=dataset.grids,
-        parameters=count_parameters(prior),
-        steps=config.train.steps,
-        batch_size=config.train.batch_size,
-    )
-    return Job(
-        model=prior,
-        dataset=training,
+    assert job.facts is not None
+    return replace(
+        job,
         inputs=lambda: {
             "tokenizer": fingerprint,
             "training codes": training.identity(),
             "held-out codes": held_out.identity(),
             "weights to start from": started,
         },
-        loss=loss_function(config, architecture.num_classes),
-        update=lambda model, sums, draw: {},
-        describe=lambda described: {},
         evaluate=evaluate,
         export=export,
         artifact=run / "prior",
+        facts=replace(job.facts, images=len(training), held_out=len(held_out)),
+    )
+
+
+def form_of(dataset: CodeDataset) -> CodeForm:
+    """Return the form of a dataset's codes."""
+    plan = dataset.plan
+    return CodeForm(
+        dataset.fingerprint,
+        dataset.num_codes,
+        dataset.grids,
+        pixels_text(plan.image),
+        plan.class_names,
+    )
+
+
+def job_on(
+    config: PriorRun,
+    form: CodeForm,
+    dataset: BatchedDataset | EpochDataset,
+    init_from: Path | str | None = None,
+) -> tuple[Job, str]:
+    """Return a job that measures and writes nothing, and the fingerprint of its initial weights.
+
+    dataset: batches of codes of this form. init_from: as for `train_prior`.
+    """
+    classes = (form.class_names or ()) if config.conditional else ()
+    architecture = validate(
+        {
+            "tokenizer_fingerprint": form.fingerprint,
+            "num_codes": form.num_codes,
+            "grids": form.grids,
+            "num_classes": len(classes),
+            "class_names": classes,
+            "label_dropout": config.label_dropout,
+            "model": config.model.model_dump(),
+        },
+        PriorConfig,
+        f"a prior on {config.data.source}",
+    )
+    prior, started = _initial(config, architecture, init_from)
+    uniform = math.log2(max(2, *form.num_codes))
+    facts = replace(
+        facts_without_codes(config),
+        class_names=None if form.class_names is None else architecture.class_names,
+        pixels=form.pixels,
+        num_codes=form.num_codes,
+        grids=form.grids,
+        parameters=count_parameters(prior),
+    )
+    job = Job(
+        model=prior,
+        dataset=dataset,
+        loss=loss_function(config, architecture.num_classes),
+        update=lambda model, sums, draw: {},
+        describe=lambda described: {},
+        evaluate=lambda model, step, check: {},
+        export=lambda model, measures: None,
+        artifact=Path("nowhere"),
         facts=facts,
         # Under a uniform distribution a code has log2 K bits.
         limits=DivergenceLimits("bits_per_code", most=10 * uniform, noticed=uniform),
         selection=WeightSelection("bits_per_code", config.patience, config.export),
         shown=("bits_per_code",),
         matrix_layers=prior.matrix_layers,
+    )
+    return job, started
+
+
+def facts_without_codes(config: PriorRun) -> RunFacts:
+    """Return what a config says of its run before there are codes."""
+    return RunFacts(
+        what=f"prior, {config.model.kind}",
+        data=public_url(config.data.source),
+        images=None,
+        held_out=None,
+        class_names=None,
+        pixels=None,
+        num_codes=None,
+        grids=None,
+        parameters=None,
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
     )
 
 

@@ -50,6 +50,13 @@ _FAULTS_OF_LAYOUT = """(() => {
   }
   for (const figure of document.querySelectorAll('.drawn'))
     if (box(figure).width < (width < 600 ? width - 40 : 400)) found.push(`${figure.alt} is narrow`);
+  for (const image of document.querySelectorAll('.pictures img')) {
+    const wanted = parseFloat(getComputedStyle(image).getPropertyValue('--width'));
+    if (box(image).width < Math.min(64, wanted) - 0.1) found.push(`${image.alt} is tiny`);
+  }
+  for (const frame of document.querySelectorAll('.wide'))
+    if (!frame.querySelector('td:nth-child(3)') && frame.scrollWidth > frame.clientWidth)
+      found.push(`${frame.ariaLabel} has two columns and is cut`);
   const levels = [...document.querySelectorAll('h1, h2, h3')].map(e => +e.tagName[1]);
   if (levels.filter(level => level === 1).length !== 1) found.push('not one h1');
   if (levels.some((level, i) => level > (levels[i - 1] ?? 0) + 1))
@@ -227,3 +234,12 @@ def open_browser() -> Iterator[Browser]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def check_layout(page: Path) -> None:
+    """At the widths of a phone and a desktop, light and dark, a page has no faults of layout."""
+    with open_browser() as browser:
+        for width, dark in LOOKS:
+            browser.look(width, 900, dark)
+            browser.open(page.as_uri())
+            assert browser.faults_of_layout(width) == [], (page, width, dark)

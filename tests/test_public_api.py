@@ -38,7 +38,7 @@ NAMES = {
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate", "evaluate_samples",
-        "generate", "generate_codes", "inspect", "push", "report", "reproduce", "train",
+        "generate", "generate_codes", "init", "inspect", "push", "report", "reproduce", "train",
         "verify",
     ],
 }  # fmt: skip
@@ -200,6 +200,9 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
     ),
     "imagetok.info": lambda w, out: imagetok.info(),
     "imagetok.init": lambda w, out: imagetok.init(
+        _pictures(out), out=out / "a.yaml", size=16, device="cpu", progress=False
+    ),
+    "prior.init": lambda w, out: prior.init(
         _pictures(out), out=out / "a.yaml", size=16, device="cpu", progress=False
     ),
     "imagetok.load_config": lambda w, out: imagetok.load_config(

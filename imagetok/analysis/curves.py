@@ -89,7 +89,9 @@ def codebook_figures(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
 def figures_of(
     logs: Mapping[str, Sequence[Mapping[str, Any]]], wanted: Sequence[Curve]
 ) -> list[Figure]:
-    """Draw every curve of `wanted` for which the logs have points.
+    """Draw every curve of `wanted` for which some log has two points or more.
+
+    A single evaluation is no curve: its measures are in the tables.
 
     logs: the records of metrics.jsonl by the name of the run.
     """
@@ -97,7 +99,7 @@ def figures_of(
     names = {run: dict.fromkeys(chain.from_iterable(records)) for run, records in logs.items()}
     for curve in wanted:
         series = dict(_series(logs, names, curve))
-        if series:
+        if any(len(steps) > 1 for steps, _ in series.values()):
             shades = _series(logs, names, curve._replace(names=curve.deviations))
             bands = {
                 name: deviations

@@ -147,7 +147,7 @@ class Diagnosis(Result):
                 rows[f"norms of {what}: min / median / max"] = least_to_largest
         if health.entropy is not None:
             rows["entropy of code probabilities, nats"] = (
-                f"{health.entropy:.3f} +- {health.entropy_std:.3f}"
+                f"{health.entropy:.3f} ± {health.entropy_std:.3f}"
             )
         if health.uncertainty is not None:
             rows["mean uncertainty K / S"] = health.uncertainty

@@ -37,6 +37,7 @@ from imagetok.processes import device_of
 from imagetok.progress import progress_shown
 from imagetok.quantizers import level_name
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import device_for, display_name, open_tokenizer
 
@@ -102,8 +103,8 @@ class Exploration(Result):
 
     def title(self) -> str:
         """Return a title: the tokenizer, the data and the number of images."""
-        left_out = f" ({len(self.skipped)} unreadable ones left out)" if self.skipped else ""
-        return f"{self.tokenizer} on {self.data}, {self.num_images:,} images{left_out}"
+        left_out = f" ({len(self.skipped)} left out as unreadable)" if self.skipped else ""
+        return f"{self.tokenizer} on {self.data}, {counted(self.num_images, 'image')}{left_out}"
 
     def rows(self) -> dict[str, object]:
         """Return the distances by change of the codes, then the k-NN accuracies."""
@@ -233,7 +234,7 @@ def _patches(
         uses = int((encoded.codes[level] == code).sum())
         name = level_name(f"code {code}", level, levels).replace("_level", " of level ")
         places = code_patches(dataset, encoded, level, code, PATCHES)
-        summary = f"{name}, {uses:,} uses in {len(encoded.indices):,} images"
+        summary = f"{name}, {counted(uses, 'use')} in {counted(len(encoded.indices), 'image')}"
         found[summary] = to_stored(torch.cat(places)) if places else torch.empty(0)
     return found
 

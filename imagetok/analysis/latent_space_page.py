@@ -8,9 +8,20 @@ import torch
 from matplotlib.axes import Axes
 
 from imagetok.analysis.latent_space import BETWEEN, STEPS, Exploration
+from imagetok.evaluation.meanings import meanings_of
 from imagetok.pictures import class_labels
-from imagetok.reporting import Block, Figure, Pictures, ReportSection, Table, Text, write_report
+from imagetok.reporting import (
+    Block,
+    Figure,
+    Pictures,
+    ReportSection,
+    Table,
+    Text,
+    glossary,
+    write_report,
+)
 from imagetok.reporting.figures import drawing, legend_above
+from imagetok.suggestions import counted
 
 _MOST_NAMED = 20  # classes in a legend
 
@@ -29,7 +40,7 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
     if found.maps:
         sections.append(_class_structure(found))
     what = "imagetok explore: what the codes of a tokenizer stand for"
-    measured = f"Measured on {found.num_images:,} images of {found.data}"
+    measured = f"Measured on {counted(found.num_images, 'image')} of {found.data}"
     write_report(path, title, sections, what, measured)
 
 
@@ -39,11 +50,10 @@ def _nearest_codes(found: Exploration) -> ReportSection:
     images = torch.cat([found.changed[name] for name in names])
     columns = len(images) // len(names)
     classes = class_labels(found.shown_labels.tolist(), found.class_names)
-    named = [*classes, *[""] * (len(images) - columns)] if any(classes) else ()
     blocks: list[Block] = [
         Text("Rows neighbour-n: every code is replaced by one of its n nearest codes."),
-        Pictures(images, columns, row_labels=names, names=named),
-        _distances(found, [name for name in found.distances if name != BETWEEN]),
+        Pictures(images, columns, names, classes),
+        *_distances(found, [name for name in found.distances if name != BETWEEN]),
     ]
     return ReportSection("Nearest codes", blocks)
 
@@ -64,14 +74,15 @@ def _interpolation(found: Exploration) -> ReportSection:
         caption = "Random points between two random images."
         blocks.append(Pictures(images, len(images), caption=caption))
     if found.distances.get(BETWEEN):
-        blocks.append(_distances(found, [BETWEEN]))
+        blocks += _distances(found, [BETWEEN])
     return ReportSection("Interpolation", blocks)
 
 
-def _distances(found: Exploration, names: list[str]) -> Table:
+def _distances(found: Exploration, names: list[str]) -> list[Block]:
     measures = list(dict.fromkeys(key for name in names for key in found.distances[name]))
     rows = [(name, *(found.distances[name].get(m) for m in measures)) for name in names]
-    return Table(("images", *measures), rows, "Distances from the original images.")
+    table = Table(("images", *measures), rows, "Distances from the original images.")
+    return [table, *glossary(meanings_of(measures))]
 
 
 def _class_structure(found: Exploration) -> ReportSection:
@@ -81,7 +92,7 @@ def _class_structure(found: Exploration) -> ReportSection:
         Figure(
             drawing(_map(found, name), height=4.4),
             f"t-SNE of {name} by label",
-            f"t-SNE of the {name} of {len(found.labels):,} images, coloured by label.",
+            f"t-SNE of the {name} of {counted(len(found.labels), 'image')}, coloured by label.",
         )
         for name in found.maps
     ]

@@ -27,6 +27,7 @@ from imagetok.io.output_paths import output_file
 from imagetok.pictures import as_rgb, enlarged, grid, png_bytes, side_by_side
 from imagetok.processes import device_of
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Autoencoder
 from imagetok.tokenizers.loading import display_name, open_autoencoder
 
@@ -48,18 +49,20 @@ class ReconstructionResult(Result):
     reconstructions: Images
     """Same shape as `originals`; pixels are clamped to [0, 1]."""
     measures: tuple[dict[str, float], ...]
-    """Per image: `mse` and others for pixels, `pixel_accuracy` and `miou` for label maps."""
+    """Per image: `mse` and others for pixels, `pixel_accuracy` and `miou` for label maps; none for
+    a label map in which no pixel has a class."""
 
     def title(self) -> str:
         """Return a title: the number of images and the tokenizer."""
-        return f"{len(self.names)} images and their reconstructions by {self.tokenizer}"
+        whose = "its reconstruction" if len(self.names) == 1 else "their reconstructions"
+        return f"{counted(len(self.names), 'image')} and {whose} by {self.tokenizer}"
 
     def rows(self) -> dict[str, object]:
         """Return the first measure of each image by its name."""
+        first = [next(iter(measures.items()), None) for measures in self.measures]
         return {
-            name: f"{measure} {value:.5f}"
-            for name, measures in zip(self.names, self.measures, strict=True)
-            for measure, value in [next(iter(measures.items()))]
+            name: "no pixel has a class" if one is None else f"{one[0]} {one[1]:.5f}"
+            for name, one in zip(self.names, first, strict=True)
         }
 
     def picture(self) -> Image.Image:

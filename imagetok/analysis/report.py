@@ -17,12 +17,23 @@ from imagetok.analysis.runs import RunFolder, Sources, TokenizerRunFolder, names
 from imagetok.analysis.tokenizer_sections import tokenizer_sections
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError
+from imagetok.evaluation.meanings import meanings_of
 from imagetok.evaluation.records import MeasureRecord, side_by_side
 from imagetok.io.output_paths import output_file
 from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
-from imagetok.reporting import Block, Commands, Numbers, ReportSection, Table, Text, write_report
+from imagetok.reporting import (
+    Block,
+    Commands,
+    Numbers,
+    ReportSection,
+    Table,
+    Text,
+    glossary,
+    write_report,
+)
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.training.run_folder import CONFIG
 from imagetok.version import __version__
 
@@ -145,8 +156,9 @@ def measured_on(records: Mapping[str, MeasureRecord]) -> str:
     for identity in (record["identity"] for record in records.values()):
         count, data = identity.get("count"), identity.get("data")
         if isinstance(count, int) and data is not None:
-            kind = "samples, against" if identity["what"] == "samples" else "images of"
-            found[f"{count:,} {kind} {data}"] = None
+            is_drawn = identity["what"] == "samples"
+            what = counted(count, "sample" if is_drawn else "image")
+            found[f"{what}{', against' if is_drawn else ' of'} {data}"] = None
     return f"Measured on {_title(list(found))}" if found else ""
 
 
@@ -165,7 +177,8 @@ def training_section(runs: Sequence[RunFolder]) -> ReportSection:
         terms = dict.fromkeys(term for run in its for term in run.loss_terms)
         wanted = [*by_label.values(), loss, *map(curve_of_term, terms)]
         figures += figures_of({run.name: run.records for run in its}, wanted)
-    return ReportSection("Training", figures)
+    once = [Text("Nothing was logged more than once, so there are no curves.")]
+    return ReportSection("Training", figures or once)
 
 
 def _tokenizers_first(runs: Sequence[RunFolder]) -> list[RunFolder]:
@@ -268,6 +281,9 @@ def _measures_sections(records: Mapping[str, MeasureRecord]) -> list[ReportSecti
             [measure, *(values.get(name) for name in group)] for measure, values in rows.items()
         ]
         blocks.append(Table(["measure", *group], table, caption))
+    blocks += glossary(
+        meanings_of(dict.fromkeys(n for r in records.values() for n in r["measures"]))
+    )
     return [ReportSection("Measures", blocks)] if groups else []
 
 

@@ -21,7 +21,7 @@ from imagetok.images import ImageContract, pixels_text
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.results import Result, duration_text
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import counted, did_you_mean
 from imagetok.training.config import NO_SKIPS, TokenizerRun
 from imagetok.training.estimate import RunEstimate
 from imagetok.training.facts import RunFacts
@@ -80,10 +80,22 @@ class StartingConfig(Result):
             **self.survey.rows(),
             **({"enlarged": enlarged} if small else {}),
             **{name: facts[name] for name in chosen},
-            "training, about": f"{duration_text(estimate.seconds)} on this machine, "
-            f"{estimate.device}, with {estimate.peak_memory_mb:,.0f} MiB",
+            **self.durations(),
             "codes, about": f"{size_text(self.code_bytes)} on disk",
         }
+
+    def durations(self) -> Mapping[str, object]:
+        """Return the time of training as text, by what is trained."""
+        return {"tokenizer, about": training_text(self.estimate)}
+
+
+def training_text(estimate: RunEstimate) -> str:
+    """Return time and memory of a training as measured here."""
+    assert estimate.seconds is not None and estimate.peak_memory_mb is not None
+    return (
+        f"{duration_text(estimate.seconds)} of training on this machine, {estimate.device}, with "
+        f"{estimate.peak_memory_mb:,.0f} MiB"
+    )
 
 
 def init(
@@ -110,6 +122,7 @@ def init(
     holdout: share of the pictures to hold out where the folder has no split to hold out.
     device: "cpu" to use no GPU for the measured steps. progress: show progress on stderr.
 
+    `prior.init` estimates the time of the prior, too.
     Raises ConfigError for a file that exists or an unknown method or size, InputError for a folder
     that is missing or in which nothing can be read.
     """
@@ -132,8 +145,10 @@ def init(
         tree = tokenizer_tree(base, data, image, groups, survey.train, max_skip)
         config = validate(tree, TokenizerRun, str(path))
         estimate = estimate_tokenizer(config, device=None if device is None else str(device))
+    if estimate.refusal is not None:
+        raise estimate.refusal
     codes = run / "codes"
-    prior_tree = _prior_tree(run, estimate.facts.images)
+    prior_tree = _prior_tree(run, survey.train)
     _write(path, with_comments(compact_yaml(tree), _comments(survey, image, method, size)))
     _write(prior_path, with_comments(compact_yaml(prior_tree), _PRIOR_COMMENTS))
     return StartingConfig(
@@ -162,8 +177,8 @@ def choose_image(survey: FolderSurvey, size: int | None = None) -> tuple[ImageCo
     sides = survey.short_sides
     if not sides:
         raise InputError(
-            f"{survey.data.root}: expected pictures, found {len(survey.damaged):,} files of which "
-            f"none can be read{listed(survey.damaged)}"
+            f"{survey.data.root}: expected pictures, found {counted(len(survey.damaged), 'file')}, "
+            f"of which none can be read{listed(survey.damaged)}"
         )
     fitting = [s for s in SIZES if sides[floor_share(len(sides))] >= s and s <= DEFAULT_SIZE]
     short = size or max(fitting, default=min(SIZES))
@@ -276,11 +291,12 @@ def _comments(
     enough = len(survey.short_sides) - len(survey.smaller_than(side))
     share = 100 * enough / len(survey.short_sides)
     asked = "asked for" if size is not None else f"chosen up to {DEFAULT_SIZE} (--size for others)"
+    pictures = counted(len(survey.files), "picture")
     return {
-        "": f"{METHODS[method]}, for the {len(survey.files):,} pictures in {survey.data.root},\n"
+        "": f"{METHODS[method]}, for {pictures} in {survey.data.root},\n"
         "written by `imagetok init`. Keys are explained on\n"
         "https://imagetok.github.io/imagetok/reference/config-keys.html",
-        "data:": f"{survey.train:,} pictures to train on, {survey.held_out:,} held out",
+        "data:": f"{counted(survey.train, 'picture')} to train on, {survey.held_out:,} held out",
         "max_skip:": "damaged pictures to allow: others take their place, and they are listed",
         "  image:": f"{pixels_text(image)}: {asked}; {share:.0f} % of the pictures are as large. "
         "Others are enlarged.\nA picture of another shape is cropped at its longer side.",
@@ -307,8 +323,8 @@ def _code_bytes(facts: RunFacts, image: ImageContract, survey: FolderSurvey) -> 
     for count in (survey.train, survey.held_out):
         plan = CodePlan(
             tokenizer=TokenizerId(fingerprint="", name=""),
-            num_codes=facts.num_codes,
-            grids=facts.grids,
+            num_codes=facts.num_codes or (),
+            grids=facts.grids or (),
             image=image,
             source="",
             source_identity="",

@@ -33,6 +33,7 @@ from imagetok.reporting import (
     Text,
     usage_histogram,
 )
+from imagetok.suggestions import are, counted
 from imagetok.tokenizers import Tokenizer
 
 IMAGES = 16
@@ -111,8 +112,8 @@ def _side_by_side(runs: Sequence[TokenizerRunFolder], is_alone: bool) -> ReportS
     grids: list[Block] = []
     for start in range(0, len(images), _PER_ROW):
         rows = [layer[start : start + _PER_ROW] for layer in layers]
-        named = classes[start : start + _PER_ROW] + [""] * (len(rows[0]) * (len(rows) - 1))
-        grids.append(Pictures(np.concatenate(rows), len(rows[0]), labels, names=named))
+        named = classes[start : start + _PER_ROW]
+        grids.append(Pictures(np.concatenate(rows), len(rows[0]), labels, named))
     summary = [
         f"{run.name}: {kept}" if len(runs) > 1 else kept for run in runs for kept in [_kept(run)]
     ]
@@ -201,8 +202,7 @@ def _uncertainty_maps(
         f"Brightness shows {_MAPS[measure]} at every code position: dark is certain, pale yellow "
         f"is the largest value shown ({', '.join(ends)})."
     )
-    named = classes + [""] * (len(seen) * (len(rows) - 1))
-    picture = Pictures(np.concatenate(rows), len(seen), labels, names=named)
+    picture = Pictures(np.concatenate(rows), len(seen), labels, classes)
     return [ReportSection(f"Encoder uncertainty{name}", [Text(text), picture])]
 
 
@@ -222,8 +222,9 @@ def _codes(
         use = codebook_use(counts)
         which = f"Level {level}. " if levels > 1 else ""
         caption = (
-            f"{which}Uses of each code in {len(encoded.indices):,} held-out images: "
-            f"{use.codes_used:,} of {num_codes:,} codes are used, perplexity {use.perplexity:.1f}."
+            f"{which}Uses of each code in {counted(len(encoded.indices), 'held-out image')}: "
+            f"{use.codes_used:,} of {counted(num_codes, 'code')} {are(use.codes_used)} used, "
+            f"perplexity {use.perplexity:.1f}."
         )
         drawn = usage_histogram(counts)
         blocks.append(Figure(drawn, f"{which}Usage of each code, sorted", caption))
@@ -256,7 +257,8 @@ def _patches(
     summary = "decoded: the code's area when the whole grid is filled with this code; patches: "
     caption = (
         f"{summary if painted is not None else ''}image patches where the code occurs; the middle "
-        f"half of each is the code's own area. Rows: the {min(len(codes), COMMON)} most used codes"
+        "half of each is the code's own area. Rows: the "
+        f"{counted(min(len(codes), COMMON), 'most used code')}"
         + (f", then {len(codes) - COMMON} of the least used." if len(codes) > COMMON else ".")
     )
     return Pictures(

@@ -32,6 +32,7 @@ from imagetok.pictures import as_pixels, class_labels, grid_of_rows, heat_map
 from imagetok.processes import choose_device, full_float32
 from imagetok.progress import progress_shown
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import display_name, open_tokenizer
 
@@ -66,11 +67,15 @@ class UncertaintyStudy(Result):
     def title(self) -> str:
         """Return a title: the tokenizer, the data and the number of images of each dataset."""
         left_out = f"; unreadable and left out: {len(self.skipped)}" if self.skipped else ""
-        return f"{self.tokenizer} on {self.data}; images: {self.image_counts()}{left_out}"
+        return f"{self.tokenizer} on {self.image_counts()}{left_out}"
 
     def image_counts(self) -> str:
         """Return the number of images of each dataset as text."""
-        return ", ".join(f"{name} {found['count']:,}" for name, found in self.identities.items())
+        *others, last = (
+            f"{counted(found['count'], 'image')} of {name}"
+            for name, found in self.identities.items()
+        )
+        return " and ".join(filter(None, (", ".join(others), last)))
 
     def conclusion(self) -> str:
         """Return a sentence on how every measure correlates with the error over code positions."""
@@ -84,8 +89,8 @@ class UncertaintyStudy(Result):
         """Return a row per measure: rank correlations with the error, AUROC of each shifted set."""
         return {
             measure_label(name): {
-                **{f"spearman, {what}": value for what, value in found.items()},
-                **{f"auroc, {what}": v for what, v in self.aurocs[name].items()},
+                **{f"Spearman, {what}": value for what, value in found.items()},
+                **{f"AUROC, {what}": v for what, v in self.aurocs[name].items()},
             }
             for name, found in (self.correlations | {"error": {}}).items()
             if found or self.aurocs[name]

@@ -18,8 +18,8 @@ from imagetok.reporting import (
 )
 
 _COLUMNS = (
-    "spearman: rank correlation with the reconstruction error, over code positions or over images. "
-    "auroc: how well the mean of the measure over an image separates shifted images from the data; "
+    "Spearman: rank correlation with the reconstruction error, over code positions or over images. "
+    "AUROC: how well the mean of the measure over an image separates shifted images from the data; "
     "0.5 is chance level. The last row is for the reconstruction error itself."
 )
 
@@ -36,7 +36,7 @@ def write_page(path: Path, studies: Sequence[UncertaintyStudy]) -> None:
     sections = [_error_by_bin(studies, titles)]
     sections += [_section(study, title) for study, title in zip(studies, titles, strict=True)]
     what = "imagetok uncertainty: whether uncertainty predicts errors, and detects other images"
-    measured = dict.fromkeys(f"{study.image_counts()} images" for study in studies)
+    measured = dict.fromkeys(study.image_counts() for study in studies)
     write_report(
         path,
         "Uncertainty and reconstruction error",
@@ -66,12 +66,6 @@ def _error_by_bin(studies: Sequence[UncertaintyStudy], titles: Sequence[str]) ->
     return ReportSection("Error by uncertainty", blocks)
 
 
-def _names(study: UncertaintyStudy) -> list[str]:
-    """Return the class above each image of the first row; empty without classes."""
-    count = sum(map(len, study.shown.values())) - len(study.classes)
-    return [*study.classes, *[""] * count] if any(study.classes) else []
-
-
 def _section(study: UncertaintyStudy, title: str) -> ReportSection:
     """Build the section of one tokenizer: its measures and its most uncertain images."""
     rows = study.table()
@@ -79,14 +73,14 @@ def _section(study: UncertaintyStudy, title: str) -> ReportSection:
     cells = [(name, *(row.get(column) for column in columns)) for name, row in rows.items()]
     among = min(NUM_CANDIDATES, study.identities[study.data]["count"])
     blocks: list[Block] = [
-        Text(f"{study.tokenizer} on {study.data}. Number of images: {study.image_counts()}."),
+        Text(f"{study.tokenizer} on {study.image_counts()}."),
         Text(study.conclusion()),
         Table(("measure", *columns), cells, _COLUMNS),
         Pictures(
             np.concatenate(list(study.shown.values())),
             len(next(iter(study.shown.values()))),
             row_labels=list(study.shown),
-            names=_names(study),
+            column_headers=study.classes,
             caption=f"The images with the highest mean uncertainty among the first {among:,}. "
             "Each row of maps is scaled from its smallest to its largest value.",
         ),

@@ -28,6 +28,7 @@ from imagetok.durable import is_temporary, remove_temporaries, sha256_file, writ
 from imagetok.errors import ConfigError, InputError, ResourceError, ShardError
 from imagetok.io.url_secrets import public_url
 from imagetok.quantizers import codebook_use
+from imagetok.suggestions import counted
 
 logger = logging.getLogger("imagetok")
 
@@ -157,10 +158,10 @@ def commit_manifest(folder: Path, plan: CodePlan, max_skips: int) -> EncodeRepor
     assert plan.num_inputs == written + len(skips), "inputs == written + skipped"
     if len(skips) > max_skips:
         raise InputError(
-            f"{len(skips) // plan.views} of {plan.num_images} images are unreadable, but "
-            f"{max_skips // plan.views} are "
-            f"allowed; the first is {skips[0].path} ({skips[0].reason}). "
-            "Remove these files, or allow more skips with --max-skip N or --max-skip P%"
+            f"{len(skips) // plan.views} of {counted(plan.num_images, 'image')} cannot be read, "
+            f"and --max-skip allows {max_skips // plan.views}; the first is {skips[0].path} "
+            f"({skips[0].reason}). Remove these files, or allow more skips with --max-skip N or "
+            "--max-skip P%"
         )
     manifest = Manifest(
         plan_sha256=sha256_file(folder / PLAN),

@@ -18,6 +18,7 @@ from imagetok.codes.verify import verify_codes
 from imagetok.config import Section
 from imagetok.durable import sha256_file
 from imagetok.errors import ShardError
+from imagetok.suggestions import counted
 
 STARTED = "encoding.json"
 
@@ -121,8 +122,8 @@ def source_indices(folder: Path | str, entry: GridEntry) -> np.ndarray:
         raise ShardError(f"{path}: expected a numpy array, found something else") from None
     if found.dtype != np.uint64 or found.shape != (entry.inputs,):
         raise ShardError(
-            f"{path}: expected {entry.inputs} numbers of type uint64, found {found.dtype} of shape "
-            f"{found.shape}"
+            f"{path}: expected {counted(entry.inputs, 'number')} of type uint64, found "
+            f"{found.dtype} of shape {found.shape}"
         )
     return found
 
@@ -141,8 +142,8 @@ def verify_index(folder: Path) -> list[str]:
             faults.append(str(error))
     if not faults and sorted(inputs) != list(range(index.inputs)):
         faults.append(
-            f"{folder}: expected each of {index.inputs} images in one dataset, or skipped, found "
-            "some twice or not at all"
+            f"{folder}: expected each of {counted(index.inputs, 'image')} in one dataset, or "
+            "skipped, found some twice or not at all"
         )
     try:
         for _, dataset in open_datasets(folder):

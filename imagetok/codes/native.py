@@ -28,6 +28,7 @@ from imagetok.images import ImageSize
 from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
+from imagetok.suggestions import counted
 from imagetok.tokenizers import Tokenizer
 
 logger = logging.getLogger("imagetok")
@@ -58,7 +59,8 @@ def encode_native(
     refuse_beyond(groups.skipped, max_skips, len(dataset), plan.source)
     skips = [Skip(**asdict(image)) for image in groups.skipped]
     total, main = sum(map(len, groups.by_size.values())), process_state().is_main_process
-    logger.info("%d images of %d sizes", total, len(groups.by_size))
+    sizes = counted(len(groups.by_size), "size")
+    logger.info("%s of %s", counted(total, "image"), sizes)
     reports: list[EncodeReport] = []
     with ProgressBar("encoding", total, 0, main, rate_unit="images/s") as progress:
         for size, indices in groups.by_size.items():

@@ -46,7 +46,7 @@ from imagetok.codes.tar_layout import shard_bytes, shard_spans
 from imagetok.durable import readable_json
 from imagetok.errors import ConfigError, ShardError
 from imagetok.indices import checked_index, checked_indices, is_several
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import are, counted, did_you_mean
 
 __all__ = ["CodeBatch", "CodeDataset", "CodeSample", "open_codes", "open_plan"]
 
@@ -392,7 +392,7 @@ def open_codes(folder: Path | str, *, verify: Verification = "full") -> CodeData
         name != f"{shard_name(shard)}.tar" for shard, name in enumerate(listed)
     ):
         raise ShardError(
-            f"{where}: expected the {plan.num_shards} shards of {PLAN}, found a list of "
+            f"{where}: expected the {counted(plan.num_shards, 'shard')} of {PLAN}, found a list of "
             f"{len(listed)} that differs"
         )
     if not _totals_match(plan, manifest):
@@ -475,8 +475,8 @@ def _read_manifest(store: Storage, plan: CodePlan) -> Manifest:
     if isinstance(store, LocalStorage) and not (store.folder / MANIFEST).is_file():
         done = sum(p.suffix == ".json" and p.stem.isdigit() for p in store.folder.iterdir())
         raise ShardError(
-            f"{store.place}: unfinished: {done} of {plan.num_shards} shards are complete; "
-            "run the same `imagetok encode` command again to continue"
+            f"{store.place}: unfinished: {done} of {counted(plan.num_shards, 'shard')} {are(done)} "
+            "complete; run the same `imagetok encode` command again to continue"
         )
     try:
         data = store.read(MANIFEST, MAX_JSON_BYTES)

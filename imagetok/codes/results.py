@@ -14,6 +14,7 @@ from imagetok.data import open_image
 from imagetok.pictures import grid
 from imagetok.quantizers import level_name
 from imagetok.results import Result
+from imagetok.suggestions import counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,7 +145,7 @@ class Decoded(Result):
             return {}
         images = np.stack([np.atleast_3d(open_image(file)) for file in shown])  # (N, H, W, C)
         first = grid(images.transpose(0, 3, 1, 2), columns=8)
-        return {f"first {len(shown)} images": np.asarray(first)}
+        return {f"first {counted(len(shown), 'image')}": np.asarray(first)}
 
 
 @dataclass(frozen=True, repr=False)

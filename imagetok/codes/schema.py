@@ -19,6 +19,7 @@ from imagetok.errors import ConfigError, ShardError
 from imagetok.images import ImageContract
 from imagetok.io import json_files
 from imagetok.io.json_files import as_section, read_section
+from imagetok.suggestions import counted
 
 PLAN, MANIFEST, INDEX = "plan.json", "manifest.json", "index.json"
 FORMAT_VERSION = 1
@@ -125,7 +126,7 @@ class CodePlan(Section):
             if shard < shards:
                 return part, shard * self.samples_per_shard
             shard -= shards
-        raise IndexError(f"shard index is out of range for {self.num_shards} shards")
+        raise IndexError(f"shard index is out of range for {counted(self.num_shards, 'shard')}")
 
     def code_dtype(self, level: int) -> np.dtype[Any]:
         """Return the smallest little-endian unsigned integer type that holds a level's K - 1."""

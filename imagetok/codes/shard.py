@@ -245,8 +245,8 @@ def check_range(where: str, plan: CodePlan, shard: Shard) -> None:
     smallest, largest = shard.range_of_labels()
     if smallest < -1 or largest >= len(plan.class_names):
         raise ShardError(
-            f"{where}: expected labels in [-1, {len(plan.class_names)}), because the plan has "
-            f"{len(plan.class_names)} classes, found {smallest} to {largest}. {REMEDY}"
+            f"{where}: expected labels in [-1, {len(plan.class_names)}), the classes "
+            f"of the plan, found {smallest} to {largest}. {REMEDY}"
         )
     for level, (k, largest) in enumerate(zip(plan.num_codes, shard.largest_codes(), strict=True)):
         if largest >= k:

@@ -17,6 +17,7 @@ from imagetok.errors import ConfigError, ResourceError, ShardError
 from imagetok.io.regular_files import FileError, open_regular, read_regular
 from imagetok.io.timeouts import TransferProgress, within_time_limit
 from imagetok.io.url_secrets import public_url, split_user, without_secrets
+from imagetok.suggestions import counted
 
 REMEDY = (
     "Copy it again; or, where it was made, delete it, its .json and manifest.json and run the same "
@@ -190,7 +191,9 @@ def _get_http(url: str, max_bytes: int, progress: TransferProgress) -> bytes:
     except (OSError, http.client.HTTPException) as error:
         raise _TransientError(str(error) or type(error).__name__) from None
     if length is not None and len(data) < min(length, max_bytes):
-        raise _TransientError(f"the connection ended after {len(data):,} of {length:,} bytes")
+        raise _TransientError(
+            f"the connection ended after {len(data):,} of {counted(length, 'byte')}"
+        )
     return data
 
 
@@ -215,6 +218,6 @@ def _get_fsspec(url: str, max_bytes: int, progress: TransferProgress) -> bytes:
 def _check_size(where: str, expected: int, found: int | str) -> None:
     if found != expected:
         raise ShardError(
-            f"{where}: expected {expected} bytes, found {found}; the shard was truncated or "
-            f"replaced. {REMEDY}"
+            f"{where}: expected {expected} bytes, found {found}; the shard was "
+            f"truncated or replaced. {REMEDY}"
         )

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,10 @@ from imagetok.data.headers import LOOKED_AT
 from imagetok.errors import ConfigError, ResourceError
 from imagetok.plugins.loading import loaded_plugins
 from imagetok.plugins.records import check_portable
-from imagetok.processes import choose_device, process_state
+from imagetok.processes import choose_device, process_state, usable_cpus
 from imagetok.progress import progress_shown
 from imagetok.results import Result
+from imagetok.suggestions import counted
 from imagetok.training.config_input import with_allowance
 from imagetok.training.run_images import SkippedImage, parse_check, read_skipped
 
@@ -58,8 +58,8 @@ class CompareResult(Result):
     def title(self) -> str:
         if self.comparison is None:
             return f"comparison in {self.folder}: no run finished"
-        methods = len(self.comparison.methods)
-        return f"{methods} tokenizers on {self.comparison.data}, in {self.folder}"
+        methods = counted(len(self.comparison.methods), "tokenizer")
+        return f"{methods} on {self.comparison.data}, in {self.folder}"
 
     def rows(self) -> dict[str, object]:
         """Return the table's columns by title, one value per method, then the failures."""
@@ -259,7 +259,7 @@ def slots_for(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
     """Return the environment of each slot for a run: one thread, and one of the GPUs."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if device.type != "cuda":
-        return [threads] * (jobs or _cores())
+        return [threads] * (jobs or usable_cpus())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
         map(str, range(torch.cuda.device_count()))
     )
@@ -267,8 +267,3 @@ def slots_for(jobs: int | None, device: torch.device) -> list[dict[str, str]]:
     return [
         {**threads, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(jobs or len(gpus))
     ]
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use; on macOS, of all cores."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -7,17 +7,18 @@ import torch
 from imagetok.comparison.figures import Reconstructions, measures_drawings
 from imagetok.comparison.results import Comparison
 from imagetok.comparison.sweep_figure import sweep_drawings
-from imagetok.comparison.table import best_of, notes, table_of
+from imagetok.comparison.table import best_of, meanings_of_columns, notes, table_of
 from imagetok.reporting import (
-    Block,
     Commands,
     Figure,
     Pictures,
     ReportSection,
     Table,
     Text,
+    glossary,
     write_report,
 )
+from imagetok.suggestions import counted
 
 _FIGURES = (
     "Lines are means over seeds, with a band from minimum to maximum. Bars show mean and standard "
@@ -35,30 +36,31 @@ def write_page(path: Path, result: Comparison, shown: Reconstructions) -> None:
     training = [
         Figure(svg, f"{name} of every method") for name, svg in measures_drawings(result).items()
     ]
+    measures = [_table(result, details), *glossary(meanings_of_columns(result))]
     sections = [
         _reconstructions(shown),
-        ReportSection("Measures", [_table(result, details)]),
+        ReportSection("Measures", measures),
         ReportSection("Training", [Text(_FIGURES), *training]),
     ]
     sweep = [Figure(svg, name) for name, svg in sweep_drawings(result).items()]
     if sweep:
         sections.append(ReportSection("Codebook size", sweep))
     sections.append(ReportSection("Command", [Commands([result.command])]))
-    title = f"{len(result.methods)} tokenizers on {result.data}"
+    title = f"{counted(len(result.methods), 'tokenizer')} on {result.data}"
     names = ", ".join(method.name for method in result.methods)
     write_report(path, title, sections, f"imagetok compare: {names}", measured)
 
 
 def _reconstructions(shown: Reconstructions) -> ReportSection:
+    text = "Test images and their reconstructions with the first finished seed."
+    return ReportSection("Reconstructions", [Text(text), reconstruction_pictures(shown)])
+
+
+def reconstruction_pictures(shown: Reconstructions) -> Pictures:
+    """Return the originals above their reconstructions, one row per method."""
     rows, classes, _ = shown
     images = torch.cat(list(rows.values()))
-    columns = len(images) // len(rows)
-    names = [*classes, *[""] * (len(images) - columns)] if classes else ()
-    blocks: list[Block] = [
-        Text("Test images and their reconstructions with the first finished seed."),
-        Pictures(images, columns, list(rows), names=names),
-    ]
-    return ReportSection("Reconstructions", blocks)
+    return Pictures(images, len(images) // len(rows), list(rows), classes)
 
 
 def _table(result: Comparison, details: list[str]) -> Table:

@@ -14,26 +14,18 @@ from imagetok.config import Section, differences, load_config
 from imagetok.durable import canonical_json, verify_folder
 from imagetok.errors import ArtifactError, InputError
 from imagetok.evaluation.earlier_measures import renamed
+from imagetok.evaluation.meanings import MEANINGS
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.checkpoint_record import read_finished
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG
 
+_SHARED = ("mse", "psnr_db", "ssim", "pixel_accuracy", "miou", "perplexity")
+_SHARED += ("perplexity_batch128", "perplexity_batch128_all", "perplexity_batch32")
+_SHARED += ("commitment", "commitment_norm", "codes_used", "dead_codes")
 DEFINITIONS = {
-    "mse": "mean squared error on [0, 1], reconstruction not clamped",
-    "psnr_db": "mean over images of the clamped reconstruction's PSNR, dB",
-    "ssim": "mean over images, 11 x 11 Gaussian windows of sigma 1.5 inside the image",
-    "pixel_accuracy": "of label maps: the share of all pixels whose class is reconstructed",
-    "miou": "of label maps: intersection over union over the split, mean over classes that occur",
-    "perplexity_batch128": "of hard codes, mean over whole batches of 128 images in order",
-    "perplexity_batch128_all": "the same with the last, smaller batch, as imagetok 0.2 measured it",
-    "perplexity_batch32": "of hard codes, mean over batches of 32 images in order, also the last",
-    "perplexity": "of hard codes, over the whole split",
-    "commitment": "squared distance of encoder output and code, mean over positions and dimensions",
-    "commitment_norm": "norm over dimensions of those squared differences, mean over positions",
-    "codes_used": "codes that occur in the split",
-    "dead_codes": "codes that never occur in the split",
+    **{name: MEANINGS[name] for name in _SHARED},
     "bits_per_image": "log2 K for each code",
     "entropy_bits_per_image": "order-0 entropy of the split's codes, log2 of the perplexity a code",
     "prior_bits_per_code": "of the finished prior on the test split's codes, measured once, "

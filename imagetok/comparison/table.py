@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from imagetok.comparison.results import Comparison, MethodResult
+from imagetok.comparison.results import DEFINITIONS, Comparison, MethodResult
+from imagetok.evaluation.meanings import meanings_of
 from imagetok.io.markdown import block, plain
+from imagetok.suggestions import all_of, are, counted
 
 
 class _Column(NamedTuple):
@@ -81,6 +83,14 @@ def _columns(result: Comparison) -> list[_Column]:
     return [c for c in (*_MEASURES, *more) if any(_values(m, c) for m in result.methods)]
 
 
+def meanings_of_columns(result: Comparison) -> dict[str, str]:
+    """Return what the titles of the measured columns mean."""
+    columns = {column.title: column.key for column in _columns(result)}
+    known = {key: meaning for key in columns.values() for meaning in meanings_of([key]).values()}
+    known |= DEFINITIONS
+    return {title: known[key] for title, key in columns.items() if key in known}
+
+
 def _better(distance: str) -> str:
     """Return which direction is better for a measure in the features of a network."""
     high = ("precision", "recall", "rprecision", "rrecall", "inception_score")
@@ -97,7 +107,6 @@ def markdown(result: Comparison) -> str:
 
 def notes(result: Comparison) -> list[str]:
     """Return the notes on the table: data, seeds, failures, definitions, machine, versions."""
-    seeds = ", ".join(map(str, result.seeds))
     failed = [
         f"{method.name}, seed {trial.seed}: {trial.reason}."
         for method in result.methods
@@ -105,18 +114,22 @@ def notes(result: Comparison) -> list[str]:
         if trial.status == "failed"
     ]
     machine = ", ".join(
-        f"{value} cores" if name == "cores" else str(value)
+        counted(int(value), "core") if name == "cores" else str(value)
         for name, value in result.machine.items()
     )
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
-    spread = " ± sample standard deviation" if len(result.seeds) > 1 else ""
+    mean = "mean ± sample standard deviation over " if len(result.seeds) > 1 else ""
     measured = {name for method in result.methods for name in method.mean}
     is_small = "mse" in measured and "ssim" not in measured  # of label maps there is neither
     skipped = max((int(method.mean.get("skipped", 0)) for method in result.methods), default=0)
-    left_out = f"; {skipped:,} others could not be read and are left out" if skipped else ""
+    left_out = (
+        f"; {counted(skipped, 'other')} could not be read and {are(skipped)} left out"
+        if skipped
+        else ""
+    )
     return [
-        f"Measured on all {result.num_images:,} images of {result.data}; mean{spread} over the "
-        f"seeds {seeds}{left_out}.",
+        f"Measured on {all_of(result.num_images, 'image')} of {result.data}; {mean}"
+        f"{named_seeds(result.seeds)}{left_out}.",
         *(f"Failed: {text}" for text in failed),
         *(["SSIM needs images of at least 11 x 11 pixels."] if is_small else []),
         "Dead codes never occur in that split. Bits per image are the sum over the codes of an "
@@ -126,6 +139,12 @@ def notes(result: Comparison) -> list[str]:
         *follow_up_notes(result.follow_up or {}),
         f"Machine: {machine}. Versions: {versions}.",
     ]
+
+
+def named_seeds(seeds: Sequence[int]) -> str:
+    """Return `seed 1`, or `the seeds 1, 2 and 3`."""
+    *others, last = map(str, seeds)
+    return f"the seeds {', '.join(others)} and {last}" if others else f"seed {last}"
 
 
 def markdown_row(cells: Sequence[str]) -> str:
@@ -159,8 +178,8 @@ def follow_up_notes(details: Mapping[str, Any]) -> list[str]:
     if details.get("prior"):
         model, steps = details["prior"]["model"]["kind"], details["prior"]["train"]["steps"]
         sentences.append(
-            f"Prior: the same {model}, trained for {steps:,} steps on the codes of each trial, "
-            f"with its seed. {_selection_note(details)}"
+            f"Prior: the same {model}, trained for {counted(steps, 'step')} on the codes of each "
+            f"trial, with its seed. {_selection_note(details)}"
         )
     return sentences
 
@@ -184,9 +203,9 @@ def _selection_note(details: Mapping[str, Any]) -> str:
         use = ", but select nothing: the weights are the last ones"
     return (
         f"{selection['num_images']:,} of the training images (a share of "
-        f"{selection['held_out']:g}) are held out{use}; bits per code are those of the "
-        "finished prior, measured once on the "
-        f"{details['prior_measured_on']['num_images']:,} images of the test split."
+        f"{selection['held_out']:g}) are held out{use}; bits per code are those of the finished "
+        "prior, measured once on the "
+        f"{counted(details['prior_measured_on']['num_images'], 'image')} of the test split."
     )
 
 
@@ -197,13 +216,13 @@ def _samples_note(details: Mapping[str, Any]) -> str:
     # Comparisons of earlier versions measured samples against the test images.
     reference = details.get("reference")
     images = "the test images" if reference is None else _reference_note(reference)
-    return f", and of {details['num_samples']:,} samples of the prior from {images}"
+    return f", and of {counted(details['num_samples'], 'sample')} of the prior from {images}"
 
 
 def _reference_note(reference: Mapping[str, Any]) -> str:
     count, total = reference["data_count"], reference.get("data_drawn_from")
     number = "all" if total is None else f"{count:,} of the"
-    return f"{number} {total or count:,} images of {reference['data']}"
+    return f"{number} {counted(total or count, 'image')} of {reference['data']}"
 
 
 def _cell(method: MethodResult, column: _Column) -> str:

@@ -52,7 +52,7 @@ def open_kaokore(config: KaokoreConfig, split: str, contract: ImageContract) -> 
         )
     if len(there) < len(values):
         missing = len(values) - len(there)
-        logger.warning("kaokore: %d of %d images are missing and left out", missing, len(values))
+        logger.warning("kaokore: left out %d missing of %d images", missing, len(values))
     return FileImages(
         root / "images_256",
         [v["image"] for v in there],

@@ -16,7 +16,7 @@ from imagetok.data.file_formats import is_image_name
 from imagetok.data.labels_and_splits import named_splits, split_members
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
-from imagetok.suggestions import shown
+from imagetok.suggestions import are, counted, shown
 
 logger = logging.getLogger("imagetok")
 _SHOWN = 5
@@ -180,7 +180,10 @@ def _warn_of_left_out(folder: Path, others: list[str]) -> None:
     count = sum(len(list_images(folder / name)) for name in others)
     count += sum(is_image_name(p.name) and not _is_folder(p) for p in _entries(folder))
     if count:
-        _warn_once(f"{folder}: {count:,} images beside the folders of its splits are left out")
+        _warn_once(
+            f"{folder}: {counted(count, 'image')} beside the folders of its splits {are(count)} "
+            "left out"
+        )
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -212,11 +215,12 @@ def _warn_of_strays(folder: Path, files: list[tuple[str, str]], class_names: Seq
     if not beside or (len(beside) == len(files) and not class_names):
         return
     if class_names:
-        said = "lie beside the folders of classes and have no label"
+        said = "beside the folders of classes and without a label"
     else:
-        said = "lie beside the folders of the others, so that no image has a label"
+        said = "beside the folders of the others, so that no image has a label"
+    count = f"{len(beside):,} of {counted(len(files), 'image')} {are(len(beside))}"
     first = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
-    _warn_once(f"{folder}: {len(beside):,} of {len(files):,} images {said}: {first}")
+    _warn_once(f"{folder}: {count} {said}: {first}")
 
 
 @cache

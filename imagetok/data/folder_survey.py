@@ -14,6 +14,7 @@ from imagetok.data.unreadable import Unreadable
 from imagetok.durable import sha256_file
 from imagetok.images import ImageContract
 from imagetok.results import Result
+from imagetok.suggestions import counted
 
 SHOWN = 5
 """Number of files, classes or formats that are named."""
@@ -73,7 +74,7 @@ class FolderSurvey(Result):
 
     def title(self) -> str:
         """Return the folder and the number of its pictures."""
-        return f"{self.data.root}: {len(self.files):,} pictures"
+        return f"{self.data.root}: {counted(len(self.files), 'picture')}"
 
     def rows(self) -> Mapping[str, object]:
         """Return what was found, by name, as text; what is not there is left out."""

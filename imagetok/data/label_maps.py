@@ -1,14 +1,44 @@
-"""Images and their label maps in two folders, paired by file name."""
+"""Images and their label maps in two folders, paired by file name; label maps without classes."""
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from imagetok.data.base import ImageDataset
 from imagetok.data.compressed_images import FileImages
 from imagetok.data.config import MasksConfig
 from imagetok.data.folder import list_images, open_folder
+from imagetok.data.image_decoding import ImageError
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
+from imagetok.suggestions import all_of
 
 _SHOWN = 10
+
+
+def check_classes(dataset: ImageDataset) -> None:
+    """Raise InputError if no pixel of all label maps of a dataset has a class.
+
+    Maps are read until one has; any that cannot be read is passed over.
+    """
+    ignore = dataset.contract.ignore
+    if ignore is None:
+        return
+    for index in range(len(dataset)):
+        with suppress(ImageError):
+            if bool((dataset.read([index]).images != ignore).any()):
+                return
+    raise without_classes(dataset)
+
+
+def without_classes(dataset: ImageDataset) -> InputError:
+    """Return the refusal of label maps in which no pixel has a class."""
+    image = dataset.contract
+    return InputError(
+        f"{dataset.name}:{dataset.split}: expected pixels of the classes 0 to "
+        f"{(image.num_classes or 1) - 1}, found only {image.ignore}, which image.ignore leaves "
+        f"out, in {all_of(len(dataset), 'label map')}; choose other label maps, or check "
+        "image.ignore"
+    )
 
 
 def open_masks(config: MasksConfig, split: str, contract: ImageContract) -> FileImages:

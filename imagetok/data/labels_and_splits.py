@@ -12,7 +12,7 @@ import torch
 from imagetok.data.base import NO_LABEL
 from imagetok.errors import ConfigError, InputError
 from imagetok.seeding import generator
-from imagetok.suggestions import did_you_mean, shown
+from imagetok.suggestions import are, counted, did_you_mean, shown
 
 MAX_CLASSES = 1 << 16
 SPLIT_NAMES = {
@@ -85,12 +85,13 @@ def _refuse_mixture(
     words = [i for i, text in enumerate(texts) if numbers[text] is None]
     found = [i for i, text in enumerate(texts) if numbers[text] not in (None, NO_LABEL)]
     if len(words) <= len(found):
-        few, expected = words, f"a whole number, as {len(found):,} other labels are"
+        few, others, expected = words, found, "a whole number"
     else:
-        few, expected = found, f"a name, as {len(words):,} other labels are, not a whole number"
+        few, others, expected = found, words, "a name"
     more = f" (and {len(few) - 1:,} more)" if len(few) > 1 else ""
     raise InputError(
-        f"{where(few[0])}: expected {expected}, found {shown(texts[few[0]])}{more}; correct it, "
+        f"{where(few[0])}: expected {expected}, as {counted(len(others), 'other label')} "
+        f"{are(len(others))}, found {shown(texts[few[0]])}{more}; correct it, "
         "leave it empty if the image has no label, or, if numbers are names too, put a letter in "
         "front of all of them"
     )

@@ -14,6 +14,7 @@ from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.io.json_files import MAX_BYTES, parse_json
 from imagetok.io.npz_files import member_of, open_array
+from imagetok.suggestions import counted
 
 RECORD = "samples.json"
 """The record of samples, in their folder or npz file."""
@@ -77,5 +78,5 @@ def _labels(path: Path, count: int) -> torch.Tensor:
     except KeyError:
         return torch.full((count,), NO_LABEL)
     if classes.shape != (count,) or classes.dtype.kind not in "iu":
-        raise ValueError(f"arr_1: expected {count} whole numbers, found {classes.shape}")
+        raise ValueError(f"arr_1: expected {counted(count, 'whole number')}, found {classes.shape}")
     return torch.from_numpy(classes.astype(np.int64))

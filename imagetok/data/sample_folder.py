@@ -10,6 +10,7 @@ from imagetok.data.npz_images import RECORD, NpzImages, class_names_in
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.io.json_files import read_json
+from imagetok.suggestions import counted
 
 _NUMBERED = re.compile(r"\d{6,}\.png")
 
@@ -47,8 +48,8 @@ def open_samples(folder: Path, contract: ImageContract) -> ImageDataset:
         ) from None
     if len(files) != count or not asked:
         raise InputError(
-            f"{folder}: expected {count} numbered images, found {len(files)}; "
-            "run the same `imagetok sample` command again to finish it"
+            f"{folder}: expected {counted(count, 'numbered image')}, found {len(files)}; run the "
+            "same `imagetok sample` command again to finish it"
         )
     labels = [asked[i % len(asked)] for i in range(count)]
     return FileImages(

@@ -26,6 +26,7 @@ from imagetok.data.labels_and_splits import (
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
 from imagetok.io.regular_files import open_regular
+from imagetok.suggestions import are, counted
 
 logger = logging.getLogger("imagetok")
 _SHOWN = 10
@@ -137,8 +138,8 @@ def _warn_of_missing(path: Path, faults: list[str], count: int) -> None:
         refuse_rows(path, faults, count)
     if faults:
         logger.warning(
-            "%s: %d of %d images are missing, and count as unreadable:%s",
-            *(path, len(faults), count, _listed(faults)),
+            "%s: %d of %s missing, counted as unreadable:%s",
+            *(path, len(faults), counted(count, "image"), _listed(faults)),
         )
 
 
@@ -189,7 +190,8 @@ def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[TableRow]:
                 yield TableRow(reader.line_num, dict(zip(header, values, strict=True)))
             else:
                 faults.append(
-                    f"line {reader.line_num}: expected {len(header)} values, found {len(values)}"
+                    f"line {reader.line_num}: expected {counted(len(header), 'value')}, found "
+                    f"{len(values)}"
                 )
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
@@ -244,7 +246,10 @@ def check_columns(path: Path, rows: list[TableRow], names: list[str]) -> None:
 def refuse_rows(path: Path, faults: list[str], count: int) -> None:
     """Raise InputError that lists the first of `faults`, if there are any, out of `count` rows."""
     if faults:
-        raise InputError(f"{path}: {len(faults)} of {count} rows are wrong:{_listed(faults)}")
+        raise InputError(
+            f"{path}: {len(faults)} of {counted(count, 'row')} {are(len(faults))} "
+            f"wrong:{_listed(faults)}"
+        )
 
 
 def _listed(faults: list[str]) -> str:

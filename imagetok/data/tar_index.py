@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from imagetok.errors import InputError
+from imagetok.suggestions import counted
 
 _BLOCK = 512
 _MAX_EXTENDED = 1 << 20
@@ -48,8 +49,8 @@ def tar_members(file: SeekableFile, where: str) -> Iterator[TarMember]:
         if header == bytes(_BLOCK):
             if end - offset > _MAX_PADDING:
                 raise InputError(
-                    f"{where}: {end - offset:,} bytes follow the end of the tar; split "
-                    "concatenated tars into one file each"
+                    f"{where}: found {counted(end - offset, 'byte')} after the end of the tar; "
+                    "split concatenated tars into one file each"
                 )
             _check_rest(file, where)
             return

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from imagetok.errors import ConfigError, InputError
+from imagetok.suggestions import counted
 
 SHOWN = 5
 """Number of unreadable images that a message names."""
@@ -49,8 +50,8 @@ def refuse_beyond(
     """
     if len(skipped) > allowed:
         raise InputError(
-            f"{what}: {len(skipped):,} of {total:,} images cannot be read, and --max-skip allows "
-            f"{allowed:,}:{listed(skipped)}\n"
+            f"{what}: {len(skipped):,} of {counted(total, 'image')} cannot be read, and --max-skip "
+            f"allows {allowed:,}:{listed(skipped)}\n"
             f"mend or replace them, or allow them with --max-skip {len(skipped)}{remedy}"
         )
 

@@ -15,6 +15,7 @@ from imagetok.evaluation.code_accumulator import CodeAccumulator
 from imagetok.evaluation.earlier_measures import BATCH_PERPLEXITY, BATCH_PERPLEXITY_ALL
 from imagetok.processes import full_float32
 from imagetok.quantizers import codebook_use, level_name
+from imagetok.suggestions import are, counted
 from imagetok.tokenizers import Tokenizer
 
 RARE_SHARE = 0.01
@@ -177,8 +178,9 @@ def verdict_of(health: LevelHealth, since_step: int | None = None) -> Verdict:
         return Verdict("broken", tuple(faults))
     state = codebook_state(health.perplexity, health.num_codes)
     sentences = [
-        f"{health.codes_used} of {health.num_codes} codes are used. The perplexity is "
-        f"{health.perplexity:.0f}, as if that many codes were used equally often."
+        f"{health.codes_used} of {counted(health.num_codes, 'code')} {are(health.codes_used)} "
+        f"used. The perplexity is {health.perplexity:.0f}, as if that many codes were used equally "
+        "often."
     ]
     if state == "healthy":
         return Verdict(state, tuple(sentences))
@@ -246,13 +248,14 @@ def _faults(health: LevelHealth) -> list[str]:
         rows = ", ".join(map(str, health.not_finite[:5]))
         more = "" if len(health.not_finite) <= 5 else ", ..."
         sentences.append(
-            f"{len(health.not_finite)} code vectors contain NaN or infinity (row {rows}{more}); "
-            "every image that uses them is decoded to invalid values. Return to an earlier "
-            "checkpoint, and lower the learning rate or set train.clip_norm."
+            f"{counted(len(health.not_finite), 'code vector')} with NaN or infinity (row "
+            f"{rows}{more}): every image that uses them is decoded to invalid values. Return to an "
+            "earlier checkpoint, and lower the learning rate or set train.clip_norm."
         )
     if health.copies:
+        add = "adds" if health.copies == 1 else "add"
         sentences.append(
-            f"{health.copies} codes are exact copies of other codes and add no information. "
+            f"{counted(health.copies, 'exact copy')} of other codes, which {add} no information. "
             "Causes are an initialisation from too few encoder outputs (init: data or kmeans with "
             "a small first batch) or edited weights. Use a larger batch or a codebook reset."
         )
@@ -260,17 +263,18 @@ def _faults(health: LevelHealth) -> list[str]:
 
 
 def _causes(health: LevelHealth) -> list[str]:
+    dead = f"{counted(health.dead_codes, 'code')} {are(health.dead_codes)}"
     if health.entropy is None and not health.can_start_and_reset:
         return [
-            f"{health.dead_codes} codes are dead. Use a smaller codebook or another quantizer; "
-            "this one has neither an initialisation from data nor a reset of unused codes."
+            f"{dead} dead. Use a smaller codebook or another quantizer; this one has neither an "
+            "initialisation from data nor a reset of unused codes."
         ]
     if health.entropy is None:
         return [
-            f"{health.dead_codes} codes are dead: the encoder outputs have moved away from codes "
-            "that receive no gradient. Initialise the codebook from encoder outputs (init: kmeans) "
-            "and reset unused codes (reset: least-recently-used); a smaller commitment weight lets "
-            "the encoder outputs spread."
+            f"{dead} dead: the encoder outputs have moved away from codes that receive no "
+            "gradient. Initialise the codebook from encoder outputs (init: kmeans) and reset "
+            "unused codes (reset: least-recently-used); a smaller commitment weight lets the "
+            "encoder outputs spread."
         ]
     share = health.entropy / math.log(health.num_codes)
     if share > 0.8:
@@ -280,7 +284,7 @@ def _causes(health: LevelHealth) -> list[str]:
             "Lower the weight of the KL term, lower the final temperature, or train longer."
         ]
     sentences = [
-        f"{health.dead_codes} codes are never the most likely one (entropy {health.entropy:.2f} of "
+        f"{dead} never the most likely one (entropy {health.entropy:.2f} of "
         f"{math.log(health.num_codes):.2f} nats). The number of used codes is decided early in "
         "training: start with a higher temperature (objective.temperature.start: 2) and the same "
         "final one."

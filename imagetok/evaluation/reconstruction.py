@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from imagetok.data import ImageDataset, ImageError
+from imagetok.data.label_maps import without_classes
 from imagetok.evaluation.batches import Batch, num_batches, read_batch
 from imagetok.evaluation.code_accumulator import CodeAccumulator
 from imagetok.evaluation.reconstruction_error import (
@@ -49,7 +50,8 @@ def evaluate_reconstruction(
     `skipped`: images of the dataset that are left out because they cannot be read; absent for 0.
 
     The processes of a distributed run share the work, and every process gets the result; if one
-    cannot read an image, all raise ImageError. check: called before each batch; may raise to stop.
+    cannot read an image, all raise ImageError. Label maps in which no pixel has a class are refused
+    with InputError. check: called before each batch; may raise to stop.
     """
     state = process_state()
     count = num_batches(len(dataset))
@@ -70,10 +72,13 @@ def evaluate_reconstruction(
     _raise_on_all(fault)
     sums = all_reduce(sums, "sum")
     accumulator.sum_over_processes()
+    measured = quality(sums, len(dataset), model.image)
+    if not measured:
+        raise without_classes(dataset)
     return {
         "num_images": len(dataset),
         **({"skipped": len(dataset.skipped)} if dataset.skipped else {}),
-        **quality(sums, len(dataset), model.image),
+        **measured,
         **accumulator.measures(),
     }
 

@@ -63,11 +63,13 @@ def quality(
 
     `miou`: mean intersection over union of the classes that occur in images or reconstructions,
     with pixels counted over all images. Pixels without a class (`ImageContract.ignore`) don't
-    count; both are NaN if no pixel has one.
+    count; without any pixel that does, there are no measures.
     """
     if contract.num_classes is None:
         return dict(zip(("mse", "psnr_db", "ssim"), (sums / num_images).tolist(), strict=False))
     both, there, found = sums.view(3, contract.num_classes)
+    if not there.any():
+        return {}
     either = there + found - both
     occurs = either > 0
     return {

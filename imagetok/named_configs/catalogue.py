@@ -15,7 +15,7 @@ from imagetok.named_configs.experiments import Experiment, expand
 from imagetok.named_configs.figures import NamedFigure, figures
 from imagetok.named_configs.folder import SHEETS, config_files, configs_folder
 from imagetok.results import Result
-from imagetok.suggestions import nearest
+from imagetok.suggestions import counted, nearest
 
 ENDINGS = (".yaml", ".yml")
 
@@ -155,8 +155,12 @@ class Catalogue(Result):
         return aliases | {entry.name: entry for entry in self.entries}
 
     def title(self) -> str:
-        drawn = f", {len(self.figures)} tables and figures of papers" if self.figures else ""
-        return f"{len(self)} named configs{drawn}"
+        drawn = (
+            f", {counted(len(self.figures), 'table or figure', 'tables and figures')} of papers"
+            if self.figures
+            else ""
+        )
+        return f"{counted(len(self), 'named config')}{drawn}"
 
     def rows(self) -> Mapping[str, object]:
         """Return a description of each table and figure, then of each config with its numbers."""

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
         Commands,
         Details,
         Figure,
+        Meanings,
         Numbers,
         Pictures,
         ReportSection,
         Table,
         Text,
+        glossary,
     )
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Commands",
     "Details",
     "Figure",
+    "Meanings",
     "Numbers",
     "Pictures",
     "ReportSection",
@@ -33,6 +36,7 @@ __all__ = [
     "Text",
     "bars",
     "curves",
+    "glossary",
     "render",
     "usage_histogram",
     "write_report",

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from imagetok.errors import InputError
+from imagetok.suggestions import counted
 
 INK = "#2b3038"
 FAINT = "#d9dde3"
@@ -54,6 +55,7 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "axes.unicode_minus": False,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
@@ -139,7 +141,7 @@ def usage_histogram(counts: ArrayLike | Tensor) -> bytes:
         axes.set_ylim(0, max(float(ordered[0]), equal, 1.0) * 1.05)
         # Notes above the axes, so that bars and grid lines do not cross them.
         at_the_top = {"y": 1.03, "va": "bottom", "transform": axes.transAxes}
-        unused_note = f"{unused:,} of {num_codes:,} codes unused"
+        unused_note = f"{unused:,} of {counted(num_codes, 'code')} unused"
         axes.text(x=0, s=unused_note, color=INK, ha="left", **at_the_top)
         equal_note = f"equal use: {equal:,.4g} each"
         axes.text(x=1, s=equal_note, color=_OF_NOTES[1], ha="right", **at_the_top)
@@ -199,9 +201,13 @@ def _vector(values: ArrayLike | Tensor, name: str) -> np.ndarray:
 
 
 def legend_above(axes: Axes, names: Sequence[str], most: int = 3, markerscale: float = 1.0) -> None:
-    """Add the legend of the named lines above the axes, in at most `most` columns."""
+    """Add the legend of the named lines above the axes, in order, in at most `most` columns."""
+    handles, labels = axes.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
     columns = min(len(names), most, max(1, _LEGEND_WIDTH // (max(map(len, names)) + 6)))
     axes.legend(
+        [known[name] for name in names],
+        names,
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=columns,

@@ -20,6 +20,7 @@ from imagetok.reporting.sections import (
     Commands,
     Details,
     Figure,
+    Meanings,
     Numbers,
     Pictures,
     ReportSection,
@@ -28,8 +29,7 @@ from imagetok.reporting.sections import (
 )
 
 _PICTURE_WIDTH = 96  # largest width in css pixels to which small images are enlarged
-_ROW_WIDTH = 768  # largest width of a row of pictures in css pixels
-_PHONE_CHARACTERS = 44  # of the names above a row of pictures on a phone; longer ones are rotated
+_ROW_WIDTH = 768  # width of a row of pictures in css pixels that are not shrunk below the former
 
 
 def write_report(
@@ -112,7 +112,7 @@ def _view(block: Block) -> dict[str, Any]:
         case Table():
             return {"kind": "table", **_table(block)}
         case Figure():
-            source = _data_uri(block.image, str(block.media_type))
+            source = _data_uri(block.image, "image/svg+xml")
             return {"source": source, "alt": block.alt, "caption": block.caption}
         case Pictures():
             return {"kind": "pictures", **_pictures(block)}
@@ -121,6 +121,8 @@ def _view(block: Block) -> dict[str, Any]:
         case Numbers():
             tiles = [(label, show(value), why) for label, value, why in block.numbers]
             return {"kind": "numbers", "tiles": tiles}
+        case Meanings():
+            return {"kind": "meanings", "meanings": block.meanings}
         case Details():
             return {"kind": "details", "summary": block.summary, "blocks": _views(block.blocks)}
         case _:
@@ -150,6 +152,7 @@ def _pictures(pictures: Pictures) -> dict[str, Any]:
     height, width = pixels.shape[2:]
     columns = pictures.columns
     scale = max(1, min(_PICTURE_WIDTH // width, _ROW_WIDTH // (width * columns)))
+    is_labelled, is_headed = any(pictures.row_labels), any(pictures.column_headers)
     sources = []
     for image in pixels:
         layout = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
@@ -157,7 +160,6 @@ def _pictures(pictures: Pictures) -> dict[str, Any]:
     rows = [
         {
             "label": pictures.row_labels[number] if pictures.row_labels else "",
-            "is_named": any(pictures.names[start : start + columns]),
             "cells": [
                 _cell(pictures, i, sources[i])
                 for i in range(start, min(start + columns, len(sources)))
@@ -167,27 +169,25 @@ def _pictures(pictures: Pictures) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
-        "is_labelled": bool(pictures.row_labels),
-        "is_named": any(pictures.names),
-        "is_long": columns * max(map(len, pictures.names), default=0) > _PHONE_CHARACTERS,
-        "headers": pictures.column_headers,
+        "is_labelled": is_labelled,
+        "has_fixed_columns": is_labelled or is_headed,
+        "headers": pictures.column_headers if is_headed else (),
         "columns": columns,
         "width": width,
         "height": height,
-        "shown_width": width * scale,
+        "shown_width": min(width * scale, max(_PICTURE_WIDTH, _ROW_WIDTH // columns)),
         "is_enlarged": scale > 1,
         "caption": pictures.caption,
     }
 
 
 def _cell(pictures: Pictures, i: int, source: str) -> dict[str, str]:
-    """Return image i of a grid, its name, and a text that describes it."""
+    """Return image i of a grid, and a text that describes it."""
     row, column = divmod(i, pictures.columns)
-    name = pictures.names[i] if pictures.names else ""
     label = pictures.row_labels[row] if pictures.row_labels else ""
     header = pictures.column_headers[column] if pictures.column_headers else ""
-    alt = ", ".join(filter(None, (label, header, name))) or f"image {i + 1}"
-    return {"source": "" if i in pictures.empty else source, "name": name, "alt": alt}
+    alt = ", ".join(filter(None, (label, header))) or f"image {i + 1}"
+    return {"source": "" if i in pictures.empty else source, "alt": alt}
 
 
 def _data_uri(content: bytes, media_type: str) -> str:

@@ -1,6 +1,6 @@
 """The parts of a report: sections and blocks, as plain data independent of HTML."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,27 +40,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: SVG or PNG bytes, as returned by `imagetok.reporting.figures`."""
+    """A figure: SVG bytes, as returned by `imagetok.reporting.figures`."""
 
     image: bytes
     alt: str
     caption: str = ""
 
     def __post_init__(self) -> None:
-        if self.media_type is None:
+        if not self.image.startswith(b"<svg"):
             raise InputError(
-                f"figure {self.alt!r}: expected the bytes of an SVG or PNG, "
-                f"found bytes that start with {self.image[:16]!r}"
+                f"figure {self.alt!r}: expected the bytes of an SVG, which follows the reader's "
+                f"light or dark mode, found bytes that start with {self.image[:16]!r}"
             )
-
-    @property
-    def media_type(self) -> str | None:
-        """`image/svg+xml` or `image/png`, detected from the bytes; None for anything else."""
-        if self.image.startswith(b"\x89PNG\r\n\x1a\n"):
-            return "image/png"
-        start = self.image.lstrip()
-        is_svg = start.startswith((b"<svg", b"<?xml")) and b"<svg" in start[:1000]
-        return "image/svg+xml" if is_svg else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +59,10 @@ class Pictures:
     """A grid of images, row by row, enlarged without smoothing.
 
     images: (N, C, H, W) with C = 1 or 3, uint8 or floating point in [0, 1].
-    row_labels: one per row, or empty. column_headers: one per column, or empty. names: one per
-    image, shown above it (such as its class; "" for none), or empty. empty: positions of images
-    that are not shown, where a row has fewer than `columns`.
+    row_labels: one per row, or empty. column_headers: one per column, such as the class of an
+    image and its reconstructions, or empty. A label or header may be "" for none; without any, a
+    narrow page has fewer columns. empty: positions of images that are not shown, where a row has
+    fewer than `columns`.
     """
 
     images: Tensor | np.ndarray
@@ -78,7 +70,6 @@ class Pictures:
     row_labels: Sequence[str] = ()
     column_headers: Sequence[str] = ()
     caption: str = ""
-    names: Sequence[str] = ()
     empty: Collection[int] = ()
 
     def __post_init__(self) -> None:
@@ -88,7 +79,6 @@ class Pictures:
         rows = -(-len(self.images) // self.columns)
         wanted = (("row_labels", self.row_labels, rows),)
         wanted += (("column_headers", self.column_headers, self.columns),)
-        wanted += (("names", self.names, len(self.images)),)
         for name, labels, count in wanted:
             if labels and len(labels) != count:
                 raise ConfigError(
@@ -113,6 +103,13 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class Meanings:
+    """Names and what they mean."""
+
+    meanings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Details:
     """Blocks that are folded away behind a summary until the reader opens them."""
 
@@ -120,7 +117,12 @@ class Details:
     blocks: Sequence["Block"]
 
 
-Block = Text | Table | Figure | Pictures | Commands | Numbers | Details
+Block = Text | Table | Figure | Pictures | Commands | Numbers | Meanings | Details
+
+
+def glossary(meanings: Mapping[str, str]) -> list[Details]:
+    """Return what the names in a table mean, folded away below it; nothing if there is none."""
+    return [Details("What these names mean", [Meanings(meanings)])] if meanings else []
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from imagetok.images import ImageContract, Images, check_images, check_tensor, c
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
+from imagetok.suggestions import counted
 from imagetok.tokenizers.config import TokenizerConfig
 
 Model = TypeVar("Model", bound="Autoencoder")
@@ -48,9 +49,10 @@ def check_features(h: Float[Tensor, "B C H W"]) -> None:
         return
     bad = (~h.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
     raise NotFiniteError(
-        f"the encoder's output is NaN or infinite for {len(bad)} of the batch's {len(h)} images, "
-        f"first for image {bad[0]}; its weights have diverged, or overflow in {h.dtype}: encode in "
-        "float32, or train again with a lower train.learning_rate or with train.clip_norm=1.0"
+        f"the encoder's output is NaN or infinite for {len(bad)} of the batch's "
+        f"{counted(len(h), 'image')}, first for image {bad[0]}; its weights have diverged, or "
+        f"overflow in {h.dtype}: encode in float32, or train again with a lower "
+        "train.learning_rate or with train.clip_norm=1.0"
     )
 
 

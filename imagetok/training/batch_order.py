@@ -4,8 +4,11 @@ The stream is a sequence of permutations of the dataset: step t uses its example
 [t * batch_size, (t + 1) * batch_size), across the borders of epochs.
 """
 
+import logging
 import signal
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from imagetok import seeding
 from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.plugins.loading import ensure_loaded, loaded_plugins
+from imagetok.processes import usable_cpus
+from imagetok.suggestions import counted
 
+logger = logging.getLogger("imagetok")
 _REMEDY = (
     "set train.workers=0, which needs no shared memory, or provide more of it (for a container: "
     "--shm-size=1g)"
@@ -67,7 +73,8 @@ def check_batch_size(batch_size: int, accumulation: int, num_processes: int) -> 
     if batch_size % (accumulation * num_processes):
         raise ConfigError(
             f"train.batch_size: expected a multiple of {accumulation * num_processes} "
-            f"({num_processes} processes x {accumulation} micro-batches), found {batch_size}"
+            f"({counted(num_processes, 'process')} x {counted(accumulation, 'micro-batch')}), "
+            f"found {batch_size}"
         )
 
 
@@ -203,28 +210,45 @@ def batch_loader(
     """Return an endless loader of whole batches, whose workers hold no state.
 
     In place of a batch it yields InputError if an example cannot be read, and ResourceError if a
-    worker has no shared memory for the batch.
+    worker has no shared memory for the batch. Logs a warning for more workers than CPUs.
     """
-    return DataLoader(
-        _Refusals(dataset),
-        batch_sampler=micro_batches,  # pyright: ignore[reportArgumentType]  # no lists, but Examples
-        num_workers=workers,
-        collate_fn=_as_is,
-        pin_memory=pin_memory,
-        worker_init_fn=_ignore_signals,
-        timeout=300 if workers else 0,  # seconds to wait for a batch of a hanging worker
-        # Its own generator, because the default draws a seed from torch's global generator.
-        generator=torch.Generator().manual_seed(0),
-    )
+    cpus = usable_cpus()
+    if workers > cpus:
+        logger.warning(
+            "train.workers: expected no more processes than CPUs that they may use, %d, found %d; "
+            "more are slower, set train.workers=%d",
+            *(cpus, workers, cpus),
+        )
+    with _without_advice():
+        return DataLoader(
+            _Refusals(dataset),
+            batch_sampler=micro_batches,  # pyright: ignore[reportArgumentType]  # no lists, but Examples
+            num_workers=workers,
+            collate_fn=_as_is,
+            pin_memory=pin_memory,
+            worker_init_fn=_ignore_signals,
+            timeout=300 if workers else 0,  # seconds to wait for a batch of a hanging worker
+            # Its own generator, because the default draws a seed from torch's global generator.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide torch's warning about many workers, in whose place `batch_loader` logs one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
 
 
 def begin(loader: DataLoader) -> Iterator[Any]:
     """Return an iterator over the loader's batches; ResourceError if workers cannot be started."""
     try:
-        return iter(loader)
+        with _without_advice():
+            return iter(loader)
     except OSError as error:  # the workers' semaphores need shared memory too
         raise ResourceError(
-            f"train.workers: {loader.num_workers} loader workers cannot be started "
-            f"({error.strerror or error}): they need processes, file descriptors and shared "
+            f"train.workers: {counted(loader.num_workers, 'loader worker')} cannot be started "
+            f"({error.strerror or error}): workers need processes, file descriptors and shared "
             f"memory, /dev/shm; {_REMEDY}"
         ) from None

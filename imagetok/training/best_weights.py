@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from imagetok.suggestions import counted
 from imagetok.training.checkpoint_record import BestRecord
 
 logger = logging.getLogger("imagetok")
@@ -47,8 +48,9 @@ class BestWeights:
             if self.is_over:
                 logger.info(
                     "step %d: stopping early, because the held-out %s has not been below the %.4f "
-                    "of step %d in %d evaluations",
-                    *(step, name, self.measures[name], self.step, self.since),
+                    "of step %d in %s",
+                    *(step, name, self.measures[name], self.step),
+                    counted(self.since, "evaluation"),
                 )
             return
         self.step, self.measures, self.since = step, measures, 0

@@ -6,8 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 from imagetok.config import Overrides, Section, apply_overrides, override_texts
 from imagetok.errors import ConfigError
-from imagetok.named_configs import NamedConfig, find_config
+from imagetok.named_configs import NamedConfig, configs, find_config
 from imagetok.suggestions import did_you_mean, shown
+from imagetok.training.run_folder import CONFIG
 from imagetok.training.schedules import given_tree
 
 ConfigInput = Path | str | Section | Mapping[str, Any]
@@ -100,3 +101,15 @@ def choose_run_folder(
     older = Path("runs", "-".join(source.named.name.split("/")[-2:]))
     is_older = resume and older.is_dir() and not source.named.run_folder.is_dir()
     return older if is_older else source.named.run_folder
+
+
+def config_of_run(run: Path) -> ConfigSource | None:
+    """Return the config that the run in a folder has, or will have by the default run folders.
+
+    That is the folder's config.yaml, a file NAME.yaml here for a folder NAME, or the named config
+    whose default folder it is; None if there is none of them.
+    """
+    for file in (run / CONFIG, Path(f"{run.name}.yaml")):
+        if file.is_file():
+            return open_config(file)
+    return next((open_config(one.name) for one in configs() if one.run_folder == run), None)

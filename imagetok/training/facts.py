@@ -1,4 +1,7 @@
-"""The facts of a run: what it trains and on what, which it logs before its first step."""
+"""The facts of a run: what it trains and on what, which it logs before its first step.
+
+A dry run shows the same before the images, codes or tokenizer exist; what they would tell is None.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,10 +10,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from imagetok.results import Result
-from imagetok.suggestions import shown
+from imagetok.suggestions import counted, shown
 
 NAMED_CLASSES = 10
 """Number of classes whose names are shown."""
+UNKNOWN = "unknown"
+"""Text of a fact that only missing images, codes or a missing tokenizer would tell."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,33 +26,39 @@ class RunFacts(Result):
     """Kind of the model and its method, such as "tokenizer, vqvae-ema"."""
     data: str
     """Spec of the training images, or folder of the training codes."""
-    images: int
-    """Number of training images."""
-    held_out: int
-    """Number of held-out images."""
-    class_names: tuple[str, ...]
-    """Names of the classes of the training images; empty if unlabelled."""
-    pixels: str
-    """Size and mode of the images, such as "32 x 32 rgb"."""
-    num_codes: tuple[int, ...]
+    images: int | None
+    """Number of training images; None if they cannot be opened."""
+    held_out: int | None
+    """Number of held-out images; None if they cannot be opened."""
+    class_names: tuple[str, ...] | None
+    """Names of the classes of the training images; empty if unlabelled, None if unknown."""
+    pixels: str | None
+    """Size and mode of the images, such as "32 x 32 rgb"; None for codes of an unknown tokenizer,
+    as are the codes and the parameters."""
+    num_codes: tuple[int, ...] | None
     """Codebook size of each level, coarse to fine; empty for a VAE."""
-    grids: tuple[tuple[int, int], ...]
+    grids: tuple[tuple[int, int], ...] | None
     """Grid (h, w) of the codes of each level."""
-    parameters: int
-    """Number of trained parameters."""
+    parameters: int | None
+    """Number of trained parameters; without those of the classes while these are unknown."""
     steps: int
     batch_size: int
 
     @property
-    def bits_per_image(self) -> float:
-        """Bits of an image's codes if every code takes log2 of the codebook size."""
-        levels = zip(self.grids, self.num_codes, strict=True)
-        return sum((h * w * math.log2(k) for (h, w), k in levels), start=0.0)
+    def levels(self) -> list[tuple[int, int, int]]:
+        """Grid height and width, and codebook size, of each level; empty if there are no codes."""
+        known = zip(self.grids or (), self.num_codes or (), strict=True)
+        return [(height, width, k) for (height, width), k in known]
 
     @property
-    def passes(self) -> float:
+    def bits_per_image(self) -> float:
+        """Bits of an image's codes if every code takes log2 of the codebook size."""
+        return sum((h * w * math.log2(k) for h, w, k in self.levels), start=0.0)
+
+    @property
+    def passes(self) -> float | None:
         """How often the run reads every training image, on average."""
-        return self.steps * self.batch_size / self.images
+        return None if self.images is None else self.steps * self.batch_size / self.images
 
     def title(self) -> str:
         """Return the kind and the method."""
@@ -55,20 +66,30 @@ class RunFacts(Result):
 
     def rows(self) -> Mapping[str, object]:
         """Return the facts by name, as text."""
-        codes = " and ".join(
-            f"{h} x {w} of {k:,}" for (h, w), k in zip(self.grids, self.num_codes, strict=True)
-        )
-        passes = f"{self.passes:,.0f}" if self.passes >= 1000 else f"{self.passes:.3g}"
-        coded = {"codes an image": codes, "bits an image": f"{self.bits_per_image:,.0f}"}
-        return {
-            "images": f"{self.images:,}",
-            "held out": f"{self.held_out:,}",
-            "classes": classes_text(self.class_names),
-            "pixels": self.pixels,
-            **(coded if self.num_codes else {}),
-            "parameters": f"{self.parameters:,}",
-            "steps": f"{self.steps:,} of {self.batch_size} images, {passes} passes",
+        coded = {
+            "codes an image": " and ".join(f"{h} x {w} of {k:,}" for h, w, k in self.levels),
+            "bits an image": f"{self.bits_per_image:,.0f}",
         }
+        return {
+            "images": _count(self.images),
+            "held out": _count(self.held_out),
+            "classes": UNKNOWN if self.class_names is None else classes_text(self.class_names),
+            "pixels": self.pixels or UNKNOWN,
+            **(coded if self.levels else {}),
+            "parameters": _count(self.parameters),
+            "steps": f"{self.steps:,} of {counted(self.batch_size, 'image')}{self._passes_text()}",
+        }
+
+    def _passes_text(self) -> str:
+        passes = self.passes
+        if passes is None:
+            return ""
+        text = f"{passes:,.0f}" if passes >= 1000 else f"{passes:.3g}"
+        return f", {text} {'pass' if text == '1' else 'passes'}"
+
+
+def _count(number: int | None) -> str:
+    return UNKNOWN if number is None else f"{number:,}"
 
 
 def classes_text(names: Sequence[str]) -> str:

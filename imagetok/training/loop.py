@@ -31,6 +31,7 @@ from imagetok.errors import (
 from imagetok.processes import all_reduce, peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
+from imagetok.suggestions import counted
 from imagetok.training import checkpoint
 from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
@@ -451,9 +452,9 @@ class _Training:
         logger.info("resuming from %s", path)
         if record.num_processes != self.accelerator.num_processes:
             logger.warning(
-                "the checkpoint was saved by %d processes and training continues with %d: "
-                "the run is no longer bit-identical to an uninterrupted one",
-                record.num_processes,
+                "the checkpoint was saved by %s and training continues with %d: the run is no "
+                "longer bit-identical to an uninterrupted one",
+                counted(record.num_processes, "process"),
                 self.accelerator.num_processes,
             )
 

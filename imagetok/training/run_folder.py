@@ -13,6 +13,7 @@ from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import CheckpointError, ConfigError, ImagetokError
 from imagetok.io.json_files import read_json
 from imagetok.plugins.records import check_available, read_records, records_of
+from imagetok.suggestions import counted
 from imagetok.training.checkpoint import has_checkpoints
 from imagetok.training.checkpoint_record import FINISHED, read_finished
 from imagetok.training.metrics_log import read_json_lines
@@ -132,8 +133,8 @@ def _start_over(folder: Path, train: Mapping[str, Any]) -> None:
     if logged:
         logger.warning(
             "%s: the run has no checkpoint yet; starting again at step 0 and deleting its log of "
-            "%d steps",
-            *(folder, logged),
+            "%s",
+            *(folder, counted(logged, "step")),
         )
     for log in logs:
         os.truncate(log, 0)

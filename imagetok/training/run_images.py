@@ -15,6 +15,7 @@ from imagetok.config import Section, load_config
 from imagetok.data import ImageDataset, ImageError, open_images
 from imagetok.data.compressed_images import CompressedImages
 from imagetok.data.headers import LOOKED_AT, look_at
+from imagetok.data.label_maps import check_classes
 from imagetok.data.listed import ImageList, ListedImages
 from imagetok.data.readable import readable
 from imagetok.data.substitutes import FilledBatch
@@ -25,6 +26,7 @@ from imagetok.images import ImageContract
 from imagetok.io.json_files import MAX_BYTES, as_section, parse_json, read_section
 from imagetok.io.regular_files import read_regular
 from imagetok.processes import process_state
+from imagetok.suggestions import are, counted
 from imagetok.training.config import NO_SKIPS, TokenizerRun
 from imagetok.training.run_folder import CONFIG, DAMAGED
 
@@ -112,12 +114,15 @@ class RunImages:
         """Look at the files before training (a collective); then decode the held-out images.
 
         limit: number of files of each split, None for all. Raises InputError, which names the file
-        with the whole list, if more are missing or damaged than allowed.
+        with the whole list, if more are missing or damaged than allowed, and if no pixel of the
+        label maps of a split has a class.
         """
         fault = None
         if process_state().is_main_process:
             try:
                 self._look(limit)
+                check_classes(self.training)
+                check_classes(self._all_held_out)
             except InputError as error:
                 fault = str(error)
         if process_state().num_processes > 1:
@@ -184,8 +189,8 @@ class RunImages:
             damaged[split] = _by_index([*dataset.missing, *found.damaged])
             if found.looked_at and not damaged[split]:
                 logger.info(
-                    "%s: looked at %d of %d files, none is damaged",
-                    *(_name_of(dataset), found.looked_at, found.total),
+                    "%s: looked at %d of %s, none is damaged",
+                    *(_name_of(dataset), found.looked_at, counted(found.total, "file")),
                 )
         file = self._run / DAMAGED
         if not any(damaged.values()):
@@ -200,9 +205,10 @@ class RunImages:
             refuse_beyond(images, allowed, len(dataset), _name_of(dataset), remedy)
             if images:
                 logger.warning(
-                    "%s: %d of %d images are damaged or missing, which --max-skip allows; %s lists "
-                    "all of them:%s",
-                    *(_name_of(dataset), len(images), len(dataset), file, listed(images)),
+                    "%s: %d of %s %s damaged or missing, which --max-skip allows; %s lists all of "
+                    "them:%s",
+                    *(_name_of(dataset), len(images), counted(len(dataset), "image")),
+                    *(are(len(images)), file, listed(images)),
                 )
 
     def _note(self, image: Unreadable) -> None:
@@ -212,8 +218,8 @@ class RunImages:
         if len(known) >= self._allowed:
             raise ImageError(
                 f"{image.path}: {image.reason}; training cannot read it, and --max-skip allows "
-                f"{self._allowed:,} of {len(self.training):,} images; mend or replace it, or allow "
-                f"it with --max-skip {len(known) + 1}; then add --resume to continue",
+                f"{self._allowed:,} of {counted(len(self.training), 'image')}; mend or replace it, "
+                f"or allow it with --max-skip {len(known) + 1}; then add --resume to continue",
                 image.path,
             )
         known[image.index] = image
@@ -233,8 +239,8 @@ class RunImages:
                 added = sum(name not in known for name in _names(dataset.dataset))
                 if added:
                     logger.warning(
-                        "%s: %d images were added since the run started; it goes on without them",
-                        *(dataset.name, added),
+                        "%s: found %s added since the run started; it goes on without",
+                        *(dataset.name, counted(added, "image")),
                     )
                 return
 
@@ -302,8 +308,8 @@ def _check_sizes(
         raise _other_images(where, "most files have another size")
     if changed:
         logger.warning(
-            "%s: %d files changed since the run started, such as %s; they are read as they are now",
-            *(where, len(changed), recorded.names[changed[0]]),
+            "%s: %s changed since the run started, such as %s; what is there now is read",
+            *(where, counted(len(changed), "file"), recorded.names[changed[0]]),
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,15 +15,16 @@ from imagetok.config import differences_shown
 from imagetok.data import ImageBatch, ImageDataset, ImageError, describe
 from imagetok.data.headers import LOOKED_AT
 from imagetok.data.listed import ListedImages
+from imagetok.data.noise import NoiseImages
 from imagetok.data.substitutes import SubstitutedImages
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text, with_class
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
-from imagetok.tokenizers import Autoencoder, build_autoencoder
+from imagetok.tokenizers import Autoencoder, Tokenizer, build_autoencoder
 from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
@@ -100,18 +102,32 @@ def estimate_tokenizer(
 ) -> RunEstimate:
     """Return the facts of a run, and time and memory estimated from a few steps; writes nothing.
 
-    init_from, device: as for `train_tokenizer`, whose errors are raised.
+    init_from, device: as for `train_tokenizer`, whose errors are raised. If the images cannot be
+    opened, steps are measured on noise, and the estimate's `refusal` is the error.
     """
     nowhere = Path("nowhere")  # no step writes there
     accelerator = build_accelerator(config.train, nowhere, device)
-    job = _job(config, nowhere, RunImages(config, nowhere, resume=False), init_from)
-    return estimate_run(job, config.train, accelerator=accelerator, seed=config.seed)
+    refusal = None
+    try:
+        job = _job(config, nowhere, RunImages(config, nowhere, resume=False), init_from)
+    except (InputError, ResourceError) as error:
+        refusal = error
+        tokenizer, _ = _initial(config, init_from)
+        job = _job_without_images(config, tokenizer)
+    return estimate_run(
+        job, config.train, accelerator=accelerator, seed=config.seed, refusal=refusal
+    )
+
+
+def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoencoder, str]:
+    """Return the initialised model, and the fingerprint of the artifact whose weights it has."""
+    seeding.reseed_global(config.seed, "init")
+    tokenizer = build_autoencoder(config.tokenizer)
+    return tokenizer, "" if init_from is None else _start_from(tokenizer, init_from)
 
 
 def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | str | None) -> Job:
-    seeding.reseed_global(config.seed, "init")
-    tokenizer = build_autoencoder(config.tokenizer)
-    started = None if init_from is None else _start_from(tokenizer, init_from)
+    tokenizer, started = _initial(config, init_from)
     states = [""] * len(tokenizer.num_codes)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
@@ -137,35 +153,54 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             "training images": training.identity(),
             "some training images": training.sample(),
             "held-out images": images.held_out.identity(),
-            "weights to start from": "" if started is None else started,
+            "weights to start from": started,
         }
 
+    job = _job_without_images(config, tokenizer)
+    assert job.facts is not None
+    return replace(
+        job,
+        dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
+        read_differently=lambda: images.training.dataset.read_differently(),
+        unpack=images.unpack,
+        keep=images.keep,
+        inputs=inputs,
+        evaluate=evaluate,
+        export=export,
+        artifact=run / "tokenizer",
+        facts=replace(
+            job.facts,
+            images=len(images.training),
+            held_out=len(images.held_out),
+            class_names=images.training.class_names,
+        ),
+    )
+
+
+def _job_without_images(config: TokenizerRun, tokenizer: Autoencoder) -> Job:
+    """Return the job of a config on noise, which measures and writes nothing."""
     facts = RunFacts(
         what=f"{tokenizer.kind}, {' '.join(config.tokenizer.method)}",
         data=describe(config.data, "train"),
-        images=len(images.training),
-        held_out=len(images.held_out),
-        class_names=images.training.class_names,
+        images=None,
+        held_out=None,
+        class_names=None,
         pixels=pixels_text(config.tokenizer.image),
         num_codes=tokenizer.num_codes,
-        grids=config.tokenizer.grids if tokenizer.num_codes else (),
+        grids=tokenizer.grids if isinstance(tokenizer, Tokenizer) else (),
         parameters=count_parameters(tokenizer),
         steps=config.train.steps,
         batch_size=config.train.batch_size,
     )
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
-        dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
-        read_differently=lambda: images.training.dataset.read_differently(),
-        unpack=images.unpack,
-        keep=images.keep,
-        inputs=inputs,
+        dataset=NoiseImages(config.tokenizer.image),
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
-        evaluate=evaluate,
-        export=export,
-        artifact=run / "tokenizer",
+        evaluate=lambda model, step, check: {},
+        export=lambda model, measures: None,
+        artifact=Path("nowhere"),
         facts=facts,
         # Pixels in [0, 1] differ by at most 1, so their mean squared error is at most 1.
         limits=DivergenceLimits("mse", most=1.0, noticed=0.01),

@@ -161,7 +161,8 @@ def train(
     set: settings to override, {"train.steps": 500} or ["train.steps=500"].
     resume: continue the run in `out`.
     dry_run: train nothing and write nothing: return images, classes, codes, parameters, and the
-    time and memory of the run, estimated from a few steps, as a RunEstimate.
+    time and memory of the run, estimated from a few steps, as a RunEstimate. If the images cannot
+    be opened, steps are measured on noise, and the error is the estimate's `refusal`.
     init_from: a folder or Hub id of the same architecture for the initial weights.
     max_skip: unreadable images of each split to allow, a count or a percentage such as "1%"; None:
     the config's `max_skip`. In training others take their place, evaluations leave them out; the

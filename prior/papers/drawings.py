@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from imagetok import seeding
+from imagetok.analysis.diagnosis import entropy_maps as drawn_maps
 from imagetok.comparison.figures import reconstruction_grid, reconstructions
+from imagetok.comparison.page import reconstruction_pictures
 from imagetok.images import clamp_pixels, from_stored
 from imagetok.named_configs.sheets import FigureKind
 from imagetok.pictures import as_rgb, png_bytes
 from imagetok.processes import device_of
+from imagetok.reporting import Pictures
 from imagetok.reporting.figures import picture_table
 from prior.papers.follow_ups import PICTURES
 from prior.papers.plots import Drawing, Drawn, curves, entropy, label_maps, lines
@@ -24,10 +27,10 @@ _SHOWN_IMAGES = 6
 _MOST_STAGES = 8
 """Columns of a picture of entropy maps."""
 
-CAPTIONS: Mapping[FigureKind, str] = {
+_CAPTIONS: Mapping[FigureKind, str] = {
     "table": "",
-    "lines": "mean over the seeds, bars: sample standard deviation; hollow: the paper's numbers",
-    "curves": "mean over the seeds, band: from the smallest to the largest",
+    "lines": "hollow points are the paper's numbers",
+    "curves": "measures of held-out images during training",
     "entropy": "mean over positions and images, band: standard deviation; first seed",
     "entropy-maps": "entropy at every position of one training image; first seed",
     "reconstructions": "test images above, and their reconstructions; first seed",
@@ -36,6 +39,16 @@ CAPTIONS: Mapping[FigureKind, str] = {
     "labels": "t-SNE of random training images",
 }
 """What the drawing of each kind shows, in every data set."""
+_OVER_SEEDS: Mapping[FigureKind, str] = {
+    "lines": "mean over the seeds, with bars of one sample standard deviation",
+    "curves": "mean over the seeds, with a band from the smallest to the largest value",
+}
+
+
+def caption_of(kind: FigureKind, num_seeds: int) -> str:
+    """Return what the drawing of a kind shows, and what it is over several seeds."""
+    spread = _OVER_SEEDS.get(kind, "") if num_seeds > 1 else ""
+    return "; ".join(filter(None, (spread, _CAPTIONS[kind])))
 
 
 def draw(drawn: Drawn) -> Drawing | None:
@@ -54,9 +67,15 @@ def _entropy_table(drawn: Drawn) -> Drawing:
     }
     steps = _spread(sorted(set.intersection(*(set(by_step) for by_step in found.values()))))
     rows = {what: [by_step[step].numpy() for step in steps] for what, by_step in found.items()}
+    columns = [f"step {step:,}" for step in steps]
     shown = as_rgb(image).expand(-1, 3, -1, -1)[0].permute(1, 2, 0).numpy()
-    png = picture_table(rows, [f"step {step:,}" for step in steps], "nats", shown)
-    return Drawing(png, {})
+    png = picture_table(rows, columns, "nats", shown)
+    maps = {what: torch.stack([by_step[step] for step in steps]) for what, by_step in found.items()}
+    heat, caption = drawn_maps(image.expand(len(steps), *image.shape[1:]), maps)
+    beside = heat.pop("image")[:1]
+    pictures = np.concatenate([part for its in heat.values() for part in (beside, its)])
+    named = ["image", *columns]
+    return Drawing(png, [Pictures(pictures, len(named), list(heat), named, caption)], {})
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -68,7 +87,8 @@ def _spread(steps: Sequence[int]) -> list[int]:
 def _reconstructions(drawn: Drawn) -> Drawing:
     models = {what: drawn.models[trial] for what, trial in drawn.first.items()}
     shown = reconstructions(models, drawn.images("test"))
-    return Drawing(png_bytes(reconstruction_grid(shown.rows, shown.drawn)), {})
+    png = png_bytes(reconstruction_grid(shown.rows, shown.drawn))
+    return Drawing(png, [reconstruction_pictures(shown)], {})
 
 
 def _stages(drawn: Drawn) -> Drawing:
@@ -89,20 +109,26 @@ def _stages(drawn: Drawn) -> Drawing:
     names = next(iter(by_method.values()))
     shown = [name for name in names if all(name in rows for rows in by_method.values())]
     joined = {name: torch.cat([rows[name] for rows in by_method.values()]) for name in shown}
-    return Drawing(png_bytes(reconstruction_grid(joined, list(by_method))), {})
+    pictures = [
+        Pictures(torch.cat([rows[name] for name in shown]), len(spread), shown, caption=what)
+        for what, rows in by_method.items()
+    ]
+    return Drawing(png_bytes(reconstruction_grid(joined, list(by_method))), pictures, {})
 
 
 def _samples(drawn: Drawn) -> Drawing | None:
     """Draw samples of every prior, in two rows each."""
     rows: dict[str, Tensor] = {}
+    pictures = []
     for what, trial in drawn.first.items():
         folder = samples_folder(trial)
         if folder.is_dir():
             shown = min(PICTURES, drawn.plan.num_samples or PICTURES)
             images = read_drawn(folder, range(shown)).expand(-1, 3, -1, -1)
+            pictures.append(Pictures(images, -(-shown // 2), caption=what))
             for i, half in enumerate(images.chunk(2)):
                 rows[what if i == 0 else " " * len(rows)] = half  # the second row has no name
-    return Drawing(png_bytes(reconstruction_grid(rows)), {}) if rows else None
+    return Drawing(png_bytes(reconstruction_grid(rows)), pictures, {}) if rows else None
 
 
 _DRAWINGS: Mapping[FigureKind, Callable[[Drawn], Drawing | None]] = {

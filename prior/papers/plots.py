@@ -18,7 +18,16 @@ from imagetok.data import ImageDataset, open_images
 from imagetok.evaluation.embedding import neighbour_accuracy, tsne
 from imagetok.images import from_stored
 from imagetok.named_configs.sheets import SheetColumn
-from imagetok.reporting.figures import COLOURS, DASHES, logarithmic, panels
+from imagetok.reporting import Figure, Pictures
+from imagetok.reporting.figures import (
+    COLOURS,
+    DASHES,
+    INK,
+    drawing,
+    legend_above,
+    logarithmic,
+    panels,
+)
 from imagetok.tokenizers import Autoencoder
 from prior.papers.record import NumberTable, value_of
 from prior.papers.stages import entropies
@@ -29,9 +38,11 @@ _MOST_IN_MAP = 2000
 
 
 class Drawing(NamedTuple):
-    """A drawing, and the numbers behind it that the table of the figure does not have."""
+    """A drawing as one file and for the page, and its numbers that are in no table."""
 
     png: bytes
+    blocks: Sequence[Figure | Pictures]
+    """The same for the page, which can be narrow or dark: its plots one by one, or its pictures."""
     numbers: NumberTable
 
 
@@ -74,16 +85,27 @@ class Drawn(NamedTuple):
 def lines(drawn: Drawn) -> Drawing:
     """Draw each column against each setting on the x axis, on logarithmic axes."""
     sheet = drawn.plan.figure.sheet
-    draws: list[Callable[[Axes], None]] = []
-    for key, label in sheet.x.items():
-        for title in sheet.columns:
-            draws.append(_line_panel(drawn, key, label, title, not draws))
-    return Drawing(panels(draws, width=4.6 * len(draws), height=4.4), {})
+    draws = {
+        f"{title} against {label}": _line_panel(drawn, key, label, title)
+        for key, label in sheet.x.items()
+        for title in sheet.columns
+    }
+    return _plotted(draws, 4.6, 4.4)
 
 
-def _line_panel(
-    drawn: Drawn, key: str, label: str, title: str, has_legend: bool
-) -> Callable[[Axes], None]:
+def _plotted(
+    draws: Mapping[str, Callable[[Axes], None]],
+    width: float,
+    height: float,
+    numbers: NumberTable | None = None,
+) -> Drawing:
+    """Draw named plots: side by side as a file, `width` x `height` inches each, and one by one."""
+    png = panels(list(draws.values()), width * len(draws), height)
+    figures = [Figure(drawing(draw, height=3.6), name) for name, draw in draws.items()]
+    return Drawing(png, figures, numbers or {})
+
+
+def _line_panel(drawn: Drawn, key: str, label: str, title: str) -> Callable[[Axes], None]:
     sheet = drawn.plan.figure.sheet
     column = sheet.columns[title]
     lines: dict[str, list[PlannedRun]] = {}
@@ -113,16 +135,14 @@ def _line_panel(
                 at, numbers = (list(values) for values in zip(*printed, strict=True))
                 axes.plot(at, numbers, "o", fillstyle="none", label=f"{name}, paper", color=colour)
         if key.endswith("num_codes") and title == "perplexity":
-            axes.plot(places, places, color="black", marker="+", label="codebook size")
+            axes.plot(places, places, color=INK, marker="+", label="codebook size")
         _log_axes(axes, places)
         for place in _printed_as_diverged(drawn.runs, key, title):
             at_the_top = {"xy": (place, 0.97), "xycoords": ("data", "axes fraction")}
             axes.annotate("paper: diverged", rotation=90, ha="center", va="top", **at_the_top)
         axes.set_xlabel(label)
         axes.set_ylabel(title)
-        if has_legend:
-            is_alone = len(sheet.x) * len(sheet.columns) == 1
-            _legend_above(axes, list(lines), 1 if is_alone else 2)
+        _legend_above(axes, list(lines))
 
     return draw
 
@@ -138,21 +158,12 @@ def _log_axes(axes: Axes, places: Sequence[float]) -> None:
         logarithmic(axes)
 
 
-def _legend_above(axes: Axes, names: Sequence[str], num_columns: int) -> None:
+def _legend_above(axes: Axes, names: Sequence[str]) -> None:
     """Add a legend above the axes, in which the paper's points follow those found."""
-    handles, labels = axes.get_legend_handles_labels()
-    known = dict(zip(labels, handles, strict=True))
-    pairs = [label for name in names for label in (name, f"{name}, paper") if label in known]
-    order = dict.fromkeys([*pairs, *labels])
-    if known:
-        axes.legend(
-            [known[label] for label in order],
-            list(order),
-            loc="lower left",
-            bbox_to_anchor=(0, 1.01),
-            ncols=num_columns,
-            borderaxespad=0.0,
-        )
+    _, labels = axes.get_legend_handles_labels()
+    pairs = [label for name in names for label in (name, f"{name}, paper") if label in labels]
+    if labels:
+        legend_above(axes, list(dict.fromkeys([*pairs, *labels])), most=2)
 
 
 def _line_name(planned: PlannedRun, series: Mapping[str, str]) -> str:
@@ -194,7 +205,8 @@ def curves(drawn: Drawn) -> Drawing:
     """Draw held-out measures over training; two of a single method share a panel with two axes."""
     columns, runs = list(drawn.plan.figure.sheet.columns), drawn.runs
     if len(runs) == 1 and len(columns) == 2:
-        return Drawing(panels([lambda axes: _twin_axes(axes, drawn, runs[0])], 6.4, 4.0), {})
+        name = f"{' and '.join(columns)} over training"
+        return _plotted({name: lambda axes: _twin_axes(axes, drawn, runs[0])}, 6.4, 4.0)
 
     def panel(title: str) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
@@ -203,11 +215,11 @@ def curves(drawn: Drawn) -> Drawing:
             axes.set_xlabel(drawn.plan.figure.sheet.unit)
             axes.set_ylabel(title)
             logarithmic(axes)
-            axes.legend(loc="best")
+            _legend_above(axes, [planned.run.what for planned in runs])
 
         return draw
 
-    return Drawing(panels([panel(title) for title in columns], 5.2 * len(columns), 3.8), {})
+    return _plotted({f"{title} over training": panel(title) for title in columns}, 5.2, 3.8)
 
 
 def _twin_axes(axes: Axes, drawn: Drawn, planned: PlannedRun) -> None:
@@ -258,29 +270,29 @@ def entropy(drawn: Drawn) -> Drawing:
             axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
         axes.set_xlabel("step")
         axes.set_ylabel("entropy, nats")
-        axes.legend(loc="best")
+        _legend_above(axes, list(curves))
 
     numbers = {
         f"{what}, step {step:,}": {"mean entropy, nats": mean, "standard deviation": std}
         for what, by_step in curves.items()
         for step, (mean, std) in sorted(by_step.items())
     }
-    return Drawing(panels([draw], 6.4, 4.0), numbers)
+    return _plotted({"entropy over training": draw}, 6.4, 4.0, numbers)
 
 
 def label_maps(drawn: Drawn) -> Drawing:
     """Draw a t-SNE map of the pixels of random training images, once per kind of label."""
     its = drawn.plan.images[drawn.data]
-    points, draws, numbers = None, [], {}
+    points, draws, numbers = None, {}, {}
     for label in drawn.plan.figure.sheet.labels:
         dataset = open_images(its.data.model_copy(update={"label": label}), "train", its.image)
         order = torch.randperm(len(dataset), generator=seeding.generator(0, "map"))[:_MOST_IN_MAP]
         batch = dataset.read(order.tolist())
         pixels = from_stored(batch.images, its.image).flatten(1)
         points = tsne(pixels) if points is None else points
-        draws.append(_map(points, batch.labels, dataset.class_names, label))
+        draws[f"t-SNE map by {label}"] = _map(points, batch.labels, dataset.class_names, label)
         numbers[label] = _separation(pixels, batch.labels)
-    return Drawing(panels(draws, width=5.4 * len(draws), height=4.8), numbers)
+    return _plotted(draws, 5.4, 4.8, numbers)
 
 
 def _separation(pixels: Tensor, labels: Tensor) -> dict[str, float]:
@@ -298,13 +310,16 @@ def _map(
     colours = matplotlib.colormaps["tab10"]
 
     def draw(axes: Axes) -> None:
-        for i, number in enumerate(labels.unique().tolist()):
+        named = {
+            number: names[number] if number >= 0 else "no label"
+            for number in map(int, labels.unique())
+        }
+        for i, (number, name) in enumerate(named.items()):
             x, y = points[(labels == number).numpy()].T
-            name = names[number] if number >= 0 else "no label"
-            axes.scatter(x, y, s=6, c=[colours(i % colours.N)], linewidths=0, label=name)
-        axes.set_title(label, fontsize=10)
+            axes.scatter(x, y, s=9, c=[colours(i % colours.N)], linewidths=0, label=name)
+        axes.set_xlabel(label)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.legend(loc="best", markerscale=2)
+        legend_above(axes, list(named.values()), most=5, markerscale=2.0)
 
     return draw

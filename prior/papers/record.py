@@ -6,8 +6,15 @@ from typing import Any, Literal
 
 from imagetok.comparison.plan import Trial
 from imagetok.comparison.results import TrialResult
-from imagetok.comparison.table import follow_up_notes, markdown_row, rule, spread
+from imagetok.comparison.table import (
+    follow_up_notes,
+    markdown_row,
+    named_seeds,
+    rule,
+    spread,
+)
 from imagetok.config import Section
+from imagetok.evaluation.meanings import meanings_of
 from imagetok.io.markdown import block, plain
 from imagetok.named_configs.sheets import SheetColumn
 from prior.papers.trials import PlannedRun
@@ -123,13 +130,13 @@ def table_of(
     record: FigureRecord, data_titles: Mapping[str, str]
 ) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table: every number of the paper beside the one found."""
-    header = ["data", "method"]
+    header = ["method", "data"]
     for title in record.columns:
         header += [f"{title}, paper", f"{title}, {_found(record, title)}"]
     rows = [
         [
-            data_titles[row.data],
             row.what,
+            data_titles[row.data],
             *(cell for title in record.columns for cell in _pair(row, record, title)),
             _seeds(row),
         ]
@@ -144,6 +151,17 @@ def tables_of(
     """Return header and rows of every table: the paper's columns, if any, and each drawing's."""
     own = [table_of(record, data_titles)] if record.rows and record.columns else []
     return [*own, *drawn_tables(record, data_titles)]
+
+
+def meanings_of_columns(record: FigureRecord) -> dict[str, str]:
+    """Return what the columns mean, by their titles."""
+    return {
+        title: meaning
+        for title, column in record.columns.items()
+        for meaning in meanings_of(
+            [column.measure] if isinstance(column.measure, str) else column.measure[:1]
+        ).values()
+    }
 
 
 def markdown(record: FigureRecord, data_titles: Mapping[str, str]) -> str:
@@ -174,14 +192,16 @@ def notes_of(record: FigureRecord) -> list[str]:
         for name, value in record.machine.items()
     )
     versions = ", ".join(f"{name} {value}" for name, value in record.versions.items())
-    own = {row.what: row.notes for row in record.rows if row.notes}
+    own: dict[str, dict[str, None]] = {}  # note -> the methods that it is about
+    for row in record.rows:
+        own.setdefault(row.notes, {})[row.what] = None
     return [
         _source_note(record),
         *([f"Not the paper's settings: {', '.join(record.settings)}."] if record.settings else []),
         *_measured_notes(record),
         record.about,
         *([record.notes] if record.notes else []),
-        *(f"{what}: {notes}" for what, notes in own.items()),
+        *(f"{'; '.join(about)}: {notes}" for notes, about in own.items() if notes),
         *(
             f"{row.what}, {row.data}, seed {seed}: {reason}."
             for row in record.rows
@@ -202,10 +222,10 @@ def _measured_notes(record: FigureRecord) -> list[str]:
 
 def _source_note(record: FigureRecord) -> str:
     """Return where the numbers are from: the place in the paper, and the seeds."""
-    place, seeds = f"{record.paper}, {record.source}", ", ".join(map(str, record.seeds))
+    place = f"{record.paper}, {record.source}"
     if not record.rows:
         return f"{place}."
-    chosen = f"seed {seeds}" if len(record.seeds) == 1 else f"the seeds {seeds}"
+    chosen = named_seeds(record.seeds)
     if not record.columns:
         return f"{place}; trained with {chosen}."
     mean = "" if len(record.seeds) == 1 else "mean ± sample standard deviation over "

@@ -14,6 +14,7 @@ from imagetok.comparison.plan import Trial
 from imagetok.comparison.results import TrialResult, finished_trial
 from imagetok.comparison.runner import failed_trial, machine_of, train_trials, versions
 from imagetok.comparison.subprocesses import Failure
+from imagetok.comparison.table import named_seeds
 from imagetok.comparison.trial_distances import check_networks
 from imagetok.config import Overrides
 from imagetok.data import open_images
@@ -22,12 +23,20 @@ from imagetok.errors import ConfigError, DivergedError, ResourceError
 from imagetok.named_configs import find_figure
 from imagetok.processes import process_state
 from imagetok.progress import progress_shown
-from imagetok.reporting import Commands, Figure, ReportSection, Table, Text, write_report
+from imagetok.reporting import (
+    Block,
+    Commands,
+    ReportSection,
+    Table,
+    Text,
+    glossary,
+    write_report,
+)
 from imagetok.results import Result
 from imagetok.signals import StopRequest
-from prior.papers.drawings import CAPTIONS, draw
+from prior.papers.drawings import caption_of, draw
 from prior.papers.follow_ups import measure
-from prior.papers.plots import Drawn
+from prior.papers.plots import Drawing, Drawn
 from prior.papers.record import (
     FigureRecord,
     NumberTable,
@@ -35,6 +44,7 @@ from prior.papers.record import (
     figure_row,
     long_rows,
     markdown,
+    meanings_of_columns,
     notes_of,
     tables_of,
 )
@@ -168,7 +178,7 @@ def _reproduce(plan: FigurePlan, jobs: int | None, device: torch.device) -> Repr
         }
         numbers = {data: drawing.numbers for data, drawing in drawings.items() if drawing.numbers}
         record = _record(plan, results, identities, measured, numbers, device)
-        _write(plan, record, {data: drawing.png for data, drawing in drawings.items()})
+        _write(plan, record, drawings)
     expected = _diverged_as_printed(plan, failures)
     rest = {t: failure for t, failure in (failures | late).items() if t not in expected}
     return Reproduction(plan.out, record, plan.figure.data, rest)
@@ -225,20 +235,22 @@ def _diverged_as_printed(plan: FigurePlan, failures: Mapping[Trial, Failure]) ->
     }
 
 
-def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, bytes]) -> None:
+def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, Drawing]) -> None:
     out, titles = plan.out, plan.figure.data
     out.mkdir(exist_ok=True)
-    for name, png in drawings.items():
-        write_bytes(out / f"{name}.png", png)
+    for name, drawing in drawings.items():
+        write_bytes(out / f"{name}.png", drawing.png)
     for name in titles.keys() - drawings.keys():
         (out / f"{name}.png").unlink(missing_ok=True)  # of an earlier call, and not of this record
     write_bytes(out / "table.md", markdown(record, titles).encode())
-    explained = CAPTIONS[plan.figure.sheet.kind]
+    explained = caption_of(plan.figure.sheet.kind, len(record.seeds))
     shown = [
-        Figure(png, f"{record.title}, {titles[name]}", f"{titles[name]}: {explained}")
-        for name, png in drawings.items()
+        block
+        for name, drawing in drawings.items()
+        for block in (Text(f"{titles[name]}: {explained}."), *drawing.blocks)
     ]
-    tables = [Table(header, rows) for header, rows in tables_of(record, titles)]
+    tables: list[Block] = [Table(header, rows) for header, rows in tables_of(record, titles)]
+    tables += glossary(meanings_of_columns(record)) if record.rows else []
     notes = [Text(note) for note in notes_of(record)]
     sections = [
         *([ReportSection(record.source, shown)] if shown else []),
@@ -248,7 +260,7 @@ def _write(plan: FigurePlan, record: FigureRecord, drawings: Mapping[str, bytes]
     ]
     title = f"{record.paper}, {record.source}: {record.title}"
     what = "imagetok reproduce: the paper's numbers beside those found"
-    seeds = ", ".join(map(str, record.seeds))
-    measured = f"Measured on {', '.join(titles[name] for name in plan.images)}; seeds {seeds}"
+    trained = f", with {named_seeds(record.seeds)}" if record.rows else ""
+    measured = f"Measured on {', '.join(titles[name] for name in plan.images)}{trained}"
     write_report(out / "report.html", title, sections, what, measured)
     write_json(out / "record.json", record.model_dump(mode="json"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from browser import check_layout
 
 from cli.main import _run
 from cli.quickstart_pipeline import run_quickstart
@@ -64,7 +65,7 @@ def test_encode_counts_every_input(chain, capsys):
 def test_dry_run_writes_nothing(chain, tmp_path, capsys):
     words = ["encode", "--tokenizer", str(chain / "edvae" / "tokenizer"), "--data", "digits:all"]
     assert _run([*words, "--shards", str(tmp_path / "none"), "--dry-run"]) == 0
-    assert "1797 images -> 1 shards" in capsys.readouterr().out
+    assert "1,797 images -> 1 shard," in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
 
 
@@ -305,6 +306,7 @@ def test_quickstart_makes_a_report_and_can_be_continued(tmp_path, monkeypatch):
         "num_samples",
     }
     assert stored["classifier_accuracy"] > 0.9
+    check_layout(out / "report.html")
     html = (out / "report.html").read_text()
     assert "data:image/png;base64" in html
     assert "imagetok sample --prior" in re.sub("</?span>", "", html)

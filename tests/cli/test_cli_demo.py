@@ -430,7 +430,7 @@ def test_a_server_for_everyone_says_so(bench):
     assert "everyone who can reach this machine" in lines[0] and lines[1].startswith("open http")
 
 
-@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [390, 1440])
 def test_in_a_browser(served, file, width):
     picture = (
         "[...document.querySelectorAll('.block')].some(b => b.innerText.includes('{}') "
@@ -460,6 +460,10 @@ def test_in_a_browser(served, file, width):
         drawn = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file='))"
         browser.wait(f"{drawn}.filter(i => i.offsetParent).length >= 10")
         assert browser.run("document.documentElement.scrollWidth") == width
+        left, right = browser.run(
+            "(b => [b.left, b.right])(document.querySelector('main').getBoundingClientRect())"
+        )
+        assert abs(left - (width - right)) <= 1 and right - left <= 1280  # centred
         assert browser.errors == []
         outside = [u for u in browser.requests if not u.startswith((served, "data:", "blob:"))]
         assert outside == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from browser import LOOKS, open_browser
+from browser import check_layout
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -173,15 +173,6 @@ def test_samples_need_a_network(place, capsys):
     assert "add --features NETWORK" in capsys.readouterr().err
 
 
-def check_layout(page: Path) -> None:
-    """At the widths of a phone and a desktop, light and dark, a page has no faults of layout."""
-    with open_browser() as browser:
-        for width, dark in LOOKS:
-            browser.look(width, 900, dark)
-            browser.open(page.as_uri())
-            assert browser.faults_of_layout(width) == [], (width, dark)
-
-
 def test_a_codebook_is_diagnosed(place, tmp_path, capsys):
     data = f"folder:all,root={place / 'photos'}"
     words = ["--tokenizer", str(place / "tokenizer"), "--data", data, "--device", "cpu"]
@@ -224,7 +215,8 @@ def test_uncertainty_is_measured(place, tmp_path, capsys):
     one, other = json.loads((tmp_path / "uncertainty.json").read_bytes())["tokenizers"]
     origins = [study.pop("origin") for study in (one, other)]
     assert one == other and origins == [str(place / "tokenizer"), str(tmp_path / "copy")]
-    assert "spearman, positions" in told and f"images: {data} 12, shapes:test 12, noise 12" in told
+    measured = f"12 images of {data}, 12 images of shapes:test and 12 images of noise"
+    assert "Spearman, positions" in told and measured in told
     assert {name: found["count"] for name, found in one["identities"].items()} == {
         data: 12, "shapes:test": 12, "noise": 12
     }  # fmt: skip

@@ -62,7 +62,15 @@ def commands(out: str) -> list[list[str]]:
 def test_init_says_what_it_found_and_what_comes_next(photos, capsys):
     assert _run(["init", "my photos", "--size", "16", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    for part in (*ODD, "67 pictures", "sea (32)", "20 x 16 rgb", "training, about", "on disk"):
+    for part in (
+        *ODD,
+        "67 pictures",
+        "sea (32)",
+        "20 x 16 rgb",
+        "tokenizer, about",
+        "prior, about",
+        "on disk",
+    ):
         assert part in out
     assert [words[0] for words in commands(out)] == ["train", "encode", "encode", "train", "sample"]
     assert _run(["init", "my photos", "--size", "16", "--device", "cpu"]) == 2

@@ -1,6 +1,7 @@
 """`imagetok report`: self-contained files whose numbers are the runs'."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -21,6 +22,7 @@ from imagetok.analysis.report import training_section
 from imagetok.analysis.runs import names_of, open_sources
 from imagetok.analysis.tokenizer_sections import decoded_single_codes
 from imagetok.codes.shard import CodeBatch
+from imagetok.evaluation.meanings import meanings_of
 from imagetok.reporting import Figure, Text, curves
 from imagetok.reporting.page import show
 from prior.build import build_prior
@@ -159,6 +161,19 @@ def test_one_tokenizer(made, tmp_path):
     assert f"imagetok train {made / 'edvae' / 'config.yaml'}" in re.sub("</?span>", "", html)
 
 
+def test_every_measure_of_a_run_is_explained(made):
+    for name in ("edvae", "vqvae", "gpt"):
+        measures = last_test(made / name).keys() - {"step", "split", "num_images"}
+        assert meanings_of(measures).keys() == measures
+
+
+def test_a_measure_of_a_single_evaluation_is_no_curve(made):
+    run = open_sources(names_of([made / "edvae"]), torch.device("cpu")).runs[0]
+    once = dataclasses.replace(run, records=run.records[-1:])
+    (block,) = training_section([once]).blocks
+    assert isinstance(block, Text) and "no curves" in block.paragraph
+
+
 def test_curves_are_what_was_logged(made):
     section = training_section(open_sources(names_of([made / "edvae"]), torch.device("cpu")).runs)
     lines = (made / "edvae" / "metrics.jsonl").read_text().splitlines()
@@ -173,7 +188,7 @@ def test_curves_are_what_was_logged(made):
 
 def test_several_runs_stand_side_by_side(made, tmp_path):
     page = report(tmp_path / "b.html", made / "edvae", made / "vqvae")
-    labels = re.findall(r'class="label first(?: low)?">(\w+)<', (tmp_path / "b.html").read_text())
+    labels = re.findall(r'<th scope="row"><div>(\w+)<', (tmp_path / "b.html").read_text())
     assert labels[:6] == ["original", "edvae", "vqvae"] * 2
     [table] = page.tables("measure")
     assert table[0] == ["measure", "edvae", "vqvae"]
@@ -189,10 +204,10 @@ def test_a_prior_draws_and_completes(made, tmp_path):
     page = report(tmp_path / "c.html", made / "gpt", extra=("--samples", "2"))
     assert page.titles[1:3] == ["Samples", "Completions"]
     samples, completions = (tmp_path / "c.html").read_text().split("<h2>")[2:4]
-    rows = re.findall(r'class="label first(?: low)?">(\w)<', samples)
+    rows = re.findall(r'<th scope="row"><div>(\w)<', samples)
     assert rows == list("0123456789")
     assert samples.count('alt="7"') == 2
-    held_out = re.findall(r'class="label first(?: low)?">(\w)<', completions)
+    held_out = re.findall(r'<th scope="row"><div>(\w)<', completions)
     assert len(held_out) == 5 and set(held_out) <= set(rows)  # the class of every image
     none = report(tmp_path / "d.html", made / "gpt", extra=("--samples", "0"))
     assert not {"Samples", "Completions"} & set(none.titles)

@@ -1,5 +1,6 @@
 """`imagetok reproduce`: tables and figures of papers at a few steps, on stand-ins of their data."""
 
+import io
 import json
 import os
 import shlex
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser import check_layout, open_browser
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -86,7 +88,21 @@ def test_the_numbers_are_those_of_the_runs_beside_the_papers(made):
     with Image.open(made / "fig-3" / "cifar10.png") as picture:
         assert picture.width > 500
     page = (made / "fig-3" / "report.html").read_text()
-    assert "420.33" in page and "<figcaption>CIFAR-10: mean over the seeds" in page
+    assert "420.33" in page and "CIFAR-10: mean over the seeds" in page
+
+
+def test_the_page_follows_the_readers_mode(made):
+    """Its plots stand on the ground of the page, in light and in dark, and fit a phone."""
+    page = made / "fig-3" / "report.html"
+    check_layout(page)
+    with open_browser() as browser:
+        for dark, ground in ((False, (251, 251, 250)), (True, (20, 23, 27))):
+            browser.look(390, 900, dark)
+            browser.open(page.as_uri())
+            corners = "[...document.querySelectorAll('.drawn')].map(e => e.getBoundingClientRect())"
+            (place,) = browser.run(f"{corners}.map(b => [Math.ceil(b.x) + 1, Math.ceil(b.y) + 1])")
+            with Image.open(io.BytesIO(browser.screenshot())) as picture:
+                assert picture.convert("RGB").getpixel(tuple(place)) == ground
 
 
 def test_made_again_it_trains_nothing_and_is_the_same(made, capsys):
@@ -388,6 +404,7 @@ def test_every_table_and_figure_is_made(paper, tmp_path, network, kaokore, monke
             table = (found.folder / "table.md").read_text()
             assert "found in cifar-resnet" in table
             assert "8 samples of the prior from all 48 images" in table
+        check_layout(found.folder / "report.html")
         is_drawn = figure.sheet.kind != "table"
         assert (found.folder / f"{data}.png").is_file() == is_drawn, name
 

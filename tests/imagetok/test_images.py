@@ -31,8 +31,8 @@ def test_images_of_the_contract_pass(dtype: torch.dtype) -> None:
     ("images", "says"),
     [
         (torch.rand(3, 8, 12), r"images of shape \(B, 3, 8, 12\), found shape \(3, 8, 12\)"),
-        (torch.rand(2, 1, 8, 12), "is for rgb images of 3 channels, found 1 channels"),
-        (torch.rand(2, 8, 12, 3), "found 8 channels on dim 1"),
+        (torch.rand(2, 1, 8, 12), "is for rgb images of 3 channels, found 1 on dim 1"),
+        (torch.rand(2, 8, 12, 3), "found 8 on dim 1"),
         (torch.rand(2, 3, 12, 8), "found 12 x 8 pixels; resize them first"),
         (torch.zeros(2, 3, 8, 12, dtype=torch.uint8), r"torch\.uint8; .* images\.float\(\) / 255"),
         (torch.full((2, 3, 8, 12), 255.0), r"found \[255, 255\]; divide pixels in 0\.\.255 by 255"),

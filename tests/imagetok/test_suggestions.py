@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from imagetok.suggestions import did_you_mean, nearest
+from imagetok.suggestions import all_of, are, counted, did_you_mean, nearest
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +37,14 @@ def test_there_is_one_place_that_compares_names():
         if "difflib" in path.read_text()
     }
     assert using == {"imagetok/suggestions.py"}
+
+
+def test_a_number_has_its_noun_in_the_singular_or_plural():
+    nouns = ("image", "class", "batch", "copy", "key", "pass", "more key")
+    assert [counted(1, noun) for noun in nouns] == [f"1 {noun}" for noun in nouns]
+    several = ("images", "classes", "batches", "copies", "keys", "passes", "more keys")
+    assert [counted(0, noun) for noun in nouns] == [f"0 {noun}" for noun in several]
+    assert counted(1234, "row") == "1,234 rows"
+    assert counted(2, "table or figure", "tables and figures") == "2 tables and figures"
+    assert (are(1), are(0), are(2)) == ("is", "are", "are")
+    assert (all_of(1, "map"), all_of(3, "map")) == ("the only map", "all 3 maps")

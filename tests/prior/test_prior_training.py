@@ -25,6 +25,7 @@ from imagetok.training.loop import train
 from prior import Prior
 from prior.base import NO_LABEL
 from prior.config import PriorRun
+from prior.estimate import estimate_prior
 from prior.training import CodeSubset, evaluate_bits, open_data, train_prior, visible_labels
 
 COUNT = 40
@@ -80,6 +81,47 @@ def test_codes_of_another_tokenizer_are_refused(codes_folder, other_tokenizer_fo
     with pytest.raises(ShardError, match=rf"belongs to tokenizer {found[:16]}.*is {other[:16]}"):
         train_prior(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "prior").exists()
+
+
+def test_a_dry_run_without_codes_measures_on_random_codes_of_the_tokenizer(
+    codes_folder, tokenizer_folder, tmp_path
+):
+    known = estimate_prior(make_run(codes_folder, tokenizer_folder), device="cpu")
+    assert known.refusal is None
+    assert (known.facts.images, known.facts.held_out) == (COUNT * 0.8, COUNT * 0.2)
+    found = estimate_prior(make_run(tmp_path / "none", tokenizer_folder), device="cpu")
+    assert isinstance(found.refusal, ShardError)
+    assert found.facts == dataclasses.replace(
+        known.facts,
+        data=str(tmp_path / "none"),
+        images=None,
+        held_out=None,
+        class_names=None,
+        parameters=found.facts.parameters,
+    )
+    assert (found.facts.parameters, known.facts.parameters) == (
+        known.facts.parameters - 3 * 16,  # the embeddings of its classes
+        known.facts.parameters,
+    )
+    assert found.seconds is not None and found.seconds > 0
+
+
+def test_a_dry_run_without_a_tokenizer_names_all_that_is_missing(
+    codes_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = make_run("runs/digits-edvae/codes", "runs/digits-edvae/tokenizer")
+    by_its_config = estimate_prior(run, device="cpu")
+    assert (by_its_config.facts.num_codes, by_its_config.facts.grids) == ((64,), ((4, 4),))
+    assert by_its_config.seconds is not None
+    for place in ("runs/digits-edvae/tokenizer: no such", "data.source: runs/digits-edvae/codes"):
+        assert place in str(by_its_config.refusal)
+    unknown = estimate_prior(make_run("codes", "runs/other/tokenizer"), device="cpu")
+    assert (unknown.facts.parameters, unknown.seconds, unknown.facts.steps) == (None, None, 3)
+    assert unknown.rows()["parameters"] == "unknown"
+    by_its_codes = estimate_prior(make_run(codes_folder, "runs/other/tokenizer"), device="cpu")
+    assert by_its_codes.facts.class_names == ("a", "b", "c")
+    assert "data.source" not in str(by_its_codes.refusal)
 
 
 @pytest.mark.parametrize("conditional", [True, False])

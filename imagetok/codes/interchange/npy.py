@@ -12,6 +12,7 @@ from imagetok.codes.schema import CodePlan, read_json
 from imagetok.durable import MANIFEST, staged_folder, verify_folder, write_json
 from imagetok.errors import InputError
 from imagetok.io.regular_files import open_regular
+from imagetok.suggestions import counted
 
 BINDING = "imagetok.json"
 
@@ -104,6 +105,7 @@ def _map(path: Path) -> np.ndarray:
         raise InputError(f"{path}: expected one .npy array with one row per image")
     if array.offset + array.nbytes != path.stat().st_size:
         raise InputError(
-            f"{path}: expected {array.nbytes} bytes of data, found more; the file is damaged"
+            f"{path}: expected {counted(array.nbytes, 'byte')} of data, found more; the file is "
+            "damaged"
         )
     return array

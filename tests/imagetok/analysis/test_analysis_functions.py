@@ -176,7 +176,7 @@ def test_uncertainty(place, data, tmp_path):
     found = check_same(tmp_path / "a", [*words, "--limit", "12"], call)
     [study] = found.studies
     assert study.identities["noise"]["count"] == 12 and "auroc" in study.measures
-    assert "spearman, positions" in str(found.rows())
+    assert "Spearman, positions" in str(found.rows())
     with pytest.raises(ConfigError, match="twice"):
         imagetok.uncertainty([tokenizer, Path(tokenizer)], data)
     same = Tokenizer.from_pretrained(tokenizer)

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 import imagetok
-from imagetok.analysis.starting_config import choose_image, steps_for, with_comments
+import prior
+from imagetok.analysis.starting_config import (
+    StartingConfig,
+    choose_image,
+    steps_for,
+    with_comments,
+)
 from imagetok.config import load_config, read_yaml
 from imagetok.data import FolderConfig
 from imagetok.data.folder_survey import survey_folder
@@ -87,8 +93,27 @@ def test_configs_are_written_that_load_and_commands_that_lead_to_samples(photos)
     assert read_yaml(start.prior_config)["tokenizer"] == "runs/my-photos/tokenizer"
     assert not Path("runs").exists()
     text = str(start)
-    for part in ("12 pictures", "2: cat (6), dog (6)", "16 x 16 rgb", "training, about", "on disk"):
+    for part in (
+        "12 pictures",
+        "2: cat (6), dog (6)",
+        "16 x 16 rgb",
+        "tokenizer, about",
+        "on disk",
+    ):
         assert part in text
+
+
+def test_the_time_of_the_prior_is_measured_on_codes_of_its_form(photos):
+    start = prior.init(photos, size=16, device="cpu", progress=False)
+    facts, codes = start.prior_estimate.facts, start.estimate.facts
+    assert (facts.num_codes, facts.grids) == (codes.num_codes, codes.grids)
+    assert (facts.images, facts.held_out) == (11, 1)
+    assert facts.class_names == ("cat", "dog")
+    assert facts.steps == read_yaml(start.prior_config)["train"]["steps"]
+    rows = start.rows()
+    assert list(rows)[-3:] == ["tokenizer, about", "prior, about", "codes, about"]
+    assert "prior, about" not in StartingConfig.durations(start)
+    assert not Path("runs").exists()
 
 
 def test_damaged_pictures_are_allowed_for_in_config_and_commands(photos):

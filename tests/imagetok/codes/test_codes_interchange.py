@@ -366,7 +366,7 @@ def test_the_commands(encode, tokenizer_folder, tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
     assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 0
     assert _run(words) == 0
-    assert "back: 21 images in 3 shard(s)" in capsys.readouterr().out
+    assert "back: 21 images in 3 shards" in capsys.readouterr().out
     assert tree(Path(back)) == tree(dataset.folder)
     assert _run(["export", str(dataset.folder), "--to", "parquet", "--out", out]) == 0  # is there
     other = str(encode(3, "other").folder)

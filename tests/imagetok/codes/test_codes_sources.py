@@ -158,7 +158,7 @@ def test_limit_dry_run_and_skips_on_the_command_line(colour_tokenizer, tmp_path,
             data[1] = f"table,file={tmp_path}/photos.csv,root={tmp_path}/photos"
         dry = [*words, str(tmp_path / "none"), *data, "--limit", "2", "--dry-run"]
         assert _run(dry) == 0
-        assert "2 images -> 1 shards" in capsys.readouterr().out
+        assert "2 images -> 1 shard," in capsys.readouterr().out
         out = str(tmp_path / f"codes-{len(spec)}")
         assert _run([*words, out, *data, "--max-skip", "1"]) == 3
         assert _run([*words, out, *data, "--max-skip", "34%"]) == 4

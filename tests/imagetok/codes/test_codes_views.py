@@ -98,7 +98,7 @@ def test_an_unreadable_image_is_skipped_with_all_its_views(tokenizer, folder, tm
     assert sum(line.startswith("skipped ") for line in printed) == 2  # the file, and the sum
     assert f"skipped 1 of {COUNT}: not_image" in printed
     assert printed[-2:] == [
-        f"inputs: 10 views of {COUNT} images, 1 images skipped",
+        f"inputs: 10 views of {COUNT} images, 1 image skipped",
         "inputs 70 == written 60 + skipped 10",
     ]
 

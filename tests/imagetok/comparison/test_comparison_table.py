@@ -175,7 +175,7 @@ def test_the_page_shows_pictures_first_and_marks_the_best(result, tmp_path):
     html = (tmp_path / "report.html").read_text()
     titles = re.findall("<h2>(.*?)</h2>", html)
     assert titles == ["Reconstructions", "Measures", "Training", "Command"]
-    assert 'alt="original, cat"' in html and 'alt="deep"' in html
+    assert 'alt="original, cat"' in html and 'alt="deep, dog"' in html
     assert re.findall(r'class=" best"><div>(.*?)<span', html) == [
         f"2.00\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{math.sqrt(2):.2f}"
     ]
@@ -190,6 +190,9 @@ def test_the_page_of_a_comparison_in_a_browser(result, tmp_path, width, dark):
         browser.look(width, 900, dark)
         browser.open((tmp_path / "report.html").as_uri())
         assert browser.faults_of_layout(width) == []
+        pictures = "[...document.querySelectorAll('.pictures img')]"
+        sizes = browser.run(f"{pictures}.map(e => e.getBoundingClientRect().width)")
+        assert len(sizes) == 36 and min(sizes) >= 64
 
 
 def sized(

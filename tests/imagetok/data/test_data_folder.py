@@ -57,7 +57,7 @@ def test_a_picture_beside_the_folders_of_classes_takes_no_labels_away(tmp_path, 
     assert dataset.class_names == ("a", "b")
     assert labels(dataset) == [0, 0, 0, 1, 1, 1, NO_LABEL]
     (said,) = caplog.messages
-    assert "1 of 7 images lie beside" in said and said.endswith(str(tmp_path / "cover.jpg"))
+    assert "1 of 7 images is beside" in said and said.endswith(str(tmp_path / "cover.jpg"))
     for split in ("train", "test"):  # every split has the same classes
         assert opened(tmp_path, split, holdout=0.3).class_names == ("a", "b")
     assert caplog.messages == [said]  # once, however many splits are opened

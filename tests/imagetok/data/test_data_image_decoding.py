@@ -1,5 +1,6 @@
 """Opening image files: every pixel right, or one clear refusal."""
 
+import importlib
 import io
 import os
 import struct
@@ -253,3 +254,11 @@ def test_a_heic_is_turned_by_its_property_and_never_by_exif():
 
 
 EXIF_OF_ORIENTATION_6 = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 274, 3, 1, 6, 0, 0)
+
+
+def test_the_former_module_is_imported_with_a_warning_that_names_the_new_place():
+    sys.modules.pop("imagetok.data.open", None)
+    with pytest.warns(DeprecationWarning, match=r"from imagetok\.data$") as warnings:
+        former = importlib.import_module("imagetok.data.open")
+    assert len(warnings) == 1
+    assert former.open_image is open_image and former.ImageError is ImageError

@@ -136,7 +136,9 @@ def test_a_missing_image_is_unreadable(photos, caplog):
     rows = [f"photos/{name}.png,{name}" for name in "aebc"]
     data = table(photos, "\n".join(["image,label", *rows]))
     (said,) = caplog.messages
-    assert "1 of 4 images are missing" in said and "line 3: no such image" in said
+    assert (
+        "1 of 4 images missing, counted as unreadable" in said and "line 3: no such image" in said
+    )
     assert data.class_names == ("a", "b", "c", "e")
     with pytest.raises(ImageError, match=r"e\.png: cannot be opened") as caught:
         data.read(range(4))
@@ -178,7 +180,7 @@ def test_kaokore_by_gender_or_status(tmp_path, caplog):
     config = KaokoreConfig(root=str(tmp_path / "kaokore"))
     contract = ImageContract(height=256, width=256)
     everything = open_images(config, "all", contract)
-    assert "1 of 4 images are missing and left out" in caplog.text
+    assert "left out 1 missing of 4 images" in caplog.text
     assert everything.read(range(3)).labels.tolist() == [0, 1, 0]
     assert everything.class_names == ("male", "female")
     status = open_images(config.model_copy(update={"label": "status"}), "all", contract)

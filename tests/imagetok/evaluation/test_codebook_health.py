@@ -114,7 +114,7 @@ def test_copies_are_broken(spread):
         tokenizer.quantizer.codebook[7:9] = tokenizer.quantizer.codebook[2]
     health, verdict = health_and_verdict(tokenizer, dataset)
     assert health.copies == 2 and verdict.state == "broken"
-    assert "2 codes are exact copies" in verdict.sentences[0]
+    assert "2 exact copies" in verdict.sentences[0]
 
 
 @pytest.mark.parametrize("kind", ["edvae", "dvae"])

@@ -18,6 +18,7 @@ from imagetok.reporting import (
     Commands,
     Details,
     Figure,
+    Meanings,
     Numbers,
     Pictures,
     ReportSection,
@@ -62,8 +63,9 @@ def every_block(word: str) -> list[ReportSection]:
         Numbers([(word, word, word), ("count", 12345, "")]),
         Table([word, "number"], [[word, 1.5], [word, None]], word),
         Figure(drawn, word, word),
-        Pictures(IMAGES, 3, [word, "second"], ["a", word, "c"], word, [word, "", "", "", ""]),
+        Pictures(IMAGES, 3, [word, "second"], ["a", word, "c"], word),
         Commands([word, "imagetok --help"], word),
+        Meanings({word: word}),
         Details(word, [Text(word)]),
     )
     return [ReportSection(word, blocks), ReportSection("Second", [])]
@@ -88,8 +90,8 @@ def test_user_text_is_escaped_and_shown_as_given():
     assert "<script" not in html
     page = Page(html)
     # title twice, subtitle, contents, heading, and: 1 text, 3 number, 4 table, 1 figure,
-    # 4 pictures, 2 commands, 2 details; what is an alternative text is an attribute.
-    assert page.text.count(HOSTILE) == 5 + 1 + 3 + 4 + 1 + 4 + 2 + 2
+    # 3 pictures, 2 commands, 2 meanings, 2 details; what is an alternative text is an attribute.
+    assert page.text.count(HOSTILE) == 5 + 1 + 3 + 4 + 1 + 3 + 2 + 2 + 2
     assert HOSTILE in [image["alt"] for image in page.all("img")]
 
 
@@ -148,12 +150,12 @@ def test_best_cells_are_marked_for_the_eye_and_for_a_screen_reader():
     assert html.count("(best)") == 3
 
 
-def test_names_are_shown_and_part_of_the_alternative_texts():
-    pictures = Pictures(IMAGES, 3, ["one", "two"], names=["cat", "dog", "", "", ""], empty={4})
-    page = Page(render("Title", [ReportSection("S", [pictures])]))
-    alts = [image["alt"] for image in page.all("img")]
-    assert alts == ["one, cat", "one, dog", "one", "two"]  # the last image is left out
-    assert "cat" in page.text and "dog" in page.text
+def test_labels_are_shown_and_part_of_the_alternative_texts():
+    pictures = Pictures(IMAGES, 3, ["one", "two"], ["cat", "dog", ""], empty={4})
+    html = render("Title", [ReportSection("S", [pictures])])
+    alts = [image["alt"] for image in Page(html).all("img")]
+    assert alts == ["one, cat", "one, dog", "one", "two, cat"]  # the last image is left out
+    assert re.findall("<th[^>]*><div>(.*?)<", html) == ["cat", "dog", "one", "two"]
 
 
 def test_adjacent_figures_stand_side_by_side():
@@ -205,7 +207,7 @@ def long_page() -> list[ReportSection]:
     row = ["a measure", *("0.12345 ± 0.00012" for _ in names)]
     table = Table(["", *names], [row], "A caption", best={(0, 6)})
     images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
-    pictures = Pictures(images, 10, ["original", "decoded"], names=["automobile"] * 20)
+    pictures = Pictures(images, 10, ["original", "decoded"], ["automobile"] * 10)
     command = "imagetok compare " + " ".join(f"some/folder/{name}.yaml" for name in names)
     return [
         ReportSection("Figures", [drawn, drawn]),
@@ -276,12 +278,11 @@ def test_values_are_shown_as_a_reader_wants_them(value, shown):
     ("build", "error", "message"),
     [
         (lambda: Table(["a", "b"], [[1, 2], [3]]), ConfigError, "row 1 has 1 cells"),
-        (lambda: Figure(b"<html>", "x"), InputError, "SVG or PNG"),
+        (lambda: Figure(b"<html>", "x"), InputError, "expected the bytes of an SVG"),
         (lambda: Pictures(torch.zeros(3, 4, 4), 1), InputError, r"found shape \(3, 4, 4\)"),
         (lambda: Pictures(IMAGES, 0), ConfigError, "columns >= 1"),
         (lambda: Pictures(IMAGES, 3, ["one"]), ConfigError, "need 2 row_labels or none, found 1"),
         (lambda: Pictures(IMAGES, 3, (), ["a"]), ConfigError, "need 3 column_headers or none"),
-        (lambda: Pictures(IMAGES, 3, names=["a"]), ConfigError, "need 5 names or none, found 1"),
     ],
 )
 def test_blocks_that_cannot_be_shown_are_refused(build, error, message):

@@ -186,7 +186,7 @@ def test_configs_that_cannot_be_are_refused(changes: dict[str, object], says: st
 def test_codes_of_other_levels_are_refused() -> None:
     tokenizer = build(VQ, EDVAE)
     top, bottom = tokenizer.encode(IMAGES)
-    with pytest.raises(InputError, match="expected a tuple of 2 code maps, found 1 levels"):
+    with pytest.raises(InputError, match="expected a tuple of 2 code maps, found 1 level"):
         tokenizer.decode((bottom,))
     with pytest.raises(InputError, match=r"level 0: expected codes of shape \(B, 2, 4\)"):
         tokenizer.decode((bottom, top))

@@ -1,5 +1,7 @@
 """Pixels without a class count nowhere: not in the input, the loss, its gradient, or measures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,12 @@ from torch.testing import assert_close
 import imagetok
 from imagetok import seeding
 from imagetok.config import validate
-from imagetok.data import ShapesConfig, open_images, preprocess
+from imagetok.data import ShapesConfig, open_images, parse_spec, preprocess
+from imagetok.data.label_maps import check_classes
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.reconstruction_error import quality, quality_sums
 from imagetok.images import ImageContract, check_images, from_stored
+from imagetok.named_configs import find_config
 from imagetok.networks import PixelRange
 from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 from imagetok.tokenizers.likelihood import VMFConfig, build_likelihood
@@ -169,3 +173,37 @@ def test_codes_of_maps_with_ignored_pixels_are_stored_and_decoded(tmp_path) -> N
     assert done.written == 3 and done.dataset.plan.image.ignore == IGNORE
     stored = done.dataset.__getitems__([0, 1, 2]).codes
     assert all(np.array_equal(a, b) for a, b in zip(stored, tokenizer.encode(labels), strict=True))
+
+
+@pytest.fixture
+def blank(tmp_path) -> Path:
+    """A folder of six label maps in which no pixel has a class; beside it, six in which some do."""
+    for folder, values in (("blank", [IGNORE]), ("mixed", [0, 1, IGNORE])):
+        (tmp_path / folder).mkdir()
+        for i in range(6):
+            pixels = np.resize(np.array(values, dtype=np.uint8), (16, 16))
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
+    return tmp_path / "blank"
+
+
+def test_maps_without_any_class_are_refused_in_words(blank, tmp_path) -> None:
+    expected = r"classes 0 to 10, found only 255, .* in all 6 label maps"
+    with pytest.raises(InputError, match=expected):
+        imagetok.evaluate(build(), blank, progress=False)
+    found = imagetok.reconstruct(build(), blank / "0.png")
+    assert found.measures == ({},)
+    assert "nan" not in str(found)
+    check_classes(open_images(*parse_spec(str(tmp_path / "mixed")), CONTRACT))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_whose_maps_of_a_split_have_no_class_does_not_start(split, blank, tmp_path) -> None:
+    root = tmp_path / "both"
+    root.mkdir()
+    for name in ("train", "val"):
+        (root / name).symlink_to(blank if name == split else tmp_path / "mixed")
+    run = find_config("shapes/vmf-sqvae").tree | {"data": {"source": "folder", "root": str(root)}}
+    run["tokenizer"] |= {"image": IMAGE | {"ignore": IGNORE}}
+    with pytest.raises(InputError, match="found only 255"):
+        imagetok.train(run, out=tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -1,3 +1,4 @@
+import warnings
 from itertools import chain, islice
 from typing import Any
 
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from imagetok.data.base import ArrayImages
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
-from imagetok.training.batch_order import MicroBatches, batch_loader
+from imagetok.training import batch_order
+from imagetok.training.batch_order import MicroBatches, batch_loader, begin
 
 SEEDS = st.integers(0, 2**32)
 
@@ -121,3 +123,21 @@ def test_a_dataset_that_differs_by_epoch_is_told_the_epochs(workers: int) -> Non
     loader = batch_loader(Passes(), order, workers, pin_memory=False)
     expected = [torch.tensor([batch.indices, batch.epochs]) for batch in islice(order, 6)]
     assert all(torch.equal(a, b) for a, b in zip(loader, expected, strict=False))
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_more_workers_than_cpus_are_warned_of_once_in_our_words(cpus, monkeypatch, caplog):
+    monkeypatch.setattr(batch_order, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr("torch._utils.cpu_count", lambda: cpus)
+    image = ImageContract(mode="grey", height=2, width=2)
+    pixels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    images = ArrayImages(pixels, name="x", split="train", contract=image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader = batch_loader(images, MicroBatches(4, 2, seed=0), 2, pin_memory=False)
+        batches = begin(loader)
+        next(batches)
+        del batches
+    said = [message for message in caplog.messages if "train.workers" in message]
+    assert len(said) == (1 if cpus == 1 else 0)
+    assert all("found 2" in message and "set train.workers=1" in message for message in said)

@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_its_own_images(images, tmp_path, caplog):
     caplog.clear()
     measures = train_tokenizer(run_config(flat, 1), tmp_path / "run", resume=True)
     assert measures["num_images"] == 2
-    assert "3 images were added since the run started" in caplog.text
+    assert "found 3 images added since the run started" in caplog.text
     assert "folder:train: 1 of 22 images" in caplog.text and "folder:all" not in caplog.text
     assert [image.reason for image in read_skipped(tmp_path / "run").train] == ["missing"]
     again = json.loads(gzip.decompress((tmp_path / "run" / "images.json.gz").read_bytes()))

@@ -2,15 +2,20 @@
 
 import logging
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_resume import tree
 
 import imagetok
-from imagetok.errors import ConfigError
+from imagetok.data.noise import NoiseImages
+from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract, pixels_text
 from imagetok.plugins import loading
+from imagetok.training import estimate
+from imagetok.training.config_input import config_of_run
 from imagetok.training.facts import RunFacts, classes_text
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.next_commands import command
@@ -75,7 +80,54 @@ def test_a_dry_run_refuses_what_the_run_refuses(here):
         imagetok.train(tree(trackers=["mlflow"]), dry_run=True, device="cpu")
 
 
-def test_a_run_begins_with_its_facts_and_names_the_next_command(here, caplog):
+def test_a_dry_run_without_images_shows_what_is_known_and_what_is_missing(here):
+    config = tree(steps=10) | {"data": {"source": "folder", "root": "missing"}}
+    found = imagetok.train(config, dry_run=True, device="cpu", progress=False)
+    known = imagetok.train(tree(steps=10), dry_run=True, device="cpu", progress=False)
+    assert isinstance(found.refusal, InputError) and "missing" in str(found.refusal)
+    assert known.refusal is None
+    assert found.facts == replace(
+        known.facts, data=found.facts.data, images=None, held_out=None, class_names=None
+    )
+    assert found.seconds == pytest.approx(10 * found.seconds_per_step)
+    rows = found.rows()
+    assert rows["images"] == rows["held out"] == rows["classes"] == "unknown"
+    assert rows["steps"] == "10 of 60 images"
+    assert not list(here.iterdir())
+    with pytest.raises(InputError) as refused:
+        imagetok.train(config, out="run", device="cpu", progress=False)
+    assert str(refused.value) == str(found.refusal)
+
+
+@pytest.mark.parametrize("mode", ["rgb", "grey", "labels"])
+def test_noise_has_the_form_of_the_images(mode):
+    labels = {"num_classes": 3, "interpolation": "nearest"} if mode == "labels" else {}
+    image = ImageContract(mode=mode, height=4, width=6, **labels)
+    batch = NoiseImages(image).__getitems__([5, 7])
+    assert batch.images.shape == (2, image.channels, 4, 6)
+    assert batch.indices.tolist() == [5, 7]
+    assert int(batch.images.max()) < (image.num_classes or 256)
+
+
+def test_few_steps_are_enough_where_a_step_takes_minutes(monkeypatch):
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(clock)))
+    taken = list(estimate._seconds(iter([None] * 10), torch.device("cpu"), limit=10.0))
+    assert taken == [100.0]
+
+
+def test_a_run_of_another_folder_is_found_by_its_config(here):
+    assert config_of_run(Path("runs/digits-edvae")).where == "digits/edvae"  # pyright: ignore
+    assert config_of_run(Path("runs/mine")) is None
+    Path("mine.yaml").write_text("kind: tokenizer")
+    assert config_of_run(Path("runs/mine")).where == "mine.yaml"  # pyright: ignore
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/config.yaml").write_text("kind: tokenizer")
+    assert config_of_run(Path("runs/mine")).where == "runs/mine/config.yaml"  # pyright: ignore
+
+
+def test_a_run_begins_with_its_facts_and_names_the_next_command(here, caplog, monkeypatch):
+    monkeypatch.setattr(loading, "_asked", {})
     caplog.set_level(logging.INFO, "imagetok")
     run = imagetok.train(tree(steps=1), out="my run", device="cpu")
     (first,) = [m for m in caplog.messages if m.startswith("tokenizer, edvae, on shapes:train")]
