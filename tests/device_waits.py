@@ -92,7 +92,8 @@ class DeviceWaits(TorchDispatchMode):
                 with no_dispatch():
                     return torch.zeros(args[0].shape, dtype=args[0].dtype)
         if name == "_pin_memory":  # without a GPU there is no page-locked memory
-            pinned = args[0].clone()
+            with no_dispatch():
+                pinned = args[0].clone()
             self._pinned[pinned] = True
             return pinned
         if not self._makes_here(kwargs) and not _has_fake(args, kwargs):
@@ -180,11 +181,15 @@ def _message(func: Any, fault: str) -> str:
     return f"{func}: {fault}"
 
 
+class _WithoutDevice(FakeTensorMode):
+    """Fake tensors that use no GPU where there is one."""
+
+    avoid_device_init = True  # pyright: ignore
+
+
 def fake_tensors() -> FakeTensorMode:
     """Return a context in which new tensors have no values and take no memory, on any device."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    mode.avoid_device_init = True  # on a machine with a GPU too
-    return mode
+    return _WithoutDevice(allow_non_fake_inputs=True)
 
 
 def device_generator() -> torch.Generator:

@@ -199,12 +199,7 @@ def test_what_no_config_asks_for_waits_for_nothing_either(name, changes):
     take_backward(of_config(run_of(tree)))
 
 
-RESETS = {
-    "none": {"kind": "none"},
-    "random": {"kind": "random"},
-    "least-recently-used": {"kind": "least-recently-used"},
-    "split": {"kind": "split"},
-}
+RESETS = "none", "random", "least-recently-used", "split"
 QUANTIZERS = {
     "vqvae": ("digits/vqvae", {}),
     "vqvae-ema": ("digits/vqvae-ema", {"averages": "zeros"}),
@@ -223,7 +218,7 @@ SOME = [
 @pytest.mark.parametrize(("quantizer", "init", "reset"), slow_but(SOME, CASES))
 def test_codes_start_and_are_replaced_without_waiting_but_for_k_means(quantizer, init, reset):
     name, changes = QUANTIZERS[quantizer]
-    changes = {**changes, "init": init, "reset": RESETS[reset]}
+    changes = {**changes, "init": init, "reset": {"kind": reset}}
     keys = {f"tokenizer.quantizer.{key}": value for key, value in changes.items()}
     run = run_of(apply_overrides(MODELS[name], keys))
     assert take_steps(of_config(run), steps=3) == set(ALLOWED if init == "kmeans" else [])
