@@ -1,8 +1,9 @@
-"""Images a second of the training data, with each augmentation and without any.
+"""Images a second of the training data, with each augmentation and without any, read and resident.
 
 python benchmarks/augmentation.py --out docs/results/augmentation.json
 Digits at 32 x 32 (in memory) and 64 JPEGs of 640 x 480 at 256 x 256, read in batches of 64 by one
-thread. The cases take turns; medians, in seconds of CPU time.
+thread: from their source, and decoded once and kept in memory (`resident: always`). The cases take
+turns; medians, in seconds of CPU time.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from imagetok.comparison.table import markdown_row, rule
 from imagetok.data import DataConfig, DigitsConfig, FolderConfig, open_images
 from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.augmented_images import open_augmented
+from imagetok.data.resident import make_resident
+from imagetok.data.substitutes import SubstitutedImages
 from imagetok.images import ImageContract
 
 BATCH = 64
@@ -45,27 +48,39 @@ def cases(side: int) -> dict[str, AugmentConfig | None]:
 
 
 def reader(
-    data: DataConfig, config: AugmentConfig | None, image: ImageContract
+    data: DataConfig, config: AugmentConfig | None, image: ImageContract, is_resident: bool
 ) -> Callable[[list[int]], object]:
     """A function that reads a batch."""
     if config is None:
-        return open_images(data, "train", image).read
-    dataset = open_augmented(data, config, image, 0)
-    return lambda indices: dataset.read_at(indices, [1] * len(indices))
+        source = open_images(data, "train", image)
+    else:
+        source = open_augmented(data, config, image, 0)
+    kept = make_resident(source, torch.device("cpu"), "always" if is_resident else "never")
+    images = SubstitutedImages(kept or source, 0)
+    return lambda indices: images.read_at(indices, [1] * len(indices))
 
 
-def rates(data: DataConfig, image: ImageContract, count: int, repeats: int) -> dict[str, float]:
-    """Images per second of CPU time by case."""
+def rates(
+    data: DataConfig, image: ImageContract, count: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Images per second of CPU time by how they are read, and by case."""
     length = len(open_images(data, "train", image))
-    readers = {name: reader(data, c, image) for name, c in cases(image.height).items()}
-    times: dict[str, list[float]] = {name: [] for name in readers}
+    readers = {
+        (how, name): reader(data, config, image, how == "resident")
+        for how in ("read", "resident")
+        for name, config in cases(image.height).items()
+    }
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in readers}
     for _ in range(repeats):
-        for name, read in readers.items():
+        for key, read in readers.items():
             begun = time.process_time()
             for start in range(0, count, BATCH):
                 read([i % length for i in range(start, start + BATCH)])
-            times[name].append(time.process_time() - begun)
-    return {name: round(count / statistics.median(each), 1) for name, each in times.items()}
+            times[key].append(time.process_time() - begun)
+    found: dict[str, dict[str, float]] = {"read": {}, "resident": {}}
+    for (how, name), each in times.items():
+        found[how][name] = round(count / statistics.median(each), 1)
+    return found
 
 
 def write_photos(folder: Path) -> None:
@@ -98,10 +113,12 @@ def main() -> None:
             ),
         }
     for title, values in found.items():
-        print(f"\n{title}\n\n" + markdown_row(["augmentation", "images/s", "of none"]))
-        print(rule(3))
-        for case, rate in values.items():
-            print(markdown_row([case, f"{rate:,.0f}", f"{rate / values['none']:.2f}"]))
+        print(f"\n{title}\n\n" + markdown_row(["augmentation", "read", "of none", "resident"]))
+        print(rule(4))
+        for case, rate in values["read"].items():
+            share = rate / values["read"]["none"]
+            kept = values["resident"][case]
+            print(markdown_row([case, f"{rate:,.0f}", f"{share:.2f}x", f"{kept:,.0f}"]))
     record = {"machine": describe_machine("torch", "torchvision", "pillow"), "rates": found}
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -48,8 +48,12 @@ from imagetok.suggestions import counted
     help="Size of that picture, relative to the tokenizer's images; for 10 views [1.1].",
 )
 @click.option(
-    "--bf16", is_flag=True, help="Encode in bfloat16: faster on GPUs, but some codes change."
+    "--precision",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    help="Arithmetic of the encoder [float32]. tf32 (GPUs alone) and bfloat16 are faster and "
+    "change some codes; --dry-run measures how many.",
 )
+@click.option("--bf16", is_flag=True, help="Short for --precision bfloat16.")
 @device_option()
 @batch_size_option()
 @click.pass_context
@@ -65,6 +69,7 @@ def encode(
     samples_per_shard: int,
     views: str,
     crop_range: float | None,
+    precision: str | None,
     bf16: bool,
     device: str | None,
     batch_size: int | None,
@@ -84,6 +89,8 @@ def encode(
     """
     import imagetok
 
+    if bf16 and precision not in (None, "bfloat16"):
+        raise click.UsageError(f"--precision {precision} and --bf16 contradict; give one of them")
     options: dict[str, Any] = {
         "size": size,
         "limit": limit,
@@ -91,7 +98,7 @@ def encode(
         "samples_per_shard": samples_per_shard,
         "views": int(views),
         "crop_range": crop_range,
-        "precision": "bfloat16" if bf16 else "float32",
+        "precision": "bfloat16" if bf16 else precision or "float32",
         "device": device,
         "batch_size": batch_size,
     }
@@ -102,6 +109,8 @@ def encode(
             f"{counted(expected.num_shards, 'shard')}, about {expected.num_bytes:,} bytes "
             f"({expected.free_bytes:,} free), about {expected.seconds:.0f} s; nothing was written"
         )
+        for name, share in expected.agreement.items():
+            say(f"--precision {name}: {share:.2%} of the first images' codes are those of float32")
         return
     report = imagetok.encode(tokenizer, data, shards, **options)
     skips = report.skipped_images

@@ -1,4 +1,4 @@
-"""The current process: collectives of a distributed run, devices, precision, threads, memory."""
+"""The current process: collectives of a distributed run, devices, threads, memory."""
 
 import atexit
 import ctypes
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -33,9 +33,11 @@ def process_state(cpu: bool = False, *, patience: timedelta | None = _DAYS) -> P
     but not by PartialState; otherwise processes on machines without a GPU would not find each
     other.
     """
-    cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
-    limit = {} if patience is None else {"timeout": patience}
-    state = PartialState(cpu=cpu, init_method=METHOD, **limit)
+    if not PartialState._shared_state:
+        cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+        limit = {} if patience is None else {"timeout": patience}
+        PartialState(cpu=cpu, init_method=METHOD, **limit)
+    state = PartialState()
     if state.num_processes > 1:
         _leave_group_at_exit()
     return state
@@ -138,25 +140,6 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """Compute convolutions and matrix products in full float32 inside the context.
-
-    TF32 (CUDA, 10 bits of mantissa) and bfloat16 (CPU, 7 bits), which
-    `torch.set_float32_matmul_precision` allows, are switched off.
-    """
-    backends: Any = torch.backends
-    settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.matmul)
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
-
-
-@contextmanager
 def one_thread() -> Iterator[None]:
     """Limit torch to one CPU thread inside the context."""
     before = torch.get_num_threads()
@@ -171,6 +154,18 @@ def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's parameters and buffers; the CPU if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def without_waiting(drawn: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to a device, without waiting for a GPU.
+
+    What is drawn on the CPU is the same on every rank, whatever its GPU. A copy from pageable
+    memory waits until the GPU has done all earlier work; one from page-locked memory is queued like
+    a kernel, and torch keeps that memory until then.
+    """
+    if device.type != "cuda":
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)
 
 
 def peak_memory_mb() -> float:

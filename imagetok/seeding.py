@@ -6,11 +6,14 @@ same process.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 import torch
 from jaxtyping import Float64
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
@@ -19,13 +22,31 @@ def derive_seed(seed: int, *parts: str | int) -> int:
     Different paths give unrelated seeds (blake2b of their JSON); the value never changes between
     versions, machines or Python's hash seeds.
     """
-    text = json.dumps([seed, *parts], separators=(",", ":"))
+    text = _ENCODER.encode([seed, *parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a new `torch.Generator` on `device`, seeded with `derive_seed(seed, *parts)`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *parts))
+
+
+class ReseededGenerator:
+    """One generator for all steps, seeded again at each of them; it draws what a new one would.
+
+    Making a generator costs time, and a CUDA graph can only hold one that stays the same object.
+    """
+
+    def __init__(self, seed: int, purpose: str, device: torch.device | str = "cpu"):
+        self._path = seed, purpose
+        self._generator = torch.Generator(device)
+
+    def at(self, *counters: int) -> torch.Generator:
+        """Return the generator, which draws as `generator(seed, purpose, *counters)` does.
+
+        It is the same object each time, so what was returned before starts anew with it.
+        """
+        return self._generator.manual_seed(derive_seed(*self._path, *counters))
 
 
 def uniforms(
@@ -48,8 +69,22 @@ def uniforms(
 
 
 def reseed_global(seed: int, *parts: str | int) -> None:
-    """Seed torch's global generators; no other function of the package does.
+    """Seed torch's global generators, on all devices; no other function of the package does.
 
     They are used where torch accepts no generator: by dropout and the initialisation of modules.
+    Equal to `torch.manual_seed`, which however formats a stack trace at every call for each kind of
+    device that the machine does not have.
     """
-    torch.manual_seed(derive_seed(seed, *parts))
+    value = derive_seed(seed, *parts)
+    torch.default_generator.manual_seed(value)
+    _seed_accelerators()(value)
+
+
+@cache
+def _seed_accelerators() -> Callable[[int], object]:
+    """Return the function that seeds the global generators of all GPUs, which are of one kind."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        return lambda value: None
+    module = torch.get_device_module(device)
+    return getattr(module, "manual_seed_all", module.manual_seed)  # MPS has one device

@@ -348,4 +348,4 @@ def negative_log_likelihood(
 
 def bits_per_code(nll: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Return the mean negative log-likelihood of a code in bits."""
-    return nll.mean() / torch.log(torch.tensor(2.0, device=nll.device))
+    return nll.mean() / torch.full((), 2.0, device=nll.device).log()

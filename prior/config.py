@@ -239,7 +239,7 @@ class PriorRun(Section):
     gradient_checkpointing: bool = False
     """Save memory: compute activations inside blocks again in the backward pass."""
     compile: bool = False
-    """Let torch.compile fuse the training step of a gpt or pixelcnn, for a GPU."""
+    """The former name of `train.compile`; either is enough."""
     model: ModelConfig
     """The network, or one for each of two levels."""
     train: TrainConfig
@@ -254,10 +254,5 @@ class PriorRun(Section):
             raise ValueError(
                 "train.optimizer.weight_decay: the weights of pixelsnail are normalised, so decay "
                 "has no effect; set it to 0"
-            )
-        if has_snail and self.compile:
-            raise ValueError(
-                "compile: not supported for pixelsnail, whose training has not been verified when "
-                "compiled; set it to false"
             )
         return self

@@ -21,7 +21,15 @@ from imagetok.training.estimate import SECONDS, RunEstimate, estimate_run, evalu
 from imagetok.training.job import build_accelerator
 from prior.config import PriorRun
 from prior.stepper import NO_LABEL
-from prior.training import CodeForm, facts_without_codes, form_of, job_of, job_on, with_commit
+from prior.training import (
+    CodeForm,
+    facts_without_codes,
+    form_of,
+    job_of,
+    job_on,
+    settings_of,
+    with_commit,
+)
 
 logger = logging.getLogger("imagetok")
 _NOWHERE = Path("nowhere")  # no step writes there
@@ -65,7 +73,7 @@ def estimate_prior(
     except (InputError, ResourceError) as error:
         refusal = _with_missing_codes(error, config)
     else:
-        return estimate_run(job, config.train, accelerator=accelerator, seed=config.seed)
+        return estimate_run(job, settings_of(config), accelerator=accelerator, seed=config.seed)
     form = _form_without_codes(config)
     if form is not None:
         return estimate_on_noise(config, form, refusal=refusal, init_from=init_from, device=device)
@@ -93,7 +101,12 @@ def estimate_on_noise(
     assert job.facts is not None
     job = replace(job, facts=replace(job.facts, images=images, held_out=held_out))
     return estimate_run(
-        job, config.train, accelerator=accelerator, seed=config.seed, limit=limit, refusal=refusal
+        job,
+        settings_of(config),
+        accelerator=accelerator,
+        seed=config.seed,
+        limit=limit,
+        refusal=refusal,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.errors import ConfigError, InputError
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from prior.guidance import GuidedStepper
 from prior.sampling_params import SamplingParams
 from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes

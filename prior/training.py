@@ -26,6 +26,7 @@ from imagetok.io.url_secrets import public_url
 from imagetok.processes import all_reduce, device_of, process_state
 from imagetok.training.batch_order import BatchedDataset, EpochDataset
 from imagetok.training.best_weights import WeightSelection
+from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.facts import RunFacts, count_parameters
 from imagetok.training.job import Job, build_accelerator
@@ -118,13 +119,19 @@ def train_prior(
         logger.info("%s", job.facts)
         return train(
             job,
-            config.train,
+            settings_of(config),
             accelerator=accelerator,
             run=run,
             seed=config.seed,
             unit="images",
             save_first=init_from is not None,
         )
+
+
+def settings_of(config: PriorRun) -> TrainConfig:
+    """Return the settings of the loop, among them those that the config has under former names."""
+    is_compiled = config.compile or config.train.compile
+    return config.train.model_copy(update={"compile": is_compiled})
 
 
 def with_commit(config: PriorRun, run: Path, resume: bool) -> PriorRun:
@@ -248,7 +255,7 @@ def job_on(
     job = Job(
         model=prior,
         dataset=dataset,
-        loss=_loss_function(config, architecture.num_classes),
+        loss=loss_function(config, architecture.num_classes),
         update=lambda model, sums, draw: {},
         describe=lambda described: {},
         evaluate=lambda model, step, check: {},
@@ -289,7 +296,7 @@ def _initial(
     prior = build_prior(architecture)
     if config.gradient_checkpointing:
         prior.recompute_activations()
-    if config.compile:
+    if settings_of(config).compile:
         prior.compile()
     started = ""
     if init_from is not None:
@@ -378,7 +385,7 @@ def visible_labels(num_classes: int, labels: Tensor) -> Tensor:
     return labels if num_classes else torch.full_like(labels, NO_LABEL)
 
 
-def _loss_function(
+def loss_function(
     config: PriorRun, num_classes: int
 ) -> Callable[[nn.Module, CodeBatch, int, torch.Generator], StepOutput]:
     """Return the loss: cross-entropy in nats per code, with label dropout."""

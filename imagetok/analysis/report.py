@@ -236,7 +236,8 @@ def _what(run: RunFolder) -> dict[str, str | None]:
         "batch size": f"{train.batch_size:,}",
         "steps": f"{run.step:,} of {train.steps:,}",
         "seed": str(config.seed),
-        "precision": "float32" if train.mixed_precision == "no" else train.mixed_precision,
+        "precision": train.precision
+        or {"no": "float32"}.get(train.mixed_precision, train.mixed_precision),
         "speed, images/s": _median(run, "images_per_second"),
         "peak memory, MB": _largest(run, "peak_memory_mb"),
         "fingerprint": run.fingerprint[:16] if run.fingerprint else "training not finished",

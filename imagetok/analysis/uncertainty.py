@@ -29,7 +29,8 @@ from imagetok.evaluation.uncertainty_scores import (
 )
 from imagetok.io.output_paths import output_folder
 from imagetok.pictures import as_pixels, class_labels, grid_of_rows, heat_map
-from imagetok.processes import choose_device, full_float32
+from imagetok.precision import full_float32
+from imagetok.processes import choose_device
 from imagetok.progress import progress_shown
 from imagetok.results import Result
 from imagetok.suggestions import counted

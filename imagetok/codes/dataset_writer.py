@@ -23,7 +23,7 @@ from imagetok.codes.shard_writer import EncodedPart, write_shard
 from imagetok.distributed.peers import check_same_on_all, shared_work
 from imagetok.durable import lock, sha256_file
 from imagetok.errors import InputError
-from imagetok.processes import full_float32, process_state
+from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
 
@@ -56,7 +56,7 @@ def write_dataset(
     state = process_state()
     if progress is None:
         logger.info("processes: %d", state.num_processes)
-    with ExitStack() as held, StopRequest() as stop, full_float32():
+    with ExitStack() as held, StopRequest() as stop:
         settings, facts = _comparable_facts(plan)
         work = shared_work(
             {"plan": settings, "max_skips": max_skips}, lambda: facts | {"some inputs": sample()}

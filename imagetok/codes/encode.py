@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, overload
+from typing import Literal, NamedTuple, overload
 
+import numpy as np
 import torch
 
 from imagetok import seeding
@@ -20,7 +21,7 @@ from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.index import IndexPlan
 from imagetok.codes.native import encode_native
 from imagetok.codes.results import Encoded, EncodingEstimate
-from imagetok.codes.schema import MICRO_BATCH, CodePlan, Precision, Skip, TokenizerId
+from imagetok.codes.schema import MICRO_BATCH, CodePlan, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.inputs import ImageInput, open_inputs
@@ -30,9 +31,9 @@ from imagetok.data.views import check_views, picture_contract, views_of
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import ImageSize, checked_size, from_stored
+from imagetok.precision import EncodePrecision, check_precision, check_tf32, has_tf32
 from imagetok.processes import device_of
 from imagetok.progress import ProgressBar, progress_shown
-from imagetok.suggestions import did_you_mean
 from imagetok.tokenizers import Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
@@ -50,6 +51,8 @@ class Estimate(NamedTuple):
     num_bytes: int
     seconds: float
     free_bytes: int
+    agreement: dict[str, float]
+    """Share of the codes of some images that equal those of float32, by faster precision."""
 
 
 @overload
@@ -65,7 +68,7 @@ def encode(
     samples_per_shard: int = 65536,
     views: int = 1,
     crop_range: float | None = None,
-    precision: Precision = "float32",
+    precision: EncodePrecision = "float32",
     identity: str | None = None,
     class_names: Sequence[str] | None = None,
     device: torch.device | str | None = None,
@@ -85,7 +88,7 @@ def encode(
     samples_per_shard: int = 65536,
     views: int = 1,
     crop_range: float | None = None,
-    precision: Precision = "float32",
+    precision: EncodePrecision = "float32",
     identity: str | None = None,
     class_names: Sequence[str] | None = None,
     device: torch.device | str | None = None,
@@ -104,7 +107,7 @@ def encode(
     samples_per_shard: int = 65536,
     views: int = 1,
     crop_range: float | None = None,
-    precision: Precision = "float32",
+    precision: EncodePrecision = "float32",
     identity: str | None = None,
     class_names: Sequence[str] | None = None,
     device: torch.device | str | None = None,
@@ -131,8 +134,9 @@ def encode(
     views: 2 to encode each image and its mirror image; 10 for the middle and the corners of a
     larger picture, and their mirror images. See `CodeDataset.image_and_view`.
     crop_range: size of that picture relative to the tokenizer's images; None: 1.1.
-    precision: arithmetic of the encoder; "bfloat16" is faster on hardware that supports it, and
-    changes some codes.
+    precision: arithmetic of the encoder. "float32" is full float32 on any device; "tf32" (GPUs
+    alone) and "bfloat16" are faster on hardware that supports them, and change some codes: a dry
+    run measures how many.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
     batch_size: images computed at once, in steps of 64; affects speed and memory, not the codes.
     Raises ConfigError for an invalid option or when `out` holds anything else, InputError when
@@ -144,6 +148,8 @@ def encode(
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
         model.check_finite()
+        if precision == "tf32":
+            check_tf32(device_of(model), "precision")
         is_native = size == "native"
         if is_native and (dry_run or views != 1):
             what, why = (
@@ -186,7 +192,7 @@ def encode(
 
         if dry_run:
             plan = plan_for(model, dataset, source)
-            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan), views)
+            return EncodingEstimate(folder, *estimate(model, dataset, folder, plan), views=views)
         if not is_native:
             return Encoded.of(folder, encode_group(model, dataset, folder, source, max_skips))
         started = IndexPlan(
@@ -211,10 +217,7 @@ def _check_options(
     for name, value in counts.items():
         if value is not None:
             checked_count(name, value)
-    if precision not in get_args(Precision):
-        known = " or ".join(map(repr, get_args(Precision)))
-        hint = did_you_mean(precision, get_args(Precision))
-        raise ConfigError(f"precision: expected {known}, found {precision!r}{hint}")
+    check_precision(precision)
 
 
 def make_plan(
@@ -226,15 +229,14 @@ def make_plan(
     samples_per_shard: int = 65536,
     views: int = 1,
     crop_range: float = 1.0,
-    precision: Precision = "float32",
+    precision: EncodePrecision = "float32",
 ) -> CodePlan:
     """Return the plan for encoding `dataset` with `tokenizer`.
 
     source: the data spec; stored as information, and must be unchanged when encode is rerun.
     name: the tokenizer's name, stored as information only.
     views, crop_range: how many views of each image `dataset` has, and from what they were cut.
-    precision: arithmetic of the encoder; `bfloat16` is faster on hardware that supports it, and
-    changes some codes.
+    precision: arithmetic of the encoder.
     """
     samples_per_shard = max(views, samples_per_shard - samples_per_shard % views)
     return CodePlan(
@@ -301,7 +303,26 @@ def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: Co
         expected_bytes(plan),
         seconds,
         free_bytes(folder),
+        code_agreement(tokenizer, dataset, plan),
     )
+
+
+def code_agreement(tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan) -> dict[str, float]:
+    """Encode a micro-batch in each precision; return the share of codes equal to float32's.
+
+    Names are those of `EncodePrecision` without float32; `tf32` is left out on devices without it.
+    """
+    inputs = range(min(len(dataset), plan.micro_batch))
+
+    def encoded(precision: EncodePrecision) -> np.ndarray:
+        changed = plan.model_copy(update={"precision": precision})
+        parts = encode_range(tokenizer, dataset, changed, inputs, None)
+        return np.concatenate([level.ravel() for part in parts for level in part.codes])
+
+    exact = encoded("float32")
+    faster: list[EncodePrecision] = ["tf32"] if has_tf32(device_of(tokenizer)) else []
+    faster.append("bfloat16")
+    return {name: float((encoded(name) == exact).mean()) for name in faster if len(exact)}
 
 
 def encode_range(
@@ -311,6 +332,8 @@ def encode_range(
 
     threads: micro-batches computed at once; None chooses as `encode_dataset` does.
     """
+    if plan.precision == "tf32":
+        threads = 1  # its setting is one for all threads
     if threads is None:
         is_cpu = device_of(tokenizer).type == "cpu"
         threads = torch.get_num_threads() if is_cpu else 1
@@ -343,8 +366,8 @@ def _encode_micro(
     padding = images.new_zeros(plan.micro_batch - len(images), *images.shape[1:])
     # Used only by quantizers whose `test_rule` samples codes.
     draw = seeding.generator(0, "encode", inputs.start, device=device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-        codes = tokenizer.encode(torch.cat([images, padding]).to(device), generator=draw)
+    batch = torch.cat([images, padding]).to(device)
+    codes = tokenizer.encode(batch, generator=draw, precision=plan.precision)
     return EncodedPart(
         tuple(level[: len(images)].cpu().numpy() for level in codes),
         kept.labels.numpy(),

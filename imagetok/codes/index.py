@@ -13,11 +13,12 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from imagetok.codes.reader import CodeDataset, open_codes
-from imagetok.codes.schema import INDEX, Precision, Skip, TokenizerId, read_json
+from imagetok.codes.schema import INDEX, Skip, TokenizerId, read_json
 from imagetok.codes.verify import verify_codes
 from imagetok.config import Section
 from imagetok.durable import sha256_file
 from imagetok.errors import ShardError
+from imagetok.precision import EncodePrecision
 from imagetok.suggestions import counted
 
 STARTED = "encoding.json"
@@ -34,7 +35,7 @@ class IndexPlan(Section):
     stride: PositiveInt
     """Number to a multiple of which both sides of an image are cropped."""
     samples_per_shard: PositiveInt
-    precision: Precision
+    precision: EncodePrecision
 
 
 class GridEntry(Section):

@@ -20,7 +20,7 @@ _FIELD_TEXTS = {
     "samples_per_block": "images per block (1024, or --samples-per-shard if that is smaller)",
     "views": "views of each image (--views)",
     "crop_range": "size of the picture that views are cut from (--crop-range)",
-    "precision": "arithmetic of the encoder (--bf16)",
+    "precision": "arithmetic of the encoder (--precision)",
     "micro_batch": "images per forward pass (for `imagetok sample`: set by its --device)",
     "labelled": "whether the images have labels (--data)",
     "class_names": "names of the classes (--data)",

@@ -15,7 +15,6 @@ from imagetok.data import ImageDataset
 from imagetok.data.subset import FirstImages
 from imagetok.data.views import views_of
 from imagetok.errors import ShardError
-from imagetok.processes import full_float32
 from imagetok.tokenizers import Tokenizer
 
 
@@ -53,19 +52,18 @@ def reencode(
     offset, pictures = _part_of(dataset, images)
     shown = views_of(pictures, dataset.views, dataset.plan.image)
     compared, differences = 0, []
-    with full_float32():
-        for inputs in _micro_batches(dataset.plan, len(shown), count):
-            for part in encode_range(tokenizer, shown, dataset.plan, inputs, 1):
-                for row, key in enumerate(part.keys.tolist()):
-                    stored = _stored(dataset, key + offset)
-                    if stored is None:
-                        continue
-                    compared += 1
-                    new = [torch.from_numpy(level[row]) for level in part.codes]
-                    wrong = sum(int((a != b).sum()) for a, b in zip(stored, new, strict=True))
-                    if wrong:
-                        size = sum(level.numel() for level in new)
-                        differences.append(Difference(_name(dataset, shown, key), wrong, size))
+    for inputs in _micro_batches(dataset.plan, len(shown), count):
+        for part in encode_range(tokenizer, shown, dataset.plan, inputs, 1):
+            for row, key in enumerate(part.keys.tolist()):
+                stored = _stored(dataset, key + offset)
+                if stored is None:
+                    continue
+                compared += 1
+                new = [torch.from_numpy(level[row]) for level in part.codes]
+                wrong = sum(int((a != b).sum()) for a, b in zip(stored, new, strict=True))
+                if wrong:
+                    size = sum(level.numel() for level in new)
+                    differences.append(Difference(_name(dataset, shown, key), wrong, size))
     return Reencoding(compared, differences)
 
 

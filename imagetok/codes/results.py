@@ -97,6 +97,9 @@ class EncodingEstimate(Result):
     seconds: float
     free_bytes: int
     """Free bytes on the disk of the folder."""
+    agreement: Mapping[str, float]
+    """Share of the codes of the first images that equal those of float32, by precision: `bfloat16`,
+    and `tf32` on GPUs that have it."""
     views: int = 1
     """Views of each image; each of them is an input."""
 
@@ -112,6 +115,7 @@ class EncodingEstimate(Result):
             "bytes, about": self.num_bytes,
             "bytes free": self.free_bytes,
             "seconds, about": self.seconds,
+            **{f"codes as in float32, {name}": share for name, share in self.agreement.items()},
         }
 
 

@@ -19,15 +19,13 @@ from imagetok.errors import ConfigError, ShardError
 from imagetok.images import ImageContract
 from imagetok.io import json_files
 from imagetok.io.json_files import as_section, read_section
+from imagetok.precision import EncodePrecision
 from imagetok.suggestions import counted
 
 PLAN, MANIFEST, INDEX = "plan.json", "manifest.json", "index.json"
 FORMAT_VERSION = 1
 MICRO_BATCH = 64
 MAX_JSON_BYTES = json_files.MAX_BYTES
-
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class TokenizerId(Section):
@@ -72,7 +70,7 @@ class CodePlan(Section):
     samples_per_shard: PositiveInt = 65536
     micro_batch: PositiveInt = MICRO_BATCH
     """Images per forward pass; part of the plan because it can change the last bit of a feature."""
-    precision: Precision = "float32"
+    precision: EncodePrecision = "float32"
     """Arithmetic of the encoder."""
     parts: tuple[MergedPart, ...] = ()
     """Parts of a merged dataset, in order; its source indices run through all of them."""

@@ -14,6 +14,7 @@ from imagetok.images import from_stored
 from imagetok.processes import one_thread
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
+from imagetok.training.job import arithmetic
 from imagetok.training.optimizer import build_optimizer
 from imagetok.training.tokenizer import loss_function
 
@@ -71,13 +72,14 @@ def _training(
     loss = loss_function(config.objective, model.image, model.num_codes)
     none = torch.full((len(images),), NO_LABEL)
     batch = ImageBatch(images.to(device), none, none)
-    precision = _DTYPES[config.train.mixed_precision]
+    precision = _DTYPES[config.train.autocast]
 
     def step(index: int) -> None:
         noise = seeding.generator(0, "noise", index, device=device)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            out = loss(model, batch, index, noise)
-        out.loss.backward()
+        with arithmetic(config.train):
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                out = loss(model, batch, index, noise)
+            out.loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         model.update(out.sums | out.rows, seeding.generator(0, "update", index))

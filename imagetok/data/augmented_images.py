@@ -1,10 +1,11 @@
 """Training images as they are in each epoch: read larger where needed, and changed at random."""
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -12,10 +13,11 @@ from torchvision.transforms.v2 import functional as transforms
 
 from imagetok.data import DataConfig, open_images
 from imagetok.data.augmentation import AugmentConfig, Parameters, draw_parameters
-from imagetok.data.base import ImageBatch, ImageDataset, Pictures
+from imagetok.data.base import ImageBatch, ImageDataset, Pictures, WholeImages
 from imagetok.data.colours import change_colours
 from imagetok.data.preprocessing import resize_to_cover
 from imagetok.images import ImageContract
+from imagetok.processes import without_waiting
 
 _INTERPOLATION = {
     "nearest": InterpolationMode.NEAREST_EXACT,  # as PIL's; NEAREST is off by half a pixel
@@ -50,10 +52,8 @@ def _crops(
 ) -> UInt8[Tensor, "B C h w"]:
     size = [image.height, image.width]
     boxes = parameters.boxes
-    if isinstance(pictures, Tensor) and not pictures.is_cuda and (boxes[:, 2:] == size).all():
-        # All parts of the size as a view of the pictures, of which the boxes are copied at once.
-        parts = sliding_window_view(pictures.numpy(), size, axis=(2, 3))
-        return torch.from_numpy(parts[np.arange(len(boxes)), :, boxes[:, 0], boxes[:, 1]])
+    if isinstance(pictures, Tensor) and (boxes[:, 2:] == size).all():
+        return _parts(pictures, boxes[:, :2], size)
     interpolation = _INTERPOLATION[image.interpolation]
     crops = []
     for picture, (top, left, *part) in zip(pictures, boxes.tolist(), strict=True):
@@ -62,13 +62,37 @@ def _crops(
     return torch.stack(crops)
 
 
+def _parts(
+    pictures: UInt8[Tensor, "B C H W"], corners: Int64[np.ndarray, "B 2"], size: Sequence[int]
+) -> UInt8[Tensor, "B C h w"]:
+    """Cut a part of one size out of each picture, all at once."""
+    if pictures.device.type == "cpu":  # a view of all parts is faster than an index of each pixel
+        parts = sliding_window_view(pictures.numpy(), size, axis=(2, 3))
+        return torch.from_numpy(parts[np.arange(len(corners)), :, corners[:, 0], corners[:, 1]])
+    return _gathered(pictures, corners, size)
+
+
+def _gathered(
+    pictures: UInt8[Tensor, "B C H W"], corners: Int64[np.ndarray, "B 2"], size: Sequence[int]
+) -> UInt8[Tensor, "B C h w"]:
+    channels = torch.arange(pictures.shape[1], device=pictures.device)[:, None, None]
+    each = torch.arange(len(corners), device=pictures.device)[:, None, None, None]
+    starts = without_waiting(torch.from_numpy(corners), pictures.device)
+    rows, columns = (
+        starts[:, axis, None] + torch.arange(size[axis], device=pictures.device) for axis in (0, 1)
+    )
+    return pictures[each, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
 def _flipped(
     images: UInt8[Tensor, "B C h w"], flips: Bool[np.ndarray, " B"]
 ) -> UInt8[Tensor, "B C h w"]:
     """Mirror some images, in a new batch; to write into the old one would take twice as long."""
     rows = np.arange(len(flips))
     places = np.where(flips, len(flips) + flips.cumsum() - 1, rows)
-    chosen, places = (torch.from_numpy(n).to(images.device) for n in (rows[flips], places))
+    chosen, places = (
+        without_waiting(torch.from_numpy(n), images.device) for n in (rows[flips], places)
+    )
     mirrored = images.index_select(0, chosen).flip(-1)  # faster than an index in brackets
     return torch.cat([images, mirrored]).index_select(0, places)
 
@@ -109,18 +133,28 @@ class AugmentedImages:
 
         Raises ImageError for the first that cannot be read.
         """
-        if self.config.is_cropped:
-            whole, labels = self.pictures.read_whole(indices)
-            pictures = self._resized(whole)
-        else:
-            pictures, labels, _ = self.pictures.read(indices)
+        return self.changed(self.read_before(indices), indices, epochs)
+
+    def read_before(self, indices: Sequence[int]) -> WholeImages:
+        """Return images before augmentation; raises ImageError for the first unreadable one."""
+        if not self.config.is_cropped:
+            images, labels, _ = self.pictures.read(indices)
+            return WholeImages(images, labels)
+        whole = self.pictures.read_whole(indices)
+        return WholeImages(self._resized(whole.images), whole.labels)
+
+    def changed(
+        self, before: WholeImages, indices: Sequence[int], epochs: Sequence[int]
+    ) -> ImageBatch:
+        """Augment what `read_before` returned, on its device."""
+        pictures, labels = before
         if isinstance(pictures, Tensor):
             sizes = [(pictures.shape[2], pictures.shape[3])] * len(indices)
         else:
             sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
         parameters = draw_parameters(self.config, self.image, sizes, self.seed, indices, epochs)
         images = augment(pictures, parameters, self.config, self.image)
-        return ImageBatch(images, labels, torch.tensor(indices))
+        return ImageBatch(images, labels, without_waiting(torch.tensor(indices), labels.device))
 
     def _resized(self, pictures: Pictures) -> Pictures:
         """Resize pictures of other sizes than the contract's, if they are to be resized."""

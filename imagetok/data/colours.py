@@ -14,6 +14,8 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from imagetok.processes import without_waiting
+
 _GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue, as in torchvision and PIL."""
 _PIECE = 1 << 18
@@ -63,7 +65,7 @@ def _changed(
 def _rows(
     values: Float32[Tensor, "B C H W"], chosen: Int64[np.ndarray, " n"]
 ) -> Float32[Tensor, "n C H W"]:
-    return values.index_select(0, torch.from_numpy(chosen).to(values.device))
+    return values.index_select(0, without_waiting(torch.from_numpy(chosen), values.device))
 
 
 def _brightness(
@@ -121,7 +123,8 @@ def _blended(
 def _column(
     factors: Float64[np.ndarray, " B"], values: Float32[Tensor, "B C H W"]
 ) -> Float32[Tensor, "B 1 1 1"]:
-    return torch.from_numpy(factors).to(values.device, torch.float32)[:, None, None, None]
+    column = torch.from_numpy(factors).to(torch.float32)
+    return without_waiting(column, values.device)[:, None, None, None]
 
 
 def _rounded(values: Float32[Tensor, "B C H W"]) -> Float32[Tensor, "B C H W"]:

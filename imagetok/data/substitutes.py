@@ -7,6 +7,7 @@ import torch
 from imagetok import seeding
 from imagetok.data.base import ImageBatch, ImageDataset
 from imagetok.data.image_decoding import ImageError
+from imagetok.data.resident import ChangedImages, Resident, make_resident
 from imagetok.data.unreadable import Unreadable
 
 _DRAWS = 1000  # then hardly any image is readable
@@ -44,6 +45,13 @@ class SubstitutedImages:
     def __init__(self, dataset: ImageDataset | EpochImages, seed: int):
         self.dataset = dataset
         self.seed = seed
+
+    def kept_on(self, device: torch.device, resident: Resident) -> "SubstitutedImages | None":
+        """Return the same images, kept on a device; None if they are not. See `make_resident`."""
+        if not isinstance(self.dataset, ImageDataset | ChangedImages):
+            return None
+        kept = make_resident(self.dataset, device, resident)
+        return None if kept is None else SubstitutedImages(kept, self.seed)
 
     def __len__(self) -> int:
         return len(self.dataset)

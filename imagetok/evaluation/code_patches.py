@@ -10,7 +10,7 @@ from torch import Tensor
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
 from imagetok.images import from_stored
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from imagetok.quantizers import Codes, code_counts
 from imagetok.tokenizers import Tokenizer
 

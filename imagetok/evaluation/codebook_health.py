@@ -13,7 +13,7 @@ from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
 from imagetok.evaluation.code_accumulator import CodeAccumulator
 from imagetok.evaluation.earlier_measures import BATCH_PERPLEXITY, BATCH_PERPLEXITY_ALL
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from imagetok.quantizers import codebook_use, level_name
 from imagetok.suggestions import are, counted
 from imagetok.tokenizers import Tokenizer

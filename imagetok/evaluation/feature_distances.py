@@ -21,7 +21,8 @@ from imagetok.evaluation.distances import (
 )
 from imagetok.evaluation.feature_networks import FeatureNetwork
 from imagetok.images import from_stored, to_stored
-from imagetok.processes import device_of, full_float32, process_state
+from imagetok.precision import full_float32
+from imagetok.processes import device_of, process_state
 from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
 

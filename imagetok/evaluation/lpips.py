@@ -24,7 +24,8 @@ from imagetok.evaluation.published_weights import (
 )
 from imagetok.images import to_unit_range
 from imagetok.optional import require
-from imagetok.processes import device_of, full_float32, process_state
+from imagetok.precision import full_float32
+from imagetok.processes import device_of, process_state
 from imagetok.suggestions import did_you_mean
 from imagetok.tokenizers import Autoencoder
 

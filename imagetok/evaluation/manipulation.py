@@ -17,7 +17,7 @@ from imagetok.evaluation.reconstruction_error import (
     quality_sums,
 )
 from imagetok.images import clamp_pixels, to_stored
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from imagetok.quantizers import Codes
 from imagetok.tokenizers import Tokenizer
 

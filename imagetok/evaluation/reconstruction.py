@@ -15,7 +15,8 @@ from imagetok.evaluation.reconstruction_error import (
     quality,
     quality_sums,
 )
-from imagetok.processes import all_reduce, full_float32, process_state
+from imagetok.precision import full_float32
+from imagetok.processes import all_reduce, process_state
 from imagetok.tokenizers import Autoencoder, Tokenizer
 
 

@@ -15,7 +15,7 @@ from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.batches import batches
 from imagetok.images import ImageContract
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from imagetok.tokenizers import Tokenizer
 
 UNCERTAINTY_SIGNS: Mapping[str, int] = {

@@ -17,7 +17,8 @@ ORDER = {
     "data": ("source",),
     "train": (
         *("steps", "batch_size", "accumulation", "learning_rate", "optimizer", "clip_norm"),
-        *("mixed_precision", "ema_decay", "log_every", "evaluate_every", "checkpoint_every"),
+        *("precision", "mixed_precision", "deterministic", "compile", "ema_decay"),
+        *("log_every", "evaluate_every", "checkpoint_every"),
         *("workers", "trackers"),
     ),
 }

@@ -71,7 +71,10 @@ class QuantizerSection(OwnSection):
 
 
 class Quantizer(nn.Module, ABC):
-    """Maps encoder outputs to codes, and codes to vectors; only `update` changes state."""
+    """Maps encoder outputs to codes, and codes to vectors; only `update` changes state.
+
+    `forward` and `update` read no values from a GPU: the host would wait for it in every step.
+    """
 
     num_codes: tuple[int, ...]
     """Codebook size K of each level."""

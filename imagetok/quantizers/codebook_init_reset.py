@@ -9,7 +9,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from imagetok.config import Section, Steps
+from imagetok.processes import without_waiting
 from imagetok.quantizers import functional
+from imagetok.quantizers.usage import code_counts
 
 Init = Literal["uniform", "normal", "small-normal", "data", "kmeans"]
 """`uniform`: U(-1/K, 1/K), the paper's. `normal`: N(0, 1). `small-normal`: N(0, 0.02^2). `data`:
@@ -144,7 +146,8 @@ class ReplaceLeastRecentlyUsed(Reset):
         rows = self.idle >= self.timeout
         self.idle.masked_fill_(rows, 0)
         drawn = functional.draw_vectors(stats["vectors"], len(codebook), generator)
-        noise = torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype).to(drawn.device)
+        noise = torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype)
+        noise = without_waiting(noise, drawn.device)
         drawn = drawn + self.noise * drawn.norm(dim=1, keepdim=True) * noise
         return ResetResult(torch.where(rows[:, None], drawn, codebook), rows)
 
@@ -173,10 +176,11 @@ class SplitMostUsed(Reset):
         self.steps.add_(1)
         is_due = self.steps % self.every == 0
         least, most = self.usage.argmin(), self.usage.argmax()
-        splits = is_due & (self.usage[least] < self.threshold * self.usage[most])
+        splits = is_due & (self.usage.amin() < self.threshold * self.usage.amax())
         rows = splits & (torch.arange(len(codebook), device=codebook.device) == least)
         noise = torch.randn(codebook.shape[1], generator=generator, dtype=codebook.dtype)
-        code = codebook[most] + noise.to(codebook.device) * (self.noise / (self.splits + 1))
+        noise = without_waiting(noise, codebook.device)
+        code = codebook.index_select(0, most[None]) + noise * (self.noise / (self.splits + 1))
         self.splits.add_(splits)
         self.usage.masked_fill_(is_due, 0)
         return ResetResult(torch.where(rows[:, None], code, codebook), rows)
@@ -212,7 +216,7 @@ class CodebookInitReset(nn.Module):
     which only exist if they are used.
     """
 
-    started: Tensor
+    started: Tensor  # stored; steps read `_has_started`, because a buffer may be on a GPU
 
     def __init__(self, num_codes: int, init: Init, reset: Reset | None):
         super().__init__()
@@ -222,7 +226,7 @@ class CodebookInitReset(nn.Module):
         self._has_started = init not in ("data", "kmeans")
         if not self._has_started:
             self.register_buffer("started", torch.tensor(False))
-            self.register_load_state_dict_post_hook(_check_started_again)
+            self.register_load_state_dict_post_hook(_read_started)
 
     @torch.no_grad()
     def stats(
@@ -237,9 +241,8 @@ class CodebookInitReset(nn.Module):
         """
         needs = {}
         if self.reset is not None:
-            counts = torch.bincount(indices.flatten(), minlength=self.num_codes)
-            needs["counts"] = counts.to(z_e.dtype)
-        is_waiting = self._is_waiting()
+            needs["counts"] = code_counts(indices, self.num_codes).to(z_e.dtype)
+        is_waiting = not self._has_started
         if is_waiting or (self.reset is not None and self.reset.needs_vectors):
             kept = max(self.num_codes, _FEW)
             if is_waiting and self.init == "kmeans":
@@ -259,9 +262,10 @@ class CodebookInitReset(nn.Module):
         stats: combined over all micro-batches and ranks. generator: on the CPU, the same on every
         rank. Returns None if there is nothing to do.
         """
-        if self._is_waiting():
+        if not self._has_started:
             rows = torch.ones(self.num_codes, dtype=torch.bool, device=codebook.device)
             self.started.fill_(True)
+            self._has_started = True
             return ResetResult(self._first_codes(stats["vectors"], generator), rows)
         return None if self.reset is None else self.reset(codebook, stats, generator)
 
@@ -273,14 +277,8 @@ class CodebookInitReset(nn.Module):
             return functional.k_means(sample, count, generator)
         return functional.draw_vectors(vectors, count, generator)
 
-    def _is_waiting(self) -> bool:
-        # Reading the buffer synchronises with the device; once it is set, it is not read again.
-        if not self._has_started:
-            self._has_started = bool(self.started)
-        return not self._has_started
 
-
-def _check_started_again(renewal: CodebookInitReset, keys: object) -> None:
-    """Forget the cached flag: a loaded state may be from before the initialisation."""
+def _read_started(renewal: CodebookInitReset, keys: object) -> None:
+    """Read the flag of a loaded state, which may be from before or after the initialisation."""
     del keys
-    renewal._has_started = False
+    renewal._has_started = bool(renewal.started)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from imagetok.config import Section
 from imagetok.optional import require
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Codes, Quantized, Quantizer
 
@@ -122,9 +122,18 @@ def build_external(config: ExternalConfig) -> "ExternalQuantizer":
     with torch.device("cpu"):
         purpose = f"tokenizer.quantizer.kind: {config.kind!r}"
         module = _build_module(config, require(_LIBRARY, extra="zoo", purpose=purpose))
+    part: Any
+    for part in module.modules():
+        if hasattr(part, "init_embed_"):
+            part.init_embed_ = _without_k_means
     temperature = config.temperature if isinstance(config, LFQConfig) else None
     num_codes = (config.num_codes,) * num_levels
     return ExternalQuantizer(module, num_codes, code_dim, config.losses, temperature)
+
+
+def _without_k_means(vectors: Tensor, mask: Tensor | None = None) -> None:
+    """Leave the codes as they are; the library would first read its flag from the device."""
+    del vectors, mask
 
 
 def _build_module(config: ExternalConfig, library: Any) -> nn.Module:

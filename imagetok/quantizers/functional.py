@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from imagetok.processes import full_float32
+from imagetok.precision import full_float32
+from imagetok.processes import without_waiting
 from imagetok.quantizers.fused import (
     FusedGumbelSoftmax,
     FusedNegativeEntropy,
@@ -20,6 +21,7 @@ from imagetok.quantizers.fused import (
     first_argmax,
     rows_per_chunk,
 )
+from imagetok.quantizers.usage import code_counts
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _COLUMNS = 16  # float32 values in the widest vector register
@@ -317,7 +319,7 @@ def code_sums(
     vectors: Float[Tensor, "N D"], indices: Int[Tensor, " N"], num_codes: int
 ) -> tuple[Float[Tensor, " K"], Float[Tensor, "K D"]]:
     """Return the number of vectors assigned to each code, and their sum."""
-    counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
+    counts = code_counts(indices, num_codes).to(vectors.dtype)
     sums = vectors.new_zeros(num_codes, vectors.shape[1])
     sums.scatter_add_(0, indices[:, None].expand_as(vectors), vectors)
     return counts, sums
@@ -390,9 +392,9 @@ def draw_vectors(
     if size < count:
         vectors = vectors.repeat(-(-count // size), 1)
         noise = torch.randn(vectors.shape, generator=generator, dtype=vectors.dtype)
-        vectors = vectors + noise.to(vectors.device) * (0.01 / math.sqrt(dim))
+        vectors = vectors + without_waiting(noise, vectors.device) * (0.01 / math.sqrt(dim))
     order = torch.randperm(len(vectors), generator=generator)[:count]
-    return vectors[order.to(vectors.device)]
+    return vectors[without_waiting(order, vectors.device)]
 
 
 def k_means(

@@ -2,13 +2,14 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagetok import artifacts, hub
 from imagetok.arguments import checked_count
@@ -17,6 +18,7 @@ from imagetok.config import validate
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import ImageContract, Images, check_images, check_tensor, clamp_pixels
+from imagetok.precision import EncodePrecision, encoding_precision
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
@@ -87,6 +89,13 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         images: (B, C, H, W) pixels in [0, 1], or (B, H, W) classes, as `self.image` states.
         generator: only used if the quantizer's `test_rule` is `sample`.
         Raises InputError for other images.
+        """
+
+    @abstractmethod
+    def networks(self) -> list[nn.Module]:
+        """Return the parts of encoder and decoder, each of which is called as a whole.
+
+        They are what `train.compile` compiles: each is one graph. Quantizers are not among them.
         """
 
     def update(
@@ -219,17 +228,25 @@ class Tokenizer(Autoencoder, ABC):
     grids: tuple[tuple[int, int], ...]
     """Grid size (h, w) of each level."""
 
-    def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Codes:
+    def encode(
+        self,
+        images: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        precision: EncodePrecision = "float32",
+    ) -> Codes:
         """Encode images to codes.
 
         images: (B, C, H, W) floating point of any precision in [0, 1] with the size and channels of
         `self.image`, or label maps (B, H, W) int64, on the tokenizer's device. generator: only used
-        if the quantizer's `test_rule` is `sample`.
+        if the quantizer's `test_rule` is `sample`. precision: "float32" computes in full float32 on
+        any device, also inside an autocast; "tf32" (GPUs alone) and "bfloat16" are faster, and
+        change some codes.
 
         Returns a tuple of (B, h, w) int64 maps, coarse to fine. Raises InputError for other images.
         """
         images = self._checked(images)
-        with eval_mode(self), torch.no_grad():
+        with self._encoding(precision):
             return self._encode(images, generator)
 
     def encode_with_certainty(
@@ -241,7 +258,7 @@ class Tokenizer(Autoencoder, ABC):
         With a quantizer per level, names include the level, as in `entropy_level0`.
         """
         images = self._checked(images)
-        with eval_mode(self), torch.no_grad():
+        with self._encoding():
             return self._encode_with_certainty(images, generator)
 
     def encode_between(
@@ -266,7 +283,7 @@ class Tokenizer(Autoencoder, ABC):
                 f"{len(images)}, {len(others)} and {found}"
             )
         share = share.to(images.device, torch.float32).view(-1, 1, 1, 1)
-        with eval_mode(self), torch.no_grad():
+        with self._encoding():
             return self._encode_between(images, others, share, generator)
 
     def decode(self, codes: Codes) -> Images:
@@ -312,6 +329,15 @@ class Tokenizer(Autoencoder, ABC):
     @abstractmethod
     def codebook(self, level: int) -> Float[Tensor, "K D"] | None:
         """Return the code vectors of a level, (K, D); None for residual levels."""
+
+    @contextmanager
+    def _encoding(self, precision: EncodePrecision = "float32") -> Iterator[None]:
+        with (
+            eval_mode(self),
+            torch.no_grad(),
+            encoding_precision(precision, device_of(self)),
+        ):
+            yield
 
     @abstractmethod
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...

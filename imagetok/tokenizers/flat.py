@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagetok.images import Images
 from imagetok.networks import VQVAE2Config, build_network
@@ -52,6 +52,9 @@ class FlatTokenizer(Tokenizer):
         return Reconstruction(
             self.likelihood.to_image(out), losses, quantized.indices, quantized.stats
         )
+
+    def networks(self) -> list[nn.Module]:
+        return [self.encoder, self.decoder]
 
     def update(
         self, stats: dict[str, Tensor], generator: torch.Generator

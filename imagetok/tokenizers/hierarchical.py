@@ -66,6 +66,11 @@ class HierarchicalTokenizer(Tokenizer):
         indices = tuple(level for part in quantized for level in part.indices)
         return Reconstruction(self.likelihood.to_image(out), losses, indices, stats)
 
+    def networks(self) -> list[nn.Module]:
+        net = self.network
+        inner = (net.encoders, net.conditions, net.read_outs, net.doublings)
+        return [part for parts in inner for part in parts] + [net.decoder]
+
     def update(
         self, stats: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Bool[Tensor, " K"]]:

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagetok import artifacts
 from imagetok.errors import InputError
@@ -57,6 +57,9 @@ class VAE(Autoencoder):
             "kl": gaussian_kl(posterior),
         }
         return Reconstruction(self.likelihood.to_image(out), losses, (), {})
+
+    def networks(self) -> list[nn.Module]:
+        return [self.encoder, self.decoder]
 
     def reconstruct(self, images: Tensor, *, generator: torch.Generator | None = None) -> Images:
         del generator  # there is no noise

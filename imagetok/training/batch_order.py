@@ -7,7 +7,7 @@ The stream is a sequence of permutations of the dataset: step t uses its example
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -153,6 +153,11 @@ class _Refusals(Dataset[Any]):
 
     def __init__(self, dataset: BatchedDataset | EpochDataset):
         self.dataset = dataset
+        self._read: Callable[[Examples], Any]
+        if isinstance(dataset, EpochDataset):  # looks for each of its methods, which takes time
+            self._read = lambda examples: dataset.read_at(*examples)
+        else:
+            self._read = lambda examples: dataset.__getitems__(examples.indices)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to a worker that is spawned: its plugins first, which the dataset may be of."""
@@ -160,10 +165,7 @@ class _Refusals(Dataset[Any]):
 
     def __getitems__(self, examples: Examples) -> Any:
         try:
-            if isinstance(self.dataset, EpochDataset):
-                batch = self.dataset.read_at(*examples)
-            else:
-                batch = self.dataset.__getitems__(examples.indices)
+            batch = self._read(examples)
             if get_worker_info() is not None:
                 _share(batch)
             return batch
@@ -243,6 +245,9 @@ def _without_advice() -> Iterator[None]:
 
 def begin(loader: DataLoader) -> Iterator[Any]:
     """Return an iterator over the loader's batches; ResourceError if workers cannot be started."""
+    if not loader.num_workers and not loader.pin_memory:  # the loader's own takes longer
+        plain: Any = loader
+        return map(plain.dataset.__getitems__, plain.batch_sampler)
     try:
         with _without_advice():
             return iter(loader)

@@ -119,7 +119,7 @@ def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> No
         raise DivergedError(
             f"step {step}: {what}; training stopped. There is no checkpoint to continue from: "
             "start again in another --out with a lower train.learning_rate, train.clip_norm=1.0 or "
-            "train.mixed_precision=no; a train.checkpoint_every below this step would leave one"
+            "train.precision=fp32; a train.checkpoint_every below this step would leave one"
         )
     if measure is not None and (best := _best(folder, measure)) is not None:
         is_last, path = path == best[0], best[0]
@@ -128,7 +128,7 @@ def refuse(folder: Path, step: int, what: str, measure: str | None = None) -> No
     raise DivergedError(
         f"step {step}: {what}; training stopped. {message}: {path}. "
         "Continue from it with --resume and a lower train.learning_rate, train.clip_norm=1.0, or "
-        "train.mixed_precision=no"
+        "train.precision=fp32"
     )
 
 
@@ -309,10 +309,32 @@ def build_average(model: torch.nn.Module, decay: float | None) -> AveragedModel 
 
     Its buffers are copies of the model's.
     """
-    if decay is None:
-        return None
-    averaging = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-    return AveragedModel(model, multi_avg_fn=averaging, use_buffers=False)
+    return None if decay is None else _MovingAverage(model, decay)
+
+
+class _MovingAverage(AveragedModel):
+    """The moving average, stored as torch's, whose update copies a counter to the device and waits.
+
+    The counter stays on the CPU; it only says whether there was an update before.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        super().__init__(model)
+        self._move = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Move the weights towards those of the model; the first update makes them equal."""
+        averaged: list[Tensor] = [*self.module.parameters()]
+        current: list[Tensor] = [*model.parameters()]
+        copied = [*zip(self.module.buffers(), model.buffers(), strict=True)]
+        if self.n_averaged == 0:
+            copied += zip(averaged, current, strict=True)
+        else:
+            self._move(averaged, current, self.n_averaged)
+        for own, given in copied:
+            own.copy_(given)
+        self.n_averaged += 1
 
 
 def names(folder: Path) -> list[Path]:

@@ -15,12 +15,15 @@ from pydantic import (
 from imagetok.config import Section, Size, Steps
 from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.config import DataConfig
+from imagetok.data.resident import Resident
 from imagetok.data.unreadable import parse_allowance
 from imagetok.tokenizers import TokenizerConfig
 from imagetok.training.schedules import Constant, Schedule, with_lengths
 
 NO_SKIPS = "0"
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+HalfPrecision = Literal["no", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def _allowance(value: object) -> object:
@@ -65,8 +68,19 @@ class TrainConfig(Section):
     """Adam's own settings."""
     clip_norm: PositiveFloat | None = None
     """The norm that gradients are clipped to; null: none."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Half precision where it is safe; fp16 needs a GPU."""
+    precision: Precision | None = None
+    """Arithmetic of the forward and backward pass. `fp32`: full float32. `tf32`: float32 whose
+    matrix products and convolutions have 10 bits of mantissa, on GPUs that can. `bf16`, `fp16`:
+    half precision where it is safe; fp16 needs a GPU. null: what `mixed_precision` says."""
+    mixed_precision: HalfPrecision = "no"
+    """The former name of `precision`. `no` is float32 as torch computes it by default: on GPUs,
+    matrix products in full float32 and convolutions in TF32."""
+    deterministic: bool = False
+    """Use only operations that give the same bits in every run on the same GPU, which can be
+    slower; on a CPU they always do."""
+    compile: bool = False
+    """Let torch.compile fuse the networks' forward and backward passes, for a GPU; it takes minutes
+    to start. Held-out measures are computed without it."""
     ema_decay: Fraction | None = None
     """Decay of a moving average of the weights, which is evaluated and exported; null: none."""
     log_every: Steps = 50
@@ -83,10 +97,24 @@ class TrainConfig(Section):
     shared memory, `/dev/shm`. Changes no value."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Trackers that also receive the measures; each is a package to install."""
-    added: ClassVar[tuple[str, ...]] = ("keep_checkpoints",)
+    added: ClassVar[tuple[str, ...]] = (
+        *("precision", "deterministic", "compile", "keep_checkpoints"),
+    )
+
+    @property
+    def autocast(self) -> HalfPrecision:
+        """The half precision that Accelerate casts to; `no` for none."""
+        if self.precision is None:
+            return self.mixed_precision
+        return "no" if self.precision in ("fp32", "tf32") else self.precision
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
+        if self.mixed_precision not in ("no", self.autocast):
+            raise ValueError(
+                f"precision: expected {self.mixed_precision}, because mixed_precision, its former "
+                f"name, says so, found {self.precision}; set train.mixed_precision=no beside it"
+            )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size: expected a multiple of accumulation ({self.accumulation}), found "
@@ -134,13 +162,17 @@ class TokenizerRun(Section):
     their place in training, and evaluations leave them out."""
     augment: AugmentConfig | None = None
     """Random changes of the training images; null: none."""
+    resident: Resident = "auto"
+    """Where decoded training images are kept. `auto`: on a GPU, if they have one size and take at
+    most 4 GiB and a quarter of its memory. `always`: there or, without a GPU, in memory. `never`:
+    nowhere; they are read as they are needed."""
     tokenizer: TokenizerConfig
     """The tokenizer to train."""
     objective: ObjectiveConfig
     """The loss to minimise."""
     train: TrainConfig
     """The training loop and its optimizer."""
-    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment")
+    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment", "resident")
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":

@@ -3,6 +3,7 @@
 The loss is checked at every step on the device, and reported when the host waits for it anyway.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,22 +50,23 @@ class Divergence:
     """Records the first step whose loss is not finite, on the device, so that no step waits."""
 
     def __init__(self, device: torch.device):
-        self._step = torch.full((), -1, device=device)
-        self._is_bad = torch.zeros((), dtype=torch.bool, device=device)
         self._terms: tuple[str, ...] = ()
+        # Of the newest step, or of the first one whose loss is not finite.
+        self._step = torch.zeros((), dtype=torch.int64, device=device)
+        self._values = torch.zeros(1, device=device)  # the loss, then its terms
 
     def watch(self, step: int, output: StepOutput) -> None:
         """Check the output of a step."""
         self._terms = tuple(output.metrics)
-        finite = torch.stack([output.loss, *output.metrics.values()]).isfinite()
-        is_first = ~finite[0] & (self._step < 0)
-        self._step = torch.where(is_first, step, self._step)
-        self._is_bad = torch.where(is_first, ~finite[1:], self._is_bad)
+        values = torch.stack([output.loss, *output.metrics.values()])
+        was_finite = self._values[0].isfinite()
+        self._step = torch.where(was_finite, step, self._step)
+        self._values = torch.where(was_finite, values, self._values)
 
     def refuse(self, checkpoints: Path) -> None:
         """Raise DivergedError if a loss was not finite, with its step and terms; syncs the GPU."""
-        step = int(self._step)
-        if step >= 0:
-            bad = [k for k, is_bad in zip(self._terms, self._is_bad, strict=True) if is_bad]
+        loss, *terms = self._values.tolist()
+        if not math.isfinite(loss):
+            bad = [k for k, v in zip(self._terms, terms, strict=True) if not math.isfinite(v)]
             what = f"the loss is not finite ({', '.join(bad) or 'but each of its terms is'})"
-            checkpoint.refuse(checkpoints, step, what)
+            checkpoint.refuse(checkpoints, int(self._step), what)

@@ -1,6 +1,7 @@
 """The job that the training loop runs, and the setup of Accelerate for a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from imagetok.errors import ConfigError
+from imagetok.precision import check_tf32, deterministic_algorithms, full_float32, tf32
 from imagetok.processes import check_device, process_state
 from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
@@ -29,6 +31,10 @@ def as_is(batch: Any) -> Any:
 
 def nothing() -> None:
     """Do nothing."""
+
+
+def nowhere(device: torch.device) -> None:
+    """Keep no examples on a device."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Job:
     runs; "" if it is unknown."""
     unpack: Callable[[Any], Any] = as_is
     """A batch as the dataset returns it -> the batch for `loss`; may raise InputError."""
+    kept_on: Callable[[torch.device], BatchedDataset | EpochDataset | None] = nowhere
+    """Returns the same dataset with its examples on a device; None if they are not kept there."""
     keep: Callable[[], None] = nothing
     """Called on every process before a checkpoint is saved, to store what the job has noted."""
     selection: WeightSelection | None = None
@@ -70,6 +78,20 @@ class Job:
     """What the run trains, and on what; for its log and for estimates, unused by the loop."""
     matrix_layers: tuple[type[nn.Module], ...] = ()
     """Layers of other libraries whose `weight` is a matrix; see `build_optimizer`."""
+
+
+@contextmanager
+def arithmetic(config: TrainConfig) -> Iterator[None]:
+    """Compute as `train.precision` and `train.deterministic` say, inside the context.
+
+    Half precision is Accelerate's part.
+    """
+    with ExitStack() as settings:
+        if config.precision in ("fp32", "tf32"):
+            settings.enter_context(full_float32() if config.precision == "fp32" else tf32())
+        if config.deterministic:
+            settings.enter_context(deterministic_algorithms())
+        yield
 
 
 def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
@@ -89,7 +111,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
     accelerator = Accelerator(
         cpu=device == "cpu",
-        mixed_precision=config.mixed_precision,
+        mixed_precision=config.autocast,
         log_with=list(config.trackers) or None,
         project_dir=str(run),
         # The loop keeps buffers (codebooks, running statistics) equal on every rank by itself.
@@ -101,7 +123,13 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
             f"--device {device}: expected cpu or no --device, because training runs on "
             f"{accelerator.device} here; choose a GPU with CUDA_VISIBLE_DEVICES"
         )
-    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ConfigError("train.mixed_precision: fp16 needs a GPU; use bf16 or no on a CPU")
+    if config.autocast == "fp16" and accelerator.device.type == "cpu":
+        key = "mixed_precision" if config.precision is None else "precision"
+        raise ConfigError(
+            f"train.{key}: fp16 needs a GPU; on a CPU use bf16, or train.precision=fp32 and "
+            "train.mixed_precision=no"
+        )
+    if config.precision == "tf32":
+        check_tf32(accelerator.device, "train.precision")
     check_batch_size(config.batch_size, config.accumulation, accelerator.num_processes)
     return accelerator

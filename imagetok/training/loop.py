@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +35,8 @@ from imagetok.suggestions import counted
 from imagetok.training import checkpoint
 from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
+    BatchedDataset,
+    EpochDataset,
     MicroBatches,
     batch_loader,
     begin,
@@ -49,9 +51,9 @@ from imagetok.training.checkpoint_record import (
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
 from imagetok.training.earlier_artifact import keep_earlier_artifact
-from imagetok.training.job import Job
+from imagetok.training.job import Job, arithmetic
 from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
-from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows
+from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
 from imagetok.training.step_output import StepOutput, combine_outputs
 
 logger = logging.getLogger("imagetok")
@@ -87,7 +89,7 @@ def train(
             config.steps,
         )
     accelerator.wait_for_everyone()  # until the main process has created the folder
-    with StopRequest() as stop:
+    with StopRequest() as stop, arithmetic(config):
         return _Training(job, config, accelerator, run, seed, unit, stop).run(save_first)
 
 
@@ -99,7 +101,11 @@ def rehearse(
     There is no run folder, so no logs, evaluations, checkpoints and artifact. Raises what a step
     raises, and StoppedError after a signal.
     """
-    with TemporaryDirectory(prefix="imagetok-") as folder, StopRequest() as stop:
+    with (
+        TemporaryDirectory(prefix="imagetok-") as folder,
+        StopRequest() as stop,
+        arithmetic(config),
+    ):
         training = _Training(job, config, accelerator, Path(folder), seed, "", stop)
         yield from training.rehearse()
 
@@ -126,9 +132,14 @@ class _Training:
         self.unit = unit
         self.stop = stop
         self.average = checkpoint.build_average(job.model.to(accelerator.device), config.ema_decay)
-        self.model, self.optimizer = accelerator.prepare(
+        self.model, optimizer = accelerator.prepare(
             job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
         )
+        self.model.train()
+        self.bare: nn.Module = accelerator.unwrap_model(self.model)
+        self.optimizer = to_step(optimizer)
+        self.noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
+        self.draws = seeding.ReseededGenerator(seed, "update")
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
         self.batches: Iterator[Any] = iter(())
@@ -148,7 +159,7 @@ class _Training:
 
     def rehearse(self) -> Iterator[None]:
         try:
-            self._begin_batches()
+            self._begin_batches(None)
             for _ in range(self.config.steps):
                 self.stop.check()
                 self._optimize()
@@ -237,8 +248,8 @@ class _Training:
         expected = self.step, self._exported()[0]
         return found is not None and (found.step, found.exported_step) == expected
 
-    def _begin_batches(self) -> None:
-        """Start the loader at the next step."""
+    def _begin_batches(self, kept: BatchedDataset | EpochDataset | None) -> None:
+        """Start the loader at the next step. kept: the dataset, if it is on the device."""
         config, accelerator = self.config, self.accelerator
         micro_batches = MicroBatches(
             len(self.job.dataset),
@@ -249,15 +260,17 @@ class _Training:
             rank=accelerator.process_index,
             num_processes=accelerator.num_processes,
         )
-        loader = batch_loader(
-            self.job.dataset, micro_batches, config.workers, accelerator.device.type == "cuda"
-        )
+        if kept is not None:
+            loader = batch_loader(kept, micro_batches, workers=0, pin_memory=False)
+        else:
+            is_cuda = accelerator.device.type == "cuda"
+            loader = batch_loader(self.job.dataset, micro_batches, config.workers, is_cuda)
         self.batches = begin(loader)
 
     def _steps(self) -> None:
         config, accelerator = self.config, self.accelerator
         if not self._is_over():
-            self._begin_batches()
+            self._begin_batches(self.job.kept_on(accelerator.device))
         logged_at, logged_step = time.perf_counter(), self.step
         with ProgressBar(
             "training", config.steps, self.step, accelerator.is_main_process
@@ -291,7 +304,8 @@ class _Training:
         rate = config.learning_rate.at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
+        if not self.bare.training:  # after an evaluation
+            self.model.train()
         outputs: list[StepOutput] = []
         for micro in range(config.accumulation):
             batch = next(self.batches)
@@ -299,9 +313,7 @@ class _Training:
                 raise batch
             batch = self.job.unpack(batch)
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            noise = seeding.generator(
-                self.seed, "noise", step, micro, rank, device=accelerator.device
-            )
+            noise = self.noise.at(step, micro, rank)
             seeding.reseed_global(self.seed, "dropout", step, micro, rank)
             is_last = micro == config.accumulation - 1
             with nullcontext() if is_last else accelerator.no_sync(self.model):
@@ -316,14 +328,12 @@ class _Training:
                 total.metrics["grad_norm"] = norm.detach()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        bare = accelerator.unwrap_model(self.model)
         if accelerator.num_processes > 1:
-            average_batch_norm_statistics(bare, lambda values: all_reduce(values, "mean"))
-        draw = seeding.generator(self.seed, "update", step)
-        replaced = self.job.update(bare, total.sums | total.rows, draw)
+            average_batch_norm_statistics(self.bare, lambda values: all_reduce(values, "mean"))
+        replaced = self.job.update(self.bare, total.sums | total.rows, self.draws.at(step))
         if self.average is not None:
-            self.average.update_parameters(bare)
-        reset_optimizer_rows(self.optimizer, bare, self.average, replaced)
+            self.average.update_parameters(self.bare)
+        reset_optimizer_rows(self.optimizer, self.bare, self.average, replaced)
         return total
 
     def _due(self, every: int) -> bool:
@@ -353,7 +363,8 @@ class _Training:
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
         model = self._model_to_evaluate().eval()
         try:
-            self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
+            with self._uncompiled():
+                self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
         except NotFiniteError as error:
             checkpoint.refuse(self.checkpoints, self.step, f"on held-out {self.unit}, {error}")
         for name, value in self.evaluation.items():
@@ -366,6 +377,12 @@ class _Training:
         self._check_limits(self.evaluation, is_last=False)
         if self._is_over():
             self._check_limits(self._exported()[1], is_last=True)
+
+    def _uncompiled(self) -> AbstractContextManager[object]:
+        """Measure without compilation: as the artifact computes, and without another one."""
+        if not self.config.compile:
+            return nullcontext()  # also because torch's compiler takes seconds to import
+        return torch.compiler.set_stance("force_eager")
 
     def _check_limits(self, measures: dict[str, float | int], *, is_last: bool) -> None:
         """Raise DivergedError on every process when finite measures exceed the job's limits."""
@@ -395,7 +412,7 @@ class _Training:
         """Return the model that is evaluated and exported: the averaged one if there is one."""
         if isinstance(self.average, AveragedModel):
             return self.average.module
-        return self.accelerator.unwrap_model(self.model)
+        return self.bare
 
     def _save(self) -> None:
         self.divergence.refuse(self.checkpoints)
@@ -437,7 +454,7 @@ class _Training:
             self.metrics.check_holds(record.metrics_bytes)
             self.timing.check_holds(record.timing_bytes)
         if self.best is not None:
-            wanted = self.accelerator.unwrap_model(self.model).state_dict()
+            wanted = self.bare.state_dict()
             self.best.restore(record.best, checkpoint.best_tensors(path, record, wanted))
         checkpoint.load(self.accelerator, path, self.average)
         self.saved = (record.step, record.pending_evaluation)

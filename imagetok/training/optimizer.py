@@ -1,6 +1,8 @@
-"""Building the optimizer, and resetting its state for codebook rows that were replaced."""
+"""Building and calling the optimizer, and resetting its state for replaced codebook rows."""
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -36,6 +38,21 @@ def build_optimizer(
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def to_step(prepared: AcceleratedOptimizer) -> torch.optim.Optimizer:
+    """Return the optimizer to call at each step, from the one that Accelerate prepared.
+
+    Accelerate's wrapper scales gradients of fp16, reduces them on TPUs, and has subclasses for
+    DeepSpeed and Megatron. Otherwise it only calls torch's optimizer, after searching the disk for
+    an optional package, so torch's own is returned.
+    """
+    calls_only = (
+        type(prepared) is AcceleratedOptimizer
+        and prepared.scaler is None
+        and prepared.accelerator_state.distributed_type != DistributedType.XLA
+    )
+    return prepared.optimizer if calls_only else prepared
 
 
 @torch.no_grad()

@@ -37,10 +37,16 @@ FREE_TO_CHANGE = (
     "train.workers",
     "train.trackers",
     "max_skip",
+    "resident",
     *PLACES,
 )
 """Keys that may change when a run of any kind is resumed, because they do not affect its steps."""
-REPAIRS = ("train.learning_rate", "train.clip_norm", "train.mixed_precision")
+REPAIRS = (
+    "train.learning_rate",
+    "train.clip_norm",
+    "train.precision",
+    "train.mixed_precision",
+)
 """Keys that may change to continue a diverged run; a single config then no longer describes it."""
 
 

@@ -29,20 +29,28 @@ class StepOutput(NamedTuple):
 
 def combine_outputs(outputs: list[StepOutput]) -> StepOutput:
     """Combine outputs over micro-batches and processes, as the fields of StepOutput describe."""
-    first, count = outputs[0], len(outputs) * process_state().num_processes
-    scalars = {"loss": [o.loss for o in outputs]}
-    scalars |= {name: [o.metrics[name] for o in outputs] for name in first.metrics}
-    means = {
-        name: all_reduce(torch.stack(values).float().sum(), "sum") / count
-        for name, values in scalars.items()
-    }
+    first = outputs[0]
+    loss, *means = _means([[o.loss, *o.metrics.values()] for o in outputs])
+    metrics = dict(zip(first.metrics, means, strict=True))
     sums = {name: _total([o.sums[name] for o in outputs]) for name in first.sums}
-    rows = {name: all_gather(torch.cat([o.rows[name] for o in outputs])) for name in first.rows}
+    rows = {name: all_gather(_joined([o.rows[name] for o in outputs])) for name in first.rows}
     described = tuple(
         _total(list(parts)) for parts in zip(*(o.described for o in outputs), strict=True)
     )
-    return StepOutput(means.pop("loss"), means, sums, rows, described)
+    return StepOutput(loss, metrics, sums, rows, described)
+
+
+def _means(scalars: list[list[Tensor]]) -> tuple[Tensor, ...]:
+    """Return the mean of each column of scalars over all rows of all processes, in float32."""
+    columns = [value for column in zip(*scalars, strict=True) for value in column]
+    sums = torch.stack(columns).view(-1, len(scalars)).float().sum(dim=1)
+    count = len(scalars) * process_state().num_processes
+    return (all_reduce(sums, "sum") / count).unbind()
 
 
 def _total(parts: list[Tensor]) -> Tensor:
-    return all_reduce(torch.stack(parts).sum(0), "sum")
+    return all_reduce(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0), "sum")
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

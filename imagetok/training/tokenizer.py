@@ -123,6 +123,9 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
     """Return the initialised model, and the fingerprint of the artifact whose weights it has."""
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
+    if config.train.compile:
+        for network in tokenizer.networks():
+            network.compile()
     return tokenizer, "" if init_from is None else _start_from(tokenizer, init_from)
 
 
@@ -158,9 +161,11 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
 
     job = _job_without_images(config, tokenizer)
     assert job.facts is not None
+    dataset = SubstitutedImages(_training_images(config, images.training), config.seed)
     return replace(
         job,
-        dataset=SubstitutedImages(_training_images(config, images.training), config.seed),
+        dataset=dataset,
+        kept_on=lambda device: dataset.kept_on(device, config.resident),
         read_differently=lambda: images.training.dataset.read_differently(),
         unpack=images.unpack,
         keep=images.keep,

@@ -399,11 +399,6 @@ def test_gradient_checkpointing_and_bf16(positions, codes_folder, tokenizer_fold
     assert all(v.dtype == torch.float32 for v in others.values())
 
 
-def test_a_compiled_pixelsnail_is_refused():
-    with pytest.raises(ConfigError, match="compile"):
-        make_run("codes", "tokenizer", model={"kind": "pixelsnail"}, compile=True)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(
@@ -411,6 +406,7 @@ def test_a_compiled_pixelsnail_is_refused():
     [
         {"kind": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.0},
         {"kind": "pixelcnn", "width": 8, "layers": 2, "head": 8, "dropout": 0.0},
+        {"kind": "pixelsnail", "width": 8, "blocks": 1, "units": 1, "heads": 2, "dropout": 0.0},
     ],
     ids=lambda model: model["kind"],
 )
@@ -421,11 +417,9 @@ def test_a_compiled_run_learns_the_same(model, codes_folder, tokenizer_folder, t
     """
 
     def run(name: str, compiled: bool):
-        train = {**STEP_TRAIN, "steps": 4, "ema_decay": 0.5}
+        train = {**STEP_TRAIN, "steps": 4, "ema_decay": 0.5, "compile": compiled}
         train["learning_rate"] = {"kind": "constant", "value": 1.0e-2}
-        config = make_run(
-            codes_folder, tokenizer_folder, model=model, train=train, compile=compiled
-        )
+        config = make_run(codes_folder, tokenizer_folder, model=model, train=train)
         train_prior(config, tmp_path / name, device="cpu")
         return evaluations(tmp_path / name), load_file(
             tmp_path / name / "prior" / "model.safetensors"

@@ -100,6 +100,24 @@ def test_a_dry_run_states_and_writes_nothing(tokenizer, pixels, tmp_path):
     assert "nothing was written" in repr(expected)
 
 
+def test_a_dry_run_measures_the_codes_that_a_faster_precision_changes(tokenizer, pixels, tmp_path):
+    expected = imagetok.encode(tokenizer, pixels, tmp_path / "codes", dry_run=True)
+    exact, faster = (
+        imagetok.encode(tokenizer, pixels[:64], tmp_path / name, precision=name).dataset
+        for name in ("float32", "bfloat16")
+    )
+    codes = [np.concatenate([d[i].codes[0].ravel() for i in range(64)]) for d in (exact, faster)]
+    assert expected.agreement == {"bfloat16": (codes[0] == codes[1]).mean()}
+    assert 0.5 < expected.agreement["bfloat16"] <= 1
+    assert "codes as in float32, bfloat16" in repr(expected)
+
+
+def test_tf32_is_refused_on_a_cpu_before_anything_is_written(tokenizer, pixels, tmp_path):
+    with pytest.raises(ConfigError, match="precision: tf32 needs a GPU"):
+        imagetok.encode(tokenizer, pixels, tmp_path / "codes", precision="tf32", device="cpu")
+    assert not (tmp_path / "codes").exists()
+
+
 def test_the_chain_of_functions(tokenizer, tokenizer_folder, pixels, tmp_path):
     done = imagetok.encode(tokenizer_folder, pixels, str(tmp_path / "codes"), limit=66)
     assert f"{tmp_path / 'codes'}" in repr(done) and "perplexity" in done._repr_html_()
@@ -204,7 +222,7 @@ def test_refusals(tokenizer, pixels, tmp_path, name):
 
 def test_values_that_types_forbid_are_refused(tokenizer, encode, tmp_path, untyped):
     codes = encode(3)
-    with pytest.raises(ConfigError, match="precision: expected 'float32' or 'bfloat16'"):
+    with pytest.raises(ConfigError, match="precision: expected 'float32', 'tf32' or 'bfloat16'"):
         imagetok.encode(tokenizer, make_images(3), tmp_path / "new", precision="half")
     with pytest.raises(ConfigError, match="to: expected 'parquet' or 'npy', found 'csv'"):
         imagetok.export(codes, tmp_path / "out", to="csv")

@@ -117,7 +117,7 @@ def test_what_differs_is_named(folders, tokenizer, tmp_path, capsys):
         ("bare", tokenizer, shifted(5, 7, False), {}, r"labels \(--data\): .* True, found False"),
         ("shards", tokenizer, shifted(5, 7), shards, r"\(--samples-per-shard\): .* 8, found 2\n"),
         ("blocks", tokenizer, shifted(5, 7), blocks, "images per block .*: expected 4, found 2"),
-        ("bf16", tokenizer, shifted(5, 7), bf16, r"\(--bf16\): expected 'float32', found 'bf"),
+        ("bf16", tokenizer, shifted(5, 7), bf16, r"\(--precision\): expected 'float32', found 'bf"),
         (
             "names",
             tokenizer,

@@ -107,6 +107,34 @@ def test_codes_start_from_the_first_step_once(config, init: str) -> None:
     assert "vectors" in again(h).stats
 
 
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda q: q.to(torch.float32)], ids=["deepcopy", "to"]
+)
+def test_copies_know_whether_codes_have_started(copied) -> None:
+    for is_started in (False, True):
+        quantizer = build(VQConfig(code_dim=D), init="data", num_codes=10)
+        h = randn(4, D, 5, 5)
+        if is_started:
+            quantizer.update(quantizer(h).stats, gen())
+        copy_ = copied(quantizer)
+        out = copy_(h.to(copy_.codebook.dtype))
+        assert ("vectors" in out.stats) != is_started
+        assert bool(copy_.renewal.started) == is_started
+        assert bool(copy_.update(out.stats, gen())) != is_started
+        assert bool(copy_.renewal.started)
+
+
+def test_a_loaded_state_says_whether_codes_have_started_also_if_it_is_assigned() -> None:
+    started = build(VQConfig(code_dim=D), init="data", num_codes=10)
+    started.update(started(randn(4, D, 5, 5)).stats, gen())
+    before = build(VQConfig(code_dim=D), init="data", num_codes=10)
+    with torch.device("meta"):
+        skeleton = build_quantizer(VQConfig(code_dim=D, init="data", num_codes=10))
+    for state, is_started in ((before, False), (started, True), (before, False)):
+        skeleton.load_state_dict(state.state_dict(), assign=True)
+        assert ("vectors" in skeleton(randn(4, D, 5, 5)).stats) != is_started
+
+
 @pytest.mark.parametrize("kind", ["none", "split"])
 def test_vectors_are_kept_only_where_they_are_needed(kind: str) -> None:
     reset = {"none": NoReset(), "split": SplitReset()}[kind]

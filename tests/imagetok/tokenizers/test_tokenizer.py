@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from imagetok.config import validate
 from imagetok.errors import ConfigError, InputError
+from imagetok.precision import tf32
 from imagetok.tokenizers import Reconstruction, Tokenizer, TokenizerConfig
 
 Build = Callable[..., Tokenizer]
@@ -31,6 +32,28 @@ def test_images_to_codes_and_back(build: Build, kind: str, count: int) -> None:
     assert x_hat.shape == (count, 3, 8, 12) and x_hat.dtype == torch.float32
     assert not x_hat.requires_grad and ((x_hat >= 0) & (x_hat <= 1)).all()
     assert torch.equal(x_hat, tokenizer.reconstruct(images(count)).clamp(0, 1))
+
+
+@every_kind
+def test_encoding_is_float32_in_fact_unless_told_otherwise(build: Build, kind: str) -> None:
+    """Also where the caller allows TF32 or bfloat16, which change codes."""
+    tokenizer, seen = build(kind), []
+
+    def note(module: Any, given: Any, out: torch.Tensor) -> None:
+        seen.append((out.dtype, torch.backends.cuda.matmul.fp32_precision))
+
+    layers = (m for m in tokenizer.encoder.modules() if isinstance(m, torch.nn.Conv2d))
+    next(layers).register_forward_hook(note)
+    expected = tokenizer.encode(images())
+    with tf32(), torch.autocast("cpu", torch.bfloat16):
+        found = tokenizer.encode(images())
+        tokenizer.encode_with_certainty(images())
+        tokenizer.reconstruct(images())
+        tokenizer.encode_between(images(), images(), torch.zeros(3))
+    assert seen == 6 * [(torch.float32, "ieee")]
+    assert torch.equal(found[0], expected[0])
+    tokenizer.encode(images(), precision="bfloat16")
+    assert seen[-1][0] == torch.bfloat16
 
 
 @every_kind

@@ -39,11 +39,12 @@ def run_scripted(
     patience: int | None = None,
     export: str = "best",
     limits: DivergenceLimits | None = None,
+    model: nn.Module | None = None,
     **changes: object,
 ) -> dict[str, float | int]:
-    """Train a linear map to `steps`, or on from the folder's checkpoint; bits: measure by step.
+    """Train a linear map, or `model`, to `steps`, or on from the folder's checkpoint.
 
-    `weights.safetensors` in `artifact/` is what was exported.
+    bits: measure by step. `weights.safetensors` in `artifact/` is what was exported.
     """
 
     def loss(model: nn.Module, batch: Tensor, step: int, draw: torch.Generator) -> StepOutput:
@@ -61,7 +62,7 @@ def run_scripted(
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     job = Job(
-        model=nn.Linear(1, 1),
+        model=model or nn.Linear(1, 1),
         dataset=Numbers(),
         loss=loss,
         update=lambda model, sums, draw: {},

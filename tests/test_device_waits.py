@@ -1,0 +1,338 @@
+"""No step of training waits for a GPU, with any config: on fake tensors of one."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import pytest
+import torch
+from accelerate.utils import send_to_device
+from device_waits import (
+    GPU,
+    Allowed,
+    DeviceWaits,
+    WouldWait,
+    device_generator,
+    fake_tensors,
+    host_generator,
+    move,
+)
+from representative import slow_but
+from torch import Tensor, nn
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from imagetok import configs
+from imagetok.codes.reader import CodeBatch
+from imagetok.config import apply_overrides, validate
+from imagetok.data import ImageBatch
+from imagetok.processes import without_waiting
+from imagetok.quantizers import Quantized, code_counts
+from imagetok.quantizers.codebook_init_reset import CodebookInitReset
+from imagetok.quantizers.vq import VQQuantizer
+from imagetok.tokenizers import build_autoencoder
+from imagetok.tokenizers.base import Autoencoder
+from imagetok.training.checkpoint import build_average
+from imagetok.training.config import TokenizerRun
+from imagetok.training.divergence import Divergence
+from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows
+from imagetok.training.step_output import StepOutput, combine_outputs
+from imagetok.training.tokenizer import loss_function
+from prior.build import build_prior
+from prior.config import PriorConfig, PriorRun
+from prior.training import loss_function as prior_loss_function
+
+CPU = torch.device("cpu")
+ALLOWED = [
+    Allowed(
+        "_to_copy",
+        "quantizers/functional.py:k_means",
+        "once in a run, before its second step: on a CPU the centres are equal on all processes",
+    )
+]
+IMAGES = 2
+
+
+class Trained(NamedTuple):
+    """What a step needs."""
+
+    model: nn.Module
+    loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
+    batch: Callable[[torch.device], Any]
+    update: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]]
+    run: TokenizerRun | PriorRun
+
+
+def run_of(tree: dict[str, Any]) -> TokenizerRun | PriorRun:
+    return validate(tree, TokenizerRun if tree["kind"] == "tokenizer" else PriorRun, "test")
+
+
+def of_config(run: TokenizerRun | PriorRun) -> Trained:
+    return _tokenizer(run) if isinstance(run, TokenizerRun) else _prior(run)
+
+
+def _tokenizer(run: TokenizerRun) -> Trained:
+    with torch.device("meta"):
+        model = build_autoencoder(run.tokenizer)
+    image = run.tokenizer.image
+
+    def batch(device: torch.device) -> ImageBatch:
+        size = IMAGES, image.channels, image.height, image.width
+        images = torch.zeros(size, dtype=torch.uint8, device=device)
+        return ImageBatch(images, *torch.zeros(2, IMAGES, dtype=torch.int64, device=device))
+
+    def update(stats: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
+        return cast(Autoencoder, model).update(stats, draw)
+
+    return Trained(model, loss_function(run.objective, image, model.num_codes), batch, update, run)
+
+
+def _prior(run: PriorRun) -> Trained:
+    grids = ((4, 4), (8, 8)) if run.model.kind == "hierarchy" else ((8, 8),)
+    classes = 10 if run.conditional else 0
+    architecture = PriorConfig(
+        tokenizer_fingerprint="0" * 64,
+        num_codes=(512,) * len(grids),
+        grids=grids,
+        num_classes=classes,
+        model=run.model,
+    )
+    with torch.device("meta"):
+        model = build_prior(architecture)
+
+    def batch(device: torch.device) -> CodeBatch:
+        codes = (torch.zeros(IMAGES, *grid, dtype=torch.int64, device=device) for grid in grids)
+        return CodeBatch(tuple(codes), *torch.zeros(2, IMAGES, dtype=torch.int64, device=device))
+
+    return Trained(model, prior_loss_function(run, classes), batch, lambda *_: {}, run)
+
+
+def take_steps(trained: Trained, steps: int = 1) -> set[Allowed]:
+    """Take steps as the loop does, on a fake GPU; return the accepted waits that occurred.
+
+    Gradients are not computed: backward needs a driver.
+    """
+    model, config = trained.model.train(), trained.run.train
+    average = build_average(model, 0.99)
+    assert average is not None
+    used: set[Allowed] = set()
+    with fake_tensors():
+        move(model)
+        move(average.module)
+        optimizer = build_optimizer(model, config.optimizer, getattr(model, "matrix_layers", ()))
+        divergence = Divergence(GPU)
+        for step in range(steps):
+            with DeviceWaits(allowed=ALLOWED) as waits:
+                draw = device_generator()
+                read = (pin_memory(trained.batch(CPU)) for _ in range(2))  # as the loader does
+                batches = [send_to_device(batch, GPU, non_blocking=True) for batch in read]
+                outputs = [trained.loss(model, batch, step, draw).detach() for batch in batches]
+                total = combine_outputs(outputs)
+                divergence.watch(step, total)
+                for parameter in model.parameters():
+                    parameter.grad = torch.empty_like(parameter)
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                replaced = trained.update(total.sums | total.rows, host_generator())
+                average.update_parameters(model)
+                reset_optimizer_rows(optimizer, model, average, replaced)
+            used |= waits.used
+    return used
+
+
+def take_backward(trained: Trained) -> None:
+    """Compute gradients of fake tensors on the CPU, where an operation that would wait is one."""
+    model = trained.model.train()
+    with fake_tensors():
+        move(model, CPU)
+        output = trained.loss(model, trained.batch(CPU), 1, device_generator())
+        with DeviceWaits(CPU):
+            output.loss.backward()
+
+
+def different_models() -> dict[str, dict[str, Any]]:
+    """Of all configs those whose model and objective no earlier one has."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for config in configs():
+        model = "tokenizer" if config.tree["kind"] == "tokenizer" else "model"
+        parts = [config.tree.get(key) for key in (model, "objective", "conditional")]
+        found.setdefault(json.dumps(parts, sort_keys=True), (config.name, config.tree))
+    return dict(found.values())
+
+
+MODELS = different_models()
+MECHANISMS = [
+    *("digits/vqvae", "digits/vqvae-ema", "digits/vqste", "digits/edvae", "digits/dvae"),
+    *("digits/gs-vqvae", "digits/sqvae", "shapes/vmf-sqvae", "digits/vae", "shapes/vqvae2"),
+    *("digits/fsq", "digits/lfq", "digits/residual-vq", "digits/simvq", "digits/rotation-vq"),
+    *("digits/gpt", "digits/pixelcnn", "digits/pixelsnail", "shapes/pixelsnail-vqvae2"),
+]
+each_model = pytest.mark.parametrize("name", slow_but(MECHANISMS, MODELS))
+
+
+@each_model
+def test_a_training_step_waits_for_nothing(name):
+    take_steps(of_config(run_of(MODELS[name])))
+
+
+@each_model
+def test_backward_waits_for_nothing(name):
+    take_backward(of_config(run_of(MODELS[name])))
+
+
+VARIANTS = [
+    ("digits/edvae", {"tokenizer.quantizer.kl": "torch"}),
+    ("digits/edvae", {"tokenizer.quantizer.probabilities": "sample"}),
+    ("digits/edvae", {"tokenizer.quantizer.evidence": "softplus"}),
+    *(("digits/sqvae", {"tokenizer.quantizer.variance": v}) for v in ("fixed", "II", "III", "IV")),
+    *(("digits/sqvae", {"tokenizer.likelihood": {"kind": v}}) for v in ("arelbo", "gaussian")),
+    ("digits/vae", {"tokenizer.latent.per": "position"}),
+    ("shapes/vmf-sqvae", {"tokenizer.image.ignore": 255}),
+    ("digits/gpt", {"model.positions": "rotary"}),
+    ("digits/pixelsnail", {"model.attention": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), slow_but([], VARIANTS))
+def test_what_no_config_asks_for_waits_for_nothing_either(name, changes):
+    tree = apply_overrides(MODELS[name], changes)
+    take_steps(of_config(run_of(tree)))
+    take_backward(of_config(run_of(tree)))
+
+
+RESETS = "none", "random", "least-recently-used", "split"
+QUANTIZERS = {
+    "vqvae": ("digits/vqvae", {}),
+    "vqvae-ema": ("digits/vqvae-ema", {"averages": "zeros"}),
+    "vqvae-ema debiased": ("digits/vqvae-ema", {"averages": "debiased"}),
+    "vq-ste++": ("digits/vqste", {"alternation": None}),
+    "vq-ste++ alternating": ("digits/vqste", {"alternation": {"steps": 2}}),
+}
+CASES = [(q, init, reset) for q in QUANTIZERS for init in ("data", "kmeans") for reset in RESETS]
+SOME = [
+    ("vqvae", "data", "split"),
+    ("vqvae-ema", "kmeans", "least-recently-used"),
+    ("vq-ste++ alternating", "data", "random"),
+]
+
+
+@pytest.mark.parametrize(("quantizer", "init", "reset"), slow_but(SOME, CASES))
+def test_codes_start_and_are_replaced_without_waiting_but_for_k_means(quantizer, init, reset):
+    name, changes = QUANTIZERS[quantizer]
+    changes = {**changes, "init": init, "reset": {"kind": reset}}
+    keys = {f"tokenizer.quantizer.{key}": value for key, value in changes.items()}
+    run = run_of(apply_overrides(MODELS[name], keys))
+    assert take_steps(of_config(run), steps=3) == set(ALLOWED if init == "kmeans" else [])
+
+
+class Planted(VQQuantizer):
+    """A quantizer with a fault in `forward`, `update` or backward."""
+
+    def __init__(self, where: str, fault: Callable[[Tensor, Tensor], object]):
+        super().__init__(64, 16, CodebookInitReset(64, "normal", None))
+        self.where = where
+        self.fault = fault
+
+    def quantized(self, z_e: Tensor, z_q: Tensor, indices: Tensor, generator: Any) -> Quantized:
+        if self.where == "forward":
+            self.fault(z_e, indices)
+        if self.where == "backward":
+            z_e = cast(Tensor, PlantedBackward.apply(z_e, indices, self.fault))
+        found = super().quantized(z_e, z_q, indices, generator)
+        return found._replace(stats={"vectors": z_e.detach(), "counts": indices})
+
+    def update(self, stats: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        if self.where == "update":
+            self.fault(stats["vectors"], stats["counts"])
+        return {}
+
+
+class PlantedBackward(torch.autograd.Function):
+    """The identity."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, indices: Tensor, fault: Any) -> Tensor:
+        ctx.indices, ctx.fault = indices, fault
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.fault(grad, ctx.indices)
+        return grad, None, None
+
+
+def planted(where: str, fault: Callable[[Tensor, Tensor], object]) -> Trained:
+    trained = of_config(run_of(MODELS["digits/vqvae"]))
+    with torch.device("meta"):
+        trained.model.quantizer = Planted(where, fault)
+    return trained
+
+
+FAULTS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
+    "item": ("aten._local_scalar_dense", lambda h, i: h.mean().item()),
+    "condition": ("aten._local_scalar_dense", lambda h, i: 1 if h.mean() > 0 else 0),
+    "tolist": ("aten._local_scalar_dense", lambda h, i: i.tolist()),
+    "position": ("aten._local_scalar_dense", lambda h, i: h[i.amax()]),
+    "equal": ("aten.equal", lambda h, i: torch.equal(i, i)),
+    "bincount": ("aten.bincount", lambda h, i: torch.bincount(i.flatten(), minlength=64)),
+    "nonzero": ("aten.nonzero", lambda h, i: h.nonzero()),
+    "unique": ("aten._unique2", lambda h, i: i.unique()),
+    "mask": ("aten.index.Tensor", lambda h, i: h[h > 0]),
+    "masked_select": ("aten.masked_select", lambda h, i: h.masked_select(h > 0)),
+    "repeats": ("aten.repeat_interleave", lambda h, i: h.repeat_interleave(i[0, 0], dim=-1)),
+    "multinomial": ("aten.multinomial", lambda h, i: torch.multinomial(h[0, 0].exp(), 1)),
+    "devices": ("aten.add.Tensor", lambda h, i: h + torch.ones(h.shape)),
+    "read": ("aten._to_copy", lambda h, i: h.detach().cpu()),
+    "constant": ("aten._to_copy", lambda h, i: h * torch.tensor(2.0, device=h.device)),
+    "blocking": ("aten._to_copy", lambda h, i: torch.ones(3).to(h.device)),
+    "pageable": ("aten._to_copy", lambda h, i: torch.ones(3).to(h.device, non_blocking=True)),
+    "pinned": ("aten._to_copy", lambda h, i: torch.ones(3).pin_memory().to(h.device)),
+    "into": ("aten.copy_", lambda h, i: torch.empty_like(h).copy_(torch.ones(h.shape))),
+    "index": ("aten.index.Tensor", lambda h, i: h[torch.tensor([0])]),
+    "host noise": (
+        "aten.uniform_",
+        lambda h, i: torch.empty_like(h).uniform_(generator=host_generator()),
+    ),
+    "device noise": ("aten.randperm", lambda h, i: torch.randperm(3, generator=device_generator())),
+}
+
+
+PLACES = [
+    *(("forward", name) for name in FAULTS),
+    *(("update", name) for name in ("item", "bincount", "devices", "blocking")),
+]
+
+
+@pytest.mark.parametrize(("where", "name"), PLACES)
+def test_what_would_wait_is_found_and_named(where, name):
+    operation, fault = FAULTS[name]
+    with pytest.raises(WouldWait) as found:
+        take_steps(planted(where, fault))
+    place, reason = str(found.value).split("\n")
+    line = fault.__code__.co_firstlineno
+    assert place.startswith(f"tests/test_device_waits.py:{line} in <lambda>: ")
+    assert reason.startswith(f"  {operation}")
+
+
+@pytest.mark.parametrize("name", ["item", "bincount", "mask"])
+def test_what_would_wait_in_backward_is_found_and_named(name):
+    operation, fault = FAULTS[name]
+    with pytest.raises(WouldWait, match=rf"in <lambda>: .*\n  {operation}"):
+        take_backward(planted("backward", fault))
+
+
+RIGHT: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "counts": lambda h, i: code_counts(i, 64),
+    "mask": lambda h, i: torch.where(h > 0, h, 0.0),
+    "fill": lambda h, i: h.clone().__setitem__(h > 0, 0.0),
+    "constant": lambda h, i: h * torch.full((), 2.0, device=h.device),
+    "number of the host": lambda h, i: h * torch.tensor(2.0),
+    "copy": lambda h, i: h + without_waiting(torch.ones(h.shape), h.device),
+    "repeats": lambda h, i: h.repeat_interleave(2, dim=0),
+    "on the host": lambda h, i: torch.ones(3).nonzero().tolist(),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_waits_for_nothing_is_accepted(name):
+    for where in ("forward", "update"):
+        take_steps(planted(where, RIGHT[name]))
