@@ -18,6 +18,7 @@ from imagetok.data.checked_images import CheckedImages
 from imagetok.images import ImageContract
 from imagetok.networks import FlatNetworkConfig, NetworkSpec, build_network
 from imagetok.quantizers import (
+from imagetok.suggestions import counted
     Codes,
     Quantized,
     Quantizer,
@@ -280,7 +281,7 @@ def _equal(one: Codes, other: Codes) -> bool:
 def _in_range(quantizer: Quantizer, method: str, codes: Codes) -> None:
     levels = len(quantizer.num_codes)
     assert isinstance(codes, tuple) and len(codes) == levels, (
-        f"{method}: expected a tuple of {levels} code maps, one a level of num_codes"
+        f"{method}: expected a tuple of {counted(levels, 'code map')}, one a level of num_codes"
     )
     for level, (indices, k) in enumerate(zip(codes, quantizer.num_codes, strict=True)):
         _same_shape(f"{method}, level {level}", indices, SHAPE)

@@ -12,7 +12,7 @@ from imagetok.plugins.probing import (
     untouched_randomness,
 )
 from imagetok.quantizers.base import Quantized, Quantizer
-from imagetok.suggestions import shown
+from imagetok.suggestions import counted, shown
 
 _GRID = (2, 2, 2)
 """Images, height and width of the encoder output that it is run on."""
@@ -91,7 +91,7 @@ class _Probe:
         sizes = self.quantizer.num_codes
         if not isinstance(codes, tuple) or len(codes) != len(sizes):
             count = f" of {len(codes)}" if isinstance(codes, tuple) else ""
-            expected = f"a tuple of {len(sizes)} code maps, one a level of num_codes"
+            expected = f"a tuple of {counted(len(sizes), 'code map')}, one a level of num_codes"
             raise self._broken(name, expected, f"{type(codes).__qualname__}{count}")
         for level, (indices, k) in enumerate(zip(codes, sizes, strict=True)):
             is_tensor = isinstance(indices, Tensor) and indices.dtype == torch.int64

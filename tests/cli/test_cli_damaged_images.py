@@ -118,4 +118,7 @@ def test_compare_leaves_unreadable_images_out(images, settings, tmp_path, capsys
     assert f"skipped {images / 'test' / '03.png'}: truncated" in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "comparison.json").read_bytes())
     assert record["methods"][0]["mean"]["skipped"] == 1
-    assert "1 others could not be read" in (tmp_path / "out" / "comparison.md").read_text()
+    assert (
+        "1 other could not be read and is left out"
+        in (tmp_path / "out" / "comparison.md").read_text()
+    )

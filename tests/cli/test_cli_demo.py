@@ -117,7 +117,7 @@ def test_edited_codes_are_decoded(bench):
 def test_what_are_no_codes_is_refused(bench, table, message):
     with pytest.raises(InputError, match=message):
         bench.decode([table])
-    with pytest.raises(InputError, match="expected 1 tables of codes, found 2"):
+    with pytest.raises(InputError, match="expected 1 table of codes, found 2"):
         bench.decode([table, table])
 
 

@@ -70,7 +70,7 @@ BROKEN: list[tuple[str, Callable[..., Any], str]] = [
     ("forward", note, "only update may change it, forward or encode changed ['codebook']"),
     ("forward", lambda q, out, h: out._replace(z_q=out.z_q + torch.rand(())), "equal generators"),
     ("encode", lambda q, out, h: (out[0] + 512,), "expected codes in [0, 512), found 5"),
-    ("encode", lambda q, out, h: out[0], "encode: expected a tuple of 1 code maps"),
+    ("encode", lambda q, out, h: out[0], "encode: expected a tuple of 1 code map"),
     ("encode", lambda q, out, h: ((out[0] + len(h)) % 512,), "depend on the other images of its b"),
     ("decode", lambda q, out, h: out[:, :3], "decode: expected shape (2, 16, 3, 4), found (2, 3,"),
     ("certainty", lambda q, out, h: {"entropy": h}, "certainty entropy: expected shape (2, 3, 4)"),

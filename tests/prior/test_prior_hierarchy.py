@@ -107,7 +107,7 @@ def test_drawn_bottoms_have_the_frequencies_of_their_top(name, named):
     [
         ({"grids": ((2, 2),), "num_codes": (3,)}, "expected codes of two levels, found 1"),
         ({"grids": ((1, 1), (2, 2), (4, 4)), "num_codes": (3, 3, 3)}, "two levels, found 3"),
-        ({"num_codes": (3,)}, "1 levels of codes, but 2 grids"),
+        ({"num_codes": (3,)}, "1 level of codes, but 2 grids"),
         ({"bottom": {"kind": "hierarchy"}}, "bottom"),
         ({"top": {"kind": "hierarchy"}}, "top"),
     ],

@@ -165,8 +165,8 @@ FLAT = torch.zeros(2, 2, 2, dtype=torch.int64)
             replaced(z_q=None),
             "forward: z_q: expected a floating point tensor of shape (2, 3, 2, 2)",
         ),
-        (replaced(indices=FLAT), "forward: indices: expected a tuple of 1 code maps, one a level "),
-        (replaced(indices=(FLAT, FLAT)), "forward: indices: expected a tuple of 1 code maps, one"),
+        (replaced(indices=FLAT), "forward: indices: expected a tuple of 1 code map, one a level "),
+        (replaced(indices=(FLAT, FLAT)), "forward: indices: expected a tuple of 1 code map, one"),
         (replaced(indices=(FLAT.int(),)), "forward: indices, level 0: expected torch.int64 of sh"),
         (replaced(indices=(FLAT[0],)), "forward: indices, level 0: expected torch.int64 of shape"),
         (replaced(indices=(FLAT + 8,)), "forward: indices, level 0: expected codes in [0, 8), fou"),
@@ -184,7 +184,7 @@ FLAT = torch.zeros(2, 2, 2, dtype=torch.int64)
         (replaced(stats=None), "forward: stats: expected a dict, found NoneType"),
         (
             {"forward": lambda self, h, **_: _right(h), "encode": lambda self, h, **_: FLAT},
-            "encode: expected a tuple of 1 code maps, one a level of num_codes, found Tensor",
+            "encode: expected a tuple of 1 code map, one a level of num_codes, found Tensor",
         ),
         (
             {"forward": lambda self, h, **_: _right(h), "encode": lambda self, h: (FLAT,)},

@@ -119,7 +119,7 @@ def test_a_share_for_each_pair_is_expected(build: Build, share: Any) -> None:
         (torch.zeros(1, 4, 6).long(), r"found Tensor; pass \(codes,\)"),
         ((np.zeros((1, 4, 6), np.int64),), r"level 0: .* found ndarray; pass torch\.as_tensor"),
         ([[[0]]], "level 0: expected codes as a torch tensor, found list"),
-        (None, "expected a tuple of 1 code maps, found NoneType"),
+        (None, "expected a tuple of 1 code map, found NoneType"),
         ((torch.zeros(1, 4, 6).bool(),), r"expected integer codes, found torch\.bool"),
     ],
 )
@@ -184,7 +184,7 @@ def test_images_that_do_not_fit_are_refused(build: Build) -> None:
 @pytest.mark.parametrize(
     ("codes", "says"),
     [
-        ((), "expected a tuple of 1 code maps, found 0 levels"),
+        ((), "expected a tuple of 1 code map, found 0 levels"),
         ((torch.zeros(1, 4, 6).long(),) * 2, "found 2 levels"),
         (torch.zeros(1, 4, 6).long(), "found Tensor"),
         ((torch.zeros(1, 6, 4).long(),), r"level 0: .* \(B, 4, 6\), found \(1, 6, 4\)"),
