@@ -18,7 +18,6 @@ from imagetok.data.checked_images import CheckedImages
 from imagetok.images import ImageContract
 from imagetok.networks import FlatNetworkConfig, NetworkSpec, build_network
 from imagetok.quantizers import (
-from imagetok.suggestions import counted
     Codes,
     Quantized,
     Quantizer,
@@ -26,6 +25,7 @@ from imagetok.suggestions import counted
     build_quantizer,
     is_concatenated,
 )
+from imagetok.suggestions import counted
 
 SHAPE = (2, 3, 4)
 """Images, height and width of the encoder outputs that a quantizer is checked on."""
