@@ -112,11 +112,15 @@ def estimate_tokenizer(
         job = _job(config, nowhere, RunImages(config, nowhere, resume=False), init_from)
     except (InputError, ResourceError) as error:
         refusal = error
-        tokenizer, _ = _initial(config, init_from)
-        job = _job_without_images(config, tokenizer)
+        job = job_on_noise(config, init_from)
     return estimate_run(
         job, config.train, accelerator=accelerator, seed=config.seed, refusal=refusal
     )
+
+
+def job_on_noise(config: TokenizerRun, init_from: Path | str | None = None) -> Job:
+    """Return a job that trains on noise of the images' form, and measures and writes nothing."""
+    return _job_without_images(config, _initial(config, init_from)[0])
 
 
 def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoencoder, str]:

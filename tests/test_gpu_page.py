@@ -1,0 +1,44 @@
+"""docs/gpu.md is made from the figures that are there, and says so where there are none."""
+
+import json
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+GENERATOR = runpy.run_path(str(ROOT / "docs" / "generators" / "gpu.py"))
+FIGURES = ROOT / "docs" / "results" / "gpu.json"
+FOUND = {
+    "machine": {"gpu": "A card", "torch": "2.14"},
+    "command": "python benchmarks/gpu.py --minutes 9",
+    "results": {
+        "tests": {"closing": "20 passed"},
+        "peak": {"fp32": 50.0, "bf16": 800.0},
+        "steps, cifar10/edvae, bf16, compiled": {
+            "ms": 4.0, "images_per_second": 32000.0, "memory_mb": 900.0, "hours": 0.17,
+            "tflop": 0.8,
+        },
+        "steps, cifar10/edvae, fp32": {"failed": "not done after 90 s"},
+        "encode, cifar10/edvae": {"float32": 50000.0},
+        "sample, gpt": {"parameters": 21000000, "one": 0.9, "sixty_four": 1.25},
+    },
+}  # fmt: skip
+
+
+def test_the_page_is_that_of_the_figures():
+    found = json.loads(FIGURES.read_text()) if FIGURES.is_file() else None
+    written = (ROOT / "docs" / "gpu.md").read_text()
+    assert written == GENERATOR["page"](found), "run: python docs/generators/gpu.py"
+
+
+def test_without_figures_the_page_says_so():
+    assert "No GPU has been at hand yet" in GENERATOR["page"](None)
+
+
+def test_figures_and_failures_are_shown():
+    page = GENERATOR["page"](FOUND)
+    assert "A card, torch 2.14" in page and "20 passed" in page
+    # 0.8 TFLOP in 4 ms are 200 TFLOP/s, a quarter of 800.
+    row = "| cifar10/edvae | bf16, compiled | 4.00 | 32,000 | 900 | 0.17 | 25% |"
+    assert row in page
+    assert "| cifar10/edvae | fp32 | not done after 90 s | | | | |" in page
+    assert "- gpt: parameters 21000000, one 0.9, sixty_four 1.25" in page
