@@ -13,6 +13,8 @@ from imagetok.suggestions import did_you_mean
 
 EncodePrecision = Literal["float32", "tf32", "bfloat16"]
 """Arithmetic of an encoder. `tf32`: float32 whose products have 10 bits of mantissa, on GPUs."""
+_OF_TRAINING = {"fp32": "float32", "bf16": "bfloat16"}
+"""Names of `train.precision` -> those of encoding, which code datasets record."""
 
 
 class _FullFloat32:
@@ -76,12 +78,14 @@ def has_tf32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_tf32_supported()
 
 
-def check_tf32(device: torch.device, what: str) -> None:
-    """Raise ConfigError where a device has no TF32. what: the setting that asks for it."""
+def check_tf32(device: torch.device, what: str, others: str) -> None:
+    """Raise ConfigError where a device has no TF32.
+
+    what: the setting that asks for it. others: what it can be set to on any device.
+    """
     if not has_tf32(device):
         raise ConfigError(
-            f"{what}: tf32 needs a GPU (of NVIDIA, since Ampere), found {device}; use full "
-            "float32, or bfloat16"
+            f"{what}: tf32 needs a GPU (of NVIDIA, since Ampere), found {device}; use {others}"
         )
 
 
@@ -89,9 +93,11 @@ def check_precision(name: str) -> None:
     """Raise ConfigError for a name that is not an `EncodePrecision`."""
     known = get_args(EncodePrecision)
     if name not in known:
+        same = _OF_TRAINING.get(name)
+        hint = f"; it is {same!r} here" if same else did_you_mean(name, known)
         raise ConfigError(
             f"precision: expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}, found "
-            f"{name!r}{did_you_mean(name, known)}"
+            f"{name!r}{hint}"
         )
 
 
@@ -104,7 +110,7 @@ def encoding_precision(precision: EncodePrecision, device: torch.device) -> Iter
     """
     check_precision(precision)
     if precision == "tf32":
-        check_tf32(device, "precision")
+        check_tf32(device, "precision", "float32 or bfloat16")
     products = tf32() if precision == "tf32" else full_float32()
     half = precision == "bfloat16"
     with products, torch.autocast(device.type, torch.bfloat16, enabled=half):

@@ -149,7 +149,7 @@ def encode(
         model = open_tokenizer(tokenizer, device)
         model.check_finite()
         if precision == "tf32":
-            check_tf32(device_of(model), "precision")
+            check_tf32(device_of(model), "precision", "float32 or bfloat16")
         is_native = size == "native"
         if is_native and (dry_run or views != 1):
             what, why = (

@@ -130,7 +130,7 @@ def make_resident(
                 image, labels[index] = part
                 if image.shape != first.shape:
                     pool.shutdown(wait=False, cancel_futures=True)
-                    return _refused(resident, "their pictures have several sizes")
+                    return _refused(resident, "they have several sizes before augment crops them")
                 images[index] = image.to(device)
             progress.update(piece.stop)
     return ResidentImages(source, images, labels.to(device), unreadable)
@@ -171,7 +171,7 @@ def _parts(
 def _refused(resident: Resident, why: str) -> None:
     if resident == "always":
         raise ConfigError(
-            f"resident: always: the training images cannot be kept on the device, because {why}; "
+            f"resident: always: the training images cannot be kept in memory, because {why}; "
             "set resident=auto, which reads them as they are needed"
         )
     logger.info("training images are read as they are needed, because %s", why)

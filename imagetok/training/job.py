@@ -130,6 +130,6 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
             "train.mixed_precision=no"
         )
     if config.precision == "tf32":
-        check_tf32(accelerator.device, "train.precision")
+        check_tf32(accelerator.device, "train.precision", "fp32 or bf16")
     check_batch_size(config.batch_size, config.accumulation, accelerator.num_processes)
     return accelerator

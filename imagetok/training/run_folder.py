@@ -219,9 +219,16 @@ def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
     stored, changed = _changes(folder, config)
     for key, (old, new) in changed.items():
         if key.startswith((*REPAIRS, "train.steps")):
-            logger.warning("%s: continuing with %r instead of %r", key, new, old)
+            logger.warning(
+                "%s: continuing with %s instead of %s", key, _in_config(new), _in_config(old)
+            )
     _refuse_changes(folder, changed, free)
     return stored
+
+
+def _in_config(value: object) -> str:
+    """Return a value as a config file has it."""
+    return "null" if value is None else repr(value)
 
 
 def _changes(folder: Path, config: S) -> tuple[S, dict[str, tuple[Any, Any]]]:
@@ -239,7 +246,8 @@ def _refuse_changes(
     }
     if refused:
         lines = "\n".join(
-            f"  {k}: {old!r} in the folder, {new!r} requested" for k, (old, new) in refused.items()
+            f"  {k}: {_in_config(old)} in the folder, {_in_config(new)} requested"
+            for k, (old, new) in refused.items()
         )
         raise ConfigError(
             f"{folder}: cannot resume with a different config:\n{lines}\n"

@@ -7,6 +7,7 @@ import torch
 
 from imagetok.errors import ConfigError
 from imagetok.precision import (
+    check_precision,
     deterministic_algorithms,
     encoding_precision,
     full_float32,
@@ -93,7 +94,7 @@ def test_determinism_is_given_back():
 def test_tf32_is_refused_on_a_cpu():
     assert not has_tf32(torch.device("cpu"))
     with (
-        pytest.raises(ConfigError, match="precision: tf32 needs a GPU"),
+        pytest.raises(ConfigError, match=r"precision: tf32 needs a GPU.*; use float32 or bfloat16"),
         encoding_precision("tf32", torch.device("cpu")),
     ):
         pass
@@ -117,3 +118,9 @@ def test_an_unknown_precision_is_refused():
         encoding_precision("float16", torch.device("cpu")),
     ):
         pass
+
+
+@pytest.mark.usefixtures("untyped")
+def test_a_name_of_training_is_translated():
+    with pytest.raises(ConfigError, match="found 'fp32'; it is 'float32' here"):
+        check_precision("fp32")

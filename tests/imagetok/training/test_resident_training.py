@@ -104,7 +104,10 @@ def test_pictures_of_several_sizes_are_refused_by_always_and_not_kept_by_auto(tm
     data, _ = parse_spec(str(tmp_path / "photos"))
     change = CHANGES["own box"]
     images = AugmentedImages(open_images(data, "all", larger(change, RGB)), change, RGB, 3)
-    with pytest.raises(ConfigError, match=r"resident: always: .* several sizes; set resident=auto"):
+    with pytest.raises(
+        ConfigError,
+        match=r"resident: always: .* several sizes before augment crops them; set resident=auto",
+    ):
         make_resident(images, CPU, "always")
 
 
