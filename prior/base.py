@@ -339,10 +339,11 @@ def negative_log_likelihood(
     logits: tuple[Float[Tensor, "B _K _h _w"], ...], codes: Codes
 ) -> Float[Tensor, "B T"]:
     """Return -ln p of each code under its logits, (B, T) in sampling order."""
-    parts = [
-        nn.functional.cross_entropy(level.float(), indices, reduction="none").flatten(1)
-        for level, indices in zip(logits, codes, strict=True)
-    ]
+    parts = []
+    for level, indices in zip(logits, codes, strict=True):
+        # Not `cross_entropy`, which has no deterministic form for grids on a GPU.
+        log_p = level.float().log_softmax(dim=1).gather(1, indices[:, None])
+        parts.append(-log_p.flatten(1))
     return torch.cat(parts, dim=1)
 
 
