@@ -30,8 +30,8 @@ def advising_to_skip() -> Iterator[None]:
         yield
     except ImageError as error:
         raise ImageError(
-            f"{error}; mend or replace it, or leave unreadable images of the data out with "
-            "--max-skip, a number or a share such as 5%",
+            f"{error}; --max-skip leaves unreadable images of the data out, up to a number or a "
+            "share such as 5%",
             error.path,
             error.reason,
         ) from None
