@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from imagetok.config import load_config
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs, warn_of_training_images
-from imagetok.data.readable import readable
+from imagetok.data.readable import advising_to_skip, readable
 from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable, skipped_row
 from imagetok.durable import write_json
@@ -170,6 +170,7 @@ class Diagnosis(Result):
         return {caption: grid_of_rows(rows)}
 
 
+@advising_to_skip()
 def diagnose(
     tokenizer: Autoencoder | Path | str,
     data: ImageInput,

@@ -13,7 +13,7 @@ from imagetok import seeding
 from imagetok.arguments import checked_count
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
-from imagetok.data.readable import readable
+from imagetok.data.readable import advising_to_skip, readable
 from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
@@ -133,6 +133,7 @@ class Exploration(Result):
         }
 
 
+@advising_to_skip()
 def explore(
     tokenizer: Autoencoder | Path | str,
     data: ImageInput,

@@ -12,9 +12,9 @@ from imagetok.caches import size_text
 from imagetok.codes.dataset_commit import expected_bytes
 from imagetok.codes.schema import CodePlan, TokenizerId
 from imagetok.config import compact_yaml, validate
-from imagetok.data import FolderConfig
+from imagetok.data import FolderConfig, parse_spec
 from imagetok.data.folder_survey import FolderSurvey, first_names, survey_folder
-from imagetok.data.unreadable import listed
+from imagetok.data.unreadable import allowance_for, listed
 from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract, pixels_text
@@ -136,17 +136,20 @@ def init(
     prior_path = path.with_name(f"{path.stem}-gpt{path.suffix}")
     run, prior_run = Path("runs", path.stem), Path("runs", prior_path.stem)
     _check_free([path, prior_path], [run, prior_run])
+    _check_folder(Path(folder), method)
     data = validate({"source": "folder", "root": str(Path(folder)), "holdout": holdout},
                     FolderConfig, "init")  # fmt: skip
     with progress_shown(progress):
         survey = survey_folder(data)
         image, groups = choose_image(survey, size)
-        max_skip = allowance(survey)
-        tree = tokenizer_tree(base, data, image, groups, survey.train, max_skip)
-        config = validate(tree, TokenizerRun, str(path))
+        tree = tokenizer_tree(base, data, image, groups, survey.train)
+        config = validate(tree | {"max_skip": "100%"}, TokenizerRun, str(path))
         estimate = estimate_tokenizer(config, device=None if device is None else str(device))
     if estimate.refusal is not None:
         raise estimate.refusal
+    survey = survey.with_damaged(estimate.unreadable)
+    max_skip = allowance(survey)
+    tree = tokenizer_tree(base, data, image, groups, survey.train, max_skip)
     codes = run / "codes"
     prior_tree = _prior_tree(run, survey.train)
     _write(path, with_comments(compact_yaml(tree), _comments(survey, image, method, size)))
@@ -206,12 +209,12 @@ def _common_aspect(aspects: list[float]) -> float:
 def allowance(survey: FolderSurvey) -> str:
     """Return how many unreadable pictures a run may skip: the damaged ones, and one in a hundred.
 
-    "0" if none of all pictures is damaged, so that damage that comes later ends a run.
+    "0" if all pictures were decoded and none is damaged, so that damage that comes later ends a
+    run.
     """
-    damaged = len(survey.damaged)
-    if not damaged and survey.headers.is_whole:
+    if not survey.damaged and survey.is_whole:
         return NO_SKIPS
-    return str(damaged + max(1, len(survey.files) // 100))
+    return str(allowance_for(len(survey.damaged), len(survey.files)))
 
 
 def tokenizer_tree(
@@ -296,7 +299,7 @@ def _comments(
         "": f"{METHODS[method]}, for {pictures} in {survey.data.root},\n"
         "written by `imagetok init`. Keys are explained on\n"
         "https://imagetok.github.io/imagetok/reference/config-keys.html",
-        "data:": f"{counted(survey.train, 'picture')} to train on, {survey.held_out:,} held out",
+        "data:": f"pictures: {survey.splits_text()}",
         "max_skip:": "damaged pictures to allow: others take their place, and they are listed",
         "  image:": f"{pixels_text(image)}: {asked}; {share:.0f} % of the pictures are as large. "
         "Others are enlarged.\nA picture of another shape is cropped at its longer side.",
@@ -343,6 +346,19 @@ def _known(method: str) -> str:
             f"{did_you_mean(method, METHODS)}; `imagetok configs` lists configs of others"
         )
     return method
+
+
+def _check_folder(folder: Path, method: str) -> None:
+    """Raise InputError for a file, with the command that trains on it if it is a table or a tar."""
+    if not folder.is_file():
+        return
+    advice = "check the path"
+    if folder.suffix in (".csv", ".jsonl", ".tar"):
+        data = parse_spec(str(folder))[0]
+        tree = {"source": data.source, **data.model_dump(exclude_defaults=True)}
+        words = ("--set", f"data={compact_yaml(tree).strip()}")
+        advice = f"to train on what it holds: {command('train', f'cifar10/{method}-cpu', *words)}"
+    raise InputError(f"{folder}: expected a folder of pictures, found a file; {advice}")
 
 
 def _name_of(folder: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from imagetok.arguments import checked_count
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
-from imagetok.data.readable import readable
+from imagetok.data.readable import advising_to_skip, readable
 from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
@@ -176,6 +176,7 @@ class Uncertainty(Result):
         }
 
 
+@advising_to_skip()
 def uncertainty(
     tokenizers: Autoencoder | Path | str | Sequence[Autoencoder | Path | str],
     data: ImageInput,

@@ -4,26 +4,30 @@ import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from imagetok.data import NO_LABEL, FileImages, FolderConfig, open_images
-from imagetok.data.headers import Headers, look_at
+from imagetok.data.headers import LOOKED_AT, Headers, look_at, spread
+from imagetok.data.readable import find_unreadable
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import sha256_file
+from imagetok.errors import InputError
 from imagetok.images import ImageContract
 from imagetok.results import Result
 from imagetok.suggestions import counted
 
 SHOWN = 5
 """Number of files, classes or formats that are named."""
+DECODED = 2_000
+"""Number of pictures that are decoded whole unless another is asked for."""
 _ANY_FORM = ImageContract(height=32, width=32)  # headers do not depend on it
 
 
 @dataclass(frozen=True, repr=False)
 class FolderSurvey(Result):
-    """What a folder of pictures holds, from its file names and the headers of its files."""
+    """What a folder of pictures holds, from its file names, headers and decoded pictures."""
 
     data: FolderConfig
     """The folder as a data source, whose splits and classes are counted."""
@@ -37,8 +41,12 @@ class FolderSurvey(Result):
     """Number of training pictures."""
     held_out: int
     """Number of held-out pictures."""
+    unused: tuple[str, ...]
+    """Pictures of other splits, which are neither for training nor held out."""
     headers: Headers
     """Sizes, modes and formats of the pictures that were looked at, and the damaged files."""
+    decoded: int
+    """Number of pictures that were decoded, evenly spread; others are known by their headers."""
     copies: tuple[tuple[str, ...], ...]
     """Groups of files of equal content."""
     copies_across: int
@@ -48,8 +56,13 @@ class FolderSurvey(Result):
 
     @property
     def damaged(self) -> tuple[Unreadable, ...]:
-        """Damaged files, as far as their headers and ends show it."""
+        """Damaged files, as far as decoding, or else their headers and ends, show it."""
         return self.headers.damaged
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every picture was decoded, so that all damage is known."""
+        return self.headers.is_whole and self.decoded == len(self.files)
 
     @cached_property
     def short_sides(self) -> list[int]:
@@ -66,6 +79,12 @@ class FolderSurvey(Result):
         """Whether every picture that was looked at is grey."""
         modes = {h.mode for h in self.headers.found.values()}
         return bool(modes) and all(m in ("1", "L", "LA") or m.startswith("I;16") for m in modes)
+
+    def with_damaged(self, images: Iterable[Unreadable]) -> "FolderSurvey":
+        """Return the survey if these pictures, known by their paths, are damaged too."""
+        index = {path: i for i, path in enumerate(self.files)}
+        found = [replace(image, index=index[image.path]) for image in images]
+        return replace(self, headers=self.headers.without(found))
 
     def smaller_than(self, side: int) -> list[str]:
         """Return the pictures whose shorter side has less than `side` pixels."""
@@ -84,18 +103,28 @@ class FolderSurvey(Result):
         equal = first_names(first_names(group, " = ") for group in self.copies)
         rows = {
             "looked at": "" if looked_at == total else f"{looked_at:,} of them, evenly spread",
+            "decoded": "" if self.decoded == total else f"{self.decoded:,} of them, evenly spread",
             "formats": _common(h.format for h in self.headers.found.values()),
             "modes": _common(h.mode for h in self.headers.found.values()),
             "sizes": self._sizes(),
             "aspect ratios": self._aspects(),
             "classes": _counted(self.classes) or "none",
-            "splits": f"{self.train:,} to train on, {self.held_out:,} held out",
+            "splits": self.splits_text(),
             "without a label": _named(self.without_label),
             "damaged": _named([f"{d.path} ({d.reason})" for d in self.damaged]),
             "copies": extra and f"{extra:,}: {equal}{across}",
             "not read": _named(self.others),
         }
         return {name: text for name, text in rows.items() if text}
+
+    def splits_text(self) -> str:
+        """Return how many pictures are for training, held out, and in other splits."""
+        text = f"{self.train:,} to train on, {self.held_out:,} held out"
+        if not self.unused:
+            return text
+        root = Path(self.data.root).expanduser()
+        folders = sorted({Path(file).relative_to(root).parts[0] for file in self.unused})
+        return f"{text}, {len(self.unused):,} not used (in {first_names(folders)})"
 
     def _sizes(self) -> str:
         found = [(h.width, h.height) for h in self.headers.found.values()]
@@ -116,14 +145,25 @@ class FolderSurvey(Result):
         )
 
 
-def survey_folder(data: FolderConfig, *, limit: int | None = 10_000) -> FolderSurvey:
+def survey_folder(
+    data: FolderConfig, *, limit: int | None = LOOKED_AT, decode: int = DECODED
+) -> FolderSurvey:
     """Look through a folder of pictures: names, headers, and the content of files of equal size.
 
-    limit: number of files to look at, evenly spread; None: all. Raises InputError for a folder
-    that is missing or has no pictures.
+    limit: number of files to look at, evenly spread; None: all. decode: number of pictures to
+    decode, evenly spread. Raises InputError for a folder that is missing or has fewer than two
+    pictures.
     """
-    whole, train, held_out = (_open(data, split) for split in ("all", "train", "test"))
-    headers = look_at(whole, limit=limit)
+    whole = _open(data, "all")
+    if len(whole) < 2:
+        raise InputError(
+            f"{data.root}: expected at least 2 pictures, one to train on and one to hold out, "
+            f"found {len(whole)}; add others"
+        )
+    train, held_out = (_open(data, split) for split in ("train", "test"))
+    headers, to_decode = look_at(whole, limit=limit), spread(len(whole), decode)
+    sound = [i for i in to_decode if i in headers.found]
+    headers = headers.without(find_unreadable(whole, sound))
     paths = [whole.path_of(i) for i in range(len(whole))]
     copies = find_copies(paths[i] for i in _equal_sizes(headers))
     splits = [{dataset.path_of(i) for i in range(len(dataset))} for dataset in (train, held_out)]
@@ -139,7 +179,9 @@ def survey_folder(data: FolderConfig, *, limit: int | None = 10_000) -> FolderSu
         ),
         train=len(train),
         held_out=len(held_out),
+        unused=tuple(path for path in paths if not any(path in split for split in splits)),
         headers=headers,
+        decoded=len(to_decode),
         copies=copies,
         copies_across=sum(all(split & {*group} for split in splits) for group in copies),
         others=tuple(_others(Path(data.root).expanduser(), {*paths})),

@@ -1,9 +1,9 @@
 """A quick look at all files of a dataset: their headers in parallel, with a cache."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imagetok.data.base import ImageDataset
 from imagetok.data.header_cache import HeaderCache
@@ -27,7 +27,8 @@ class Headers:
     found: Mapping[int, ImageHeader]
     """Header of each sound file that was looked at, by the image's index."""
     damaged: tuple[Unreadable, ...]
-    """Files that are missing or damaged, as far as the header and the end of the file show it."""
+    """Files that are missing or damaged, as far as the header and the end of the file show it, or
+    whatever else is known (`without`)."""
 
     @property
     def looked_at(self) -> int:
@@ -38,6 +39,15 @@ class Headers:
     def is_whole(self) -> bool:
         """Whether every file was looked at."""
         return self.looked_at == self.total
+
+    def without(self, unreadable: Iterable[Unreadable]) -> "Headers":
+        """Return what was found if these images, whose headers may be sound, are damaged too."""
+        damaged = {image.index: image for image in (*unreadable, *self.damaged)}
+        return replace(
+            self,
+            found={i: header for i, header in self.found.items() if i not in damaged},
+            damaged=tuple(damaged[index] for index in sorted(damaged)),
+        )
 
 
 def look_at(dataset: ImageDataset, *, limit: int | None = LOOKED_AT) -> Headers:

@@ -68,7 +68,7 @@ class ImageError(InputError):
     def __init__(self, message: str, path: str = "", reason: Reason = "unreadable"):
         super().__init__(message)
         self.path = path
-        self.reason = reason
+        self.reason: Reason = reason
 
 
 def open_image(path: Path | str, as_labels: bool = False) -> UInt8[np.ndarray, "H W *C"]:

@@ -1,8 +1,9 @@
 """The readable images of a dataset: what an evaluation measures if some are damaged."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import final
 
 from accelerate.utils import gather_object
@@ -17,6 +18,23 @@ from imagetok.processes import process_state
 from imagetok.progress import ProgressBar
 
 _PIECE = 32
+
+
+@contextmanager
+def advising_to_skip() -> Iterator[None]:
+    """Add to the error of an unreadable image that `--max-skip` would leave it out.
+
+    Also a decorator, of a function that measures what `readable` returns.
+    """
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(
+            f"{error}; --max-skip leaves unreadable images of the data out, up to a number or a "
+            "share such as 5%",
+            error.path,
+            error.reason,
+        ) from None
 
 
 @final

@@ -33,6 +33,15 @@ def parse_allowance(text: str, inputs: int) -> int:
     return int(inputs * Fraction(text[:-1]) / 100) if is_share else int(text)
 
 
+def allowance_for(found: int, total: int) -> int:
+    """Return an allowance that will do if `found` of `total` images are unreadable so far.
+
+    It leaves room for one more in a hundred, because damage in the middle of a file is only found
+    when the file is decoded.
+    """
+    return min(total, found + max(1, total // 100))
+
+
 def listed(images: Sequence[Unreadable]) -> str:
     """Return the first images with their reasons for a message, one a line."""
     lines = "".join(f"\n  {image.path}: {image.reason}" for image in images[:SHOWN])
@@ -52,7 +61,8 @@ def refuse_beyond(
         raise InputError(
             f"{what}: {len(skipped):,} of {counted(total, 'image')} cannot be read, and --max-skip "
             f"allows {allowed:,}:{listed(skipped)}\n"
-            f"mend or replace them, or allow them with --max-skip {len(skipped)}{remedy}"
+            "mend or replace them, or allow them with --max-skip "
+            f"{allowance_for(len(skipped), total)}{remedy}"
         )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs, warn_of_training_images
-from imagetok.data.readable import readable
+from imagetok.data.readable import advising_to_skip, readable
 from imagetok.data.subset import ImageSubset
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import write_json
@@ -69,6 +69,7 @@ class Evaluation(Result):
         return dict(self.measures)
 
 
+@advising_to_skip()
 def evaluate(
     tokenizer: Autoencoder | Path | str,
     data: ImageInput,

@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 
+from imagetok.data.unreadable import SHOWN, Unreadable
 from imagetok.errors import ImagetokError
 from imagetok.processes import peak_memory_mb
 from imagetok.results import Result, duration_text
@@ -50,6 +51,8 @@ class RunEstimate(Result):
     """What the run would be refused with, because images, codes or the tokenizer are missing or
     damaged. Steps were then measured on noise, and neither reading nor evaluations are counted.
     None if it can start."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """Training images that the measured steps met and could not read; others took their place."""
 
     def title(self) -> str:
         """Return the title of the facts."""
@@ -57,7 +60,15 @@ class RunEstimate(Result):
 
     def rows(self) -> Mapping[str, object]:
         """Return the facts, then device, time and memory."""
-        return {**self.facts.rows(), "device": self.device, **self._costs()}
+        paths = ", ".join(f"{image.path} ({image.reason})" for image in self.unreadable[:SHOWN])
+        more = ", ..." if len(self.unreadable) > SHOWN else ""
+        unreadable = f"{len(self.unreadable):,} in these steps: {paths}{more}"
+        return {
+            **self.facts.rows(),
+            **({"unreadable": unreadable} if self.unreadable else {}),
+            "device": self.device,
+            **self._costs(),
+        }
 
     def _costs(self) -> Mapping[str, object]:
         if self.seconds_per_step is None or self.seconds is None or self.peak_memory_mb is None:

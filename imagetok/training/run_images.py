@@ -19,7 +19,13 @@ from imagetok.data.label_maps import check_classes
 from imagetok.data.listed import ImageList, ListedImages
 from imagetok.data.readable import readable
 from imagetok.data.substitutes import FilledBatch
-from imagetok.data.unreadable import Unreadable, listed, parse_allowance, refuse_beyond
+from imagetok.data.unreadable import (
+    Unreadable,
+    allowance_for,
+    listed,
+    parse_allowance,
+    refuse_beyond,
+)
 from imagetok.durable import canonical_json, write_bytes, write_json
 from imagetok.errors import CheckpointError, ConfigError, InputError
 from imagetok.images import ImageContract
@@ -95,12 +101,19 @@ class RunImages:
     images of either split, InputError is raised.
     """
 
-    def __init__(self, config: TokenizerRun, run: Path, *, resume: bool):
-        """Open the images; with `resume`, those that the run in the folder `run` started with."""
+    def __init__(
+        self, config: TokenizerRun, run: Path, *, resume: bool, is_rehearsal: bool = False
+    ):
+        """Open the images; with `resume`, those that the run in the folder `run` started with.
+
+        is_rehearsal: for a few steps without a run, so that there is nothing to resume, and
+        `skipped_in_training` is shown at the end instead of logged.
+        """
         lists = _read_lists(run / IMAGES) if resume else None
         skipped = read_skipped(run) if resume else SkippedImages()
         self._run = run
         self._config = config
+        self._is_rehearsal = is_rehearsal
         self.training = _open(config, "train", None if lists is None else lists.train)
         self._all_held_out = _open(config, "test", None if lists is None else lists.test)
         self.held_out: ImageDataset = self._all_held_out
@@ -132,6 +145,11 @@ class RunImages:
         self.held_out = readable(self._all_held_out, self._config.max_skip)
         self._note_held_out()
 
+    @property
+    def skipped_in_training(self) -> tuple[Unreadable, ...]:
+        """The training images that this process could not read, by index."""
+        return tuple(_in_order(self._skipped["train"]))
+
     def unpack(self, batch: FilledBatch) -> Any:
         """Return the examples of a batch, and note which images it lacks.
 
@@ -149,7 +167,9 @@ class RunImages:
         while True:
             try:
                 return measure(self.held_out)
-            except ImageError:
+            except ImageError as error:
+                if parse_allowance(self._config.max_skip, len(self._all_held_out)) == 0:
+                    raise self._refusal(error, self._all_held_out) from None
                 before = self.held_out.skipped
                 self.held_out = readable(self._all_held_out, self._config.max_skip)
                 if self.held_out.skipped == before:
@@ -216,16 +236,25 @@ class RunImages:
         if image.index in known:
             return
         if len(known) >= self._allowed:
-            raise ImageError(
-                f"{image.path}: {image.reason}; training cannot read it, and --max-skip allows "
-                f"{self._allowed:,} of {counted(len(self.training), 'image')}; mend or replace it, "
-                f"or allow it with --max-skip {len(known) + 1}; then add --resume to continue",
-                image.path,
-            )
+            fault = ImageError(f"{image.path}: {image.reason}", image.path)
+            raise self._refusal(fault, self.training, len(known))
         known[image.index] = image
-        logger.warning(
-            "%s: %s; other training images take its place (%d of %d allowed)",
-            *(image.path, image.reason, len(known), self._allowed),
+        if not self._is_rehearsal:
+            logger.warning(
+                "%s: %s; other training images take its place (%d of %d allowed)",
+                *(image.path, image.reason, len(known), self._allowed),
+            )
+
+    def _refusal(self, fault: ImageError, dataset: ImageDataset, known: int = 0) -> ImageError:
+        """Return the error for an image beyond the allowance, after `known` others."""
+        allowed = parse_allowance(self._config.max_skip, len(dataset))
+        resuming = "" if self._is_rehearsal else "; then add --resume to continue"
+        return ImageError(
+            f"{fault}; {_name_of(dataset)}: --max-skip allows {allowed:,} unreadable of "
+            f"{counted(len(dataset), 'image')}; mend or replace it, or allow it and a few others "
+            f"with --max-skip {allowance_for(known + 1, len(dataset))}{resuming}",
+            fault.path,
+            fault.reason,
         )
 
     def _note_held_out(self) -> None:

@@ -107,15 +107,17 @@ def estimate_tokenizer(
     """
     nowhere = Path("nowhere")  # no step writes there
     accelerator = build_accelerator(config.train, nowhere, device)
-    refusal = None
+    refusal, images = None, None
     try:
-        job = _job(config, nowhere, RunImages(config, nowhere, resume=False), init_from)
+        images = RunImages(config, nowhere, resume=False, is_rehearsal=True)
+        job = _job(config, nowhere, images, init_from)
     except (InputError, ResourceError) as error:
         refusal = error
         job = job_on_noise(config, init_from)
-    return estimate_run(
+    estimate = estimate_run(
         job, config.train, accelerator=accelerator, seed=config.seed, refusal=refusal
     )
+    return estimate if images is None else replace(estimate, unreadable=images.skipped_in_training)
 
 
 def job_on_noise(config: TokenizerRun, init_from: Path | str | None = None) -> Job:

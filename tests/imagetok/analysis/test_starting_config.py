@@ -9,15 +9,17 @@ from PIL import Image
 
 import imagetok
 import prior
+from imagetok.analysis import starting_config
 from imagetok.analysis.starting_config import (
     StartingConfig,
+    allowance,
     choose_image,
     steps_for,
     with_comments,
 )
 from imagetok.config import load_config, read_yaml
 from imagetok.data import FolderConfig
-from imagetok.data.folder_survey import survey_folder
+from imagetok.data.folder_survey import DECODED, survey_folder
 from imagetok.errors import ConfigError, InputError
 from imagetok.training.config import NO_SKIPS, TokenizerRun
 
@@ -125,6 +127,51 @@ def test_damaged_pictures_are_allowed_for_in_config_and_commands(photos):
     encodes = [c for c in start.commands if " encode " in c]
     assert len(encodes) == 2
     assert all(command.endswith("--max-skip 2") for command in encodes)
+
+
+def corrupt(file: Path) -> None:
+    """Change a PNG in the middle, so that only decoding it fails."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("decoded", [DECODED, 0], ids=["all are decoded", "only in the steps"])
+def test_damage_that_only_decoding_shows_is_allowed_for_too(photos, monkeypatch, decoded):
+    monkeypatch.setattr(
+        starting_config, "survey_folder", lambda data: survey_folder(data, decode=decoded)
+    )
+    corrupt(photos / "cat" / "0.png")
+    depths = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
+    Image.fromarray(depths).save(photos / "dog" / "depth.tif")
+    start = imagetok.init(photos, size=16, device="cpu", progress=False)
+    assert [(Path(d.path).name, d.reason) for d in start.survey.damaged] == [
+        ("0.png", "unreadable"),
+        ("depth.tif", "unsupported_mode"),
+    ]
+    assert len(start.survey.short_sides) == 11
+    assert load_config(start.config, TokenizerRun).max_skip == "3"
+
+
+def test_a_folder_of_which_not_all_is_decoded_has_room_for_damage(photos):
+    data = FolderConfig(root=str(photos))
+    assert allowance(survey_folder(data)) == "0"
+    part = survey_folder(data, decode=6)
+    assert allowance(part) == "1"
+    assert part.rows()["decoded"] == "6 of them, evenly spread"
+
+
+def test_tables_and_tars_are_refused_with_the_command_that_trains_on_them(tmp_path):
+    for name, key in (("a b.csv", "table, file"), ("b.tar", "webdataset, shards")):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match="found a file; ") as refusal:
+            imagetok.init(tmp_path / name)
+        words = shlex.split(str(refusal.value).partition("holds: ")[2])
+        assert words[:4] == ["imagetok", "train", "cifar10/vqvae-ema-cpu", "--set"]
+        assert words[4] == f"data={{source: {key}: {tmp_path / name}}}"
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(InputError, match="found a file; check the path"):
+        imagetok.init(tmp_path / "a.txt")
 
 
 def test_nothing_is_replaced(photos):

@@ -66,6 +66,15 @@ def test_splits_are_those_of_the_source(tmp_path):
     assert "1 of them in both splits" in str(found)
 
 
+def test_splits_that_no_run_uses_are_named(tmp_path):
+    for split, count in (("Train", 4), ("VAL", 3), ("test", 2)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            picture(i).save(tmp_path / split / f"{i}.png")
+    found = survey(tmp_path)
+    assert found.rows()["splits"] == "4 to train on, 2 held out, 3 not used (in VAL)"
+
+
 def test_a_share_is_held_out_where_no_folder_is(folder):
     assert survey(folder, holdout=0.5).held_out in (11, 12)
 
@@ -102,4 +111,7 @@ def test_of_many_copies_the_first_are_named(tmp_path):
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected images"):
+        survey(tmp_path)
+    picture(0).save(tmp_path / "only.png")
+    with pytest.raises(InputError, match=r"at least 2 pictures, one to train on .* found 1; add"):
         survey(tmp_path)

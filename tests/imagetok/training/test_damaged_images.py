@@ -23,7 +23,7 @@ from imagetok.errors import CheckpointError, ConfigError, InputError
 from imagetok.training.config import TokenizerRun
 from imagetok.training.metrics_log import read_json_lines
 from imagetok.training.run_images import RunImages, parse_check, read_skipped
-from imagetok.training.tokenizer import train_tokenizer
+from imagetok.training.tokenizer import estimate_tokenizer, train_tokenizer
 
 COUNT = 24
 ENDINGS = ("jpg", "png")
@@ -138,13 +138,28 @@ def test_a_folder_with_a_run_is_refused_before_images_are_looked_at(images, tmp_
 def test_damage_that_only_decoding_shows_stops_without_loss(images, tmp_path):
     sound = (images / "train" / "07.png").read_bytes()
     corrupt(images / "train" / "07.png")
-    with pytest.raises(ImageError, match=r"07\.png: unreadable; .*--max-skip 1; .*--resume"):
+    with pytest.raises(ImageError, match=r"07\.png: unreadable; .*--max-skip 2; .*--resume"):
         train_tokenizer(run_config(images), tmp_path / "run")
     (images / "train" / "07.png").write_bytes(sound)
     train_tokenizer(run_config(images), tmp_path / "run", resume=True)
     train_tokenizer(run_config(images), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run", 8)
     assert not (tmp_path / "run" / "skipped.json").exists()
+
+
+def test_a_held_out_image_that_cannot_be_decoded_is_refused_with_the_remedy(images, tmp_path):
+    corrupt(images / "test" / "05.png")
+    with pytest.raises(ImageError, match=r"05\.png: .*of 10 images; .*--max-skip 2; .*--resume"):
+        train_tokenizer(run_config(images, steps=1), tmp_path / "run")
+
+
+def test_a_dry_run_names_the_damage_it_met_and_advises_no_resume(images):
+    corrupt(images / "train" / "07.png")
+    with pytest.raises(ImageError, match=r"07\.png: unreadable; .*--max-skip 2$"):
+        estimate_tokenizer(run_config(images))
+    found = estimate_tokenizer(run_config(images, 2))
+    assert [image.index for image in found.unreadable] == [7]
+    assert "07.png (unreadable)" in str(found)
 
 
 def test_a_run_goes_on_with_its_own_images(images, tmp_path, caplog):
