@@ -30,6 +30,7 @@ from imagetok.evaluation.protocols import sample_count
 from imagetok.named_configs import find_config
 from imagetok.progress import progress_shown
 from imagetok.training.config_input import with_allowance
+from imagetok.training.job import check_machine
 from prior.config import PriorRun
 from prior.trial_priors import PriorWork, check_selection
 
@@ -98,6 +99,7 @@ def compare(
         check_selection(trials)
         check_networks(request.features, trials, chosen)
         run = validate(found.tree, PriorRun, found.where)
+        check_machine(run.train, chosen, f"{found.where}: ")
         images = _sample_reference(plan, num_samples, reference or "train", reference_count)
         measured = FeatureWork(request.features, plan.data, chosen.type, images, plan.max_skip)
         work = PriorWork(found.where, run, images.num_samples, plan.data, chosen.type, measured)

@@ -244,7 +244,7 @@ def _verdict(
 ) -> Verdict:
     """Return the verdict on one level, with the step since which it holds, if it is known."""
     health = levels[level]
-    state = codebook_state(health.perplexity, health.num_codes)
+    state = codebook_state(health.perplexity, health.num_codes, int(health.counts.sum()))
     share = COLLAPSED if state == "collapsed" else UNDERUSED
     return verdict_of(
         health, low_perplexity_since(history, level, len(levels), share * health.num_codes)

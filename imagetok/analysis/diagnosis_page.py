@@ -7,6 +7,7 @@ import numpy as np
 
 from imagetok.analysis.curves import codebook_figures
 from imagetok.analysis.diagnosis import Diagnosis, entropy_maps
+from imagetok.data.unreadable import left_out_words
 from imagetok.evaluation.codebook_health import uncertainty_and_perplexity
 from imagetok.evaluation.meanings import MEANINGS
 from imagetok.quantizers import level_name
@@ -81,6 +82,7 @@ def write_page(path: Path, title: str, diagnosis: Diagnosis) -> None:
         sections.append(ReportSection("Training", figures))
     count = diagnosis.identity["count"]
     measured = f"Measured on {counted(count, 'image')} of {diagnosis.data}"
+    measured += left_out_words(len(diagnosis.skipped))
     what = "imagetok diagnose: how a codebook is used, and whether it collapsed"
     write_report(path, title, sections, what, measured)
 

@@ -15,7 +15,7 @@ from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.data.readable import advising_to_skip, readable
 from imagetok.data.subset import FirstImages
-from imagetok.data.unreadable import Unreadable
+from imagetok.data.unreadable import Unreadable, left_out_words
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
@@ -103,8 +103,8 @@ class Exploration(Result):
 
     def title(self) -> str:
         """Return a title: the tokenizer, the data and the number of images."""
-        left_out = f" ({len(self.skipped)} left out as unreadable)" if self.skipped else ""
-        return f"{self.tokenizer} on {self.data}, {counted(self.num_images, 'image')}{left_out}"
+        images = f"{counted(self.num_images, 'image')}{left_out_words(len(self.skipped))}"
+        return f"{self.tokenizer} on {self.data}, {images}"
 
     def rows(self) -> dict[str, object]:
         """Return the distances by change of the codes, then the k-NN accuracies."""

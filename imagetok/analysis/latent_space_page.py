@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 
 from imagetok.analysis.latent_space import BETWEEN, STEPS, Exploration
+from imagetok.data.unreadable import left_out_words
 from imagetok.evaluation.meanings import meanings_of
 from imagetok.pictures import class_labels
 from imagetok.reporting import (
@@ -41,6 +42,7 @@ def write_page(path: Path, title: str, found: Exploration) -> None:
         sections.append(_class_structure(found))
     what = "imagetok explore: what the codes of a tokenizer stand for"
     measured = f"Measured on {counted(found.num_images, 'image')} of {found.data}"
+    measured += left_out_words(len(found.skipped))
     write_report(path, title, sections, what, measured)
 
 

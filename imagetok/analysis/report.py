@@ -15,6 +15,7 @@ import torch
 from imagetok.analysis.curves import LOSS, curve_of_term, figures_of
 from imagetok.analysis.runs import RunFolder, Sources, TokenizerRunFolder, names_of, open_sources
 from imagetok.analysis.tokenizer_sections import tokenizer_sections
+from imagetok.data.unreadable import left_out_words
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.meanings import meanings_of
@@ -153,12 +154,14 @@ def _records(sources: Sources) -> dict[str, MeasureRecord]:
 def measured_on(records: Mapping[str, MeasureRecord]) -> str:
     """Return one line on the data of all measures; empty without any."""
     found: dict[str, None] = {}
-    for identity in (record["identity"] for record in records.values()):
+    for record in records.values():
+        identity = record["identity"]
         count, data = identity.get("count"), identity.get("data")
         if isinstance(count, int) and data is not None:
             is_drawn = identity["what"] == "samples"
             what = counted(count, "sample" if is_drawn else "image")
-            found[f"{what}{', against' if is_drawn else ' of'} {data}"] = None
+            left_out = left_out_words(int(record["measures"].get("skipped", 0)))
+            found[f"{what}{', against' if is_drawn else ' of'} {data}{left_out}"] = None
     return f"Measured on {_title(list(found))}" if found else ""
 
 

@@ -13,7 +13,7 @@ from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs
 from imagetok.data.readable import advising_to_skip, readable
 from imagetok.data.subset import FirstImages
-from imagetok.data.unreadable import Unreadable
+from imagetok.data.unreadable import Unreadable, left_out_words
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.batches import batches
@@ -67,16 +67,16 @@ class UncertaintyStudy(Result):
 
     def title(self) -> str:
         """Return a title: the tokenizer, the data and the number of images of each dataset."""
-        left_out = f"; unreadable and left out: {len(self.skipped)}" if self.skipped else ""
-        return f"{self.tokenizer} on {self.image_counts()}{left_out}"
+        return f"{self.tokenizer} on {self.image_counts()}"
 
     def image_counts(self) -> str:
-        """Return the number of images of each dataset as text."""
+        """Return the number of images of each dataset as text, and how many are left out."""
         *others, last = (
             f"{counted(found['count'], 'image')} of {name}"
             for name, found in self.identities.items()
         )
-        return " and ".join(filter(None, (", ".join(others), last)))
+        counts = " and ".join(filter(None, (", ".join(others), last)))
+        return counts + left_out_words(len(self.skipped))
 
     def conclusion(self) -> str:
         """Return a sentence on how every measure correlates with the error over code positions."""

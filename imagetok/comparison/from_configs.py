@@ -28,7 +28,9 @@ from imagetok.processes import choose_device, process_state, usable_cpus
 from imagetok.progress import progress_shown
 from imagetok.results import Result
 from imagetok.suggestions import counted
+from imagetok.training.checkpoint_record import FINISHED
 from imagetok.training.config_input import with_allowance
+from imagetok.training.job import check_machine
 from imagetok.training.run_images import SkippedImage, parse_check, read_skipped
 
 
@@ -144,8 +146,9 @@ def compare(
 
     Writes comparison.json, .md, .png, reconstructions.png and report.html.
 
-    Raises ConfigError if the configs are not comparable or `out` holds another comparison. Failed
-    trials are listed in the result's `failures`.
+    Raises ConfigError if the configs are not comparable, `out` holds another comparison, or this
+    machine lacks the precision or a tracker of a config. Failed trials are listed in the result's
+    `failures`.
 
     >>> result = imagetok.compare(["a.yaml", "b.yaml"], "runs/comparison", seeds=[42])
     """
@@ -215,6 +218,9 @@ def run_request(
     ).with_recorded_lengths(out)
 
     check_portable(plan.methods, "compare")
+    for trial in plan.trials(out):
+        if not (trial.folder / FINISHED).is_file():
+            check_machine(plan.methods[trial.method].train, device, f"{trial.method}: ")
 
     result, failures = run_comparison(
         plan,

@@ -18,6 +18,7 @@ from imagetok.evaluation.meanings import MEANINGS
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.checkpoint_record import read_finished
 from imagetok.training.config import TokenizerRun
+from imagetok.training.facts import count_parameters
 from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG
 
@@ -185,7 +186,7 @@ def method_result(
         known |= {
             "num_codes": tokenizer.num_codes,
             "grids": tokenizer.grids if isinstance(tokenizer, Tokenizer) else (),
-            "parameters": sum(tensor.numel() for tensor in tokenizer.state_dict().values()),
+            "parameters": count_parameters(tokenizer),
         }
     return MethodResult(
         name=name,

@@ -66,6 +66,11 @@ def refuse_beyond(
         )
 
 
+def left_out_words(count: int) -> str:
+    """Return how many images are left out, as the end of a line; empty for none."""
+    return f" ({count:,} left out as unreadable)" if count else ""
+
+
 def skipped_row(skipped: Sequence[Unreadable]) -> dict[str, object]:
     """Return the row of a table with the number of images that are left out; empty for none."""
     return {"images left out, unreadable": len(skipped)} if skipped else {}

@@ -50,6 +50,12 @@ class LevelHealth:
     counts: Int[Tensor, " K"] = field(repr=False)
     can_start_and_reset: bool = True
     """Whether the quantizer's config has the keys `init` and `reset`."""
+    starts_from_data: bool = False
+    """Whether the codes start from encoder outputs."""
+    reset: str | None = None
+    """Kind of the reset of unused codes; None without one."""
+    has_averages: bool = False
+    """Whether codes are moving averages of encoder outputs, which no gradient trains."""
     entropy: float | None = None
     """Mean entropy of the code probabilities in nats; None without probabilities."""
     entropy_std: float | None = None
@@ -72,7 +78,7 @@ class Verdict:
     """Verdict on the codebook of one level, with causes and remedies."""
 
     state: str
-    """`healthy`, `underused`, `collapsed` or `broken`."""
+    """`healthy`, `underused`, `collapsed`, `undetermined` or `broken`."""
     sentences: tuple[str, ...]
 
 
@@ -83,7 +89,6 @@ def codebook_health(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelH
     for batch in batches(tokenizer, dataset, work="counting codes"):
         accumulator.add(*tokenizer.encode_with_certainty(batch.images, generator=batch.draw()))
     values = accumulator.values()
-    keys = set(type(tokenizer.config.levels[0]).model_fields)
     return tuple(
         replace(
             _health(
@@ -92,7 +97,7 @@ def codebook_health(tokenizer: Tokenizer, dataset: ImageDataset) -> tuple[LevelH
                 tokenizer.codebook(level),
                 _of_level(values, level, len(accumulator.counts)),
             ),
-            can_start_and_reset={"init", "reset"} <= keys,
+            **_training_of(tokenizer.config.levels[0]),
         )
         for level, counts in enumerate(accumulator.counts)
     )
@@ -161,22 +166,31 @@ def low_perplexity_since(
 
 
 def codebook_state(
-    perplexity: float, num_codes: int
-) -> Literal["healthy", "underused", "collapsed"]:
-    """Classify a codebook by the ratio perplexity / K, with the bounds COLLAPSED and UNDERUSED."""
+    perplexity: float, num_codes: int, positions: int
+) -> Literal["healthy", "underused", "collapsed", "undetermined"]:
+    """Classify a codebook by the ratio perplexity / K, with the bounds COLLAPSED and UNDERUSED.
+
+    positions: number of code positions behind the perplexity. If there are fewer than codes, a low
+    ratio may be due to them alone, and the state is undetermined.
+    """
     share = perplexity / num_codes
-    return "healthy" if share >= UNDERUSED else "underused" if share >= COLLAPSED else "collapsed"
+    if share >= UNDERUSED:
+        return "healthy"
+    if positions < num_codes:
+        return "undetermined"
+    return "underused" if share >= COLLAPSED else "collapsed"
 
 
 def verdict_of(health: LevelHealth, since_step: int | None = None) -> Verdict:
     """Derive the verdict: what is wrong, what may have caused it, and what to try.
 
-    collapsed_at: the training step returned by `low_perplexity_since`, if the run is known.
+    since_step: the training step returned by `low_perplexity_since`, if the run is known.
     """
     faults = _faults(health)
     if faults:
         return Verdict("broken", tuple(faults))
-    state = codebook_state(health.perplexity, health.num_codes)
+    positions = int(health.counts.sum())
+    state = codebook_state(health.perplexity, health.num_codes, positions)
     sentences = [
         f"{health.codes_used} of {counted(health.num_codes, 'code')} {are(health.codes_used)} "
         f"used. The perplexity is {health.perplexity:.0f}, as if that many codes were used equally "
@@ -184,10 +198,27 @@ def verdict_of(health: LevelHealth, since_step: int | None = None) -> Verdict:
     ]
     if state == "healthy":
         return Verdict(state, tuple(sentences))
+    if state == "undetermined":
+        sentences.append(
+            f"{counted(positions, 'code position')} {are(positions)} too few to judge a codebook "
+            f"of {counted(health.num_codes, 'code')}. Diagnose it on more images."
+        )
+        return Verdict(state, tuple(sentences))
     if since_step is not None:
         sentences.append(f"This has been the case since training step {since_step:,}.")
     sentences += _causes(health)
     return Verdict(state, tuple(sentences))
+
+
+def _training_of(config: object) -> dict[str, Any]:
+    """Return how a quantizer's config starts, resets and trains codes, as fields of LevelHealth."""
+    init, reset = getattr(config, "init", None), getattr(config, "reset", None)
+    return {
+        "can_start_and_reset": init is not None and reset is not None,
+        "starts_from_data": init in ("data", "kmeans"),
+        "reset": None if reset is None or reset.kind == "none" else reset.kind,
+        "has_averages": hasattr(config, "averages"),
+    }
 
 
 def _health(
@@ -262,6 +293,30 @@ def _faults(health: LevelHealth) -> list[str]:
     return sentences
 
 
+_SOONER = {
+    "least-recently-used": "a shorter timeout",
+    "random": "a higher threshold",
+    "split": "fewer steps between two checks (every)",
+}
+"""Kind of a codebook reset -> setting with which it acts sooner."""
+
+
+def _start_and_reset(health: LevelHealth) -> str:
+    """Advise an initialisation and a reset where they are off, else to give the reset time."""
+    advice = []
+    if not health.starts_from_data:
+        advice.append("initialise the codebook from encoder outputs (init: kmeans)")
+    if health.reset is None:
+        advice.append("reset unused codes (reset: least-recently-used)")
+    if not advice:
+        return (
+            "The codebook already starts from encoder outputs and unused codes are reset, which "
+            f"takes steps: train longer, or reset sooner ({_SOONER[health.reset or '']})"
+        )
+    joined = " and ".join(advice)
+    return joined[0].upper() + joined[1:]
+
+
 def _causes(health: LevelHealth) -> list[str]:
     dead = f"{counted(health.dead_codes, 'code')} {are(health.dead_codes)}"
     if health.entropy is None and not health.can_start_and_reset:
@@ -272,9 +327,8 @@ def _causes(health: LevelHealth) -> list[str]:
     if health.entropy is None:
         return [
             f"{dead} dead: the encoder outputs have moved away from codes that receive no "
-            "gradient. Initialise the codebook from encoder outputs (init: kmeans) and reset "
-            "unused codes (reset: least-recently-used); a smaller commitment weight lets the "
-            "encoder outputs spread."
+            f"{'updates' if health.has_averages else 'gradient'}. {_start_and_reset(health)}; a "
+            "smaller commitment weight lets the encoder outputs spread."
         ]
     share = health.entropy / math.log(health.num_codes)
     if share > 0.8:

@@ -40,7 +40,8 @@ class RunFacts(Result):
     grids: tuple[tuple[int, int], ...] | None
     """Grid (h, w) of the codes of each level."""
     parameters: int | None
-    """Number of trained parameters; without those of the classes while these are unknown."""
+    """Number of parameters, codebooks included; without those of the classes while these are
+    unknown."""
     steps: int
     batch_size: int
 
@@ -106,5 +107,15 @@ def shown_name(name: str) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trained parameters of a model."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Return the number of parameters of a model, codebooks included.
+
+    A codebook that no gradient trains is a buffer of the state dict, with a name that ends in
+    `codebook`. Other buffers, such as the sizes of clusters, and codes that are computed from a
+    formula are not counted.
+    """
+    codebooks = {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if name.endswith("codebook") and not isinstance(tensor, nn.Parameter)
+    }
+    return sum(tensor.numel() for tensor in (*model.parameters(), *codebooks.values()))

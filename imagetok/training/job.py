@@ -94,6 +94,27 @@ def arithmetic(config: TrainConfig) -> Iterator[None]:
         yield
 
 
+def check_machine(config: TrainConfig, device: torch.device, where: str = "") -> None:
+    """Raise ConfigError for a tracker that is not installed, or a precision the device lacks.
+
+    where: the config, as a prefix of the message such as "a.yaml: ".
+    """
+    for tracker in config.trackers:
+        if find_spec(tracker) is None:
+            raise ConfigError(
+                f"{where}train.trackers: {tracker} is not installed; pip install {tracker}, "
+                "or set train.trackers=[]"
+            )
+    if config.autocast == "fp16" and device.type == "cpu":
+        key = "mixed_precision" if config.precision is None else "precision"
+        raise ConfigError(
+            f"{where}train.{key}: fp16 needs a GPU; on a CPU use bf16, or train.precision=fp32 and "
+            "train.mixed_precision=no"
+        )
+    if config.precision == "tf32":
+        check_tf32(device, f"{where}train.precision", "fp32 or bf16")
+
+
 def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Accelerator:
     """Set up Accelerate for a run.
 
@@ -101,15 +122,18 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     not installed, a device or precision that the machine does not have, and a batch size that the
     processes cannot share equally.
     """
-    for tracker in config.trackers:
-        if find_spec(tracker) is None:
-            raise ConfigError(
-                f"train.trackers: {tracker} is not installed; pip install {tracker}, "
-                "or set train.trackers=[]"
-            )
-    process_state(cpu=device == "cpu", patience=None)  # keeps the timeout for hanging ranks
+    state = process_state(cpu=device == "cpu", patience=None)  # the timeout for hanging ranks stays
+    here = torch.device(state.device or "cpu")
+    if device not in (None, "cpu", here.type):
+        check_device(device)
+        raise ConfigError(
+            f"--device {device}: expected cpu or no --device, because training runs on {here} "
+            "here; choose a GPU with CUDA_VISIBLE_DEVICES"
+        )
+    check_machine(config, here)
+    check_batch_size(config.batch_size, config.accumulation, state.num_processes)
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.autocast,
         log_with=list(config.trackers) or None,
@@ -117,19 +141,3 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
         # The loop keeps buffers (codebooks, running statistics) equal on every rank by itself.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    if device not in (None, "cpu", accelerator.device.type):
-        check_device(device)
-        raise ConfigError(
-            f"--device {device}: expected cpu or no --device, because training runs on "
-            f"{accelerator.device} here; choose a GPU with CUDA_VISIBLE_DEVICES"
-        )
-    if config.autocast == "fp16" and accelerator.device.type == "cpu":
-        key = "mixed_precision" if config.precision is None else "precision"
-        raise ConfigError(
-            f"train.{key}: fp16 needs a GPU; on a CPU use bf16, or train.precision=fp32 and "
-            "train.mixed_precision=no"
-        )
-    if config.precision == "tf32":
-        check_tf32(accelerator.device, "train.precision", "fp32 or bf16")
-    check_batch_size(config.batch_size, config.accumulation, accelerator.num_processes)
-    return accelerator

@@ -1,7 +1,7 @@
 """Training a tokenizer or VAE: builds the job of a config and runs the loop."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -149,7 +149,8 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
                 _save_pictures(bare, images.held_out, path)
                 if is_first:
                     logger.info("held-out images above their reconstructions: %s", path)
-        _log_codebook_states(step, measures, states)
+        if isinstance(bare, Tokenizer):
+            _log_codebook_states(step, measures, states, bare.grids)
         return measures
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
@@ -290,18 +291,25 @@ def _describe(counts: tuple[Tensor, ...]) -> dict[str, float]:
     return values
 
 
-def _log_codebook_states(step: int, measures: dict[str, float | int], states: list[str]) -> None:
+def _log_codebook_states(
+    step: int,
+    measures: dict[str, float | int],
+    states: list[str],
+    grids: Sequence[tuple[int, int]],
+) -> None:
     """Log every level whose codebook state changed since the previous evaluation."""
-    for level, before in enumerate(states):
+    for level, (before, (height, width)) in enumerate(zip(states, grids, strict=True)):
         perplexity, used, num_codes = (
             measures[level_name(name, level, len(states))]
             for name in ("perplexity", "codes_used", "num_codes")
         )
-        states[level] = codebook_state(perplexity, int(num_codes))
+        positions = int(measures["num_images"]) * height * width
+        states[level] = codebook_state(perplexity, int(num_codes), positions)
         if states[level] != before:
-            advice = (
-                "" if states[level] == "healthy" else "; `imagetok diagnose` suggests what to try"
-            )
+            advice = {
+                "healthy": "",
+                "undetermined": f"; {positions:,} code positions are too few to judge it",
+            }.get(states[level], "; `imagetok diagnose` suggests what to try")
             logger.info(
                 "step %d: %s is %s: %d of %d codes used, perplexity %.1f%s",
                 *(step, level_name("the codebook", level, len(states)).replace("_", ", ")),

@@ -75,6 +75,10 @@ def test_what_measures_images_leaves_unreadable_ones_out(command, images, run, t
     assert run_command([*words, "--max-skip", "10%"]) == 4
     assert f"skipped {images / 'test' / '03.png'}: truncated" in capsys.readouterr().out
     assert run_command([*words, "--max-skip", "1"]) == 4
+    page = tmp_path / "out" / "report.html"
+    if command == "evaluate":
+        page = imagetok.report(tmp_path / "out.json", page).path
+    assert "(1 left out as unreadable)" in page.read_text()
     assert run_command([*words, "--max-skip", "9%"]) == 3  # of ten images
 
 

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import imagetok
+import prior
 from cli.compare import MAY_DIFFER as OFFERED
 from imagetok.comparison import make_plan
 from imagetok.comparison.plan import MAY_DIFFER, ComparisonPlan, method_identity
@@ -160,3 +162,28 @@ def test_urls_with_secrets_are_refused_before_any_training(tmp_path, place):
     with pytest.raises(ConfigError, match=r"data\.shards: expected a URL without user") as refused:
         make_plan([changed(tmp_path, data=given), DVAE])
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.precision=tf32", r"edvae: train\.precision: tf32 needs a GPU"),
+        ("train.mixed_precision=fp16", r"edvae: train\.mixed_precision: fp16 needs a GPU"),
+    ],
+)
+def test_a_precision_that_the_device_lacks_is_refused_before_any_training(
+    tmp_path, override, message
+):
+    with pytest.raises(ConfigError, match=message):
+        imagetok.compare([EDVAE, DVAE], tmp_path / "out", set=[override], device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_precision_of_the_prior_is_refused_before_the_tokenizers_are_trained(tmp_path):
+    tree = read_yaml(DIGITS / "gpt.yaml")
+    tree["train"]["precision"] = "tf32"
+    path = tmp_path / "gpt.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError, match=r"gpt\.yaml: train\.precision: tf32 needs a GPU"):
+        prior.compare([EDVAE, DVAE], tmp_path / "out", prior=path, device="cpu")
+    assert not (tmp_path / "out").exists()

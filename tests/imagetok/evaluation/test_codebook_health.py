@@ -13,6 +13,7 @@ from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import (
     code_change_rates,
     codebook_health,
+    codebook_state,
     low_perplexity_since,
     uncertainty_perplexity_correlation,
     verdict_of,
@@ -23,13 +24,13 @@ from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 K = 32
 
 
-def setting(kind: str) -> tuple[Tokenizer, ArrayImages]:
+def setting(kind: str, **more: object) -> tuple[Tokenizer, ArrayImages]:
     """A tokenizer and 200 noise images of 4 x 4 codes."""
     network = {"kind": "conv", "width": 8, "groups": 2, "blocks": 1, "init": "torch"}
     tree = {
         "image": {"mode": "grey", "height": 8, "width": 8},
         "network": network | {"residual_gain": 0.5},
-        "quantizer": {"kind": kind, "num_codes": K, "code_dim": 4},
+        "quantizer": {"kind": kind, "num_codes": K, "code_dim": 4, **more},
     }
     seeding.reseed_global(0)
     tokenizer = build_tokenizer(validate(tree, TokenizerConfig, "test")).eval()
@@ -89,6 +90,36 @@ def test_far_codes_are_a_collapse(spread):
     assert verdict.state == "collapsed"
     assert f"{K - 1} codes are dead" in " ".join(verdict.sentences)
     assert "step 1,200" in " ".join(verdict_of(health, 1200).sentences)
+
+
+def test_too_few_positions_are_no_collapse(spread):
+    tokenizer, dataset = spread
+    with torch.no_grad():
+        tokenizer.quantizer.codebook[1:] += 1000
+    few = ArrayImages(dataset.images[:1], name="one", split="test", contract=tokenizer.image)
+    health, verdict = health_and_verdict(tokenizer, few)
+    assert int(health.counts.sum()) == 16 < K
+    assert verdict.state == "undetermined"
+    assert "16 code positions are too few" in verdict.sentences[-1]
+    assert codebook_state(1.0, K, K - 1) == "undetermined"
+    assert codebook_state(1.0, K, K) == "collapsed"
+    assert codebook_state(K / 4, K, K - 1) == "healthy"
+
+
+@pytest.mark.parametrize("kind", ["vqvae", "vqvae-ema"])
+@pytest.mark.parametrize("init", ["uniform", "kmeans"])
+@pytest.mark.parametrize("reset", ["none", "random", "least-recently-used", "split"])
+def test_advice_is_what_the_config_does_not_do_already(kind, init, reset):
+    tokenizer, dataset = setting(kind, init=init, reset={"kind": reset})
+    with torch.no_grad():
+        tokenizer.quantizer.codebook[1:] += 1000
+    health, verdict = health_and_verdict(tokenizer, dataset)
+    said = " ".join(verdict.sentences)
+    assert verdict.state == "collapsed" and health.dead_codes == K - 1
+    assert ("init: kmeans" in said) == (init == "uniform")
+    assert ("reset: least-recently-used" in said) == (reset == "none")
+    assert ("train longer" in said) == (init == "kmeans" and reset != "none")
+    assert ("no updates" in said) == (kind == "vqvae-ema") == ("gradient" not in said)
 
 
 def test_a_quarter_of_the_codes_is_underused(spread):

@@ -258,7 +258,7 @@ def test_a_codebook_is_judged_while_it_is_trained(tmp_path, caplog):
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         if record["split"] == "test":
-            state = codebook_state(record["perplexity"], record["num_codes"])
+            state = codebook_state(record["perplexity"], record["num_codes"], record["num_images"])
             told[record["step"]] = (state, record["codes_used"])
     before = None
     for step, (state, used) in told.items():
