@@ -80,10 +80,10 @@ class FolderSurvey(Result):
         modes = {h.mode for h in self.headers.found.values()}
         return bool(modes) and all(m in ("1", "L", "LA") or m.startswith("I;16") for m in modes)
 
-    def with_damaged(self, images: Iterable[Unreadable]) -> "FolderSurvey":
-        """Return the survey if these pictures, known by their paths, are damaged too."""
+    def with_damaged(self, reasons: Mapping[str, str]) -> "FolderSurvey":
+        """Return the survey if these pictures, path -> reason, are damaged too."""
         index = {path: i for i, path in enumerate(self.files)}
-        found = [replace(image, index=index[image.path]) for image in images]
+        found = [Unreadable(index[path], path, reason) for path, reason in reasons.items()]
         return replace(self, headers=self.headers.without(found))
 
     def smaller_than(self, side: int) -> list[str]:

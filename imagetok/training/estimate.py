@@ -4,13 +4,12 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
 from accelerate import Accelerator
 
-from imagetok.data.unreadable import SHOWN, Unreadable
 from imagetok.errors import ImagetokError
 from imagetok.processes import peak_memory_mb
 from imagetok.results import Result, duration_text
@@ -22,6 +21,8 @@ from imagetok.training.loop import rehearse
 
 WARM_UP, FEWEST, MOST, SECONDS = 2, 3, 8, 10.0
 """Steps before the measured ones, limits of their number, and the time after which they end."""
+SHOWN = 5
+"""Number of unreadable examples that are named."""
 PATIENCE = 60.0
 """Seconds after which even fewer steps are enough."""
 EVALUATION_SHARE = 1 / 3
@@ -51,8 +52,9 @@ class RunEstimate(Result):
     """What the run would be refused with, because images, codes or the tokenizer are missing or
     damaged. Steps were then measured on noise, and neither reading nor evaluations are counted.
     None if it can start."""
-    unreadable: tuple[Unreadable, ...] = ()
-    """Training images that the measured steps met and could not read; others took their place."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Training images that the measured steps met and could not read, path -> reason; others took
+    their place."""
 
     def title(self) -> str:
         """Return the title of the facts."""
@@ -60,7 +62,8 @@ class RunEstimate(Result):
 
     def rows(self) -> Mapping[str, object]:
         """Return the facts, then device, time and memory."""
-        paths = ", ".join(f"{image.path} ({image.reason})" for image in self.unreadable[:SHOWN])
+        shown = islice(self.unreadable.items(), SHOWN)
+        paths = ", ".join(f"{path} ({reason})" for path, reason in shown)
         more = ", ..." if len(self.unreadable) > SHOWN else ""
         unreadable = f"{len(self.unreadable):,} in these steps: {paths}{more}"
         return {

@@ -117,7 +117,10 @@ def estimate_tokenizer(
     estimate = estimate_run(
         job, config.train, accelerator=accelerator, seed=config.seed, refusal=refusal
     )
-    return estimate if images is None else replace(estimate, unreadable=images.skipped_in_training)
+    if images is None:
+        return estimate
+    skipped = {image.path: image.reason for image in images.skipped_in_training}
+    return replace(estimate, unreadable=skipped)
 
 
 def job_on_noise(config: TokenizerRun, init_from: Path | str | None = None) -> Job:

@@ -158,7 +158,7 @@ def test_a_dry_run_names_the_damage_it_met_and_advises_no_resume(images):
     with pytest.raises(ImageError, match=r"07\.png: unreadable; .*--max-skip 2$"):
         estimate_tokenizer(run_config(images))
     found = estimate_tokenizer(run_config(images, 2))
-    assert [image.index for image in found.unreadable] == [7]
+    assert [Path(path).name for path in found.unreadable] == ["07.png"]
     assert "07.png (unreadable)" in str(found)
 
 
