@@ -1,7 +1,7 @@
 """Training images that are decoded once and kept on the device, and augmented there."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
@@ -92,13 +92,16 @@ class ResidentImages:
 
 
 def make_resident(
-    source: ImageDataset | ChangedImages, device: torch.device, resident: Resident
+    source: ImageDataset | ChangedImages,
+    device: torch.device,
+    resident: Resident,
+    check: Callable[[], None] = lambda: None,
 ) -> ResidentImages | None:
     """Decode all images to `device`, or return None if they are not to be kept there.
 
     resident: `never` keeps none, `always` all on any device. `auto` keeps them on a GPU if all have
-    one size and they take at most `LIMIT` and a quarter of the GPU's memory. Raises ConfigError
-    where `always` is impossible.
+    one size and they take at most `LIMIT` and a quarter of the GPU's memory. check: called often;
+    may raise to stop. Raises ConfigError where `always` is impossible.
     """
     if resident == "never" or (resident == "auto" and device.type != "cuda"):
         return None
@@ -122,17 +125,22 @@ def make_resident(
         ThreadPoolExecutor() as pool,
         ProgressBar("decoding", len(source), enabled=process_state().is_main_process) as progress,
     ):
-        for piece, found in zip(pieces, pool.map(lambda p: _read(source, p), pieces), strict=True):
-            for index, part in zip(piece, found, strict=True):
-                if isinstance(part, ImageError):
-                    unreadable[index] = part
-                    continue
-                image, labels[index] = part
-                if image.shape != first.shape:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    return _refused(resident, "they have several sizes before augment crops them")
-                images[index] = image.to(device)
-            progress.update(piece.stop)
+        try:
+            decoded = pool.map(lambda piece: _read(source, piece), pieces)
+            for piece, found in zip(pieces, decoded, strict=True):
+                check()
+                for index, part in zip(piece, found, strict=True):
+                    if isinstance(part, ImageError):
+                        unreadable[index] = part
+                        continue
+                    image, labels[index] = part
+                    if image.shape != first.shape:
+                        why = "they have several sizes before augment crops them"
+                        return _refused(resident, why)
+                    images[index] = image.to(device)
+                progress.update(piece.stop)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return ResidentImages(source, images, labels.to(device), unreadable)
 
 

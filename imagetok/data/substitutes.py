@@ -1,5 +1,6 @@
 """Training images of which the unreadable ones are replaced by others."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import torch
@@ -46,11 +47,13 @@ class SubstitutedImages:
         self.dataset = dataset
         self.seed = seed
 
-    def kept_on(self, device: torch.device, resident: Resident) -> "SubstitutedImages | None":
+    def kept_on(
+        self, device: torch.device, resident: Resident, check: Callable[[], None]
+    ) -> "SubstitutedImages | None":
         """Return the same images, kept on a device; None if they are not. See `make_resident`."""
         if not isinstance(self.dataset, ImageDataset | ChangedImages):
             return None
-        kept = make_resident(self.dataset, device, resident)
+        kept = make_resident(self.dataset, device, resident, check)
         return None if kept is None else SubstitutedImages(kept, self.seed)
 
     def __len__(self) -> int:

@@ -33,7 +33,7 @@ def nothing() -> None:
     """Do nothing."""
 
 
-def nowhere(device: torch.device) -> None:
+def nowhere(device: torch.device, check: Callable[[], None]) -> None:
     """Keep no examples on a device."""
 
 
@@ -64,8 +64,11 @@ class Job:
     runs; "" if it is unknown."""
     unpack: Callable[[Any], Any] = as_is
     """A batch as the dataset returns it -> the batch for `loss`; may raise InputError."""
-    kept_on: Callable[[torch.device], BatchedDataset | EpochDataset | None] = nowhere
-    """Returns the same dataset with its examples on a device; None if they are not kept there."""
+    kept_on: Callable[[torch.device, Callable[[], None]], BatchedDataset | EpochDataset | None] = (
+        nowhere
+    )
+    """(device, function to call often that stops after a signal) -> the same dataset with its
+    examples on the device; None if they are not kept there."""
     keep: Callable[[], None] = nothing
     """Called on every process before a checkpoint is saved, to store what the job has noted."""
     selection: WeightSelection | None = None

@@ -270,7 +270,7 @@ class _Training:
     def _steps(self) -> None:
         config, accelerator = self.config, self.accelerator
         if not self._is_over():
-            self._begin_batches(self.job.kept_on(accelerator.device))
+            self._begin_batches(self.job.kept_on(accelerator.device, self.stop.check))
         logged_at, logged_step = time.perf_counter(), self.step
         with ProgressBar(
             "training", config.steps, self.step, accelerator.is_main_process

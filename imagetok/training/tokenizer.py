@@ -175,7 +175,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
     return replace(
         job,
         dataset=dataset,
-        kept_on=lambda device: dataset.kept_on(device, config.resident),
+        kept_on=lambda device, check: dataset.kept_on(device, config.resident, check),
         read_differently=lambda: images.training.dataset.read_differently(),
         unpack=images.unpack,
         keep=images.keep,

@@ -1,5 +1,8 @@
 """Training images that are kept on the device: the same batches, decoded once."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +12,12 @@ from test_resume import assert_same_run, tree
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from imagetok.config import dump_yaml, validate
-from imagetok.data import ImageError, open_images, parse_spec
+from imagetok.data import ImageError, open_images, parse_spec, resident
 from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.augmented_images import AugmentedImages, larger
 from imagetok.data.resident import ResidentImages, make_resident
 from imagetok.data.substitutes import SubstitutedImages
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, StoppedError
 from imagetok.images import ImageContract
 from imagetok.training.config import TokenizerRun
 from imagetok.training.tokenizer import train_tokenizer
@@ -147,3 +150,29 @@ def before_size(name: str) -> tuple[int, int]:
     change = CHANGES[name]
     contract = RGB if change is None else larger(change, RGB)
     return contract.height, contract.width
+
+
+def test_a_signal_while_images_are_decoded_stops_the_run_and_it_goes_on_later(
+    tmp_path, monkeypatch
+):
+    train_tokenizer(config("always", steps=3), tmp_path / "whole")
+    read = AugmentedImages.read_before
+
+    sent: list[bool] = []
+
+    def interrupted(self, indices):
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(self, indices)
+
+    def decoded(*_: object) -> None:
+        raise AssertionError("all images were decoded after the signal")
+
+    monkeypatch.setattr(AugmentedImages, "read_before", interrupted)
+    monkeypatch.setattr(resident, "ResidentImages", decoded)
+    with pytest.raises(StoppedError, match="stopped by SIGINT at step 0 of 3"):
+        train_tokenizer(config("always", steps=3), tmp_path / "stopped")
+    monkeypatch.undo()
+    train_tokenizer(config("always", steps=3), tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 3)
