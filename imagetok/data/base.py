@@ -116,6 +116,8 @@ class ImageDataset(Dataset[ImageBatch], ABC):
     """Class names by label; empty if unlabelled."""
     skipped: tuple[Unreadable, ...] = ()
     """Images of the source that are left out, because they cannot be read."""
+    is_decoded_when_read: bool = False
+    """Whether reading decodes files, which pays in processes of their own."""
 
     @property
     def num_classes(self) -> int | None:

@@ -27,6 +27,8 @@ _PIECE = 4096
 class CompressedImages(ImageDataset, ABC):
     """Encoded images with labels; subclasses locate and decode each image."""
 
+    is_decoded_when_read = True
+
     def __init__(
         self,
         name: str,

@@ -25,6 +25,7 @@ class ChosenImages(ImageDataset):
         self.name, self.split = whole.name, whole.split
         self.contract, self.class_names = whole.contract, whole.class_names
         self.skipped = whole.skipped
+        self.is_decoded_when_read = whole.is_decoded_when_read
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -81,6 +81,7 @@ class ImageViews(ImageDataset):
         self.contract = image
         self.name, self.split = pictures.name, pictures.split
         self.class_names = pictures.class_names
+        self.is_decoded_when_read = pictures.is_decoded_when_read
 
     def __len__(self) -> int:
         return len(self.pictures) * self.views

@@ -4,28 +4,16 @@ The stream is a sequence of permutations of the dataset: step t uses its example
 [t * batch_size, (t + 1) * batch_size), across the borders of epochs.
 """
 
-import logging
-import signal
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Sampler
 
 from imagetok import seeding
-from imagetok.errors import ConfigError, InputError, ResourceError
-from imagetok.plugins.loading import ensure_loaded, loaded_plugins
-from imagetok.processes import usable_cpus
+from imagetok.data.loader_workers import worker_loader
+from imagetok.errors import ConfigError, InputError
 from imagetok.suggestions import counted
-
-logger = logging.getLogger("imagetok")
-_REMEDY = (
-    "set train.workers=0, which needs no shared memory, or provide more of it (for a container: "
-    "--shm-size=1g)"
-)
 
 
 @runtime_checkable
@@ -130,77 +118,20 @@ class MicroBatches(Sampler[Examples]):
             step += 1
 
 
-class _Plugins:
-    """Plugins that are loaded where this is unpickled."""
-
-    def __init__(self, plugins: tuple[str, ...]):
-        self.plugins = plugins
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ensure_loaded, (self.plugins,)
-
-
-def _with_plugins(plugins: None, dataset: BatchedDataset | EpochDataset) -> "_Refusals":
-    del plugins  # loaded before the dataset was unpickled
-    return _Refusals(dataset)
-
-
-class _Refusals(Dataset[Any]):
-    """The same dataset, which returns InputError and ResourceError instead of raising them.
-
-    torch rebuilds an exception of a loader worker from the text of its traceback.
-    """
+@final
+class _ReadExamples:
+    """Reads the examples of a micro-batch from a dataset."""
 
     def __init__(self, dataset: BatchedDataset | EpochDataset):
         self.dataset = dataset
-        self._read: Callable[[Examples], Any]
-        if isinstance(dataset, EpochDataset):  # looks for each of its methods, which takes time
-            self._read = lambda examples: dataset.read_at(*examples)
-        else:
-            self._read = lambda examples: dataset.__getitems__(examples.indices)
+        # Looked up once: whether it has each method of an EpochDataset takes time to find out.
+        self.has_epochs = isinstance(dataset, EpochDataset)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Sent to a worker that is spawned: its plugins first, which the dataset may be of."""
-        return _with_plugins, (_Plugins(loaded_plugins()), self.dataset)
-
-    def __getitems__(self, examples: Examples) -> Any:
-        try:
-            batch = self._read(examples)
-            if get_worker_info() is not None:
-                _share(batch)
-            return batch
-        except (InputError, ResourceError) as error:
-            return error
-
-
-def _share(batch: Any) -> None:
-    """Move a batch's tensors to shared memory in place; ResourceError if there is no room.
-
-    The loader itself would do it in a thread of the worker, whose error would be lost.
-    """
-    if isinstance(batch, tuple):
-        for part in batch:
-            _share(part)
-    elif isinstance(batch, Tensor):
-        try:
-            batch.share_memory_()
-        except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ResourceError(
-                f"train.workers: no room for a batch in shared memory, /dev/shm ({reason}); "
-                f"{_REMEDY}"
-            ) from None
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C in workers, because the main process decides when to stop."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    def __call__(self, examples: Examples) -> Any:
+        dataset: Any = self.dataset
+        if self.has_epochs:
+            return dataset.read_at(*examples)
+        return dataset.__getitems__(examples.indices)
 
 
 def batch_loader(
@@ -208,52 +139,16 @@ def batch_loader(
     micro_batches: MicroBatches,
     workers: int,
     pin_memory: bool,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Return an endless loader of whole batches, whose workers hold no state.
 
     In place of a batch it yields InputError if an example cannot be read, and ResourceError if a
     worker has no shared memory for the batch. Logs a warning for more workers than CPUs.
     """
-    cpus = usable_cpus()
-    if workers > cpus:
-        logger.warning(
-            "train.workers: expected no more processes than CPUs that they may use, %d, found %d; "
-            "more are slower, set train.workers=%d",
-            *(cpus, workers, cpus),
-        )
-    with _without_advice():
-        return DataLoader(
-            _Refusals(dataset),
-            batch_sampler=micro_batches,  # pyright: ignore[reportArgumentType]  # no lists, but Examples
-            num_workers=workers,
-            collate_fn=_as_is,
-            pin_memory=pin_memory,
-            worker_init_fn=_ignore_signals,
-            timeout=300 if workers else 0,  # seconds to wait for a batch of a hanging worker
-            # Its own generator, because the default draws a seed from torch's global generator.
-            generator=torch.Generator().manual_seed(0),
-        )
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Hide torch's warning about many workers, in whose place `batch_loader` logs one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        yield
-
-
-def begin(loader: DataLoader) -> Iterator[Any]:
-    """Return an iterator over the loader's batches; ResourceError if workers cannot be started."""
-    if not loader.num_workers and not loader.pin_memory:  # the loader's own takes longer
-        plain: Any = loader
-        return map(plain.dataset.__getitems__, plain.batch_sampler)
-    try:
-        with _without_advice():
-            return iter(loader)
-    except OSError as error:  # the workers' semaphores need shared memory too
-        raise ResourceError(
-            f"train.workers: {counted(loader.num_workers, 'loader worker')} cannot be started "
-            f"({error.strerror or error}): workers need processes, file descriptors and shared "
-            f"memory, /dev/shm; {_REMEDY}"
-        ) from None
+    return worker_loader(
+        _ReadExamples(dataset),
+        micro_batches,
+        workers,
+        option="train.workers",
+        pin_memory=pin_memory,
+    )

@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
+from imagetok.data.loader_workers import begin
 from imagetok.distributed.peers import check_same_on_all
 from imagetok.durable import write_json
 from imagetok.errors import (
@@ -39,7 +40,6 @@ from imagetok.training.batch_order import (
     EpochDataset,
     MicroBatches,
     batch_loader,
-    begin,
 )
 from imagetok.training.best_weights import BestWeights
 from imagetok.training.checkpoint_record import (

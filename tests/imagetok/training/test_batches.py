@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagetok.data import loader_workers
 from imagetok.data.base import ArrayImages
+from imagetok.data.loader_workers import begin
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import ImageContract
-from imagetok.training import batch_order
-from imagetok.training.batch_order import MicroBatches, batch_loader, begin
+from imagetok.training.batch_order import MicroBatches, batch_loader
 
 SEEDS = st.integers(0, 2**32)
 
@@ -127,7 +128,7 @@ def test_a_dataset_that_differs_by_epoch_is_told_the_epochs(workers: int) -> Non
 
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_more_workers_than_cpus_are_warned_of_once_in_our_words(cpus, monkeypatch, caplog):
-    monkeypatch.setattr(batch_order, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(loader_workers, "usable_cpus", lambda: cpus)
     monkeypatch.setattr("torch._utils.cpu_count", lambda: cpus)
     image = ImageContract(mode="grey", height=2, width=2)
     pixels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)

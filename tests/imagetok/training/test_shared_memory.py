@@ -13,10 +13,11 @@ from disk_faults import in_fork
 
 from cli.main import _explain, _run
 from imagetok.data import ArrayImages
+from imagetok.data.loader_workers import begin
 from imagetok.data.substitutes import SubstitutedImages
 from imagetok.errors import ResourceError
 from imagetok.images import ImageContract
-from imagetok.training.batch_order import MicroBatches, batch_loader, begin
+from imagetok.training.batch_order import MicroBatches, batch_loader
 
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "edvae.yaml"
 TRAIN = (
