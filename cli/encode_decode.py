@@ -14,6 +14,7 @@ from cli.options import (
     show_usage,
     size_option,
     tokenizer_option,
+    workers_option,
 )
 from imagetok.suggestions import counted
 
@@ -56,6 +57,7 @@ from imagetok.suggestions import counted
 @click.option("--bf16", is_flag=True, help="Short for --precision bfloat16.")
 @device_option()
 @batch_size_option()
+@workers_option()
 @click.pass_context
 def encode(
     ctx: click.Context,
@@ -73,6 +75,7 @@ def encode(
     bf16: bool,
     device: str | None,
     batch_size: int | None,
+    workers: int | None,
 ) -> None:
     """Encode images to a code dataset (shards). Run it again to continue after an interruption.
 
@@ -101,6 +104,7 @@ def encode(
         "precision": "bfloat16" if bf16 else precision or "float32",
         "device": device,
         "batch_size": batch_size,
+        "workers": workers,
     }
     if dry_run:
         expected = imagetok.encode(tokenizer, data, shards, dry_run=True, **options)

@@ -224,9 +224,15 @@ def _environment_message(error: BaseException) -> str | None:
     if "too many open files" in str(error).lower():  # a message of torch
         return f"too many files are open; {_ENVIRONMENT[errno.EMFILE].partition('; ')[2]}"
     if "DataLoader timed out" in str(error):
-        return "a loader worker returned no batch for 300 s; try train.workers=0, then --resume"
+        return (
+            "a loader worker returned no batch for 300 s; try train.workers=0, then --resume, or "
+            "--workers 0"
+        )
     if "DataLoader worker" in str(error):
-        return "a loader worker was killed, perhaps out of memory; try train.workers=0 or fewer"
+        return (
+            "a loader worker was killed, perhaps out of memory; try fewer, such as train.workers=0 "
+            "or --workers 0"
+        )
     if any(text in str(error) for text in ("closed by peer", "reset by peer")):
         return "another process of this run has ended; see its error message"
     return None

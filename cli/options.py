@@ -62,6 +62,16 @@ def batch_size_option() -> Decorator:
     )
 
 
+def workers_option() -> Decorator:
+    """Return the `--workers` option."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        help="Processes that read the next images meanwhile; default: on a GPU one less than the "
+        "CPUs, for images that are decoded, else 0. Affects speed and memory, never the result.",
+    )
+
+
 def max_skip_option(what: str = "Unreadable images to allow [0].") -> Decorator:
     """Return the `--max-skip` option; `what` is its help text."""
     return click.option("--max-skip", metavar="N|P%", help=what)

@@ -10,12 +10,18 @@ from imagetok.suggestions import counted
 
 
 def check_codes(
-    codes: object, num_codes: Sequence[int], grids: Sequence[tuple[int, int]]
+    codes: object,
+    num_codes: Sequence[int],
+    grids: Sequence[tuple[int, int]],
+    *,
+    values: bool = True,
 ) -> tuple[Tensor, ...]:
     """Return codes as int64 maps; raise InputError if they do not fit.
 
     codes: a tuple or list of integer tensors (B, h, w), coarse to fine, of any integer type.
     num_codes, grids: codebook size and (h, w) of each level. The message names the level.
+    values: False checks shapes and types alone, for codes whose values were checked before; of a
+    GPU's, each check of values waits for it.
     """
     if not isinstance(codes, tuple | list) or len(codes) != len(num_codes):
         is_list = isinstance(codes, tuple | list)
@@ -26,7 +32,7 @@ def check_codes(
         )
     maps = []
     for level, (indices, k, grid) in enumerate(zip(codes, num_codes, grids, strict=True)):
-        _check_level(level, indices, k, grid)
+        _check_level(level, indices, k, grid, values)
         maps.append(indices.long())
     if len({len(indices) for indices in maps}) > 1:
         sizes = ", ".join(str(len(indices)) for indices in maps)
@@ -39,7 +45,7 @@ def grids_shown(grids: Sequence[tuple[int, int]]) -> str:
     return " and ".join(f"{h} x {w}" for h, w in grids)
 
 
-def _check_level(level: int, indices: object, k: int, grid: tuple[int, int]) -> None:
+def _check_level(level: int, indices: object, k: int, grid: tuple[int, int], values: bool) -> None:
     if not isinstance(indices, Tensor):
         raise InputError(
             f"level {level}: expected codes as a torch tensor, found {type(indices).__name__}; "
@@ -53,7 +59,7 @@ def _check_level(level: int, indices: object, k: int, grid: tuple[int, int]) -> 
     dtype = indices.dtype
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
         raise InputError(f"level {level}: expected integer codes, found {dtype}")
-    if indices.numel():
+    if indices.numel() and values:
         low, high = (int(v) for v in indices.long().aminmax())
         if low < 0 or high >= k:
             raise InputError(

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
     | {"protocols", "arguments", "indices", "config_faults"}
-    | {"distributed", "plugins", "precision", "processes"},
-    {"images", "code_maps", "fonts", "artifacts", "hub", "progress", "signals", "optional"},
+    | {"distributed", "plugins", "precision", "processes", "host_copy"},
+    {"images", "code_maps", "fonts", "batch_size", "artifacts", "hub", "progress", "signals", "optional"},
     {"pictures", "results", "pretrained"},
     {"caches", "named_configs"},
     {"environment"},

@@ -6,13 +6,17 @@ The bytes written do not depend on the number of processes, nor on interruptions
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
 from imagetok import seeding
 from imagetok.arguments import checked_count, checked_path
@@ -25,16 +29,19 @@ from imagetok.codes.schema import MICRO_BATCH, CodePlan, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.inputs import ImageInput, open_inputs
+from imagetok.data.loader_workers import read_ahead, workers_for
 from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import parse_allowance
 from imagetok.data.views import check_views, picture_contract, views_of
 from imagetok.errors import ConfigError
 from imagetok.eval_mode import eval_mode
-from imagetok.images import ImageSize, checked_size, from_stored
+from imagetok.host_copy import HostCopy
+from imagetok.images import ImageSize, checked_size
 from imagetok.precision import EncodePrecision, check_precision, check_tf32, has_tf32
 from imagetok.processes import device_of
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers.deferred_checks import DeferredChecks, deferred_checks, stored_on
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
 logger = logging.getLogger("imagetok")
@@ -73,6 +80,7 @@ def encode(
     class_names: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Encoded: ...
 @overload
@@ -93,6 +101,7 @@ def encode(
     class_names: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> EncodingEstimate: ...
 def encode(
@@ -112,6 +121,7 @@ def encode(
     class_names: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Encoded | EncodingEstimate:
     """Encode images to a code dataset in the folder `out`; a rerun continues an interrupted one.
@@ -139,12 +149,18 @@ def encode(
     run measures how many.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
     batch_size: images computed at once, in steps of 64; affects speed and memory, not the codes.
+    workers: loader workers, processes that read the next images while others are computed; affects
+    speed and memory, not the codes. None: on a GPU one less than this process's share of the CPUs,
+    for images that are decoded when they are read and have one size; otherwise 0, which reads in
+    the threads that compute.
     Raises ConfigError for an invalid option or when `out` holds anything else, InputError when
     images are missing or more than max_skip are unreadable, ResourceError when the disk is too
     small, StoppedError after a signal (call `encode` again to continue).
     """
     checked_path("out", out)
     _check_options(limit, samples_per_shard, precision, batch_size)
+    if workers is not None:
+        checked_count("workers", workers, least=0)
     with progress_shown(progress):
         model = open_tokenizer(tokenizer, device)
         model.check_finite()
@@ -172,6 +188,8 @@ def encode(
         dataset = views_of(pictures, views, model.image)
         folder, name = Path(out), recorded_name(tokenizer, model)
         threads = None if batch_size is None else max(1, batch_size // MICRO_BATCH)
+        # Of most sizes there are few images, fewer than it pays to start workers for.
+        loaders = (workers or 0) if is_native else workers_for(dataset, device_of(model), workers)
 
         def plan_for(sized: Tokenizer, images: ImageDataset, where: str) -> CodePlan:
             return make_plan(
@@ -187,8 +205,9 @@ def encode(
             if is_native:
                 plan = plan.model_copy(update={"micro_batch": NATIVE_MICRO_BATCH})
             return encode_dataset(
-                sized, images, to, plan, max_skips=skips, threads=threads, progress=shown
-            )
+                sized, images, to, plan,
+                max_skips=skips, threads=threads, workers=loaders, progress=shown,
+            )  # fmt: skip
 
         if dry_run:
             plan = plan_for(model, dataset, source)
@@ -267,13 +286,14 @@ def encode_dataset(
     *,
     max_skips: int = 0,
     threads: int | None = None,
+    workers: int = 0,
     progress: ProgressBar | None = None,
 ) -> EncodeReport:
     """Write the code dataset of `plan` into `folder`; a rerun continues an interrupted one.
 
     The processes of a distributed run share the shards. threads: number of micro-batches computed
     at once (default: torch's thread count on a CPU, 1 on a GPU); affects speed, not the bytes.
-    max_skips: unreadable images to allow in the whole dataset. progress: the bar of several
+    workers: loader workers, see `encode_range`. max_skips: unreadable images to allow in the whole dataset. progress: the bar of several
     datasets, instead of a bar of this one. Raises ConfigError when `folder` holds another plan,
     InputError beyond max_skips, ResourceError when the disk is too small, StoppedError after a
     signal (rerun to continue).
@@ -281,7 +301,7 @@ def encode_dataset(
     return write_dataset(
         folder,
         plan,
-        lambda inputs: encode_range(tokenizer, dataset, plan, inputs, threads),
+        lambda inputs: encode_range(tokenizer, dataset, plan, inputs, threads, workers),
         "encoding",
         max_skips=max_skips,
         sample=dataset.sample,
@@ -293,8 +313,9 @@ def encode_dataset(
 def estimate(tokenizer: Tokenizer, dataset: ImageDataset, folder: Path, plan: CodePlan) -> Estimate:
     """Estimate size and time of an encoding by encoding the first images; writes nothing."""
     count = min(len(dataset), 4 * plan.micro_batch)
+    workers = workers_for(dataset, device_of(tokenizer))
     begun = time.perf_counter()
-    for _ in encode_range(tokenizer, dataset, plan, range(count), None):
+    for _ in encode_range(tokenizer, dataset, plan, range(count), None, workers):
         pass
     seconds = (time.perf_counter() - begun) * len(dataset) / max(count, 1)
     return Estimate(
@@ -326,11 +347,18 @@ def code_agreement(tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan) 
 
 
 def encode_range(
-    tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan, inputs: range, threads: int | None
-) -> Iterator[EncodedPart]:
+    tokenizer: Tokenizer,
+    dataset: ImageDataset,
+    plan: CodePlan,
+    inputs: range,
+    threads: int | None,
+    workers: int = 0,
+) -> Generator[EncodedPart, None, None]:
     """Encode a range of inputs and yield its micro-batches in order.
 
-    threads: micro-batches computed at once; None chooses as `encode_dataset` does.
+    threads: micro-batches computed at once; None chooses as `encode_dataset` does. workers: loader
+    workers that read the next ones meanwhile; with 0, the thread that computes a micro-batch reads
+    it. On a GPU nothing waits for a micro-batch before the next one is computed.
     """
     if plan.precision == "tf32":
         threads = 1  # its setting is one for all threads
@@ -338,42 +366,95 @@ def encode_range(
         is_cpu = device_of(tokenizer).type == "cpu"
         threads = torch.get_num_threads() if is_cpu else 1
     # One intra-op thread each: splitting a sum over threads would change its last bit.
+    device = device_of(tokenizer)
+    micros = [
+        range(start, min(start + plan.micro_batch, inputs.stop))
+        for start in range(inputs.start, inputs.stop, plan.micro_batch)
+    ]
     with (
         eval_mode(tokenizer),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        closing(_sources(dataset, micros, plan.micro_batch, workers, device)) as sources,
     ):
-        waiting: deque[Future[EncodedPart]] = deque()
+        waiting: deque[Future[_Encoding]] = deque()
         try:
-            for start in range(inputs.start, inputs.stop, plan.micro_batch):
-                micro = range(start, min(start + plan.micro_batch, inputs.stop))
-                waiting.append(pool.submit(_encode_micro, tokenizer, dataset, plan, micro))
+            for source in sources:
+                waiting.append(pool.submit(_encode_micro, tokenizer, plan, source))
                 if len(waiting) == 2 * threads:
-                    yield waiting.popleft().result()
+                    yield waiting.popleft().result().part()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft().result().part()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _encode_micro(
-    tokenizer: Tokenizer, dataset: ImageDataset, plan: CodePlan, inputs: range
-) -> EncodedPart:
-    """Encode up to `plan.micro_batch` images in one batch, padded with zeros to that size."""
+class _MicroBatch(NamedTuple):
+    """The readable images of a micro-batch."""
+
+    start: int
+    """Index of its first input."""
+    pixels: UInt8[Tensor, "B C H W"]
+    """Padded with zeros to the size of all micro-batches."""
+    labels: Int64[Tensor, " N"]
+    indices: Int64[Tensor, " N"]
+    skips: list[Skip]
+
+
+class _Encoding(NamedTuple):
+    """A micro-batch whose codes are being computed."""
+
+    images: _MicroBatch
+    results: HostCopy
+    """The codes of each level, and which images have finite encoder outputs."""
+    checks: DeferredChecks
+
+    def part(self) -> EncodedPart:
+        """Return the codes, after waiting for them; NotFiniteError if they are arbitrary."""
+        *codes, finite = self.results.tensors()
+        self.checks.refuse_unless(finite)
+        images = self.images
+        return EncodedPart(
+            tuple(level[: len(images.labels)].numpy() for level in codes),
+            images.labels.numpy(),
+            images.indices.numpy(),
+            images.skips,
+        )
+
+
+def _sources(
+    dataset: ImageDataset, micros: list[range], size: int, workers: int, device: torch.device
+) -> Generator[Callable[[], _MicroBatch], None, None]:
+    """Yield a function for each micro-batch that returns it: read by workers, or by its caller."""
+    read = partial(_read_micro, dataset, size)
+    if not workers:
+        yield from (partial(read, micro) for micro in micros)
+        return
+    with closing(read_ahead(read, micros, workers, device)) as batches:
+        for batch in batches:
+            yield partial(_MicroBatch, *batch)
+
+
+def _read_micro(dataset: ImageDataset, size: int, inputs: range) -> _MicroBatch:
+    """Read a micro-batch of up to `size` inputs, and pad it to that size."""
     kept, skips = _read(dataset, inputs)
-    device = device_of(tokenizer)
-    images = from_stored(kept.images, tokenizer.image)
-    padding = images.new_zeros(plan.micro_batch - len(images), *images.shape[1:])
+    padding = kept.images.new_zeros(size - len(kept.images), *kept.images.shape[1:])
+    pixels = torch.cat([kept.images, padding])
+    return _MicroBatch(inputs.start, pixels, kept.labels, kept.indices, skips)
+
+
+def _encode_micro(
+    tokenizer: Tokenizer, plan: CodePlan, source: Callable[[], _MicroBatch]
+) -> _Encoding:
+    """Start to encode a micro-batch, without waiting for the device."""
+    images, device = source(), device_of(tokenizer)
     # Used only by quantizers whose `test_rule` samples codes.
-    draw = seeding.generator(0, "encode", inputs.start, device=device)
-    batch = torch.cat([images, padding]).to(device)
-    codes = tokenizer.encode(batch, generator=draw, precision=plan.precision)
-    return EncodedPart(
-        tuple(level[: len(images)].cpu().numpy() for level in codes),
-        kept.labels.numpy(),
-        kept.indices.numpy(),
-        skips,
-    )
+    draw = seeding.generator(0, "encode", images.start, device=device)
+    with deferred_checks() as checks:
+        batch = stored_on(device, images.pixels, tokenizer.image)
+        codes = tokenizer.encode(batch, generator=draw, precision=plan.precision)
+        finite = checks.finite(len(batch), device)
+    return _Encoding(images, HostCopy([*codes, finite]), checks)
 
 
 def _read(dataset: ImageDataset, inputs: range) -> tuple[ImageBatch, list[Skip]]:

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, final
 
@@ -41,7 +41,7 @@ def workers_for(dataset: ImageDataset, device: torch.device, asked: int | None =
 
 def read_ahead(
     read: Callable[[Any], T], pieces: Sequence[Any], workers: int, device: torch.device
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield `read(piece)` of all pieces, in order; the workers read the next pieces meanwhile.
 
     read: returns tensors in tuples; sent to the workers, so it is a function or method of a module.

@@ -8,11 +8,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from imagetok import seeding
-from imagetok.data import ImageDataset
-from imagetok.images import from_stored
+from imagetok.data import ImageBatch, ImageDataset
 from imagetok.processes import device_of
 from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
+from imagetok.tokenizers.deferred_checks import stored_on
 
 EVALUATION_BATCH = 128
 """Images per batch; fixed, because the EdVAE paper defines its perplexity on batches of 128."""
@@ -35,11 +35,14 @@ def num_batches(count: int) -> int:
     return -(-count // EVALUATION_BATCH)
 
 
-def read_batch(model: Autoencoder, dataset: ImageDataset, places: Sequence[int], n: int) -> Batch:
-    """Read the n-th batch of the images whose dataset indices are `places`."""
-    stored = dataset.read(places[n * EVALUATION_BATCH : (n + 1) * EVALUATION_BATCH])
-    device = device_of(model)
-    return Batch(n, from_stored(stored.images.to(device), model.image), stored.labels)
+def places_of(places: Sequence[int], n: int) -> Sequence[int]:
+    """Return the n-th batch of indices."""
+    return places[n * EVALUATION_BATCH : (n + 1) * EVALUATION_BATCH]
+
+
+def batch_of(model: Autoencoder, stored: ImageBatch, n: int) -> Batch:
+    """Return the n-th batch from the images that were read for it, without waiting for a device."""
+    return Batch(n, stored_on(device_of(model), stored.images, model.image), stored.labels)
 
 
 def batches(
@@ -56,6 +59,5 @@ def batches(
     chosen = range(len(dataset)) if places is None else places
     with ProgressBar(work, len(chosen), enabled=bool(work)) as progress:
         for n in range(num_batches(len(chosen))):
-            batch = read_batch(model, dataset, chosen, n)
-            yield batch
+            yield batch_of(model, dataset.read(places_of(chosen, n)), n)
             progress.update(min((n + 1) * EVALUATION_BATCH, len(chosen)))

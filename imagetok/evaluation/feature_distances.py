@@ -1,14 +1,16 @@
 """Distances between two sets of images in the features of a network (FID, KID, precision, ...)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
 from accelerate.utils import gather_object
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from imagetok.data import ImageDataset
+from imagetok.data import ImageBatch, ImageDataset
+from imagetok.data.loader_workers import read_ahead
 from imagetok.data.subset import drawn_indices
 from imagetok.distributed.peers import check_peers
 from imagetok.errors import InputError
@@ -20,11 +22,14 @@ from imagetok.evaluation.distances import (
     precision_recall,
 )
 from imagetok.evaluation.feature_networks import FeatureNetwork
+from imagetok.evaluation.pace import Pace
+from imagetok.host_copy import Started, one_behind
 from imagetok.images import from_stored, to_stored
 from imagetok.precision import full_float32
-from imagetok.processes import device_of, process_state
+from imagetok.processes import device_of, process_state, without_waiting
 from imagetok.progress import ProgressBar
 from imagetok.tokenizers import Autoencoder
+from imagetok.tokenizers.deferred_checks import deferred_checks
 
 FEATURE_BATCH = 100
 """Images per batch of a feature network; fixed, so that results do not depend on it."""
@@ -53,29 +58,57 @@ def features_of(
     network: FeatureNetwork,
     dataset: ImageDataset,
     change: Callable[[UInt8[Tensor, "B C H W"]], UInt8[Tensor, "B C H W"]] | None = None,
+    pace: Pace | None = None,
 ) -> FeatureSet:
     """Compute the features of every image of a dataset, as uint8 pixels.
 
-    change: applied to the images before, for example a reconstruction. The processes of a
-    distributed run share the batches; every process gets all features.
+    change: applied to the images before, for example a reconstruction. pace: how images are read
+    and batched. The processes of a distributed run share the batches; every process gets all
+    features.
 
     Raises InputError if the network returns no finite vectors (B, F).
     """
-    state = process_state()
+    state, pace = process_state(), pace or Pace()
     device = device_of(network)
-    starts = range(0, len(dataset), FEATURE_BATCH)
-    parts: list[tuple[int, FeatureSet]] = []
-    mine = starts[state.process_index :: state.num_processes]
     work = f"features of {network.name}"
-    with ProgressBar(work, len(mine), enabled=state.is_main_process) as progress:
-        for done, start in enumerate(mine, start=1):
-            check_peers()
-            batch = dataset.read(range(start, min(start + FEATURE_BATCH, len(dataset))))
-            images = batch.images.to(device)
+
+    def compute(images: UInt8[Tensor, "B C H W"]) -> list[Tensor]:
+        with deferred_checks() as checks:
             found = network(images if change is None else change(images))
-            check_features(network.name, found.vectors)
-            logits = None if found.logits is None else found.logits.cpu()
-            parts.append((start, FeatureSet(found.vectors.float().cpu(), logits, batch.labels)))
+        check_shape(network.name, found.vectors)
+        finite = checks.finite(len(images), device) & found.vectors.isfinite().all(dim=1)
+        logits = [] if found.logits is None else [found.logits]
+        return [finite, found.vectors.float(), *logits]
+
+    contract = dataset.contract
+    shape = contract.channels, contract.height, contract.width
+    batches = pace.batches(
+        *(work, FEATURE_BATCH, device),
+        lambda size: compute(torch.zeros(size, *shape, dtype=torch.uint8, device=device)),
+        len(dataset),
+    )
+    starts = range(0, len(dataset), batches.size)
+    mine = starts[state.process_index :: state.num_processes]
+    pieces = [range(start, min(start + batches.size, len(dataset))) for start in mine]
+
+    def started(read: Iterator[ImageBatch]) -> Iterator[Started[tuple[int, Tensor]]]:
+        for start in mine:
+            check_peers()
+            batch = next(read)
+            images = without_waiting(batch.images, device)
+            results = batches.compute(lambda part, all_=images: compute(all_[part]), len(images))
+            yield Started(results, (start, batch.labels))
+
+    parts: list[tuple[int, FeatureSet]] = []
+    workers = pace.workers(dataset, device)
+    with (
+        ProgressBar(work, len(mine), enabled=state.is_main_process) as progress,
+        closing(read_ahead(dataset.read, pieces, workers, device)) as read,
+    ):
+        results = one_behind(started(read))
+        for done, ((finite, vectors, *logits), (start, labels)) in enumerate(results, start=1):
+            refuse_not_finite(network.name, finite)
+            parts.append((start, FeatureSet(vectors, next(iter(logits), None), labels)))
             progress.update(done)
     if state.num_processes > 1:
         parts = gather_object(parts)
@@ -89,14 +122,18 @@ def features_of(
     )
 
 
-def check_features(network: str, vectors: Tensor) -> None:
-    """Raise InputError unless features are finite and of shape (B, F)."""
+def check_shape(network: str, vectors: Tensor) -> None:
+    """Raise InputError unless features are of shape (B, F)."""
     if vectors.ndim != 2:
         raise InputError(
             f"--features {network}: expected features (B, F), one vector per image, "
             f"found {tuple(vectors.shape)}; pool or flatten them"
         )
-    if not bool(vectors.isfinite().all()):
+
+
+def refuse_not_finite(network: str, finite: Bool[Tensor, " B"]) -> None:
+    """Raise InputError unless the features of all images are finite."""
+    if not bool(finite.all()):
         raise InputError(f"--features {network}: the network returns NaN or infinity")
 
 

@@ -15,6 +15,7 @@ from imagetok.data import ImageDataset
 from imagetok.distributed.peers import check_peers
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.feature_distances import FEATURE_BATCH, reconstruct_bytes
+from imagetok.evaluation.pace import Pace
 from imagetok.evaluation.published_weights import (
     hash_of,
     is_checked,
@@ -152,22 +153,39 @@ def _heads(name: str) -> list[Tensor]:
 
 
 @full_float32()
-def mean_distance(distance: PerceptualDistance, model: Autoencoder, dataset: ImageDataset) -> float:
+def mean_distance(
+    distance: PerceptualDistance,
+    model: Autoencoder,
+    dataset: ImageDataset,
+    pace: Pace | None = None,
+) -> float:
     """Return the mean LPIPS between all images and their reconstructions, both as uint8 pixels.
 
-    The processes of a distributed run share the batches. Raises ConfigError for label maps.
+    pace: how images are read. The processes of a distributed run share the batches. Raises
+    ConfigError for label maps.
     """
     if model.image.mode == "labels":
         raise ConfigError("--lpips: expected a model of images, found one of label maps")
     state, device = process_state(), device_of(distance)
     change = reconstruct_bytes(model)
     starts = range(0, len(dataset), FEATURE_BATCH)
+    mine = starts[state.process_index :: state.num_processes]
+    pieces = [range(start, min(start + FEATURE_BATCH, len(dataset))) for start in mine]
+
+    def started(read: Iterator[ImageBatch]) -> Iterator[Started[tuple[int, DeferredChecks]]]:
+        for start in mine:
+            check_peers()
+            images = without_waiting(next(read).images, device)
+            with deferred_checks() as checks:
+                values = distance(images, change(images))
+            yield Started([values, checks.finite(len(images), device)], (start, checks))
+
     found: list[tuple[int, Tensor]] = []
-    for start in starts[state.process_index :: state.num_processes]:
-        check_peers()
-        indices = range(start, min(start + FEATURE_BATCH, len(dataset)))
-        images = dataset.read(indices).images.to(device)
-        found.append((start, distance(images, change(images)).cpu()))
+    workers = (pace or Pace()).workers(dataset, device)
+    with closing(read_ahead(dataset.read, pieces, workers, device)) as read:
+        for (values, finite), (start, checks) in one_behind(started(read)):
+            checks.refuse_unless(finite)
+            found.append((start, values))
     if state.num_processes > 1:
         found = gather_object(found)
     ordered = [values for _, values in sorted(found, key=lambda part: part[0])]

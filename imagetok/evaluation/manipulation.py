@@ -71,7 +71,7 @@ def decode_neighbours(tokenizer: Tokenizer, dataset: ImageDataset, n: int) -> Ch
             pairs = zip(codes, tables, strict=True)
             codes = tuple(neighbours(level, table, draw) for level, table in pairs)
         decoded = decode_unclamped(tokenizer, codes)
-        sums += quality_sums(decoded, batch.images, tokenizer.image)
+        sums += quality_sums(decoded, batch.images, tokenizer.image).cpu()
         parts.append(to_stored(clamp_pixels(decoded)).cpu())
     images = _dataset(torch.cat(parts), tokenizer, dataset, f"neighbour-{n}")
     return ChangedImages(images, quality(sums, len(dataset), tokenizer.image).get("mse"))

@@ -1,23 +1,29 @@
 """Reconstruction quality and codebook utilisation over a whole split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from imagetok.data import ImageDataset, ImageError
+from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.label_maps import without_classes
-from imagetok.evaluation.batches import Batch, num_batches, read_batch
+from imagetok.data.loader_workers import read_ahead
+from imagetok.evaluation.batches import Batch, batch_of, num_batches, places_of
 from imagetok.evaluation.code_accumulator import CodeAccumulator
+from imagetok.evaluation.pace import Pace
 from imagetok.evaluation.reconstruction_error import (
     decode_unclamped,
     num_sums,
     quality,
     quality_sums,
 )
+from imagetok.host_copy import Started, one_behind
 from imagetok.precision import full_float32
-from imagetok.processes import all_reduce, process_state
+from imagetok.processes import all_reduce, device_of, process_state
 from imagetok.tokenizers import Autoencoder, Tokenizer
+from imagetok.tokenizers.deferred_checks import DeferredChecks, deferred_checks
 
 
 def _nothing() -> None:
@@ -29,6 +35,7 @@ def evaluate_reconstruction(
     model: Autoencoder,
     dataset: ImageDataset,
     check: Callable[[], None] = _nothing,
+    pace: Pace | None = None,
 ) -> dict[str, float | int]:
     """Measure every image of `dataset` once, in eval mode.
 
@@ -52,24 +59,33 @@ def evaluate_reconstruction(
 
     The processes of a distributed run share the work, and every process gets the result; if one
     cannot read an image, all raise ImageError. Label maps in which no pixel has a class are refused
-    with InputError. check: called before each batch; may raise to stop.
+    with InputError. check: called before each batch; may raise to stop. pace: how images are read.
     """
     state = process_state()
     count = num_batches(len(dataset))
     sums = torch.zeros(num_sums(model.image), dtype=torch.float64)
     accumulator = CodeAccumulator(model.num_codes)
     fault: ImageError | None = None
-    for first in range(0, count, state.num_processes):
-        check()  # on every process, even if it has no batch left in this round
-        number = first + state.process_index
-        if number < count and fault is None:
-            try:
-                batch = read_batch(model, dataset, range(len(dataset)), number)
-            except ImageError as error:
-                fault = error
-                continue
-            x_hat = _reconstruct(model, batch, accumulator)
-            sums += quality_sums(x_hat, batch.images, model.image)
+    mine = range(state.process_index, count, state.num_processes)
+    pieces = [places_of(range(len(dataset)), number) for number in mine]
+    workers = (pace or Pace()).workers(dataset, device_of(model))
+
+    def started(stored: Iterator[ImageBatch]) -> Iterator[Started[_Reconstructed]]:
+        nonlocal fault
+        for first in range(0, count, state.num_processes):
+            check()  # on every process, even if it has no batch left in this round
+            number = first + state.process_index
+            if number in mine and fault is None:
+                try:
+                    batch = batch_of(model, next(stored), number)
+                except ImageError as error:
+                    fault = error
+                    continue
+                yield _reconstruct(model, batch)
+
+    with closing(read_ahead(dataset.read, pieces, workers, device_of(model))) as stored:
+        for results, about in one_behind(started(stored)):
+            sums += about.add(results, accumulator)
     _raise_on_all(fault)
     sums = all_reduce(sums, "sum")
     accumulator.sum_over_processes()
@@ -93,10 +109,36 @@ def _raise_on_all(fault: ImageError | None) -> None:
         raise ImageError("another process of this run could not read an image; see its message")
 
 
-def _reconstruct(model: Autoencoder, batch: Batch, accumulator: CodeAccumulator) -> Tensor:
-    """Reconstruct a batch, unclamped, and add its codes to the accumulator."""
-    if not isinstance(model, Tokenizer):
-        return model.reconstruct(batch.images, generator=batch.draw())
-    codes, certainty = model.encode_with_certainty(batch.images, generator=batch.draw())
-    accumulator.add(codes, certainty)
-    return decode_unclamped(model, codes)
+class _Reconstructed(NamedTuple):
+    """What belongs to the results of a batch."""
+
+    checks: DeferredChecks
+    levels: int
+    """Number of levels of codes; 0 for a VAE."""
+    maps: list[str]
+    """Names of the maps of `Quantizer.certainty`."""
+
+    def add(self, results: list[Tensor], accumulator: CodeAccumulator) -> Tensor:
+        """Add the codes of a batch to the accumulator; return its `quality_sums`."""
+        sums, finite, *maps = results
+        self.checks.refuse_unless(finite)
+        if self.levels:
+            codes, certainty = tuple(maps[: self.levels]), maps[self.levels :]
+            accumulator.add(codes, dict(zip(self.maps, certainty, strict=True)))
+        return sums
+
+
+def _reconstruct(model: Autoencoder, batch: Batch) -> Started[_Reconstructed]:
+    """Start to reconstruct a batch, unclamped; without waiting for a device."""
+    codes: tuple[Tensor, ...] = ()
+    certainty: dict[str, Tensor] = {}
+    with deferred_checks() as checks:
+        if isinstance(model, Tokenizer):
+            codes, certainty = model.encode_with_certainty(batch.images, generator=batch.draw())
+            x_hat = decode_unclamped(model, codes)
+        else:
+            x_hat = model.reconstruct(batch.images, generator=batch.draw())
+    sums = quality_sums(x_hat, batch.images, model.image)
+    finite = checks.finite(len(x_hat), x_hat.device)
+    about = _Reconstructed(checks, len(codes), [*certainty])
+    return Started([sums, finite, *codes, *certainty.values()], about)

@@ -7,7 +7,7 @@ from torch import Tensor
 from imagetok.eval_mode import eval_mode
 from imagetok.evaluation.structural_similarity import SSIM_WINDOW, ssim
 from imagetok.images import ImageContract, Images, with_class
-from imagetok.quantizers import Codes
+from imagetok.quantizers import Codes, code_counts
 from imagetok.tokenizers import Tokenizer
 
 
@@ -21,24 +21,20 @@ def decode_unclamped(tokenizer: Tokenizer, codes: Codes) -> Images:
 
 
 def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Float64[Tensor, " N"]:
-    """Return the sums from which `quality` computes its measures, on the CPU.
+    """Return the sums from which `quality` computes its measures, without waiting for a device.
 
     They can be added over batches and processes. For pixels: the sums over images of squared
     error, PSNR and, for images that are large enough, SSIM. For label maps: per class, the number
     of pixels that have it in both, in the image, and in the reconstruction.
     """
     if contract.num_classes is not None:
-        has_class = with_class(images, contract)
+        has_class, none = with_class(images, contract), contract.num_classes
         if has_class is not None:
-            x_hat, images = x_hat[has_class], images[has_class]
-        both = images[x_hat == images]
-        counts = [
-            torch.bincount(x.flatten(), minlength=contract.num_classes)
-            for x in (both, images, x_hat)
-        ]
-        return torch.cat(counts).cpu().double()
-    if images.device.type == "mps":  # MPS does not support float64
-        x_hat, images = x_hat.cpu(), images.cpu()
+            x_hat, images = (torch.where(has_class, x, none) for x in (x_hat, images))
+        both = torch.where(x_hat == images, images, none)
+        counts = [code_counts(x, none + 1)[:none] for x in (both, images, x_hat)]
+        return _where_double_is(torch.cat(counts)).double()
+    x_hat, images = _where_double_is(x_hat), _where_double_is(images)
     errors = (x_hat - images).double().square().mean(dim=(1, 2, 3))
     clamped = x_hat.clamp(0, 1)
     squares = (clamped - images).double().square().mean(dim=(1, 2, 3))
@@ -46,7 +42,12 @@ def quality_sums(x_hat: Images, images: Images, contract: ImageContract) -> Floa
     sums = [errors.sum(), psnr.sum()]
     if _has_ssim(contract):
         sums.append(ssim(clamped.double(), images.double()).sum())
-    return torch.stack(sums).cpu()
+    return torch.stack(sums)
+
+
+def _where_double_is(tensor: Tensor) -> Tensor:
+    """Return a tensor where float64 is supported: not on MPS."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
 def num_sums(contract: ImageContract) -> int:

@@ -15,15 +15,15 @@ from imagetok import artifacts, hub
 from imagetok.arguments import checked_count
 from imagetok.code_maps import check_codes, grids_shown
 from imagetok.config import validate
-from imagetok.errors import ConfigError, InputError, NotFiniteError
+from imagetok.errors import ConfigError, InputError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import ImageContract, Images, check_images, check_tensor, clamp_pixels
 from imagetok.precision import EncodePrecision, encoding_precision
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes
-from imagetok.suggestions import counted
 from imagetok.tokenizers.config import TokenizerConfig
+from imagetok.tokenizers.deferred_checks import are_deferred
 
 Model = TypeVar("Model", bound="Autoencoder")
 
@@ -39,23 +39,6 @@ class Reconstruction(NamedTuple):
     """Hard codes per level; empty for a continuous autoencoder."""
     stats: dict[str, Tensor]
     """Statistics for `update`, combined over micro-batches and ranks; see `Quantized.stats`."""
-
-
-def check_features(h: Float[Tensor, "B C H W"]) -> None:
-    """Raise NotFiniteError if encoder outputs are not finite: their codes would be arbitrary.
-
-    The message names the first affected image. This synchronises with the device, so it is not used
-    in training steps, where the loss shows the problem.
-    """
-    if bool(h.isfinite().all()):
-        return
-    bad = (~h.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
-    raise NotFiniteError(
-        f"the encoder's output is NaN or infinite for {len(bad)} of the batch's "
-        f"{counted(len(h), 'image')}, first for image {bad[0]}; its weights have diverged, or "
-        f"overflow in {h.dtype}: encode in float32, or train again with a lower "
-        "train.learning_rate or with train.clip_norm=1.0"
-    )
 
 
 class Autoencoder(Pretrained[TokenizerConfig], ABC):
@@ -184,7 +167,7 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
                 f"expected images on the {self.kind}'s device {device}, found {images.device}; "
                 f'pass images.to("{device}")'
             )
-        check_images(images, self.image)
+        check_images(images, self.image, values=not are_deferred())
         if not images.is_floating_point():
             return images
         weights = (p.dtype for p in self.parameters() if p.is_floating_point())
@@ -293,7 +276,7 @@ class Tokenizer(Autoencoder, ABC):
 
         Raises InputError if levels, shapes, dtype or range do not fit this tokenizer.
         """
-        codes = check_codes(codes, self.num_codes, self.grids)
+        codes = check_codes(codes, self.num_codes, self.grids, values=not are_deferred())
         with eval_mode(self), torch.no_grad():
             return clamp_pixels(self._decode(codes))
 

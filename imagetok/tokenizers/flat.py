@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from imagetok.images import Images
 from imagetok.networks import VQVAE2Config, build_network
 from imagetok.quantizers import Codes, Quantized, build_quantizer
-from imagetok.tokenizers.base import Reconstruction, Tokenizer, check_features
+from imagetok.tokenizers.base import Reconstruction, Tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
+from imagetok.tokenizers.deferred_checks import check_features
 from imagetok.tokenizers.likelihood import build_likelihood
 
 

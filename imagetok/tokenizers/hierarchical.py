@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from imagetok.images import Images
 from imagetok.networks import Hierarchy, VQVAE2Config
 from imagetok.quantizers import Codes, Quantized, Quantizer, build_quantizer, level_name
-from imagetok.tokenizers.base import Reconstruction, Tokenizer, check_features
+from imagetok.tokenizers.base import Reconstruction, Tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
+from imagetok.tokenizers.deferred_checks import check_features
 from imagetok.tokenizers.likelihood import build_likelihood
 
 

@@ -10,8 +10,9 @@ from imagetok.errors import InputError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import Images
 from imagetok.networks import VQVAE2Config, build_network
-from imagetok.tokenizers.base import Autoencoder, Reconstruction, check_features
+from imagetok.tokenizers.base import Autoencoder, Reconstruction
 from imagetok.tokenizers.config import TokenizerConfig
+from imagetok.tokenizers.deferred_checks import check_features
 from imagetok.tokenizers.gaussian_latent import GaussianLatent, gaussian_kl
 from imagetok.tokenizers.likelihood import build_likelihood
 
