@@ -14,6 +14,7 @@ from cli.options import (
     show_columns,
     show_skips,
     tokenizer_option,
+    workers_option,
 )
 from cli.parameters import PATH_OR_ID, OneOf
 from imagetok.protocols import PROTOCOLS
@@ -82,6 +83,12 @@ from imagetok.protocols import PROTOCOLS
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the measures as JSON.")
 @max_skip_option("Unreadable images of --data to leave out [0].")
 @device_option()
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images per batch of a feature network; default: 100 on a CPU, on a GPU as many as pay.",
+)
+@workers_option()
 def evaluate(
     tokenizer: str | None,
     data: str | None,
@@ -97,6 +104,8 @@ def evaluate(
     out: Path | None,
     max_skip: str | None,
     device: str | None,
+    batch_size: int | None,
+    workers: int | None,
 ) -> int:
     """Measure reconstructions, samples of a prior, or a prior.
 
@@ -119,6 +128,8 @@ def evaluate(
         "--feature-cache": feature_cache,
         "--lpips": perceptual,
         "--max-skip": max_skip,
+        "--batch-size": batch_size,
+        "--workers": workers,
     }
     codes = {"--prior": prior, "--shards": shards}
     if prior is not None or shards is not None:
@@ -145,6 +156,8 @@ def evaluate(
             beside=beside,
             out=out,
             device=device,
+            batch_size=batch_size,
+            workers=workers,
             **given(max_skip=max_skip),
         )
         skipped = found.skipped

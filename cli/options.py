@@ -58,7 +58,8 @@ def batch_size_option() -> Decorator:
     return click.option(
         "--batch-size",
         type=click.IntRange(min=1),
-        help="Images per batch, in steps of 64; affects speed and memory, never the result.",
+        help="Images at once: on a CPU in steps of 64, without effect on the result; on a GPU "
+        "recorded, and by default as many as pay.",
     )
 
 

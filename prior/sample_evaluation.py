@@ -43,6 +43,8 @@ def evaluate_samples(
     out: Path | str | None = None,
     max_skip: int | str = 0,
     device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Measure the distance between samples of a prior and a data split, in features of networks.
@@ -52,8 +54,9 @@ def evaluate_samples(
     into `folder` or else in memory. label, params: the sampling parameters, as for `generate`.
     tokenizer: required for a folder of samples, for its image contract; for a prior, None is the
     embedded one. data: reference images, often the training images: a spec such as `cifar10:train`,
-    a path, or any other image input. reference_count, protocol, features, beside, out, max_skip: as
-    for `imagetok.evaluate`; the record also contains the prior and the sampling parameters.
+    a path, or any other image input. reference_count, protocol, features, beside, out, max_skip,
+    batch_size, workers: as for `imagetok.evaluate`; the record also contains the prior and
+    the sampling parameters.
 
     Raises ConfigError without features, without a required tokenizer, and if a record in `beside`
     was measured differently; ShardError for a tokenizer of other codes.
@@ -64,6 +67,7 @@ def evaluate_samples(
     options: dict[str, Any] = {
         "features": features, "reference_count": reference_count, "protocol": protocol,
         "beside": beside, "max_skip": max_skip, "device": device, "progress": progress,
+        "batch_size": batch_size, "workers": workers,
     }  # fmt: skip
     if isinstance(samples, Path | str) and not _is_prior(samples):
         if tokenizer is None:

@@ -11,7 +11,17 @@ ROWS = [
     {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
     | {"protocols", "arguments", "indices", "config_faults"}
     | {"distributed", "plugins", "precision", "processes", "host_copy"},
-    {"images", "code_maps", "fonts", "batch_size", "artifacts", "hub", "progress", "signals", "optional"},
+    {
+        "images",
+        "code_maps",
+        "fonts",
+        "batch_size",
+        "artifacts",
+        "hub",
+        "progress",
+        "signals",
+        "optional",
+    },
     {"pictures", "results", "pretrained"},
     {"caches", "named_configs"},
     {"environment"},

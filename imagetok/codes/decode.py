@@ -1,12 +1,15 @@
 """Decoding codes to images, in padded batches of a fixed size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from imagetok.arguments import checked_count, checked_path
+from imagetok.code_maps import check_codes
 from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.fingerprint import check_same_tokenizer
 from imagetok.codes.index import is_index, open_datasets
@@ -15,16 +18,19 @@ from imagetok.codes.results import Decoded
 from imagetok.codes.schema import read_json
 from imagetok.config import Section
 from imagetok.durable import lock, write_bytes
+from imagetok.host_copy import Started, one_behind
 from imagetok.images import Images, to_stored
 from imagetok.pictures import grid, palette, png_bytes
-from imagetok.processes import device_of
+from imagetok.processes import device_of, usable_cpus, without_waiting
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.quantizers import Codes
 from imagetok.signals import StopRequest
 from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers.deferred_checks import deferred_checks
 from imagetok.tokenizers.loading import open_tokenizer
 
 DECODE_BATCH = 64
+MOST_WRITERS = 8
 RECORD = "decoded.json"
 
 
@@ -95,18 +101,26 @@ def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
     depend on how many are decoded with it.
     """
     tokenizer = tokenizer.at_grids([(level.shape[1], level.shape[2]) for level in codes])
-    device = device_of(tokenizer)
-    count = len(codes[0])
-    parts = []
-    for start in range(0, max(count, 1), DECODE_BATCH):
-        part = tuple(level[start : start + DECODE_BATCH].to(device) for level in codes)
-        size = len(part[0])
-        padded = tuple(
-            torch.cat([level, level.new_zeros(DECODE_BATCH - size, *level.shape[1:])])
-            for level in part
-        )
-        parts.append(tokenizer.decode(padded)[:size].cpu())
-    return torch.cat(parts)
+    codes = check_codes(codes, tokenizer.num_codes, tokenizer.grids)
+    starts = range(0, max(len(codes[0]), 1), DECODE_BATCH)
+    parts = [tuple(level[start : start + DECODE_BATCH] for level in codes) for start in starts]
+    started = (Started([_decode_checked(tokenizer, part)], None) for part in parts)
+    return torch.cat([images for (images,), _ in one_behind(started)])
+
+
+def _decode_checked(tokenizer: Tokenizer, codes: Codes) -> Images:
+    """Decode up to DECODE_BATCH codes that were checked, without waiting for the device."""
+    device, size = device_of(tokenizer), len(codes[0])
+    padded = (
+        torch.cat([level, level.new_zeros(DECODE_BATCH - size, *level.shape[1:])])
+        for level in codes
+    )
+    there = tuple(
+        without_waiting(level, device) if level.device.type == "cpu" else level.to(device)
+        for level in padded
+    )
+    with deferred_checks():
+        return tokenizer.decode(there)[:size]
 
 
 def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
@@ -121,11 +135,16 @@ def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> Non
 
 def save_images(images: Images, folder: Path, names: Sequence[int]) -> None:
     """Write each image to `NNNNNN.png`; label maps are written as indices into a palette."""
-    for name, pixels in zip(names, to_stored(images), strict=True):
+    has_classes = not images.is_floating_point()
+
+    def save(name: int, pixels: Tensor) -> None:
         picture = grid(pixels[None], columns=1, padding=0)
-        if not images.is_floating_point():
+        if has_classes:
             picture.putpalette(palette().tobytes())
         write_bytes(picture_file(folder, name), png_bytes(picture))
+
+    with ThreadPoolExecutor(min(usable_cpus(), MOST_WRITERS)) as pool:
+        list(pool.map(save, names, to_stored(images)))
 
 
 def picture_file(folder: Path, name: int) -> Path:
@@ -151,17 +170,28 @@ def decode_dataset(
         ProgressBar("decoding", count, rate_unit="images/s") as progress,
     ):
         _commit_origin(folder, DecodeRecord(codes=dataset.manifest.root))
-        for start in range(0, count, DECODE_BATCH):
+        for (images,), (keys, missing) in one_behind(_started(tokenizer, dataset, folder, count)):
             stop.check_here()
-            batch = dataset[start : min(start + DECODE_BATCH, count)]
-            files = [picture_file(folder, key) for key in batch.keys.tolist()]
-            missing = [i for i, file in enumerate(files) if not file.is_file()]
-            if missing:
-                images = decode_in_batches(tokenizer, batch.codes)[missing]
-                save_images(images, folder, batch.keys[missing].tolist())
-                num_new += len(missing)
-            progress.update(start + len(files))
+            save_images(images[missing], folder, keys[missing].tolist())
+            num_new += len(missing)
+            progress.advance(len(keys))
+        progress.update(count)
     return DecodeReport(count, num_new)
+
+
+def _started(
+    tokenizer: Tokenizer, dataset: CodeDataset, folder: Path, count: int
+) -> Iterator[Started[tuple[Tensor, list[int]]]]:
+    """Start to decode each batch that lacks a file in `folder`; yield it with its keys, and the
+    rows that are missing."""
+    tokenizer = tokenizer.at_grids(dataset.grids)
+    for start in range(0, count, DECODE_BATCH):
+        batch = dataset[start : min(start + DECODE_BATCH, count)]
+        files = [picture_file(folder, key) for key in batch.keys.tolist()]
+        missing = [i for i, file in enumerate(files) if not file.is_file()]
+        if missing:
+            codes = check_codes(batch.codes, tokenizer.num_codes, tokenizer.grids)
+            yield Started([_decode_checked(tokenizer, codes)], (batch.keys, missing))
 
 
 def _commit_origin(folder: Path, origin: DecodeRecord) -> None:

@@ -20,12 +20,14 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.arguments import checked_count, checked_path
+from imagetok.batch_size import FittingBatches, chosen_size
 from imagetok.codes.dataset_commit import EncodeReport, expected_bytes, free_bytes
 from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.index import IndexPlan
 from imagetok.codes.native import encode_native
+from imagetok.codes.reader import open_plan
 from imagetok.codes.results import Encoded, EncodingEstimate
-from imagetok.codes.schema import MICRO_BATCH, CodePlan, Skip, TokenizerId
+from imagetok.codes.schema import MICRO_BATCH, PLAN, CodePlan, Skip, TokenizerId
 from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.inputs import ImageInput, open_inputs
@@ -41,9 +43,10 @@ from imagetok.precision import EncodePrecision, check_precision, check_tf32, has
 from imagetok.processes import device_of
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.tokenizers import Tokenizer
-from imagetok.tokenizers.deferred_checks import DeferredChecks, deferred_checks, stored_on
+from imagetok.tokenizers.deferred_checks import deferred_checks, refuse_unless_finite, stored_on
 from imagetok.tokenizers.loading import open_tokenizer, recorded_name
 
+MOST_AT_ONCE = 4096
 logger = logging.getLogger("imagetok")
 NATIVE_MICRO_BATCH = 1
 """Images per forward pass where each size of images is a dataset of its own: of most sizes there
@@ -148,7 +151,9 @@ def encode(
     alone) and "bfloat16" are faster on hardware that supports them, and change some codes: a dry
     run measures how many.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
-    batch_size: images computed at once, in steps of 64; affects speed and memory, not the codes.
+    batch_size: on a CPU, images computed at once, in steps of 64; affects speed and memory, not the
+    codes. On a GPU, images per forward pass; None: as many as make each image cheaper. The plan
+    records it, because codes may depend on it by rounding, and a rerun takes what it recorded.
     workers: loader workers, processes that read the next images while others are computed; affects
     speed and memory, not the codes. None: on a GPU one less than this process's share of the CPUs,
     for images that are decoded when they are read and have one size; otherwise 0, which reads in
@@ -187,14 +192,20 @@ def encode(
         max_skips = views * parse_allowance(str(max_skip), len(pictures))
         dataset = views_of(pictures, views, model.image)
         folder, name = Path(out), recorded_name(tokenizer, model)
-        threads = None if batch_size is None else max(1, batch_size // MICRO_BATCH)
+        asked = MICRO_BATCH if is_native else batch_size
+        micro_batch = planned_size(
+            model, folder, precision, min(len(dataset), samples_per_shard), asked
+        )
+        where = device_of(model)
+        is_cpu = where.type == "cpu"
+        threads = max(1, batch_size // MICRO_BATCH) if batch_size and is_cpu else None
         # Of most sizes there are few images, fewer than it pays to start workers for.
-        loaders = (workers or 0) if is_native else workers_for(dataset, device_of(model), workers)
+        loaders = (workers or 0) if is_native else workers_for(dataset, where, workers)
 
         def plan_for(sized: Tokenizer, images: ImageDataset, where: str) -> CodePlan:
             return make_plan(
                 sized, images, source=where, name=name, samples_per_shard=samples_per_shard,
-                views=views, crop_range=crop_range, precision=precision,
+                views=views, crop_range=crop_range, precision=precision, micro_batch=micro_batch,
             )  # fmt: skip
 
         def encode_group(
@@ -239,6 +250,37 @@ def _check_options(
     check_precision(precision)
 
 
+def planned_size(
+    tokenizer: Tokenizer,
+    folder: Path,
+    precision: EncodePrecision,
+    count: int,
+    asked: int | None = None,
+) -> int:
+    """Return the images per forward pass of an encoding: what `folder` records, or a good size.
+
+    asked: the size for a GPU that a user gave. Otherwise a GPU tries sizes up to about `count`
+    images, and a CPU has MICRO_BATCH.
+    """
+    if (folder / PLAN).is_file():
+        return open_plan(folder).micro_batch
+    device = device_of(tokenizer)
+    if device.type != "cuda":
+        return MICRO_BATCH
+    if asked is not None:
+        return asked
+    image = tokenizer.image
+    shape = image.channels, image.height, image.width
+
+    def compute(size: int) -> object:
+        pixels = torch.zeros(size, *shape, dtype=torch.uint8)
+        with deferred_checks():
+            return tokenizer.encode(stored_on(device, pixels, image), precision=precision)
+
+    with eval_mode(tokenizer):
+        return chosen_size("encoding", MICRO_BATCH, device, compute, min(count, MOST_AT_ONCE))
+
+
 def make_plan(
     tokenizer: Tokenizer,
     dataset: ImageDataset,
@@ -249,13 +291,14 @@ def make_plan(
     views: int = 1,
     crop_range: float = 1.0,
     precision: EncodePrecision = "float32",
+    micro_batch: int = MICRO_BATCH,
 ) -> CodePlan:
     """Return the plan for encoding `dataset` with `tokenizer`.
 
     source: the data spec; stored as information, and must be unchanged when encode is rerun.
     name: the tokenizer's name, stored as information only.
     views, crop_range: how many views of each image `dataset` has, and from what they were cut.
-    precision: arithmetic of the encoder.
+    precision: arithmetic of the encoder. micro_batch: images per forward pass.
     """
     samples_per_shard = max(views, samples_per_shard - samples_per_shard % views)
     return CodePlan(
@@ -271,7 +314,7 @@ def make_plan(
         samples_per_block=min(1024, samples_per_shard),
         samples_per_shard=samples_per_shard,
         # Of whole images, so that none is read twice.
-        micro_batch=MICRO_BATCH - MICRO_BATCH % views,
+        micro_batch=max(views, micro_batch - micro_batch % views),
         views=views,
         crop_range=crop_range,
         precision=precision,
@@ -293,10 +336,11 @@ def encode_dataset(
 
     The processes of a distributed run share the shards. threads: number of micro-batches computed
     at once (default: torch's thread count on a CPU, 1 on a GPU); affects speed, not the bytes.
-    workers: loader workers, see `encode_range`. max_skips: unreadable images to allow in the whole dataset. progress: the bar of several
-    datasets, instead of a bar of this one. Raises ConfigError when `folder` holds another plan,
-    InputError beyond max_skips, ResourceError when the disk is too small, StoppedError after a
-    signal (rerun to continue).
+    workers: loader workers, see `encode_range`. max_skips: unreadable images to allow in the whole
+    dataset. progress: the bar of several datasets, instead of a bar of this one.
+
+    Raises ConfigError when `folder` holds another plan, InputError beyond max_skips, ResourceError
+    when the disk is too small, StoppedError after a signal (rerun to continue).
     """
     return write_dataset(
         folder,
@@ -376,10 +420,11 @@ def encode_range(
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         closing(_sources(dataset, micros, plan.micro_batch, workers, device)) as sources,
     ):
+        batches = FittingBatches("encoding", plan.micro_batch)
         waiting: deque[Future[_Encoding]] = deque()
         try:
             for source in sources:
-                waiting.append(pool.submit(_encode_micro, tokenizer, plan, source))
+                waiting.append(pool.submit(_encode_micro, tokenizer, plan, batches, source))
                 if len(waiting) == 2 * threads:
                     yield waiting.popleft().result().part()
             while waiting:
@@ -407,12 +452,12 @@ class _Encoding(NamedTuple):
     images: _MicroBatch
     results: HostCopy
     """The codes of each level, and which images have finite encoder outputs."""
-    checks: DeferredChecks
+    precision: EncodePrecision
 
     def part(self) -> EncodedPart:
         """Return the codes, after waiting for them; NotFiniteError if they are arbitrary."""
         *codes, finite = self.results.tensors()
-        self.checks.refuse_unless(finite)
+        refuse_unless_finite(finite, self.precision)
         images = self.images
         return EncodedPart(
             tuple(level[: len(images.labels)].numpy() for level in codes),
@@ -444,17 +489,23 @@ def _read_micro(dataset: ImageDataset, size: int, inputs: range) -> _MicroBatch:
 
 
 def _encode_micro(
-    tokenizer: Tokenizer, plan: CodePlan, source: Callable[[], _MicroBatch]
+    tokenizer: Tokenizer,
+    plan: CodePlan,
+    batches: FittingBatches,
+    source: Callable[[], _MicroBatch],
 ) -> _Encoding:
     """Start to encode a micro-batch, without waiting for the device."""
     images, device = source(), device_of(tokenizer)
-    # Used only by quantizers whose `test_rule` samples codes.
-    draw = seeding.generator(0, "encode", images.start, device=device)
-    with deferred_checks() as checks:
-        batch = stored_on(device, images.pixels, tokenizer.image)
-        codes = tokenizer.encode(batch, generator=draw, precision=plan.precision)
-        finite = checks.finite(len(batch), device)
-    return _Encoding(images, HostCopy([*codes, finite]), checks)
+    batch = stored_on(device, images.pixels, tokenizer.image)
+
+    def work(part: slice) -> list[Tensor]:
+        # Used only by quantizers whose `test_rule` samples codes.
+        draw = seeding.generator(0, "encode", images.start + part.start, device=device)
+        with deferred_checks() as checks:
+            codes = tokenizer.encode(batch[part], generator=draw, precision=plan.precision)
+            return [*codes, checks.finite(len(batch[part]), device)]
+
+    return _Encoding(images, HostCopy(batches.compute(work, len(batch))), plan.precision)
 
 
 def _read(dataset: ImageDataset, inputs: range) -> tuple[ImageBatch, list[Skip]]:

@@ -21,7 +21,6 @@ _FIELD_TEXTS = {
     "views": "views of each image (--views)",
     "crop_range": "size of the picture that views are cut from (--crop-range)",
     "precision": "arithmetic of the encoder (--precision)",
-    "micro_batch": "images per forward pass (for `imagetok sample`: set by its --device)",
     "labelled": "whether the images have labels (--data)",
     "class_names": "names of the classes (--data)",
 }
@@ -91,7 +90,8 @@ def merged_plan(datasets: Sequence[CodeDataset]) -> CodePlan:
         "num_inputs": sum(part.num_inputs for part in parts),
         "parts": parts,
     }
-    return first.plan.model_copy(update=joined)
+    smallest = min(dataset.plan.micro_batch for dataset in datasets)
+    return first.plan.model_copy(update=joined | {"micro_batch": smallest})
 
 
 def merged_parts(plan: CodePlan) -> tuple[MergedPart, ...]:
@@ -116,7 +116,9 @@ def _check_same(first: CodeDataset, other: CodeDataset) -> None:
         "encode the images of one of the two datasets again with the tokenizer of the other",
         name=found.name,
     )
-    without = {*_SOURCE_FIELDS, "tokenizer"}  # compared above; its name may differ
+    # The tokenizer is compared above, its name may differ; the images per forward pass are what
+    # suited the device, and change codes by rounding alone.
+    without = {*_SOURCE_FIELDS, "tokenizer", "micro_batch"}
     changed = differences(
         first.plan.model_dump(mode="json", exclude=without),
         other.plan.model_dump(mode="json", exclude=without),

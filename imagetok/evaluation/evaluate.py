@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from imagetok.arguments import checked_count
 from imagetok.data import ImageDataset
 from imagetok.data.inputs import ImageInput, open_inputs, warn_of_training_images
 from imagetok.data.readable import advising_to_skip, readable
@@ -15,6 +16,7 @@ from imagetok.durable import write_json
 from imagetok.errors import ConfigError
 from imagetok.evaluation.feature_networks import NetworkSpecs, open_networks
 from imagetok.evaluation.lpips import PerceptualSpecs, open_distances
+from imagetok.evaluation.pace import Pace
 from imagetok.evaluation.protocols import protocol_named, with_crop
 from imagetok.evaluation.records import (
     MeasureRecord,
@@ -84,6 +86,8 @@ def evaluate(
     out: Path | str | None = None,
     max_skip: int | str = 0,
     device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Measure reconstructions and codebook utilisation on a data split, or samples of a prior.
@@ -102,7 +106,10 @@ def evaluate(
     or "vgg" (each also with =FILE), or a PerceptualDistance. beside: earlier records, or files
     written by `out`, to show in one table with this one. out: a JSON file for the measures.
     max_skip: unreadable images of `data` to leave out, a count or a percentage such as "1%"; with
-    it, every image is decoded once before the measurement.
+    it, every image is decoded once before the measurement. batch_size: images per batch of a
+    feature network; None: 100 on a CPU, on a GPU as many as make each image cheaper, which
+    `subject` then records as `batch_sizes`; features may depend on it by rounding. workers: loader
+    workers, processes that read the next images; None: see `encode`.
 
     In a distributed run every process has to call this; each gets the result, one writes it.
 
@@ -116,6 +123,10 @@ def evaluate(
     Example: `imagetok.evaluate("runs/a/tokenizer", "digits:test").measures["psnr_db"]`
     """
     file, where = output_file(out), device_for(tokenizer, device)
+    pace = Pace(
+        None if workers is None else checked_count("workers", workers, least=0),
+        None if batch_size is None else checked_count("batch_size", batch_size),
+    )
     records, cache = read_records(beside), output_folder(feature_cache)
     networks, distances = open_networks(features, where), open_distances(lpips, where)
     model = open_autoencoder(tokenizer, device)
@@ -130,14 +141,16 @@ def evaluate(
         if samples is None:
             warn_of_training_images(data, source)
             record = measure_reconstructions(
-                model, dataset, networks, distances, records, rules, cache
+                model, dataset, networks, distances, records, rules, cache, pace
             )
         elif distances:
             raise ConfigError("--lpips: measures reconstructions only; omit it, or omit --samples")
         else:
             drawn = Path(samples) if isinstance(samples, str) else samples
-            record = measure_samples(drawn, dataset, networks, records, rules, cache)
+            record = measure_samples(drawn, dataset, networks, records, rules, cache, pace)
     record["subject"]["data"] = source
+    if pace.batch_sizes:
+        record["subject"]["batch_sizes"] = pace.batch_sizes
     if dataset.skipped:
         record["subject"]["skipped"] = [asdict(image) for image in dataset.skipped]
     if file is not None and process_state().is_main_process:

@@ -11,6 +11,7 @@ from imagetok.data import ImageDataset
 from imagetok.durable import canonical_json, write_bytes
 from imagetok.evaluation.feature_distances import FeatureSet, features_of
 from imagetok.evaluation.feature_networks import FeatureNetwork
+from imagetok.evaluation.pace import Pace
 from imagetok.processes import device_of, process_state
 
 PROBED = 4
@@ -18,20 +19,20 @@ PROBED = 4
 
 
 def cached_features(
-    network: FeatureNetwork, dataset: ImageDataset, cache: Path | None
+    network: FeatureNetwork, dataset: ImageDataset, cache: Path | None, pace: Pace | None = None
 ) -> FeatureSet:
     """Return the features of every image of a dataset, read from a folder if they are there.
 
     cache: folder to read from and write to; None: none. A file is named by a hash of everything
-    that features depend on; a damaged one is computed again. The processes of a distributed run
-    share the computation and use no cache.
+    that features depend on; a damaged one is computed again. pace: see `features_of`.
+    The processes of a distributed run share the computation and use no cache.
     """
     if cache is None or process_state().num_processes > 1:
-        return features_of(network, dataset)
+        return features_of(network, dataset, pace=pace)
     path = cache / f"{_key(network, dataset)}.safetensors"
     found = _read(path)
     if found is None:
-        computed = features_of(network, dataset)
+        computed = features_of(network, dataset, pace=pace)
         found = {"vectors": computed.vectors, "labels": computed.labels}
         found |= {} if computed.logits is None else {"logits": computed.logits}
         write_bytes(path, save(found, {"sha256": _hash(found)}))

@@ -1,6 +1,7 @@
 """LPIPS, a perceptual distance from features of an ImageNet network (Zhang et al. 2018)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,8 @@ from accelerate.utils import gather_object
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from imagetok.data import ImageDataset
+from imagetok.data import ImageBatch, ImageDataset
+from imagetok.data.loader_workers import read_ahead
 from imagetok.distributed.peers import check_peers
 from imagetok.errors import ConfigError, InputError
 from imagetok.evaluation.feature_distances import FEATURE_BATCH, reconstruct_bytes
@@ -23,12 +25,14 @@ from imagetok.evaluation.published_weights import (
     published,
     read_weights,
 )
+from imagetok.host_copy import Started, one_behind
 from imagetok.images import to_unit_range
 from imagetok.optional import require
 from imagetok.precision import full_float32
-from imagetok.processes import device_of, process_state
+from imagetok.processes import device_of, process_state, without_waiting
 from imagetok.suggestions import did_you_mean
 from imagetok.tokenizers import Autoencoder
+from imagetok.tokenizers.deferred_checks import deferred_checks, refuse_unless_finite
 
 
 class _Backbone(NamedTuple):
@@ -172,19 +176,19 @@ def mean_distance(
     mine = starts[state.process_index :: state.num_processes]
     pieces = [range(start, min(start + FEATURE_BATCH, len(dataset))) for start in mine]
 
-    def started(read: Iterator[ImageBatch]) -> Iterator[Started[tuple[int, DeferredChecks]]]:
+    def started(read: Iterator[ImageBatch]) -> Iterator[Started[int]]:
         for start in mine:
             check_peers()
             images = without_waiting(next(read).images, device)
             with deferred_checks() as checks:
                 values = distance(images, change(images))
-            yield Started([values, checks.finite(len(images), device)], (start, checks))
+            yield Started([values, checks.finite(len(images), device)], start)
 
     found: list[tuple[int, Tensor]] = []
     workers = (pace or Pace()).workers(dataset, device)
     with closing(read_ahead(dataset.read, pieces, workers, device)) as read:
-        for (values, finite), (start, checks) in one_behind(started(read)):
-            checks.refuse_unless(finite)
+        for (values, finite), start in one_behind(started(read)):
+            refuse_unless_finite(finite)
             found.append((start, values))
     if state.num_processes > 1:
         found = gather_object(found)

@@ -23,7 +23,7 @@ from imagetok.host_copy import Started, one_behind
 from imagetok.precision import full_float32
 from imagetok.processes import all_reduce, device_of, process_state
 from imagetok.tokenizers import Autoencoder, Tokenizer
-from imagetok.tokenizers.deferred_checks import DeferredChecks, deferred_checks
+from imagetok.tokenizers.deferred_checks import deferred_checks, refuse_unless_finite
 
 
 def _nothing() -> None:
@@ -112,7 +112,6 @@ def _raise_on_all(fault: ImageError | None) -> None:
 class _Reconstructed(NamedTuple):
     """What belongs to the results of a batch."""
 
-    checks: DeferredChecks
     levels: int
     """Number of levels of codes; 0 for a VAE."""
     maps: list[str]
@@ -121,7 +120,7 @@ class _Reconstructed(NamedTuple):
     def add(self, results: list[Tensor], accumulator: CodeAccumulator) -> Tensor:
         """Add the codes of a batch to the accumulator; return its `quality_sums`."""
         sums, finite, *maps = results
-        self.checks.refuse_unless(finite)
+        refuse_unless_finite(finite)
         if self.levels:
             codes, certainty = tuple(maps[: self.levels]), maps[self.levels :]
             accumulator.add(codes, dict(zip(self.maps, certainty, strict=True)))
@@ -140,5 +139,5 @@ def _reconstruct(model: Autoencoder, batch: Batch) -> Started[_Reconstructed]:
             x_hat = model.reconstruct(batch.images, generator=batch.draw())
     sums = quality_sums(x_hat, batch.images, model.image)
     finite = checks.finite(len(x_hat), x_hat.device)
-    about = _Reconstructed(checks, len(codes), [*certainty])
+    about = _Reconstructed(len(codes), [*certainty])
     return Started([sums, finite, *codes, *certainty.values()], about)

@@ -35,6 +35,7 @@ from imagetok.evaluation.feature_distances import (
 )
 from imagetok.evaluation.feature_networks import FeatureNetwork
 from imagetok.evaluation.lpips import PerceptualDistance, mean_distance
+from imagetok.evaluation.pace import Pace
 from imagetok.evaluation.protocols import check_reconstructions, check_samples
 from imagetok.io.json_files import read_json
 from imagetok.processes import process_state
@@ -63,12 +64,14 @@ def measure_reconstructions(
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
     protocol: Protocol | None = None,
     cache: Path | None = None,
+    pace: Pace | None = None,
 ) -> MeasureRecord:
     """Measure reconstruction errors, codebook utilisation, LPIPS and feature distances.
 
     networks: feature networks for distances between all reconstructions and all images (rFID, ...).
     distances: perceptual distances. beside: records, by name, to be shown in one table with this
-    one. protocol: a published protocol to follow. cache: see `cached_features`.
+    one. protocol: a published protocol to follow. cache: see `cached_features`. pace: how
+    images are read and batched.
 
     Raises ConfigError before any work if a record in `beside` is not comparable or the images are
     not those of the protocol, NotFiniteError if reconstructions are not finite.
@@ -79,7 +82,7 @@ def measure_reconstructions(
     identity |= _named(protocol)
     check_comparable(identity, beside)
     with _shared(identity, {"tokenizer": model.fingerprint, "some images": dataset.sample}):
-        measures = _reconstruction_measures(model, dataset, networks, distances, cache)
+        measures = _reconstruction_measures(model, dataset, networks, distances, cache, pace)
     return MeasureRecord(
         subject={"tokenizer": model.fingerprint, "origin": model.origin},
         identity=identity,
@@ -107,14 +110,15 @@ def _reconstruction_measures(
     networks: Sequence[FeatureNetwork],
     distances: Sequence[PerceptualDistance],
     cache: Path | None,
+    pace: Pace | None,
 ) -> dict[str, float | int]:
-    measures = _with_progress(model, dataset)
+    measures = _with_progress(model, dataset, pace)
     _check_finite(measures)
-    measures |= {distance.name: mean_distance(distance, model, dataset) for distance in distances}
+    measures |= {d.name: mean_distance(d, model, dataset, pace) for d in distances}
     for network in networks:
-        real = cached_features(network, dataset, cache)
+        real = cached_features(network, dataset, cache, pace)
         classes = dataset.class_names
-        back = features_of(network, dataset, reconstruct_bytes(model))
+        back = features_of(network, dataset, reconstruct_bytes(model), pace)
         apart = compare_sets(real, back, network.name)
         measures |= {f"r{k}": v for k, v in apart.items() if not k.startswith("classifier")}
         measures |= _present(
@@ -127,7 +131,9 @@ def _reconstruction_measures(
     return measures
 
 
-def _with_progress(model: Autoencoder, dataset: ImageDataset) -> dict[str, float | int]:
+def _with_progress(
+    model: Autoencoder, dataset: ImageDataset, pace: Pace | None
+) -> dict[str, float | int]:
     """Run `evaluate_reconstruction` with a progress bar; a step is one batch per process."""
     state = process_state()
     rounds = -(-num_batches(len(dataset)) // state.num_processes)
@@ -138,7 +144,7 @@ def _with_progress(model: Autoencoder, dataset: ImageDataset) -> dict[str, float
         progress.update(next(done))
 
     with ProgressBar("reconstructing", rounds, enabled=state.is_main_process) as progress:
-        measures = evaluate_reconstruction(model, dataset, check)
+        measures = evaluate_reconstruction(model, dataset, check, pace)
         progress.update(rounds)
     return measures
 
@@ -150,12 +156,13 @@ def measure_samples(
     beside: Mapping[str, MeasureRecord] = MappingProxyType({}),
     protocol: Protocol | None = None,
     cache: Path | None = None,
+    pace: Pace | None = None,
 ) -> MeasureRecord:
     """Measure the distance between samples and reference images in the features of every network.
 
     samples: a folder, see `open_samples`, or a dataset with the image contract of the reference.
-    beside, protocol, cache: as for `measure_reconstructions`. Precision and recall compare equal
-    numbers of samples and images, at most 50,000, unless the protocol has other counts.
+    beside, protocol, cache, pace: as for `measure_reconstructions`. Precision and recall compare
+    equal numbers of samples and images, at most 50,000, unless the protocol has other counts.
 
     Raises ConfigError without networks, if a record in `beside` is not comparable, and for counts,
     images or networks that are not the protocol's.
@@ -175,7 +182,7 @@ def measure_samples(
         identity["precision_recall_counts"] = counts._asdict()
     check_comparable(identity, beside)
     with _shared(identity, {"samples": samples.identity, "some samples": samples.sample}):
-        measures = _sample_measures(samples, reference, networks, counts, cache)
+        measures = _sample_measures(samples, reference, networks, counts, cache, pace)
     return MeasureRecord(subject={"samples": name}, identity=identity, measures=measures)
 
 
@@ -185,14 +192,15 @@ def _sample_measures(
     networks: Sequence[FeatureNetwork],
     counts: ManifoldCounts,
     cache: Path | None,
+    pace: Pace | None,
 ) -> dict[str, float | int]:
     measures: dict[str, float | int] = {"num_samples": len(samples)}
     if reference.skipped:
         measures["skipped"] = len(reference.skipped)
     classes = reference.class_names
     for network in networks:
-        real = cached_features(network, reference, cache)
-        drawn = features_of(network, samples)
+        real = cached_features(network, reference, cache, pace)
+        drawn = features_of(network, samples, pace=pace)
         measures |= compare_sets(real, drawn, network.name, counts)
         if network.class_names == classes:
             drawn = drawn._replace(labels=_renumbered(drawn.labels, samples.class_names, classes))

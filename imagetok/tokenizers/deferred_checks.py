@@ -21,12 +21,10 @@ class DeferredChecks:
 
     def __init__(self) -> None:
         self._finite: list[Tensor] = []
-        self._dtype = torch.float32
 
     def note(self, h: Float[Tensor, "B C H W"]) -> None:
         """Note which images have finite encoder outputs, on the device."""
         self._finite.append(h.isfinite().flatten(1).all(dim=1))
-        self._dtype = h.dtype
 
     def finite(self, count: int, device: torch.device) -> Bool[Tensor, " B"]:
         """Return whether everything noted of each of `count` images is finite, on the device."""
@@ -34,10 +32,6 @@ class DeferredChecks:
         for one in self._finite:
             found = found & one
         return found
-
-    def refuse_unless(self, finite: Bool[Tensor, " B"]) -> None:
-        """Raise NotFiniteError, as `check_features` does, unless all images are finite."""
-        refuse_unless(finite, self._dtype)
 
 
 _deferred: ContextVar[DeferredChecks | None] = ContextVar("deferred", default=None)
@@ -50,7 +44,7 @@ def deferred_checks() -> Iterator[DeferredChecks]:
     `Tokenizer.encode`, `decode` and `reconstruct` look at pixels, codes and encoder outputs, and
     wait for the device to do so. Inside the context the values of pixels and codes are not checked:
     they are converted from uint8, or were checked before. Encoder outputs are noted: read `finite`
-    and call `refuse_unless` when their codes are on the CPU, before they are used.
+    and call `refuse_unless_finite` when their codes are on the CPU, before they are used.
     """
     noted = DeferredChecks()
     token = _deferred.set(noted)
@@ -87,17 +81,20 @@ def check_features(h: Float[Tensor, "B C H W"]) -> None:
     if noted is not None:
         noted.note(h)
     elif not bool(h.isfinite().all()):
-        refuse_unless(h.isfinite().flatten(1).all(dim=1), h.dtype)
+        refuse_unless_finite(h.isfinite().flatten(1).all(dim=1), h.dtype)
 
 
-def refuse_unless(finite: Bool[Tensor, " B"], dtype: torch.dtype) -> None:
-    """Raise NotFiniteError unless the encoder outputs of all images of a batch are finite."""
+def refuse_unless_finite(finite: Bool[Tensor, " B"], precision: object = "float32") -> None:
+    """Raise NotFiniteError unless the encoder outputs of all images of a batch are finite.
+
+    precision: the arithmetic that they were computed in, for the message.
+    """
     bad = (~finite).nonzero().flatten().tolist()
     if not bad:
         return
     raise NotFiniteError(
         f"the encoder's output is NaN or infinite for {len(bad)} of the batch's "
         f"{counted(len(finite), 'image')}, first for image {bad[0]}; its weights have diverged, or "
-        f"overflow in {dtype}: encode in float32, or train again with a lower "
+        f"overflow in {precision}: encode in float32, or train again with a lower "
         "train.learning_rate or with train.clip_norm=1.0"
     )

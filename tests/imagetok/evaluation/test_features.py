@@ -14,9 +14,10 @@ from imagetok.evaluation import published_weights as published_weights
 from imagetok.evaluation.cifar_resnet import CLASSES, CIFARResNet
 from imagetok.evaluation.feature_distances import (
     FeatureSet,
-    check_features,
+    check_shape,
     class_accuracy,
     features_of,
+    refuse_not_finite,
 )
 from imagetok.evaluation.feature_networks import FeatureNetwork, Features, open_features
 from imagetok.evaluation.records import measure_samples
@@ -192,7 +193,8 @@ def test_features_know_the_classes_of_their_network(weights):
 @pytest.mark.parametrize("bad", [torch.zeros(2, 3, 4), torch.tensor([[1.0, math.nan]])])
 def test_features_that_cannot_be_compared_are_refused(bad):
     with pytest.raises(InputError, match=r"--features mine: .*(one vector per image|NaN)"):
-        check_features("mine", bad)
+        check_shape("mine", bad)
+        refuse_not_finite("mine", bad.isfinite().all(dim=1))
 
 
 def test_a_checkpoint_around_the_weights_is_opened(tmp_path):
