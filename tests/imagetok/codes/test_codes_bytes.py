@@ -9,7 +9,7 @@ import pytest
 import torch
 from code_samples import MICRO_BATCH, Watched, make_images, make_tokenizer, small_plan
 
-from imagetok.codes.encode import encode_dataset
+from imagetok.codes.encode import encode_dataset, planned_size
 from imagetok.codes.reader import open_codes
 from imagetok.codes.schema import MANIFEST, PLAN
 from imagetok.codes.verify import verify_codes
@@ -33,6 +33,40 @@ def test_threads_change_no_byte(encode, expected):
     for threads in (2, 3):
         assert content(encode(21, f"threads-{threads}", threads=threads).folder) == expected
     assert torch.get_num_threads() == before  # the caller's own
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_loader_workers_change_no_byte(threads, expected, tokenizer, tmp_path):
+    images = make_images(21)
+    plan = small_plan(tokenizer, images)
+    encode_dataset(tokenizer, images, tmp_path / "codes", plan, threads=threads, workers=2)
+    assert content(tmp_path / "codes") == expected
+
+
+def test_a_dataset_keeps_the_size_that_it_was_begun_with(tokenizer, tmp_path):
+    images, folder = make_images(21), tmp_path / "codes"
+    assert planned_size(tokenizer, folder, "float32", 21) == 64
+    encode_dataset(tokenizer, images, folder, small_plan(tokenizer, images))
+    assert planned_size(tokenizer, folder, "float32", 21, asked=128) == MICRO_BATCH
+
+
+def test_memory_that_runs_out_halves_the_batches_and_loses_nothing(encode, tokenizer, monkeypatch):
+    expected = encode(13, "expected").__getitems__(range(13))
+    encode_images, sizes = tokenizer.encode, []
+
+    def small_device(images, **options):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError
+        sizes.append(len(images))
+        return encode_images(images, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", small_device)
+    found = encode(13, "found")
+    assert found.plan.micro_batch == MICRO_BATCH and set(sizes) == {1, 2}
+    batch = found.__getitems__(range(13))
+    # An image has nearly always the same codes in a batch of another size.
+    assert (batch.codes[0] == expected.codes[0]).double().mean() > 0.9
+    assert torch.equal(batch.keys, expected.keys)
 
 
 def test_micro_batches_do_not_depend_on_what_else_is_encoded(encode):

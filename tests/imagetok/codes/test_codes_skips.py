@@ -66,6 +66,17 @@ def test_allowed_skips_are_counted_and_listed(bad, images, tokenizer, tmp_path):
     assert verify_codes(tmp_path / "codes") == []
 
 
+def test_workers_skip_as_this_process_does(images, tokenizer, tmp_path):
+    damage(images, 2, 9, 10, 11)
+    plan = small_plan(tokenizer, images)
+    for name, workers in (("none", 0), ("two", 2)):
+        encode_dataset(tokenizer, images, tmp_path / name, plan, max_skips=4, workers=workers)
+    for file in (tmp_path / "none").iterdir():
+        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(InputError, match=r"dog/010\.png: truncated; more images are unreadable"):
+        encode_dataset(tokenizer, images, tmp_path / "few", plan, max_skips=1, workers=2)
+
+
 def test_the_allowance_is_over_the_whole_dataset_and_a_rerun_may_raise_it(
     images, tokenizer, tmp_path
 ):
