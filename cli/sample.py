@@ -76,6 +76,12 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Images per shard (with --shards).",
 )
+@click.option(
+    "--cuda-graphs",
+    is_flag=True,
+    help="Record the steps of sampling as CUDA graphs (GPT and PixelSNAIL, on a CUDA GPU). Never "
+    "run on a GPU yet.",
+)
 @_sampling_options
 def sample(
     prior: str,
@@ -85,6 +91,7 @@ def sample(
     npz: Path | None,
     shards: Path | None,
     samples_per_shard: int,
+    cuda_graphs: bool,
     label: str | None,
     device: str | None,
     **params: Any,
@@ -106,7 +113,10 @@ def sample(
     from prior.generation import GRID, generate, generate_codes
 
     images = counted(count, "image")
-    how = {"tokenizer": tokenizer, "label": label, "device": device, **params}
+    how = {
+        "tokenizer": tokenizer, "label": label, "device": device, "cuda_graphs": cuda_graphs,
+        **params,
+    }  # fmt: skip
     if out is not None or npz is not None:
         drawn = generate(prior, count, out=out, npz=npz, **how)
         if out is not None:

@@ -25,6 +25,7 @@ from imagetok.eval_mode import eval_mode
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from imagetok.suggestions import counted, did_you_mean, shown
+from prior.captured_sampling import OPTION, StartStatic, check_device
 from prior.config import PriorConfig
 from prior.sampling import SampleSpec, given_codes, sample_codes
 from prior.sampling_params import sampling_params
@@ -70,6 +71,17 @@ class Prior(Pretrained[PriorConfig], ABC):
         A prior that rearranges its weights for sampling does so here, once for all micro-batches.
         """
         return self.stepper
+
+    def prepare_static(self) -> StartStatic:
+        """Return a function like that of `prepare`, for steps that a CUDA graph can hold.
+
+        Raises ConfigError for a prior whose steps cannot be a fixed sequence of kernels.
+        """
+        kind = self.config.model.kind
+        raise ConfigError(
+            f"{OPTION}: a prior of kind gpt or pixelsnail can be sampled so, found {kind}, whose "
+            "steps are not written as a fixed sequence of kernels; leave it out"
+        )
 
     def recompute_activations(self) -> None:
         """Enable activation checkpointing: recompute activations inside blocks in backward."""
@@ -120,6 +132,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         first: int = 0,
         given: tuple[Int[Tensor, "N _h _w"], ...] | None = None,
         keep_rows: int | None = None,
+        cuda_graphs: bool = False,
     ) -> Codes:
         """Sample the codes of images first .. first + n - 1 of a seed.
 
@@ -141,8 +154,12 @@ class Prior(Pretrained[PriorConfig], ABC):
         of keep_rows see `kept_positions`. With one level this samples p(rest | kept rows, label);
         with several, the lower rows of a coarse level do not depend on the kept rows of finer ones.
 
+        cuda_graphs: record the steps of sampling as CUDA graphs and launch each as a whole; never
+        run on a GPU yet. Logits then differ by rounding.
+
         Returns a tuple of (n, h, w) int64 on the prior's device. Raises ConfigError for parameters
-        out of range, InputError for given codes that do not fit.
+        out of range, and for cuda_graphs on another device than a CUDA GPU or with another prior
+        than a GPT or PixelSNAIL; InputError for given codes that do not fit.
         """
         n, first = checked_count("n", n, least=0), checked_count("first", first, least=0)
         params = sampling_params(
@@ -173,8 +190,11 @@ class Prior(Pretrained[PriorConfig], ABC):
         if given is not None and keep_rows is not None:
             given = self.check_codes(given)
         spec = SampleSpec(labels, params, given_codes(given, keep_rows, grids, device))
+        prepare = self.prepare_static if cuda_graphs else self.prepare
+        if cuda_graphs:
+            check_device(device)
         with eval_mode(self):
-            return sample_codes(self.prepare, grids, device, spec, range(first, first + n))
+            return sample_codes(prepare, grids, device, spec, range(first, first + n), cuda_graphs)
 
     def labels_for(self, label: Label) -> list[int]:
         """Return the numbers of the classes that sampling cycles through, -1 for no class.

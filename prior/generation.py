@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,14 @@ from imagetok.distributed.peers import check_same_on_all, shared_work
 from imagetok.durable import lock, write_bytes
 from imagetok.images import Images, from_stored
 from imagetok.pictures import as_rgb, drawn_labels, grid, named_grid, png_bytes
-from imagetok.processes import process_state
+from imagetok.processes import device_of, process_state
 from imagetok.progress import ProgressBar, progress_shown
 from imagetok.results import Result
 from imagetok.signals import StopRequest
 from imagetok.suggestions import counted
 from imagetok.tokenizers import Tokenizer
 from prior.base import Label, Prior
+from prior.captured_sampling import check_device
 from prior.loading import open_pair
 from prior.sample_folder import RECORD, SamplesRecord, commit_record, plan_of, read_drawn, record_of
 from prior.sample_npz import check_npz, parts_folder, read_npz, write_samples
@@ -138,6 +140,7 @@ def generate(
     seed: int = 0,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
+    cuda_graphs: bool = False,
     progress: bool = True,
 ) -> Generated:
     """Sample n new images.
@@ -154,6 +157,7 @@ def generate(
     is kept, one that has fewer of them is replaced.
     label to seed: see `Prior.sample`. With these fixed, sample j does not depend on n.
     batch_size: images sampled and decoded together [64]; affects speed and memory only.
+    cuda_graphs: see `Prior.sample`.
     Raises ConfigError for parameters out of range, if `out` or `npz` holds anything else, and for
     an npz of label maps; ShardError for a tokenizer of other codes; StoppedError after a signal
     (call it again to continue).
@@ -169,14 +173,15 @@ def generate(
     size = CHUNK if batch_size is None else batch_size
     n, size = checked_count("n", n), checked_count("batch_size", size)
     record = record_of(model, own, n, label, params)
+    sampling = _sampling(model, label, params, cuda_graphs)
     with progress_shown(progress):
         if npz is not None:
             work = _in_npz if out is None else _in_folder
             folder = parts_folder(Path(npz)) if out is None else Path(out)
-            return work(model, own, folder, record, label, params, size, Path(npz))
+            return work(model, own, folder, record, sampling, size, Path(npz))
         if out is None:
-            return _in_memory(model, own, record, label, params, size)
-        return _in_folder(model, own, Path(out), record, label, params, size)
+            return _in_memory(model, own, record, sampling, size)
+        return _in_folder(model, own, Path(out), record, sampling, size)
 
 
 def generate_codes(
@@ -194,6 +199,7 @@ def generate_codes(
     guidance: float = 1.0,
     seed: int = 0,
     device: torch.device | str | None = None,
+    cuda_graphs: bool = False,
     progress: bool = True,
 ) -> GeneratedCodes:
     """Sample the codes of n images and store them as a code dataset; the key of sample j is j.
@@ -209,17 +215,28 @@ def generate_codes(
         seed=seed,
     )  # fmt: skip
     plan = plan_of(record_of(model, own, n, label, params), model, own, samples_per_shard)
+    sampling = _sampling(model, label, params, cuda_graphs)
     folder = Path(shards)
     with progress_shown(progress):
         report = write_dataset(
-            folder, plan, lambda images: _parts(model, images, label, params), "sampling"
+            folder, plan, lambda images: _parts(model, images, sampling), "sampling"
         )
     return GeneratedCodes(folder, report)
 
 
-def _draw(prior: Prior, images: range, label: Label, params: SamplingParams) -> Codes:
-    """Sample the codes of some images."""
-    return prior.sample(len(images), label=label, first=images.start, **params.model_dump())
+def _sampling(
+    prior: Prior, label: Label, params: SamplingParams, cuda_graphs: bool
+) -> dict[str, Any]:
+    """Return arguments of `Prior.sample`; ConfigError for cuda_graphs where there are none."""
+    if cuda_graphs:
+        check_device(device_of(prior))
+        prior.prepare_static()
+    return {"label": label, "cuda_graphs": cuda_graphs, **params.model_dump()}
+
+
+def _draw(prior: Prior, images: range, sampling: dict[str, Any]) -> Codes:
+    """Sample the codes of some images; sampling: arguments of `Prior.sample`."""
+    return prior.sample(len(images), first=images.start, **sampling)
 
 
 def _chunks(n: int, size: int) -> list[range]:
@@ -227,23 +244,22 @@ def _chunks(n: int, size: int) -> list[range]:
 
 
 def _in_memory(
-    prior: Prior, tokenizer: Tokenizer, record: SamplesRecord, label: Label, params: SamplingParams,
-    size: int,
+    prior: Prior, tokenizer: Tokenizer, record: SamplesRecord, sampling: dict[str, Any], size: int,
 ) -> Generated:  # fmt: skip
     n = record.num_images
     codes: list[Codes] = []
     images: list[Images] = []
     with ProgressBar("sampling", n, rate_unit="images/s") as bar:
         for chunk in _chunks(n, size):
-            codes.append(_draw(prior, chunk, label, params))
+            codes.append(_draw(prior, chunk, sampling))
             images.append(decode_in_batches(tokenizer, codes[-1]))
             bar.update(chunk.stop)
     return Generated(record, tokenizer, None, n, _joined(codes), torch.cat(images))
 
 
 def _in_folder(
-    prior: Prior, tokenizer: Tokenizer, out: Path, record: SamplesRecord, label: Label,
-    params: SamplingParams, size: int, npz: Path | None = None,
+    prior: Prior, tokenizer: Tokenizer, out: Path, record: SamplesRecord,
+    sampling: dict[str, Any], size: int, npz: Path | None = None,
 ) -> Generated:  # fmt: skip
     n, state = record.num_images, process_state()
     has_npz = npz is not None and check_npz(npz, record, tokenizer.image)
@@ -272,7 +288,7 @@ def _in_folder(
         with ProgressBar("sampling", total, 0, is_main, rate_unit="images/s") as progress:
             for i in todo:
                 stop.check_here()
-                codes.append(_draw(prior, chunks[i], label, params))
+                codes.append(_draw(prior, chunks[i], sampling))
                 images = decode_in_batches(tokenizer, codes[-1])
                 save_images(images[[j - chunks[i].start for j in missing[i]]], out, missing[i])
                 done += len(chunks[i])
@@ -295,15 +311,15 @@ def _in_folder(
 
 
 def _in_npz(
-    prior: Prior, tokenizer: Tokenizer, parts: Path, record: SamplesRecord, label: Label,
-    params: SamplingParams, size: int, npz: Path,
+    prior: Prior, tokenizer: Tokenizer, parts: Path, record: SamplesRecord,
+    sampling: dict[str, Any], size: int, npz: Path,
 ) -> Generated:  # fmt: skip
     """Sample images into an npz file alone, by way of a folder that is deleted in the end."""
     state = process_state()
     if check_npz(npz, record, tokenizer.image):
         made = Generated(record, tokenizer, None, 0, None, npz=npz)
     else:
-        made = _in_folder(prior, tokenizer, parts, record, label, params, size, npz)
+        made = _in_folder(prior, tokenizer, parts, record, sampling, size, npz)
         made = replace(made, folder=None)
     state.wait_for_everyone()
     if state.is_main_process and parts.is_dir():
@@ -330,14 +346,12 @@ def _grid(images: Tensor, record: SamplesRecord, class_names: Sequence[str]) -> 
     return named_grid(images, columns, names=classes if any(classes) else ())
 
 
-def _parts(
-    prior: Prior, images: range, label: Label, params: SamplingParams
-) -> Iterator[EncodedPart]:
+def _parts(prior: Prior, images: range, sampling: dict[str, Any]) -> Iterator[EncodedPart]:
     """Sample the codes of images in chunks, with their classes and numbers."""
-    cycle = prior.labels_for(label)
+    cycle = prior.labels_for(sampling["label"])
     for start in range(images.start, images.stop, CHUNK):
         chunk = range(start, min(start + CHUNK, images.stop))
-        codes: Sequence[Tensor] = _draw(prior, chunk, label, params)
+        codes: Sequence[Tensor] = _draw(prior, chunk, sampling)
         labels = np.array([cycle[j % len(cycle)] for j in chunk])
         yield EncodedPart(
             tuple(level.cpu().numpy() for level in codes), labels, np.array(chunk), []

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.pytorch_utils import Conv1D
 
 from prior.base import Prior
+from prior.captured_sampling import StartStatic
 from prior.config import GPTConfig, PriorConfig
 from prior.sequence import Codes, level_of_positions
 from prior.stepper import Stepper, StepperFactory
@@ -87,6 +88,11 @@ class GPTPrior(Prior):
     def prepare(self) -> StepperFactory:
         return partial(GPTStepper, self)
 
+    def prepare_static(self) -> StartStatic:
+        from prior.static_gpt import StaticGPTStepper
+
+        return partial(StaticGPTStepper, self)
+
     def class_tokens(self, labels: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return the first token of every sequence, that of its class; -1 is the null class."""
         null = self.num_tokens + self.config.num_classes
@@ -127,6 +133,13 @@ def _body(gpt: GPTConfig, num_tokens: int, length: int) -> GPT2Model | GPTNeoXMo
             eos_token_id=None,
         )
     )
+
+
+def cache_argument(prior: GPTPrior) -> str:
+    """Return the name of the argument by which a prior's transformer takes a cache."""
+    arguments = inspect.signature(prior.body.forward).parameters
+    # Renamed after transformers 5.17; the old name goes in 5.40.
+    return "cache" if "cache" in arguments else "past_key_values"
 
 
 class KVCacheLayer(DynamicLayer):
@@ -180,9 +193,7 @@ class GPTStepper(Stepper):
             self.context = prior.context(context.flatten(2).mT)  # (B, H*W, width)
         layers, length = prior.body.config.num_hidden_layers, prior.config.length
         self.cache = Cache(layers=[KVCacheLayer(length) for _ in range(layers)])
-        arguments = inspect.signature(prior.body.forward).parameters
-        # Renamed after transformers 5.17; the old name goes in 5.40.
-        self.cache_argument = "cache" if "cache" in arguments else "past_key_values"
+        self.cache_argument = cache_argument(prior)
         self.position = 0
 
     @torch.no_grad()

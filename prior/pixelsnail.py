@@ -17,10 +17,12 @@ from torch.nn.functional import elu, pad
 from torch.nn.utils.parametrizations import weight_norm
 
 from prior.base import Prior
+from prior.captured_sampling import StartStatic
 from prior.config import PixelSNAILConfig, PriorConfig
 from prior.pixelsnail_layers import Block, embed_labels
 from prior.pixelsnail_stepper import PixelSNAILStepper, Weights
 from prior.sequence import Codes
+from prior.static_pixelsnail import StaticPixelSNAILStepper
 from prior.stepper import Stepper, StepperFactory
 
 
@@ -78,6 +80,9 @@ class PixelSNAILPrior(Prior):
 
     def prepare(self) -> StepperFactory:
         return partial(PixelSNAILStepper, Weights(self))
+
+    def prepare_static(self) -> StartStatic:
+        return partial(StaticPixelSNAILStepper, Weights(self))
 
 
 def _background(height: int, width: int) -> Float[Tensor, "1 2 H W"]:

@@ -6,7 +6,7 @@ input, units' output, background], and the ELU of this together with that of the
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -137,6 +137,11 @@ def _constant(
 class PixelSNAILStepper(Stepper):
     """Stepper of a PixelSNAIL: computes the features of one position from the earlier ones."""
 
+    @property
+    def attention(self) -> "type[AttentionStep]":
+        """How attention is evaluated."""
+        return AttentionStep
+
     @torch.no_grad()
     def __init__(
         self,
@@ -158,7 +163,7 @@ class PixelSNAILStepper(Stepper):
         ends = [*(following[:, :channels] for following in inputs[1:]), self.result]
         self.first_input = inputs[0][:, :channels]
         self.blocks = [
-            BlockStep(block, labels, self.width, height * self.width, both, end)
+            BlockStep(block, labels, self.width, height * self.width, both, end, self.attention)
             for block, both, end in zip(weights.blocks, inputs, ends, strict=True)
         ]
 
@@ -168,17 +173,22 @@ class PixelSNAILStepper(Stepper):
         if previous is not None:
             self.codes.slots[column - 1].copy_(embedding(previous, weights.codes))
         if column == 0:
-            self._begin_row()
+            self.begin_row()
+        logits = self.logits(self.position, column, weights.background[self.position])
+        self.position += 1
+        return logits
+
+    def logits(self, position: Any, column: int, background: Tensor) -> Float[Tensor, "B K"]:
+        weights = self.weights
         torch.addmm(
             self.stem[column], self.codes.windows[column], weights.stem.here, out=self.first_input
         )
-        self.backgrounds.copy_(weights.background[self.position])
+        self.backgrounds.copy_(background)
         for block in self.blocks:
-            block.step(self.position, column)
-        self.position += 1
+            block.step(position, column)
         return torch.addmm(weights.head.bias, elu(self.result), weights.head.here)
 
-    def _begin_row(self) -> None:
+    def begin_row(self) -> None:
         before = self.codes.slots[-1]  # zeros at the first position
         is_first = self.position == 0
         if not is_first:
@@ -206,6 +216,7 @@ class BlockStep:
         length: int,
         inputs: Float[Tensor, "B N"],
         result: Float[Tensor, "B C"],
+        attention: "type[AttentionStep]",
     ):
         channels = result.shape[1]
         self.weights, self.inputs, self.result = weights, inputs, result
@@ -219,7 +230,7 @@ class BlockStep:
         self.joined = activated[:, channels:]
         self.constant = _constant(weights.out.second.bias, weights.out.condition, labels)
         self.attention = (
-            AttentionStep(weights.reading, labels, length, inputs, activated)
+            attention(weights.reading, labels, length, inputs, activated)
             if weights.reading
             else None
         )
@@ -228,7 +239,7 @@ class BlockStep:
         for unit in self.units:
             unit.begin_row(context, advance=advance)
 
-    def step(self, position: int, column: int) -> None:
+    def step(self, position: Any, column: int) -> None:
         for unit, source, end in zip(
             self.units, self.sources, [*self.sources[1:], self.end], strict=True
         ):
@@ -314,7 +325,8 @@ class AttentionStep:
         self.past = inputs.new_zeros(2, batch, heads, width // heads, length)
         self.keys, self.values = self.past.flatten(1, 2)
 
-    def step(self, position: int) -> None:
+    def step(self, position: Any) -> None:
+        """position: an int, or of a subclass what its `_attend` takes."""
         weights = self.weights
         h = elu_(torch.addmm(weights.first.bias, self.activated, weights.first.here))
         h_key, h_query = h.chunk(2, dim=1)
@@ -324,9 +336,12 @@ class AttentionStep:
         queries = glu(gate, dim=1).add_(self.query_inputs)
         torch.addmm(weights.key_value.bias, keys, weights.key_value.here, out=self.key_value)
         query = torch.addmm(weights.query.bias, queries, weights.query.here)
+        query = query.view(len(self.keys), 1, -1)  # (B * heads, 1, size of a head)
+        elu_(self.read.copy_(self._attend(query, position).view(self.read.shape)))
+
+    def _attend(self, query: Tensor, position: Any) -> Tensor:
+        """Remember keys and values of the position; return what the query reads of all so far."""
         self.past[..., position].copy_(self.by_head)
         seen = position + 1
-        query = query.view(len(self.keys), 1, -1)  # (B * heads, 1, size of a head)
         scores = torch.bmm(query, self.keys.narrow(2, 0, seen)).softmax(dim=2)
-        read = torch.bmm(scores, self.values.narrow(2, 0, seen).mT)
-        elu_(self.read.copy_(read.view(self.read.shape)))
+        return torch.bmm(scores, self.values.narrow(2, 0, seen).mT)

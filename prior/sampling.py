@@ -8,7 +8,7 @@ GPU_MICRO_BATCH), and a micro-batch runs on one intra-op thread.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.errors import ConfigError, InputError
 from imagetok.precision import full_float32
+from prior.captured_sampling import StartStatic, draw_captured
 from prior.guidance import GuidedStepper
 from prior.sampling_params import SamplingParams
 from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
@@ -65,13 +66,17 @@ def given_codes(
 
 @full_float32()
 def sample_codes(
-    prepare: Callable[[], StartLabels],
+    prepare: Callable[[], StartLabels] | Callable[[], StartStatic],
     grids: Grids,
     device: torch.device,
     spec: SampleSpec,
     images: range,
+    cuda_graphs: bool = False,
 ) -> Codes:
-    """Sample the codes of images of a seed; see `Prior.sample`. prepare: `Prior.prepare`."""
+    """Sample the codes of images of a seed; see `Prior.sample`.
+
+    prepare: `Prior.prepare`, with cuda_graphs `Prior.prepare_static`.
+    """
     first, n = images.start, images.stop - images.start
     if n < 0 or first < 0:
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
@@ -79,11 +84,12 @@ def sample_codes(
     micro_batches = [
         range(begin, begin + size) for begin in range(first - first % size, first + n, size)
     ]
-    start = prepare()
+    start: Any = prepare()
+    draw = _draw_captured if cuda_graphs else _draw
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         parts = list(
-            pool.map(lambda batch: _draw(start, length, device, batch, spec), micro_batches)
+            pool.map(lambda batch: draw(start, length, device, batch, spec), micro_batches)
         )
     drawn = torch.cat([torch.zeros(0, length, dtype=torch.int64, device=device), *parts])
     offset = first % size
@@ -114,6 +120,18 @@ def _draw(
                 previous = draw_codes(logits, uniforms[:, t], params)
             drawn.append(previous)
     return torch.stack(drawn, dim=1)
+
+
+def _draw_captured(
+    start: StartStatic, length: int, device: torch.device, images: range, spec: SampleSpec
+) -> Int[Tensor, "B T"]:
+    labels, given = spec.labels, spec.given
+    wanted = torch.tensor([labels[j % len(labels)] for j in images], device=device)
+    uniforms = _uniforms(images, spec.params.seed, length).to(device)
+    rows = [j % len(given.sequence) for j in images] if given else []
+    sequence = given.sequence[rows] if given else None
+    kept = given.kept if given else []
+    return draw_captured(start, wanted, uniforms, sequence, kept, spec.params, draw_codes)
 
 
 def _uniforms(images: range, seed: int, length: int) -> Float[Tensor, "B T"]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     {"errors", "io", "config", "durable", "eval_mode", "seeding", "suggestions", "version"}
     | {"protocols", "arguments", "indices", "config_faults"}
-    | {"distributed", "plugins", "precision", "processes", "host_copy"},
+    | {"distributed", "plugins", "precision", "processes", "host_copy", "cuda_graph"},
     {
         "images",
         "code_maps",

@@ -161,5 +161,5 @@ def test_a_value_that_is_read_at_once_is_found():
     model, images = model_of("digits/vqvae-ema")
     with fake_tensors():
         move(model)
-        with DeviceWaits(allowed=[COPIED]), pytest.raises(WouldWait, match="check_images"):
+        with DeviceWaits(allowed=[COPIED]), pytest.raises(WouldWait, match=r"images\.py"):
             model.encode(stored_on(GPU, images.images, model.image))
