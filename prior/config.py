@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from imagetok.config import PlaceOrUrl, Section, Size, Steps
+from imagetok.data.resident import Resident
 from imagetok.plugins.registry import OwnPart, OwnSection, names_in
 from imagetok.plugins.sections import OrRegistered
 from imagetok.suggestions import counted
@@ -240,10 +241,16 @@ class PriorRun(Section):
     """Save memory: compute activations inside blocks again in the backward pass."""
     compile: bool = False
     """The former name of `train.compile`; either is enough."""
+    resident: Resident = "auto"
+    """Where training codes are kept, as for images. `auto`: on a GPU, if they take at most 4 GiB
+    and a quarter of its memory. `always`: there or, without a GPU, in memory. `never`: nowhere;
+    they are read as they are needed. Of several views of which one is drawn for each epoch, codes
+    are always read as they are needed."""
     model: ModelConfig
     """The network, or one for each of two levels."""
     train: TrainConfig
     """The training loop and its optimizer."""
+    added: ClassVar[tuple[str, ...]] = ("resident",)
 
     @model_validator(mode="after")
     def _check(self) -> "PriorRun":

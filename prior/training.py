@@ -38,6 +38,7 @@ from prior.build import build_prior
 from prior.code_views import COUNTED_BATCH, OneViewAnEpoch, first_views, samples_of
 from prior.config import CodesConfig, PriorConfig, PriorRun
 from prior.ngram_baselines import collapse_in_words, ngram_baselines, verdict_in_words
+from prior.resident_codes import ResidentCodes, make_resident_codes
 from prior.sequence import Codes
 from prior.stepper import NO_LABEL
 
@@ -190,9 +191,15 @@ def job_of(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         named = {f"held-out {name}": value for name, value in measures.items()}
         cast(Prior, model).save_pretrained(run / "prior", config.tokenizer, named)
 
+    def kept_on(device: torch.device, check: Callable[[], None]) -> ResidentCodes | None:
+        if isinstance(training, OneViewAnEpoch):
+            return None
+        return make_resident_codes(training, device, config.resident, check)
+
     assert job.facts is not None
     return replace(
         job,
+        kept_on=kept_on,
         inputs=lambda: {
             "tokenizer": fingerprint,
             "training codes": training.identity(),

@@ -91,6 +91,16 @@ class ResidentImages:
         return self.source.changed(WholeImages(images, labels), indices, epochs)
 
 
+def is_wanted_on(device: torch.device, resident: Resident) -> bool:
+    """Return whether a setting asks for examples on a device at all."""
+    return resident == "always" or (resident == "auto" and device.type == "cuda")
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Return whether `auto` keeps so many bytes on a GPU."""
+    return size <= min(LIMIT, torch.cuda.mem_get_info(device)[1] // 4)
+
+
 def make_resident(
     source: ImageDataset | ChangedImages,
     device: torch.device,
@@ -103,13 +113,13 @@ def make_resident(
     one size and they take at most `LIMIT` and a quarter of the GPU's memory. check: called often;
     may raise to stop. Raises ConfigError where `always` is impossible.
     """
-    if resident == "never" or (resident == "auto" and device.type != "cuda"):
+    if not is_wanted_on(device, resident):
         return None
     first = _first(source)
     if first is None:
         return _refused(resident, "none of the first images can be read")
     size = len(source) * first.numel()
-    if resident == "auto" and size > min(LIMIT, torch.cuda.mem_get_info(device)[1] // 4):
+    if resident == "auto" and not has_room(device, size):
         logger.info(
             "training images are read as they are needed: decoded, they take %d bytes", size
         )
