@@ -123,6 +123,9 @@ def sample(
             say(f"{images} in {out} ({drawn.num_new} new); the first in {out / GRID}")
         if npz is not None:
             say(f"{images} in {npz}")
+        if drawn.speed is not None:
+            first, seconds, rate = drawn.speed
+            say(f"the first {first} after {seconds:.2g} s; {rate:.3g} images/s")
     elif shards is not None:
         made = generate_codes(prior, count, shards, samples_per_shard=samples_per_shard, **how)
         for level, use in made.rows().items():

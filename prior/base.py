@@ -132,6 +132,7 @@ class Prior(Pretrained[PriorConfig], ABC):
         first: int = 0,
         given: tuple[Int[Tensor, "N _h _w"], ...] | None = None,
         keep_rows: int | None = None,
+        micro_batch: int | None = None,
         cuda_graphs: bool = False,
     ) -> Codes:
         """Sample the codes of images first .. first + n - 1 of a seed.
@@ -154,6 +155,8 @@ class Prior(Pretrained[PriorConfig], ABC):
         of keep_rows see `kept_positions`. With one level this samples p(rest | kept rows, label);
         with several, the lower rows of a coarse level do not depend on the kept rows of finer ones.
 
+        micro_batch: images computed at once, the last ones padded; None is 16 on a CPU and 64 on a
+        GPU. Logits may depend on it by rounding.
         cuda_graphs: record the steps of sampling as CUDA graphs and launch each as a whole; never
         run on a GPU yet. Logits then differ by rounding.
 
@@ -162,6 +165,8 @@ class Prior(Pretrained[PriorConfig], ABC):
         than a GPT or PixelSNAIL; InputError for given codes that do not fit.
         """
         n, first = checked_count("n", n, least=0), checked_count("first", first, least=0)
+        if micro_batch is not None:
+            checked_count("micro_batch", micro_batch)
         params = sampling_params(
             temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
             seed=seed,
@@ -194,7 +199,10 @@ class Prior(Pretrained[PriorConfig], ABC):
         if cuda_graphs:
             check_device(device)
         with eval_mode(self):
-            return sample_codes(prepare, grids, device, spec, range(first, first + n), cuda_graphs)
+            return sample_codes(
+                prepare, grids, device, spec, range(first, first + n),
+                micro_batch=micro_batch, cuda_graphs=cuda_graphs,
+            )  # fmt: skip
 
     def labels_for(self, label: Label) -> list[int]:
         """Return the numbers of the classes that sampling cycles through, -1 for no class.

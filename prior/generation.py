@@ -1,12 +1,13 @@
 """`imagetok sample` and `prior.generate`: samples as images or codes, resumable and distributed."""
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from imagetok.codes.shard_writer import EncodedPart
 from imagetok.data import open_image, preprocess
 from imagetok.distributed.peers import check_same_on_all, shared_work
 from imagetok.durable import lock, write_bytes
+from imagetok.eval_mode import eval_mode
 from imagetok.images import Images, from_stored
 from imagetok.pictures import as_rgb, drawn_labels, grid, named_grid, png_bytes
 from imagetok.processes import device_of, process_state
@@ -33,8 +35,17 @@ from imagetok.tokenizers import Tokenizer
 from prior.base import Label, Prior
 from prior.captured_sampling import check_device
 from prior.loading import open_pair
-from prior.sample_folder import RECORD, SamplesRecord, commit_record, plan_of, read_drawn, record_of
+from prior.sample_folder import (
+    RECORD,
+    SamplesRecord,
+    commit_record,
+    plan_of,
+    read_drawn,
+    record_of,
+    recorded_micro_batch,
+)
 from prior.sample_npz import check_npz, parts_folder, read_npz, write_samples
+from prior.sampling import fast_micro_batch, micro_batch_on
 from prior.sampling_params import SamplingParams, sampling_params
 from prior.sequence import Codes
 
@@ -42,6 +53,39 @@ GRID = "grid.png"
 CHUNK = 64
 """Images sampled, decoded and written together; a killed run loses at most so many."""
 MOST_IN_GRID = 100
+
+
+class SamplingSpeed(NamedTuple):
+    """How fast images were sampled and decoded, and written if they were."""
+
+    first_images: int
+    """Images that were sampled together first."""
+    first_seconds: float
+    """Seconds until these were there."""
+    images_per_second: float
+    """Over all images of this process."""
+
+
+class _Clock:
+    """Takes the times for `SamplingSpeed`."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._first: tuple[int, float] | None = None
+        self._images = 0
+
+    def add(self, images: int) -> None:
+        self._images += images
+        if self._first is None:
+            self._first = images, self._passed()
+
+    def speed(self) -> SamplingSpeed | None:
+        if self._first is None:
+            return None
+        return SamplingSpeed(*self._first, self._images / self._passed())
+
+    def _passed(self) -> float:
+        return max(time.perf_counter() - self._begun, 1e-9)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -61,6 +105,8 @@ class Generated(Result):
     _drawn: Images | None = field(default=None)
     npz: Path | None = None
     """File of all images as `arr_0`; None if none was written."""
+    speed: SamplingSpeed | None = None
+    """Of this process in this call; None if it sampled no image."""
 
     @cached_property
     def images(self) -> Images:
@@ -156,7 +202,9 @@ def generate(
     NPZ.parts, which is deleted in the end; call it again to continue. A file that has these samples
     is kept, one that has fewer of them is replaced.
     label to seed: see `Prior.sample`. With these fixed, sample j does not depend on n.
-    batch_size: images sampled and decoded together [64]; affects speed and memory only.
+    batch_size: images sampled and decoded together [64, or as many as are computed at once];
+    affects speed and memory only. On a GPU as many are computed at once as make each image cheaper;
+    samples.json records the number, on which codes may depend by rounding, and a rerun keeps it.
     cuda_graphs: see `Prior.sample`.
     Raises ConfigError for parameters out of range, if `out` or `npz` holds anything else, and for
     an npz of label maps; ShardError for a tokenizer of other codes; StoppedError after a signal
@@ -170,15 +218,19 @@ def generate(
         temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
         seed=seed,
     )  # fmt: skip
-    size = CHUNK if batch_size is None else batch_size
-    n, size = checked_count("n", n), checked_count("batch_size", size)
-    record = record_of(model, own, n, label, params)
-    sampling = _sampling(model, label, params, cuda_graphs)
+    n = checked_count("n", n)
+    folder = parts_folder(Path(npz)) if out is None and npz is not None else out
+    record_of(model, own, n, label, params)  # raises for what the prior cannot use
+    micro_batch = _micro_batch(model, n, None if folder is None else Path(folder))
+    record = record_of(model, own, n, label, params, micro_batch)
+    size = max(CHUNK, micro_batch or 0) if batch_size is None else batch_size
+    size = checked_count("batch_size", size)
+    sampling = _sampling(model, label, params, micro_batch, cuda_graphs)
     with progress_shown(progress):
         if npz is not None:
             work = _in_npz if out is None else _in_folder
-            folder = parts_folder(Path(npz)) if out is None else Path(out)
-            return work(model, own, folder, record, sampling, size, Path(npz))
+            assert folder is not None
+            return work(model, own, Path(folder), record, sampling, size, Path(npz))
         if out is None:
             return _in_memory(model, own, record, sampling, size)
         return _in_folder(model, own, Path(out), record, sampling, size)
@@ -214,9 +266,12 @@ def generate_codes(
         temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
         seed=seed,
     )  # fmt: skip
-    plan = plan_of(record_of(model, own, n, label, params), model, own, samples_per_shard)
-    sampling = _sampling(model, label, params, cuda_graphs)
+    record_of(model, own, n, label, params)  # raises for what the prior cannot use
     folder = Path(shards)
+    micro_batch = _micro_batch(model, min(n, samples_per_shard), folder)
+    record = record_of(model, own, n, label, params, micro_batch)
+    plan = plan_of(record, model, own, samples_per_shard)
+    sampling = _sampling(model, label, params, micro_batch, cuda_graphs)
     with progress_shown(progress):
         report = write_dataset(
             folder, plan, lambda images: _parts(model, images, sampling), "sampling"
@@ -225,13 +280,34 @@ def generate_codes(
 
 
 def _sampling(
-    prior: Prior, label: Label, params: SamplingParams, cuda_graphs: bool
+    prior: Prior,
+    label: Label,
+    params: SamplingParams,
+    micro_batch: int | None,
+    cuda_graphs: bool,
 ) -> dict[str, Any]:
     """Return arguments of `Prior.sample`; ConfigError for cuda_graphs where there are none."""
     if cuda_graphs:
         check_device(device_of(prior))
         prior.prepare_static()
-    return {"label": label, "cuda_graphs": cuda_graphs, **params.model_dump()}
+    how = {"label": label, "micro_batch": micro_batch, "cuda_graphs": cuda_graphs}
+    return {**how, **params.model_dump()}
+
+
+def _micro_batch(prior: Prior, n: int, folder: Path | None) -> int | None:
+    """Return the images to compute at once: what a folder records, or what suits a GPU.
+
+    None is the usual number of a device.
+    """
+    recorded = 0 if folder is None else recorded_micro_batch(folder)
+    if recorded != 0:
+        return recorded
+    device = device_of(prior)
+    if device.type == "cpu":
+        return None
+    with eval_mode(prior):
+        found = fast_micro_batch(prior.prepare(), device, n, prior.config.length)
+    return None if found == micro_batch_on(device) else found
 
 
 def _draw(prior: Prior, images: range, sampling: dict[str, Any]) -> Codes:
@@ -249,12 +325,15 @@ def _in_memory(
     n = record.num_images
     codes: list[Codes] = []
     images: list[Images] = []
+    clock = _Clock()
     with ProgressBar("sampling", n, rate_unit="images/s") as bar:
         for chunk in _chunks(n, size):
             codes.append(_draw(prior, chunk, sampling))
             images.append(decode_in_batches(tokenizer, codes[-1]))
+            clock.add(len(chunk))
             bar.update(chunk.stop)
-    return Generated(record, tokenizer, None, n, _joined(codes), torch.cat(images))
+    together = torch.cat(images)
+    return Generated(record, tokenizer, None, n, _joined(codes), together, speed=clock.speed())
 
 
 def _in_folder(
@@ -284,7 +363,7 @@ def _in_folder(
         mine = range(state.process_index, len(chunks), state.num_processes)
         todo = [i for i in mine if missing[i]]
         total, done = sum(len(chunks[i]) for i in todo), 0
-        is_main = state.is_main_process
+        is_main, clock = state.is_main_process, _Clock()
         with ProgressBar("sampling", total, 0, is_main, rate_unit="images/s") as progress:
             for i in todo:
                 stop.check_here()
@@ -292,7 +371,9 @@ def _in_folder(
                 images = decode_in_batches(tokenizer, codes[-1])
                 save_images(images[[j - chunks[i].start for j in missing[i]]], out, missing[i])
                 done += len(chunks[i])
+                clock.add(len(chunks[i]))
                 progress.update(done)
+        speed = clock.speed()
         state.wait_for_everyone()
         if state.is_main_process:
             shown = read_drawn(out, range(min(n, MOST_IN_GRID)))
@@ -307,7 +388,8 @@ def _in_folder(
                     write_samples(npz, out, record, tokenizer.image, check)
         state.wait_for_everyone()
     whole = _joined(codes) if len(todo) == len(chunks) else None
-    return Generated(record, tokenizer, out, sum(map(len, missing)), whole, npz=npz)
+    num_new = sum(map(len, missing))
+    return Generated(record, tokenizer, out, num_new, whole, npz=npz, speed=speed)
 
 
 def _in_npz(
@@ -349,8 +431,9 @@ def _grid(images: Tensor, record: SamplesRecord, class_names: Sequence[str]) -> 
 def _parts(prior: Prior, images: range, sampling: dict[str, Any]) -> Iterator[EncodedPart]:
     """Sample the codes of images in chunks, with their classes and numbers."""
     cycle = prior.labels_for(sampling["label"])
-    for start in range(images.start, images.stop, CHUNK):
-        chunk = range(start, min(start + CHUNK, images.stop))
+    size = max(CHUNK, sampling["micro_batch"] or 0)
+    for start in range(images.start, images.stop, size):
+        chunk = range(start, min(start + size, images.stop))
         codes: Sequence[Tensor] = _draw(prior, chunk, sampling)
         labels = np.array([cycle[j % len(cycle)] for j in chunk])
         yield EncodedPart(

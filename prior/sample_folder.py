@@ -13,7 +13,8 @@ from torch import Tensor
 
 from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.decode import picture_file
-from imagetok.codes.schema import CodePlan, TokenizerId, read_json
+from imagetok.codes.reader import open_plan
+from imagetok.codes.schema import PLAN, CodePlan, TokenizerId, read_json
 from imagetok.durable import canonical_json, write_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.io.json_files import Count
@@ -41,7 +42,10 @@ class SamplesRecord(SamplingParams):
     """Sample j has the class labels[j % len(labels)]; -1: no class."""
     class_names: tuple[str, ...] = ()
     """Names of the prior's classes by number; empty without classes, and in earlier versions."""
-    added: ClassVar[tuple[str, ...]] = ("class_names",)
+    micro_batch: Annotated[int, Field(gt=0, lt=2**31)] | None = None
+    """Images computed at once, on which logits may depend by rounding; None: 16 on a CPU, 64 on a
+    GPU."""
+    added: ClassVar[tuple[str, ...]] = ("class_names", "micro_batch")
 
     def params(self) -> SamplingParams:
         """Return only the sampling parameters."""
@@ -60,6 +64,7 @@ def record_of(
     n: int,
     label: Label,
     params: SamplingParams,
+    micro_batch: int | None = None,
 ) -> SamplesRecord:
     """Build the record of n samples; raise ConfigError for parameters the prior cannot use."""
     if n > MOST:
@@ -72,8 +77,16 @@ def record_of(
         num_images=n,
         labels=tuple(prior.labels_for(label)),
         class_names=prior.config.named_classes,
+        micro_batch=micro_batch,
         **params.model_dump(),
     )
+
+
+def recorded_micro_batch(folder: Path) -> int | None:
+    """Return the micro-batch of the samples in a folder, or of the codes of samples; 0 for none."""
+    if (folder / RECORD).is_file():
+        return read_json(folder / RECORD, SamplesRecord).micro_batch
+    return open_plan(folder).micro_batch if (folder / PLAN).is_file() else 0
 
 
 def commit_record(out: Path, record: SamplesRecord) -> None:
@@ -93,7 +106,11 @@ def commit_record(out: Path, record: SamplesRecord) -> None:
 
 def continued(stored: SamplesRecord, record: SamplesRecord) -> dict[str, Any]:
     """Return a record for continuing the samples of `stored`, with what that does not depend on."""
-    kept = {"origin": stored.origin, "class_names": stored.class_names}
+    kept = {
+        "origin": stored.origin,
+        "class_names": stored.class_names,
+        "micro_batch": stored.micro_batch,
+    }
     return record.model_copy(update=kept).model_dump(mode="json")
 
 
@@ -117,7 +134,7 @@ def plan_of(
         class_names=prior.config.named_classes,
         samples_per_block=min(1024, samples_per_shard),
         samples_per_shard=samples_per_shard,
-        micro_batch=micro_batch_on(device_of(prior)),
+        micro_batch=record.micro_batch or micro_batch_on(device_of(prior)),
     )
 
 

@@ -2,7 +2,7 @@
 
 Sample j depends only on the seed and j, not on the samples drawn with it: its uniforms are seeded
 by (seed, j), it always has the same position in a micro-batch of fixed size (MICRO_BATCH, on a GPU
-GPU_MICRO_BATCH), and a micro-batch runs on one intra-op thread.
+GPU_MICRO_BATCH or what a folder of samples records), and a micro-batch runs on one intra-op thread.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from imagetok import seeding
+from imagetok.batch_size import chosen_size
 from imagetok.errors import ConfigError, InputError
 from imagetok.precision import full_float32
 from prior.captured_sampling import StartStatic, draw_captured
 from prior.guidance import GuidedStepper
 from prior.sampling_params import SamplingParams
 from prior.sequence import Codes, flatten_codes, kept_positions, unflatten_codes
-from prior.stepper import Stepper
+from prior.stepper import NO_LABEL, Stepper
 
 MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
 """Images per micro-batch; the time of a step on a GPU hardly depends on it."""
+MOST_AT_ONCE = 1024
+_TRIED = 16
+"""Positions of which the time is taken."""
 
 
 class GivenCodes(NamedTuple):
@@ -71,16 +75,19 @@ def sample_codes(
     device: torch.device,
     spec: SampleSpec,
     images: range,
+    *,
+    micro_batch: int | None = None,
     cuda_graphs: bool = False,
 ) -> Codes:
     """Sample the codes of images of a seed; see `Prior.sample`.
 
-    prepare: `Prior.prepare`, with cuda_graphs `Prior.prepare_static`.
+    prepare: `Prior.prepare`, with cuda_graphs `Prior.prepare_static`. micro_batch: images per
+    micro-batch; None is `micro_batch_on` the device.
     """
     first, n = images.start, images.stop - images.start
     if n < 0 or first < 0:
         raise ConfigError(f"expected a number of images >= 0, found n={n}, first={first}")
-    size, length = micro_batch_on(device), sum(h * w for h, w in grids)
+    size, length = micro_batch or micro_batch_on(device), sum(h * w for h, w in grids)
     micro_batches = [
         range(begin, begin + size) for begin in range(first - first % size, first + n, size)
     ]
@@ -99,6 +106,23 @@ def sample_codes(
 def micro_batch_on(device: torch.device) -> int:
     """Return the number of images per micro-batch on a device."""
     return MICRO_BATCH if device.type == "cpu" else GPU_MICRO_BATCH
+
+
+@full_float32()
+def fast_micro_batch(start: StartLabels, device: torch.device, images: int, length: int) -> int:
+    """Return the images per micro-batch at which a GPU samples fast; on a CPU the usual number.
+
+    start: as `Prior.prepare` returns it. images: how many are to be sampled. length: positions.
+    """
+
+    def compute(size: int) -> None:
+        steps, previous = start(torch.full((size,), NO_LABEL, device=device)), None
+        with torch.no_grad():
+            for _ in range(min(_TRIED, length)):
+                previous = steps.next_logits(previous).argmax(dim=1)
+
+    usual = micro_batch_on(device)
+    return chosen_size("sampling", usual, device, compute, min(images, MOST_AT_ONCE))
 
 
 def _draw(

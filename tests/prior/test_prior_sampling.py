@@ -1,15 +1,21 @@
 """Sampling: image j depends on the seed, j, its label and the settings, and on nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from sampling_parts import make_prior_folder
 from torch.testing import assert_close
 
 from imagetok import seeding
 from imagetok.errors import ConfigError
 from prior.base import NO_LABEL
+from prior.generation import generate
 from prior.guidance import GuidedStepper
-from prior.sampling import MICRO_BATCH, draw_codes
+from prior.loading import open_pair
+from prior.sample_folder import RECORD
+from prior.sampling import MICRO_BATCH, draw_codes, fast_micro_batch
 from prior.sampling_params import SamplingParams
 from prior.sequence import Codes, flatten_codes, unflatten_codes
 
@@ -256,3 +262,36 @@ def test_every_class_can_be_named(flat):
     assert odd.labels_for("all") == [1] and odd.labels_for("none") == [2]
     assert odd.labels_for(None) == [0, 1, 2] and odd.labels_for(-1) == [NO_LABEL]
     assert odd.labels_for(2) == [2]
+
+
+def test_a_folder_of_samples_keeps_its_micro_batch(tmp_path, monkeypatch):
+    prior, tokenizer = open_pair(make_prior_folder(tmp_path), None, "cpu")
+    out = tmp_path / "samples"
+    generate(prior, 3, tokenizer=tokenizer, out=out, seed=1)
+    record = json.loads((out / RECORD).read_text())
+    assert "micro_batch" not in record, "a CPU's usual one is left out"
+    (out / RECORD).write_text(json.dumps(record | {"micro_batch": 5}))
+    seen, sample = [], prior.sample
+
+    def spy(n, **options):
+        seen.append(options["micro_batch"] if n else None)
+        return sample(n, **options)
+
+    monkeypatch.setattr(prior, "sample", spy)
+    made = generate(prior, 7, tokenizer=tokenizer, out=out, seed=1)
+    assert made.record.micro_batch == 5 and set(seen) == {5, None}
+    assert json.loads((out / RECORD).read_text())["micro_batch"] == 5
+
+
+def test_codes_of_samples_do_not_depend_on_the_micro_batch_but_for_rounding(flat):
+    exact = flat.double()
+    expected = exact.sample(9, seed=2)
+    for size in (1, 4, 64):
+        found = exact.sample(9, seed=2, micro_batch=size)
+        # Equal logits but for the last bits: a code differs only where a uniform number is as near.
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_cpu_tries_no_micro_batches(flat):
+    start = flat.prepare()
+    assert fast_micro_batch(start, torch.device("cpu"), 1000, 9) == MICRO_BATCH
