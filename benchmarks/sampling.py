@@ -10,6 +10,9 @@ positions, `rows` a trapezoid over passes of one row, half of the rows and all. 
 timed whole, with preparing the weights. Forms are interleaved after a warm-up; medians, and one
 run for grids of 32 x 32 and more.
 
+--whole: instead, seconds of `Prior.sample` for one image and for 64, with a GPT and a PixelSNAIL of
+16 x 16 codes, added to FILE as `whole`.
+
 On a CPU one thread runs and its CPU time is read, so other jobs on the machine count little.
 """
 
@@ -22,16 +25,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import describe_machine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagetok.processes import keep_freed_memory
 from prior.base import NO_LABEL
 from prior.build import build_prior
-from prior.config import PixelSNAILConfig, PriorConfig
+from prior.config import GPTConfig, ModelConfig, PixelSNAILConfig, PriorConfig
 from prior.pixelsnail import PixelSNAILPrior
 
 NUM_CODES = 512
+KINDS: dict[str, ModelConfig] = {
+    "gpt": GPTConfig(layers=12, heads=6, width=384),
+    "pixelsnail": PixelSNAILConfig(),
+}
 CONVOLUTION = 2 * 16 * 32 * 32 * 128 * 128 * 9
 
 
@@ -139,6 +147,25 @@ def measure(side: int, batch: int, repeats: int, device: torch.device) -> dict[s
     }
 
 
+def sampled(kind: str, device: torch.device, repeats: int) -> dict[str, float]:
+    """Seconds of `Prior.sample` for one image and for 64."""
+    config = PriorConfig(
+        tokenizer_fingerprint="f" * 64,
+        num_codes=(NUM_CODES,),
+        grids=((16, 16),),
+        num_classes=0,
+        model=KINDS[kind],
+    )
+    torch.manual_seed(0)
+    prior = build_prior(config).to(device).eval()
+    prior.sample(1)  # warm-up
+    found = {"parameters": float(sum(p.numel() for p in prior.parameters()))}
+    for name, count in (("one", 1), ("sixty_four", 64)):
+        times = [seconds(lambda n=count: prior.sample(n)) for _ in range(repeats)]
+        found[f"{name}_seconds"] = statistics.median(times)
+    return found | {"images_per_second": 64 / found["sixty_four_seconds"]}
+
+
 @torch.no_grad()
 def main() -> None:
     """Measure, print the table, and store it."""
@@ -146,7 +173,8 @@ def main() -> None:
     parser.add_argument("--grids", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out")
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -157,6 +185,15 @@ def main() -> None:
         "torch": torch.__version__,
         "clock": "wall" if device.type == "cuda" else "process CPU time",
     }
+    if arguments.whole:
+        found = {kind: sampled(kind, device, arguments.repeats) for kind in KINDS}
+        print(json.dumps(found, indent=1))
+        if arguments.out:
+            there = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+            machine = describe_machine("torch", "transformers")
+            there["whole"] = {"machine": machine, **result, "models": found}
+            arguments.out.write_text(json.dumps(there, indent=1) + "\n")
+        return
     rows = []
     print("| grid | batch | plain s | rows s | incremental s | plain / | rows / | cache MiB |")
     print("|---|---|---|---|---|---|---|---|")
@@ -172,9 +209,9 @@ def main() -> None:
                 flush=True,
             )
             if arguments.out:  # after each: the last ones take long
-                Path(arguments.out).write_text(
-                    json.dumps({**result, "rows": rows}, indent=1) + "\n"
-                )
+                there = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+                found = {**there, **result, "rows": rows}
+                arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
