@@ -4,7 +4,6 @@ The transformer is from the transformers library: GPT-2 for learned positions, o
 sequential residuals, which is the same architecture with rotary positions.
 """
 
-import inspect
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -13,14 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
-from transformers.cache_utils import Cache, DynamicLayer
 from transformers.pytorch_utils import Conv1D
 
 from prior.base import Prior
 from prior.captured_sampling import StartStatic
 from prior.config import GPTConfig, PriorConfig
+from prior.gpt_stepper import GPTStepper
 from prior.sequence import Codes, level_of_positions
-from prior.stepper import Stepper, StepperFactory
+from prior.static_gpt import StaticGPTStepper
+from prior.stepper import StepperFactory
 
 
 class GPTPrior(Prior):
@@ -82,15 +82,13 @@ class GPTPrior(Prior):
         enable = getattr(body, "activation_checkpointing_enable", None)
         (enable or body.gradient_checkpointing_enable)({"use_reentrant": False})
 
-    def stepper(self, labels: Int[Tensor, " B"]) -> "GPTStepper":
+    def stepper(self, labels: Int[Tensor, " B"]) -> GPTStepper:
         return GPTStepper(self, labels)
 
     def prepare(self) -> StepperFactory:
         return partial(GPTStepper, self)
 
     def prepare_static(self) -> StartStatic:
-        from prior.static_gpt import StaticGPTStepper
-
         return partial(StaticGPTStepper, self)
 
     def class_tokens(self, labels: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
@@ -133,80 +131,3 @@ def _body(gpt: GPTConfig, num_tokens: int, length: int) -> GPT2Model | GPTNeoXMo
             eos_token_id=None,
         )
     )
-
-
-def cache_argument(prior: GPTPrior) -> str:
-    """Return the name of the argument by which a prior's transformer takes a cache."""
-    arguments = inspect.signature(prior.body.forward).parameters
-    # Renamed after transformers 5.17; the old name goes in 5.40.
-    return "cache" if "cache" in arguments else "past_key_values"
-
-
-class KVCacheLayer(DynamicLayer):
-    """KV cache of one layer, in memory that is allocated once; attention reads the filled part.
-
-    (In transformers, StaticCache reads the whole memory at every step, and DynamicLayer copies it.)
-    """
-
-    memory: Tensor
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, length: int):
-        super().__init__()
-        self.length = length
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        batch, heads, _, size = key_states.shape
-        self.memory = key_states.new_empty(2, batch, heads, self.length, size)
-        self.keys, self.values = self.memory[:, :, :, :0]
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        begin = self.keys.shape[2]
-        end = begin + key_states.shape[2]
-        self.memory[0, :, :, begin:end] = key_states
-        self.memory[1, :, :, begin:end] = value_states
-        self.keys, self.values = self.memory[:, :, :, :end]
-        return self.keys, self.values
-
-
-class GPTStepper(Stepper):
-    """Stepper of a GPT prior: one token at a time, with a KV cache."""
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        prior: GPTPrior,
-        labels: Int[Tensor, " B"],
-        context: Float[Tensor, "B C H W"] | None = None,
-    ):
-        self.prior, self.embedding = prior, prior.body.get_input_embeddings()
-        self.tokens = prior.class_tokens(labels)
-        self.context = None
-        if prior.context is not None:
-            assert context is not None
-            self.context = prior.context(context.flatten(2).mT)  # (B, H*W, width)
-        layers, length = prior.body.config.num_hidden_layers, prior.config.length
-        self.cache = Cache(layers=[KVCacheLayer(length) for _ in range(layers)])
-        self.cache_argument = cache_argument(prior)
-        self.position = 0
-
-    @torch.no_grad()
-    def next_logits(self, previous: Int[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
-        prior = self.prior
-        if previous is not None:
-            self.tokens = previous + prior.slices[prior.levels[self.position - 1]].start
-        x = self.embedding(self.tokens)
-        if self.context is not None:
-            x = x + self.context[:, self.position]
-        out = prior.body(
-            inputs_embeds=x[:, None], use_cache=True, **{self.cache_argument: self.cache}
-        )
-        weight = prior.head.weight[prior.slices[prior.levels[self.position]]]
-        self.position += 1
-        return nn.functional.linear(out.last_hidden_state[:, -1], weight)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from prior.captured_sampling import StaticStepper
-from prior.gpt import GPTPrior, KVCacheLayer, cache_argument
+from prior.gpt_stepper import GPTParts, KVCacheLayer, cache_argument
 
 
 class StaticKVCacheLayer(KVCacheLayer):
@@ -39,7 +39,7 @@ class StaticGPTStepper(StaticStepper):
     """Static stepper of a GPT. What a step runs depends on its level, whose logits it returns."""
 
     @torch.no_grad()
-    def __init__(self, prior: GPTPrior, labels: Int[Tensor, " B"]):
+    def __init__(self, prior: GPTParts, labels: Int[Tensor, " B"]):
         self.prior, self.embedding = prior, prior.body.get_input_embeddings()
         self.first = prior.class_tokens(labels)
         device, length = self.first.device, prior.config.length
