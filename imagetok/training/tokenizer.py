@@ -29,6 +29,7 @@ from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
 from imagetok.training.facts import RunFacts, count_parameters
+from imagetok.training.gpu_times import times_on_gpu
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import (
@@ -117,6 +118,8 @@ def estimate_tokenizer(
     estimate = estimate_run(
         job, config.train, accelerator=accelerator, seed=config.seed, refusal=refusal
     )
+    if accelerator.device.type == "cpu":
+        estimate = replace(estimate, on_gpu=times_on_gpu(config))
     if images is None:
         return estimate
     skipped = {image.path: image.reason for image in images.skipped_in_training}
