@@ -21,6 +21,7 @@ from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text, with_class
+from imagetok.indices import spread
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
@@ -338,8 +339,7 @@ def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
 
 def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) -> None:
     device = device_of(tokenizer)
-    spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
-    images = from_stored(dataset.read(spread).images, tokenizer.image)
+    images = from_stored(dataset.read(spread(len(dataset), PICTURES)).images, tokenizer.image)
     draw = seeding.generator(0, "pictures", device=device)
     x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().cpu()
     pairs = side_by_side(as_rgb(images), as_rgb(clamp_pixels(x_hat)), columns=8)
