@@ -22,6 +22,7 @@ from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text, with_class
 from imagetok.indices import spread
+from imagetok.networks.vqgan import Layers
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
@@ -136,6 +137,9 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
     """Return the initialised model, and the fingerprint of the artifact whose weights it has."""
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
+    if config.gradient_checkpointing:
+        for network in tokenizer.networks():
+            cast(Layers, network).recompute_activations()
     if config.train.compile:
         for network in tokenizer.networks():
             network.compile()
