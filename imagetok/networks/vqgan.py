@@ -106,22 +106,20 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + self-attention of one head over all positions; projections are 1x1 convolutions."""
+    """x + self-attention of one head over all positions."""
 
     def __init__(self, config: VQGANConfig, channels: int):
         super().__init__()
         self.norm = _norm(config, channels)
         self.query, self.key, self.value, self.out = (
-            nn.Conv2d(channels, channels, 1) for _ in range(4)
+            nn.Linear(channels, channels) for _ in range(4)
         )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        normed = self.norm(x)
-        query, key, value = (
-            layer(normed).flatten(2).mT[:, None] for layer in (self.query, self.key, self.value)
-        )
-        seen = functional.scaled_dot_product_attention(query, key, value)
-        return x + self.out(seen[:, 0].mT.unflatten(2, x.shape[2:]))
+        rows = self.norm(x).movedim(1, -1).flatten(1, 2)
+        query, key, value = (layer(rows)[:, None] for layer in (self.query, self.key, self.value))
+        seen = functional.scaled_dot_product_attention(query, key, value)[:, 0]
+        return x + self.out(seen).unflatten(1, x.shape[2:]).movedim(-1, 1)
 
 
 class Halving(nn.Conv2d):

@@ -59,5 +59,6 @@ def renamed(network: nn.Module, names: Iterator[str | None]) -> dict[str, Tensor
         for key, tensor in layer.state_dict().items():
             first, _, rest = key.partition(".")
             inner = f"{INNER.get(first, first)}.{rest}" if has_parts else key
-            found[f"{name}.{inner}"] = tensor
+            is_projection = isinstance(layer, Attention) and tensor.ndim == 2
+            found[f"{name}.{inner}"] = tensor[..., None, None] if is_projection else tensor
     return found
