@@ -19,19 +19,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
-from imagetok.distributed.peers import check_same_on_all
 from imagetok.durable import write_json
-from imagetok.errors import (
-    CheckpointError,
-    ImagetokError,
-    InputError,
-    NotFiniteError,
-    StoppedError,
-)
+from imagetok.errors import ImagetokError, InputError, NotFiniteError, StoppedError
 from imagetok.processes import all_reduce, peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
-from imagetok.suggestions import counted
 from imagetok.training import checkpoint
 from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
@@ -42,18 +34,20 @@ from imagetok.training.batch_order import (
     begin,
 )
 from imagetok.training.best_weights import BestWeights
-from imagetok.training.checkpoint_record import (
-    FINISHED,
-    BestRecord,
-    CheckpointRecord,
-    read_finished,
-)
+from imagetok.training.checkpoint_record import FINISHED, CheckpointRecord, read_finished
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import Divergence
 from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job, arithmetic
-from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
+from imagetok.training.metrics_log import JsonLines, records_of
 from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
+from imagetok.training.restoring import (
+    RunParts,
+    check_no_progress_lost,
+    finished_end,
+    newest_checkpoint,
+    restore,
+)
 from imagetok.training.step_output import StepOutput, combine_outputs
 
 logger = logging.getLogger("imagetok")
@@ -433,79 +427,27 @@ class _Training:
         self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:
-        """Continue from the newest intact checkpoint; the disk is changed only after reading it."""
-        path = checkpoint.newest(self.checkpoints)
-        check_same_on_all(
-            {}, {f"the newest intact checkpoint in {self.checkpoints}": path and path.name}
-        )
+        """Continue from the newest intact checkpoint, or know that the run is finished."""
+        path = newest_checkpoint(self.checkpoints)
         if path is None:
-            if not (self._restore_finished_run() and self._is_finished()):
-                self._check_no_progress_lost()
+            self._restore_end()
+            if not self._is_finished():
+                check_no_progress_lost(self.checkpoints, self.metrics.path)
             return
-        record = checkpoint.read(path)
-        if record.data != self.job.dataset.identity():
-            how = self.job.read_differently()
-            raise CheckpointError(
-                f"{path}: was saved with other training data (images or labels were added, removed "
-                "or changed since then, or this version of imagetok reads them differently"
-                f"{f': {how}' if how else ''}); restore the data, or train into a new --out"
-            )
-        if self.accelerator.is_main_process:
-            self.metrics.check_holds(record.metrics_bytes)
-            self.timing.check_holds(record.timing_bytes)
-        if self.best is not None:
-            wanted = self.bare.state_dict()
-            self.best.restore(record.best, checkpoint.best_tensors(path, record, wanted))
-        checkpoint.load(self.accelerator, path, self.average)
-        self.saved = (record.step, record.pending_evaluation)
-        self.step = record.step
+        parts = RunParts(
+            self.accelerator, self.bare, self.average, self.best, self.metrics, self.timing
+        )
+        record = restore(path, self.job, parts)
+        self.step, self.evaluation = record.step, record.evaluation
         self.pending_evaluation = record.pending_evaluation
-        self.evaluation = record.evaluation
-        self.accelerator.wait_for_everyone()  # until all processes have read the checkpoint
-        if self.accelerator.is_main_process:
-            checkpoint.discard_after(path)
-            self.metrics.cut(record.metrics_bytes)
-            self.timing.cut(record.timing_bytes)
-        logger.info("resuming from %s", path)
-        if record.num_processes != self.accelerator.num_processes:
-            logger.warning(
-                "the checkpoint was saved by %s and training continues with %d: the run is no "
-                "longer bit-identical to an uninterrupted one",
-                counted(record.num_processes, "process"),
-                self.accelerator.num_processes,
-            )
+        self.saved = (record.step, record.pending_evaluation)
 
-    def _restore_finished_run(self) -> bool:
-        """Restore the end of a finished run whose checkpoints were deleted; return whether it was.
-
-        Steps and measures come from finished.json and metrics.jsonl.
-        """
-        found = read_finished(self.finished.parent)
-        if found is None or found.step != self.config.steps:
-            return False
-        records = read_json_lines(self.metrics.path)
-        measures = test_record(records, found.exported_step)
-        if measures.pop("step", None) != found.exported_step:
-            return False
-        del measures["split"]
-        self.step, self.evaluation = found.step, measures
-        if self.best is not None:
-            best = BestRecord(step=found.exported_step, measures=measures, since=0)
-            self.best.restore(best, {})
-        return True
-
-    def _check_no_progress_lost(self) -> None:
-        """Raise CheckpointError if the run made progress but has no intact checkpoint."""
-        if checkpoint.has_checkpoints(self.checkpoints):
-            raise CheckpointError(
-                f"{self.checkpoints}: every checkpoint is damaged; restore one from a backup, "
-                "or train into a new --out"
-            )
-        if self.metrics.path.stat().st_size:
-            raise CheckpointError(
-                f"{self.metrics.path}: is the log of a run, but {self.checkpoints} holds no "
-                "checkpoint of it; put its checkpoints back, or train into a new --out"
-            )
+    def _restore_end(self) -> None:
+        end = finished_end(self.finished.parent, self.config.steps)
+        if end is not None:
+            self.step, self.evaluation = end.step, end.measures
+            if self.best is not None:
+                self.best.restore(end.best(), {})
 
     def _start_trackers(self) -> None:
         purge = {"purge_step": self.step + 1} if self.step else {}
