@@ -81,6 +81,10 @@ class TrainConfig(Section):
     compile: bool = False
     """Let torch.compile fuse the networks' forward and backward passes, for a GPU; it takes minutes
     to start. Held-out measures are computed without it."""
+    cuda_graphs: bool = False
+    """Record the GPU's work of an optimizer step once, then launch it as a whole, which saves the
+    time between small operations; for one process, without fp16, `accumulation` and
+    `gradient_checkpointing`. No GPU was at hand when it was written: it has never run on one."""
     ema_decay: Fraction | None = None
     """Decay of a moving average of the weights, which is evaluated and exported; null: none."""
     log_every: Steps = 50
@@ -98,7 +102,7 @@ class TrainConfig(Section):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Trackers that also receive the measures; each is a package to install."""
     added: ClassVar[tuple[str, ...]] = (
-        *("precision", "deterministic", "compile", "keep_checkpoints"),
+        *("precision", "deterministic", "compile", "cuda_graphs", "keep_checkpoints"),
     )
 
     @property
@@ -120,7 +124,25 @@ class TrainConfig(Section):
                 f"batch_size: expected a multiple of accumulation ({self.accumulation}), found "
                 f"{self.batch_size}"
             )
+        if self.cuda_graphs:
+            self._check_capturable()
         return self
+
+    def _check_capturable(self) -> None:
+        remedy = "or cuda_graphs=false"
+        if self.accumulation > 1:
+            raise ValueError(
+                "accumulation: expected 1 beside cuda_graphs, because seeds change between "
+                "micro-batches, but not within a recorded step; found "
+                f"{self.accumulation}; set accumulation=1, {remedy}"
+            )
+        if self.autocast == "fp16":
+            key = "mixed_precision" if self.precision is None else "precision"
+            raise ValueError(
+                f"{key}: expected bf16 or no half precision beside cuda_graphs, because fp16 skips "
+                "steps by a value that is read from the GPU, which a recorded step cannot do; "
+                f"found fp16; set {key}=bf16, {remedy}"
+            )
 
 
 class ObjectiveConfig(Section):
@@ -135,6 +157,12 @@ class ObjectiveConfig(Section):
     """A schedule for the weight of each loss that the quantizer names."""
     temperature: Schedule = Constant(value=1.0)
     """Temperature of the relaxed codes in training."""
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """The schedules by their keys, such as `temperature` and `weights.codebook`."""
+        weights = {f"weights.{name}": schedule for name, schedule in self.weights.items()}
+        return {"temperature": self.temperature, **weights}
 
 
 def fill_schedule_lengths(run: Section, steps: int) -> None:

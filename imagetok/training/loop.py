@@ -14,18 +14,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
 from imagetok.durable import write_json
-from imagetok.errors import ImagetokError, InputError, NotFiniteError, StoppedError
+from imagetok.errors import InputError, NotFiniteError, StoppedError
 from imagetok.processes import all_reduce, peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
 from imagetok.training import checkpoint
-from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
     BatchedDataset,
     EpochDataset,
@@ -36,11 +32,10 @@ from imagetok.training.batch_order import (
 from imagetok.training.best_weights import BestWeights
 from imagetok.training.checkpoint_record import FINISHED, CheckpointRecord, read_finished
 from imagetok.training.config import TrainConfig
-from imagetok.training.divergence import Divergence
 from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job, arithmetic
+from imagetok.training.learner import Learner
 from imagetok.training.metrics_log import JsonLines, records_of
-from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
 from imagetok.training.restoring import (
     RunParts,
     check_no_progress_lost,
@@ -48,7 +43,7 @@ from imagetok.training.restoring import (
     newest_checkpoint,
     restore,
 )
-from imagetok.training.step_output import StepOutput, combine_outputs
+from imagetok.training.step_output import StepOutput
 
 logger = logging.getLogger("imagetok")
 
@@ -125,20 +120,13 @@ class _Training:
         self.seed = seed
         self.unit = unit
         self.stop = stop
-        self.average = checkpoint.build_average(job.model.to(accelerator.device), config.ema_decay)
-        self.model, optimizer = accelerator.prepare(
-            job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
-        )
-        self.model.train()
-        self.bare: nn.Module = accelerator.unwrap_model(self.model)
-        self.optimizer = to_step(optimizer)
-        self.noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
-        self.draws = seeding.ReseededGenerator(seed, "update")
+        job.model.to(accelerator.device)
+        noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
+        self.learner = Learner(job, config, accelerator, seed, noise)
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
         self.batches: Iterator[Any] = iter(())
         self.step = 0
-        self.divergence = Divergence(accelerator.device)
         self.best = BestWeights(job.selection) if job.selection is not None else None
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
@@ -156,7 +144,7 @@ class _Training:
             self._begin_batches(None)
             for _ in range(self.config.steps):
                 self.stop.check()
-                self._optimize()
+                self.learner.take(self.batches, self.step)
                 self.step += 1
                 yield
         finally:
@@ -207,7 +195,7 @@ class _Training:
         step, measures = self._exported()
         self._check_limits(measures, is_last=True)
         if self.accelerator.is_main_process:
-            model = self._model_to_evaluate()
+            model = self.learner.evaluated()
             if self.best is not None and step != self.step:
                 model.load_state_dict(self.best.tensors, strict=True)
             keep_earlier_artifact(self.job.artifact, step)
@@ -271,7 +259,7 @@ class _Training:
         ) as progress:
             while not self._is_over():
                 self.stop.check()
-                output = self._optimize()
+                output = self.learner.take(self.batches, self.step)
                 self.step += 1
                 if self._due(config.log_every):
                     values = self._log(output)
@@ -291,50 +279,11 @@ class _Training:
                 if self._due(config.checkpoint_every) or self.step in config.keep_checkpoints:
                     self._save()
 
-    def _optimize(self) -> StepOutput:
-        """Take one optimizer step over all micro-batches and processes."""
-        accelerator, config, step = self.accelerator, self.config, self.step
-        rank = accelerator.process_index
-        rate = config.learning_rate.at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if not self.bare.training:  # after an evaluation
-            self.model.train()
-        outputs: list[StepOutput] = []
-        for micro in range(config.accumulation):
-            batch = next(self.batches)
-            if isinstance(batch, ImagetokError):
-                raise batch
-            batch = self.job.unpack(batch)
-            batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            noise = self.noise.at(step, micro, rank)
-            seeding.reseed_global(self.seed, "dropout", step, micro, rank)
-            is_last = micro == config.accumulation - 1
-            with nullcontext() if is_last else accelerator.no_sync(self.model):
-                output = self.job.loss(self.model, batch, step, noise)
-                accelerator.backward(output.loss / config.accumulation)
-            outputs.append(output.detach())
-        total = combine_outputs(outputs)
-        self.divergence.watch(step, total)
-        if config.clip_norm is not None:
-            norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-            if norm is not None:
-                total.metrics["grad_norm"] = norm.detach()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if accelerator.num_processes > 1:
-            average_batch_norm_statistics(self.bare, lambda values: all_reduce(values, "mean"))
-        replaced = self.job.update(self.bare, total.sums | total.rows, self.draws.at(step))
-        if self.average is not None:
-            self.average.update_parameters(self.bare)
-        reset_optimizer_rows(self.optimizer, self.bare, self.average, replaced)
-        return total
-
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
     def _log(self, output: StepOutput) -> dict[str, float]:
-        self.divergence.refuse(self.checkpoints)
+        self.learner.divergence.refuse(self.checkpoints)
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
         values |= self.job.describe(output.described)
@@ -352,10 +301,10 @@ class _Training:
         self.timing.append(record)
 
     def _evaluate(self) -> None:
-        self.divergence.refuse(self.checkpoints)
+        self.learner.divergence.refuse(self.checkpoints)
         self.pending_evaluation = True
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
-        model = self._model_to_evaluate().eval()
+        model = self.learner.evaluated().eval()
         try:
             with self._uncompiled():
                 self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
@@ -402,14 +351,8 @@ class _Training:
             self.metrics.append({"step": self.step, "split": split, **values})
         self.accelerator.log({f"{split}/{k}": v for k, v in values.items()}, step=self.step)
 
-    def _model_to_evaluate(self) -> nn.Module:
-        """Return the model that is evaluated and exported: the averaged one if there is one."""
-        if isinstance(self.average, AveragedModel):
-            return self.average.module
-        return self.bare
-
     def _save(self) -> None:
-        self.divergence.refuse(self.checkpoints)
+        self.learner.divergence.refuse(self.checkpoints)
         self.job.keep()
         record = CheckpointRecord(
             step=self.step,
@@ -422,8 +365,8 @@ class _Training:
             best=self.best.record() if self.best is not None else None,
         )
         tensors = self.best.tensors if self.best is not None else {}
-        kept = self.config.keep_checkpoints
-        checkpoint.save(self.accelerator, self.checkpoints, record, self.average, tensors, kept)
+        average, kept = self.learner.average, self.config.keep_checkpoints
+        checkpoint.save(self.accelerator, self.checkpoints, record, average, tensors, kept)
         self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:
@@ -434,8 +377,9 @@ class _Training:
             if not self._is_finished():
                 check_no_progress_lost(self.checkpoints, self.metrics.path)
             return
+        logs = self.metrics, self.timing
         parts = RunParts(
-            self.accelerator, self.bare, self.average, self.best, self.metrics, self.timing
+            self.accelerator, self.learner.bare, self.learner.average, self.best, *logs
         )
         record = restore(path, self.job, parts)
         self.step, self.evaluation = record.step, record.evaluation
