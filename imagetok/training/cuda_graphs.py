@@ -61,8 +61,9 @@ class CudaGraph(Generic[T]):
         """
         try:
             # The loader's thread may meanwhile allocate page-locked memory.
-            mode = {"stream": self._stream, "capture_error_mode": "thread_local"}
-            with torch.cuda.graph(self._graph, **mode):
+            with torch.cuda.graph(
+                self._graph, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 self._output = function()
         except torch.OutOfMemoryError:
             raise
