@@ -17,6 +17,7 @@ from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.config import DataConfig
 from imagetok.data.resident import Resident
 from imagetok.data.unreadable import parse_allowance
+from imagetok.networks import VQGANConfig
 from imagetok.tokenizers import TokenizerConfig
 from imagetok.training.schedules import Constant, Schedule, with_lengths
 
@@ -194,17 +195,26 @@ class TokenizerRun(Section):
     """Where decoded training images are kept. `auto`: on a GPU, if they have one size and take at
     most 4 GiB and a quarter of its memory. `always`: there or, without a GPU, in memory. `never`:
     nowhere; they are read as they are needed."""
+    gradient_checkpointing: bool = False
+    """Save memory: compute activations inside blocks again in the backward pass. For the network
+    `vqgan`."""
     tokenizer: TokenizerConfig
     """The tokenizer to train."""
     objective: ObjectiveConfig
     """The loss to minimise."""
     train: TrainConfig
     """The training loop and its optimizer."""
-    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment", "resident")
+    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment", "resident", "gradient_checkpointing")
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
         fill_schedule_lengths(self, self.train.steps)
+        network = self.tokenizer.network
+        if self.gradient_checkpointing and not isinstance(network, VQGANConfig):
+            raise ValueError(
+                f"gradient_checkpointing: expected false with network {network.kind!r}, which has "
+                "no blocks to compute again, found true; the network 'vqgan' has"
+            )
         if self.augment is not None:
             self.augment.check_images(self.tokenizer.image)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))

@@ -21,6 +21,8 @@ from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text, with_class
+from imagetok.indices import spread
+from imagetok.networks.vqgan import Layers
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
@@ -29,6 +31,7 @@ from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
 from imagetok.training.facts import RunFacts, count_parameters
+from imagetok.training.gpu_times import times_on_gpu
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import (
@@ -118,6 +121,8 @@ def estimate_tokenizer(
     estimate = estimate_run(
         job, config.train, accelerator=accelerator, seed=config.seed, refusal=refusal
     )
+    if accelerator.device.type == "cpu":
+        estimate = replace(estimate, on_gpu=times_on_gpu(config))
     if images is None:
         return estimate
     skipped = {image.path: image.reason for image in images.skipped_in_training}
@@ -133,6 +138,9 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
     """Return the initialised model, and the fingerprint of the artifact whose weights it has."""
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
+    if config.gradient_checkpointing:
+        for network in tokenizer.networks():
+            cast(Layers, network).recompute_activations()
     if config.train.compile:
         for network in tokenizer.networks():
             network.compile()
@@ -340,8 +348,7 @@ def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
 
 def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) -> None:
     device = device_of(tokenizer)
-    spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
-    images = from_stored(dataset.read(spread).images, tokenizer.image)
+    images = from_stored(dataset.read(spread(len(dataset), PICTURES)).images, tokenizer.image)
     draw = seeding.generator(0, "pictures", device=device)
     x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().cpu()
     pairs = side_by_side(as_rgb(images), as_rgb(clamp_pixels(x_hat)), columns=8)
