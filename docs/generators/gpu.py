@@ -1,4 +1,6 @@
-"""Write docs/gpu.md from docs/results/gpu.json, the file of `benchmarks/gpu.py`.
+"""Write docs/gpu.md and the package's table of times from docs/results/gpu.json.
+
+That is the file of `benchmarks/gpu.py`. The table is what `imagetok train --dry-run` shows.
 
 python docs/generators/gpu.py
 """
@@ -6,6 +8,11 @@ python docs/generators/gpu.py
 import json
 from pathlib import Path
 from typing import Any
+
+from imagetok import configs
+from imagetok.config import validate
+from imagetok.training.config import TokenizerRun
+from imagetok.training.gpu_times import TABLE, measured_model
 
 ROOT = Path(__file__).parent.parent.parent
 FIGURES = ROOT / "docs" / "results" / "gpu.json"
@@ -25,8 +32,10 @@ NONE = """
 **No GPU has been at hand yet**, so there are no figures here, and nothing of imagetok is claimed to
 be fast, or to have run, on one. What is checked on CPUs: no training step of any config waits for a
 GPU, on fake tensors of one, except where an accepted wait is listed with its reason
-(`tests/test_device_waits.py`); the networks of every config compile as whole graphs; and the script
-above runs from end to end with `--device cpu --small`.
+(`tests/test_device_waits.py`); the networks of every config compile as whole graphs; what
+`train.cuda_graphs` records of a step is the same at each step, with any config
+(`tests/test_recorded_steps.py`); and the script above runs from end to end with
+`--device cpu --small`.
 """
 
 
@@ -88,6 +97,21 @@ def _rows(results: dict[str, Any], stage: str, title: str, form: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+def times(found: dict[str, Any] | None) -> dict[str, Any]:
+    """The table of `imagetok.training.gpu_times`; of no figures, an empty one."""
+    if found is None:
+        return {"gpu": None, "steps": []}
+    of_configs: dict[str, dict[str, float]] = {}
+    for key, result in found["results"].items():
+        if key.startswith("steps, ") and "failed" not in result:
+            name, mode = key.removeprefix("steps, ").split(", ", 1)
+            of_configs.setdefault(name, {})[mode] = result["ms"]
+    runs = {name: validate(configs(name).tree, TokenizerRun, name) for name in of_configs}
+    steps = [{"model": measured_model(runs[name]), "ms": ms} for name, ms in of_configs.items()]
+    return {"gpu": found["machine"]["gpu"], "steps": steps}
+
+
 if __name__ == "__main__":
     figures = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else None
     PAGE.write_text(page(figures), "utf-8")
+    TABLE.write_text(json.dumps(times(figures)) + "\n", "utf-8")
