@@ -10,8 +10,9 @@ positions, `rows` a trapezoid over passes of one row, half of the rows and all. 
 timed whole, with preparing the weights. Forms are interleaved after a warm-up; medians, and one
 run for grids of 32 x 32 and more.
 
---whole: instead, seconds of `Prior.sample` for one image and for 64, with a GPT and a PixelSNAIL of
-16 x 16 codes, added to FILE as `whole`.
+--whole: instead, seconds of `Prior.sample` for one image (in a micro-batch of its own, and in the
+usual one, which is padded) and for 64, with a GPT and a PixelSNAIL of 16 x 16 codes, added to FILE
+as `whole`.
 
 On a CPU one thread runs and its CPU time is read, so other jobs on the machine count little.
 """
@@ -22,6 +23,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -160,8 +162,9 @@ def sampled(kind: str, device: torch.device, repeats: int) -> dict[str, float]:
     prior = build_prior(config).to(device).eval()
     prior.sample(1)  # warm-up
     found = {"parameters": float(sum(p.numel() for p in prior.parameters()))}
-    for name, count in (("one", 1), ("sixty_four", 64)):
-        times = [seconds(lambda n=count: prior.sample(n)) for _ in range(repeats)]
+    for name, count, size in (("one", 1, 1), ("one_padded", 1, None), ("sixty_four", 64, None)):
+        draw = partial(prior.sample, count, micro_batch=size)
+        times = [seconds(draw) for _ in range(repeats)]
         found[f"{name}_seconds"] = statistics.median(times)
     return found | {"images_per_second": 64 / found["sixty_four_seconds"]}
 

@@ -1,6 +1,5 @@
 """Copying results from a device to the CPU while the device goes on."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, final
 
@@ -47,13 +46,20 @@ class Started(Generic[T]):
 def one_behind(started: Iterable[Started[T]]) -> Iterator[tuple[list[Tensor], T]]:
     """Yield the results of each piece of work, in order, after the next one was started.
 
-    So a device has always work to do while the CPU deals with results.
+    So a device has always work to do while the CPU deals with results. If `started` raises an
+    error, the results of what was started before are yielded first.
     """
-    waiting: deque[Started[T]] = deque()
-    for work in started:
-        waiting.append(work)
-        if len(waiting) > 1:
-            done = waiting.popleft()
-            yield done.copy.tensors(), done.about
-    for done in waiting:
-        yield done.copy.tensors(), done.about
+    pieces = iter(started)
+    waiting: Started[T] | None = None
+    failure: Exception | None = None
+    while failure is None:
+        try:
+            work = next(pieces, None)
+        except Exception as error:
+            work, failure = None, error
+        if waiting is not None:
+            yield waiting.copy.tensors(), waiting.about
+        if work is None and failure is None:
+            return
+        waiting = work
+    raise failure
