@@ -142,7 +142,7 @@ def test_features_wait_for_nothing(name, monkeypatch):
     monkeypatch.setattr(
         feature_distances, "refuse_not_finite", lambda network, f: finite.append(len(f))
     )
-    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).to("meta")
+    body: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).to("meta")
     with monkeypatch.context() as patched:
         patched.setattr(feature_networks, "hash_of", lambda model: "0" * 64)
         network = FeatureNetwork("tiny", body, lambda x: Features(body(x / 255), None), "none")

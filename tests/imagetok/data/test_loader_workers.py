@@ -79,6 +79,8 @@ def test_closing_ends_the_workers():
     workers = multiprocessing.active_children()
     assert len(workers) >= 2
     batches.close()
+    for worker in workers:
+        worker.join(60)  # one that is slow to end is terminated
     assert not any(worker.is_alive() for worker in workers)
 
 
