@@ -72,8 +72,8 @@ def read_ahead(
         ) from None
     finally:
         # A traceback may keep the iterator alive until the process exits, and the exit would then
-        # wait for the workers without end.
-        del batches
+        # wait for the workers without end; torch has no public way to end them.
+        getattr(batches, "_shutdown_workers", _nothing)()
 
 
 def worker_loader(
@@ -197,6 +197,10 @@ def _remedy(option: str) -> str:
 
 def _setting(option: str, value: int) -> str:
     return f"{option} {value}" if option.startswith("--") else f"{option}={value}"
+
+
+def _nothing() -> None:
+    return
 
 
 def _as_is(batch: Any) -> Any:
