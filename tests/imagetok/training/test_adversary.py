@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from test_processes import run as run_processes
 from test_resume import assert_same_run, checkpoint, start, tree, wait_for_step, write_config
 from torch import nn
 from torch.testing import assert_close
@@ -161,10 +162,14 @@ def records(folder: Path) -> list[dict[str, float]]:
 def everything(run: Path, step: int) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint, those of the discriminator included."""
     folder = run / "checkpoints" / f"step-{step:08d}"
-    found = checkpoint(run, step)
-    found |= {f"d.{k}": v for k, v in load_file(folder / "model_1.safetensors").items()}
-    state = torch.load(folder / "optimizer_1.bin", weights_only=True)["state"]
-    return found | {f"d.{i}.{k}": v for i, vs in state.items() for k, v in vs.items()}
+    found: dict[str, torch.Tensor] = {}
+    for path in folder.glob("*.safetensors"):
+        found |= {f"{path.stem}.{k}": v for k, v in load_file(path).items()}
+    for path in folder.glob("optimizer*.bin"):
+        state = torch.load(path, weights_only=True)["state"]
+        found |= {f"{path.stem}.{i}.{k}": v for i, vs in state.items() for k, v in vs.items()}
+    assert any(name.startswith("model_1.") for name in found)
+    return found
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -194,7 +199,7 @@ def test_before_its_start_a_run_is_one_without_it(tmp_path):
     assert until == [record for record in without if record["step"] <= 4]
     names = {"adversarial", "discriminator_loss", "real_logit", "gradient_adversarial"}
     assert names <= late[-2].keys() | late[-3].keys() and not names & until[-1].keys()
-    states = [everything(tmp_path / "late", 4)[f"d.{name}"] for name in ("network.0.weight",)]
+    states = [everything(tmp_path / "late", 4)[f"model_1.{name}"] for name in ("network.0.weight",)]
     assert_close(states[0], discriminator_of_run())
 
 
@@ -233,6 +238,35 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_one_that_was_not(tmp_path)
     assert whole.wait() == 0, whole.communicate()
     assert_same_run(tmp_path / "whole", tmp_path / "killed", 60)
     assert_equal(everything(tmp_path / "whole", 60), everything(tmp_path / "killed", 60))
+
+
+ADVERSARIAL = ("--set", f"objective.adversarial={json.dumps(SECTION)}")
+
+
+@pytest.mark.slow  # starts processes
+def test_two_processes_and_micro_batches_teach_it_what_one_batch_does(tmp_path):
+    halves = ("--set", "train.accumulation=2")
+    states = {}
+    for name, processes, more in (("one", 1, ()), ("two", 2, ()), ("quarters", 2, halves)):
+        steps = ("--set", "train.steps=10")
+        done = run_processes(tmp_path / name, processes, *ADVERSARIAL, *steps, *more)
+        assert done.returncode == 0, done.stderr
+        states[name] = everything(tmp_path / name, 10)
+    learnt = [name for name in states["one"] if name.startswith("model_1.")]
+    assert len(learnt) > 5
+    for other in ("two", "quarters"):
+        for name in learnt:
+            assert_close(states[other][name], states["one"][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow  # starts processes
+def test_two_processes_resume_bit_identically(tmp_path):
+    for name, steps in (("whole", [20]), ("halves", [10, 20])):
+        for until in steps:
+            more = ("--set", f"train.steps={until}", "--resume")
+            done = run_processes(tmp_path / name, 2, *ADVERSARIAL, *more)
+            assert done.returncode == 0, done.stderr
+    assert_equal(everything(tmp_path / "halves", 20), everything(tmp_path / "whole", 20))
 
 
 def test_it_says_once_when_it_has_won_or_lost(caplog):
