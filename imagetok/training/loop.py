@@ -33,7 +33,6 @@ from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
 from imagetok.suggestions import counted
 from imagetok.training import checkpoint
-from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
     BatchedDataset,
     EpochDataset,
@@ -54,7 +53,8 @@ from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job, arithmetic
 from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
 from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
-from imagetok.training.step_output import StepOutput, combine_outputs
+from imagetok.training.step_output import StepOutput, summed_description
+from imagetok.training.step_reduction import StepReduction
 
 logger = logging.getLogger("imagetok")
 
@@ -138,6 +138,7 @@ class _Training:
         self.model.train()
         self.bare: nn.Module = accelerator.unwrap_model(self.model)
         self.optimizer = to_step(optimizer)
+        self.reduction = StepReduction(self.bare, stop, accelerator.device)
         self.noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
         self.draws = seeding.ReseededGenerator(seed, "update")
         self.metrics = JsonLines(folder / "metrics.jsonl")
@@ -161,7 +162,7 @@ class _Training:
         try:
             self._begin_batches(None)
             for _ in range(self.config.steps):
-                self.stop.check()
+                self.reduction.check_stop()
                 self._optimize()
                 self.step += 1
                 yield
@@ -276,7 +277,7 @@ class _Training:
             "training", config.steps, self.step, accelerator.is_main_process
         ) as progress:
             while not self._is_over():
-                self.stop.check()
+                self.reduction.check_stop()
                 output = self._optimize()
                 self.step += 1
                 if self._due(config.log_every):
@@ -320,7 +321,7 @@ class _Training:
                 output = self.job.loss(self.model, batch, step, noise)
                 accelerator.backward(output.loss / config.accumulation)
             outputs.append(output.detach())
-        total = combine_outputs(outputs)
+        total = self.reduction.combine(outputs)
         self.divergence.watch(step, total)
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -328,8 +329,6 @@ class _Training:
                 total.metrics["grad_norm"] = norm.detach()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if accelerator.num_processes > 1:
-            average_batch_norm_statistics(self.bare, lambda values: all_reduce(values, "mean"))
         replaced = self.job.update(self.bare, total.sums | total.rows, self.draws.at(step))
         if self.average is not None:
             self.average.update_parameters(self.bare)
@@ -343,7 +342,7 @@ class _Training:
         self.divergence.refuse(self.checkpoints)
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
-        values |= self.job.describe(output.described)
+        values |= self.job.describe(summed_description(output))
         values["learning_rate"] = self.config.learning_rate.at(self.step - 1)
         self._record("train", values)
         return values
