@@ -21,6 +21,7 @@ from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.facts import RunFacts
+from imagetok.training.sharding import set_up_sharding
 from imagetok.training.step_output import StepOutput
 
 
@@ -122,8 +123,8 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     """Set up Accelerate for a run.
 
     device: "cpu" to use no GPU; None uses what is there. Raises ConfigError for a tracker that is
-    not installed, a device or precision that the machine does not have, and a batch size that the
-    processes cannot share equally.
+    not installed, a device or precision that the machine does not have, a batch size that the
+    processes cannot share equally, and what FSDP or DeepSpeed do not allow.
     """
     state = process_state(cpu=device == "cpu", patience=None)  # the timeout for hanging ranks stays
     here = torch.device(state.device or "cpu")
@@ -136,7 +137,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     check_machine(config, here)
     check_batch_size(config.batch_size, config.accumulation, state.num_processes)
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.autocast,
         log_with=list(config.trackers) or None,
@@ -144,3 +145,5 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
         # The loop keeps buffers (codebooks, running statistics) equal on every rank by itself.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    set_up_sharding(accelerator, config)
+    return accelerator

@@ -53,6 +53,7 @@ from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job, arithmetic
 from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
 from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
+from imagetok.training.sharding import WholeModel, whole
 from imagetok.training.step_output import StepOutput, summed_description
 from imagetok.training.step_reduction import StepReduction
 
@@ -132,6 +133,7 @@ class _Training:
         self.unit = unit
         self.stop = stop
         self.average = checkpoint.build_average(job.model.to(accelerator.device), config.ema_decay)
+        self.whole = WholeModel(accelerator, job.model)
         self.model, optimizer = accelerator.prepare(
             job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
         )
@@ -213,8 +215,8 @@ class _Training:
         self.accelerator.wait_for_everyone()
         step, measures = self._exported()
         self._check_limits(measures, is_last=True)
+        model = self.whole.to_export(self.model, self._model_to_evaluate())
         if self.accelerator.is_main_process:
-            model = self._model_to_evaluate()
             if self.best is not None and step != self.step:
                 model.load_state_dict(self.best.tensors, strict=True)
             keep_earlier_artifact(self.job.artifact, step)
@@ -326,7 +328,7 @@ class _Training:
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             if norm is not None:
-                total.metrics["grad_norm"] = norm.detach()
+                total.metrics["grad_norm"] = torch.as_tensor(whole(norm)).detach()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         replaced = self.job.update(self.bare, total.sums | total.rows, self.draws.at(step))
@@ -371,7 +373,7 @@ class _Training:
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
         self._record("test", self.evaluation)
         if self.best is not None and self.step % self.config.evaluate_every == 0:
-            self.best.note(self.step, self.evaluation, model)
+            self.best.note(self.step, self.evaluation, lambda: self.whole.state(self.model, model))
         self.pending_evaluation = False
         self._check_limits(self.evaluation, is_last=False)
         if self._is_over():

@@ -40,6 +40,7 @@ from imagetok.training.run_folder import (
     with_recorded_lengths,
 )
 from imagetok.training.run_images import RunImages, with_recorded_allowance
+from imagetok.training.sharding import refuse_sharding
 from imagetok.training.step_output import StepOutput
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def train_tokenizer(
     `config.max_skip` are missing or damaged.
     """
     accelerator = build_accelerator(config.train, run, device)
+    refuse_sharding(accelerator)
     logger.info(
         "run folder: %s, processes: %d, device: %s",
         run,
@@ -107,6 +109,7 @@ def estimate_tokenizer(
     """
     nowhere = Path("nowhere")  # no step writes there
     accelerator = build_accelerator(config.train, nowhere, device)
+    refuse_sharding(accelerator)
     refusal, images = None, None
     try:
         images = RunImages(config, nowhere, resume=False, is_rehearsal=True)

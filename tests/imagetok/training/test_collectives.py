@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_processes import launch
+from launcher import launch
 from torch import nn
 
 from imagetok.errors import StoppedError

@@ -1,13 +1,12 @@
 """Two real processes train what one process trains."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launcher import launch
 from safetensors.torch import load_file, save_file
 
 from imagetok import seeding
@@ -50,18 +49,6 @@ with open_run(run, config, resume=False, is_main=accelerator.is_main_process):
 tensors = {name: value.contiguous() for name, value in job.model.state_dict().items()}
 save_file(tensors, run / f"rank{accelerator.process_index}.safetensors")
 """
-
-
-def launch(
-    processes: int, *arguments: object, program: tuple[str, ...] = ("-m", "imagetok")
-) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc_per_node", str(processes), *program]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
 
 
 def run(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
