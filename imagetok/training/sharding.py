@@ -76,9 +76,9 @@ def _set_up_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:
         )
     if config.autocast != "no":
         raise ConfigError(
-            f"train.precision: expected fp32 with DeepSpeed, found {config.autocast}: DeepSpeed would "
-            "keep the weights themselves in half precision, and an artifact has float32 ones; use "
-            "FSDP for half precision"
+            f"train.precision: expected fp32 with DeepSpeed, found {config.autocast}, because "
+            "DeepSpeed keeps the weights themselves in half precision, and an artifact has float32 "
+            "ones; use FSDP for half precision"
         )
     plugin: Any = accelerator.state.deepspeed_plugin
     settings = plugin.deepspeed_config
