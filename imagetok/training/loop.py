@@ -455,7 +455,7 @@ class _Training:
             self.metrics.check_holds(record.metrics_bytes)
             self.timing.check_holds(record.timing_bytes)
         if self.best is not None:
-            wanted = self.bare.state_dict()
+            wanted = self.whole.expected(self.bare)
             self.best.restore(record.best, checkpoint.best_tensors(path, record, wanted))
         checkpoint.load(self.accelerator, path, self.average)
         self.saved = (record.step, record.pending_evaluation)

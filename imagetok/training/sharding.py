@@ -93,7 +93,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 class WholeModel:
-    """The whole weights of a run's model, from wherever they are. Its methods are collectives.
+    """The whole weights of a run's model, from wherever they are.
 
     Create it before Accelerate prepares the model, of which it keeps a copy without weights if they
     will be distributed.
@@ -103,8 +103,12 @@ class WholeModel:
         self._accelerator = accelerator
         self._empty = None if sharding_of(accelerator) is None else without_weights(model)
 
+    def expected(self, used: nn.Module) -> dict[str, Tensor]:
+        """Return tensors with the names and shapes of those of the model `used`."""
+        return (used if self._empty is None else self._empty).state_dict()
+
     def state(self, prepared: nn.Module, used: nn.Module) -> dict[str, Tensor]:
-        """Return the tensors of the model `used`, by name.
+        """Return the tensors of the model `used`, by name (a collective).
 
         Of distributed weights, those of the prepared model, on the CPU of the main process; other
         processes get none.
@@ -115,7 +119,7 @@ class WholeModel:
         return found if self._accelerator.is_main_process else {}
 
     def to_export(self, prepared: nn.Module, used: nn.Module) -> nn.Module:
-        """Return a model with these tensors: `used` itself, if its weights are not distributed."""
+        """Return a model with these tensors, `used` itself if it has them whole (a collective)."""
         if self._empty is None:
             return used
         tensors = self.state(prepared, used)
