@@ -29,5 +29,6 @@ def append(self: JsonLines, record: dict[str, Any]) -> None:
 if __name__ == "__main__":
     process_state(cpu=True, patience=None)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    os.environ["ACCELERATE_USE_CPU"] = "false"
     JsonLines.append = append
     main()

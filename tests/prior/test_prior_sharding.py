@@ -1,6 +1,7 @@
 """Priors whose weights are distributed over processes: the same training, the same files."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,42 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "prior" / "model.safetensors")
 
 
+FSDP = {"ACCELERATE_USE_FSDP": "true", **settings("fsdp.yaml", "fsdp_config", "FSDP_")}
+DEEPSPEED = {
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+    "DS_ACCELERATOR": "cpu",
+}
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="needs deepspeed, which compiles a part for CPUs"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_fsdp_trains_what_one_process_trains_and_goes_on_after_a_kill(
-    model, tmp_path, tokenizer_folder
+@pytest.mark.parametrize(
+    ("model", "environment"),
+    [
+        pytest.param("gpt", FSDP, id="gpt with fsdp"),
+        pytest.param("pixelsnail", FSDP, id="pixelsnail with fsdp"),
+        *(
+            pytest.param(
+                "gpt",
+                DEEPSPEED | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": stage},
+                id=f"gpt with zero {stage}",
+                marks=needs_deepspeed,
+            )
+            for stage in "23"
+        ),
+    ],
+)
+def test_distributed_weights_become_what_one_process_trains_also_after_a_kill(
+    model, environment, tmp_path, tokenizer_folder
 ):
     config = config_of(model, tmp_path, tokenizer_folder)
-    environment = {"ACCELERATE_USE_FSDP": "true", **settings("fsdp.yaml", "fsdp_config", "FSDP_")}
+    accumulation = () if environment is FSDP else ("--set", "train.accumulation=1")
 
     def train(out: str, *more: str, **variables: str) -> Any:
-        words = ["train", config, "--out", tmp_path / out, *more]
+        words = ["train", config, "--out", tmp_path / out, *accumulation, *more]
         return launch(2, *words, program=(RANKS,), environment=environment | variables)
 
     whole = train("whole")
@@ -83,14 +110,14 @@ def test_fsdp_trains_what_one_process_trains_and_goes_on_after_a_kill(
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming from" in resumed.stderr
 
-    folder = tmp_path / "whole" / "checkpoints" / f"step-{STEPS:08d}"
-    assert (folder / "pytorch_model_fsdp.bin").is_file()
+    kept = [p.name for p in (tmp_path / "whole" / "checkpoints" / f"step-{STEPS:08d}").iterdir()]
+    assert "model.safetensors" not in kept  # weights really were distributed
     found, again = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(found[name].equal(again[name]) for name in found)
     logs = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("whole", "killed")]
     assert logs[0] == logs[1]
 
-    alone = launch(1, "train", config, "--out", tmp_path / "alone")
+    alone = launch(1, "train", config, "--out", tmp_path / "alone", *accumulation)
     assert alone.returncode == 0, alone.stderr
     assert_close(found, weights(tmp_path / "alone"), rtol=1e-4, atol=2e-5)
     expected = (tmp_path / "alone" / "metrics.jsonl").read_text().splitlines()
