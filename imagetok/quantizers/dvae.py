@@ -36,7 +36,7 @@ class DVAEQuantizer(LogitQuantizer):
         self,
         h: Float[Tensor, "B K H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate

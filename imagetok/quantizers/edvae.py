@@ -65,7 +65,7 @@ class EdVAEQuantizer(LogitQuantizer):
         self,
         h: Float[Tensor, "B K H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         # exp(20) = 5e8 overflows float16, and bfloat16 drops the +1: float32 from here to the KL.

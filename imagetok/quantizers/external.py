@@ -207,7 +207,7 @@ class ExternalQuantizer(Quantizer):
         self,
         h: Float[Tensor, "B D H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         del temperature, generator  # there is no relaxation and no noise

@@ -94,7 +94,7 @@ def mix_codes(
 def draw_relaxed(
     logits: Float[Tensor, "B K H W"],
     codebook: Float[Tensor, "K D"],
-    temperature: float,
+    temperature: float | Tensor,
     generator: torch.Generator | None,
 ) -> tuple[Float[Tensor, "B D H W"], Int[Tensor, "B H W"]]:
     """Draw a Gumbel-softmax sample at every position; return mixed code vectors and hard codes.

@@ -57,7 +57,11 @@ class FusedGumbelSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, uniforms: Tensor, codebook: Tensor, temperature: float
+        ctx: Any,
+        logits: Tensor,
+        uniforms: Tensor,
+        codebook: Tensor,
+        temperature: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
         mixed = logits.new_empty(len(logits), codebook.shape[1])
         largest = torch.empty(len(logits), dtype=torch.int64, device=logits.device)

@@ -37,7 +37,7 @@ class NearestCodeQuantizer(Quantizer, ABC):
         self,
         h: Float[Tensor, "B D H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         del temperature  # there is no relaxation

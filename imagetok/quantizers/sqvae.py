@@ -85,7 +85,7 @@ class SQVAEQuantizer(LogitQuantizer):
         self,
         h: Float[Tensor, "B C H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate

@@ -52,7 +52,7 @@ class VMFSQVAEQuantizer(LogitQuantizer):
         self,
         h: Float[Tensor, "B D H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         with torch.autocast(h.device.type, enabled=False):  # half precision logits would tie

@@ -1,5 +1,6 @@
 """Steps that the gradient scaler of fp16 skips, in a run on the CPU that is told to use fp16."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from test_resume import assert_same_run, checkpoint, vqema
-from torch import nn
 
 from imagetok.training.config import TokenizerRun
 from imagetok.training.job import Job, build_accelerator
@@ -25,12 +25,14 @@ OVERFLOWS = (2, 3)
 """Steps whose scaled gradients are infinite."""
 
 
-def overflowing(job: Job) -> Job:
+def overflowing(job: Job, accumulation: int, start: int) -> Job:
     """The same job with a loss that is finite, but too large to be scaled, at some steps."""
+    micro_batches = itertools.count(start * accumulation)
 
-    def loss(model: nn.Module, batch: Any, step: int, draw: torch.Generator) -> StepOutput:
-        output = job.loss(model, batch, step, draw)
-        return output._replace(loss=output.loss * (1e36 if step in OVERFLOWS else 1.0))
+    def loss(*arguments: Any) -> StepOutput:
+        output = job.loss(*arguments)
+        is_large = next(micro_batches) // accumulation in OVERFLOWS
+        return output._replace(loss=output.loss * (1e36 if is_large else 1.0))
 
     return replace(job, loss=loss)
 
@@ -55,7 +57,9 @@ def run(monkeypatch) -> Callable[..., None]:
             monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
         resume = folder.exists()
         job = _job(run_config, folder, RunImages(run_config, folder, resume=resume), None)
-        job = overflowing(job) if overflows else job
+        if overflows:
+            start = max((int(p.name[5:]) for p in folder.glob("checkpoints/step-*")), default=0)
+            job = overflowing(job, run_config.train.accumulation, start)
         with open_run(folder, run_config, resume=resume, is_main=True):
             train(job, run_config.train, accelerator=accelerator, run=folder, seed=0, unit="images")
 
@@ -80,7 +84,8 @@ def test_a_skipped_step_leaves_weights_and_optimizer_and_updates_the_codebook_as
     settings = ema()
     run(scaled, settings)
     positions = settings.train.batch_size * 16
-    decay = settings.tokenizer.quantizer.decay
+    quantizer: Any = settings.tokenizer.quantizer
+    decay = quantizer.decay
     for step in range(1, STEPS):
         before, after = checkpoint(scaled, step), checkpoint(scaled, step + 1)
         is_skipped = step in OVERFLOWS
