@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 from transformers.pytorch_utils import Conv1D
 
 from prior.base import Prior
@@ -32,6 +34,7 @@ class GPTPrior(Prior):
     """
 
     matrix_layers = (Conv1D,)
+    block_layers = (GPT2Block, GPTNeoXLayer)
 
     def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()

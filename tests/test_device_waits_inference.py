@@ -1,7 +1,7 @@
 """Encoding, decoding and evaluation wait for a GPU only for copied results, one batch behind."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -162,4 +162,4 @@ def test_a_value_that_is_read_at_once_is_found():
     with fake_tensors():
         move(model)
         with DeviceWaits(allowed=[COPIED]), pytest.raises(WouldWait, match=r"images\.py"):
-            model.encode(stored_on(GPU, images.images, model.image))
+            cast(Tokenizer, model).encode(stored_on(GPU, images.images, model.image))
