@@ -18,7 +18,6 @@ from imagetok.quantizers import Quantized, code_counts
 from imagetok.quantizers.codebook_init_reset import CodebookInitReset
 from imagetok.quantizers.vq import VQQuantizer
 
-
 MECHANISMS = [
     *("digits/vqvae", "digits/vqvae-ema", "digits/vqste", "digits/edvae", "digits/dvae"),
     *("digits/gs-vqvae", "digits/sqvae", "shapes/vmf-sqvae", "digits/vae", "shapes/vqvae2"),

@@ -239,6 +239,13 @@ def test_what_cannot_be_recorded_is_refused_with_the_config(changes, message):
         settings(cuda_graphs=True, **changes)
 
 
+def test_activations_are_not_computed_again_in_a_recorded_step():
+    raw = tree(accumulation=1, cuda_graphs=True) | {"gradient_checkpointing": True}
+    raw["tokenizer"]["network"] = {"kind": "vqgan", "width": 32}
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing: expected false .* found true"):
+        validate(raw, TokenizerRun, "test")
+
+
 def test_a_cpu_is_refused_before_training(monkeypatch, tmp_path):
     monkeypatch.undo()
     message = "train.cuda_graphs: needs a CUDA GPU, .* found cpu; set train.cuda_graphs=false"
