@@ -156,8 +156,21 @@ def check_recomputation(gradient_checkpointing: bool, train: TrainConfig) -> Non
         )
 
 
+class PerceptualConfig(Section):
+    """The distance of reconstructions to their images in the features of a network."""
+
+    network: str = "lpips:vgg"
+    """`lpips:vgg` or `lpips:alex`, each also with `=FILE` for local weights, or a feature network
+    as `imagetok evaluate --features` names it, such as `torchvision:resnet50` or
+    `cifar-resnet=FILE`."""
+    of: Literal["features", "logits"] = "features"
+    """What is compared by its mean squared error; LPIPS has its own form."""
+    weight: Schedule
+    """Factor of this loss."""
+
+
 class ObjectiveConfig(Section):
-    """Reconstruction loss + sum of weight(step) * named loss, at temperature(step).
+    """Reconstruction loss, perceptual loss and the sum of weight(step) * named loss.
 
     Reductions differ by family, and weights with them: the likelihood `mse` and the losses of the
     VQ, GS, dVAE and EdVAE quantizers are means, the other likelihoods and the losses of SQ-VAE sums
@@ -168,12 +181,20 @@ class ObjectiveConfig(Section):
     """A schedule for the weight of each loss that the quantizer names."""
     temperature: Schedule = Constant(value=1.0)
     """Temperature of the relaxed codes in training."""
+    pixel: Literal["l1", "l2"] | None = None
+    """Reconstruction loss: mean absolute (`l1`) or squared (`l2`) error of pixels in [0, 1]; null:
+    that of the tokenizer's likelihood, whose `mse` is `l2`."""
+    perceptual: PerceptualConfig | None = None
+    """A perceptual loss beside it; null: none."""
+    added: ClassVar[tuple[str, ...]] = ("pixel", "perceptual")
 
     @property
     def schedules(self) -> dict[str, Schedule]:
         """The schedules by their keys, such as `temperature` and `weights.codebook`."""
-        weights = {f"weights.{name}": schedule for name, schedule in self.weights.items()}
-        return {"temperature": self.temperature, **weights}
+        found = {f"weights.{name}": schedule for name, schedule in self.weights.items()}
+        if self.perceptual is not None:
+            found["perceptual.weight"] = self.perceptual.weight
+        return {"temperature": self.temperature, **found}
 
 
 def fill_schedule_lengths(run: Section, steps: int) -> None:
@@ -228,6 +249,12 @@ class TokenizerRun(Section):
             )
         if self.augment is not None:
             self.augment.check_images(self.tokenizer.image)
+        likelihood = self.tokenizer.likelihood
+        if self.objective.pixel is not None and likelihood.kind != "mse":
+            raise ValueError(
+                f"objective.pixel: expected null with likelihood {likelihood.kind!r}, which has "
+                f"its own loss, found {self.objective.pixel}; use likelihood 'mse'"
+            )
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(
@@ -235,7 +262,6 @@ class TokenizerRun(Section):
                 f"{sorted(self.objective.weights)}; set the weight of each, as in "
                 f"--set 'objective.weights={_weights_example(losses)}'"
             )
-        likelihood = self.tokenizer.likelihood
         if self.train.accumulation > 1 and not likelihood.is_additive:
             raise ValueError(
                 f"train.accumulation: expected 1, because likelihood {likelihood.kind!r} takes the "

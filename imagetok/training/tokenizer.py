@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from imagetok.training.facts import RunFacts, count_parameters
 from imagetok.training.gpu_times import times_on_gpu
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
+from imagetok.training.perceptual import PerceptualLoss
 from imagetok.training.run_folder import (
     PLACES,
     check_config,
@@ -131,7 +132,7 @@ def estimate_tokenizer(
 
 def job_on_noise(config: TokenizerRun, init_from: Path | str | None = None) -> Job:
     """Return a job that trains on noise of the images' form, and measures and writes nothing."""
-    return _job_without_images(config, _initial(config, init_from)[0])
+    return _job_without_images(config, _initial(config, init_from)[0], _perceptual(config))
 
 
 def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoencoder, str]:
@@ -149,6 +150,7 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
 
 def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | str | None) -> Job:
     tokenizer, started = _initial(config, init_from)
+    perceptual = _perceptual(config)
     states = [""] * len(tokenizer.num_codes)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
@@ -176,9 +178,10 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             "some training images": training.sample(),
             "held-out images": images.held_out.identity(),
             "weights to start from": started,
+            **({} if perceptual is None else {"perceptual network": perceptual.sha256}),
         }
 
-    job = _job_without_images(config, tokenizer)
+    job = _job_without_images(config, tokenizer, perceptual)
     assert job.facts is not None
     dataset = SubstitutedImages(_training_images(config, images.training), config.seed)
     return replace(
@@ -201,7 +204,9 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
     )
 
 
-def _job_without_images(config: TokenizerRun, tokenizer: Autoencoder) -> Job:
+def _job_without_images(
+    config: TokenizerRun, tokenizer: Autoencoder, perceptual: PerceptualLoss | None
+) -> Job:
     """Return the job of a config on noise, which measures and writes nothing."""
     facts = RunFacts(
         what=f"{tokenizer.kind}, {' '.join(config.tokenizer.method)}",
@@ -219,7 +224,7 @@ def _job_without_images(config: TokenizerRun, tokenizer: Autoencoder) -> Job:
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=NoiseImages(config.tokenizer.image),
-        loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
+        loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes, perceptual),
         schedules=config.objective.schedules,
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
@@ -241,6 +246,13 @@ def _job_without_images(config: TokenizerRun, tokenizer: Autoencoder) -> Job:
     )
 
 
+def _perceptual(config: TokenizerRun) -> PerceptualLoss | None:
+    section = config.objective.perceptual
+    if section is None:
+        return None
+    return PerceptualLoss(section, config.tokenizer.image, config.train.autocast)
+
+
 def _training_images(
     config: TokenizerRun, images: ListedImages
 ) -> "ListedImages | AugmentedImages":
@@ -253,12 +265,16 @@ def _training_images(
 
 
 def loss_function(
-    objective: ObjectiveConfig, image: ImageContract, num_codes: tuple[int, ...]
+    objective: ObjectiveConfig,
+    image: ImageContract,
+    num_codes: tuple[int, ...],
+    perceptual: PerceptualLoss | None = None,
 ) -> Callable[[nn.Module, ImageBatch, Mapping[str, Value], torch.Generator], StepOutput]:
     """Return the loss function: reconstruction loss plus the quantizer's weighted losses.
 
     Its values are those of `objective.schedules`. num_codes: codebook size of each level, for
-    counting the codes of a batch.
+    counting the codes of a batch. perceptual: the perceptual loss, if the objective has one; it is
+    moved to the images' device.
     """
 
     def loss(
@@ -272,9 +288,14 @@ def loss_function(
             images = images.contiguous(memory_format=torch.channels_last)
         out = model(images, temperature=values["temperature"], generator=generator)
         total = out.losses["reconstruction"]
+        if objective.pixel is not None:
+            total = _pixel_error(objective.pixel, out.x_hat, images)
         for name in objective.weights:
             total = total + values[f"weights.{name}"] * out.losses[name]
         metrics = {k: v for k, v in out.losses.items() if k != "reconstruction"}
+        if perceptual is not None:
+            metrics["perceptual"] = perceptual.to(images.device)(out.x_hat, images)
+            total = total + values["perceptual.weight"] * metrics["perceptual"]
         if images.is_floating_point():
             metrics["mse"] = (out.x_hat.detach() - images).square().mean()
         else:
@@ -287,6 +308,11 @@ def loss_function(
         return StepOutput(total, metrics, sums, rows, counts)
 
     return loss
+
+
+def _pixel_error(kind: Literal["l1", "l2"], x_hat: Tensor, images: Tensor) -> Tensor:
+    error = x_hat.float() - images
+    return (error.abs() if kind == "l1" else error.square()).mean()
 
 
 def _pixel_accuracy(x_hat: Tensor, images: Tensor, image: ImageContract) -> Tensor:
