@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 from recorded_graph import RecordedGraph, record_on_cpu
 from representative import slow_but
 from scripted import Numbers
-from test_resume import assert_same_run, tree, vqema
+from test_resume import assert_same_run, checkpoint, tree, vqema
 from torch import Tensor, nn
 
 from imagetok.config import validate
@@ -149,7 +149,8 @@ def test_a_run_may_be_recorded_from_a_checkpoint_on_or_up_to_one(graphs, tmp_pat
         train_tokenizer(edvae(steps=6, cuda_graphs=first), tmp_path / name, device="cpu")
         rest = edvae(cuda_graphs=not first)
         train_tokenizer(rest, tmp_path / name, device="cpu", resume=True)
-        assert_same_run(tmp_path / "whole", tmp_path / name, 12)
+        expected, found = (checkpoint(tmp_path / run, 12) for run in ("whole", name))
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert graphs.recorded == 2
 
 
@@ -241,6 +242,7 @@ def test_what_cannot_be_recorded_is_refused_with_the_config(changes, message):
 
 def test_activations_are_not_computed_again_in_a_recorded_step():
     raw = tree(accumulation=1, cuda_graphs=True) | {"gradient_checkpointing": True}
+    raw["tokenizer"]["image"] = {"mode": "grey", "height": 16, "width": 16}
     raw["tokenizer"]["network"] = {"kind": "vqgan", "width": 32}
     with pytest.raises(ConfigError, match=r"gradient_checkpointing: expected false .* found true"):
         validate(raw, TokenizerRun, "test")
