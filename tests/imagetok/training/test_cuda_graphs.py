@@ -35,7 +35,8 @@ def graphs(monkeypatch) -> type[RecordedGraph]:
 def edvae(**train: object) -> TokenizerRun:
     """Everything that changes from step to step: temperature, weight, rate; dropout and noise."""
     raw = tree(accumulation=1, **train)
-    raw["objective"]["weights"]["kl"] = {"kind": "quarter_cosine", "start": 0, "end": 1e-3}
+    kl = {"kind": "quarter_cosine", "start": 0, "end": 1e-3, "steps": 12}
+    raw["objective"]["weights"]["kl"] = kl
     return validate(raw, TokenizerRun, "test")
 
 
