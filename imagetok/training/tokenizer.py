@@ -205,7 +205,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
 
 
 def _job_without_images(
-    config: TokenizerRun, tokenizer: Autoencoder, perceptual: PerceptualLoss | None
+    config: TokenizerRun, tokenizer: Autoencoder, perceptual: PerceptualLoss | None = None
 ) -> Job:
     """Return the job of a config on noise, which measures and writes nothing."""
     facts = RunFacts(
@@ -270,7 +270,7 @@ def loss_function(
     num_codes: tuple[int, ...],
     perceptual: PerceptualLoss | None = None,
 ) -> Callable[[nn.Module, ImageBatch, Mapping[str, Value], torch.Generator], StepOutput]:
-    """Return the loss function: reconstruction loss plus the quantizer's weighted losses.
+    """Return the loss function: reconstruction, perceptual and the quantizer's weighted losses.
 
     Its values are those of `objective.schedules`. num_codes: codebook size of each level, for
     counting the codes of a batch. perceptual: the perceptual loss, if the objective has one; it is
