@@ -146,6 +146,16 @@ class TrainConfig(Section):
             )
 
 
+def check_recomputation(gradient_checkpointing: bool, train: TrainConfig) -> None:
+    """Raise ValueError if activations are to be computed again in a recorded step."""
+    if gradient_checkpointing and train.cuda_graphs:
+        raise ValueError(
+            "gradient_checkpointing: expected false beside train.cuda_graphs, because it sets the "
+            "state of the random generator, which a recorded step cannot do; found true; set "
+            "gradient_checkpointing=false, or train.cuda_graphs=false"
+        )
+
+
 class PerceptualConfig(Section):
     """The distance of reconstructions to their images in the features of a network."""
 
@@ -230,6 +240,7 @@ class TokenizerRun(Section):
     def _check(self) -> "TokenizerRun":
         fill_schedule_lengths(self, self.train.steps)
         network = self.tokenizer.network
+        check_recomputation(self.gradient_checkpointing, self.train)
         if self.gradient_checkpointing and not isinstance(network, VQGANConfig):
             raise ValueError(
                 f"gradient_checkpointing: expected false with network {network.kind!r}, which has "
