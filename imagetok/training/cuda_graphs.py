@@ -8,6 +8,7 @@ the graph is launched. What a graph returns is overwritten by its next launch.
 None of this has run on a GPU yet.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -59,18 +60,21 @@ class CudaGraph(Generic[T]):
 
         Raises ConfigError if it cannot be recorded.
         """
+        gc.collect()  # nothing of an earlier run is freed in between, which the GPU would refuse
         try:
             # The loader's thread may meanwhile allocate page-locked memory.
             with torch.cuda.graph(
                 self._graph, stream=self._stream, capture_error_mode="thread_local"
             ):
                 self._output = function()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            cause = error.__context__ or error  # a recording that failed cannot be ended, either
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            reason = str(cause).partition("\n")[0]
             raise ConfigError(
-                "train.cuda_graphs: the optimizer step cannot be recorded "
-                f"({str(error.__context__ or error).splitlines()[0]}); set train.cuda_graphs=false"
+                f"train.cuda_graphs: the optimizer step cannot be recorded ({reason}); "
+                "set train.cuda_graphs=false"
             ) from error
 
     def replay(self) -> T:
