@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from device_waits import GPU, Allowed, DeviceWaits, device_generator, fake_tensors, move
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -16,6 +17,7 @@ from imagetok.config import validate
 from imagetok.data import ImageBatch
 from imagetok.data.noise import NoiseImages
 from imagetok.images import ImageContract
+from imagetok.signals import StopRequest
 from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
 from imagetok.training.job import Job
@@ -98,6 +100,7 @@ class FakeGPU(Accelerator):
 
     device = GPU  # pyright: ignore
     process_index, num_processes = 0, 1  # pyright: ignore
+    distributed_type = DistributedType.NO  # pyright: ignore
 
     def __init__(self, model: nn.Module):
         self._models = [model]
@@ -131,7 +134,7 @@ def take_steps(trained: Trained, steps: int = 1, **changes: object) -> set[Allow
     used: set[Allowed] = set()
     with fake_tensors():
         move(job.model)
-        learner = Learner(job, config, FakeGPU(job.model), 0, DeviceNoise())
+        learner = Learner(job, config, FakeGPU(job.model), 0, DeviceNoise(), StopRequest())
         for step in range(steps):
             with DeviceWaits(allowed=ALLOWED) as waits:
                 learner.take(_batches(trained), step)

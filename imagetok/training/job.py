@@ -23,6 +23,7 @@ from imagetok.training.cuda_graphs import check_device_records, check_one_proces
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.facts import RunFacts
 from imagetok.training.schedules import Schedule, Value
+from imagetok.training.sharding import set_up_sharding
 from imagetok.training.step_output import StepOutput
 
 
@@ -130,7 +131,8 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
 
     device: "cpu" to use no GPU; None uses what is there. Raises ConfigError for a tracker that is
     not installed, a device or precision that the machine does not have, a batch size that the
-    processes cannot share equally, and `train.cuda_graphs` with several processes.
+    processes cannot share equally, `train.cuda_graphs` with several processes, and what FSDP or
+    DeepSpeed do not allow.
     """
     state = process_state(cpu=device == "cpu", patience=None)  # the timeout for hanging ranks stays
     here = torch.device(state.device or "cpu")
@@ -153,4 +155,5 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     )
     if config.cuda_graphs:
         check_one_process(accelerator.distributed_type)
+    set_up_sharding(accelerator, config)
     return accelerator

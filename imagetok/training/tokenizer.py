@@ -45,6 +45,7 @@ from imagetok.training.run_folder import (
 )
 from imagetok.training.run_images import RunImages, with_recorded_allowance
 from imagetok.training.schedules import Value
+from imagetok.training.sharding import refuse_sharding
 from imagetok.training.step_output import StepOutput
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def train_tokenizer(
     `config.max_skip` are missing or damaged.
     """
     accelerator = build_accelerator(config.train, run, device)
+    refuse_sharding(accelerator)
     logger.info(
         "run folder: %s, processes: %d, device: %s",
         run,
@@ -112,6 +114,7 @@ def estimate_tokenizer(
     """
     nowhere = Path("nowhere")  # no step writes there
     accelerator = build_accelerator(config.train, nowhere, device)
+    refuse_sharding(accelerator)
     refusal, images = None, None
     try:
         images = RunImages(config, nowhere, resume=False, is_rehearsal=True)
