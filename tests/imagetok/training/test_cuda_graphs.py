@@ -242,7 +242,8 @@ def test_what_cannot_be_recorded_is_refused_with_the_config(changes, message):
 
 
 def test_activations_are_not_computed_again_in_a_recorded_step():
-    raw = tree(accumulation=1, cuda_graphs=True) | {"gradient_checkpointing": True}
+    raw = tree(accumulation=1, cuda_graphs=True)
+    raw["gradient_checkpointing"] = True
     raw["tokenizer"]["image"] = {"mode": "grey", "height": 16, "width": 16}
     raw["tokenizer"]["network"] = {"kind": "vqgan", "width": 32}
     with pytest.raises(ConfigError, match=r"gradient_checkpointing: expected false .* found true"):
