@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from imagetok.errors import ConfigError
 from imagetok.precision import check_tf32, deterministic_algorithms, full_float32, tf32
 from imagetok.processes import check_device, process_state
+from imagetok.training.adversary import Discriminator
 from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
-from imagetok.training.config import TrainConfig
+from imagetok.training.config import AdversarialConfig, TrainConfig
 from imagetok.training.cuda_graphs import check_device_records, check_one_process
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.facts import RunFacts
@@ -61,6 +62,8 @@ class Job:
     """(unwrapped model, its measures): writes `artifact`; called on the main process."""
     artifact: Path
     """Folder of the finished model."""
+    adversary: "tuple[AdversarialConfig, Discriminator] | None" = None
+    """A discriminator that opposes the model; the loss then says what it judges."""
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     """What the loss needs of the step, by name."""
     inputs: Callable[[], dict[str, str]] = dict

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from imagetok import seeding
 from imagetok.errors import ImagetokError
 from imagetok.signals import StopRequest
+from imagetok.training.adversary import Adversary, last_weight
 from imagetok.training.checkpoint import build_average
 from imagetok.training.config import TrainConfig
 from imagetok.training.cuda_graphs import CapturedStep
@@ -64,6 +65,11 @@ class Learner:
         self.model.train()
         self.bare: nn.Module = accelerator.unwrap_model(self.model)
         self.optimizer = to_step(optimizer)
+        self.adversary = (
+            None
+            if job.adversary is None
+            else Adversary(*job.adversary, accelerator, last_weight(self.bare))
+        )
         self.reduction = StepReduction(self.bare, stop, device)
         self.divergence = Divergence(device)
         self._seed = seed
@@ -102,6 +108,9 @@ class Learner:
         rate = self.config.learning_rate.at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.adversary is not None:
+            is_logged = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
+            self.adversary.begin(step, is_logged=is_logged)
         descend = self._gradient_step if self._captured is None else self._captured
         total, norm = descend(self._inputs(batches, step))
         self.divergence.watch(step, total)
@@ -133,17 +142,24 @@ class Learner:
         A CUDA graph records this, so the host decides nothing here that differs between steps.
         """
         accelerator, config = self.accelerator, self.config
+        adversary = self.adversary if self.adversary and self.adversary.is_active else None
         outputs: list[StepOutput] = []
         for batch, values, noise in inputs:
             is_last = len(outputs) == config.accumulation - 1
             with nullcontext() if is_last else accelerator.no_sync(self.model):
                 output = self.job.loss(self.model, batch, values, noise)
+                if adversary is not None:
+                    output = adversary.opposed(output, values["adversarial.weight"])
                 accelerator.backward(output.loss / config.accumulation)
             outputs.append(output.detach())
-        total = self.reduction.combine(outputs)
         norm = None
         if config.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if adversary is not None:
+            outputs = adversary.learn(outputs)
+        total = self.reduction.combine(outputs)
+        if adversary is not None:
+            adversary.note(total.metrics)
         return Descent(total, None if norm is None else torch.as_tensor(whole(norm)).detach())

@@ -200,6 +200,8 @@ class _Training:
                 model.load_state_dict(self.best.tensors, strict=True)
             keep_earlier_artifact(self.job.artifact, step)
             self.job.export(model, measures)
+            if self.learner.adversary is not None:
+                self.learner.adversary.save(self.finished.parent)
             write_json(self.finished, {"step": self.step, "exported": step})
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
@@ -287,6 +289,8 @@ class _Training:
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
         values |= self.job.describe(summed_description(output))
+        if self.learner.adversary is not None:
+            self.learner.adversary.balance.note(values)
         values["learning_rate"] = self.config.learning_rate.at(self.step - 1)
         self._record("train", values)
         return values

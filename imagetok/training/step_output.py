@@ -9,6 +9,17 @@ from torch import Tensor
 from imagetok.processes import gather_together, process_state, sum_together
 
 
+class Judged(NamedTuple):
+    """What an adversary judges of a micro-batch."""
+
+    images: Tensor
+    """(B, C, H, W), pixels in [0, 1]."""
+    x_hat: Tensor
+    """Their reconstructions, with their graph before the backward pass."""
+    loss: Tensor
+    """The reconstruction loss, perceptual loss included."""
+
+
 class StepOutput(NamedTuple):
     """Return value of a job's loss function for one micro-batch."""
 
@@ -22,10 +33,14 @@ class StepOutput(NamedTuple):
     described: tuple[Tensor, ...] = ()
     """Additive tensors that only the job's `describe` reads, summed like `sums` where it does."""
 
+    judged: Judged | None = None
+    """For an adversary, in one micro-batch; not in a combined output."""
+
     def detach(self) -> "StepOutput":
-        """Return a copy with detached loss and metrics, so that their graph can be freed."""
+        """Return a copy without the graph of the losses and reconstructions."""
         metrics = {name: value.detach() for name, value in self.metrics.items()}
-        return self._replace(loss=self.loss.detach(), metrics=metrics)
+        judged = self.judged and Judged(*(value.detach() for value in self.judged))
+        return self._replace(loss=self.loss.detach(), metrics=metrics, judged=judged)
 
 
 def combine_outputs(outputs: list[StepOutput], more: Sequence[Tensor] = ()) -> StepOutput:
