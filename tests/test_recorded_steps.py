@@ -16,6 +16,7 @@ from test_device_waits import MODELS, VARIANTS, planted
 from torch import Tensor
 
 from imagetok.config import apply_overrides
+from imagetok.errors import ConfigError
 from imagetok.training import cuda_graphs
 
 WARM_UP = 1
@@ -68,15 +69,27 @@ SOME = [
 ]
 
 
+RECORDED = {"train.cuda_graphs": True, "train.accumulation": 1}
+ADVERSARIES = [(name, keys) for name, keys in VARIANTS if "objective.adversarial" in keys]
+
+
 @pytest.mark.parametrize("name", slow_but(SOME, MODELS))
 def test_the_step_of_a_config_can_be_recorded(name):
-    take_recorded(of_config(run_of(MODELS[name])))
+    take_recorded(of_config(run_of(apply_overrides(MODELS[name], RECORDED))))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "changes"), VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "changes"), [variant for variant in VARIANTS if variant not in ADVERSARIES]
+)
 def test_so_can_what_no_config_asks_for(name, changes):
-    take_recorded(of_config(run_of(apply_overrides(MODELS[name], changes))))
+    take_recorded(of_config(run_of(apply_overrides(MODELS[name], RECORDED | changes))))
+
+
+def test_an_adversary_is_refused_beside_recorded_steps():
+    ((name, changes),) = ADVERSARIES
+    with pytest.raises(ConfigError, match=r"adversarial: expected null with train\.cuda_graphs"):
+        run_of(apply_overrides(MODELS[name], RECORDED | changes))
 
 
 FAULTS: dict[str, Callable[[Tensor, Tensor], object]] = {

@@ -320,4 +320,7 @@ def _check_adversarial(config: AdversarialConfig, run: TokenizerRun) -> None:
             "use train.precision=bf16"
         )
     if train.cuda_graphs:
-        raise ValueError(f"{key}: expected null with train.cuda_graphs; set one of them aside")
+        raise ValueError(
+            f"{key}: expected null with train.cuda_graphs, because its part differs between "
+            "steps, which a recorded step cannot; set train.cuda_graphs=false"
+        )
