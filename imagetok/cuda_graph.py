@@ -5,6 +5,7 @@ one launch to the next is read from tensors that stay. Training steps and sampli
 tests put a stand-in in its place that calls the function again. It has never run on a GPU.
 """
 
+import gc
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
@@ -44,15 +45,17 @@ class CudaGraph(Generic[T]):
 
         Raises ConfigError if it cannot be recorded.
         """
+        gc.collect()  # nothing of earlier work is freed in between, which the GPU would refuse
         try:
             # Another thread may meanwhile allocate page-locked memory.
             mode = {"stream": self._stream, "capture_error_mode": "thread_local"}
             with torch.cuda.graph(self._graph, **mode):
                 self._output = function()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            reason = str(error.__context__ or error).splitlines()[0]
+            cause = error.__context__ or error  # a recording that failed cannot be ended, either
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            reason = str(cause).partition("\n")[0]
             raise ConfigError(
                 f"{self._what}: this work cannot be recorded ({reason}); leave it out"
             ) from error

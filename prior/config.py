@@ -9,7 +9,7 @@ from imagetok.data.resident import Resident
 from imagetok.plugins.registry import OwnPart, OwnSection, names_in
 from imagetok.plugins.sections import OrRegistered
 from imagetok.suggestions import counted
-from imagetok.training.config import TrainConfig, fill_schedule_lengths
+from imagetok.training.config import TrainConfig, check_recomputation, fill_schedule_lengths
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MAX_LENGTH = 1 << 20
@@ -262,10 +262,5 @@ class PriorRun(Section):
                 "train.optimizer.weight_decay: the weights of pixelsnail are normalised, so decay "
                 "has no effect; set it to 0"
             )
-        if self.train.cuda_graphs and self.gradient_checkpointing:
-            raise ValueError(
-                "gradient_checkpointing: expected false beside train.cuda_graphs, because it sets "
-                "the state of the random generator, which a recorded step cannot do; found true; "
-                "set gradient_checkpointing=false, or train.cuda_graphs=false"
-            )
+        check_recomputation(self.gradient_checkpointing, self.train)
         return self

@@ -57,7 +57,7 @@ def of_config(run: TokenizerRun | PriorRun) -> Trained:
 def _tokenizer(run: TokenizerRun) -> Trained:
     image = run.tokenizer.image
     with torch.device("meta"):
-        job = _job_without_images(run, build_autoencoder(run.tokenizer))
+        job = _job_without_images(run, build_autoencoder(run.tokenizer), None)
 
     def batch(device: torch.device) -> ImageBatch:
         size = IMAGES, image.channels, image.height, image.width

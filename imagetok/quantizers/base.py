@@ -95,7 +95,8 @@ class Quantizer(nn.Module, ABC):
     ) -> Quantized:
         """Quantize for training; differentiable, and changes no state.
 
-        h: (B, in_channels, H, W) encoder output. temperature: temperature of the relaxation, > 0.
+        h: (B, in_channels, H, W) encoder output. temperature: temperature of the relaxation, > 0;
+        a number, or a scalar on the device of h.
         generator: random generator on h's device (None: torch's global one).
         """
 

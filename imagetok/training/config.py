@@ -148,6 +148,16 @@ class TrainConfig(Section):
             )
 
 
+def check_recomputation(gradient_checkpointing: bool, train: TrainConfig) -> None:
+    """Raise ValueError if activations are to be computed again in a recorded step."""
+    if gradient_checkpointing and train.cuda_graphs:
+        raise ValueError(
+            "gradient_checkpointing: expected false beside train.cuda_graphs, because it sets the "
+            "state of the random generator, which a recorded step cannot do; found true; set "
+            "gradient_checkpointing=false, or train.cuda_graphs=false"
+        )
+
+
 class PerceptualConfig(Section):
     """The distance of reconstructions to their images in the features of a network."""
 
@@ -261,6 +271,7 @@ class TokenizerRun(Section):
     def _check(self) -> "TokenizerRun":
         fill_schedule_lengths(self, self.train.steps)
         network = self.tokenizer.network
+        check_recomputation(self.gradient_checkpointing, self.train)
         if self.gradient_checkpointing and not isinstance(network, VQGANConfig):
             raise ValueError(
                 f"gradient_checkpointing: expected false with network {network.kind!r}, which has "
@@ -309,4 +320,7 @@ def _check_adversarial(config: AdversarialConfig, run: TokenizerRun) -> None:
             "use train.precision=bf16"
         )
     if train.cuda_graphs:
-        raise ValueError(f"{key}: expected null with train.cuda_graphs; set one of them aside")
+        raise ValueError(
+            f"{key}: expected null with train.cuda_graphs, because its part differs between "
+            "steps, which a recorded step cannot; set train.cuda_graphs=false"
+        )
