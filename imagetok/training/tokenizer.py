@@ -133,8 +133,7 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
     if config.train.compile:
-        for network in tokenizer.networks():
-            network.compile()
+        tokenizer.compile()
     return tokenizer, "" if init_from is None else _start_from(tokenizer, init_from)
 
 
