@@ -30,8 +30,9 @@ def gen(seed: int) -> torch.Generator:
 def relaxed(logits: torch.Tensor, temperature: float, seed: int) -> tuple[torch.Tensor, ...]:
     """Samples on the simplex, which are what mixes unit vectors, and their largest code."""
     codebook = torch.eye(logits.shape[1], dtype=logits.dtype)
-    uniforms = torch.rand(logits[:, 0].numel(), len(codebook), dtype=FLOAT64, generator=gen(seed))
-    return relaxed_codes(logits, uniforms, codebook, torch.tensor(temperature, dtype=FLOAT64))
+    rows = logits[:, 0].numel()
+    uniforms = torch.rand(rows, len(codebook), dtype=logits.dtype, generator=gen(seed))
+    return relaxed_codes(logits, uniforms, codebook, torch.tensor(temperature, dtype=logits.dtype))
 
 
 @given(seed=SEEDS, num_codes=st.integers(2, 32), temperature=st.floats(0.1, 5))
