@@ -1,4 +1,4 @@
-"""Indices of samples, as datasets take them: integers of any type, from either end, and masks."""
+"""Indices of samples: evenly spread ones, and those that datasets take, of any integer type."""
 
 import operator
 from collections.abc import Sequence
@@ -12,6 +12,11 @@ from imagetok.suggestions import counted
 
 SeveralIndices = Sequence[int] | np.ndarray | Tensor
 """A list, range, array or tensor of integers, or a boolean mask over all samples."""
+
+
+def spread(total: int, count: int) -> Sequence[int]:
+    """Return `count` indices below `total`, or all if there are fewer, evenly spread from 0 on."""
+    return range(total) if count >= total else [i * total // count for i in range(count)]
 
 
 def is_several(index: object) -> TypeGuard[SeveralIndices]:

@@ -123,6 +123,12 @@ def encoding_precision(precision: EncodePrecision, device: torch.device) -> Iter
         yield
 
 
+def half_precision(name: Literal["no", "bf16", "fp16"], device: torch.device) -> torch.autocast:
+    """Return a context that computes products in the half precision of a training, if any."""
+    dtype = torch.float16 if name == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=name != "no")
+
+
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
     """Use only algorithms that give the same bits in every run on the same device.

@@ -44,6 +44,7 @@ network:
 | `conv` | 2^(`groups` - 1) | `groups: 3` gives 4 |
 | `sonnet` | 2^`halvings` | `halvings: 2` gives 4 |
 | `sqvae`, `kaokore` | 4 | `sqvae` with `form: net_64_label`: 8 |
+| `vqgan` | 2^(levels - 1), of which `multipliers` has one number each | the default five give 16 |
 | `vqvae2` | 4 for the finest level, doubled at each coarser level | two levels: 8 and 4 |
 
 H and W must be multiples of f. For 16 x 16 codes from 256 x 256 pixels, f is 16: `conv` with five

@@ -1,4 +1,6 @@
-"""Write docs/gpu.md from docs/results/gpu.json, the file of `benchmarks/gpu.py`.
+"""Write docs/gpu.md and the package's table of times from docs/results/gpu.json.
+
+That is the file of `benchmarks/gpu.py`. The table is what `imagetok train --dry-run` shows.
 
 python docs/generators/gpu.py
 """
@@ -6,6 +8,11 @@ python docs/generators/gpu.py
 import json
 from pathlib import Path
 from typing import Any
+
+from imagetok import configs
+from imagetok.config import validate
+from imagetok.training.config import TokenizerRun
+from imagetok.training.gpu_times import TABLE, measured_model
 
 ROOT = Path(__file__).parent.parent.parent
 FIGURES = ROOT / "docs" / "results" / "gpu.json"
@@ -88,6 +95,21 @@ def _rows(results: dict[str, Any], stage: str, title: str, form: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+def times(found: dict[str, Any] | None) -> dict[str, Any]:
+    """The table of `imagetok.training.gpu_times`; of no figures, an empty one."""
+    if found is None:
+        return {"gpu": None, "steps": []}
+    of_configs: dict[str, dict[str, float]] = {}
+    for key, result in found["results"].items():
+        if key.startswith("steps, ") and "failed" not in result:
+            name, mode = key.removeprefix("steps, ").split(", ", 1)
+            of_configs.setdefault(name, {})[mode] = result["ms"]
+    runs = {name: validate(configs(name).tree, TokenizerRun, name) for name in of_configs}
+    steps = [{"model": measured_model(runs[name]), "ms": ms} for name, ms in of_configs.items()]
+    return {"gpu": found["machine"]["gpu"], "steps": steps}
+
+
 if __name__ == "__main__":
     figures = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else None
     PAGE.write_text(page(figures), "utf-8")
+    TABLE.write_text(json.dumps(times(figures)) + "\n", "utf-8")

@@ -31,6 +31,7 @@ from imagetok.evaluation.manipulation import (
 )
 from imagetok.evaluation.records import identity_of
 from imagetok.images import from_stored, to_stored
+from imagetok.indices import spread
 from imagetok.io.output_paths import output_folder
 from imagetok.pictures import as_pixels, grid, grid_of_rows
 from imagetok.processes import device_of
@@ -67,9 +68,9 @@ class Exploration(Result):
     distances: dict[str, dict[str, float]]
     """Change of the codes -> measure -> distance from the original images."""
     changed: dict[str, Tensor]
-    """Change of the codes -> the first images decoded from them; `image` holds the originals."""
+    """Change of the codes -> some images decoded from them; `image` holds the originals."""
     shown_labels: Tensor
-    """Labels of those first images."""
+    """Labels of those images."""
     between: Tensor
     """Interpolations: rows of STEPS images, from one image to another."""
     maps: dict[str, np.ndarray]
@@ -199,8 +200,9 @@ def _explore(
     patches = _patches(model, dataset, codes)
     labels, maps, accuracies = _labels(model, dataset)
     sets = _changed(model, dataset, neighbours)
-    images, shown_labels, _ = dataset.read(range(min(SHOWN, len(dataset))))
-    shown = {name: one.images.images[: len(images)] for name, one in sets.items()}
+    chosen = list(spread(len(dataset), SHOWN))
+    images, shown_labels, _ = dataset.read(chosen)
+    shown = {name: one.images.images[chosen] for name, one in sets.items()}
     return Exploration(
         *names,
         fingerprint=model.fingerprint,

@@ -17,10 +17,10 @@ from imagetok.evaluation.code_patches import (
     codes_to_show,
     cut_patch,
     encode_spread,
-    spread,
 )
 from imagetok.evaluation.uncertainty_scores import uncertainty_map
 from imagetok.images import ImageContract, Images, clamp_pixels, from_stored
+from imagetok.indices import spread
 from imagetok.pictures import as_pixels, as_rgb, class_labels, cut_grid, overlay
 from imagetok.processes import device_of
 from imagetok.quantizers import codebook_use

@@ -13,6 +13,7 @@ from imagetok import seeding
 from imagetok.comparison.results import Comparison, MethodResult
 from imagetok.data import ImageDataset
 from imagetok.images import clamp_pixels, from_stored
+from imagetok.indices import spread
 from imagetok.pictures import as_rgb, class_labels, drawn_labels, named_grid
 from imagetok.processes import device_of
 from imagetok.reporting.figures import (
@@ -169,8 +170,7 @@ def reconstructions(
     tokenizers: Mapping[str, Autoencoder], dataset: ImageDataset
 ) -> Reconstructions:
     """Reconstruct the same test images, evenly spread over the split, with every method."""
-    spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
-    batch = dataset.read(spread)
+    batch = dataset.read(spread(len(dataset), PICTURES))
     originals = from_stored(batch.images, dataset.contract)
     rows = {"original": as_rgb(originals)}
     for name, tokenizer in tokenizers.items():

@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from imagetok.data import NO_LABEL, FileImages, FolderConfig, open_images
-from imagetok.data.headers import LOOKED_AT, Headers, look_at, spread
+from imagetok.data.headers import LOOKED_AT, Headers, look_at
 from imagetok.data.readable import find_unreadable
 from imagetok.data.unreadable import Unreadable
 from imagetok.durable import sha256_file
 from imagetok.errors import InputError
 from imagetok.images import ImageContract
+from imagetok.indices import spread
 from imagetok.results import Result
 from imagetok.suggestions import counted
 

@@ -10,6 +10,7 @@ from imagetok.data.header_cache import HeaderCache
 from imagetok.data.image_decoding import ImageError
 from imagetok.data.image_header import ImageHeader
 from imagetok.data.unreadable import Unreadable
+from imagetok.indices import spread
 from imagetok.progress import ProgressBar
 
 LOOKED_AT = 10_000
@@ -75,11 +76,6 @@ def look_at(dataset: ImageDataset, *, limit: int | None = LOOKED_AT) -> Headers:
                     damaged.append(header)
             progress.update(piece[-1] * len(chosen) // len(dataset) + 1)
     return Headers(len(dataset), found, tuple(damaged))
-
-
-def spread(total: int, count: int) -> Sequence[int]:
-    """Return `count` indices below `total`, or all if there are fewer, evenly spread."""
-    return range(total) if count >= total else [i * total // count for i in range(count)]
 
 
 def _in_parallel(

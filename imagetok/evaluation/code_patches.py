@@ -10,6 +10,7 @@ from torch import Tensor
 from imagetok.data import ImageDataset
 from imagetok.evaluation.batches import batches
 from imagetok.images import from_stored
+from imagetok.indices import spread
 from imagetok.precision import full_float32
 from imagetok.quantizers import Codes, code_counts
 from imagetok.tokenizers import Tokenizer
@@ -24,16 +25,10 @@ class EncodedImageCodes(NamedTuple):
     """Codes of these images in order, one tensor (N, h, w) per level, on the CPU."""
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` indices of 0..count - 1, evenly spread, beginning with 0."""
-    shown = min(count, most)
-    return [i * count // shown for i in range(shown)]
-
-
 @full_float32()
 def encode_spread(tokenizer: Tokenizer, dataset: ImageDataset, most: int) -> EncodedImageCodes:
     """Encode at most `most` images, evenly spread over a dataset."""
-    indices = spread(len(dataset), most)
+    indices = list(spread(len(dataset), most))
     parts = []
     for batch in batches(tokenizer, dataset, indices):
         codes = tokenizer.encode(batch.images, generator=batch.draw())

@@ -58,8 +58,11 @@ class FeatureNetwork(nn.Module):
         run: Callable[[Tensor], Features],
         preprocessing: str,
         class_names: tuple[str, ...] = (),
+        learnable: Callable[[Tensor], Features] | None = None,
     ):
-        """class_names: class names of a classifier, in the order of its logits; () if unknown."""
+        """class_names: class names of a classifier, in the order of its logits; () if unknown.
+        learnable: like `run`, for images (B, 3, H, W) with pixels in [0, 1] and a gradient; None if
+        the network can be no loss of training."""
         super().__init__()
         self.name = name
         self.model = model.eval().requires_grad_(False)
@@ -67,11 +70,25 @@ class FeatureNetwork(nn.Module):
         self.class_names = class_names
         self.sha256 = hash_of(model)
         self._run = run
+        self._learnable = learnable
 
     @torch.no_grad()
     def forward(self, images: UInt8[Tensor, "B C H W"]) -> Features:
         """Compute features of images, pixels in 0..255; grey images are expanded to 3 channels."""
         return self._run(images.expand(-1, 3, -1, -1))
+
+    def learnable(self, images: Float[Tensor, "B C H W"]) -> Features:
+        """Compute features that have a gradient, of pixels in [0, 1]; grey images are expanded.
+
+        Their preprocessing is a resize to the network's size, without a crop, and its
+        normalisation. Raises ConfigError for a network without such a form.
+        """
+        if self._learnable is None:
+            raise ConfigError(
+                f"{self.name}: measures stored pixels only, so it can be no loss of training; use "
+                "lpips:vgg, torchvision:MODEL, cifar-resnet=FILE or a network of your own"
+            )
+        return self._learnable(images.expand(-1, 3, -1, -1))
 
     def identity(self) -> dict[str, str]:
         """Return what two values must have in common to be comparable: network and weights."""
@@ -154,7 +171,10 @@ def _cifar_resnet(path: Path) -> FeatureNetwork:
     model = CIFARResNet(max(1, blocks))
     load_weights(model, state, path)
     name = f"cifar-resnet{2 * len(WIDTHS) * blocks + 2}"
-    return FeatureNetwork(name, model, before_last_layer(model, to_unit_range), "none", CLASSES)
+    run, learnable = (
+        before_last_layer(model, prepare) for prepare in (to_unit_range, nn.Identity())
+    )
+    return FeatureNetwork(name, model, run, "none", CLASSES, learnable)
 
 
 def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
@@ -175,7 +195,21 @@ def _torchvision(name: str, path: Path | None) -> FeatureNetwork:
     prepare = entry.transforms()
     if name == "vgg16":
         name = "torchvision:vgg16"  # the plain name is that of the original network
-    return FeatureNetwork(name, model, before_last_layer(model, prepare), repr(prepare))
+    run, learnable = (before_last_layer(model, by) for by in (prepare, _normalised(prepare)))
+    return FeatureNetwork(name, model, run, repr(prepare), learnable=learnable)
+
+
+def _normalised(prepare: Any) -> Callable[[Tensor], Tensor]:
+    """Return a resize to the size of torchvision's preprocessing, and its normalisation."""
+    from torchvision.transforms.v2 import functional
+
+    def run(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        size = 2 * list(prepare.crop_size)[:1]
+        if list(images.shape[2:]) != size:
+            images = functional.resize(images, size, antialias=True)
+        return functional.normalize(images, prepare.mean, prepare.std)
+
+    return run
 
 
 def published_entry(name: str) -> Any:
@@ -215,8 +249,17 @@ def _user_network(spec: str) -> FeatureNetwork:
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"--features {spec}: expected a torch module, found {type(model)}")
+    return _of_pixels(f"{module}:{function}", model)
+
+
+def _of_pixels(name: str, model: nn.Module) -> FeatureNetwork:
+    """Return the network of a module that maps pixels in [0, 1] to features."""
+
+    def learnable(images: Tensor) -> Features:
+        return Features(model(images), None)
+
     return FeatureNetwork(
-        f"{module}:{function}", model, lambda x: Features(model(to_unit_range(x)), None), "none"
+        name, model, lambda x: learnable(to_unit_range(x)), "none", learnable=learnable
     )
 
 
@@ -234,9 +277,7 @@ def _registered(registration: Registration, spec: str, path: Path | None) -> Fea
     model = build_part(registration, nn.Module, *given)
     if isinstance(model, FeatureNetwork):
         return model
-    return FeatureNetwork(
-        registration.name, model, lambda x: Features(model(to_unit_range(x)), None), "none"
-    )
+    return _of_pixels(registration.name, model)
 
 
 def before_last_layer(
@@ -247,12 +288,15 @@ def before_last_layer(
     If the last layer is a convolution, as in SqueezeNet, its inputs are averaged over positions.
     """
     *_, last = (part for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d))
-    seen: list[Tensor] = []
-    last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
     def run(images: Tensor) -> Features:
-        logits = model(prepare(images))
-        vectors = seen.pop()
+        seen: list[Tensor] = []
+        hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = model(prepare(images))
+        finally:
+            hook.remove()
+        vectors = seen[0]
         return Features(vectors.mean(dim=(2, 3)) if vectors.ndim == 4 else vectors, logits)
 
     return run

@@ -79,19 +79,32 @@ class PerceptualDistance(nn.Module):
         Grey images are expanded to three equal channels.
         Raises InputError for images too small for the backbone.
         """
-        if min(x.shape[2:]) < self.smallest:
+        layers = self.layers(to_unit_range(torch.cat([x, y])))
+        first, second = zip(*(layer.chunk(2) for layer in layers), strict=True)
+        return self.between(first, second)
+
+    def layers(self, images: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _C _h _w"]]:
+        """Return the features of each layer, of unit length at every position, with their gradient.
+
+        images: pixels in [0, 1]; grey images are expanded. Raises InputError for too small ones.
+        """
+        if min(images.shape[2:]) < self.smallest:
             raise InputError(
                 f"{self.name}: expected images of at least {self.smallest} x {self.smallest} "
-                f"pixels, found {x.shape[2]} x {x.shape[3]}"
+                f"pixels, found {images.shape[2]} x {images.shape[3]}"
             )
-        h = torch.cat([x, y]).expand(-1, 3, -1, -1)
-        h = (2 * to_unit_range(h) - 1 - self.shift) / self.scale
-        total = h.new_zeros(len(x))
-        for part, head in zip(self.slices, self.heads, strict=True):
+        h, found = (2 * images.expand(-1, 3, -1, -1) - 1 - self.shift) / self.scale, []
+        for part in self.slices:
             h = part(h)
-            unit = h / (h.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
-            first, second = unit.chunk(2)
-            weighted = (first - second).square() * head[:, None, None]
+            wide = h.float()  # in half precision, squares of features overflow or vanish
+            found.append(wide / (wide.square().sum(dim=1, keepdim=True) + 1e-8).sqrt())
+        return found
+
+    def between(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " B"]:
+        """Return the distances of pairs of images from their `layers`."""
+        total = first[0].new_zeros(len(first[0]))
+        for one, other, head in zip(first, second, self.heads, strict=True):
+            weighted = (one - other).square() * head[:, None, None]
             total = total + weighted.sum(dim=1).mean(dim=(1, 2))
         return total
 

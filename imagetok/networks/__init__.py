@@ -8,6 +8,7 @@ from imagetok.networks.kaokore import KaokoreNetConfig
 from imagetok.networks.pixels import PixelRange
 from imagetok.networks.sonnet import SonnetConfig
 from imagetok.networks.sqvae import SQVAENetConfig
+from imagetok.networks.vqgan import VQGANConfig
 
 __all__ = [
     "ConvConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "PixelRange",
     "SQVAENetConfig",
     "SonnetConfig",
+    "VQGANConfig",
     "VQVAE2Config",
     "build_network",
 ]

@@ -12,6 +12,7 @@ from imagetok.networks.kaokore import KaokoreNetConfig, build_kaokore
 from imagetok.networks.probe import check_shapes, downsampling_of
 from imagetok.networks.sonnet import SonnetConfig, build_sonnet
 from imagetok.networks.sqvae import SQVAENetConfig, build_sqvae_net
+from imagetok.networks.vqgan import VQGANConfig, VQGANDecoder, VQGANEncoder
 from imagetok.plugins.sections import (
     OrRegistered,
     build_registered,
@@ -19,7 +20,9 @@ from imagetok.plugins.sections import (
     registration_of,
 )
 
-FlatNetworkConfig = ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreNetConfig | NetworkSection
+FlatNetworkConfig = (
+    ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreNetConfig | VQGANConfig | NetworkSection
+)
 """The section of a network with one grid of codes."""
 NetworkConfig = Annotated[FlatNetworkConfig | VQVAE2Config, OrRegistered(NetworkSection)]
 """The section of any network, included or registered."""
@@ -54,6 +57,9 @@ def build_network(
             return build_sqvae_net(config, *channels, num_heads=num_heads, is_bounded=is_bounded)
         case KaokoreNetConfig():
             return build_kaokore(config, *channels, is_bounded=is_bounded)
+        case VQGANConfig():
+            encoder = VQGANEncoder(config, image_channels, encoder_channels)
+            return encoder, VQGANDecoder(config, decoder_channels, image_channels)
         case NetworkSection():
             return _build_registered(config, NetworkSpec(*channels, num_heads, is_bounded), size)
         case _:

@@ -17,6 +17,7 @@ from imagetok.data.augmentation import AugmentConfig
 from imagetok.data.config import DataConfig
 from imagetok.data.resident import Resident
 from imagetok.data.unreadable import parse_allowance
+from imagetok.networks import VQGANConfig
 from imagetok.tokenizers import TokenizerConfig
 from imagetok.training.schedules import Constant, Schedule, with_lengths
 
@@ -123,8 +124,21 @@ class TrainConfig(Section):
         return self
 
 
+class PerceptualConfig(Section):
+    """The distance of reconstructions to their images in the features of a network."""
+
+    network: str = "lpips:vgg"
+    """`lpips:vgg` or `lpips:alex`, each also with `=FILE` for local weights, or a feature network
+    as `imagetok evaluate --features` names it, such as `torchvision:resnet50` or
+    `cifar-resnet=FILE`."""
+    of: Literal["features", "logits"] = "features"
+    """What is compared by its mean squared error; LPIPS has its own form."""
+    weight: Schedule
+    """Factor of this loss."""
+
+
 class ObjectiveConfig(Section):
-    """Reconstruction loss + sum of weight(step) * named loss, at temperature(step).
+    """Reconstruction loss, perceptual loss and the sum of weight(step) * named loss.
 
     Reductions differ by family, and weights with them: the likelihood `mse` and the losses of the
     VQ, GS, dVAE and EdVAE quantizers are means, the other likelihoods and the losses of SQ-VAE sums
@@ -135,6 +149,12 @@ class ObjectiveConfig(Section):
     """A schedule for the weight of each loss that the quantizer names."""
     temperature: Schedule = Constant(value=1.0)
     """Temperature of the relaxed codes in training."""
+    pixel: Literal["l1", "l2"] | None = None
+    """Reconstruction loss: mean absolute (`l1`) or squared (`l2`) error of pixels in [0, 1]; null:
+    that of the tokenizer's likelihood, whose `mse` is `l2`."""
+    perceptual: PerceptualConfig | None = None
+    """A perceptual loss beside it; null: none."""
+    added: ClassVar[tuple[str, ...]] = ("pixel", "perceptual")
 
 
 def fill_schedule_lengths(run: Section, steps: int) -> None:
@@ -166,19 +186,34 @@ class TokenizerRun(Section):
     """Where decoded training images are kept. `auto`: on a GPU, if they have one size and take at
     most 4 GiB and a quarter of its memory. `always`: there or, without a GPU, in memory. `never`:
     nowhere; they are read as they are needed."""
+    gradient_checkpointing: bool = False
+    """Save memory: compute activations inside blocks again in the backward pass. For the network
+    `vqgan`."""
     tokenizer: TokenizerConfig
     """The tokenizer to train."""
     objective: ObjectiveConfig
     """The loss to minimise."""
     train: TrainConfig
     """The training loop and its optimizer."""
-    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment", "resident")
+    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment", "resident", "gradient_checkpointing")
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
         fill_schedule_lengths(self, self.train.steps)
+        network = self.tokenizer.network
+        if self.gradient_checkpointing and not isinstance(network, VQGANConfig):
+            raise ValueError(
+                f"gradient_checkpointing: expected false with network {network.kind!r}, which has "
+                "no blocks to compute again, found true; the network 'vqgan' has"
+            )
         if self.augment is not None:
             self.augment.check_images(self.tokenizer.image)
+        likelihood = self.tokenizer.likelihood
+        if self.objective.pixel is not None and likelihood.kind != "mse":
+            raise ValueError(
+                f"objective.pixel: expected null with likelihood {likelihood.kind!r}, which has "
+                f"its own loss, found {self.objective.pixel}; use likelihood 'mse'"
+            )
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(
@@ -186,7 +221,6 @@ class TokenizerRun(Section):
                 f"{sorted(self.objective.weights)}; set the weight of each, as in "
                 f"--set 'objective.weights={_weights_example(losses)}'"
             )
-        likelihood = self.tokenizer.likelihood
         if self.train.accumulation > 1 and not likelihood.is_additive:
             raise ValueError(
                 f"train.accumulation: expected 1, because likelihood {likelihood.kind!r} takes the "

@@ -52,6 +52,8 @@ class RunEstimate(Result):
     """What the run would be refused with, because images, codes or the tokenizer are missing or
     damaged. Steps were then measured on noise, and neither reading nor evaluations are counted.
     None if it can start."""
+    on_gpu: Mapping[str, str] = field(default_factory=dict)
+    """Time of a run like this on a GPU where it was measured; see `gpu_times.times_on_gpu`."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Training images that the measured steps met and could not read, path -> reason; others took
     their place."""
@@ -71,6 +73,7 @@ class RunEstimate(Result):
             **({"unreadable": unreadable} if self.unreadable else {}),
             "device": self.device,
             **self._costs(),
+            **self.on_gpu,
         }
 
     def _costs(self) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text, with_class
+from imagetok.indices import spread
+from imagetok.networks.vqgan import Layers
 from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
@@ -29,8 +31,10 @@ from imagetok.training.config import ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
 from imagetok.training.facts import RunFacts, count_parameters
+from imagetok.training.gpu_times import times_on_gpu
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
+from imagetok.training.perceptual import PerceptualLoss
 from imagetok.training.run_folder import (
     PLACES,
     check_config,
@@ -117,6 +121,8 @@ def estimate_tokenizer(
     estimate = estimate_run(
         job, config.train, accelerator=accelerator, seed=config.seed, refusal=refusal
     )
+    if accelerator.device.type == "cpu":
+        estimate = replace(estimate, on_gpu=times_on_gpu(config))
     if images is None:
         return estimate
     skipped = {image.path: image.reason for image in images.skipped_in_training}
@@ -125,13 +131,16 @@ def estimate_tokenizer(
 
 def job_on_noise(config: TokenizerRun, init_from: Path | str | None = None) -> Job:
     """Return a job that trains on noise of the images' form, and measures and writes nothing."""
-    return _job_without_images(config, _initial(config, init_from)[0])
+    return _job_without_images(config, _initial(config, init_from)[0], _perceptual(config))
 
 
 def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoencoder, str]:
     """Return the initialised model, and the fingerprint of the artifact whose weights it has."""
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
+    if config.gradient_checkpointing:
+        for network in tokenizer.networks():
+            cast(Layers, network).recompute_activations()
     if config.train.compile:
         tokenizer.compile()
     return tokenizer, "" if init_from is None else _start_from(tokenizer, init_from)
@@ -139,6 +148,7 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
 
 def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | str | None) -> Job:
     tokenizer, started = _initial(config, init_from)
+    perceptual = _perceptual(config)
     states = [""] * len(tokenizer.num_codes)
 
     def evaluate(model: nn.Module, step: int, check: Callable[[], None]) -> dict[str, float | int]:
@@ -166,9 +176,10 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             "some training images": training.sample(),
             "held-out images": images.held_out.identity(),
             "weights to start from": started,
+            **({} if perceptual is None else {"perceptual network": perceptual.sha256}),
         }
 
-    job = _job_without_images(config, tokenizer)
+    job = _job_without_images(config, tokenizer, perceptual)
     assert job.facts is not None
     dataset = SubstitutedImages(_training_images(config, images.training), config.seed)
     return replace(
@@ -191,7 +202,9 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
     )
 
 
-def _job_without_images(config: TokenizerRun, tokenizer: Autoencoder) -> Job:
+def _job_without_images(
+    config: TokenizerRun, tokenizer: Autoencoder, perceptual: PerceptualLoss | None
+) -> Job:
     """Return the job of a config on noise, which measures and writes nothing."""
     facts = RunFacts(
         what=f"{tokenizer.kind}, {' '.join(config.tokenizer.method)}",
@@ -209,7 +222,7 @@ def _job_without_images(config: TokenizerRun, tokenizer: Autoencoder) -> Job:
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=NoiseImages(config.tokenizer.image),
-        loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes),
+        loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes, perceptual),
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
         evaluate=lambda model, step, check: {},
@@ -230,6 +243,13 @@ def _job_without_images(config: TokenizerRun, tokenizer: Autoencoder) -> Job:
     )
 
 
+def _perceptual(config: TokenizerRun) -> PerceptualLoss | None:
+    section = config.objective.perceptual
+    if section is None:
+        return None
+    return PerceptualLoss(section, config.tokenizer.image, config.train.autocast)
+
+
 def _training_images(
     config: TokenizerRun, images: ListedImages
 ) -> "ListedImages | AugmentedImages":
@@ -242,12 +262,16 @@ def _training_images(
 
 
 def loss_function(
-    objective: ObjectiveConfig, image: ImageContract, num_codes: tuple[int, ...]
+    objective: ObjectiveConfig,
+    image: ImageContract,
+    num_codes: tuple[int, ...],
+    perceptual: PerceptualLoss | None = None,
 ) -> Callable[[nn.Module, ImageBatch, int, torch.Generator], StepOutput]:
     """Return the loss function: reconstruction loss plus the quantizer's weighted losses.
 
     objective: weights by name of loss, and the temperature, as schedules. num_codes: codebook size
-    of each level, for counting the codes of a batch.
+    of each level, for counting the codes of a batch. perceptual: the perceptual loss, if the
+    objective has one; it is moved to the images' device.
     """
 
     def loss(
@@ -258,9 +282,14 @@ def loss_function(
             images = images.contiguous(memory_format=torch.channels_last)
         out = model(images, temperature=objective.temperature.at(step), generator=generator)
         total = out.losses["reconstruction"]
+        if objective.pixel is not None:
+            total = _pixel_error(objective.pixel, out.x_hat, images)
         for name, weight in objective.weights.items():
             total = total + weight.at(step) * out.losses[name]
         metrics = {k: v for k, v in out.losses.items() if k != "reconstruction"}
+        if perceptual is not None and objective.perceptual is not None:
+            metrics["perceptual"] = perceptual.to(images.device)(out.x_hat, images)
+            total = total + objective.perceptual.weight.at(step) * metrics["perceptual"]
         if images.is_floating_point():
             metrics["mse"] = (out.x_hat.detach() - images).square().mean()
         else:
@@ -273,6 +302,11 @@ def loss_function(
         return StepOutput(total, metrics, sums, rows, counts)
 
     return loss
+
+
+def _pixel_error(kind: Literal["l1", "l2"], x_hat: Tensor, images: Tensor) -> Tensor:
+    error = x_hat.float() - images
+    return (error.abs() if kind == "l1" else error.square()).mean()
 
 
 def _pixel_accuracy(x_hat: Tensor, images: Tensor, image: ImageContract) -> Tensor:
@@ -334,8 +368,7 @@ def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
 
 def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) -> None:
     device = device_of(tokenizer)
-    spread = range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]
-    images = from_stored(dataset.read(spread).images, tokenizer.image)
+    images = from_stored(dataset.read(spread(len(dataset), PICTURES)).images, tokenizer.image)
     draw = seeding.generator(0, "pictures", device=device)
     x_hat = tokenizer.reconstruct(images.to(device), generator=draw).nan_to_num().cpu()
     pairs = side_by_side(as_rgb(images), as_rgb(clamp_pixels(x_hat)), columns=8)

@@ -11,6 +11,7 @@ from imagetok.analysis.diagnosis import entropy_maps as drawn_maps
 from imagetok.comparison.figures import reconstruction_grid, reconstructions
 from imagetok.comparison.page import reconstruction_pictures
 from imagetok.images import clamp_pixels, from_stored
+from imagetok.indices import spread
 from imagetok.named_configs.sheets import FigureKind
 from imagetok.pictures import as_rgb, png_bytes
 from imagetok.processes import device_of
@@ -94,8 +95,7 @@ def _reconstructions(drawn: Drawn) -> Drawing:
 def _stages(drawn: Drawn) -> Drawing:
     """Draw the same test images at every kept step, the methods side by side."""
     test, by_method = drawn.images("test"), {}
-    spread = range(0, len(test), max(1, len(test) // _SHOWN_IMAGES))[:_SHOWN_IMAGES]
-    originals = from_stored(test.read(spread).images, test.contract)
+    originals = from_stored(test.read(spread(len(test), _SHOWN_IMAGES)).images, test.contract)
     unit, per = drawn.plan.figure.sheet.unit, drawn.steps_per_unit()
     for what, trial in drawn.first.items():
         rows: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ def _stages(drawn: Drawn) -> Drawing:
     shown = [name for name in names if all(name in rows for rows in by_method.values())]
     joined = {name: torch.cat([rows[name] for rows in by_method.values()]) for name in shown}
     pictures = [
-        Pictures(torch.cat([rows[name] for name in shown]), len(spread), shown, caption=what)
+        Pictures(torch.cat([rows[name] for name in shown]), len(originals), shown, caption=what)
         for what, rows in by_method.items()
     ]
     return Drawing(png_bytes(reconstruction_grid(joined, list(by_method))), pictures, {})

@@ -198,7 +198,10 @@ def test_explore(place, data, tmp_path):
     found = check_same(tmp_path / "a", [*words, "--limit", "20"], call)
     record = json.loads((tmp_path / "a" / "explore.json").read_bytes())
     assert found.record == record
-    measures = imagetok.explore(place / "tokenizer", data, codes=[(0, 3)]).measures
+    found = imagetok.explore(place / "tokenizer", data, codes=[(0, 3)])
+    # A folder is sorted by class; pictures of all of it are shown.
+    assert found.shown_labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    measures = found.measures
     whole = imagetok.evaluate(place / "tokenizer", data).measures
     assert measures["reconstruction"]["mse"] == whole["mse"], "one meaning of one name"
 

@@ -18,7 +18,7 @@ from PIL import Image, features
 from imagetok.data import FolderConfig, WebDatasetConfig, open_images
 from imagetok.data.base import ArrayImages, ImageDataset
 from imagetok.data.header_cache import HeaderCache
-from imagetok.data.headers import look_at, spread
+from imagetok.data.headers import look_at
 from imagetok.data.image_decoding import ImageError, open_image
 from imagetok.data.image_header import ImageHeader, read_header
 from imagetok.data.subset import FirstImages, ImageSubset
@@ -129,7 +129,6 @@ def test_a_limit_is_spread_over_the_dataset(tmp_path):
     found = look_at(dataset, limit=3)
     assert list(found.found) == [0, 3, 6]
     assert (found.total, found.looked_at, found.is_whole) == (9, 3, False)
-    assert list(spread(9, 100)) == list(range(9))
 
 
 def test_members_of_a_tar_are_looked_at(tmp_path):

@@ -8,7 +8,6 @@ from imagetok.evaluation.code_patches import (
     code_patches,
     codes_to_show,
     cut_patch,
-    spread,
 )
 from imagetok.images import ImageContract
 
@@ -41,8 +40,7 @@ def test_a_patch_repeats_the_edge_beyond_the_border():
     assert torch.equal(patch[..., 5], patch[..., 4])
 
 
-def test_places_are_spread_and_codes_sorted_by_use():
-    assert spread(10, 4) == [0, 2, 5, 7] and spread(3, 8) == [0, 1, 2] and spread(0, 5) == []
+def test_codes_are_sorted_by_use():
     codes = torch.tensor([3, 3, 3, 1, 1, 1, 0, 0, 5]).view(1, 3, 3)
     shown, counts = codes_to_show(codes, 6, most=2, rare=1)
     assert shown == [1, 3, 5] and counts.tolist() == [2, 3, 0, 3, 0, 1]

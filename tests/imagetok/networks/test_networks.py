@@ -16,6 +16,7 @@ from imagetok.networks import (
     KaokoreNetConfig,
     SonnetConfig,
     SQVAENetConfig,
+    VQGANConfig,
     build_network,
 )
 from imagetok.networks.pixels import CENTRED, SYMMETRIC, UNIT, PixelRange
@@ -32,6 +33,8 @@ SMALL: list[FlatNetworkConfig] = [
     SQVAENetConfig(form="net_64_label", width=9),
     KaokoreNetConfig(width=8),
     KaokoreNetConfig(width=8, init="released"),
+    VQGANConfig(width=8, multipliers=(1, 2), blocks=1, latent_channels=4, norm_groups=4),
+    VQGANConfig(width=4, multipliers=(1,), norm_groups=2, attention=(), middle_attention=False),
 ]
 
 

@@ -15,6 +15,7 @@ NETWORKS = {
     "sonnet": {"residual_width": 4},
     "sqvae": {},
     "kaokore": {},
+    "vqgan": {"multipliers": [1, 1, 2], "blocks": 1, "latent_channels": 4, "norm_groups": 4},
 }
 
 

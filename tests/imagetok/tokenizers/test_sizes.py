@@ -24,6 +24,7 @@ NETWORKS = {
     "sonnet": {"kind": "sonnet", "width": 8, "residual_width": 4},
     "sqvae": {"kind": "sqvae", "width": 8},
     "kaokore": {"kind": "kaokore", "width": 8},
+    "vqgan": {"kind": "vqgan", "width": 8, "multipliers": [1, 2], "norm_groups": 4},
     "vqvae2": {"kind": "vqvae2", "width": 8, "residual_width": 4},
 }
 
