@@ -214,6 +214,17 @@ class TokenizerRun(Section):
                 f"objective.pixel: expected null with likelihood {likelihood.kind!r}, which has "
                 f"its own loss, found {self.objective.pixel}; use likelihood 'mse'"
             )
+        perceptual = self.objective.perceptual
+        if (
+            self.train.deterministic
+            and perceptual
+            and perceptual.network.startswith("torchvision:")
+        ):
+            raise ValueError(
+                f"train.deterministic: expected false with objective.perceptual.network "
+                f"{perceptual.network!r}, which resizes images by an operation whose gradient has "
+                "no deterministic form on a GPU, found true; use lpips:vgg or cifar-resnet=FILE"
+            )
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(
