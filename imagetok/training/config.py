@@ -80,8 +80,8 @@ class TrainConfig(Section):
     """Use only operations that give the same bits in every run on the same GPU, which can be
     slower; on a CPU they always do."""
     compile: bool = False
-    """Let torch.compile fuse the networks' forward and backward passes, for a GPU; it takes minutes
-    to start. Held-out measures are computed without it."""
+    """Let torch.compile fuse the forward and backward passes of networks and quantizers, for a GPU;
+    it takes minutes to start. Held-out measures are computed without it."""
     ema_decay: Fraction | None = None
     """Decay of a moving average of the weights, which is evaluated and exported; null: none."""
     log_every: Steps = 50

@@ -1,6 +1,8 @@
 """Quantizers compile as whole graphs: the kernels of all named configs, and of other options."""
 
+import copy
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -9,10 +11,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imagetok import configs
-from imagetok.quantizers import EdVAEConfig, KernelQuantizer, build_quantizer
+from imagetok.config import validate
+from imagetok.quantizers import (
+    EdVAEConfig,
+    KernelQuantizer,
+    Quantized,
+    Quantizer,
+    build_quantizer,
+)
+from imagetok.tokenizers import build_autoencoder
+from imagetok.tokenizers.flat import FlatTokenizer
+from imagetok.training.config import TokenizerRun
 
 SIZES = "num_codes", "code_dim"
 
@@ -95,7 +107,6 @@ def test_every_kernel_is_one_graph_with_the_same_bits_in_full_float32(sections):
 def test_compiled_kernels_agree_up_to_rounding():
     sections = {
         "edvae": SMALL | {"kind": "edvae"},
-        "sqvae": SMALL | {"kind": "sqvae"},
         "vqvae-ema": SMALL | {"kind": "vqvae-ema", "init": "normal"},
     }
     for name, facts in compiled("inductor", sections).items():
@@ -105,9 +116,6 @@ def test_compiled_kernels_agree_up_to_rounding():
 
 
 def test_a_copy_of_a_compiled_quantizer_is_not_compiled_and_keeps_its_own_weights():
-    import copy
-    import pickle
-
     quantizer = build_quantizer(EdVAEConfig(num_codes=8, code_dim=4))
     assert isinstance(quantizer, KernelQuantizer)
     names = list(quantizer.state_dict())
@@ -117,3 +125,29 @@ def test_a_copy_of_a_compiled_quantizer_is_not_compiled_and_keeps_its_own_weight
         nn.init.zeros_(other.codebook)
         h = torch.zeros(1, 8, 2, 2)
         assert not other(h).z_q.any() and other._compiled is None
+
+
+class Rounded(Quantizer):
+    """A quantizer that writes `forward` itself."""
+
+    num_codes, code_dim, in_channels = (2,), 1, 1
+
+    def forward(self, h: Tensor, *, temperature: float = 1.0, generator: Any = None) -> Quantized:
+        return Quantized(h, self.encode(h), {}, {})
+
+    def encode(self, h: Tensor, *, generator: Any = None) -> tuple[Tensor, ...]:
+        return ((h[:, 0] > 0).long(),)
+
+    def decode(self, indices: tuple[Tensor, ...]) -> Tensor:
+        return indices[0][:, None].float()
+
+
+def test_a_model_compiles_networks_and_kernels_but_no_quantizer_without_a_kernel():
+    run = validate(configs("digits/vqvae").tree, TokenizerRun, "test")
+    model = build_autoencoder(run.tokenizer)
+    assert isinstance(model, FlatTokenizer)
+    kernel, model.other = model.quantizer, Rounded()
+    model.compile(backend="eager")
+    assert all(network._compiled_call_impl is not None for network in model.networks())
+    assert isinstance(kernel, KernelQuantizer) and kernel._compiled is not None
+    assert kernel._compiled_call_impl is None and model.other._compiled_call_impl is None
