@@ -56,7 +56,12 @@ MODES: dict[str, dict[str, object]] = {
     "tf32": {"precision": "tf32"},
     "bf16": {"precision": "bf16"},
     "bf16, compiled": {"precision": "bf16", "compile": True},
+    "bf16, recorded": {"precision": "bf16", "cuda_graphs": True},
+    "bf16, compiled and recorded": {"precision": "bf16", "compile": True, "cuda_graphs": True},
 }
+OF_ALL = "fp32", "bf16", "bf16, recorded", "bf16, compiled"
+"""The modes in which every config is measured; the others are for the trained one."""
+EAGER = {"compile": False, "cuda_graphs": False}
 WARM_UP, STEPS, SMALL_STEPS = 10, 100, 3
 LIMITS = {"tests": 180, "peak": 60, "steps": 90, "encode": 60, "sample": 90}
 """Seconds that a stage may take."""
@@ -123,7 +128,7 @@ def steps(device: torch.device, small: bool, name: str, mode: str) -> dict[str, 
         "start_seconds": started - begun,
         "memory_mb": memory,
         "hours": run_of(name).train.steps * seconds / 3600,
-        "tflop": _tflop(run_of(name, **(settings | {"compile": False})), accelerator),
+        "tflop": _tflop(run_of(name, **(settings | EAGER)), accelerator),
     }
 
 
@@ -196,12 +201,12 @@ STAGES: dict[str, Callable[..., dict[str, float]]] = {
 def stages(small: bool) -> list[tuple[str, ...]]:
     """All stages but the training, in order."""
     names = SMALL_CONFIGS if small else CONFIGS
-    modes = ["fp32", "bf16"] if small else ["fp32", "bf16", "bf16, compiled"]
+    modes = ["fp32", "bf16"] if small else list(OF_ALL)
     return [
         ("tests",),
         ("peak",),
         *(("steps", name, mode) for mode in modes for name in names),
-        *([] if small else [("steps", TRAINED, "tf32")]),
+        *([] if small else (("steps", TRAINED, mode) for mode in MODES if mode not in modes)),
         *(("encode", name) for name in names),
         *(("sample", kind) for kind in ("gpt", "pixelsnail")),
     ]

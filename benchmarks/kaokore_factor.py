@@ -33,6 +33,7 @@ from imagetok.tokenizers import build_autoencoder
 from imagetok.tokenizers.flat import FlatTokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optimizer import build_optimizer
+from imagetok.training.schedules import values_at
 from imagetok.training.tokenizer import loss_function
 
 CONFIG = "papers/kaokore/vqvae"
@@ -98,7 +99,8 @@ def main(data: str, out: Path, overrides: Sequence[str]) -> None:
         batch = train.read(picked.tolist())
         optimizer.param_groups[0]["lr"] = run.train.learning_rate.at(step)
         optimizer.zero_grad()
-        loss(model, batch, step, seeding.generator(run.seed, "noise", step)).loss.backward()
+        values = values_at(run.objective.schedules, step)
+        loss(model, batch, values, seeding.generator(run.seed, "noise", step)).loss.backward()
         optimizer.step()
     columns = list(found[run.train.steps])
     print(markdown_row(["step", *columns]), rule(len(columns) + 1), sep="\n")

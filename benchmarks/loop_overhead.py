@@ -3,10 +3,10 @@
     python benchmarks/loop_overhead.py [--against COMMIT] [--out FILE.json]
 
 A tiny tokenizer is trained on single images, one thread, on the CPU. `loop` is a step of
-imagetok.training.loop; `bare` is a step of a loop written out below, with the same batches, loss,
-optimizer and updates. Their steps alternate in one process, and medians of CPU time are compared.
-Every other step has a clock between its statements, for the parts of a step. With --against,
-processes that run the loop of an earlier commit alternate with those of this one.
+imagetok.training.learner; `bare` is a step of a loop written out below, with the same batches,
+loss, optimizer and updates. Their steps alternate in one process, and medians of CPU time are
+compared. Every other step has a clock between its statements, for the parts of a step. With
+--against, processes that run the loop of an earlier commit alternate with those of this one.
 """
 
 import argparse
@@ -38,8 +38,10 @@ from imagetok.training import loop
 from imagetok.training.checkpoint import build_average
 from imagetok.training.config import TokenizerRun, TrainConfig
 from imagetok.training.job import Job, build_accelerator
+from imagetok.training.learner import Learner
 from imagetok.training.optimizer import build_optimizer
 from imagetok.training.run_images import RunImages
+from imagetok.training.schedules import values_at
 from imagetok.training.tokenizer import _job
 
 TINY = ("tokenizer.network.width=8", "tokenizer.network.residual_width=8", "train.batch_size=1",
@@ -94,7 +96,7 @@ def bare_step(
     batch = job.unpack(job.dataset.read_at([step % len(job.dataset)], [0]))  # pyright: ignore[reportAttributeAccessIssue]
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate.at(step)
-    output = job.loss(model, batch, step, draw)
+    output = job.loss(model, batch, values_at(job.schedules, step), draw)
     output.loss.backward()
     if config.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -129,12 +131,18 @@ class Clock:
         steps = self._steps[WARM_UP:]
         return {part: 1e3 * statistics.median(s[part] for s in steps) for part in PARTS}
 
-    def between_statements(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function with a note after each statement, or before one that holds others."""
+    def between_statements(
+        self, function: Callable[..., Any], *, begins: bool = True
+    ) -> Callable[..., Any]:
+        """The same function with a note after each statement, or before one that holds others.
+
+        begins: whether a step begins with it; otherwise another function of the step calls it.
+        """
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         definition = tree.body[0]
         assert isinstance(definition, ast.FunctionDef)
-        definition.body = [ast.parse("clock.start()").body[0], *self._noted(definition.body)]
+        start = ast.parse("clock.start()").body if begins else []
+        definition.body = [*start, *self._noted(definition.body)]
         names = {**function.__globals__, "clock": self}
         exec(compile(ast.fix_missing_locations(tree), __file__, "exec"), names)
         return names[definition.name]
@@ -170,17 +178,20 @@ def measure(name: str, *overrides: str) -> dict[str, dict[str, float]]:
     with ExitStack() as stack:
         for steps in forms.values():
             stack.callback(steps.close)  # pyright: ignore[reportAttributeAccessIssue]
-        training: Any = loop._Training
-        plain = bare_step, training._optimize
+        plain = {"bare_step": bare_step}
+        methods = {name: getattr(Learner, name) for name in ("take", "_inputs", "_gradient_step")}
         clocks = {form: Clock() for form in forms}
-        clocked = tuple(
-            clock.between_statements(function)
-            for clock, function in zip(clocks.values(), plain, strict=True)
-        )
+        clocked = {"bare_step": clocks["bare"].between_statements(bare_step)}
+        clocked_methods = {
+            name: clocks["loop"].between_statements(method, begins=name == "take")
+            for name, method in methods.items()
+        }
         times: dict[str, list[float]] = {form: [] for form in forms}
         for _ in range(WARM_UP + MEASURED):
-            for functions in (clocked, plain):
-                globals()["bare_step"], training._optimize = functions
+            for functions, of_loop in ((clocked, clocked_methods), (plain, methods)):
+                globals().update(functions)
+                for name, method in of_loop.items():
+                    setattr(Learner, name, method)
                 taken = {form: milliseconds(steps) for form, steps in forms.items()}
             for form, ms in taken.items():
                 times[form].append(ms)
@@ -217,7 +228,8 @@ def table(versions: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
 def main() -> None:
     """Measure, print tables, and store the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--against", metavar="COMMIT", help="an earlier commit to compare with")
+    against = "an earlier commit to compare with, which has imagetok.training.learner"
+    parser.add_argument("--against", metavar="COMMIT", help=against)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each case and version")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)  # in its own process

@@ -255,4 +255,10 @@ class PriorRun(Section):
                 "train.optimizer.weight_decay: the weights of pixelsnail are normalised, so decay "
                 "has no effect; set it to 0"
             )
+        if self.train.cuda_graphs and self.gradient_checkpointing:
+            raise ValueError(
+                "gradient_checkpointing: expected false beside train.cuda_graphs, because it sets "
+                "the state of the random generator, which a recorded step cannot do; found true; "
+                "set gradient_checkpointing=false, or train.cuda_graphs=false"
+            )
         return self

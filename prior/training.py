@@ -32,6 +32,7 @@ from imagetok.training.facts import RunFacts, count_parameters
 from imagetok.training.job import Job, build_accelerator
 from imagetok.training.loop import train
 from imagetok.training.run_folder import CONFIG, PLACES, open_run, shared_run, with_recorded_lengths
+from imagetok.training.schedules import Value
 from imagetok.training.step_output import StepOutput
 from prior.base import Prior, bits_per_code, negative_log_likelihood
 from prior.build import build_prior
@@ -387,13 +388,16 @@ def visible_labels(num_classes: int, labels: Tensor) -> Tensor:
 
 def loss_function(
     config: PriorRun, num_classes: int
-) -> Callable[[nn.Module, CodeBatch, int, torch.Generator], StepOutput]:
+) -> Callable[[nn.Module, CodeBatch, Mapping[str, Value], torch.Generator], StepOutput]:
     """Return the loss: cross-entropy in nats per code, with label dropout."""
 
     def loss(
-        model: nn.Module, batch: CodeBatch, step: int, generator: torch.Generator
+        model: nn.Module,
+        batch: CodeBatch,
+        values: Mapping[str, Value],
+        generator: torch.Generator,
     ) -> StepOutput:
-        del step
+        del values  # nothing is scheduled
         labels = visible_labels(num_classes, batch.labels)
         hidden = torch.rand(labels.shape, generator=generator, device=labels.device)
         labels = torch.where(hidden < config.label_dropout, NO_LABEL, labels)

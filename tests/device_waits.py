@@ -85,13 +85,25 @@ class Allowed(NamedTuple):
 class DeviceWaits(TorchDispatchMode):
     """Refuses operations that would wait for `device`, mix it with another one, or vary.
 
-    allowed: accepted waits. What is copied to the CPU there has the values 0.
+    allowed: accepted waits. What is copied to the CPU there has the values 0. records: whether a
+    CUDA graph records the operations; then also copies from the CPU are refused, however they are
+    made, and draws of the CPU, because a graph would repeat what it recorded.
     """
 
-    def __init__(self, device: torch.device = GPU, allowed: Sequence[Allowed] = ()):
+    def __init__(
+        self,
+        device: torch.device = GPU,
+        allowed: Sequence[Allowed] = (),
+        *,
+        records: bool = False,
+    ):
         super().__init__()
         self.device = device
         self.allowed = allowed
+        self.records = records
+        self.log: list[str] = []
+        """The recorded operations with their arguments; of tensors on the device only the form, of
+        others also the values, which a graph would repeat."""
         self.used: set[Allowed] = set()
         """Those of `allowed` that occurred."""
         self._pinned = WeakIdKeyDictionary()
@@ -100,12 +112,18 @@ class DeviceWaits(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         fault = self._fault(name, args, kwargs)
+        if self.records and func.namespace != "profiler":
+            fault = fault or self._fault_in_graph(func, args, kwargs)
+            leaves = tree_leaves((args, kwargs))
+            self.log.append(f"{func}({', '.join(map(self._described, leaves))})")
         if fault is not None:
             if not self._is_allowed(name):
                 raise WouldWait(_message(func, fault))
             if name == "_to_copy" and self._is_here(args[0]):
                 with no_dispatch():
                     return torch.zeros(args[0].shape, dtype=args[0].dtype)
+        if func is torch.ops.aten._fused_adamw_.tensor_lr:  # changes tensors, and has no fake form
+            return None
         if name == "_pin_memory":  # without a GPU there is no page-locked memory
             with no_dispatch():
                 pinned = args[0].clone()
@@ -141,6 +159,28 @@ class DeviceWaits(TorchDispatchMode):
             return "train.deterministic refuses it, because it has no deterministic form on a GPU"
         others = {t.device.type for t in tensors if t.ndim and not self._is_here(t)}
         return f"it mixes {self.device.type} and {', '.join(others)}" if others else None
+
+    def _fault_in_graph(self, func: Any, args: Any, kwargs: Any) -> str | None:
+        """Return why a CUDA graph would not do the operation again; None if it would."""
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        name = func.overloadpacket.__name__
+        to = kwargs.get("device") if name == "_to_copy" else None
+        devices = {t.device.type for t in tensors} | ({torch.device(to).type} if to else set())
+        if name in ("_to_copy", "copy_") and len(devices) > 1:
+            return "a graph does not repeat what the host does before a copy to the device"
+        is_here = any(map(self._is_here, tensors)) or self._makes_here(kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags and not is_here:
+            return "a graph does not repeat draws of the CPU"
+        return None
+
+    def _described(self, leaf: Any) -> str:
+        if not isinstance(leaf, Tensor):
+            return f"generator {id(leaf)}" if isinstance(leaf, torch.Generator) else repr(leaf)
+        form = f"{leaf.dtype} {tuple(leaf.shape)} {leaf.device}"
+        if self._is_here(leaf):
+            return form
+        with no_dispatch():
+            return f"{form} {leaf.tolist()}"
 
     def _has_wrong_generator(self, args: Any, kwargs: Any, is_here: bool) -> bool:
         generators = [g for g in tree_leaves((args, kwargs)) if isinstance(g, torch.Generator)]

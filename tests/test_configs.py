@@ -26,6 +26,7 @@ from imagetok.tokenizers import build_autoencoder
 from imagetok.tokenizers.flat import FlatTokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.optimizer import build_optimizer
+from imagetok.training.schedules import values_at
 from imagetok.training.tokenizer import loss_function
 from prior.build import build_prior
 from prior.config import PriorConfig, PriorRun
@@ -252,7 +253,8 @@ def test_the_objective_of_kaokore_is_a_quarter_of_the_public_codes():
     assert isinstance(model, FlatTokenizer) and isinstance(model.quantizer, VQQuantizer)
     stored = torch.randint(0, 256, (4, 3, 16, 16)).byte()
     loss = loss_function(run.objective, run.tokenizer.image, model.num_codes)
-    found = loss(model, ImageBatch(stored, None, None), 0, seeding.generator(0, "noise")).loss
+    values = values_at(run.objective.schedules, 0)
+    found = loss(model, ImageBatch(stored, None, None), values, seeding.generator(0, "noise")).loss
     x = stored / 127.5 - 1
     z_e = model.encoder(x).movedim(1, -1)
     codebook = model.quantizer.codebook
@@ -282,7 +284,8 @@ def test_a_step_of_a_small_version_moves_encoder_and_decoder(name):
     loss = loss_function(run.objective, config.image, model.num_codes)
     optimizer = build_optimizer(model, run.train.optimizer)
     optimizer.param_groups[0]["lr"] = run.train.learning_rate.at(1)
-    output = loss(model, batch, 1, seeding.generator(0, "noise"))
+    values = values_at(run.objective.schedules, 1)
+    output = loss(model, batch, values, seeding.generator(0, "noise"))
     output.loss.backward()
     optimizer.step()
     assert output.loss.isfinite()

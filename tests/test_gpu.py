@@ -19,6 +19,7 @@ from imagetok.images import ImageContract, from_stored
 from imagetok.seeding import reseed_global
 from imagetok.tokenizers import Tokenizer, build_autoencoder
 from imagetok.training.config import TokenizerRun
+from imagetok.training.cuda_graphs import WARM_UP
 from imagetok.training.job import build_accelerator
 from imagetok.training.loop import rehearse
 from imagetok.training.tokenizer import job_on_noise, train_tokenizer
@@ -67,6 +68,25 @@ def test_a_deterministic_run_is_resumed_bit_identically(name, tmp_path):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "is_compiled"), [*((name, False) for name in TOKENIZERS), (TOKENIZERS[0], True)]
+)
+def test_a_recorded_run_is_the_same(name, is_compiled, tmp_path):
+    """With a learning rate that float32 holds, in which recorded steps read it."""
+    rate = {"kind": "constant", "value": 2.0**-11}
+    for is_recorded in (False, True):
+        run = run_of(
+            name,
+            **{"steps": 10, "precision": "fp32", "deterministic": True, "learning_rate": rate},
+            **{"compile": is_compiled, "cuda_graphs": is_recorded},
+        )
+        train_tokenizer(run, tmp_path / str(is_recorded))
+    plain, recorded = (
+        load_file(tmp_path / name / "tokenizer" / "model.safetensors") for name in ("False", "True")
+    )
+    assert all(torch.equal(plain[key], recorded[key]) for key in plain)
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_codes_and_reconstructions_agree_with_the_cpu(name):
     model, images = tokenizer(name)
@@ -82,11 +102,12 @@ def test_codes_and_reconstructions_agree_with_the_cpu(name):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_ten_steps_wait_for_nothing(name, precision):
-    run = run_of(name, steps=20, precision=precision, log_every=1000)
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_ten_steps_wait_for_nothing(name, precision, is_recorded):
+    run = run_of(name, steps=20, precision=precision, log_every=1000, cuda_graphs=is_recorded)
     accelerator = build_accelerator(run.train, Path("nowhere"), None)
     steps = rehearse(job_on_noise(run), run.train, accelerator=accelerator, seed=0)
-    list(islice(steps, 3))  # the start of a codebook waits once
+    list(islice(steps, WARM_UP + 1))  # the start of a codebook waits once, and so does recording
     torch.cuda.set_sync_debug_mode("error")
     try:
         assert len(list(islice(steps, 10))) == 10

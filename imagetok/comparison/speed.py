@@ -16,6 +16,7 @@ from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.job import arithmetic
 from imagetok.training.optimizer import build_optimizer
+from imagetok.training.schedules import values_at
 from imagetok.training.tokenizer import loss_function
 
 ENCODE_BATCH = 64
@@ -70,6 +71,7 @@ def _training(
     model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(model, config.train.optimizer)
     loss = loss_function(config.objective, model.image, model.num_codes)
+    schedules = config.objective.schedules
     none = torch.full((len(images),), NO_LABEL)
     batch = ImageBatch(images.to(device), none, none)
     precision = _DTYPES[config.train.autocast]
@@ -78,7 +80,7 @@ def _training(
         noise = seeding.generator(0, "noise", index, device=device)
         with arithmetic(config.train):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                out = loss(model, batch, index, noise)
+                out = loss(model, batch, values_at(schedules, index), noise)
             out.loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

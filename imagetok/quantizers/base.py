@@ -91,7 +91,7 @@ class Quantizer(nn.Module, ABC):
         self,
         h: Float[Tensor, "B C H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         """Quantize for training; differentiable, and changes no state.

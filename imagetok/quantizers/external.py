@@ -194,7 +194,7 @@ class ExternalQuantizer(KernelQuantizer):
         self,
         h: Float[Tensor, "B D H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         if self._compiled is not None:

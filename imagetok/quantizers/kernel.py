@@ -48,7 +48,7 @@ class KernelQuantizer(Quantizer, ABC):
         self,
         h: Float[Tensor, "B C H W"],
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Quantized:
         kernel = self._compiled or type(self).kernel

@@ -74,7 +74,7 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         self,
         images: Images,
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         """Run a training step's forward pass; pixels in [0, 1] or classes are not checked.

@@ -42,7 +42,7 @@ class FlatTokenizer(Tokenizer):
         self,
         images: Images,
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         h = self.encoder(self.likelihood.to_network(images))

@@ -48,7 +48,7 @@ class HierarchicalTokenizer(Tokenizer):
         self,
         images: Images,
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         quantized: list[Quantized] = []

@@ -46,7 +46,7 @@ class VAE(Autoencoder):
         self,
         images: Images,
         *,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         del temperature  # there is no relaxation

@@ -173,17 +173,23 @@ class _Refusals(Dataset[Any]):
             return error
 
 
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch, which may be in nested tuples, in order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, tuple):
+        for part in batch:
+            yield from tensors_of(part)
+
+
 def _share(batch: Any) -> None:
     """Move a batch's tensors to shared memory in place; ResourceError if there is no room.
 
     The loader itself would do it in a thread of the worker, whose error would be lost.
     """
-    if isinstance(batch, tuple):
-        for part in batch:
-            _share(part)
-    elif isinstance(batch, Tensor):
+    for tensor in tensors_of(batch):
         try:
-            batch.share_memory_()
+            tensor.share_memory_()
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ResourceError(

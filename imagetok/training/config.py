@@ -82,6 +82,10 @@ class TrainConfig(Section):
     compile: bool = False
     """Let torch.compile fuse the forward and backward passes of networks and quantizers, for a GPU;
     it takes minutes to start. Held-out measures are computed without it."""
+    cuda_graphs: bool = False
+    """Record the GPU's work of an optimizer step once, then launch it as a whole, which saves the
+    time between small operations; for one process, without fp16, `accumulation` and
+    `gradient_checkpointing`. No GPU was at hand when it was written: it has never run on one."""
     ema_decay: Fraction | None = None
     """Decay of a moving average of the weights, which is evaluated and exported; null: none."""
     log_every: Steps = 50
@@ -99,7 +103,7 @@ class TrainConfig(Section):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Trackers that also receive the measures; each is a package to install."""
     added: ClassVar[tuple[str, ...]] = (
-        *("precision", "deterministic", "compile", "keep_checkpoints"),
+        *("precision", "deterministic", "compile", "cuda_graphs", "keep_checkpoints"),
     )
 
     @property
@@ -121,7 +125,25 @@ class TrainConfig(Section):
                 f"batch_size: expected a multiple of accumulation ({self.accumulation}), found "
                 f"{self.batch_size}"
             )
+        if self.cuda_graphs:
+            self._check_capturable()
         return self
+
+    def _check_capturable(self) -> None:
+        remedy = "or cuda_graphs=false"
+        if self.accumulation > 1:
+            raise ValueError(
+                "accumulation: expected 1 beside cuda_graphs, because seeds change between "
+                "micro-batches, but not within a recorded step; found "
+                f"{self.accumulation}; set accumulation=1, {remedy}"
+            )
+        if self.autocast == "fp16":
+            key = "mixed_precision" if self.precision is None else "precision"
+            raise ValueError(
+                f"{key}: expected bf16 or no half precision beside cuda_graphs, because fp16 skips "
+                "steps by a value that is read from the GPU, which a recorded step cannot do; "
+                f"found fp16; set {key}=bf16, {remedy}"
+            )
 
 
 class PerceptualConfig(Section):
@@ -155,6 +177,13 @@ class ObjectiveConfig(Section):
     perceptual: PerceptualConfig | None = None
     """A perceptual loss beside it; null: none."""
     added: ClassVar[tuple[str, ...]] = ("pixel", "perceptual")
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """The schedules by their keys, such as `temperature` and `weights.codebook`."""
+        weights = {f"weights.{name}": schedule for name, schedule in self.weights.items()}
+        parts = {} if self.perceptual is None else {"perceptual.weight": self.perceptual.weight}
+        return {"temperature": self.temperature, **weights, **parts}
 
 
 def fill_schedule_lengths(run: Section, steps: int) -> None:

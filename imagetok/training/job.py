@@ -1,8 +1,8 @@
 """The job that the training loop runs, and the setup of Accelerate for a run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from imagetok.processes import check_device, process_state
 from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
 from imagetok.training.config import TrainConfig
+from imagetok.training.cuda_graphs import check_device_records, check_one_process
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.facts import RunFacts
+from imagetok.training.schedules import Schedule, Value
 from imagetok.training.step_output import StepOutput
 
 
@@ -43,8 +45,9 @@ class Job:
 
     model: nn.Module
     dataset: BatchedDataset | EpochDataset
-    loss: Callable[[nn.Module, Any, int, torch.Generator], StepOutput]
-    """(model, batch, step, generator on the device) -> StepOutput of a micro-batch."""
+    loss: Callable[[nn.Module, Any, Mapping[str, Value], torch.Generator], StepOutput]
+    """(model, batch, values of `schedules` at the step, generator on the device) -> StepOutput of a
+    micro-batch. Nothing else may differ between steps; see `cuda_graphs`."""
     update: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
     """Called after each optimizer step: (unwrapped model, combined sums and rows, CPU generator
     that is equal on all ranks) -> masks of replaced rows of parameters, by name."""
@@ -57,6 +60,8 @@ class Job:
     """(unwrapped model, its measures): writes `artifact`; called on the main process."""
     artifact: Path
     """Folder of the finished model."""
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    """What the loss needs of the step, by name."""
     inputs: Callable[[], dict[str, str]] = dict
     """Identities of the training data and of the initial weights, by name; equal on all ranks."""
     read_differently: Callable[[], str] = str
@@ -98,7 +103,7 @@ def arithmetic(config: TrainConfig) -> Iterator[None]:
 
 
 def check_machine(config: TrainConfig, device: torch.device, where: str = "") -> None:
-    """Raise ConfigError for a tracker that is not installed, or a precision the device lacks.
+    """Raise ConfigError for a tracker that is not installed, or what the device cannot do.
 
     where: the config, as a prefix of the message such as "a.yaml: ".
     """
@@ -114,6 +119,8 @@ def check_machine(config: TrainConfig, device: torch.device, where: str = "") ->
             f"{where}train.{key}: fp16 needs a GPU; on a CPU use bf16, or train.precision=fp32 and "
             "train.mixed_precision=no"
         )
+    if config.cuda_graphs:
+        check_device_records(device, f"{where}train.cuda_graphs")
     if config.precision == "tf32":
         check_tf32(device, f"{where}train.precision", "fp32 or bf16")
 
@@ -122,8 +129,8 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     """Set up Accelerate for a run.
 
     device: "cpu" to use no GPU; None uses what is there. Raises ConfigError for a tracker that is
-    not installed, a device or precision that the machine does not have, and a batch size that the
-    processes cannot share equally.
+    not installed, a device or precision that the machine does not have, a batch size that the
+    processes cannot share equally, and `train.cuda_graphs` with several processes.
     """
     state = process_state(cpu=device == "cpu", patience=None)  # the timeout for hanging ranks stays
     here = torch.device(state.device or "cpu")
@@ -136,7 +143,7 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     check_machine(config, here)
     check_batch_size(config.batch_size, config.accumulation, state.num_processes)
     AcceleratorState._reset_state()  # a process may train twice, with different precisions
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.autocast,
         log_with=list(config.trackers) or None,
@@ -144,3 +151,6 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
         # The loop keeps buffers (codebooks, running statistics) equal on every rank by itself.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if config.cuda_graphs:
+        check_one_process(accelerator.distributed_type)
+    return accelerator

@@ -14,26 +14,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from imagetok import seeding
-from imagetok.distributed.peers import check_same_on_all
 from imagetok.durable import write_json
-from imagetok.errors import (
-    CheckpointError,
-    ImagetokError,
-    InputError,
-    NotFiniteError,
-    StoppedError,
-)
+from imagetok.errors import InputError, NotFiniteError, StoppedError
 from imagetok.processes import all_reduce, peak_memory_mb
 from imagetok.progress import ProgressBar
 from imagetok.signals import StopRequest
-from imagetok.suggestions import counted
 from imagetok.training import checkpoint
-from imagetok.training.batch_norm import average_batch_norm_statistics
 from imagetok.training.batch_order import (
     BatchedDataset,
     EpochDataset,
@@ -42,19 +30,20 @@ from imagetok.training.batch_order import (
     begin,
 )
 from imagetok.training.best_weights import BestWeights
-from imagetok.training.checkpoint_record import (
-    FINISHED,
-    BestRecord,
-    CheckpointRecord,
-    read_finished,
-)
+from imagetok.training.checkpoint_record import FINISHED, CheckpointRecord, read_finished
 from imagetok.training.config import TrainConfig
-from imagetok.training.divergence import Divergence
 from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job, arithmetic
-from imagetok.training.metrics_log import JsonLines, read_json_lines, records_of, test_record
-from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
-from imagetok.training.step_output import StepOutput, combine_outputs
+from imagetok.training.learner import Learner
+from imagetok.training.metrics_log import JsonLines, records_of
+from imagetok.training.restoring import (
+    RunParts,
+    check_no_progress_lost,
+    finished_end,
+    newest_checkpoint,
+    restore,
+)
+from imagetok.training.step_output import StepOutput
 
 logger = logging.getLogger("imagetok")
 
@@ -131,20 +120,13 @@ class _Training:
         self.seed = seed
         self.unit = unit
         self.stop = stop
-        self.average = checkpoint.build_average(job.model.to(accelerator.device), config.ema_decay)
-        self.model, optimizer = accelerator.prepare(
-            job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
-        )
-        self.model.train()
-        self.bare: nn.Module = accelerator.unwrap_model(self.model)
-        self.optimizer = to_step(optimizer)
-        self.noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
-        self.draws = seeding.ReseededGenerator(seed, "update")
+        job.model.to(accelerator.device)
+        noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
+        self.learner = Learner(job, config, accelerator, seed, noise)
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
         self.batches: Iterator[Any] = iter(())
         self.step = 0
-        self.divergence = Divergence(accelerator.device)
         self.best = BestWeights(job.selection) if job.selection is not None else None
         self.pending_evaluation = False
         self.evaluation: dict[str, float | int] = {}
@@ -162,7 +144,7 @@ class _Training:
             self._begin_batches(None)
             for _ in range(self.config.steps):
                 self.stop.check()
-                self._optimize()
+                self.learner.take(self.batches, self.step)
                 self.step += 1
                 yield
         finally:
@@ -213,7 +195,7 @@ class _Training:
         step, measures = self._exported()
         self._check_limits(measures, is_last=True)
         if self.accelerator.is_main_process:
-            model = self._model_to_evaluate()
+            model = self.learner.evaluated()
             if self.best is not None and step != self.step:
                 model.load_state_dict(self.best.tensors, strict=True)
             keep_earlier_artifact(self.job.artifact, step)
@@ -277,7 +259,7 @@ class _Training:
         ) as progress:
             while not self._is_over():
                 self.stop.check()
-                output = self._optimize()
+                output = self.learner.take(self.batches, self.step)
                 self.step += 1
                 if self._due(config.log_every):
                     values = self._log(output)
@@ -297,50 +279,11 @@ class _Training:
                 if self._due(config.checkpoint_every) or self.step in config.keep_checkpoints:
                     self._save()
 
-    def _optimize(self) -> StepOutput:
-        """Take one optimizer step over all micro-batches and processes."""
-        accelerator, config, step = self.accelerator, self.config, self.step
-        rank = accelerator.process_index
-        rate = config.learning_rate.at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if not self.bare.training:  # after an evaluation
-            self.model.train()
-        outputs: list[StepOutput] = []
-        for micro in range(config.accumulation):
-            batch = next(self.batches)
-            if isinstance(batch, ImagetokError):
-                raise batch
-            batch = self.job.unpack(batch)
-            batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            noise = self.noise.at(step, micro, rank)
-            seeding.reseed_global(self.seed, "dropout", step, micro, rank)
-            is_last = micro == config.accumulation - 1
-            with nullcontext() if is_last else accelerator.no_sync(self.model):
-                output = self.job.loss(self.model, batch, step, noise)
-                accelerator.backward(output.loss / config.accumulation)
-            outputs.append(output.detach())
-        total = combine_outputs(outputs)
-        self.divergence.watch(step, total)
-        if config.clip_norm is not None:
-            norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-            if norm is not None:
-                total.metrics["grad_norm"] = norm.detach()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if accelerator.num_processes > 1:
-            average_batch_norm_statistics(self.bare, lambda values: all_reduce(values, "mean"))
-        replaced = self.job.update(self.bare, total.sums | total.rows, self.draws.at(step))
-        if self.average is not None:
-            self.average.update_parameters(self.bare)
-        reset_optimizer_rows(self.optimizer, self.bare, self.average, replaced)
-        return total
-
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
     def _log(self, output: StepOutput) -> dict[str, float]:
-        self.divergence.refuse(self.checkpoints)
+        self.learner.divergence.refuse(self.checkpoints)
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
         values |= self.job.describe(output.described)
@@ -358,10 +301,10 @@ class _Training:
         self.timing.append(record)
 
     def _evaluate(self) -> None:
-        self.divergence.refuse(self.checkpoints)
+        self.learner.divergence.refuse(self.checkpoints)
         self.pending_evaluation = True
         checkpoint.check_finite(self.accelerator, self.checkpoints, self.step)
-        model = self._model_to_evaluate().eval()
+        model = self.learner.evaluated().eval()
         try:
             with self._uncompiled():
                 self.evaluation = self.job.evaluate(model, self.step, self.stop.check)
@@ -408,14 +351,8 @@ class _Training:
             self.metrics.append({"step": self.step, "split": split, **values})
         self.accelerator.log({f"{split}/{k}": v for k, v in values.items()}, step=self.step)
 
-    def _model_to_evaluate(self) -> nn.Module:
-        """Return the model that is evaluated and exported: the averaged one if there is one."""
-        if isinstance(self.average, AveragedModel):
-            return self.average.module
-        return self.bare
-
     def _save(self) -> None:
-        self.divergence.refuse(self.checkpoints)
+        self.learner.divergence.refuse(self.checkpoints)
         self.job.keep()
         record = CheckpointRecord(
             step=self.step,
@@ -428,84 +365,33 @@ class _Training:
             best=self.best.record() if self.best is not None else None,
         )
         tensors = self.best.tensors if self.best is not None else {}
-        kept = self.config.keep_checkpoints
-        checkpoint.save(self.accelerator, self.checkpoints, record, self.average, tensors, kept)
+        average, kept = self.learner.average, self.config.keep_checkpoints
+        checkpoint.save(self.accelerator, self.checkpoints, record, average, tensors, kept)
         self.saved = (self.step, self.pending_evaluation)
 
     def _restore(self) -> None:
-        """Continue from the newest intact checkpoint; the disk is changed only after reading it."""
-        path = checkpoint.newest(self.checkpoints)
-        check_same_on_all(
-            {}, {f"the newest intact checkpoint in {self.checkpoints}": path and path.name}
-        )
+        """Continue from the newest intact checkpoint, or know that the run is finished."""
+        path = newest_checkpoint(self.checkpoints)
         if path is None:
-            if not (self._restore_finished_run() and self._is_finished()):
-                self._check_no_progress_lost()
+            self._restore_end()
+            if not self._is_finished():
+                check_no_progress_lost(self.checkpoints, self.metrics.path)
             return
-        record = checkpoint.read(path)
-        if record.data != self.job.dataset.identity():
-            how = self.job.read_differently()
-            raise CheckpointError(
-                f"{path}: was saved with other training data (images or labels were added, removed "
-                "or changed since then, or this version of imagetok reads them differently"
-                f"{f': {how}' if how else ''}); restore the data, or train into a new --out"
-            )
-        if self.accelerator.is_main_process:
-            self.metrics.check_holds(record.metrics_bytes)
-            self.timing.check_holds(record.timing_bytes)
-        if self.best is not None:
-            wanted = self.bare.state_dict()
-            self.best.restore(record.best, checkpoint.best_tensors(path, record, wanted))
-        checkpoint.load(self.accelerator, path, self.average)
-        self.saved = (record.step, record.pending_evaluation)
-        self.step = record.step
+        logs = self.metrics, self.timing
+        parts = RunParts(
+            self.accelerator, self.learner.bare, self.learner.average, self.best, *logs
+        )
+        record = restore(path, self.job, parts)
+        self.step, self.evaluation = record.step, record.evaluation
         self.pending_evaluation = record.pending_evaluation
-        self.evaluation = record.evaluation
-        self.accelerator.wait_for_everyone()  # until all processes have read the checkpoint
-        if self.accelerator.is_main_process:
-            checkpoint.discard_after(path)
-            self.metrics.cut(record.metrics_bytes)
-            self.timing.cut(record.timing_bytes)
-        logger.info("resuming from %s", path)
-        if record.num_processes != self.accelerator.num_processes:
-            logger.warning(
-                "the checkpoint was saved by %s and training continues with %d: the run is no "
-                "longer bit-identical to an uninterrupted one",
-                counted(record.num_processes, "process"),
-                self.accelerator.num_processes,
-            )
+        self.saved = (record.step, record.pending_evaluation)
 
-    def _restore_finished_run(self) -> bool:
-        """Restore the end of a finished run whose checkpoints were deleted; return whether it was.
-
-        Steps and measures come from finished.json and metrics.jsonl.
-        """
-        found = read_finished(self.finished.parent)
-        if found is None or found.step != self.config.steps:
-            return False
-        records = read_json_lines(self.metrics.path)
-        measures = test_record(records, found.exported_step)
-        if measures.pop("step", None) != found.exported_step:
-            return False
-        del measures["split"]
-        self.step, self.evaluation = found.step, measures
-        if self.best is not None:
-            best = BestRecord(step=found.exported_step, measures=measures, since=0)
-            self.best.restore(best, {})
-        return True
-
-    def _check_no_progress_lost(self) -> None:
-        """Raise CheckpointError if the run made progress but has no intact checkpoint."""
-        if checkpoint.has_checkpoints(self.checkpoints):
-            raise CheckpointError(
-                f"{self.checkpoints}: every checkpoint is damaged; restore one from a backup, "
-                "or train into a new --out"
-            )
-        if self.metrics.path.stat().st_size:
-            raise CheckpointError(
-                f"{self.metrics.path}: is the log of a run, but {self.checkpoints} holds no "
-                "checkpoint of it; put its checkpoints back, or train into a new --out"
-            )
+    def _restore_end(self) -> None:
+        end = finished_end(self.finished.parent, self.config.steps)
+        if end is not None:
+            self.step, self.evaluation = end.step, end.measures
+            if self.best is not None:
+                self.best.restore(end.best(), {})
 
     def _start_trackers(self) -> None:
         purge = {"purge_step": self.step + 1} if self.step else {}

@@ -1,5 +1,8 @@
 """Building and calling the optimizer, and resetting its state for replaced codebook rows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
@@ -53,6 +56,23 @@ def to_step(prepared: AcceleratedOptimizer) -> torch.optim.Optimizer:
         and prepared.accelerator_state.distributed_type != DistributedType.XLA
     )
     return prepared.optimizer if calls_only else prepared
+
+
+@contextmanager
+def capturable(optimizer: torch.optim.Optimizer, learning_rate: Tensor) -> Iterator[None]:
+    """Let `optimizer.step` be recorded in a CUDA graph inside the context.
+
+    learning_rate: a scalar on the device, which the graph reads. The options that checkpoints store
+    are the same after the context as before it.
+    """
+    before = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group.update(lr=learning_rate, capturable=True)
+    try:
+        yield
+    finally:
+        for group, (rate, is_capturable) in zip(optimizer.param_groups, before, strict=True):
+            group.update(lr=rate, capturable=is_capturable)
 
 
 @torch.no_grad()

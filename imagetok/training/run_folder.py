@@ -46,8 +46,10 @@ REPAIRS = (
     "train.clip_norm",
     "train.precision",
     "train.mixed_precision",
+    "train.cuda_graphs",
 )
-"""Keys that may change to continue a diverged run; a single config then no longer describes it."""
+"""Keys that may change to continue a run that diverged, or whose steps cannot be recorded; a single
+config then no longer describes it."""
 
 
 @contextmanager

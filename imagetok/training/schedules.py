@@ -4,14 +4,17 @@ A schedule without an explicit length gets `train.steps` of the config that it b
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
 
 from imagetok.config import Section, Steps, value_at
 
 S = TypeVar("S", bound=Section)
+Value = float | Tensor
+"""The value of a schedule: a number, or a scalar on the device that holds it."""
 
 
 class Constant(Section):
@@ -103,6 +106,11 @@ class WarmupCosine(Section):
 Schedule = Annotated[
     Constant | QuarterCosine | Exponential | Staircase | WarmupCosine, Field(discriminator="kind")
 ]
+
+
+def values_at(schedules: Mapping[str, Schedule], step: int) -> dict[str, float]:
+    """Return the values of schedules at a step, by name."""
+    return {name: schedule.at(step) for name, schedule in schedules.items()}
 
 
 def _length(schedule: QuarterCosine | WarmupCosine) -> int:

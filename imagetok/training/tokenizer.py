@@ -1,7 +1,7 @@
 """Training a tokenizer or VAE: builds the job of a config and runs the loop."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,7 @@ from imagetok.training.run_folder import (
     with_recorded_lengths,
 )
 from imagetok.training.run_images import RunImages, with_recorded_allowance
+from imagetok.training.schedules import Value
 from imagetok.training.step_output import StepOutput
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
 
 
 def _job_without_images(
-    config: TokenizerRun, tokenizer: Autoencoder, perceptual: PerceptualLoss | None
+    config: TokenizerRun, tokenizer: Autoencoder, perceptual: PerceptualLoss | None = None
 ) -> Job:
     """Return the job of a config on noise, which measures and writes nothing."""
     facts = RunFacts(
@@ -223,6 +224,7 @@ def _job_without_images(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=NoiseImages(config.tokenizer.image),
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes, perceptual),
+        schedules=config.objective.schedules,
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
         evaluate=lambda model, step, check: {},
@@ -266,30 +268,33 @@ def loss_function(
     image: ImageContract,
     num_codes: tuple[int, ...],
     perceptual: PerceptualLoss | None = None,
-) -> Callable[[nn.Module, ImageBatch, int, torch.Generator], StepOutput]:
-    """Return the loss function: reconstruction loss plus the quantizer's weighted losses.
+) -> Callable[[nn.Module, ImageBatch, Mapping[str, Value], torch.Generator], StepOutput]:
+    """Return the loss function: reconstruction, perceptual and the quantizer's weighted losses.
 
-    objective: weights by name of loss, and the temperature, as schedules. num_codes: codebook size
-    of each level, for counting the codes of a batch. perceptual: the perceptual loss, if the
-    objective has one; it is moved to the images' device.
+    Its values are those of `objective.schedules`. num_codes: codebook size of each level, for
+    counting the codes of a batch. perceptual: the perceptual loss, if the objective has one; it is
+    moved to the images' device.
     """
 
     def loss(
-        model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
+        model: nn.Module,
+        batch: ImageBatch,
+        values: Mapping[str, Value],
+        generator: torch.Generator,
     ) -> StepOutput:
         images = from_stored(batch.images, image)
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        out = model(images, temperature=objective.temperature.at(step), generator=generator)
+        out = model(images, temperature=values["temperature"], generator=generator)
         total = out.losses["reconstruction"]
         if objective.pixel is not None:
             total = _pixel_error(objective.pixel, out.x_hat, images)
-        for name, weight in objective.weights.items():
-            total = total + weight.at(step) * out.losses[name]
+        for name in objective.weights:
+            total = total + values[f"weights.{name}"] * out.losses[name]
         metrics = {k: v for k, v in out.losses.items() if k != "reconstruction"}
-        if perceptual is not None and objective.perceptual is not None:
+        if perceptual is not None:
             metrics["perceptual"] = perceptual.to(images.device)(out.x_hat, images)
-            total = total + objective.perceptual.weight.at(step) * metrics["perceptual"]
+            total = total + values["perceptual.weight"] * metrics["perceptual"]
         if images.is_floating_point():
             metrics["mse"] = (out.x_hat.detach() - images).square().mean()
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import HubServer
+from recorded_graph import record_on_cpu
 from representative import slow_but
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -20,6 +21,7 @@ from imagetok.config import read_yaml, validate
 from imagetok.data import ArrayImages
 from imagetok.errors import ConfigError, ResourceError, ShardError
 from imagetok.tokenizers import Tokenizer
+from imagetok.training.cuda_graphs import WARM_UP
 from imagetok.training.job import Job
 from imagetok.training.loop import train
 from prior import Prior
@@ -72,6 +74,29 @@ def make_run(codes, tokenizer, **changes) -> PriorRun:
         **changes,
     }
     return validate(tree, PriorRun, "test")
+
+
+def test_a_recorded_run_with_dropout_equals_an_ordinary_one(
+    codes_folder, tokenizer_folder, tmp_path, monkeypatch
+):
+    graphs = record_on_cpu(monkeypatch)
+    run = make_run(codes_folder, tokenizer_folder)
+    changes = {"steps": 8, "ema_decay": 0.9, "clip_norm": 0.5, "log_every": 1}
+    for name in ("plain", "recorded"):
+        settings = changes | {"cuda_graphs": name == "recorded"}
+        train = run.train.model_copy(update=settings)
+        train_prior(run.model_copy(update={"train": train}), tmp_path / name, device="cpu")
+    assert (graphs.recorded, graphs.replayed) == (1, 8 - WARM_UP)
+    for part in ("metrics.jsonl", "prior/model.safetensors"):
+        files = [tmp_path / name / part for name in ("plain", "recorded")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_activations_are_not_computed_again_in_a_recorded_step(codes_folder, tokenizer_folder):
+    train = make_run(codes_folder, tokenizer_folder).train.model_dump()
+    changes = {"train": train | {"cuda_graphs": True}, "gradient_checkpointing": True}
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing: expected false .* found true"):
+        make_run(codes_folder, tokenizer_folder, **changes)
 
 
 def test_codes_of_another_tokenizer_are_refused(codes_folder, other_tokenizer_folder, tmp_path):

@@ -47,7 +47,7 @@ def run_scripted(
     bits: measure by step. `weights.safetensors` in `artifact/` is what was exported.
     """
 
-    def loss(model: nn.Module, batch: Tensor, step: int, draw: torch.Generator) -> StepOutput:
+    def loss(model: nn.Module, batch: Tensor, values: dict, draw: torch.Generator) -> StepOutput:
         noise = torch.randn(batch.shape, generator=draw)
         return StepOutput((model(batch) - 1 + noise).square().mean(), {}, {}, {})
 

@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,22 +14,22 @@ from test_resume import config, tree
 
 from cli.main import _run
 from imagetok.tokenizers import Autoencoder
-from imagetok.training import loop
+from imagetok.training.learner import Learner
 from imagetok.training.tokenizer import train_tokenizer
 
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """train(at, what, **settings) -> the exit code; `what` is called before the step `at`."""
-    genuine = loop._Training._optimize
+    genuine = Learner.take
 
     def run(at: int, what, **settings: object) -> int:
-        def step(self: loop._Training) -> object:
-            if self.step == at:
+        def take(self: Learner, batches: Iterator[Any], step: int) -> object:
+            if step == at:
                 what()
-            return genuine(self)
+            return genuine(self, batches, step)
 
-        monkeypatch.setattr(loop._Training, "_optimize", step)
+        monkeypatch.setattr(Learner, "take", take)
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree(**settings)))
         return _run(["train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")])
 

@@ -28,7 +28,7 @@ def test_the_draws_of_a_step_are_those_of_new_generators():
     found: list[Tensor] = []
     generators: list[torch.Generator] = []
 
-    def loss(model: nn.Module, batch: Tensor, step: int, draw: torch.Generator) -> StepOutput:
+    def loss(model: nn.Module, batch: Tensor, values: dict, draw: torch.Generator) -> StepOutput:
         found.append(torch.cat([torch.randn(3, generator=draw), torch.randn(3)]))
         generators.append(draw)
         return StepOutput(model(batch).square().mean(), {}, {}, {})
