@@ -59,7 +59,7 @@ PARTS = {
     "seeding": ("reseed_global(", "seeding.", "noise.at("),
     "loss": ("job.loss(",),
     "backward": ("backward(",),
-    "combining micro-batches": ("output.detach()", "combine_outputs("),
+    "combining micro-batches": ("output.detach()", "reduction.combine("),
     "watching for divergence": ("watch(",),
     "clipping": ("clip_grad_norm_(",),
     "optimizer": ("optimizer.step(", "zero_grad("),

@@ -6,7 +6,7 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -76,6 +76,57 @@ def all_reduce(value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
         assert isinstance(reduced, Tensor)
         together = reduced
     return together.to(value.device)
+
+
+def sum_together(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return the elementwise sum of each tensor over all processes (a collective for each dtype).
+
+    values: tensors on this process's device, of the same shapes and dtypes on every process. A
+    single process gets them back.
+    """
+    if process_state().num_processes == 1:
+        return list(values)
+
+    def total(flat: Tensor) -> Tensor:
+        return all_reduce(flat, "sum")[None]
+
+    parts = _together(values, total)
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def gather_together(values: Sequence[Tensor]) -> list[Tensor]:
+    """Concatenate each tensor with those of all processes, by rank (a collective for each dtype).
+
+    values: tensors (N, ...) on this process's device, of the same shapes and dtypes on every
+    process. A single process gets them back.
+    """
+    count = process_state().num_processes
+    if count == 1:
+        return list(values)
+
+    def by_rank(flat: Tensor) -> Tensor:
+        return all_gather(flat).view(count, -1)
+
+    parts = _together(values, by_rank)
+    return [
+        part.reshape(count * len(value), *value.shape[1:])
+        for part, value in zip(parts, values, strict=True)
+    ]
+
+
+def _together(values: Sequence[Tensor], exchange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Exchange all tensors of a dtype as one buffer; return for each its columns of the result.
+
+    exchange: a buffer (M,) -> (rows, M).
+    """
+    found = list(values)
+    for dtype in dict.fromkeys(value.dtype for value in values):
+        places = [i for i, value in enumerate(values) if value.dtype == dtype]
+        flat = torch.cat([values[i].flatten() for i in places])
+        columns = exchange(flat).split([values[i].numel() for i in places], dim=1)
+        for i, part in zip(places, columns, strict=True):
+            found[i] = part
+    return found
 
 
 def all_gather(value: Tensor) -> Tensor:

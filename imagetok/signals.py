@@ -10,6 +10,9 @@ from imagetok.distributed.peers import check_peers
 from imagetok.errors import StoppedError
 from imagetok.processes import all_reduce, process_state
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask to stop."""
+
 
 class StopRequest:
     """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request to stop.
@@ -26,7 +29,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._previous[number] = signal.signal(number, self._ask)
@@ -49,6 +52,11 @@ class StopRequest:
             raise KeyboardInterrupt
         self._signal = number
 
+    @property
+    def received(self) -> int:
+        """The signal that this process received; 0 for none."""
+        return self._signal
+
     def signal_number(self) -> int:
         """Return the received signal, 0 for none; the same on every process (a collective).
 
@@ -61,16 +69,17 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise StoppedError on every process if any received a signal (a collective)."""
-        self._raise(self.signal_number())
+        self.stop_by(self.signal_number())
 
     def check_here(self) -> None:
         """Raise StoppedError if this process received a signal.
 
         Raises ResourceError if another process has ended without finishing the shared work.
         """
-        self._raise(self._signal, "; run the same command again to continue")
+        self.stop_by(self._signal, "; run the same command again to continue")
         check_peers()
 
-    def _raise(self, number: int, advice: str = "") -> None:
+    def stop_by(self, number: int, advice: str = "") -> None:
+        """Raise StoppedError for a signal; 0 is none. advice: end of its message."""
         if number:
             raise StoppedError(f"stopped by {signal.Signals(number).name}{advice}", number)

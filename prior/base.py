@@ -46,6 +46,9 @@ class Prior(Pretrained[PriorConfig], ABC):
     kind = "prior"
     matrix_layers: tuple[type[nn.Module], ...] = ()
     """Layer types from outside torch whose `weight` is a matrix, which gets weight decay."""
+    block_layers: tuple[type[nn.Module], ...] = ()
+    """Layer types of the repeated blocks, whose weights FSDP gathers one block at a time; they are
+    used inside the block's own `forward` only."""
     tokenizer_folder: Path | None = None
     """Local folder of the embedded tokenizer; None before the prior is loaded or saved."""
     _recomputes: bool = False
@@ -70,6 +73,12 @@ class Prior(Pretrained[PriorConfig], ABC):
         A prior that rearranges its weights for sampling does so here, once for all micro-batches.
         """
         return self.stepper
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the types of blocks that it has, as Accelerate reads them for FSDP."""
+        found = {type(m).__name__ for m in self.modules() if isinstance(m, self.block_layers)}
+        return sorted(found)
 
     def recompute_activations(self) -> None:
         """Enable activation checkpointing: recompute activations inside blocks in backward."""

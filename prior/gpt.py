@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 from transformers.pytorch_utils import Conv1D
 
 from prior.base import Prior
@@ -31,6 +33,7 @@ class GPTPrior(Prior):
     """
 
     matrix_layers = (Conv1D,)
+    block_layers = (GPT2Block, GPTNeoXLayer)
 
     def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()

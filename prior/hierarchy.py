@@ -40,6 +40,7 @@ class HierarchicalPrior(Prior):
         self.config = config
         self.top, self.bottom = top, bottom
         self.matrix_layers = top.matrix_layers + bottom.matrix_layers
+        self.block_layers = top.block_layers + bottom.block_layers
         self.context = ContextStack(config.model.context, config.num_codes[0])
 
     def forward(

@@ -34,6 +34,7 @@ class PixelCNNPrior(Prior):
         super().__init__()
         assert isinstance(config.model, PixelCNNConfig)
         self.config = config
+        self.block_layers = (Layer,)
         model = config.model
         self.embedding = nn.Embedding(config.num_codes[0], model.width)
         self.layers = nn.ModuleList(

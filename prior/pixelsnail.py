@@ -32,6 +32,7 @@ class PixelSNAILPrior(Prior):
     """
 
     background: Tensor
+    block_layers = (Block,)
 
     def __init__(self, config: PriorConfig, context_channels: int = 0):
         super().__init__()

@@ -335,12 +335,15 @@ def evaluate_bits(
     for first in range(0, num_batches, state.num_processes):
         check()
         start = (first + state.process_index) * EVALUATION_BATCH
-        if start < len(data):
-            batch = data.__getitems__(list(range(start, min(start + EVALUATION_BATCH, len(data)))))
-            codes = tuple(level.to(device) for level in batch.codes)
-            labels = visible_labels(prior.config.num_classes, batch.labels.to(device))
-            with torch.no_grad():
-                nll = negative_log_likelihood(prior(codes, labels), codes).cpu().double()
+        is_beyond = start >= len(data)
+        if is_beyond:  # still takes part, because gathering distributed weights takes all processes
+            start = 0
+        batch = data.__getitems__(list(range(start, min(start + EVALUATION_BATCH, len(data)))))
+        codes = tuple(level.to(device) for level in batch.codes)
+        labels = visible_labels(prior.config.num_classes, batch.labels.to(device))
+        with torch.no_grad():
+            nll = negative_log_likelihood(prior(codes, labels), codes).cpu().double()
+        if not is_beyond:
             total += torch.stack([level.sum() for level in nll.split(positions, dim=1)])
     total = all_reduce(total, "sum")
     nats = total / (len(data) * torch.tensor(positions))

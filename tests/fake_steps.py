@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from device_waits import GPU, Allowed, DeviceWaits, device_generator, fake_tensors, move
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -16,6 +17,7 @@ from imagetok.config import validate
 from imagetok.data import ImageBatch
 from imagetok.data.noise import NoiseImages
 from imagetok.images import ImageContract
+from imagetok.signals import StopRequest
 from imagetok.tokenizers import build_autoencoder
 from imagetok.training.config import TokenizerRun
 from imagetok.training.job import Job
@@ -98,9 +100,10 @@ class FakeGPU(Accelerator):
 
     device = GPU  # pyright: ignore
     process_index, num_processes = 0, 1  # pyright: ignore
+    distributed_type = DistributedType.NO  # pyright: ignore
 
-    def __init__(self, model: nn.Module):
-        self._models = [model]
+    def __init__(self, models: list[nn.Module]):
+        self._models = models
 
     def prepare(self, *args: Any, **kwargs: Any) -> Any:
         return args
@@ -112,8 +115,9 @@ class FakeGPU(Accelerator):
         return nullcontext()
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        for parameter in self._models[0].parameters():
-            parameter.grad = torch.empty_like(parameter)
+        for model in self._models:
+            for parameter in model.parameters():
+                parameter.grad = torch.empty_like(parameter)
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float, norm_type: int = 2) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
@@ -130,8 +134,10 @@ def take_steps(trained: Trained, steps: int = 1, **changes: object) -> set[Allow
     config = trained.run.train.model_copy(update=settings)
     used: set[Allowed] = set()
     with fake_tensors():
-        move(job.model)
-        learner = Learner(job, config, FakeGPU(job.model), 0, DeviceNoise())
+        models = [job.model] if job.adversary is None else [job.model, job.adversary[1]]
+        for model in models:
+            move(model)
+        learner = Learner(job, config, FakeGPU(models), 0, DeviceNoise(), StopRequest())
         for step in range(steps):
             with DeviceWaits(allowed=ALLOWED) as waits:
                 learner.take(_batches(trained), step)

@@ -74,6 +74,16 @@ VARIANTS = [
     ("shapes/vmf-sqvae", {"tokenizer.image.ignore": 255}),
     ("digits/gpt", {"model.positions": "rotary"}),
     ("digits/pixelsnail", {"model.attention": False}),
+    (
+        "digits/vqvae-ema",
+        {
+            "objective.adversarial": {
+                "weight": {"kind": "constant", "value": 0.1},
+                "learning_rate": {"kind": "constant", "value": 1e-4},
+                "layers": 1,
+            },
+        },
+    ),
 ]
 
 

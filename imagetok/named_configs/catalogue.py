@@ -13,7 +13,7 @@ from imagetok.durable import write_bytes
 from imagetok.errors import ConfigError
 from imagetok.named_configs.experiments import Experiment, expand
 from imagetok.named_configs.figures import NamedFigure, figures
-from imagetok.named_configs.folder import SHEETS, config_files, configs_folder
+from imagetok.named_configs.folder import NO_CONFIGS, SHEETS, config_files, configs_folder
 from imagetok.results import Result
 from imagetok.suggestions import counted, nearest
 
@@ -194,7 +194,7 @@ def find_config(config: str | Path) -> NamedConfig:
         raise ConfigError(f"{path}: expected a config file or the name of a config, found a folder")
     name, folder = _normal(path), configs_folder()
     file = folder / f"{name}.yaml"
-    if file.is_file() and name.split("/")[0] not in SHEETS:
+    if file.is_file() and name.split("/")[0] not in NO_CONFIGS:
         return _file(file, name, None)
     # Keep the name that was asked for, which may be an alias with a run folder of its own.
     return replace(_catalogue(folder)[name], name=name)

@@ -11,7 +11,9 @@ INSTALLED = Path("share", "imagetok", "configs")
 PROBE = "digits/edvae.yaml"
 """A file that the folder always contains."""
 SHEETS = ("papers", "comparisons")
-"""Folders of sheets; every other file is a config."""
+"""Folders of sheets."""
+NO_CONFIGS = (*SHEETS, "accelerate")
+"""Folders of sheets, and of settings of `accelerate launch`; every other file is a config."""
 
 
 def configs_folder() -> Path:
@@ -42,7 +44,7 @@ def config_files() -> list[str]:
     """
     folder = configs_folder()
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
-    return sorted(name for name in names if name.split("/")[0] not in SHEETS)
+    return sorted(name for name in names if name.split("/")[0] not in NO_CONFIGS)
 
 
 def _is_checkout(root: Path) -> bool:

@@ -1,9 +1,10 @@
 """Keeping the weights with the lowest held-out measure of a run beside the last ones."""
 
 import logging
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from imagetok.suggestions import counted
 from imagetok.training.checkpoint_record import BestRecord
@@ -40,8 +41,16 @@ class BestWeights:
         self.since = 0
         """Number of evaluations since the best one."""
 
-    def note(self, step: int, measures: dict[str, float | int], model: nn.Module) -> None:
-        """Record an evaluation at `train.evaluate_every`; keep the weights if they are the best."""
+    def note(
+        self,
+        step: int,
+        measures: dict[str, float | int],
+        weights: Callable[[], Mapping[str, Tensor]],
+    ) -> None:
+        """Record an evaluation at `train.evaluate_every`; keep the weights if they are the best.
+
+        weights: returns the evaluated weights by name; called only if they are kept.
+        """
         name = self.selection.measure
         if not self.is_beaten_by(measures):
             self.since += 1
@@ -54,8 +63,7 @@ class BestWeights:
                 )
             return
         self.step, self.measures, self.since = step, measures, 0
-        state = model.state_dict()
-        self.tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
+        self.tensors = {k: v.detach().cpu().clone().contiguous() for k, v in weights().items()}
 
     def is_beaten_by(self, measures: dict[str, float | int]) -> bool:
         """Return whether other measures are better; True if there is no best yet."""

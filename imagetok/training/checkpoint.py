@@ -25,6 +25,7 @@ from imagetok.errors import CheckpointError, DivergedError, ResourceError
 from imagetok.io.regular_files import FileError, check_safetensors, open_regular
 from imagetok.training.best_weights import BEST
 from imagetok.training.checkpoint_record import CheckpointRecord, read_record
+from imagetok.training.sharding import whole
 
 logger = logging.getLogger("imagetok")
 KEEP = 2
@@ -104,7 +105,7 @@ def check_finite(accelerator: Accelerator, folder: Path, step: int) -> None:
     """Raise DivergedError if a weight is not finite."""
     for model in accelerator._models:
         for name, tensor in accelerator.unwrap_model(model).state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if tensor.is_floating_point() and not bool(whole(tensor.isfinite().all())):
                 refuse(folder, step, f"the weights {name} are not finite")
 
 

@@ -18,7 +18,9 @@ from imagetok.data.config import DataConfig
 from imagetok.data.resident import Resident
 from imagetok.data.unreadable import parse_allowance
 from imagetok.networks import VQGANConfig
+from imagetok.networks.patchgan import smallest_side
 from imagetok.tokenizers import TokenizerConfig
+from imagetok.training.adversarial_losses import AdversarialLoss
 from imagetok.training.schedules import Constant, Schedule, with_lengths
 
 NO_SKIPS = "0"
@@ -159,6 +161,32 @@ class PerceptualConfig(Section):
     """Factor of this loss."""
 
 
+class AdversarialConfig(Section):
+    """A discriminator (PatchGAN) that learns to tell reconstructions from images, and is fooled."""
+
+    loss: AdversarialLoss = "hinge"
+    """Form of both losses."""
+    weight: Schedule
+    """Factor of the model's loss, from step `start` on; 0.02 to 0.1 is usual."""
+    adaptive: bool = False
+    """Multiply the weight by the ratio of the gradients of reconstruction and adversarial loss at
+    the decoder's last layer, as VQGAN does; it costs a part of a backward pass."""
+    start: NonNegativeInt = 0
+    """Step from which on the discriminator judges and learns; before, it costs nothing."""
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Channels of the discriminator's first layer."""
+    layers: Annotated[int, Field(ge=1, le=6)] = 3
+    """Halvings of the resolution; images need 3 x 2^layers pixels along each side."""
+    lecam: NonNegativeFloat = 0.001
+    """Factor of the LeCAM regularisation of its logits."""
+    lecam_decay: Fraction = 0.999
+    """Decay of the average logits that LeCAM compares with."""
+    learning_rate: Schedule
+    """The discriminator's learning rate at each step."""
+    optimizer: OptimizerConfig = OptimizerConfig(betas=(0.5, 0.9))
+    """Its optimizer's settings."""
+
+
 class ObjectiveConfig(Section):
     """Reconstruction loss, perceptual loss and the sum of weight(step) * named loss.
 
@@ -176,13 +204,16 @@ class ObjectiveConfig(Section):
     that of the tokenizer's likelihood, whose `mse` is `l2`."""
     perceptual: PerceptualConfig | None = None
     """A perceptual loss beside it; null: none."""
-    added: ClassVar[tuple[str, ...]] = ("pixel", "perceptual")
+    adversarial: AdversarialConfig | None = None
+    """A discriminator's judgement beside it; null: none."""
+    added: ClassVar[tuple[str, ...]] = ("pixel", "perceptual", "adversarial")
 
     @property
     def schedules(self) -> dict[str, Schedule]:
         """The schedules by their keys, such as `temperature` and `weights.codebook`."""
         weights = {f"weights.{name}": schedule for name, schedule in self.weights.items()}
-        parts = {} if self.perceptual is None else {"perceptual.weight": self.perceptual.weight}
+        beside = {"perceptual": self.perceptual, "adversarial": self.adversarial}
+        parts = {f"{name}.weight": p.weight for name, p in beside.items() if p is not None}
         return {"temperature": self.temperature, **weights, **parts}
 
 
@@ -243,17 +274,10 @@ class TokenizerRun(Section):
                 f"objective.pixel: expected null with likelihood {likelihood.kind!r}, which has "
                 f"its own loss, found {self.objective.pixel}; use likelihood 'mse'"
             )
-        perceptual = self.objective.perceptual
-        if (
-            self.train.deterministic
-            and perceptual
-            and perceptual.network.startswith("torchvision:")
-        ):
-            raise ValueError(
-                f"train.deterministic: expected false with objective.perceptual.network "
-                f"{perceptual.network!r}, which resizes images by an operation whose gradient has "
-                "no deterministic form on a GPU, found true; use lpips:vgg or cifar-resnet=FILE"
-            )
+        if self.objective.perceptual is not None and self.train.deterministic:
+            _check_deterministic(self.objective.perceptual)
+        if self.objective.adversarial is not None:
+            _check_adversarial(self.objective.adversarial, self)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
         if set(self.objective.weights) != set(losses):
             raise ValueError(
@@ -268,3 +292,32 @@ class TokenizerRun(Section):
                 f"{self.train.accumulation}; set it to 1, or use likelihood 'gaussian'"
             )
         return self
+
+
+def _check_deterministic(perceptual: PerceptualConfig) -> None:
+    if perceptual.network.startswith("torchvision:"):
+        raise ValueError(
+            "train.deterministic: expected false with objective.perceptual.network "
+            f"{perceptual.network!r}, which resizes images by an operation whose gradient has no "
+            "deterministic form on a GPU, found true; use lpips:vgg or cifar-resnet=FILE"
+        )
+
+
+def _check_adversarial(config: AdversarialConfig, run: TokenizerRun) -> None:
+    """Raise ValueError for a run that cannot have an adversary."""
+    key, image, train = "objective.adversarial", run.tokenizer.image, run.train
+    if image.mode == "labels":
+        raise ValueError(f"{key}: expected null with label maps, which it cannot judge")
+    least = smallest_side(config.layers)
+    if min(image.height, image.width) < least:
+        raise ValueError(
+            f"{key}.layers: {config.layers} need images of at least {least} x {least} pixels, "
+            f"found {image.height} x {image.width}; use fewer layers"
+        )
+    if train.autocast == "fp16":
+        raise ValueError(
+            f"{key}: expected null with fp16, whose scaler skips steps of one of two optimizers; "
+            "use train.precision=bf16"
+        )
+    if train.cuda_graphs:
+        raise ValueError(f"{key}: expected null with train.cuda_graphs; set one of them aside")

@@ -56,9 +56,14 @@ class Divergence:
         self._values = torch.zeros(1, device=device)  # the loss, then its terms
 
     def watch(self, step: int, output: StepOutput) -> None:
-        """Check the output of a step."""
-        self._terms = tuple(output.metrics)
-        values = torch.stack([output.loss, *output.metrics.values()])
+        """Check the output of a step; some metrics may be measured at some steps only."""
+        new = [name for name in output.metrics if name not in self._terms]
+        if new:
+            self._terms += tuple(new)
+            self._values = torch.cat([self._values, self._values.new_zeros(len(new))])
+        finite = torch.zeros_like(output.loss)
+        terms = (output.metrics.get(name, finite) for name in self._terms)
+        values = torch.stack([output.loss, *terms])
         was_finite = self._values[0].isfinite()
         self._step = torch.where(was_finite, step, self._step)
         self._values = torch.where(was_finite, values, self._values)

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from imagetok.errors import ConfigError
 from imagetok.precision import check_tf32, deterministic_algorithms, full_float32, tf32
 from imagetok.processes import check_device, process_state
+from imagetok.training.adversary import Discriminator
 from imagetok.training.batch_order import BatchedDataset, EpochDataset, check_batch_size
 from imagetok.training.best_weights import WeightSelection
-from imagetok.training.config import TrainConfig
+from imagetok.training.config import AdversarialConfig, TrainConfig
 from imagetok.training.cuda_graphs import check_device_records, check_one_process
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.facts import RunFacts
 from imagetok.training.schedules import Schedule, Value
+from imagetok.training.sharding import set_up_sharding
 from imagetok.training.step_output import StepOutput
 
 
@@ -60,6 +62,8 @@ class Job:
     """(unwrapped model, its measures): writes `artifact`; called on the main process."""
     artifact: Path
     """Folder of the finished model."""
+    adversary: "tuple[AdversarialConfig, Discriminator] | None" = None
+    """A discriminator that opposes the model; the loss then says what it judges."""
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     """What the loss needs of the step, by name."""
     inputs: Callable[[], dict[str, str]] = dict
@@ -130,7 +134,8 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
 
     device: "cpu" to use no GPU; None uses what is there. Raises ConfigError for a tracker that is
     not installed, a device or precision that the machine does not have, a batch size that the
-    processes cannot share equally, and `train.cuda_graphs` with several processes.
+    processes cannot share equally, `train.cuda_graphs` with several processes, and what FSDP or
+    DeepSpeed do not allow.
     """
     state = process_state(cpu=device == "cpu", patience=None)  # the timeout for hanging ranks stays
     here = torch.device(state.device or "cpu")
@@ -153,4 +158,5 @@ def build_accelerator(config: TrainConfig, run: Path, device: str | None) -> Acc
     )
     if config.cuda_graphs:
         check_one_process(accelerator.distributed_type)
+    set_up_sharding(accelerator, config)
     return accelerator

@@ -43,7 +43,7 @@ from imagetok.training.restoring import (
     newest_checkpoint,
     restore,
 )
-from imagetok.training.step_output import StepOutput
+from imagetok.training.step_output import StepOutput, summed_description
 
 logger = logging.getLogger("imagetok")
 
@@ -122,7 +122,7 @@ class _Training:
         self.stop = stop
         job.model.to(accelerator.device)
         noise = seeding.ReseededGenerator(seed, "noise", accelerator.device)
-        self.learner = Learner(job, config, accelerator, seed, noise)
+        self.learner = Learner(job, config, accelerator, seed, noise, stop)
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.timing = JsonLines(folder / "timing.jsonl")
         self.batches: Iterator[Any] = iter(())
@@ -143,7 +143,7 @@ class _Training:
         try:
             self._begin_batches(None)
             for _ in range(self.config.steps):
-                self.stop.check()
+                self.learner.reduction.check_stop()
                 self.learner.take(self.batches, self.step)
                 self.step += 1
                 yield
@@ -194,12 +194,14 @@ class _Training:
         self.accelerator.wait_for_everyone()
         step, measures = self._exported()
         self._check_limits(measures, is_last=True)
+        model = self.learner.exported()
         if self.accelerator.is_main_process:
-            model = self.learner.evaluated()
             if self.best is not None and step != self.step:
                 model.load_state_dict(self.best.tensors, strict=True)
             keep_earlier_artifact(self.job.artifact, step)
             self.job.export(model, measures)
+            if self.learner.adversary is not None:
+                self.learner.adversary.save(self.finished.parent)
             write_json(self.finished, {"step": self.step, "exported": step})
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
@@ -258,7 +260,7 @@ class _Training:
             "training", config.steps, self.step, accelerator.is_main_process
         ) as progress:
             while not self._is_over():
-                self.stop.check()
+                self.learner.reduction.check_stop()
                 output = self.learner.take(self.batches, self.step)
                 self.step += 1
                 if self._due(config.log_every):
@@ -286,7 +288,9 @@ class _Training:
         self.learner.divergence.refuse(self.checkpoints)
         values = {"loss": output.loss.item()}
         values |= {k: v.item() for k, v in output.metrics.items()}
-        values |= self.job.describe(output.described)
+        values |= self.job.describe(summed_description(output))
+        if self.learner.adversary is not None:
+            self.learner.adversary.balance.note(values)
         values["learning_rate"] = self.config.learning_rate.at(self.step - 1)
         self._record("train", values)
         return values
@@ -315,7 +319,7 @@ class _Training:
                 checkpoint.refuse(self.checkpoints, self.step, f"the held-out {name} is {value}")
         self._record("test", self.evaluation)
         if self.best is not None and self.step % self.config.evaluate_every == 0:
-            self.best.note(self.step, self.evaluation, model)
+            self.best.note(self.step, self.evaluation, self.learner.weights)
         self.pending_evaluation = False
         self._check_limits(self.evaluation, is_last=False)
         if self._is_over():
@@ -377,9 +381,14 @@ class _Training:
             if not self._is_finished():
                 check_no_progress_lost(self.checkpoints, self.metrics.path)
             return
-        logs = self.metrics, self.timing
+        learner = self.learner
         parts = RunParts(
-            self.accelerator, self.learner.bare, self.learner.average, self.best, *logs
+            self.accelerator,
+            learner.expected_weights(),
+            learner.average,
+            self.best,
+            self.metrics,
+            self.timing,
         )
         record = restore(path, self.job, parts)
         self.step, self.evaluation = record.step, record.evaluation

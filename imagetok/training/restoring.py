@@ -1,11 +1,12 @@
 """Restoring a run that is continued: from its newest checkpoint, or from its finished end."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from imagetok.distributed.peers import check_same_on_all
@@ -25,8 +26,8 @@ class RunParts(NamedTuple):
 
     accelerator: Accelerator
     """Holds the prepared model and optimizer."""
-    model: nn.Module
-    """The unwrapped model."""
+    weights: Mapping[str, Tensor]
+    """Tensors with the names and shapes of the model's whole weights."""
     average: AveragedModel | None
     best: BestWeights | None
     metrics: JsonLines
@@ -54,8 +55,8 @@ def restore(path: Path, job: Job, parts: RunParts) -> CheckpointRecord:
         for log, size in logs:
             log.check_holds(size)
     if parts.best is not None:
-        wanted = parts.model.state_dict()
-        parts.best.restore(record.best, checkpoint.best_tensors(path, record, wanted))
+        best = checkpoint.best_tensors(path, record, parts.weights)
+        parts.best.restore(record.best, best)
     checkpoint.load(accelerator, path, parts.average)
     accelerator.wait_for_everyone()  # until all processes have read the checkpoint
     if is_main:

@@ -27,7 +27,8 @@ from imagetok.pictures import as_rgb, save_grid, side_by_side
 from imagetok.processes import device_of, process_state
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
 from imagetok.tokenizers import Autoencoder, Tokenizer, build_autoencoder
-from imagetok.training.config import ObjectiveConfig, TokenizerRun
+from imagetok.training.adversary import Discriminator
+from imagetok.training.config import AdversarialConfig, ObjectiveConfig, TokenizerRun
 from imagetok.training.divergence import DivergenceLimits
 from imagetok.training.estimate import RunEstimate, estimate_run
 from imagetok.training.facts import RunFacts, count_parameters
@@ -45,7 +46,8 @@ from imagetok.training.run_folder import (
 )
 from imagetok.training.run_images import RunImages, with_recorded_allowance
 from imagetok.training.schedules import Value
-from imagetok.training.step_output import StepOutput
+from imagetok.training.sharding import refuse_sharding
+from imagetok.training.step_output import Judged, StepOutput
 
 if TYPE_CHECKING:
     from imagetok.data.augmented_images import AugmentedImages
@@ -73,6 +75,7 @@ def train_tokenizer(
     `config.max_skip` are missing or damaged.
     """
     accelerator = build_accelerator(config.train, run, device)
+    refuse_sharding(accelerator)
     logger.info(
         "run folder: %s, processes: %d, device: %s",
         run,
@@ -112,6 +115,7 @@ def estimate_tokenizer(
     """
     nowhere = Path("nowhere")  # no step writes there
     accelerator = build_accelerator(config.train, nowhere, device)
+    refuse_sharding(accelerator)
     refusal, images = None, None
     try:
         images = RunImages(config, nowhere, resume=False, is_rehearsal=True)
@@ -225,6 +229,7 @@ def _job_without_images(
         dataset=NoiseImages(config.tokenizer.image),
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes, perceptual),
         schedules=config.objective.schedules,
+        adversary=_adversary(config),
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
         evaluate=lambda model, step, check: {},
@@ -236,6 +241,8 @@ def _job_without_images(
         shown=(
             "mse",
             "pixel_accuracy",
+            "perceptual",
+            "discriminator_accuracy",
             *(
                 level_name(name, level, len(tokenizer.num_codes))
                 for name in ("batch_perplexity", "batch_usage")
@@ -243,6 +250,15 @@ def _job_without_images(
             ),
         ),
     )
+
+
+def _adversary(config: TokenizerRun) -> tuple[AdversarialConfig, Discriminator] | None:
+    section = config.objective.adversarial
+    if section is None:
+        return None
+    seeding.reseed_global(config.seed, "discriminator")
+    network = Discriminator(section, config.tokenizer.image.channels)
+    return section, network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _perceptual(config: TokenizerRun) -> PerceptualLoss | None:
@@ -286,15 +302,17 @@ def loss_function(
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         out = model(images, temperature=values["temperature"], generator=generator)
-        total = out.losses["reconstruction"]
+        reconstruction = out.losses["reconstruction"]
         if objective.pixel is not None:
-            total = _pixel_error(objective.pixel, out.x_hat, images)
+            reconstruction = _pixel_error(objective.pixel, out.x_hat, images)
+        total = reconstruction
         for name in objective.weights:
             total = total + values[f"weights.{name}"] * out.losses[name]
         metrics = {k: v for k, v in out.losses.items() if k != "reconstruction"}
         if perceptual is not None:
             metrics["perceptual"] = perceptual.to(images.device)(out.x_hat, images)
-            total = total + values["perceptual.weight"] * metrics["perceptual"]
+            weighted = values["perceptual.weight"] * metrics["perceptual"]
+            total, reconstruction = total + weighted, reconstruction + weighted
         if images.is_floating_point():
             metrics["mse"] = (out.x_hat.detach() - images).square().mean()
         else:
@@ -304,7 +322,10 @@ def loss_function(
         counts = tuple(
             code_counts(indices, k) for indices, k in zip(out.indices, num_codes, strict=True)
         )
-        return StepOutput(total, metrics, sums, rows, counts)
+        judged = None
+        if objective.adversarial is not None:
+            judged = Judged(images, out.x_hat, reconstruction)
+        return StepOutput(total, metrics, sums, rows, counts, judged)
 
     return loss
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launcher import launch
 from PIL import Image
 from representative import slow_but
-from test_processes import launch
 from test_resume import COMMAND, assert_same_run, start, tree, wait_for_step
 
 from imagetok.config import validate

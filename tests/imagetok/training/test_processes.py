@@ -1,13 +1,12 @@
 """Two real processes train what one process trains."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launcher import launch
 from safetensors.torch import load_file, save_file
 
 from imagetok import seeding
@@ -52,16 +51,23 @@ save_file(tensors, run / f"rank{accelerator.process_index}.safetensors")
 """
 
 
-def launch(
-    processes: int, *arguments: object, program: tuple[str, ...] = ("-m", "imagetok")
-) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc_per_node", str(processes), *program]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+SIGNALLED = """
+import os
+import signal
+from imagetok.training import step_reduction
+from cli.main import main
+
+genuine, steps = step_reduction.combine_outputs, []
+
+def combine(*arguments):
+    steps.append(None)
+    if os.environ["RANK"] == "1" and len(steps) == 5:
+        signal.raise_signal(signal.SIGTERM)
+    return genuine(*arguments)
+
+step_reduction.combine_outputs = combine
+main()
+"""
 
 
 def run(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
@@ -190,3 +196,23 @@ def test_two_processes_measure_what_one_measures(tmp_path, count, quantizer, mea
     assert one["num_images"] == count and measure in one and "perplexity_batch32" in one
     assert one["rfrechet_cifar-resnet8"] > 0
     assert two == pytest.approx(one, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_one_step_and_the_run_goes_on(tmp_path):
+    script = tmp_path / "signalled.py"
+    script.write_text(SIGNALLED)
+    sets = [word for override in VQEMA for word in ("--set", override)]
+    words = ("train", CONFIG, "--out", tmp_path / "stopped", *sets)
+    stopped = launch(2, *words, program=(str(script),))
+    assert stopped.returncode != 0
+    # It came in the fifth step, was sent in the sixth, and known before the seventh.
+    assert "stopped by SIGTERM at step 6 of 20" in stopped.stderr
+    names = [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()]
+    assert names == ["step-00000006"]
+    for done in (run(tmp_path / "stopped", 2, "--resume"), run(tmp_path / "whole", 2)):
+        assert done.returncode == 0, done.stderr
+    weights = [
+        load_file(tmp_path / n / "tokenizer" / "model.safetensors") for n in ("stopped", "whole")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
