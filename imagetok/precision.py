@@ -35,7 +35,13 @@ def full_float32() -> Iterator[None]:
 
     TF32 (CUDA, 10 bits of mantissa) and bfloat16 (CPU, 7 bits), which
     `torch.set_float32_matmul_precision` allows, are switched off until the last thread has left.
+
+    Inside a function that torch compiles it does nothing: whoever calls that function sets the
+    precision around the call, which compiled products follow as others do.
     """
+    if torch.compiler.is_compiling():
+        yield
+        return
     with _full.lock:
         if not _full.users:
             _full.before = _products("ieee", "ieee", "ieee")

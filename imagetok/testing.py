@@ -41,7 +41,8 @@ def check_quantizer(config: QuantizerConfig) -> None:
     ranges of `forward`, `encode` and `decode`; that they change no state; that equal generators
     give equal results, whatever the memory format and the other images of a batch; float32 under
     autocast; gradients; that `update` is the same on every rank; and that what is saved is loaded.
-    Raises AssertionError that names the rule.
+    Raises AssertionError that names the rule. Whether the kernel of a `KernelQuantizer` compiles as
+    a whole is not checked: after `quantizer.compile(fullgraph=True)` a call shows it.
     """
     _check_section(config)
     quantizer = _built(config)

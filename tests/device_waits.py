@@ -51,6 +51,21 @@ WAITS = {
     "unique_dim_consecutive": SIZE,
 }
 """Operations that wait for the device, and why."""
+VARY = {
+    *("nll_loss_forward", "nll_loss2d_forward", "nll_loss_backward", "nll_loss2d_backward"),
+    *("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "avg_pool3d_backward"),
+    *("adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward"),
+    *("fractional_max_pool2d_backward", "fractional_max_pool3d_backward"),
+    *("max_unpool2d", "max_unpool3d"),
+    *("upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward"),
+    *("_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward"),
+    "upsample_trilinear3d_backward",
+    *("reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward"),
+    *("grid_sampler_2d_backward", "grid_sampler_3d_backward"),
+    *("median", "nanmedian", "histc", "put", "put_", "_ctc_loss_backward"),
+}
+"""Operations that torch refuses on a GPU with `train.deterministic`, because their bits vary: those
+of the documentation of `torch.use_deterministic_algorithms`."""
 _OURS = [Path(str(file)).parent for file in (imagetok.__file__, prior.__file__, __file__)]
 
 
@@ -68,7 +83,7 @@ class Allowed(NamedTuple):
 
 
 class DeviceWaits(TorchDispatchMode):
-    """Refuses operations that would wait for `device`, or mix it with another one.
+    """Refuses operations that would wait for `device`, mix it with another one, or vary.
 
     allowed: accepted waits. What is copied to the CPU there has the values 0. records: whether a
     CUDA graph records the operations; then also copies from the CPU are refused, however they are
@@ -140,6 +155,8 @@ class DeviceWaits(TorchDispatchMode):
             return self._fault_of_index(name, args)
         if name in WAITS and kwargs.get("output_size") is None:
             return WAITS[name]
+        if name in VARY:
+            return "train.deterministic refuses it, because it has no deterministic form on a GPU"
         others = {t.device.type for t in tensors if t.ndim and not self._is_here(t)}
         return f"it mixes {self.device.type} and {', '.join(others)}" if others else None
 

@@ -1,4 +1,4 @@
-"""No step of training waits for a GPU, with any config: on fake tensors of one."""
+"""No step of training waits for a GPU or varies on it, with any config: on fake tensors of one."""
 
 import json
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from typing import Any, cast
 
 import pytest
 import torch
-from device_waits import WouldWait, device_generator, host_generator
-from fake_steps import ALLOWED, Trained, of_config, run_of, take_backward, take_steps
+import torch.nn.functional as F
+from device_waits import DeviceWaits, WouldWait, device_generator, host_generator
+from fake_steps import ALLOWED, CPU, Trained, of_config, run_of, take_backward, take_steps
 from representative import slow_but
 from torch import Tensor
 
@@ -174,6 +175,7 @@ FAULTS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
     "masked_select": ("aten.masked_select", lambda h, i: h.masked_select(h > 0)),
     "repeats": ("aten.repeat_interleave", lambda h, i: h.repeat_interleave(i[0, 0], dim=-1)),
     "multinomial": ("aten.multinomial", lambda h, i: torch.multinomial(h[0, 0].exp(), 1)),
+    "median": ("aten.median.dim", lambda h, i: h.median(dim=1)),
     "devices": ("aten.add.Tensor", lambda h, i: h + torch.ones(h.shape)),
     "read": ("aten._to_copy", lambda h, i: h.detach().cpu()),
     "constant": ("aten._to_copy", lambda h, i: h * torch.tensor(2.0, device=h.device)),
@@ -212,6 +214,27 @@ def test_what_would_wait_in_backward_is_found_and_named(name):
     operation, fault = FAULTS[name]
     with pytest.raises(WouldWait, match=rf"in <lambda>: .*\n  {operation}"):
         take_backward(planted("backward", fault))
+
+
+VARYING: dict[str, Callable[[Tensor], Tensor]] = {
+    "nll_loss2d": lambda h: F.cross_entropy(h, h[:, 0].long()),
+    "upsample_bilinear2d": lambda h: F.interpolate(h, scale_factor=2, mode="bilinear"),
+    "_upsample_bicubic2d_aa": lambda h: F.interpolate(h, (3, 3), mode="bicubic", antialias=True),
+    "reflection_pad2d": lambda h: F.pad(h, (1, 1, 1, 1), mode="reflect"),
+    "_adaptive_avg_pool2d": lambda h: F.adaptive_avg_pool2d(h, 3),
+    "adaptive_max_pool2d": lambda h: F.adaptive_max_pool2d(h, 3),
+    "grid_sampler_2d": lambda h: F.grid_sample(
+        h, h.permute(0, 2, 3, 1)[..., :2], align_corners=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_what_has_no_deterministic_form_is_found_and_named(name):
+    h = torch.zeros(2, 8, 8, 8, requires_grad=True)
+    reason = rf"aten\.{name}_(forward|backward).*: train.deterministic refuses it"
+    with pytest.raises(WouldWait, match=reason), DeviceWaits(CPU):
+        VARYING[name](h).sum().backward()
 
 
 RIGHT: dict[str, Callable[[Tensor, Tensor], object]] = {

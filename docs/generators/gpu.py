@@ -32,10 +32,10 @@ NONE = """
 **No GPU has been at hand yet**, so there are no figures here, and nothing of imagetok is claimed to
 be fast, or to have run, on one. What is checked on CPUs: no training step of any config waits for a
 GPU, on fake tensors of one, except where an accepted wait is listed with its reason
-(`tests/test_device_waits.py`); the networks of every config compile as whole graphs; what
-`train.cuda_graphs` records of a step is the same at each step, with any config
-(`tests/test_recorded_steps.py`); and the script above runs from end to end with
-`--device cpu --small`.
+(`tests/test_device_waits.py`), or has an operation that torch knows to vary from run to run on one;
+the networks and quantizers of every config compile as whole graphs; what `train.cuda_graphs`
+records of a step is the same at each step, with any config (`tests/test_recorded_steps.py`); and
+the script above runs from end to end with `--device cpu --small`.
 """
 
 

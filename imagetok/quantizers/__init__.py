@@ -19,6 +19,7 @@ from imagetok.quantizers.external import (
     SimVQConfig,
 )
 from imagetok.quantizers.gsvq import GSVQConfig
+from imagetok.quantizers.kernel import KernelQuantizer
 from imagetok.quantizers.sqvae import SQVAEConfig
 from imagetok.quantizers.usage import CodebookUse, code_counts, codebook_use
 from imagetok.quantizers.vmf import VMFSQVAEConfig
@@ -32,6 +33,7 @@ __all__ = [
     "EdVAEConfig",
     "FSQConfig",
     "GSVQConfig",
+    "KernelQuantizer",
     "LFQConfig",
     "Quantized",
     "Quantizer",

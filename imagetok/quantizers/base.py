@@ -1,7 +1,8 @@
 """The interface of all quantizers: `forward`, `encode`, `decode` and `update`.
 
-To add a quantizer without changing imagetok, derive its config from `QuantizerSection` and
-register it with `imagetok.register`; see docs/how-to/own-parts.md. A built-in quantizer is a file
+To add a quantizer without changing imagetok, derive it from `kernel.KernelQuantizer`, or from
+`Quantizer` itself, derive its config from `QuantizerSection` and register it with
+`imagetok.register`; see docs/how-to/own-parts.md. A built-in quantizer is a file
 beside this one and a case of `build.build_quantizer`. `imagetok.testing.check_quantizer` tests the
 contract of either.
 """

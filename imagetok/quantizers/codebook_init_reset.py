@@ -228,30 +228,41 @@ class CodebookInitReset(nn.Module):
             self.register_buffer("started", torch.tensor(False))
             self.register_load_state_dict_post_hook(_read_started)
 
+    def noise(
+        self, h: Float[Tensor, "B D H W"], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        """Draw the positions whose encoder outputs `stats` keeps, (n,); none if it needs none.
+
+        generator: on the device of h.
+        """
+        is_waiting = not self._has_started
+        if not is_waiting and (self.reset is None or not self.reset.needs_vectors):
+            return ()
+        kept = max(self.num_codes, _FEW)
+        if is_waiting and self.init == "kmeans":
+            kept = max(kept, _PER_CODE * self.num_codes)
+        positions = len(h) * h.shape[2:].numel()
+        if kept >= positions:
+            return (torch.arange(positions, device=h.device),)
+        order = torch.randperm(positions, generator=generator, device=h.device)
+        return (order[:kept],)
+
     @torch.no_grad()
     def stats(
         self,
         z_e: Float[Tensor, "B D H W"],
         indices: Int[Tensor, "B H W"],
-        generator: torch.Generator | None,
+        noise: tuple[Tensor, ...],
     ) -> dict[str, Tensor]:
         """Return the statistics of a micro-batch for `forward`: `counts`, and random `vectors`.
 
-        generator: on the device of z_e. Empty if there is nothing to initialise or reset.
+        noise: what `noise` drew. Empty if there is nothing to initialise or reset.
         """
         needs = {}
         if self.reset is not None:
             needs["counts"] = code_counts(indices, self.num_codes).to(z_e.dtype)
-        is_waiting = not self._has_started
-        if is_waiting or (self.reset is not None and self.reset.needs_vectors):
-            kept = max(self.num_codes, _FEW)
-            if is_waiting and self.init == "kmeans":
-                kept = max(kept, _PER_CODE * self.num_codes)
-            vectors = functional.as_vectors(z_e)
-            if kept < len(vectors):
-                order = torch.randperm(len(vectors), generator=generator, device=vectors.device)
-                vectors = vectors[order[:kept]]
-            needs["vectors"] = vectors
+        for kept in noise:
+            needs["vectors"] = functional.as_vectors(z_e)[kept]
         return needs
 
     def forward(

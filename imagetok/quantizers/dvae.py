@@ -32,22 +32,21 @@ class DVAEQuantizer(LogitQuantizer):
         super().__init__(num_codes, code_dim, in_channels=num_codes, test_rule=test_rule)
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
 
-    def forward(
+    def kernel(
         self,
         h: Float[Tensor, "B K H W"],
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate
-            logits = self.logits(h)
-            z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
-            return Quantized(
-                z_q=z_q,
-                indices=(indices,),
-                losses={"kl": functional.categorical_kl_to_uniform(logits).mean()},
-                stats={},
-            )
+        (uniforms,) = noise
+        logits = self.logits(h)
+        z_q, indices = functional.relaxed_codes(logits, uniforms, self.codebook, temperature)
+        return Quantized(
+            z_q=z_q,
+            indices=(indices,),
+            losses={"kl": functional.categorical_kl_to_uniform(logits).mean()},
+            stats={},
+        )
 
     def logits(self, h: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
         return functional.channels_last(h.float())

@@ -1,11 +1,12 @@
 """EdVAE: logits as evidence of a Dirichlet over the code probabilities (EdVAE paper, section 4)."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributions import Dirichlet, kl_divergence
 
 from imagetok.config import Section, Size
@@ -61,27 +62,33 @@ class EdVAEQuantizer(LogitQuantizer):
         self.probabilities = probabilities
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
 
-    def forward(
+    def noise(
+        self, h: Float[Tensor, "B K H W"], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        if self.probabilities == "mean":
+            return super().noise(h, generator)
+        with torch.no_grad():
+            draw = _gamma_draw(self._concentrations(self.logits(h)), generator)
+        return draw, *super().noise(h, generator)
+
+    def kernel(
         self,
         h: Float[Tensor, "B K H W"],
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
         # exp(20) = 5e8 overflows float16, and bfloat16 drops the +1: float32 from here to the KL.
-        with torch.autocast(h.device.type, enabled=False):
-            alpha = self._concentrations(self.logits(h))
-            # softmax needs log pi only up to a constant, so alpha / S enters as log alpha.
-            log_pi = (
-                _log_gamma_draw(alpha, generator) if self.probabilities == "sample" else alpha.log()
-            )
-            z_q, indices = functional.draw_relaxed(log_pi, self.codebook, temperature, generator)
-            return Quantized(
-                z_q=z_q,
-                indices=(indices,),
-                losses={"kl": self._kl(alpha).mean()},
-                stats={},
-            )
+        alpha = self._concentrations(self.logits(h))
+        *draw, uniforms = noise
+        # softmax needs log pi only up to a constant, so alpha / S enters as log alpha.
+        log_pi = _LogOfGamma.apply(alpha, *draw) if draw else alpha.log()
+        z_q, indices = functional.relaxed_codes(log_pi, uniforms, self.codebook, temperature)
+        return Quantized(
+            z_q=z_q,
+            indices=(indices,),
+            losses={"kl": self._kl(alpha).mean()},
+            stats={},
+        )
 
     def logits(self, h: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K H W"]:
         return functional.channels_last(h.float())
@@ -89,7 +96,7 @@ class EdVAEQuantizer(LogitQuantizer):
     def drawn(
         self, logits: Float[Tensor, "B K H W"], generator: torch.Generator | None
     ) -> Float[Tensor, "B K H W"]:
-        return _log_gamma_draw(self._concentrations(logits), generator)
+        return _gamma_draw(self._concentrations(logits), generator).log()
 
     @torch.no_grad()
     def certainty(self, h: Float[Tensor, "B K H W"]) -> dict[str, Float[Tensor, "B H W"]]:
@@ -116,11 +123,30 @@ class EdVAEQuantizer(LogitQuantizer):
         )
 
 
-def _log_gamma_draw(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw log pi + constant with pi ~ Dir(alpha), from Gamma(alpha) variates.
+def _gamma_draw(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw Gamma(alpha) variates, which are Dir(alpha) distributed once they are normalised.
 
-    Normalised Gamma variates are Dirichlet distributed. torch._standard_gamma is the sampler behind
-    Gamma.rsample, with its implicit gradient, but accepts a generator.
+    torch._standard_gamma is the sampler behind Gamma.rsample, but accepts a generator. Draws that
+    are zero in floating point become the smallest number, whose logarithm is finite.
     """
-    draw = torch._standard_gamma(alpha, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
-    return functional.channels_last(draw.clamp_min(torch.finfo(draw.dtype).tiny)).log()
+    draw = torch._standard_gamma(alpha.detach(), generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+    return functional.channels_last(draw.clamp_min_(torch.finfo(draw.dtype).tiny))
+
+
+class _LogOfGamma(torch.autograd.Function):
+    """The logarithm of Gamma(alpha) variates as a function of alpha.
+
+    (alpha, draw) -> log draw, with the implicit gradient of Gamma.rsample; the draw is made before.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, draw: Tensor) -> Tensor:
+        ctx.save_for_backward(alpha, draw)
+        return draw.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        alpha, draw = ctx.saved_tensors
+        slope = torch._standard_gamma_grad(alpha, draw)  # pyright: ignore[reportPrivateImportUsage]
+        return grad / draw * slope, None

@@ -20,7 +20,8 @@ from imagetok.config import Section
 from imagetok.optional import require
 from imagetok.precision import full_float32
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import Codes, Quantized
+from imagetok.quantizers.kernel import KernelQuantizer
 
 _LIBRARY = "vector_quantize_pytorch"
 _MAX_CODES = 2**16
@@ -164,7 +165,7 @@ def _build_module(config: ExternalConfig, library: Any) -> nn.Module:
             assert_never(config)
 
 
-class ExternalQuantizer(Quantizer):
+class ExternalQuantizer(KernelQuantizer):
     """Adapter for a quantizer module of vector-quantize-pytorch.
 
     library: maps (1, N, D) to quantized vectors, indices (1, N) or (1, N, L), and more. losses:
@@ -189,6 +190,17 @@ class ExternalQuantizer(Quantizer):
         self.temperature = temperature
         self.train()
 
+    def forward(
+        self,
+        h: Float[Tensor, "B D H W"],
+        *,
+        temperature: float | Tensor = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
+        if self._compiled is not None:
+            self._require_gradients_of_library()
+        return super().forward(h, temperature=temperature, generator=generator)
+
     @property
     def _is_lfq(self) -> bool:
         return self.temperature is not None
@@ -203,24 +215,30 @@ class ExternalQuantizer(Quantizer):
         self.library.train(not self._is_lfq)
         return self
 
-    def forward(
+    def kernel(
         self,
         h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
-        del temperature, generator  # there is no relaxation and no noise
-        # Half precision and TF32 distances would choose wrong codes.
-        with torch.autocast(h.device.type, enabled=False), full_float32():
-            vectors = functional.as_vectors(functional.at_least_float32(h))
-            z_q, indices = self._quantize(vectors)
-            return Quantized(
-                z_q=_as_map(z_q, h),
-                indices=tuple(_as_map(level[:, None], h)[:, 0] for level in indices.unbind(1)),
-                losses=self._losses(vectors, indices),
-                stats={},
-            )
+        del temperature, noise  # there is no relaxation and no noise
+        vectors = functional.as_vectors(functional.at_least_float32(h))
+        z_q, indices = self._quantize(vectors)
+        return Quantized(
+            z_q=_as_map(z_q, h),
+            indices=tuple(_as_map(level[:, None], h)[:, 0] for level in indices.unbind(1)),
+            losses=self._losses(vectors, indices),
+            stats={},
+        )
+
+    def _require_gradients_of_library(self) -> None:
+        """Do what VectorQuantize does to the start of its loss while it runs, where torch cannot.
+
+        torch compiles no `requires_grad_` that changes something.
+        """
+        for name, buffer in self.library.named_buffers():
+            if name.rpartition(".")[2] == "zero":
+                buffer.requires_grad_()
 
     def encode(
         self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None

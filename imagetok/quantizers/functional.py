@@ -91,22 +91,21 @@ def mix_codes(
         return (weights.movedim(1, -1) @ codebook).movedim(-1, 1)
 
 
-def draw_relaxed(
+def relaxed_codes(
     logits: Float[Tensor, "B K H W"],
+    uniforms: Float[Tensor, "N K"],
     codebook: Float[Tensor, "K D"],
-    temperature: float | Tensor,
-    generator: torch.Generator | None,
+    temperature: Float[Tensor, ""],
 ) -> tuple[Float[Tensor, "B D H W"], Int[Tensor, "B H W"]]:
-    """Draw a Gumbel-softmax sample at every position; return mixed code vectors and hard codes.
+    """Return mixed code vectors and hard codes of a Gumbel-softmax sample at every position.
 
-    logits: may be unnormalised. temperature: > 0. The hard code is the largest entry of the sample.
-    With the same generator, samples equal those of torch.distributions.
+    logits: may be unnormalised. uniforms: in [0, 1], a row per position (N = B * H * W); they are
+    overwritten. temperature: > 0. The hard code is the largest entry of the sample. With the same
+    uniforms, samples equal those of torch.distributions.
     Jang et al. 2017 eq. 2; Maddison et al. 2017 eq. 10.
     """
     grid = logits[:, 0].shape
-    rows = as_vectors(logits)
-    uniforms = torch.empty_like(rows).uniform_(generator=generator)
-    drawn: Any = FusedGumbelSoftmax.apply(rows, uniforms, codebook, temperature)
+    drawn: Any = FusedGumbelSoftmax.apply(as_vectors(logits), uniforms, codebook, temperature)
     mixed, largest = drawn
     return mixed.view(*grid, -1).movedim(-1, 1), largest.view(grid)
 

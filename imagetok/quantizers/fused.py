@@ -57,11 +57,7 @@ class FusedGumbelSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        uniforms: Tensor,
-        codebook: Tensor,
-        temperature: float | Tensor,
+        ctx: Any, logits: Tensor, uniforms: Tensor, codebook: Tensor, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         mixed = logits.new_empty(len(logits), codebook.shape[1])
         largest = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
@@ -73,19 +69,18 @@ class FusedGumbelSoftmax(torch.autograd.Function):
             torch.softmax(noisy, dim=1, out=y)
             torch.mm(y, codebook, out=z)
         ctx.mark_non_differentiable(largest)
-        ctx.save_for_backward(uniforms, codebook, mixed)
-        ctx.temperature = temperature
+        ctx.save_for_backward(uniforms, codebook, mixed, temperature)
         return mixed, largest
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weights, codebook, mixed = ctx.saved_tensors
+        weights, codebook, mixed, temperature = ctx.saved_tensors
         to_logits, to_codebook = torch.empty_like(weights), torch.zeros_like(codebook)
         # dL/dy_k = g . e_k, whose mean under y is g . z
         centre = (grad * mixed).sum(dim=1, keepdim=True)
         for y, g, c, out, _scratch in chunks(weights, grad, centre, to_logits):
-            torch.mm(g, codebook.T, out=out).sub_(c).mul_(y).div_(ctx.temperature)
+            torch.mm(g, codebook.T, out=out).sub_(c).mul_(y).div_(temperature)
             to_codebook.addmm_(y.T, g)
         return to_logits, None, to_codebook, None
 

@@ -36,22 +36,21 @@ class GSVQQuantizer(LogitQuantizer):
         codebook = torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
         self.codebook = nn.Parameter(codebook)
 
-    def forward(
+    def kernel(
         self,
         h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate
-            logits = self.logits(h)
-            z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
-            return Quantized(
-                z_q=z_q,
-                indices=(indices,),
-                losses={"kl": functional.categorical_kl_to_uniform(logits).mean()},
-                stats={},
-            )
+        (uniforms,) = noise
+        logits = self.logits(h)
+        z_q, indices = functional.relaxed_codes(logits, uniforms, self.codebook, temperature)
+        return Quantized(
+            z_q=z_q,
+            indices=(indices,),
+            losses={"kl": functional.categorical_kl_to_uniform(logits).mean()},
+            stats={},
+        )
 
     def logits(self, h: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K H W"]:
         z = functional.channels_last(h.to(self.codebook.dtype))

@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantizer
+from imagetok.quantizers.base import Codes
+from imagetok.quantizers.kernel import KernelQuantizer
 
 TestRule = Literal["argmax", "sample"]
 """The code in eval mode: the most likely one, or a sample from the code probabilities."""
 
 
-class LogitQuantizer(Quantizer, ABC):
+class LogitQuantizer(KernelQuantizer, ABC):
     """Chooses codes by logits over the K rows of `codes()`.
 
     test_rule: `argmax` of the logits, or `sample`.
@@ -28,6 +29,14 @@ class LogitQuantizer(Quantizer, ABC):
         self.code_dim = code_dim
         self.in_channels = in_channels
         self.test_rule: TestRule = test_rule
+
+    def noise(
+        self, h: Float[Tensor, "B C H W"], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        """Draw the uniforms of the relaxed codes, (N, K) with a row per position."""
+        positions = len(h) * h.shape[2:].numel()
+        uniforms = self.codebook.new_empty(positions, *self.num_codes)
+        return (uniforms.uniform_(generator=generator),)
 
     @abstractmethod
     def logits(self, h: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:

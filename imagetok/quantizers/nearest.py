@@ -7,11 +7,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from imagetok.quantizers import functional
-from imagetok.quantizers.base import Codes, Quantized, Quantizer
+from imagetok.quantizers.base import Codes, Quantized
+from imagetok.quantizers.codebook_init_reset import CodebookInitReset
+from imagetok.quantizers.kernel import KernelQuantizer
 
 
-class NearestCodeQuantizer(Quantizer, ABC):
+class NearestCodeQuantizer(KernelQuantizer, ABC):
     """Quantizes D features per position to the nearest row of `codes()` (Euclidean distance)."""
+
+    renewal: CodebookInitReset
 
     def __init__(self, num_codes: int, code_dim: int):
         super().__init__()
@@ -29,24 +33,26 @@ class NearestCodeQuantizer(Quantizer, ABC):
         z_e: Float[Tensor, "B D H W"],
         z_q: Float[Tensor, "B D H W"],
         indices: Int[Tensor, "B H W"],
-        generator: torch.Generator | None,
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
         """Build the output of `forward` from features, their nearest code vectors and the codes."""
 
-    def forward(
+    def noise(
+        self, h: Float[Tensor, "B D H W"], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        return self.renewal.noise(h, generator)
+
+    def kernel(
         self,
         h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
         del temperature  # there is no relaxation
-        # Half precision distances would choose wrong codes.
-        with torch.autocast(h.device.type, enabled=False):
-            z_e = functional.at_least_float32(h)
-            codes = self.codes()
-            indices = functional.nearest_map(z_e, codes)
-            return self.quantized(z_e, functional.look_up(indices, codes), indices, generator)
+        z_e = functional.at_least_float32(h)
+        codes = self.codes()
+        indices = functional.nearest_map(z_e, codes)
+        return self.quantized(z_e, functional.look_up(indices, codes), indices, noise)
 
     def encode(
         self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None

@@ -81,26 +81,25 @@ class SQVAEQuantizer(LogitQuantizer):
         else:
             self.log_variance = nn.Parameter(start)
 
-    def forward(
+    def kernel(
         self,
         h: Float[Tensor, "B C H W"],
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # half precision is too inaccurate
-            z, variance = self._posterior(h)
-            logits = functional.gaussian_logits(z, self.codebook, variance)
-            z_q, indices = functional.draw_relaxed(logits, self.codebook, temperature, generator)
-            continuous = ((z - z_q).square() / (2 * variance)).sum() / len(h)
-            # sum_k P ln P; the constant ln K of the uniform prior is left out.
-            discrete = -functional.entropy(logits).sum() / len(h)
-            return Quantized(
-                z_q=z_q,
-                indices=(indices,),
-                losses={"continuous": continuous, "discrete": discrete},
-                stats={},
-            )
+        (uniforms,) = noise
+        z, variance = self._posterior(h)
+        logits = functional.gaussian_logits(z, self.codebook, variance)
+        z_q, indices = functional.relaxed_codes(logits, uniforms, self.codebook, temperature)
+        continuous = ((z - z_q).square() / (2 * variance)).sum() / len(h)
+        # sum_k P ln P; the constant ln K of the uniform prior is left out.
+        discrete = -functional.entropy(logits).sum() / len(h)
+        return Quantized(
+            z_q=z_q,
+            indices=(indices,),
+            losses={"continuous": continuous, "discrete": discrete},
+            stats={},
+        )
 
     def logits(self, h: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         z, variance = self._posterior(h)

@@ -48,26 +48,25 @@ class VMFSQVAEQuantizer(LogitQuantizer):
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
         self.log_concentration = nn.Parameter(torch.tensor(log_concentration))
 
-    def forward(
+    def kernel(
         self,
         h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
-        with torch.autocast(h.device.type, enabled=False):  # half precision logits would tie
-            z, codes, kappa = self._on_sphere(h)
-            logits = functional.mix_codes(kappa * z, codes.T)  # kappa z . e
-            z_q, indices = functional.draw_relaxed(logits, codes, temperature, generator)
-            continuous = kappa * (z * (z - z_q)).sum() / len(h)
-            # sum_k P ln P; the constant ln K of the uniform prior is left out.
-            discrete = -functional.entropy(logits).sum() / len(h)
-            return Quantized(
-                z_q=z_q,
-                indices=(indices,),
-                losses={"continuous": continuous, "discrete": discrete},
-                stats={},
-            )
+        (uniforms,) = noise
+        z, codes, kappa = self._on_sphere(h)
+        logits = functional.mix_codes(kappa * z, codes.T)  # kappa z . e
+        z_q, indices = functional.relaxed_codes(logits, uniforms, codes, temperature)
+        continuous = kappa * (z * (z - z_q)).sum() / len(h)
+        # sum_k P ln P; the constant ln K of the uniform prior is left out.
+        discrete = -functional.entropy(logits).sum() / len(h)
+        return Quantized(
+            z_q=z_q,
+            indices=(indices,),
+            losses={"continuous": continuous, "discrete": discrete},
+            stats={},
+        )
 
     def logits(self, h: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K H W"]:
         z, codes, kappa = self._on_sphere(h)

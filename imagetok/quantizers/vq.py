@@ -86,7 +86,7 @@ class VQQuantizer(NearestCodeQuantizer):
         z_e: Float[Tensor, "B D H W"],
         z_q: Float[Tensor, "B D H W"],
         indices: Int[Tensor, "B H W"],
-        generator: torch.Generator | None,
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
         return Quantized(
             z_q=functional.straight_through(z_e, z_q),
@@ -96,7 +96,7 @@ class VQQuantizer(NearestCodeQuantizer):
                 "codebook": self._error(z_e.detach(), z_q),
                 "commitment": self._error(z_e, z_q.detach()),
             },
-            stats=self.renewal.stats(z_e, indices, generator),
+            stats=self.renewal.stats(z_e, indices, noise),
         )
 
     def _error(self, z_e: Tensor, z_q: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class VQEMAQuantizer(NearestCodeQuantizer):
         z_e: Float[Tensor, "B D H W"],
         z_q: Float[Tensor, "B D H W"],
         indices: Int[Tensor, "B H W"],
-        generator: torch.Generator | None,
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
         counts, sums = functional.code_sums(
             functional.as_vectors(z_e.detach()), indices.flatten(), self.num_codes[0]
@@ -167,7 +167,7 @@ class VQEMAQuantizer(NearestCodeQuantizer):
             indices=(indices,),
             # eq. 3, third term; the codebook is a buffer without gradient.
             losses={"commitment": (z_e - z_q).square().mean()},
-            stats={"counts": counts, "sums": sums} | self.renewal.stats(z_e, indices, generator),
+            stats={"counts": counts, "sums": sums} | self.renewal.stats(z_e, indices, noise),
         )
 
     @torch.no_grad()

@@ -176,14 +176,14 @@ class VQSTEQuantizer(NearestCodeQuantizer):
         z_e: Float[Tensor, "B D H W"],
         z_q: Float[Tensor, "B D H W"],
         indices: Int[Tensor, "B H W"],
-        generator: torch.Generator | None,
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
         out = functional.straight_through(z_e, z_q)
         if self.synchronisation:
             out = out + self.synchronisation * (z_q - z_q.detach())  # adds only a gradient
         commitment = (z_e - z_q.detach()).square().mean()
         codebook = (z_e.detach() - z_q).square().mean()
-        stats = self.renewal.stats(z_e, indices, generator)
+        stats = self.renewal.stats(z_e, indices, noise)
         if self.alternation is not None:
             counts, sums = functional.code_sums(
                 functional.as_vectors(z_e.detach()), indices.flatten(), self.num_codes[0]

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,7 +21,7 @@ from imagetok.images import ImageContract, Images, check_images, check_tensor, c
 from imagetok.precision import EncodePrecision, encoding_precision
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
-from imagetok.quantizers import Codes
+from imagetok.quantizers import Codes, KernelQuantizer
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.deferred_checks import are_deferred
 
@@ -78,8 +78,18 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
     def networks(self) -> list[nn.Module]:
         """Return the parts of encoder and decoder, each of which is called as a whole.
 
-        They are what `train.compile` compiles: each is one graph. Quantizers are not among them.
+        Quantizers are not among them.
         """
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the training step's forward pass in place; arguments: those of `torch.compile`.
+
+        Every network becomes one graph, and so does the kernel of every quantizer that has one;
+        other quantizers stay as they are. Names of parameters and of saved tensors do not change.
+        """
+        kernels = (part for part in self.modules() if isinstance(part, KernelQuantizer))
+        for part in (*self.networks(), *kernels):
+            part.compile(*args, **kwargs)
 
     def update(
         self, stats: dict[str, Tensor], generator: torch.Generator

@@ -82,8 +82,8 @@ class TrainConfig(Section):
     """Use only operations that give the same bits in every run on the same GPU, which can be
     slower; on a CPU they always do."""
     compile: bool = False
-    """Let torch.compile fuse the networks' forward and backward passes, for a GPU; it takes minutes
-    to start. Held-out measures are computed without it."""
+    """Let torch.compile fuse the forward and backward passes of networks and quantizers, for a GPU;
+    it takes minutes to start. Held-out measures are computed without it."""
     cuda_graphs: bool = False
     """Record the GPU's work of an optimizer step once, then launch it as a whole, which saves the
     time between small operations; for one process, without fp16, `accumulation` and
@@ -285,6 +285,8 @@ class TokenizerRun(Section):
                 f"objective.pixel: expected null with likelihood {likelihood.kind!r}, which has "
                 f"its own loss, found {self.objective.pixel}; use likelihood 'mse'"
             )
+        if self.objective.perceptual is not None and self.train.deterministic:
+            _check_deterministic(self.objective.perceptual)
         if self.objective.adversarial is not None:
             _check_adversarial(self.objective.adversarial, self)
         losses, method = self.tokenizer.losses, ", ".join(map(repr, self.tokenizer.method))
@@ -301,6 +303,15 @@ class TokenizerRun(Section):
                 f"{self.train.accumulation}; set it to 1, or use likelihood 'gaussian'"
             )
         return self
+
+
+def _check_deterministic(perceptual: PerceptualConfig) -> None:
+    if perceptual.network.startswith("torchvision:"):
+        raise ValueError(
+            "train.deterministic: expected false with objective.perceptual.network "
+            f"{perceptual.network!r}, which resizes images by an operation whose gradient has no "
+            "deterministic form on a GPU, found true; use lpips:vgg or cifar-resnet=FILE"
+        )
 
 
 def _check_adversarial(config: AdversarialConfig, run: TokenizerRun) -> None:

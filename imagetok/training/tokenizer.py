@@ -147,8 +147,7 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
         for network in tokenizer.networks():
             cast(Layers, network).recompute_activations()
     if config.train.compile:
-        for network in tokenizer.networks():
-            network.compile()
+        tokenizer.compile()
     return tokenizer, "" if init_from is None else _start_from(tokenizer, init_from)
 
 

@@ -41,7 +41,9 @@ def test_pieces_are_all_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def everything(logits: torch.Tensor, codebook: torch.Tensor) -> list[torch.Tensor]:
     logits, codebook = logits.clone().requires_grad_(), codebook.clone().requires_grad_()
-    z_q, indices = functional.draw_relaxed(logits, codebook, 0.8, gen(2))
+    uniforms = torch.rand(logits[:, 0].numel(), len(codebook), dtype=logits.dtype, generator=gen(2))
+    temperature = torch.tensor(0.8, dtype=logits.dtype)
+    z_q, indices = functional.relaxed_codes(logits, uniforms, codebook, temperature)
     kl = functional.categorical_kl_to_uniform(logits)
     dirichlet = functional.dirichlet_kl_to_uniform(1 + logits.exp())
     (z_q.square().sum() + (kl * dirichlet).sum()).backward()

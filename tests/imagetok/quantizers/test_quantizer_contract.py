@@ -24,7 +24,7 @@ from imagetok.quantizers import (
     VQSTEConfig,
     build_quantizer,
 )
-from imagetok.quantizers.functional import dirichlet_kl_to_uniform, draw_relaxed
+from imagetok.quantizers.functional import dirichlet_kl_to_uniform, relaxed_codes
 from imagetok.testing import check_quantizer
 
 Config = QuantizerConfig
@@ -292,7 +292,8 @@ def test_edvae_of_evidence_without_the_one_is_the_gumbel_softmax_of_the_logits(
     torch.manual_seed(3)
     probabilities = evidence / evidence.sum(dim=1, keepdim=True)
     y = RelaxedOneHotCategorical(temperature, probs=probabilities).rsample()
-    z_q, indices = draw_relaxed(z, codes, temperature, gen(3))
+    uniforms = torch.rand(6, 12, dtype=torch.float64, generator=gen(3))
+    z_q, indices = relaxed_codes(z, uniforms, codes, torch.tensor(temperature, dtype=torch.float64))
     assert_close(z_q[:, :, 0, 0], y @ codes)
     assert torch.equal(indices[:, 0, 0], y.argmax(dim=1))
     # At evidence of e^40, which has no room for the one, EdVAE is the dVAE.
@@ -316,13 +317,13 @@ def test_edvae_sampled_probabilities_are_dirichlet_draws() -> None:
 
 def test_edvae_sampled_probabilities_have_the_gradient_of_the_mean() -> None:
     # E[pi] = alpha / S, so the mean implicit gradient of draws is the gradient of alpha / S.
-    from imagetok.quantizers.edvae import _log_gamma_draw
+    from imagetok.quantizers.edvae import _gamma_draw, _LogOfGamma
 
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     alpha = logits.exp() + 1
     (exact,) = torch.autograd.grad((alpha / alpha.sum())[0], logits)
     alpha = (logits.exp() + 1).view(1, 4, 1, 1).expand(20_000, -1, -1, -1)
-    draws = _log_gamma_draw(alpha, gen(0)).softmax(dim=1)
+    draws = _LogOfGamma.apply(alpha, _gamma_draw(alpha, gen(0))).softmax(dim=1)
     (found,) = torch.autograd.grad(draws[:, 0].mean(), logits)
     assert_close(found, exact, rtol=0, atol=0.01)  # 5 standard errors of 20,000 draws
 

@@ -10,13 +10,13 @@ from torch.testing import assert_close
 from imagetok.quantizers.functional import (
     categorical_kl_to_uniform,
     code_sums,
-    draw_relaxed,
     ema_increments,
     gumbel_from_uniform,
     gumbel_noise,
     look_up,
     mix_codes,
     nearest_codes,
+    relaxed_codes,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -29,9 +29,10 @@ def gen(seed: int) -> torch.Generator:
 
 def relaxed(logits: torch.Tensor, temperature: float, seed: int) -> tuple[torch.Tensor, ...]:
     """Samples on the simplex, which are what mixes unit vectors, and their largest code."""
-    return draw_relaxed(
-        logits, torch.eye(logits.shape[1], dtype=logits.dtype), temperature, gen(seed)
-    )
+    codebook = torch.eye(logits.shape[1], dtype=logits.dtype)
+    rows = logits[:, 0].numel()
+    uniforms = torch.rand(rows, len(codebook), dtype=logits.dtype, generator=gen(seed))
+    return relaxed_codes(logits, uniforms, codebook, torch.tensor(temperature, dtype=logits.dtype))
 
 
 @given(seed=SEEDS, num_codes=st.integers(2, 32), temperature=st.floats(0.1, 5))
@@ -49,8 +50,10 @@ def test_relaxed_samples_equal_torch_distributions(
 def test_relaxed_samples_gradcheck() -> None:
     logits = torch.randn(2, 6, 2, 1, dtype=FLOAT64, generator=gen(0)).requires_grad_()
     codebook = torch.randn(6, 3, dtype=FLOAT64, generator=gen(1)).requires_grad_()
+    uniforms = torch.rand(4, 6, dtype=FLOAT64, generator=gen(2))
+    temperature = torch.tensor(0.7, dtype=FLOAT64)
     assert torch.autograd.gradcheck(
-        lambda a, e: draw_relaxed(a, e, 0.7, gen(2))[0], (logits, codebook)
+        lambda a, e: relaxed_codes(a, uniforms.clone(), e, temperature)[0], (logits, codebook)
     )
 
 

@@ -7,10 +7,11 @@ import scripted
 import torch
 from safetensors.torch import load_file
 from test_resume import config as run_config
+from test_resume import tree
 
 from imagetok.config import differences, validate
 from imagetok.errors import ConfigError
-from imagetok.training.config import TrainConfig
+from imagetok.training.config import TokenizerRun, TrainConfig
 from imagetok.training.tokenizer import train_tokenizer
 
 BASE = {"steps": 4, "batch_size": 4, "learning_rate": {"kind": "constant", "value": 0.1}}
@@ -106,3 +107,13 @@ def test_a_run_goes_on_in_another_precision_with_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train_tokenizer(run_config(steps=3, precision="fp32"), tmp_path, resume=True, device="cpu")
     assert "train.precision: continuing with 'fp32' instead of 'bf16'" in caplog.text
+
+
+def test_a_perceptual_network_without_a_deterministic_gradient_is_refused():
+    raw = tree(deterministic=True)
+    weight = {"kind": "constant", "value": 1.0}
+    raw["objective"]["perceptual"] = {"network": "torchvision:resnet18", "weight": weight}
+    with pytest.raises(ConfigError, match=r"deterministic: expected false.*resnet18.*lpips:vgg"):
+        validate(raw, TokenizerRun, "test")
+    raw["objective"]["perceptual"]["network"] = "lpips:vgg"
+    validate(raw, TokenizerRun, "test")

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 import imagetok
-from imagetok.quantizers import Codes, Quantized, Quantizer, QuantizerSection, functional
+from imagetok.quantizers import Codes, KernelQuantizer, Quantized, QuantizerSection, functional
 from imagetok.quantizers.base import CodebookSize
 
 
@@ -22,7 +22,7 @@ class SoftVQConfig(QuantizerSection):
 
 
 @imagetok.register(SoftVQConfig)
-class SoftVQQuantizer(Quantizer):
+class SoftVQQuantizer(KernelQuantizer):
     """Reads D features per position."""
 
     def __init__(self, config: SoftVQConfig):
@@ -31,24 +31,22 @@ class SoftVQQuantizer(Quantizer):
         self.code_dim = self.in_channels = config.code_dim
         self.codebook = nn.Parameter(torch.randn(config.num_codes, config.code_dim))
 
-    def forward(
+    def kernel(
         self,
         h: Float[Tensor, "B D H W"],
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        temperature: Float[Tensor, ""],
+        noise: tuple[Tensor, ...],
     ) -> Quantized:
-        del generator  # nothing is drawn
-        with torch.autocast(h.device.type, enabled=False):  # distances in half precision are noise
-            z = functional.at_least_float32(h)
-            # The Gaussian's exponent at variance 1/2 is minus the squared distance.
-            half = z.new_full((1, 1, 1, 1), 0.5)
-            logits = functional.gaussian_logits(z, self.codebook, half)
-            z_q = functional.mix_codes((logits / temperature).softmax(dim=1), self.codebook)
-            indices = logits.argmax(dim=1)
-            nearest = functional.look_up(indices, self.codebook.detach())
-            losses = {"commitment": (z - nearest).square().mean()}
-            return Quantized(z_q, (indices,), losses, stats={})
+        del noise  # nothing is drawn
+        z = functional.at_least_float32(h)  # distances in half precision are noise
+        # The Gaussian's exponent at variance 1/2 is minus the squared distance.
+        half = z.new_full((1, 1, 1, 1), 0.5)
+        logits = functional.gaussian_logits(z, self.codebook, half)
+        z_q = functional.mix_codes((logits / temperature).softmax(dim=1), self.codebook)
+        indices = logits.argmax(dim=1)
+        nearest = functional.look_up(indices, self.codebook.detach())
+        losses = {"commitment": (z - nearest).square().mean()}
+        return Quantized(z_q, (indices,), losses, stats={})
 
     def encode(
         self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
