@@ -83,9 +83,10 @@ def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
     )
     match config:
         case VQConfig():
-            return VQQuantizer(*size, renewal, config.error)
+            return VQQuantizer(*size, renewal, config.error, config.distance)
         case VQEMAConfig():
-            return VQEMAQuantizer(*size, config.decay, config.averages, renewal)
+            averages, distance = config.averages, config.distance
+            return VQEMAQuantizer(*size, config.decay, averages, renewal, distance)
         case VQSTEConfig():
             affine, alternation = config.affine, config.alternation
             return VQSTEQuantizer(

@@ -1,24 +1,33 @@
 """The base class of quantizers that choose the nearest code: VQ-VAE, VQ-VAE-EMA and VQ-STE++."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Codes, Quantized
 from imagetok.quantizers.codebook_init_reset import CodebookInitReset
 from imagetok.quantizers.kernel import KernelQuantizer
 
+Distance = Literal["euclidean", "cosine"]
+
 
 class NearestCodeQuantizer(KernelQuantizer, ABC):
-    """Quantizes D features per position to the nearest row of `codes()` (Euclidean distance)."""
+    """Quantizes D features per position to the nearest row of `codes()` by Euclidean distance.
+
+    With distance `cosine`, features and codes have unit length, for the losses and the decoder too
+    (Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.2).
+    """
 
     renewal: CodebookInitReset
 
-    def __init__(self, num_codes: int, code_dim: int):
+    def __init__(self, num_codes: int, code_dim: int, distance: Distance = "euclidean"):
         super().__init__()
+        self.distance: Distance = distance
         self.num_codes = (num_codes,)
         self.code_dim = code_dim
         self.in_channels = code_dim
@@ -49,7 +58,7 @@ class NearestCodeQuantizer(KernelQuantizer, ABC):
         noise: tuple[Tensor, ...],
     ) -> Quantized:
         del temperature  # there is no relaxation
-        z_e = functional.at_least_float32(h)
+        z_e = self._features(h)
         codes = self.codes()
         indices = functional.nearest_map(z_e, codes)
         return self.quantized(z_e, functional.look_up(indices, codes), indices, noise)
@@ -58,10 +67,17 @@ class NearestCodeQuantizer(KernelQuantizer, ABC):
         self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None
     ) -> Codes:
         del generator
-        return (functional.nearest_map(h, self.codes()),)
+        return (functional.nearest_map(self._features(h), self.codes()),)
 
     def certainty(self, h: Float[Tensor, "B D H W"]) -> dict[str, Float[Tensor, "B H W"]]:
-        return functional.nearest_certainty(h, self.codes())
+        return functional.nearest_certainty(self._features(h), self.codes())
 
     def decode(self, indices: Codes) -> Float[Tensor, "B D H W"]:
         return functional.look_up(indices[0], self.codes())
+
+    def _features(self, h: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D H W"]:
+        return self._directed(functional.at_least_float32(h))
+
+    def _directed(self, vectors: Float[Tensor, "N D *grid"]) -> Float[Tensor, "N D *grid"]:
+        """Return the vectors, of unit length if directions alone are compared."""
+        return vectors if self.distance == "euclidean" else normalize(vectors, dim=1)

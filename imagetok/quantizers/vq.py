@@ -18,7 +18,7 @@ from imagetok.quantizers.codebook_init_reset import (
     ResetResult,
     initial_codebook,
 )
-from imagetok.quantizers.nearest import NearestCodeQuantizer
+from imagetok.quantizers.nearest import Distance, NearestCodeQuantizer
 
 QuantizationError = Literal["mean-square", "norm-of-squares"]
 Averages = Literal["increments", "zeros", "debiased", "ones"]
@@ -37,8 +37,11 @@ class VQConfig(Section):
     """Form of both losses. `mean-square`: the mean of (z_e - z_q)^2 over all values.
     `norm-of-squares`: the mean over positions of the Euclidean norm over channels of (z_e - z_q)^2,
     as in the public code nadavbh12/VQ-VAE."""
+    distance: Distance = "euclidean"
+    """By which the nearest code is chosen. `cosine`: features and codes are brought to unit length
+    first, as in Improved VQGAN and LlamaGen, which also use a `code_dim` of 4 to 32."""
     losses: ClassVar[tuple[str, ...]] = ("codebook", "commitment")
-    added: ClassVar[tuple[str, ...]] = ("error",)
+    added: ClassVar[tuple[str, ...]] = ("error", "distance")
 
 
 class VQEMAConfig(Section):
@@ -56,8 +59,11 @@ class VQEMAConfig(Section):
     towards zero and can come back. `increments`: sums are not kept, and an unused code stays."""
     init: Init = "uniform"
     reset: ResetConfig = NoReset()
+    distance: Distance = "euclidean"
+    """By which the nearest code is chosen. `cosine`: features are brought to unit length first, and
+    codes are the directions of their averages."""
     losses: ClassVar[tuple[str, ...]] = ("commitment",)
-    added: ClassVar[tuple[str, ...]] = ("averages",)
+    added: ClassVar[tuple[str, ...]] = ("averages", "distance")
 
 
 class VQQuantizer(NearestCodeQuantizer):
@@ -72,14 +78,15 @@ class VQQuantizer(NearestCodeQuantizer):
         code_dim: int,
         renewal: CodebookInitReset,
         error: QuantizationError = "mean-square",
+        distance: Distance = "euclidean",
     ):
-        super().__init__(num_codes, code_dim)
+        super().__init__(num_codes, code_dim, distance)
         self.error: QuantizationError = error
         self.codebook = nn.Parameter(initial_codebook(num_codes, code_dim, renewal.init))
         self.renewal = renewal
 
     def codes(self) -> Float[Tensor, "K D"]:
-        return self.codebook
+        return self._directed(self.codebook)
 
     def quantized(
         self,
@@ -134,8 +141,9 @@ class VQEMAQuantizer(NearestCodeQuantizer):
         decay: float,
         averages: Averages,
         renewal: CodebookInitReset,
+        distance: Distance = "euclidean",
     ):
-        super().__init__(num_codes, code_dim)
+        super().__init__(num_codes, code_dim, distance)
         self.decay = decay
         self.averages: Averages = averages
         codebook = initial_codebook(num_codes, code_dim, renewal.init)
@@ -150,7 +158,7 @@ class VQEMAQuantizer(NearestCodeQuantizer):
         self.renewal = renewal
 
     def codes(self) -> Float[Tensor, "K D"]:
-        return self.codebook
+        return self._directed(self.codebook)
 
     def quantized(
         self,

@@ -28,6 +28,8 @@ BARE = {**PLAIN, "affine": None, "synchronisation": 0.0, "alternation": None}
 CONFIGS = [
     VQConfig(**PLAIN),
     VQEMAConfig(**PLAIN),
+    VQConfig(**PLAIN, distance="cosine"),
+    VQEMAConfig(**PLAIN, distance="cosine", averages="zeros"),
     VQSTEConfig(**PLAIN),
     VQSTEConfig(**BARE),
     VQSTEConfig(**{**PLAIN, "affine": AffineConfig(groups=3), "alternation": AlternationConfig()}),
@@ -68,8 +70,12 @@ def gradients(value: Tensor, quantizer: Quantizer, *more: Tensor) -> dict[str, T
 def test_the_straight_through_jacobian_is_the_identity(config):
     quantizer = build(config)
     h = features(batch=1)[:, :, :2, :2].clone()
-    jacobian = torch.autograd.functional.jacobian(lambda x: quantizer(x).z_q, h)
-    assert torch.equal(jacobian.view(h.numel(), -1), torch.eye(h.numel(), dtype=FLOAT64))
+    jacobian = torch.autograd.functional.jacobian
+    found = jacobian(lambda x: quantizer(x).z_q, h)
+    if getattr(config, "distance", "euclidean") == "cosine":  # that of the unit vectors
+        assert_close(found, jacobian(lambda x: torch.nn.functional.normalize(x, dim=1), h))
+    else:
+        assert torch.equal(found.view(h.numel(), -1), torch.eye(h.numel(), dtype=FLOAT64))
     out = quantizer(h)
     assert_close(out.z_q, quantizer.decode(out.indices))
 
@@ -251,3 +257,51 @@ def test_what_cannot_work_is_refused(kind, change, says):
 def test_groups_that_do_not_divide_the_codes_are_refused():
     with pytest.raises(ConfigError, match=r"num_codes \(10\) must be a multiple of .*groups \(4\)"):
         validate({"num_codes": 10, "affine": {"groups": 4}}, VQSTEConfig, "here")
+
+
+def test_cosine_distance_is_that_of_llamagen():
+    """Restated: unit vectors in the distances, in both losses and for the decoder."""
+    quantizer = build(VQConfig(**PLAIN, distance="cosine"))
+    h = features().requires_grad_()
+    z = torch.nn.functional.normalize(h, dim=1)
+    table = torch.nn.functional.normalize(quantizer.codebook, dim=1)
+    rows = z.movedim(1, -1).flatten(0, 2)
+    nearest = (rows @ table.T).argmax(dim=1)
+    chosen = table[nearest].view(2, 3, 4, D).movedim(-1, 1)
+    losses = {
+        "codebook": (z.detach() - chosen).square().mean(),
+        "commitment": (z - chosen.detach()).square().mean(),
+    }
+    out = quantizer(h)
+    assert torch.equal(out.indices[0].flatten(), nearest)
+    assert_close(out.z_q, chosen)
+    for name, loss in losses.items():
+        assert_close(out.losses[name], loss)
+        expected, found = (gradients(value, quantizer, h) for value in (loss, out.losses[name]))
+        for part in ("codebook", "h"):
+            assert_close(found[part], expected[part])
+    assert_close(quantizer.decode(out.indices).norm(dim=1), torch.ones(2, 3, 4, dtype=FLOAT64))
+
+
+def test_lengths_of_features_mean_nothing_to_cosine_distance():
+    h = features()
+    for config in (VQConfig(**PLAIN, distance="cosine"), VQEMAConfig(**PLAIN, distance="cosine")):
+        quantizer = build(config)
+        assert torch.equal(quantizer.encode(7 * h)[0], quantizer.encode(h)[0])
+        assert_close(quantizer(7 * h).z_q, quantizer(h).z_q)
+        assert not torch.equal(quantizer.encode(h)[0], build(type(config)(**PLAIN)).encode(h)[0])
+
+
+def test_directions_of_averages_are_codes_of_cosine_distance():
+    """After one step without memory, a code is the direction of the mean of its unit vectors."""
+    quantizer = build(VQEMAConfig(**PLAIN, distance="cosine", averages="ones", decay=0.0))
+    out = quantizer(features())
+    unit = torch.nn.functional.normalize(features(), dim=1).movedim(1, -1).flatten(0, 2)
+    quantizer.update(out.stats, gen())
+    for code in out.indices[0].unique():
+        mean = unit[out.indices[0].flatten() == code].mean(dim=0)
+        assert_close(quantizer.vectors()[code], mean / mean.norm(), rtol=1e-4, atol=1e-4)
+
+
+def test_euclidean_distance_leaves_no_trace_in_dumps():
+    assert "distance" not in VQConfig().model_dump() | VQEMAConfig().model_dump()
