@@ -40,6 +40,8 @@ class CheckpointRecord(Section):
     """Number of processes that trained the run."""
     data: str
     """Identity of the training data."""
+    networks: dict[str, str] = Field(default_factory=dict)
+    """Hashes of networks that the loss uses and does not train, by name."""
     best: BestRecord | None = None
     """Record of the best weights so far; None if none are kept."""
 
@@ -53,6 +55,8 @@ class CheckpointRecord(Section):
     def stored(self) -> dict[str, Any]:
         """Return the plain data of state.json."""
         tree = self.model_dump(mode="json")
+        if not self.networks:
+            del tree["networks"]
         return {**tree, "best": tree["best"] or {}}
 
     @model_validator(mode="after")

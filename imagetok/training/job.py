@@ -64,6 +64,8 @@ class Job:
     """Folder of the finished model."""
     adversary: "tuple[AdversarialConfig, Discriminator] | None" = None
     """A discriminator that opposes the model; the loss then says what it judges."""
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of networks that the loss uses and does not train, by name."""
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     """What the loss needs of the step, by name."""
     inputs: Callable[[], dict[str, str]] = dict

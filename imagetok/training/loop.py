@@ -366,6 +366,7 @@ class _Training:
             evaluation=self.evaluation,
             num_processes=self.accelerator.num_processes,
             data=self.job.dataset.identity(),
+            networks=dict(self.job.networks),
             best=self.best.record() if self.best is not None else None,
         )
         tensors = self.best.tensors if self.best is not None else {}

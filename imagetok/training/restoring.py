@@ -50,6 +50,7 @@ def restore(path: Path, job: Job, parts: RunParts) -> CheckpointRecord:
     accelerator, is_main = parts.accelerator, parts.accelerator.is_main_process
     record = checkpoint.read(path)
     _check_data(path, record, job)
+    _check_networks(path, record, job)
     logs = (parts.metrics, record.metrics_bytes), (parts.timing, record.timing_bytes)
     if is_main:
         for log, size in logs:
@@ -77,6 +78,16 @@ def _check_data(path: Path, record: CheckpointRecord, job: Job) -> None:
         "or changed since then, or this version of imagetok reads them differently"
         f"{f': {how}' if how else ''}); restore the data, or train into a new --out"
     )
+
+
+def _check_networks(path: Path, record: CheckpointRecord, job: Job) -> None:
+    for name, found in job.networks.items():
+        expected = record.networks.get(name, "none")
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: was saved with another {name} (sha256 {expected[:12]}, found "
+                f"{found[:12]}); restore its weights, or train into a new --out"
+            )
 
 
 def _warn_of_other_processes(record: CheckpointRecord, num_processes: int) -> None:

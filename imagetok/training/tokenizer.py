@@ -181,7 +181,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             "some training images": training.sample(),
             "held-out images": images.held_out.identity(),
             "weights to start from": started,
-            **({} if perceptual is None else {"perceptual network": perceptual.sha256}),
+            **job.networks,
         }
 
     job = _job_without_images(config, tokenizer, perceptual)
@@ -230,6 +230,7 @@ def _job_without_images(
         loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes, perceptual),
         schedules=config.objective.schedules,
         adversary=_adversary(config),
+        networks={} if perceptual is None else {"perceptual network": perceptual.sha256},
         update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
         describe=_describe,
         evaluate=lambda model, step, check: {},

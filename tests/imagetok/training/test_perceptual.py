@@ -10,7 +10,7 @@ from test_resume import tree
 from torch.testing import assert_close
 
 from imagetok.config import differences, validate
-from imagetok.errors import ConfigError
+from imagetok.errors import CheckpointError, ConfigError
 from imagetok.evaluation.cifar_resnet import CIFARResNet
 from imagetok.evaluation.feature_networks import FeatureNetwork
 from imagetok.evaluation.lpips import BACKBONES, open_perceptual
@@ -169,6 +169,18 @@ def test_a_run_logs_it_and_resumes_bit_identically(cifar, tmp_path):
     assert whole[-1] == halves[-1] and whole[-2] == halves[-2]
     logged = [record for record in whole if record["split"] == "train"]
     assert all(record["perceptual"] > 0 for record in logged)
+
+
+def test_a_run_is_not_continued_with_other_weights(tmp_path):
+    path = tmp_path / "cifar.safetensors"
+    objective = {"perceptual": {"network": f"cifar-resnet={path}", "weight": WEIGHT}}
+    save_file(CIFARResNet(1).state_dict(), path)
+    train_tokenizer(run(objective, steps=2), tmp_path / "run", device="cpu")
+    state = tmp_path / "run" / "checkpoints" / "step-00000002" / "state.json"
+    assert len(json.loads(state.read_bytes())["networks"]["perceptual network"]) == 64
+    save_file(CIFARResNet(1).state_dict(), path)
+    with pytest.raises(CheckpointError, match="was saved with another perceptual network"):
+        train_tokenizer(run(objective, steps=4), tmp_path / "run", resume=True, device="cpu")
 
 
 def test_the_loss_is_the_sum_of_its_parts(cifar, tmp_path):
