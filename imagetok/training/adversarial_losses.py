@@ -11,7 +11,7 @@ AdversarialLoss = Literal["hinge", "non-saturating"]
 
 
 def discriminator_loss(
-    kind: AdversarialLoss, real: Float[Tensor, "*N"], fake: Float[Tensor, "*N"]
+    kind: AdversarialLoss, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]
 ) -> Float[Tensor, ""]:
     """Return the loss of a discriminator from its logits of images and of reconstructions.
 
@@ -23,7 +23,7 @@ def discriminator_loss(
     return 0.5 * (functional.softplus(-real).mean() + functional.softplus(fake).mean())
 
 
-def generator_loss(kind: AdversarialLoss, fake: Float[Tensor, "*N"]) -> Float[Tensor, ""]:
+def generator_loss(kind: AdversarialLoss, fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     """Return the loss of the model from the logits of its reconstructions.
 
     `hinge`: the negative mean. `non-saturating`: -ln sigmoid(fake), whose gradient does not vanish
@@ -47,7 +47,7 @@ class LeCAM(nn.Module):
         self.decay = decay
         self.register_buffer("averages", torch.zeros(2))
 
-    def forward(self, real: Float[Tensor, "*N"], fake: Float[Tensor, "*N"]) -> Float[Tensor, ""]:
+    def forward(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the regularisation with the averages as they are."""
         of_real, of_fake = self.averages
         return (

@@ -43,16 +43,17 @@ def build_optimizer(
     )
 
 
-def to_step(prepared: AcceleratedOptimizer) -> torch.optim.Optimizer:
+def to_step(prepared: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Return the optimizer to call at each step, from the one that Accelerate prepared.
 
     Accelerate's wrapper scales gradients of fp16, reduces them on TPUs, and has subclasses for
     DeepSpeed and Megatron. Otherwise it only calls torch's optimizer, after searching the disk for
     an optional package, so torch's own is returned.
     """
+    if type(prepared) is not AcceleratedOptimizer:
+        return prepared
     calls_only = (
-        type(prepared) is AcceleratedOptimizer
-        and prepared.scaler is None
+        prepared.scaler is None
         and prepared.accelerator_state.distributed_type != DistributedType.XLA
     )
     return prepared.optimizer if calls_only else prepared

@@ -248,8 +248,9 @@ def test_the_option_stands_before_the_command(capsys):
 
 def test_an_error_in_a_plugin_is_not_called_a_bug_of_imagetok(plugin, tmp_path, capsys):
     # The run when it is built has two images, a training step has four.
-    broken = "(h if len(h) == 2 else h.devize).device.type"
-    text = plugin().read_text().replace("h.device.type", broken)
+    whole = plugin().read_text()
+    text = whole.replace("at_least_float32(h)", "at_least_float32(h if len(h) == 2 else h.devize)")
+    assert text != whole
     words = ["--plugin", str(plugin("mine.py", text)), "train", str(DIGITS / "vqvae.yaml")]
     for key, value in SETTINGS.items():
         words += ["--set", f"{key}={json.dumps(value)}"]
