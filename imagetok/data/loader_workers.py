@@ -20,7 +20,8 @@ from imagetok.processes import usable_cpus
 from imagetok.suggestions import counted
 
 logger = logging.getLogger("imagetok")
-MOST_BY_DEFAULT = 16
+MOST_BY_DEFAULT, MOST_PER_CPU = 16, 8
+"""Workers of a process on a GPU unless asked otherwise, and the most that are started for a CPU."""
 T = TypeVar("T")
 
 
@@ -83,24 +84,27 @@ def worker_loader(
 
     In place of a batch it yields InputError if `read` raises it, and ResourceError if a worker has
     no shared memory for the batch. option: name of the number of workers, for messages. Logs a
-    warning for more workers than CPUs.
+    warning for more workers than CPUs, and starts at most MOST_PER_CPU for each CPU, because each
+    takes memory.
     """
     cpus = usable_cpus()
+    started = min(workers, MOST_PER_CPU * cpus)
     if workers > cpus:
         logger.warning(
             "%s: expected no more processes than CPUs that they may use, %d, found %d; more are "
-            "slower, set %s",
+            "slower, set %s%s",
             *(option, cpus, workers, _setting(option, cpus)),
+            "" if started == workers else f"; {started} are started",
         )
     with _without_advice():
         return DataLoader(
             Refusals(read, option),
             batch_sampler=pieces,
-            num_workers=workers,
+            num_workers=started,
             collate_fn=_as_is,
             pin_memory=pin_memory,
             worker_init_fn=_ignore_signals,
-            timeout=300 if workers else 0,  # seconds to wait for a batch of a hanging worker
+            timeout=300 if started else 0,  # seconds to wait for a batch of a hanging worker
             # Its own generator, because the default draws a seed from torch's global generator.
             generator=torch.Generator().manual_seed(0),
         )

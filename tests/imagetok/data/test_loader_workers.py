@@ -97,3 +97,12 @@ def test_workers_are_for_images_that_are_decoded_and_for_gpus(monkeypatch):
     assert workers_for(decoded, GPU) == 1
     monkeypatch.setattr(loader_workers, "usable_cpus", lambda: 1)
     assert workers_for(decoded, GPU) == 0
+
+
+def test_a_number_of_workers_that_would_fill_the_memory_is_not_started(caplog, monkeypatch):
+    monkeypatch.setattr(loader_workers, "usable_cpus", lambda: 1)
+    dataset = images()
+    found = [batch.indices.tolist() for batch in read_ahead(dataset.read, PIECES, 2000, CPU)]
+    assert found == [list(piece) for piece in PIECES]
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "found 2000; more are slower" in warning and warning.endswith("; 8 are started")
