@@ -168,9 +168,10 @@ def _run(arguments: list[str]) -> int:
         click.echo(without_secrets(shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (its reader has ended)
-        return 0
+        return _without_reader()
     except BaseException as error:  # also SystemExit of a plugin's code
+        if isinstance(error, SystemExit) and _has_no_reader():
+            return _without_reader()  # click exits by itself
         if isinstance(error, SystemExit) and "_IMAGETOK_COMPLETE" in os.environ:
             return int(error.code or 0)  # click's end of a completion
         message, code = _explain(error)
@@ -178,6 +179,17 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         click.echo(f"error: {message}", err=True)
         return code
+
+
+def _has_no_reader() -> bool:
+    """Return whether what read standard output has ended; click has then replaced the stream."""
+    return "PacifyFlush" in type(sys.stdout).__name__
+
+
+def _without_reader() -> int:
+    """End in silence, because what reads standard output, such as `head`, has ended."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    return 0
 
 
 def _check_text(arguments: list[str]) -> None:

@@ -16,13 +16,14 @@ from imagetok.config import read_yaml
 from imagetok.data import DataConfig, ImageDataset
 from imagetok.data.inputs import open_inputs
 from imagetok.data.views import picture_contract
-from imagetok.durable import MANIFEST, verify_folder
+from imagetok.durable import MANIFEST, sha256_file, verify_folder
 from imagetok.errors import ArtifactError, ConfigError, InputError, MissingPluginError
 from imagetok.inspection import Kind, PushResult, checkpoints_of, kind_of
 from imagetok.results import Result
 from imagetok.suggestions import counted
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.tokenizers.loading import open_tokenizer
+from imagetok.training.checkpoint_record import DISCRIMINATOR, read_finished
 from imagetok.training.earlier_artifact import earlier_artifacts
 from imagetok.training.metrics_log import records_of
 from imagetok.training.run_folder import CONFIG as RUN_CONFIG
@@ -228,7 +229,22 @@ def _run_faults(run: Path, checks: Mapping[str, LoadCheck]) -> list[str]:
             faults.append(f"{run / name}: missing")
         except InputError as error:
             faults.append(str(error))
+    faults += _discriminator_faults(run)
     return faults + [f for folder in _artifacts_of(run) for f in faults_of(folder, checks)]
+
+
+def _discriminator_faults(run: Path) -> list[str]:
+    """Return the fault of the discriminator of a finished run; none if it had no adversary."""
+    try:
+        finished = read_finished(run)
+        expected = None if finished is None else finished.discriminator
+        if expected is None or sha256_file(run / DISCRIMINATOR) == expected:
+            return []
+    except InputError as error:
+        return [str(error)]
+    except FileNotFoundError:
+        return [f"{run / DISCRIMINATOR}: missing; `imagetok train --resume` writes it again"]
+    return [f"{run / DISCRIMINATOR}: its sha256 differs from the recorded one"]
 
 
 def _artifacts_of(run: Path) -> list[Path]:

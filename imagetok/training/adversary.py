@@ -5,6 +5,7 @@ and the gradient of its judgement reaches the reconstructions. Then the discrimi
 the same images and their detached reconstructions in one forward pass.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -20,12 +21,12 @@ from imagetok.durable import write_bytes
 from imagetok.networks.patchgan import PatchGAN
 from imagetok.tokenizers import Autoencoder
 from imagetok.training.adversarial_losses import LeCAM, discriminator_loss, generator_loss
+from imagetok.training.checkpoint_record import DISCRIMINATOR
 from imagetok.training.config import AdversarialConfig
 from imagetok.training.optimizer import build_optimizer, to_step
 from imagetok.training.schedules import Value
 from imagetok.training.step_output import StepOutput
 
-DISCRIMINATOR = "discriminator.safetensors"
 logger = logging.getLogger("imagetok")
 
 _LEAST, _MOST = 1e-4, 1e4  # of the adaptive weight's divisor and of its ratio, as in VQGAN's code
@@ -143,9 +144,11 @@ class Adversary:
         """Return the weights and averages of the discriminator."""
         return self._bare.state_dict()
 
-    def save(self, run: Path) -> None:
-        """Write discriminator.safetensors into a run folder, beside the artifact."""
-        write_bytes(run / DISCRIMINATOR, save({k: v.contiguous() for k, v in self.state().items()}))
+    def save(self, run: Path) -> str:
+        """Write discriminator.safetensors beside the artifact in a run folder; return its hash."""
+        content = save({name: value.contiguous() for name, value in self.state().items()})
+        write_bytes(run / DISCRIMINATOR, content)
+        return hashlib.sha256(content).hexdigest()
 
 
 def _measures(loss: Tensor, real: Tensor, fake: Tensor) -> dict[str, Tensor]:

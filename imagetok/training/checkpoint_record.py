@@ -9,7 +9,7 @@ from imagetok.config import Section
 from imagetok.errors import CheckpointError, InputError
 from imagetok.io.json_files import Count, Measure, read_section
 
-FINISHED = "finished.json"
+FINISHED, DISCRIMINATOR = "finished.json", "discriminator.safetensors"
 
 
 class BestRecord(Section):
@@ -76,6 +76,8 @@ class FinishedRecord(Section):
     """Last step of the run."""
     exported: Count | None = None
     """Step of the exported weights; None in older runs, which exported the last ones."""
+    discriminator: str | None = None
+    """sha256 of discriminator.safetensors; None if there is none."""
 
     @property
     def exported_step(self) -> int:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,7 +31,12 @@ from imagetok.training.batch_order import (
     batch_loader,
 )
 from imagetok.training.best_weights import BestWeights
-from imagetok.training.checkpoint_record import FINISHED, CheckpointRecord, read_finished
+from imagetok.training.checkpoint_record import (
+    DISCRIMINATOR,
+    FINISHED,
+    CheckpointRecord,
+    read_finished,
+)
 from imagetok.training.config import TrainConfig
 from imagetok.training.earlier_artifact import keep_earlier_artifact
 from imagetok.training.job import Job, arithmetic
@@ -87,9 +93,13 @@ def rehearse(
 ) -> Generator[None]:
     """Take steps of a new run, one each time the iterator advances, and keep nothing of them.
 
-    There is no run folder, so no logs, evaluations, checkpoints and artifact. Raises what a step
-    raises, and StoppedError after a signal.
+    There is no run folder, so no logs, evaluations, checkpoints and artifact. An adversary takes
+    part from the first step, as in most steps of a run. Raises what a step raises, and StoppedError
+    after a signal.
     """
+    if job.adversary is not None:
+        config_of_it, discriminator = job.adversary
+        job = replace(job, adversary=(config_of_it.model_copy(update={"start": 0}), discriminator))
     with (
         TemporaryDirectory(prefix="imagetok-") as folder,
         StopRequest() as stop,
@@ -200,9 +210,10 @@ class _Training:
                 model.load_state_dict(self.best.tensors, strict=True)
             keep_earlier_artifact(self.job.artifact, step)
             self.job.export(model, measures)
+            ended: dict[str, int | str] = {"step": self.step, "exported": step}
             if self.learner.adversary is not None:
-                self.learner.adversary.save(self.finished.parent)
-            write_json(self.finished, {"step": self.step, "exported": step})
+                ended["discriminator"] = self.learner.adversary.save(self.finished.parent)
+            write_json(self.finished, ended)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return measures
@@ -230,7 +241,9 @@ class _Training:
         except InputError:  # the damaged file is written again
             return False
         expected = self.step, self._exported()[0]
-        return found is not None and (found.step, found.exported_step) == expected
+        if found is None or (found.step, found.exported_step) != expected:
+            return False
+        return found.discriminator is None or self.finished.with_name(DISCRIMINATOR).is_file()
 
     def _begin_batches(self, kept: BatchedDataset | EpochDataset | None) -> None:
         """Start the loader at the next step. kept: the dataset, if it is on the device."""

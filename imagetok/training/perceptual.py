@@ -3,11 +3,14 @@
 Its networks and their weights are those of the measures: LPIPS, or a feature network.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError, ResourceError
 from imagetok.evaluation.feature_networks import FeatureNetwork, open_features
 from imagetok.evaluation.lpips import PerceptualDistance, open_perceptual
 from imagetok.images import ImageContract
@@ -63,6 +66,24 @@ class PerceptualLoss(nn.Module):
 
 def _open(config: PerceptualConfig, image: ImageContract) -> PerceptualDistance | FeatureNetwork:
     where, name = "objective.perceptual.network", config.network
+    with _named(where):
+        return _opened(config, image, where, name)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Put the key before messages, which name the options of measures."""
+    try:
+        yield
+    except (ConfigError, InputError, ResourceError) as error:
+        if str(error).startswith(key):
+            raise
+        raise type(error)(f"{key}: {error}") from None
+
+
+def _opened(
+    config: PerceptualConfig, image: ImageContract, where: str, name: str
+) -> PerceptualDistance | FeatureNetwork:
     if image.mode == "labels":
         raise ConfigError("objective.perceptual: expected a tokenizer of images, found label maps")
     if name.startswith(_LPIPS):

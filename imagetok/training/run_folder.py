@@ -47,6 +47,8 @@ REPAIRS = (
     "train.precision",
     "train.mixed_precision",
     "train.cuda_graphs",
+    "objective.adversarial.learning_rate",
+    "objective.adversarial.lecam",
 )
 """Keys that may change to continue a run that diverged, or whose steps cannot be recorded; a single
 config then no longer describes it."""

@@ -148,6 +148,9 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
             cast(Layers, network).recompute_activations()
     if config.train.compile:
         tokenizer.compile()
+        if config.objective.adversarial is not None:
+            # Its gradient norms use a compiled graph twice, which may then not reuse its buffers.
+            torch._functorch.config.donated_buffer = False  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     return tokenizer, "" if init_from is None else _start_from(tokenizer, init_from)
 
 
@@ -257,6 +260,13 @@ def _adversary(config: TokenizerRun) -> tuple[AdversarialConfig, Discriminator] 
     section = config.objective.adversarial
     if section is None:
         return None
+    if section.start >= config.train.steps:
+        logger.warning(
+            "objective.adversarial.start is %d, but train.steps is only %d: the discriminator will "
+            "never learn",
+            section.start,
+            config.train.steps,
+        )
     seeding.reseed_global(config.seed, "discriminator")
     network = Discriminator(section, config.tokenizer.image.channels)
     return section, network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

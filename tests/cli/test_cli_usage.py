@@ -1,6 +1,9 @@
 """A wrong call of a command says which argument is meant, and shows a right one."""
 
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +70,14 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(tmp_path, cap
     error = capsys.readouterr().err
     assert "device warp: cannot be used on this machine, which has cpu" in error
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["configs"], ["--help"]], ids=" ".join)
+def test_a_reader_of_the_output_that_has_ended_is_no_fault(words):
+    """As in `imagetok configs | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-P", "-m", "imagetok", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

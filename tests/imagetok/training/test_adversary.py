@@ -16,6 +16,7 @@ from test_resume import assert_same_run, checkpoint, start, tree, wait_for_step,
 from torch import nn
 from torch.testing import assert_close
 
+import imagetok
 from imagetok.config import apply_overrides, validate
 from imagetok.errors import ConfigError
 from imagetok.seeding import reseed_global
@@ -23,7 +24,7 @@ from imagetok.training.adversarial_losses import LeCAM, discriminator_loss
 from imagetok.training.adversary import Adversary, Balance, Discriminator, adaptive_factor
 from imagetok.training.config import AdversarialConfig, TokenizerRun
 from imagetok.training.step_output import Judged, StepOutput
-from imagetok.training.tokenizer import train_tokenizer
+from imagetok.training.tokenizer import estimate_tokenizer, train_tokenizer
 
 CONSTANT = {"kind": "constant", "value": 0.1}
 SECTION = {
@@ -189,6 +190,43 @@ def test_a_run_resumes_bit_identically(tmp_path, keys):
         assert_equal(everything(run, 6), expected)
         found = load_file(run / "discriminator.safetensors")
         assert_equal(found, load_file(tmp_path / "whole" / "discriminator.safetensors"))
+
+
+def test_a_lost_or_damaged_discriminator_is_noticed_and_written_again(tmp_path):
+    run, make = tmp_path / "run", partial(config, {}, steps=2)
+    train_tokenizer(make(), run)
+    path = run / "discriminator.safetensors"
+    whole = path.read_bytes()
+    assert imagetok.verify(run).is_good
+    path.write_bytes(whole[:-1])
+    assert "its sha256 differs" in imagetok.verify(run).faults[0]
+    path.unlink()
+    assert "discriminator.safetensors: missing" in imagetok.verify(run).faults[0]
+    train_tokenizer(make(), run, resume=True)
+    assert path.read_bytes() == whole and imagetok.verify(run).is_good
+
+
+def test_its_learning_rate_may_change_when_a_run_goes_on(tmp_path):
+    train_tokenizer(config({}, steps=2), tmp_path / "run")
+    slower = {"learning_rate": {"kind": "constant", "value": 1e-5}}
+    train_tokenizer(config(slower, steps=4), tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match=r"objective.adversarial.start"):
+        train_tokenizer(config({"start": 2}, steps=6), tmp_path / "run", resume=True)
+
+
+def test_a_start_after_the_end_is_warned_of(caplog, tmp_path):
+    train_tokenizer(config({"start": 3}, steps=2), tmp_path / "run")
+    assert "objective.adversarial.start is 3, but train.steps is only 2" in caplog.text
+
+
+def test_a_dry_run_measures_steps_with_it(monkeypatch):
+    steps: list[int] = []
+    learn = Adversary.learn
+    monkeypatch.setattr(
+        Adversary, "learn", lambda self, outputs: steps.append(1) or learn(self, outputs)
+    )
+    estimate_tokenizer(config({"start": 1000}, steps=2000), device="cpu")
+    assert len(steps) >= 5
 
 
 def test_before_its_start_a_run_is_one_without_it(tmp_path):

@@ -46,22 +46,27 @@ def test_networks_and_kernels_are_whole_graphs_with_the_same_values(names):
 
 
 SIZES = {"num_codes": 8, "code_dim": 4}
+RATE = {"kind": "constant", "value": 1e-3}
+OPPOSED = {"weight": RATE, "learning_rate": RATE, "layers": 1, "width": 4, "adaptive": True}
 STARTED = SIZES | {"kind": "vqvae-ema", "init": "data", "reset": {"kind": "random"}}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(
-    ("quantizer", "loss"),
-    [(SIZES | {"kind": "edvae"}, "kl"), (STARTED, "commitment")],
-    ids=["edvae", "vqvae-ema"],
+    ("quantizer", "loss", "adversarial"),
+    [(SIZES | {"kind": "edvae"}, "kl", None), (STARTED, "commitment", OPPOSED)],
+    ids=["edvae", "vqvae-ema with an adversary"],
 )
-def test_a_compiled_run_learns_the_same_and_is_resumed_bit_identically(quantizer, loss, tmp_path):
+def test_a_compiled_run_learns_the_same_and_is_resumed_bit_identically(
+    quantizer, loss, adversarial, tmp_path
+):
     def run(name: str, steps: int, *, resume: bool = False, **changes: object):
         raw = tree(steps=steps, checkpoint_every=2, evaluate_every=2, **changes)
         raw["tokenizer"]["network"]["dropout"] = 0.0  # compiled dropout draws other numbers
         raw["tokenizer"]["quantizer"] = quantizer
         raw["objective"]["weights"] = {loss: {"kind": "constant", "value": 1e-3}}
+        raw["objective"]["adversarial"] = adversarial
         config = validate(raw, TokenizerRun, "test")
         train_tokenizer(config, tmp_path / name, resume=resume, device="cpu")
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
