@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.dataclasses import get_module_class_from_name
-from conftest import SHAPES
 from launcher import launch
+from prior_shapes import SHAPES
 from safetensors.torch import load_file
 from test_prior_training import encode_random, make_run
 from torch.testing import assert_close
