@@ -195,7 +195,7 @@ def test_the_wheel_holds_the_packages_and_the_configs_alone(wheel):
         names = set(file.namelist())
         metadata = message_from_bytes(file.read(f"{head}.dist-info/METADATA"))
     files = checkout_files()
-    resources = {"imagetok/py.typed"}
+    resources = {"imagetok/py.typed", "imagetok/training/gpu_times.json"}
     resources |= {f"imagetok/reporting/{name}" for name in ("style.css", "template.html")}
     resources |= {name for name in files if name.startswith("imagetok/data/resources/")}
     code = {n for n in files if n.endswith(".py") and n.split("/")[0] in PACKAGES}
