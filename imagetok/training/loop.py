@@ -98,8 +98,8 @@ def rehearse(
     after a signal.
     """
     if job.adversary is not None:
-        config_of_it, discriminator = job.adversary
-        job = replace(job, adversary=(config_of_it.model_copy(update={"start": 0}), discriminator))
+        section, discriminator = job.adversary
+        job = replace(job, adversary=(section.model_copy(update={"start": 0}), discriminator))
     with (
         TemporaryDirectory(prefix="imagetok-") as folder,
         StopRequest() as stop,

@@ -18,6 +18,7 @@ from imagetok.precision import half_precision
 from imagetok.training.config import HalfPrecision, PerceptualConfig
 
 _LPIPS = "lpips:"
+_KEY = "objective.perceptual.network"
 
 
 class PerceptualLoss(nn.Module):
@@ -31,7 +32,8 @@ class PerceptualLoss(nn.Module):
         """precision: the half precision of the training, or `no`.
 
         Raises ConfigError for a network that cannot be a loss of these images, and what
-        `open_perceptual` and `open_features` raise."""
+        `open_perceptual` and `open_features` raise.
+        """
         super().__init__()
         self.of = config.of
         self.precision: HalfPrecision = precision
@@ -64,12 +66,6 @@ class PerceptualLoss(nn.Module):
         return [features.logits]
 
 
-def _open(config: PerceptualConfig, image: ImageContract) -> PerceptualDistance | FeatureNetwork:
-    where, name = "objective.perceptual.network", config.network
-    with _named(where):
-        return _opened(config, image, where, name)
-
-
 @contextmanager
 def _named(key: str) -> Iterator[None]:
     """Put the key before messages, which name the options of measures."""
@@ -81,16 +77,16 @@ def _named(key: str) -> Iterator[None]:
         raise type(error)(f"{key}: {error}") from None
 
 
-def _opened(
-    config: PerceptualConfig, image: ImageContract, where: str, name: str
-) -> PerceptualDistance | FeatureNetwork:
+@_named(_KEY)
+def _open(config: PerceptualConfig, image: ImageContract) -> PerceptualDistance | FeatureNetwork:
+    name = config.network
     if image.mode == "labels":
-        raise ConfigError("objective.perceptual: expected a tokenizer of images, found label maps")
+        raise ConfigError(f"{_KEY}: expected a tokenizer of images, found label maps")
     if name.startswith(_LPIPS):
         distance = open_perceptual(name.removeprefix(_LPIPS))
         if min(image.height, image.width) < distance.smallest:
             raise ConfigError(
-                f"{where}: {name} needs images of at least {distance.smallest} x "
+                f"{_KEY}: {name} needs images of at least {distance.smallest} x "
                 f"{distance.smallest} pixels, found {image.height} x {image.width}; use lpips:vgg, "
                 "which needs 16 x 16, cifar-resnet=FILE, or larger images"
             )
@@ -100,5 +96,5 @@ def _opened(
     with torch.no_grad():
         features = network.learnable(torch.zeros(size))  # refuses now what a step would refuse
     if config.of == "logits" and features.logits is None:
-        raise ConfigError(f"{where}: {name} has no logits; set objective.perceptual.of=features")
+        raise ConfigError(f"{_KEY}: {name} has no logits; set objective.perceptual.of=features")
     return network
