@@ -21,7 +21,8 @@ from imagetok.quantizers.vq import VQQuantizer
 
 MECHANISMS = [
     *("digits/vqvae", "digits/vqvae-ema", "digits/vqste", "digits/edvae", "digits/dvae"),
-    *("digits/gs-vqvae", "digits/sqvae", "shapes/vmf-sqvae", "digits/vae", "shapes/vqvae2"),
+    *("digits/ibq", "digits/gs-vqvae", "digits/sqvae", "shapes/vmf-sqvae", "digits/vae"),
+    "shapes/vqvae2",
     *("digits/fsq", "digits/lfq", "digits/residual-vq", "digits/simvq", "digits/rotation-vq"),
     *("digits/gpt", "digits/pixelcnn", "digits/pixelsnail", "shapes/pixelsnail-vqvae2"),
 ]

@@ -182,7 +182,7 @@ class Page:
         if is_choice and tag is not None:
             self.lines += [f"### `{tag}: {section.model_fields[tag].default}`", ""]
         self.lines += [inspect.cleandoc(section.__doc__ or ""), ""]
-        losses = getattr(section, "losses", None)
+        losses = getattr(section.model_construct(), "losses", None)
         if isinstance(losses, tuple):
             named = ", ".join(f"`{loss}`" for loss in losses) or "none"
             self.lines += [f"Losses that `objective.weights` names: {named}.", ""]

@@ -19,6 +19,7 @@ from imagetok.quantizers.external import (
     SimVQConfig,
 )
 from imagetok.quantizers.gsvq import GSVQConfig
+from imagetok.quantizers.ibq import IBQConfig
 from imagetok.quantizers.kernel import KernelQuantizer
 from imagetok.quantizers.sqvae import SQVAEConfig
 from imagetok.quantizers.usage import CodebookUse, code_counts, codebook_use
@@ -33,6 +34,7 @@ __all__ = [
     "EdVAEConfig",
     "FSQConfig",
     "GSVQConfig",
+    "IBQConfig",
     "KernelQuantizer",
     "LFQConfig",
     "Quantized",

@@ -21,6 +21,7 @@ from imagetok.quantizers.external import (
     build_external,
 )
 from imagetok.quantizers.gsvq import GSVQConfig, GSVQQuantizer
+from imagetok.quantizers.ibq import IBQConfig, IBQQuantizer
 from imagetok.quantizers.probe import check_built
 from imagetok.quantizers.sqvae import SQVAEConfig, SQVAEQuantizer
 from imagetok.quantizers.vmf import VMFSQVAEConfig, VMFSQVAEQuantizer
@@ -33,6 +34,7 @@ QuantizerConfig = Annotated[
     | VQConfig
     | VQEMAConfig
     | VQSTEConfig
+    | IBQConfig
     | GSVQConfig
     | SQVAEConfig
     | VMFSQVAEConfig
@@ -56,6 +58,8 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
             return DVAEQuantizer(config.num_codes, config.code_dim, config.test_rule)
         case VQConfig() | VQEMAConfig() | VQSTEConfig():
             return _build_nearest(config)
+        case IBQConfig():
+            return IBQQuantizer(config.num_codes, config.code_dim, config.entropy_temperature)
         case GSVQConfig():
             return GSVQQuantizer(config.num_codes, config.code_dim, config.test_rule)
         case SQVAEConfig():
@@ -83,10 +87,11 @@ def _build_nearest(config: VQConfig | VQEMAConfig | VQSTEConfig) -> Quantizer:
     )
     match config:
         case VQConfig():
-            return VQQuantizer(*size, renewal, config.error, config.distance)
+            compared = config.distance, config.entropy_temperature
+            return VQQuantizer(*size, renewal, config.error, *compared)
         case VQEMAConfig():
-            averages, distance = config.averages, config.distance
-            return VQEMAQuantizer(*size, config.decay, averages, renewal, distance)
+            compared = config.distance, config.entropy_temperature
+            return VQEMAQuantizer(*size, config.decay, config.averages, renewal, *compared)
         case VQSTEConfig():
             affine, alternation = config.affine, config.alternation
             return VQSTEQuantizer(

@@ -5,6 +5,7 @@ distances and log-sum-exp are too inaccurate in half precision.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -244,15 +245,28 @@ def nearest_codes(
     chunk: vectors per chunk (None: as many as fit in the cache), so that no (N, K) matrix of
     distances is stored. TF32 is off, because it would choose wrong codes.
     """
+    return _best_codes(vectors, codebook, -0.5 * codebook.square().sum(dim=1), chunk)
+
+
+def most_similar_codes(
+    vectors: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"]
+) -> Int[Tensor, " N"]:
+    """Return the index of the code with the largest inner product; ties go to the lowest index."""
+    return _best_codes(vectors, codebook, codebook.new_zeros(len(codebook)))
+
+
+def _best_codes(
+    vectors: Tensor, codebook: Tensor, offsets: Tensor, chunk: int | None = None
+) -> Tensor:
+    """Return the index of the largest inner product plus offset (K,) of every vector."""
     chunk = chunk or rows_per_chunk(len(codebook), vectors.device)
-    offsets = -0.5 * codebook.square().sum(dim=1)
     # Padded to full vector registers: otherwise matrix products round the last columns differently,
     # and equal codes would not tie.
     over = -len(codebook) % _COLUMNS
     codebook = torch.nn.functional.pad(codebook, (0, 0, 0, over))
     offsets = torch.nn.functional.pad(offsets, (0, over), value=-math.inf)
     with full_float32():
-        # z . e - e^2 / 2 is largest where (z - e)^2 is least.
+        # For distances, z . e - e^2 / 2 is largest where (z - e)^2 is least.
         parts = [
             first_argmax(torch.addmm(offsets, part, codebook.T)) for part in vectors.split(chunk)
         ]
@@ -260,11 +274,16 @@ def nearest_codes(
 
 
 def nearest_map(
-    h: Float[Tensor, "B D H W"], codebook: Float[Tensor, "K D"]
+    h: Float[Tensor, "B D H W"],
+    codebook: Float[Tensor, "K D"],
+    chosen: Callable[[Tensor, Tensor], Tensor] = nearest_codes,
 ) -> Int[Tensor, "B H W"]:
-    """Return the nearest code of every position, computed in float32 or float64, never autocast."""
+    """Return the nearest code of every position, computed in float32 or float64, never autocast.
+
+    chosen: `nearest_codes`, or `most_similar_codes`.
+    """
     with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
-        indices = nearest_codes(as_vectors(at_least_float32(h)), codebook)
+        indices = chosen(as_vectors(at_least_float32(h)), codebook)
         return indices.view(h.shape[0], *h.shape[2:])
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import Codes, Quantized
+from imagetok.quantizers.code_probabilities import distance_factors, entropy_penalty
 from imagetok.quantizers.codebook_init_reset import CodebookInitReset
 from imagetok.quantizers.kernel import KernelQuantizer
 
@@ -21,13 +22,22 @@ class NearestCodeQuantizer(KernelQuantizer, ABC):
 
     With distance `cosine`, features and codes have unit length, for the losses and the decoder too
     (Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.2).
+    entropy_temperature: temperature of p(k|z) = softmax over k of -||z - e_k||^2 / temperature in
+    the entropy penalty; None: no penalty.
     """
 
     renewal: CodebookInitReset
 
-    def __init__(self, num_codes: int, code_dim: int, distance: Distance = "euclidean"):
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        distance: Distance = "euclidean",
+        entropy_temperature: float | None = None,
+    ):
         super().__init__()
         self.distance: Distance = distance
+        self.entropy_temperature = entropy_temperature
         self.num_codes = (num_codes,)
         self.code_dim = code_dim
         self.in_channels = code_dim
@@ -61,7 +71,12 @@ class NearestCodeQuantizer(KernelQuantizer, ABC):
         z_e = self._features(h)
         codes = self.codes()
         indices = functional.nearest_map(z_e, codes)
-        return self.quantized(z_e, functional.look_up(indices, codes), indices, noise)
+        out = self.quantized(z_e, functional.look_up(indices, codes), indices, noise)
+        if self.entropy_temperature is None:
+            return out
+        factors = distance_factors(functional.as_vectors(z_e), codes)
+        penalty = entropy_penalty(*factors, self.entropy_temperature / 2)
+        return out._replace(losses=out.losses | penalty)
 
     def encode(
         self, h: Float[Tensor, "B D H W"], *, generator: torch.Generator | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from imagetok.config import Section, Size
 from imagetok.quantizers import functional
 from imagetok.quantizers.base import CodebookSize, Quantized
+from imagetok.quantizers.code_probabilities import EntropyTemperature, penalty_names
 from imagetok.quantizers.codebook_init_reset import (
     CodebookInitReset,
     Init,
@@ -40,8 +41,17 @@ class VQConfig(Section):
     distance: Distance = "euclidean"
     """By which the nearest code is chosen. `cosine`: features and codes are brought to unit length
     first, as in Improved VQGAN and LlamaGen, which also use a `code_dim` of 4 to 32."""
-    losses: ClassVar[tuple[str, ...]] = ("codebook", "commitment")
-    added: ClassVar[tuple[str, ...]] = ("error", "distance")
+    entropy_temperature: EntropyTemperature | None = None
+    """Temperature T of the code probabilities p = softmax(-squared distance / T) in an entropy
+    penalty, two more losses: `sample_entropy`, low if every position has one probable code, and
+    `diversity`, minus the entropy of the mean probabilities of a micro-batch of a process, low if
+    codes are used equally. LlamaGen has it with T = 0.01; null: no penalty."""
+    added: ClassVar[tuple[str, ...]] = ("error", "distance", "entropy_temperature")
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses."""
+        return ("codebook", "commitment", *penalty_names(self.entropy_temperature))
 
 
 class VQEMAConfig(Section):
@@ -62,8 +72,17 @@ class VQEMAConfig(Section):
     distance: Distance = "euclidean"
     """By which the nearest code is chosen. `cosine`: features are brought to unit length first, and
     codes are the directions of their averages."""
-    losses: ClassVar[tuple[str, ...]] = ("commitment",)
-    added: ClassVar[tuple[str, ...]] = ("averages", "distance")
+    entropy_temperature: EntropyTemperature | None = None
+    """Temperature T of the code probabilities p = softmax(-squared distance / T) in an entropy
+    penalty, two more losses: `sample_entropy`, low if every position has one probable code, and
+    `diversity`, minus the entropy of the mean probabilities of a micro-batch of a process, low if
+    codes are used equally. Null: no penalty."""
+    added: ClassVar[tuple[str, ...]] = ("averages", "distance", "entropy_temperature")
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses."""
+        return ("commitment", *penalty_names(self.entropy_temperature))
 
 
 class VQQuantizer(NearestCodeQuantizer):
@@ -79,8 +98,9 @@ class VQQuantizer(NearestCodeQuantizer):
         renewal: CodebookInitReset,
         error: QuantizationError = "mean-square",
         distance: Distance = "euclidean",
+        entropy_temperature: float | None = None,
     ):
-        super().__init__(num_codes, code_dim, distance)
+        super().__init__(num_codes, code_dim, distance, entropy_temperature)
         self.error: QuantizationError = error
         self.codebook = nn.Parameter(initial_codebook(num_codes, code_dim, renewal.init))
         self.renewal = renewal
@@ -142,8 +162,9 @@ class VQEMAQuantizer(NearestCodeQuantizer):
         averages: Averages,
         renewal: CodebookInitReset,
         distance: Distance = "euclidean",
+        entropy_temperature: float | None = None,
     ):
-        super().__init__(num_codes, code_dim, distance)
+        super().__init__(num_codes, code_dim, distance, entropy_temperature)
         self.decay = decay
         self.averages: Averages = averages
         codebook = initial_codebook(num_codes, code_dim, renewal.init)

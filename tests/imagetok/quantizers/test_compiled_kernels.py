@@ -69,6 +69,7 @@ OTHERS = {
         for init in ("normal", "data")
         for reset in RESETS
     },
+    "vqvae entropy": SMALL | {"kind": "vqvae", "init": "normal", "entropy_temperature": 0.01},
     "vqvae-ema zeros": SMALL | {"kind": "vqvae-ema", "averages": "zeros", "init": "data"},
     "vq-ste++ plain": SMALL | {"kind": "vq-ste++", "affine": None, "synchronisation": 0.0},
 }

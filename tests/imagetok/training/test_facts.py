@@ -16,6 +16,7 @@ COUNTS = [
     ("vqvae-ema", SIZES | {"averages": "debiased"}, K * D),
     ("vqvae-ema", SIZES | {"reset": {"kind": "least-recently-used"}, "init": "kmeans"}, K * D),
     ("vq-ste++", SIZES | {"alternation": {}, "affine": None}, K * D),
+    ("ibq", SIZES, K * D),
     ("sqvae", SIZES, K * D + 1),  # the variance
     ("edvae", SIZES, K * D),
     ("residual-vq", SIZES | {"num_levels": 3}, 3 * K * D),
