@@ -65,7 +65,14 @@ def test_backward_waits_for_nothing(name):
     take_backward(of_config(run_of(MODELS[name])))
 
 
+ENTROPY = {
+    "tokenizer.quantizer.entropy_temperature": 0.01,
+    "objective.weights.sample_entropy": {"kind": "constant", "value": 0.05},
+    "objective.weights.diversity": {"kind": "constant", "value": 0.05},
+}
 VARIANTS = [
+    ("digits/vqvae", ENTROPY),
+    ("digits/vqvae-ema", ENTROPY),
     ("digits/edvae", {"tokenizer.quantizer.kl": "torch"}),
     ("digits/edvae", {"tokenizer.quantizer.probabilities": "sample"}),
     ("digits/edvae", {"tokenizer.quantizer.evidence": "softplus"}),

@@ -12,7 +12,7 @@ from vqgan_names import decoder_names, encoder_names, renamed
 from imagetok.config import validate
 from imagetok.errors import ConfigError
 from imagetok.networks import VQGANConfig, build_network
-from imagetok.networks.vqgan import Attention
+from imagetok.networks.vqgan import Attention, Doubling, GroupNorm
 from imagetok.seeding import reseed_global
 
 
@@ -95,6 +95,34 @@ def test_recomputed_activations_change_no_gradient():
         decoder(encoder(images)).square().mean().backward()
         gradients.append([p.grad for n in (encoder, decoder) for p in n.parameters()])
     assert all(map(torch.equal, *gradients))
+
+
+def test_doubling_is_a_convolution_of_repeated_pixels():
+    torch.manual_seed(0)
+    doubling, x = Doubling(5).double(), torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    parts = [x.requires_grad_(), *doubling.parameters()]
+    repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    expected = nn.functional.conv2d(repeated, doubling.weight, doubling.bias, padding=1)
+    found = doubling(x)
+    assert_close(found, expected)
+    seen = torch.randn_like(found)
+    gradients = (torch.autograd.grad((seen * y).sum(), parts) for y in (found, expected))
+    for one, other in zip(*gradients, strict=True):
+        assert_close(one, other)
+
+
+def test_group_norm_in_bfloat16_has_the_gradient_of_float32():
+    torch.manual_seed(0)
+    norm, x = GroupNorm(4, 16), torch.randn(2, 16, 6, 6).bfloat16().float()
+    plain = nn.functional.group_norm(x.requires_grad_(), 4, norm.weight, norm.bias, norm.eps)
+    half = x.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = norm(half)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, plain.bfloat16())
+    seen = torch.randn_like(plain).bfloat16()
+    (expected,) = torch.autograd.grad((seen * plain).sum(), [x])
+    (gradient,) = torch.autograd.grad((seen * found).sum(), [half])
+    assert torch.equal(gradient, expected.bfloat16())
 
 
 @pytest.mark.parametrize(
