@@ -183,7 +183,7 @@ class Page:
             self.lines += [f"### `{tag}: {section.model_fields[tag].default}`", ""]
         self.lines += [inspect.cleandoc(section.__doc__ or ""), ""]
         losses = getattr(section.model_construct(), "losses", None)
-        if isinstance(losses, tuple):
+        if isinstance(losses, tuple) and "kind" in section.model_fields:
             named = ", ".join(f"`{loss}`" for loss in losses) or "none"
             self.lines += [f"Losses that `objective.weights` names: {named}.", ""]
         rows = [
