@@ -20,6 +20,7 @@ from imagetok.networks.pixels import SYMMETRIC, PixelRange
 from imagetok.networks.residual import ReadOut
 
 _EPSILON = 1e-6  # of the group norms
+_FEW_POSITIONS = 1024
 
 Multiplier = Annotated[int, Field(ge=1, le=64)]
 
@@ -118,9 +119,24 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         rows = self.norm(x).movedim(1, -1).flatten(1, 2)
-        query, key, value = (layer(rows)[:, None] for layer in (self.query, self.key, self.value))
-        seen = functional.scaled_dot_product_attention(query, key, value)[:, 0]
+        seen = _attended(self.query(rows), self.key(rows), self.value(rows))
         return x + self.out(seen).unflatten(1, x.shape[2:]).movedim(-1, 1)
+
+
+def _attended(
+    query: Float[Tensor, "B N C"], key: Float[Tensor, "B N C"], value: Float[Tensor, "B N C"]
+) -> Float[Tensor, "B N C"]:
+    """Return the mean of the values by softmax(query . key / sqrt(C)).
+
+    In training on a CPU, matrix products are faster than torch's fused kernel, in bfloat16 twice.
+    Their N x N weights are stored, so this is for few positions.
+    """
+    positions, channels = query.shape[1:]
+    is_training_on_cpu = torch.is_grad_enabled() and query.device.type == "cpu"
+    if is_training_on_cpu and positions <= _FEW_POSITIONS:
+        return (query * channels**-0.5 @ key.transpose(1, 2)).softmax(dim=2) @ value
+    query, key, value = query[:, None], key[:, None], value[:, None]
+    return functional.scaled_dot_product_attention(query, key, value)[:, 0]
 
 
 class Halving(nn.Conv2d):

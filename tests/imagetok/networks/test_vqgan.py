@@ -97,6 +97,16 @@ def test_recomputed_activations_change_no_gradient():
     assert all(map(torch.equal, *gradients))
 
 
+@pytest.mark.parametrize("side", [4, 33])  # few positions, and more than have stored weights
+def test_attention_is_the_same_in_training(side):
+    torch.manual_seed(0)
+    attention = Attention(VQGANConfig(width=8, norm_groups=2), 8).double()
+    x = torch.randn(2, 8, side, side, dtype=torch.float64)
+    with torch.no_grad():
+        expected = attention(x)
+    assert_close(attention(x), expected)
+
+
 def test_doubling_is_a_convolution_of_repeated_pixels():
     torch.manual_seed(0)
     doubling, x = Doubling(5).double(), torch.randn(2, 5, 3, 4, dtype=torch.float64)
