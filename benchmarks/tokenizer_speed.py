@@ -147,8 +147,7 @@ def our_encoding(tokenizer: Tokenizer, images: Tensor, bf16: bool) -> Callable[[
     images = images.contiguous(memory_format=torch.channels_last)
 
     def encode() -> object:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            return tokenizer.encode(images)
+        return tokenizer.encode(images, precision="bfloat16" if bf16 else "float32")
 
     return encode
 
