@@ -171,14 +171,14 @@ def _transposed(kernel: Tensor, dim: int) -> Tensor:
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm, trained in float32 on a CPU, as autocast does on a GPU.
+    """Group norm, trained in the precision of its weights on a CPU, as autocast does on a GPU.
 
-    The gradient in bfloat16 takes several times as long there.
+    In bfloat16, the gradient takes several times as long there.
     """
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         if torch.is_grad_enabled() and input.device.type == "cpu":
-            return super().forward(input.float()).to(input.dtype)
+            return super().forward(input.to(self.weight.dtype)).to(input.dtype)
         return super().forward(input)
 
 
