@@ -61,10 +61,11 @@ def convert(
     """
     import imagetok
 
-    say(
-        str(
-            imagetok.convert(
-                source, family, out, file=file, prefix=prefix, size=size, license=license
-            )
-        )
+    converted = imagetok.convert(
+        source, family, out, file=file, prefix=prefix, size=size, license=license
     )
+    say(repr(converted))
+    if converted.can_decode:
+        say(f"next: imagetok reconstruct --tokenizer {out} IMAGE --out before-after.png")
+    else:
+        say(f"next: imagetok encode --tokenizer {out} --data FOLDER --shards codes")

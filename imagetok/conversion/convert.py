@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,42 +15,45 @@ from imagetok.conversion.layer_names import is_same_shape
 from imagetok.conversion.sources import Source, open_source
 from imagetok.errors import ArtifactError, ConfigError, InputError
 from imagetok.io.output_paths import new_folder
+from imagetok.results import Result
 from imagetok.suggestions import counted, one_line, shown
 from imagetok.tokenizers.base import Tokenizer
 from imagetok.tokenizers.build import build_skeleton
 
 
-class Converted(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Converted(Result):
     """A tokenizer that was converted."""
 
     folder: Path
     """The folder of the artifact."""
     origin: str
     """The file that was read, or user/name@commit and the file."""
+    license: str
+    """License of the weights, or that the source states none."""
     tokenizer: Tokenizer
     """The tokenizer, on the CPU."""
-    notes: tuple[str, ...]
-    """What the model card says about the conversion."""
+    remarks: tuple[str, ...]
+    """What differs from the origin's class, one sentence each."""
 
-    def __str__(self) -> str:
-        can_decode = not getattr(self.tokenizer.config.network, "encode_only", False)
-        image, grid = self.tokenizer.image, self.tokenizer.grids[0]
-        parameters = sum(p.numel() for p in self.tokenizer.parameters())
-        lines = [
-            f"{self.folder}: a tokenizer of {parameters / 1e6:.1f} M parameters from {self.origin}",
-            f"images of {image.height} x {image.width} pixels as {grid[0]} x {grid[1]} codes of "
-            f"{self.tokenizer.num_codes[0]:,}",
-            *self.notes[1:],
-            f"fingerprint {self.tokenizer.fingerprint[:16]}",
-            "",
-            *(
-                [f"  imagetok reconstruct --tokenizer {self.folder} IMAGE --out before-after.png"]
-                if can_decode
-                else []
-            ),
-            f"  imagetok encode --tokenizer {self.folder} --data FOLDER --shards codes",
-        ]
-        return "\n".join(lines)
+    @property
+    def can_decode(self) -> bool:
+        """Whether the source had a decoder."""
+        return not getattr(self.tokenizer.config.network, "encode_only", False)
+
+    def title(self) -> str:
+        return f"{self.folder}: a tokenizer converted from {self.origin}"
+
+    def rows(self) -> dict[str, object]:
+        image, (grid, *_) = self.tokenizer.image, self.tokenizer.grids
+        return {
+            "parameters": f"{sum(p.numel() for p in self.tokenizer.parameters()):,}",
+            "images": f"{image.height} x {image.width} pixels",
+            "codes": f"{grid[0]} x {grid[1]} of {self.tokenizer.num_codes[0]:,}",
+            "license": self.license,
+            "fingerprint": self.tokenizer.fingerprint[:16],
+            **{f"remark {n}": text for n, text in enumerate(self.remarks, start=1)},
+        }
 
 
 def convert(
@@ -103,9 +107,11 @@ def convert(
     tokenizer.load_state_dict(state, strict=True, assign=True)
     tokenizer.requires_grad_(False).eval()
     tokenizer.check_finite()
-    notes = _notes(known, opened, license or opened.license, len(state), start)
-    tokenizer.save_pretrained(folder, notes=notes)
-    return Converted(folder, where, tokenizer, notes)
+    stated = license or opened.license or "not stated in the source; ask its authors"
+    remarks = _remarks(known)
+    about = _about(known, opened, len(state), start)
+    tokenizer.save_pretrained(folder, notes=(about, f"License of the weights: {stated}.", *remarks))
+    return Converted(folder, where, stated, tokenizer, remarks)
 
 
 def _check_family(family: str, source: Path | str, opened: Source) -> None:
@@ -203,25 +209,24 @@ def _read(opened: Source, name: str, like: Tensor) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype).copy_(tensor.reshape(like.shape))
 
 
-def _notes(
-    family: Family, opened: Source, license: str | None, tensors: int, prefix: str
-) -> tuple[str, ...]:
-    """Return what the model card says about origin, license and conversion."""
+def _about(family: Family, opened: Source, tensors: int, prefix: str) -> str:
+    """Return what was converted, for the model card."""
     (container,) = {checkpoint.container for checkpoint in opened.checkpoints}
-    parts = [f"{counted(tensors, 'tensor')}"]
+    parts = [counted(tensors, "tensor")]
     parts += [f"of `{container}`"] if container else []
     parts += [f"whose names begin with `{prefix}`"] if prefix else []
     hashes = ", ".join(f"`{c.path.name}` {c.sha256()}" for c in opened.checkpoints)
-    notes = [
+    return (
         f"Converted by `imagetok convert` from {family.title}: `{opened.origin}`, "
-        f"{' '.join(parts)}, as float32. sha256: {hashes}.",
-        f"License of the weights: {license or 'not stated in the source; ask its authors'}.",
-    ]
-    if family.distance == "cosine":
-        notes.append(
-            "Features and codes are brought to unit length before they are compared, as their "
-            "authors' code does; transformers' Janus leaves the features as they are."
-        )
-    if family.encode_only:
-        notes.append("It only encodes: its class has no decoder, so codes cannot become images.")
-    return tuple(notes)
+        f"{' '.join(parts)}, as float32. sha256: {hashes}."
+    )
+
+
+def _remarks(family: Family) -> tuple[str, ...]:
+    cosine = (
+        "Features and codes are brought to unit length before they are compared, as their "
+        "authors' code does; transformers' Janus leaves the features as they are."
+    )
+    encodes = "It only encodes: its class has no decoder, so codes cannot become images."
+    is_so = {cosine: family.distance == "cosine", encodes: family.encode_only}
+    return tuple(text for text, holds in is_so.items() if holds)
