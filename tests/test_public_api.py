@@ -35,8 +35,9 @@ NAMES = {
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
         "convert", "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes",
-        "info", "init", "inspect", "load_config", "load_plugin", "merge", "open_codes", "open_images",
-        "parse_spec", "push", "reconstruct", "register", "report", "train", "uncertainty", "verify",
+        "info", "init", "inspect", "load_config", "load_plugin", "merge", "open_codes",
+        "open_images", "parse_spec", "push", "reconstruct", "register", "report", "train",
+        "uncertainty", "verify",
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate", "evaluate_samples",
