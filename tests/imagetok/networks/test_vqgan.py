@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 from transformers import JanusVQVAE, JanusVQVAEConfig
 
 from imagetok.config import validate
