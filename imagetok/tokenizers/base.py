@@ -99,13 +99,18 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         return {}
 
     def save_pretrained(
-        self, folder: Path | str, metrics: dict[str, float | int] | None = None
+        self,
+        folder: Path | str,
+        metrics: dict[str, float | int] | None = None,
+        *,
+        notes: Sequence[str] = (),
     ) -> None:
         """Write the artifact folder durably and remember its fingerprint.
 
-        metrics: measured values for the model card, by names that include the data split.
+        metrics: measured values for the model card, by names that include the data split. notes:
+        further paragraphs for the card, such as origin and license.
         """
-        self._save(folder, metrics)
+        self._save(folder, metrics, notes=notes)
 
     def push_to_hub(
         self,

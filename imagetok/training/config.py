@@ -277,6 +277,11 @@ class TokenizerRun(Section):
                 f"gradient_checkpointing: expected false with network {network.kind!r}, which has "
                 "no blocks to compute again, found true; the network 'vqgan' has"
             )
+        if isinstance(network, VQGANConfig) and network.encode_only:
+            raise ValueError(
+                "tokenizer.network.encode_only: expected false, because a decoder is trained, "
+                "found true"
+            )
         if self.augment is not None:
             self.augment.check_images(self.tokenizer.image)
         likelihood = self.tokenizer.likelihood
