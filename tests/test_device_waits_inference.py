@@ -26,7 +26,7 @@ from imagetok.codes.decode import decode_in_batches
 from imagetok.codes.schema import CodePlan, TokenizerId
 from imagetok.data.base import ArrayImages
 from imagetok.evaluation import feature_distances, feature_networks, reconstruction
-from imagetok.evaluation.batches import EVALUATION_BATCH, evaluation_batch
+from imagetok.evaluation.batches import EVALUATION_BATCH
 from imagetok.evaluation.feature_distances import features_of, reconstruct_bytes
 from imagetok.evaluation.feature_networks import FeatureNetwork, Features
 from imagetok.evaluation.pace import Pace
@@ -132,8 +132,7 @@ def test_measuring_reconstructions_waits_for_nothing(name, monkeypatch):
         move(model)
         with DeviceWaits(allowed=[COPIED]) as waits:
             reconstruction.evaluate_reconstruction(model, images)
-    size = evaluation_batch(model.image)
-    assert waits.used == {COPIED} and finite == [size] * (EVALUATION_BATCH // size) + [1]
+    assert waits.used == {COPIED} and finite == [EVALUATION_BATCH, 1]
 
 
 @pytest.mark.parametrize("name", ["digits/vqvae-ema", "digits/vae"])
