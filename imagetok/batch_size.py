@@ -9,12 +9,27 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from imagetok.images import ImageContract
 from imagetok.processes import process_state
 
 logger = logging.getLogger("imagetok")
 GAIN = 1.05
 """A batch of twice the size has to be this much faster, per image, to be worth its memory."""
 _REPEATS = 3
+_USUAL_PIXELS = 64 * 64
+
+
+def images_at_once(usual: int, image: ImageContract) -> int:
+    """Return how many images a network computes at once, so that large ones need no more memory.
+
+    usual: the number for images of up to 64 x 64 pixels. It is halved until larger images have
+    together no more pixels, at most until there is one. It depends on nothing else, neither on the
+    network nor on the machine, so that results, which may depend on it by rounding, do not either.
+    """
+    size = usual
+    while size > 1 and size * image.height * image.width > usual * _USUAL_PIXELS:
+        size //= 2
+    return size
 
 
 def fastest_size(rate: Callable[[int], float], first: int, most: int) -> int:

@@ -19,6 +19,7 @@ from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable, skipped_row
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
+from imagetok.evaluation.batches import evaluation_batch
 from imagetok.evaluation.codebook_health import (
     COLLAPSED,
     LOGIT_MARKS,
@@ -258,10 +259,13 @@ def _entropies(
     models = {f"step {step:,}": model for step, model in before.items()} | {"now": now}
     found = {}
     for name, model in models.items():
-        maps = model.encode_with_certainty(images)[1]
-        entropy = maps.get("entropy", maps.get("entropy_level0"))
+        parts = [
+            model.encode_with_certainty(part)[1]
+            for part in images.split(evaluation_batch(model.image))
+        ]
+        entropy = next((n for n in ("entropy", "entropy_level0") if n in parts[0]), None)
         if entropy is not None:
-            found[name] = entropy.cpu()
+            found[name] = torch.cat([maps[entropy] for maps in parts]).cpu()
     return found
 
 

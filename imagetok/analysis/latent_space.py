@@ -18,7 +18,7 @@ from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable, left_out_words
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
-from imagetok.evaluation.batches import batches
+from imagetok.evaluation.batches import batches, evaluation_batch
 from imagetok.evaluation.code_patches import code_patches, encode_spread
 from imagetok.evaluation.embedding import neighbour_accuracy, tsne
 from imagetok.evaluation.feature_distances import compare_sets, features_of
@@ -278,7 +278,12 @@ def _walks(model: Tokenizer, images: Tensor) -> Tensor:
     first, second = (x.repeat_interleave(STEPS, dim=0) for x in (pixels[:-1:2], pixels[1::2]))
     share = torch.linspace(0, 1, STEPS, device=device).repeat(len(first) // STEPS)
     draw = seeding.generator(0, "encode", device=device)
-    return model.decode(model.encode_between(first, second, share, generator=draw)).cpu()
+    parts = zip(
+        *(x.split(evaluation_batch(model.image)) for x in (first, second, share)), strict=True
+    )
+    return torch.cat(
+        [model.decode(model.encode_between(*part, generator=draw)).cpu() for part in parts]
+    )
 
 
 def _labels(

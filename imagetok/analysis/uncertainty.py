@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imagetok.arguments import checked_count
 from imagetok.data import ImageDataset
@@ -16,7 +17,7 @@ from imagetok.data.subset import FirstImages
 from imagetok.data.unreadable import Unreadable, left_out_words
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError
-from imagetok.evaluation.batches import batches
+from imagetok.evaluation.batches import batches, evaluation_batch
 from imagetok.evaluation.records import identity_of
 from imagetok.evaluation.uncertainty_scores import (
     BinnedError,
@@ -310,12 +311,15 @@ def _shown(
     first = next(iter(scores.maps))
     among = range(min(NUM_CANDIDATES, len(dataset)))
     chosen = np.argsort(-scores.of_images(first)[0][: len(among)], kind="stable")[:NUM_SHOWN]
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
     # In the measured batches, so that a quantizer that samples in eval mode draws the same codes.
-    pairs = [
-        (batch.images, model.decode(model.encode(batch.images, generator=batch.draw())))
-        for batch in batches(model, dataset, among)
-    ]
-    images, decoded = (torch.cat(parts)[chosen.tolist()] for parts in zip(*pairs, strict=True))
+    for batch in batches(model, dataset, among):
+        start = batch.number * evaluation_batch(model.image)
+        rows = [i - start for i in chosen.tolist() if 0 <= i - start < len(batch.images)]
+        if rows:
+            decoded = model.decode(model.encode(batch.images, generator=batch.draw()))
+            pairs |= {start + row: (batch.images[row], decoded[row]) for row in rows}
+    images, decoded = map(torch.stack, zip(*(pairs[i] for i in chosen.tolist()), strict=True))
     rgb = [as_pixels(part.expand(-1, 3, -1, -1).cpu()) for part in (images, decoded)]
     shown = {"image": rgb[0], "reconstruction": rgb[1]}
     size = images.shape[-2:]

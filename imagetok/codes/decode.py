@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from imagetok.arguments import checked_count, checked_path
+from imagetok.batch_size import images_at_once
 from imagetok.code_maps import check_codes
 from imagetok.codes.dataset_commit import continue_folder, start_folder
 from imagetok.codes.fingerprint import check_same_tokenizer
@@ -30,6 +31,7 @@ from imagetok.tokenizers.deferred_checks import deferred_checks
 from imagetok.tokenizers.loading import open_tokenizer
 
 DECODE_BATCH = 64
+"""Images per forward pass; fewer of large images, see `images_at_once`."""
 MOST_WRITERS = 8
 RECORD = "decoded.json"
 
@@ -97,30 +99,30 @@ def _decode_index(tokenizer: Tokenizer, folder: Path, out: Path, limit: int | No
 def decode_in_batches(tokenizer: Tokenizer, codes: Codes) -> Images:
     """Decode codes with `Tokenizer.decode`; return the images on the CPU.
 
-    Every forward pass has `DECODE_BATCH` images, the last one padded, so that an image does not
+    Every forward pass has the same number of images, the last one padded, so that an image does not
     depend on how many are decoded with it.
     """
     tokenizer = tokenizer.at_grids([(level.shape[1], level.shape[2]) for level in codes])
     codes = check_codes(codes, tokenizer.num_codes, tokenizer.grids)
-    starts = range(0, max(len(codes[0]), 1), DECODE_BATCH)
-    parts = [tuple(level[start : start + DECODE_BATCH] for level in codes) for start in starts]
-    started = (Started([_decode_checked(tokenizer, part)], None) for part in parts)
+    size = images_at_once(DECODE_BATCH, tokenizer.image)
+    starts = range(0, max(len(codes[0]), 1), size)
+    parts = [tuple(level[start : start + size] for level in codes) for start in starts]
+    started = (Started([_decode_checked(tokenizer, part, size)], None) for part in parts)
     return torch.cat([images for (images,), _ in one_behind(started)])
 
 
-def _decode_checked(tokenizer: Tokenizer, codes: Codes) -> Images:
-    """Decode up to DECODE_BATCH codes that were checked, without waiting for the device."""
-    device, size = device_of(tokenizer), len(codes[0])
+def _decode_checked(tokenizer: Tokenizer, codes: Codes, size: int) -> Images:
+    """Decode up to `size` codes that were checked, without waiting for the device."""
+    device, count = device_of(tokenizer), len(codes[0])
     padded = (
-        torch.cat([level, level.new_zeros(DECODE_BATCH - size, *level.shape[1:])])
-        for level in codes
+        torch.cat([level, level.new_zeros(size - count, *level.shape[1:])]) for level in codes
     )
     there = tuple(
         without_waiting(level, device) if level.device.type == "cpu" else level.to(device)
         for level in padded
     )
     with deferred_checks():
-        return tokenizer.decode(there)[:size]
+        return tokenizer.decode(there)[:count]
 
 
 def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> None:
@@ -185,13 +187,14 @@ def _started(
     """Start to decode each batch that lacks a file in `folder`; yield it with its keys, and the
     rows that are missing."""
     tokenizer = tokenizer.at_grids(dataset.grids)
-    for start in range(0, count, DECODE_BATCH):
-        batch = dataset[start : min(start + DECODE_BATCH, count)]
+    size = images_at_once(DECODE_BATCH, tokenizer.image)
+    for start in range(0, count, size):
+        batch = dataset[start : min(start + size, count)]
         files = [picture_file(folder, key) for key in batch.keys.tolist()]
         missing = [i for i, file in enumerate(files) if not file.is_file()]
         if missing:
             codes = check_codes(batch.codes, tokenizer.num_codes, tokenizer.grids)
-            yield Started([_decode_checked(tokenizer, codes)], (batch.keys, missing))
+            yield Started([_decode_checked(tokenizer, codes, size)], (batch.keys, missing))
 
 
 def _commit_origin(folder: Path, origin: DecodeRecord) -> None:

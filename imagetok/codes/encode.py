@@ -20,7 +20,7 @@ from torch import Tensor
 
 from imagetok import seeding
 from imagetok.arguments import checked_count, checked_path
-from imagetok.batch_size import FittingBatches, chosen_size
+from imagetok.batch_size import FittingBatches, chosen_size, images_at_once
 from imagetok.codes.dataset_commit import EncodeReport, expected_bytes, free_bytes
 from imagetok.codes.dataset_writer import write_dataset
 from imagetok.codes.index import IndexPlan
@@ -151,9 +151,10 @@ def encode(
     alone) and "bfloat16" are faster on hardware that supports them, and change some codes: a dry
     run measures how many.
     device: None leaves a Tokenizer on its device, and picks a device for a loaded one.
-    batch_size: on a CPU, images computed at once, in steps of 64; affects speed and memory, not the
-    codes. On a GPU, images per forward pass; None: as many as make each image cheaper. The plan
-    records it, because codes may depend on it by rounding, and a rerun takes what it recorded.
+    batch_size: on a CPU, images computed at once, in steps of 64, or of fewer for large images;
+    affects speed and memory, not the codes. On a GPU, images per forward pass; None: as many as
+    make each image cheaper. The plan records it, because codes may depend on it by rounding, and a
+    rerun takes what it recorded.
     workers: loader workers, processes that read the next images while others are computed; affects
     speed and memory, not the codes. None: on a GPU one less than this process's share of the CPUs,
     for images that are decoded when they are read and have one size; otherwise 0, which reads in
@@ -192,13 +193,13 @@ def encode(
         max_skips = views * parse_allowance(str(max_skip), len(pictures))
         dataset = views_of(pictures, views, model.image)
         folder, name = Path(out), recorded_name(tokenizer, model)
-        asked = MICRO_BATCH if is_native else batch_size
-        micro_batch = planned_size(
-            model, folder, precision, min(len(dataset), samples_per_shard), asked
+        most = min(len(dataset), samples_per_shard)
+        micro_batch = (
+            MICRO_BATCH if is_native else planned_size(model, folder, precision, most, batch_size)
         )
         where = device_of(model)
         is_cpu = where.type == "cpu"
-        threads = max(1, batch_size // MICRO_BATCH) if batch_size and is_cpu else None
+        threads = max(1, batch_size // micro_batch) if batch_size and is_cpu else None
         # Of most sizes there are few images, fewer than it pays to start workers for.
         loaders = (workers or 0) if is_native else workers_for(dataset, where, workers)
 
@@ -260,13 +261,13 @@ def planned_size(
     """Return the images per forward pass of an encoding: what `folder` records, or a good size.
 
     asked: the size for a GPU that a user gave. Otherwise a GPU tries sizes up to about `count`
-    images, and a CPU has MICRO_BATCH.
+    images, and a CPU has MICRO_BATCH, or fewer of large images.
     """
     if (folder / PLAN).is_file():
         return open_plan(folder).micro_batch
-    device = device_of(tokenizer)
+    device, usual = device_of(tokenizer), images_at_once(MICRO_BATCH, tokenizer.image)
     if device.type != "cuda":
-        return MICRO_BATCH
+        return usual
     if asked is not None:
         return asked
     image = tokenizer.image
@@ -278,7 +279,7 @@ def planned_size(
             return tokenizer.encode(stored_on(device, pixels, image), precision=precision)
 
     with eval_mode(tokenizer):
-        return chosen_size("encoding", MICRO_BATCH, device, compute, min(count, MOST_AT_ONCE))
+        return chosen_size("encoding", usual, device, compute, min(count, MOST_AT_ONCE))
 
 
 def make_plan(

@@ -18,14 +18,15 @@ MAPS = (
 _DROPS_LAST = {128: True, 32: False}
 """Images per batch of a perplexity -> whether the last, smaller batch is left out.
 
-The EdVAE code leaves it out, the SQ-VAE code does not. Each size divides EVALUATION_BATCH.
+The EdVAE code leaves it out, the SQ-VAE code does not. Each size divides the first.
 """
+_LARGEST = max(_DROPS_LAST)
 
 
 class CodeAccumulator:
     """Statistics from which all measures of a tokenizer's codes over a split are computed.
 
-    Add batches as returned by `Tokenizer.encode_with_certainty`; in a distributed run,
+    Add batches of any sizes as returned by `Tokenizer.encode_with_certainty`; in a distributed run,
     `sum_over_processes` then combines the counts of all processes.
     """
 
@@ -39,6 +40,8 @@ class CodeAccumulator:
         # Last axis: whole batches, and the last one if it is smaller.
         self._num_batches = torch.zeros(len(_DROPS_LAST), 2, dtype=torch.int64)
         self._perplexity_sums = torch.zeros(levels, len(_DROPS_LAST), 2, dtype=torch.float64)
+        # Codes of the last images, fewer than _LARGEST, that are in no batch of a perplexity yet.
+        self._waiting: Codes = ()
         # All possible names of maps: with several levels there may be one quantizer or several.
         self._names = [
             level_name(name, level, count)
@@ -57,21 +60,37 @@ class CodeAccumulator:
             total + code_counts(level, len(total)).cpu()
             for level, total in zip(codes, self.counts, strict=True)
         ]
-        for row, size in enumerate(_DROPS_LAST):
-            for parts in zip(*(level.split(size) for level in codes), strict=True):
-                is_smaller = int(len(parts[0]) < size)
-                self._num_batches[row, is_smaller] += 1
-                for level, part in enumerate(parts):
-                    use = codebook_use(code_counts(part, len(self.counts[level])))
-                    self._perplexity_sums[level, row, is_smaller] += use.perplexity
+        if self._waiting:
+            codes = tuple(torch.cat(levels) for levels in zip(self._waiting, codes, strict=True))
+        whole = len(codes[0]) // _LARGEST * _LARGEST
+        self._add_batches(tuple(level[:whole] for level in codes))
+        self._waiting = tuple(level[whole:] for level in codes)
         self._sums += _map_sums(certainty, self._names)
         self._highest = self._highest.maximum(_map_maxima(certainty, self._names))
         if self._keeps_maps:
             for name, values in certainty.items():
                 self._kept.setdefault(name, []).append(values.flatten().cpu())
 
+    def _add_batches(self, codes: Codes) -> None:
+        """Add the perplexities of batches: whole ones, but for the last ones of a split."""
+        for row, size in enumerate(_DROPS_LAST):
+            for start in range(0, len(codes[0]), size):
+                parts = [level[start : start + size] for level in codes]
+                is_smaller = int(len(parts[0]) < size)
+                self._num_batches[row, is_smaller] += 1
+                for level, part in enumerate(parts):
+                    use = codebook_use(code_counts(part, len(self.counts[level])))
+                    self._perplexity_sums[level, row, is_smaller] += use.perplexity
+
+    def _end(self) -> None:
+        """Add the batches of the last images, once all have been added."""
+        if self._waiting:
+            self._add_batches(self._waiting)
+        self._waiting = ()
+
     def sum_over_processes(self) -> None:
         """Combine the statistics of all processes; a collective that every process has to call."""
+        self._end()
         self.counts = [all_reduce(level, "sum") for level in self.counts]
         self._num_batches = all_reduce(self._num_batches, "sum")
         self._perplexity_sums = all_reduce(self._perplexity_sums, "sum")
@@ -88,6 +107,7 @@ class CodeAccumulator:
         size: 128, where the last batch counts only if it has 128 images or is the only one, as in
         the EdVAE code, or 32, where it always counts, as in the SQ-VAE code.
         """
+        self._end()
         row = list(_DROPS_LAST).index(size)
         sums, counts = self._perplexity_sums[level, row], self._num_batches[row]
         if _DROPS_LAST[size] and counts[0] > 0:

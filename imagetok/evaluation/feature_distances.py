@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from imagetok.batch_size import images_at_once
 from imagetok.data import ImageBatch, ImageDataset
 from imagetok.data.loader_workers import read_ahead
 from imagetok.data.subset import drawn_indices
@@ -32,7 +33,8 @@ from imagetok.tokenizers import Autoencoder
 from imagetok.tokenizers.deferred_checks import deferred_checks
 
 FEATURE_BATCH = 100
-"""Images per batch of a feature network; fixed, so that results do not depend on it."""
+"""Images per batch of a feature network; fixed, so that results do not depend on it. Of large
+images there are fewer, see `images_at_once`."""
 NEIGHBOURS = 3
 
 
@@ -83,7 +85,7 @@ def features_of(
     contract = dataset.contract
     shape = contract.channels, contract.height, contract.width
     batches = pace.batches(
-        *(work, FEATURE_BATCH, device),
+        *(work, images_at_once(FEATURE_BATCH, contract), device),
         lambda size: compute(torch.zeros(size, *shape, dtype=torch.uint8, device=device)),
         len(dataset),
     )

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from imagetok.batch_size import images_at_once
 from imagetok.data import ImageBatch, ImageDataset
 from imagetok.data.loader_workers import read_ahead
 from imagetok.distributed.peers import check_peers
@@ -185,9 +186,10 @@ def mean_distance(
         raise ConfigError("--lpips: expected a model of images, found one of label maps")
     state, device = process_state(), device_of(distance)
     change = reconstruct_bytes(model)
-    starts = range(0, len(dataset), FEATURE_BATCH)
+    size = images_at_once(FEATURE_BATCH, model.image)
+    starts = range(0, len(dataset), size)
     mine = starts[state.process_index :: state.num_processes]
-    pieces = [range(start, min(start + FEATURE_BATCH, len(dataset))) for start in mine]
+    pieces = [range(start, min(start + size, len(dataset))) for start in mine]
 
     def started(read: Iterator[ImageBatch]) -> Iterator[Started[int]]:
         for start in mine:

@@ -9,7 +9,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import ArrayImages, ImageDataset
 from imagetok.errors import ConfigError
-from imagetok.evaluation.batches import EVALUATION_BATCH, batches
+from imagetok.evaluation.batches import batches, evaluation_batch
 from imagetok.evaluation.reconstruction_error import (
     decode_unclamped,
     num_sums,
@@ -91,7 +91,7 @@ def decode_between(tokenizer: Tokenizer, dataset: ImageDataset) -> ChangedImages
     pairs = zip(
         batches(tokenizer, dataset, work="decoding interpolations"),
         batches(tokenizer, dataset, partners.tolist()),
-        shares.split(EVALUATION_BATCH),
+        shares.split(evaluation_batch(tokenizer.image)),
         strict=True,
     )
     for first, second, share in pairs:

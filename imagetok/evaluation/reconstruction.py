@@ -10,7 +10,7 @@ from torch import Tensor
 from imagetok.data import ImageBatch, ImageDataset, ImageError
 from imagetok.data.label_maps import without_classes
 from imagetok.data.loader_workers import read_ahead
-from imagetok.evaluation.batches import Batch, batch_of, num_batches, places_of
+from imagetok.evaluation.batches import Batch, batch_of, evaluation_batch, places_of, rounds
 from imagetok.evaluation.code_accumulator import CodeAccumulator
 from imagetok.evaluation.pace import Pace
 from imagetok.evaluation.reconstruction_error import (
@@ -61,21 +61,20 @@ def evaluate_reconstruction(
     cannot read an image, all raise ImageError. Label maps in which no pixel has a class are refused
     with InputError. check: called before each batch; may raise to stop. pace: how images are read.
     """
-    state = process_state()
-    count = num_batches(len(dataset))
+    state, size = process_state(), evaluation_batch(model.image)
+    numbers = rounds(len(dataset), model.image, state.process_index, state.num_processes)
     sums = torch.zeros(num_sums(model.image), dtype=torch.float64)
     accumulator = CodeAccumulator(model.num_codes)
     fault: ImageError | None = None
-    mine = range(state.process_index, count, state.num_processes)
-    pieces = [places_of(range(len(dataset)), number) for number in mine]
+    mine = [number for number in numbers if number is not None]
+    pieces = [places_of(range(len(dataset)), number, size) for number in mine]
     workers = (pace or Pace()).workers(dataset, device_of(model))
 
     def started(stored: Iterator[ImageBatch]) -> Iterator[Started[_Reconstructed]]:
         nonlocal fault
-        for first in range(0, count, state.num_processes):
+        for number in numbers:
             check()  # on every process, even if it has no batch left in this round
-            number = first + state.process_index
-            if number in mine and fault is None:
+            if number is not None and fault is None:
                 try:
                     batch = batch_of(model, next(stored), number)
                 except ImageError as error:

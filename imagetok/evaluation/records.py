@@ -21,7 +21,7 @@ from imagetok.distributed.peers import check_peers, shared_work
 from imagetok.durable import canonical_json
 from imagetok.errors import ConfigError, InputError, NotFiniteError
 from imagetok.evaluation import evaluate_reconstruction
-from imagetok.evaluation.batches import num_batches
+from imagetok.evaluation.batches import rounds
 from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.feature_cache import cached_features
 from imagetok.evaluation.feature_distances import (
@@ -136,16 +136,16 @@ def _with_progress(
 ) -> dict[str, float | int]:
     """Run `evaluate_reconstruction` with a progress bar; a step is one batch per process."""
     state = process_state()
-    rounds = -(-num_batches(len(dataset)) // state.num_processes)
-    done = iter(range(rounds))
+    count = len(rounds(len(dataset), model.image, state.process_index, state.num_processes))
+    done = iter(range(count))
 
     def check() -> None:
         check_peers()
         progress.update(next(done))
 
-    with ProgressBar("reconstructing", rounds, enabled=state.is_main_process) as progress:
+    with ProgressBar("reconstructing", count, enabled=state.is_main_process) as progress:
         measures = evaluate_reconstruction(model, dataset, check, pace)
-        progress.update(rounds)
+        progress.update(count)
     return measures
 
 
