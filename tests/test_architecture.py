@@ -27,7 +27,7 @@ ROWS = [
     {"environment"},
     {"quantizers", "networks", "data"},  # never each other
     {"tokenizers", "testing"},
-    {"codes"},
+    {"codes", "conversion"},
     {"evaluation"},
     {"training"},
     {"reporting"},  # draws: neither codes nor training do
@@ -36,7 +36,10 @@ ROWS = [
     {"inspection", "verification"},  # of every kind of folder
 ]
 ENTRY_POINT = ROOT / "imagetok" / "__main__.py"
-PUBLISHED_WEIGHTS = ROOT / "imagetok" / "evaluation" / "published_weights.py"
+READERS_OF_PICKLES = [
+    ROOT / "imagetok" / "evaluation" / "published_weights.py",
+    ROOT / "imagetok" / "conversion" / "checkpoints.py",
+]
 ALONE = {"quantizers", "networks", "data"}
 WITHOUT_CLICK = {"__init__.py", "demo_page.py", "demo_server.py", "quickstart_pipeline.py"}
 
@@ -143,7 +146,7 @@ def test_dangerous_calls_are_absent():
     attributes = {("torch", "load"), ("torch", "save"), ("yaml", "unsafe_load")}
     for package in ("imagetok", "prior", "cli"):
         for path in files(package):
-            if path == PUBLISHED_WEIGHTS:
+            if path in READERS_OF_PICKLES:
                 continue
             assert not {n for n in imports(path) if n.split(".")[0] == "pickle"}, path
             for node in ast.walk(ast.parse(path.read_text())):
@@ -155,11 +158,12 @@ def test_dangerous_calls_are_absent():
                         assert path.name == "seeding.py", path
 
 
-def test_published_weights_are_read_as_tensors_only():
+@pytest.mark.parametrize("path", READERS_OF_PICKLES, ids=lambda path: path.stem)
+def test_published_weights_are_read_as_tensors_only(path):
     """Networks that others publish as .pth files: nothing but tensors is unpickled."""
     calls = [
         node
-        for node in ast.walk(ast.parse(PUBLISHED_WEIGHTS.read_text()))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "pickle.load"}
     ]
     assert calls
