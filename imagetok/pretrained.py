@@ -44,6 +44,7 @@ class Pretrained(nn.Module, ABC, Generic[C]):
     origin: str | None = None
     """Folder, or user/name@commit on the Hub, from which it was loaded or to which it was saved."""
     _fingerprint: str | None = None
+    _ancestry: artifacts.Ancestry | None = None
     _loaded_architecture: dict[str, object] | None = None
 
     @classmethod
@@ -62,19 +63,21 @@ class Pretrained(nn.Module, ABC, Generic[C]):
                 f"{artifact.origin}: expected a {cls.__name__}, found a {type(model).__name__}"
             )
         model._fingerprint, model.origin = artifact.fingerprint, artifact.origin
-        model._loaded_architecture = artifact.architecture
+        model._loaded_architecture, model._ancestry = artifact.architecture, artifact.ancestry
         return model.requires_grad_(False).eval()
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint by which codes and samples refer to the model: sha256 of config and weights.
+        """Fingerprint that names the model: sha256 of config and weights.
 
         It belongs to the weights as saved or loaded; for a model that was never saved it is
         computed from the current weights.
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        return artifacts.fingerprint_of(self.kind, self._architecture(), self.state_dict())
+        return artifacts.fingerprint_of(
+            self.kind, self._architecture(), self.state_dict(), self._ancestry
+        )
 
     def check_finite(self) -> None:
         """Raise NotFiniteError for weights that are NaN or infinite."""
@@ -114,7 +117,7 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         with staged_folder(folder) as staged:
             plugins = records_of(self.config)
             fingerprint = artifacts.write_artifact(
-                staged, self.kind, self._architecture(), self, plugins
+                staged, self.kind, self._architecture(), self, plugins, self._ancestry
             )
             named = f"Fingerprint: `{fingerprint}`"
             if embedded is not None:
