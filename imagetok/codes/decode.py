@@ -128,7 +128,7 @@ def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> Non
     made_by = dataset.plan.tokenizer
     remedy = "pass the tokenizer that made them"
     check_same_tokenizer(
-        str(dataset.place), made_by.fingerprint, tokenizer.fingerprint, "--tokenizer", remedy,
+        str(dataset.place), made_by.fingerprint, tokenizer.codes_fingerprint, "--tokenizer", remedy,
         name=made_by.name,
     )  # fmt: skip
 
