@@ -263,6 +263,9 @@ class Tokenizer(Autoencoder, ABC):
         self._ancestry = artifacts.Ancestry(
             source.codes_fingerprint, artifacts.encoder_hash(self._architecture(), coding)
         )
+        self._fix_parts()
+
+    def _fix_parts(self) -> None:
         self._has_fixed_codes = True
         for name, parameter in self.named_parameters():
             if self.part_of(name) != "decoder":
