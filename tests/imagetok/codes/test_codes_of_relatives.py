@@ -1,5 +1,6 @@
 """Codes that a tokenizer shares with those whose decoder alone was trained again."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from code_samples import make_images, make_tokenizer, small_plan
 from relatives import with_new_decoder
 from test_codes_merge import shifted
 
-from imagetok.codes.decode import decode_in_batches
+from imagetok.codes.decode import decode_dataset, decode_in_batches
 from imagetok.codes.encode import encode_dataset
 from imagetok.codes.interchange.export import export_codes
 from imagetok.codes.interchange.import_ import import_rows
@@ -17,7 +18,7 @@ from imagetok.codes.reader import open_codes
 from imagetok.codes.reencode import reencode
 from imagetok.codes.statistics import save_contact_sheet
 from imagetok.durable import sha256_file
-from imagetok.errors import ShardError
+from imagetok.errors import ConfigError, ShardError
 from imagetok.tokenizers import Tokenizer
 
 
@@ -53,6 +54,18 @@ def test_old_codes_are_decoded_by_the_new_decoder(encode, tokenizer, child, tmp_
     assert not torch.equal(child.decode(codes), tokenizer.decode(codes))
     assert save_contact_sheet(dataset, child, tmp_path / "sheet.png") == 9
     assert reencode(dataset, child, make_images(9), 9).differences == []
+
+
+def test_a_folder_of_pictures_is_of_one_decoder(encode, tokenizer, child, tmp_path):
+    dataset = encode(9)
+    for model, other in ((tokenizer, child), (child, tokenizer)):
+        folder = tmp_path / model.fingerprint
+        assert decode_dataset(model, dataset, folder, 4).num_new == 4
+        assert decode_dataset(model, dataset, folder).num_new == 5
+        with pytest.raises(ConfigError, match="decoder"):
+            decode_dataset(other, dataset, folder)
+    record = tmp_path / tokenizer.fingerprint / "decoded.json"
+    assert json.loads(record.read_text()) == {"codes": dataset.manifest.root}
 
 
 def test_codes_of_another_tokenizer_are_refused(encode, stranger, tmp_path):
