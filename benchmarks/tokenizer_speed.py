@@ -1,21 +1,24 @@
 """Training and encoding speed of the EdVAE paper's CIFAR-10 network against plain PyTorch.
 
-python benchmarks/tokenizer_speed.py [--threads N] [--batches 16 128] [--out FILE.json]
+python benchmarks/tokenizer_speed.py [--threads N] [--batches 16 128] [--official DIR] [--out FILE]
 
 `plain` is the textbook form: contiguous tensors, torch.optim.Adam's default implementation and the
 quantizer through torch.distributions; encoding is the encoder alone and an argmax.
-`ours` is what `imagetok train` and `imagetok encode` run. The forms of a job are interleaved in
-one process after a warm-up, and medians are reported. The convolution peak is measured in the
-same run: a 3 x 3 convolution of 128 channels at 32 x 32, forward and backward.
+`ours` is what `imagetok train` and `imagetok encode` run. `official` is the authors' code in a
+checkout of github.com/ituvisionlab/EdVAE: its networks, quantizer and Adam. The forms of a job are
+interleaved in one process after a warm-up, and medians are reported. The convolution peak is
+measured in the same run: a 3 x 3 convolution of 128 channels at 32 x 32, forward and backward.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +62,57 @@ def plain_training(tokenizer: Tokenizer, images: Tensor) -> Callable[[], object]
     return step
 
 
+class Official(nn.Module):
+    """The model of the authors' code, without its trainer."""
+
+    def __init__(self, checkout: Path, device: torch.device):
+        super().__init__()
+        sys.path.insert(0, str(checkout))
+        from models.dirichlet_quantizer import (  # pyright: ignore[reportMissingImports]
+            DirichletQuantizer,
+        )
+        from models.dvae_decoder import DVAEDecoder  # pyright: ignore[reportMissingImports]
+        from models.dvae_encoder import DVAEEncoder  # pyright: ignore[reportMissingImports]
+
+        if device.type == "cpu":  # their quantizer puts its prior on a GPU
+            torch.Tensor.cuda = lambda self, *_, **__: self
+        codebook = SimpleNamespace(num_embeddings=512, embedding_dim=16, init_type="normal")
+        network = SimpleNamespace(
+            group_count=3, n_blk_per_group=2, channel=128, kw=3, codebook=codebook
+        )
+        quantizer = SimpleNamespace(temp=0.9, kl_weight=BETA, alpha_type="exp", clamp=("-inf", 20))
+        self.encoder, self.decoder = DVAEEncoder(network), DVAEDecoder(network)
+        self.quantizer = DirichletQuantizer(codebook, quantizer)
+        self.to(device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The loss of a training step."""
+        z_q, kl, _, _ = self.quantizer(self.encoder(images), 0)
+        return torch.mean((self.decoder(z_q) - images) ** 2) + kl
+
+
+def official_training(model: Official, images: Tensor) -> Callable[[], object]:
+    """One step of the authors' code."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(images).backward()
+        optimizer.step()
+
+    return step
+
+
+def official_encoding(model: Official, images: Tensor) -> Callable[[], object]:
+    """The authors' encoder alone, and an argmax."""
+
+    def encode() -> Tensor:
+        with torch.no_grad():
+            return model.encoder(images).argmax(dim=1)
+
+    return encode
+
+
 def our_training(tokenizer: Tokenizer, images: Tensor, bf16: bool) -> Callable[[], object]:
     """One step as the training loop does it."""
     tokenizer = tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -93,8 +147,7 @@ def our_encoding(tokenizer: Tokenizer, images: Tensor, bf16: bool) -> Callable[[
     images = images.contiguous(memory_format=torch.channels_last)
 
     def encode() -> object:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            return tokenizer.encode(images)
+        return tokenizer.encode(images, precision="bfloat16" if bf16 else "float32")
 
     return encode
 
@@ -135,6 +188,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-bf16", action="store_true")
+    parser.add_argument("--official", type=Path, help="checkout of the authors' code")
     parser.add_argument("--out")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -158,6 +212,10 @@ def main() -> None:
 
         training = {"plain fp32": plain_training(fresh(), images)}
         encoding = {"plain fp32": plain_encoding(fresh().eval(), images)}
+        if arguments.official:
+            model = Official(arguments.official, device)
+            training["official fp32"] = official_training(model, images - 0.5)
+            encoding["official fp32"] = official_encoding(model, images - 0.5)
         for bf16 in precisions:
             training[f"ours {names[bf16]}"] = our_training(fresh(), images, bf16)
             encoding[f"ours {names[bf16]}"] = our_encoding(fresh().eval(), images, bf16)
