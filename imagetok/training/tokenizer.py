@@ -69,8 +69,9 @@ def train_tokenizer(
 
     run: config.yaml, metrics.jsonl, timing.jsonl, pictures/, checkpoints/ and, at the end,
     tokenizer/ are written there. resume: continue the run in the folder. init_from: a tokenizer
-    folder or Hub id of the same architecture for the initial weights. device: "cpu" to use no GPU.
-    check: number of files of each split to look at before training; None is all.
+    folder or Hub id of the same architecture for the initial weights; the tokenizer whose codes
+    stay if the decoder alone is trained, and then needed to resume too. device: "cpu" to use no
+    GPU. check: number of files of each split to look at before training; None is all.
     Raises what `open_run` and `loop.train` raise, and InputError if more images than
     `config.max_skip` are missing or damaged.
     """
