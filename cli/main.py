@@ -32,6 +32,7 @@ COMMANDS = {
     "merge": ("cli.interchange", "Join code datasets of one tokenizer."),
     "export": ("cli.interchange", "Write a code dataset as parquet or .npy."),
     "import": ("cli.interchange", "Create a code dataset from codes in parquet or .npy."),
+    "convert": ("cli.convert", "Convert a tokenizer of another program, such as LlamaGen's."),
     "reconstruct": ("cli.reconstruct", "Show images and their reconstructions by a tokenizer."),
     "sample": ("cli.sample", "Draw new images from a prior."),
     "complete": ("cli.sample", "Complete images from their upper rows of codes with a prior."),

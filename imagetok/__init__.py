@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imagetok.codes.reader import CodeDataset, open_codes
     from imagetok.comparison.from_configs import compare
     from imagetok.config import load_config
+    from imagetok.conversion import convert
     from imagetok.data import open_images, parse_spec
     from imagetok.environment import info
     from imagetok.errors import ImagetokError
@@ -50,6 +51,7 @@ _HOMES = {
     "build_tokenizer": "imagetok.tokenizers",
     "compare": "imagetok.comparison.from_configs",
     "configs": "imagetok.named_configs",
+    "convert": "imagetok.conversion",
     "decode": "imagetok.codes.decode",
     "diagnose": "imagetok.analysis.diagnosis",
     "encode": "imagetok.codes.encode",
@@ -88,6 +90,7 @@ __all__ = [
     "build_tokenizer",
     "compare",
     "configs",
+    "convert",
     "decode",
     "diagnose",
     "encode",

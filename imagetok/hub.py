@@ -158,11 +158,20 @@ class Repository:
         Raises ArtifactError if the repository does not have the file, ResourceError if neither the
         Hub nor the cache provides it. optional: raise neither.
         """
+        if self.find(name) is None and not optional:
+            raise self.missing(
+                name, "expected a tokenizer or prior that was uploaded with `imagetok push`"
+            )
+
+    def find(self, name: str) -> Path | None:
+        """Return a file of the commit, downloaded if it must be; None if there is none.
+
+        None is returned too if neither the Hub nor the cache can tell; see `missing`.
+        """
         path = self._find(name)
         if path is not None:
             self._settle(path.parents[name.count("/")])
-        elif not optional:
-            raise self._missing(name)
+        return path
 
     def _find(self, name: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
@@ -232,17 +241,15 @@ class Repository:
         name = f"{self.hub_id} (no such folder, so read as a Hub id)"
         return _explained(self.hub_id, name, "read")
 
-    def _missing(self, name: str) -> ImagetokError:
+    def missing(self, name: str, advice: str) -> ImagetokError:
+        """Return the error for a file that `find` did not find: it is not there, or no network."""
         if self._problem:
             return ResourceError(
                 f"{self._problem}. The cache does not have its {name} either. Connect to the "
                 f"network and try again; or run `imagetok inspect {self.hub_id}` once while "
                 "connected, which downloads it; or pass the path of a local folder"
             )
-        return ArtifactError(
-            f"{self.hub_id}: the repository on the Hub has no {name}; expected a tokenizer or "
-            "prior that was uploaded with `imagetok push`"
-        )
+        return ArtifactError(f"{self.hub_id}: the repository on the Hub has no {name}; {advice}")
 
 
 def push(

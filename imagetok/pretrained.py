@@ -2,7 +2,7 @@
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -101,18 +101,24 @@ class Pretrained(nn.Module, ABC, Generic[C]):
     @abstractmethod
     def _card(self) -> Card: ...
 
+    def _check_can_be_saved(self, folder: Path) -> None:
+        """Raise ArtifactError for a model that could not be loaded again from `folder`."""
+        with torch.random.fork_rng(devices=[]):  # some parts of the skeleton use the CPU's RNG
+            artifacts.check_fits(self, self._skeleton(), folder)
+
     def _write(
         self,
         folder: Path,
         metrics: Mapping[str, float | int] | None,
         embedded: artifacts.Artifact | None = None,
+        notes: Sequence[str] = (),
     ) -> str:
         """Write the artifact folder durably; return the fingerprint.
 
-        embedded: an artifact that is copied into this one, to a subfolder named by its kind.
+        embedded: an artifact that is copied into this one, to a subfolder named by its kind. notes:
+        paragraphs for the model card.
         """
-        with torch.random.fork_rng(devices=[]):  # some parts of the skeleton use the CPU's RNG
-            artifacts.check_fits(self, self._skeleton(), folder)
+        self._check_can_be_saved(folder)
         card = self._card()
         with staged_folder(folder) as staged:
             plugins = records_of(self.config)
@@ -123,7 +129,9 @@ class Pretrained(nn.Module, ABC, Generic[C]):
             if embedded is not None:
                 artifacts.copy_artifact(embedded, staged / embedded.kind)
                 named += f"; {embedded.kind}: `{embedded.fingerprint}`"
-            body = [*card.body, *(["", needs_in_words(plugins)] if plugins else []), "", named]
+            needs = [needs_in_words(plugins)] if plugins else []
+            paragraphs = [line for text in (*needs, *notes, named) for line in ("", text)]
+            body = [*card.body, *paragraphs]
             if metrics:
                 body += ["", "## Measured", "", artifacts.metrics_table(metrics)]
             artifacts.write_card(staged, card.title, card.tags, body, task=card.task)
@@ -134,9 +142,10 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         folder: Path | str,
         metrics: Mapping[str, float | int] | None,
         embedded: artifacts.Artifact | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Write the artifact folder; set fingerprint and origin."""
-        self._fingerprint = self._write(Path(folder), metrics, embedded)
+        self._fingerprint = self._write(Path(folder), metrics, embedded, notes)
         self.origin = str(folder)
 
     def _push(

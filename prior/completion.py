@@ -18,6 +18,7 @@ from imagetok.data.inputs import open_inputs
 from imagetok.durable import write_json
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import Images, from_stored
+from imagetok.io.output_paths import new_folder
 from imagetok.pictures import as_pixels, as_rgb, grid, heat_map, save_grid
 from imagetok.processes import device_of, process_state
 from imagetok.progress import ProgressBar, progress_shown
@@ -141,9 +142,7 @@ def complete(
     """
     if process_state().num_processes > 1:
         raise ConfigError("complete runs in a single process; run it without a launcher")
-    folder = None if out is None else Path(out)
-    if folder is not None and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: the folder is not empty; choose another --out")
+    folder = None if out is None else new_folder(out)
     model, own = open_pair(prior, tokenizer, device)
     params = sampling_params(
         temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,

@@ -23,8 +23,10 @@ from representative import slow_but
 import imagetok
 import prior
 from cli.main import _run
+from imagetok.conversion.vqgan import wanted_names
 from imagetok.errors import InputError
 from imagetok.results import Result
+from imagetok.seeding import reseed_global
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "configs" / "digits"
@@ -32,9 +34,10 @@ NAMES = {
     "imagetok": [
         "Autoencoder", "CodeDataset", "Codes", "ImageContract", "ImagetokError", "Quantizer",
         "Tokenizer", "TokenizerConfig", "__version__", "build_tokenizer", "compare", "configs",
-        "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes", "info",
-        "init", "inspect", "load_config", "load_plugin", "merge", "open_codes", "open_images",
-        "parse_spec", "push", "reconstruct", "register", "report", "train", "uncertainty", "verify",
+        "convert", "decode", "diagnose", "encode", "evaluate", "explore", "export", "import_codes",
+        "info", "init", "inspect", "load_config", "load_plugin", "merge", "open_codes",
+        "open_images", "parse_spec", "push", "reconstruct", "register", "report", "train",
+        "uncertainty", "verify",
     ],
     "prior": [
         "Prior", "SamplingParams", "compare", "complete", "evaluate", "evaluate_samples",
@@ -137,6 +140,22 @@ def _pictures(folder: Path) -> Path:
     return folder / "pictures"
 
 
+def _vqgan(file: Path) -> Path:
+    """Weights of a small VQGAN by the names of taming-transformers."""
+    tree = {
+        "image": {"mode": "rgb", "height": 8, "width": 8},
+        "network": {
+            "kind": "vqgan", "width": 32, "multipliers": [1, 1], "blocks": 1, "latent_channels": 8,
+        },
+        "quantizer": {"kind": "vqvae", "num_codes": 8, "code_dim": 4},
+    }  # fmt: skip
+    reseed_global(0)
+    tokenizer = imagetok.build_tokenizer(imagetok.TokenizerConfig.model_validate(tree))
+    state = tokenizer.state_dict()
+    torch.save({theirs: state[ours] for ours, theirs in wanted_names(tokenizer).items()}, file)
+    return file
+
+
 def _push(function: Callable[..., object], folder: Path) -> str:
     """A run is refused before any network is asked."""
     with pytest.raises(InputError) as refusal:
@@ -162,6 +181,9 @@ CALLS: dict[str, Callable[[World, Path], object]] = {
         imagetok.Tokenizer.from_pretrained(w.tokenizer).config
     ),
     "imagetok.configs": lambda w, out: imagetok.configs("digits/edvae"),
+    "imagetok.convert": lambda w, out: imagetok.convert(
+        _vqgan(out.with_suffix(".pt")), "taming", out, size=8
+    ),
     "imagetok.decode": lambda w, out: imagetok.decode(
         w.tokenizer, w.codes, out, limit=3, progress=False
     ),
@@ -264,6 +286,13 @@ PAIRS: dict[str, tuple[Callable[[World, Path], list[str]], Call]] = {
             *("--out", str(out)),
         ],
         lambda w, out: imagetok.decode(w.tokenizer, w.codes, out, limit=5),
+    ),
+    "convert": (
+        lambda w, out: [
+            *(str(_vqgan(out.with_suffix(".pt"))), "--from", "taming", "--size", "8"),
+            *("--out", str(out)),
+        ],
+        lambda w, out: imagetok.convert(_vqgan(out.with_suffix(".pt")), "taming", out, size=8),
     ),
     "merge": (
         lambda w, out: [str(w.codes), "--out", str(out)],

@@ -17,6 +17,18 @@ def output_folder(out: Path | str | None) -> Path | None:
     return Path(out)
 
 
+def new_folder(out: Path | str) -> Path:
+    """Return the path of an output folder that must not hold anything yet.
+
+    Raises ConfigError for a file, or a folder that is not empty.
+    """
+    folder = output_folder(Path(out))
+    assert folder is not None
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: the folder is not empty; choose another --out")
+    return folder
+
+
 def output_file(out: Path | str | None) -> Path | None:
     """Return the path of an output file; None if `out` is None. ConfigError if it is a folder."""
     if out is None:

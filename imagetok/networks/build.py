@@ -7,12 +7,13 @@ from torch import nn
 from imagetok.errors import ConfigError
 from imagetok.networks.base import NetworkSection, NetworkSpec
 from imagetok.networks.conv import ConvConfig, ConvDecoder, ConvEncoder
+from imagetok.networks.emu3 import Emu3Config, build_emu3
 from imagetok.networks.hierarchy import VQVAE2Config
 from imagetok.networks.kaokore import KaokoreNetConfig, build_kaokore
 from imagetok.networks.probe import check_shapes, downsampling_of
 from imagetok.networks.sonnet import SonnetConfig, build_sonnet
 from imagetok.networks.sqvae import SQVAENetConfig, build_sqvae_net
-from imagetok.networks.vqgan import VQGANConfig, VQGANDecoder, VQGANEncoder
+from imagetok.networks.vqgan import NoDecoder, VQGANConfig, VQGANDecoder, VQGANEncoder
 from imagetok.plugins.sections import (
     OrRegistered,
     build_registered,
@@ -21,7 +22,13 @@ from imagetok.plugins.sections import (
 )
 
 FlatNetworkConfig = (
-    ConvConfig | SonnetConfig | SQVAENetConfig | KaokoreNetConfig | VQGANConfig | NetworkSection
+    ConvConfig
+    | SonnetConfig
+    | SQVAENetConfig
+    | KaokoreNetConfig
+    | VQGANConfig
+    | Emu3Config
+    | NetworkSection
 )
 """The section of a network with one grid of codes."""
 NetworkConfig = Annotated[FlatNetworkConfig | VQVAE2Config, OrRegistered(NetworkSection)]
@@ -59,7 +66,11 @@ def build_network(
             return build_kaokore(config, *channels, is_bounded=is_bounded)
         case VQGANConfig():
             encoder = VQGANEncoder(config, image_channels, encoder_channels)
+            if config.encode_only:
+                return encoder, NoDecoder()
             return encoder, VQGANDecoder(config, decoder_channels, image_channels)
+        case Emu3Config():
+            return build_emu3(config, *channels)
         case NetworkSection():
             return _build_registered(config, NetworkSpec(*channels, num_heads, is_bounded), size)
         case _:

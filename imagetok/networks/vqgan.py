@@ -6,7 +6,7 @@ taming-transformers.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NoReturn
 
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -15,7 +15,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from imagetok.config import Section
-from imagetok.networks.pixels import SYMMETRIC, PixelRange
+from imagetok.errors import ArtifactError
+from imagetok.networks.pixels import SYMMETRIC, UNIT, PixelRange
 from imagetok.networks.residual import ReadOut
 
 _EPSILON = 1e-6  # of the group norms
@@ -26,8 +27,9 @@ Multiplier = Annotated[int, Field(ge=1, le=64)]
 class VQGANConfig(Section):
     """Levels of residual blocks; the resolution is halved between two of them.
 
-    Pixels are in [-1, 1] inside the network, but errors are measured for pixels in [0, 1]: loss
-    weights published for a squared error in [-1, 1] are four times as strong here.
+    Pixels are in [-1, 1] inside the network unless `pixel_range` says otherwise, but errors are
+    measured for pixels in [0, 1]: loss weights published for a squared error in [-1, 1] are four
+    times as strong here.
     """
 
     kind: Literal["vqgan"] = "vqgan"
@@ -51,8 +53,13 @@ class VQGANConfig(Section):
     """Groups of each group norm."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability inside residual blocks."""
-    pixels: ClassVar[PixelRange] = SYMMETRIC
+    pixel_range: Literal["symmetric", "unit"] = "symmetric"
+    """Range of pixels inside the network: `symmetric` is [-1, 1]; `unit` is [0, 1], aMUSEd's."""
+    encode_only: bool = False
+    """Whether there is no decoder, because none was published: images have codes, but codes do not
+    become images. Such a network is converted, not trained."""
     any_size: ClassVar[bool] = True
+    added: ClassVar[tuple[str, ...]] = ("pixel_range", "encode_only")
 
     @model_validator(mode="after")
     def _check(self) -> "VQGANConfig":
@@ -71,6 +78,11 @@ class VQGANConfig(Section):
                     f"{', '.join(map(str, steps))}, found {step}"
                 )
         return self
+
+    @property
+    def pixels(self) -> PixelRange:
+        """The values of black and white inside the network."""
+        return SYMMETRIC if self.pixel_range == "symmetric" else UNIT
 
     @property
     def downsampling(self) -> int:
@@ -169,6 +181,16 @@ class VQGANDecoder(Layers):
 
     def __init__(self, config: VQGANConfig, in_channels: int, image_channels: int):
         super().__init__(_decoder_layers(config, in_channels, image_channels))
+
+
+class NoDecoder(nn.Module):
+    """Stands for the decoder of a network that only encodes."""
+
+    def forward(self, z_q: Float[Tensor, "B D h w"]) -> NoReturn:
+        raise ArtifactError(
+            "this tokenizer only encodes: its authors published no decoder, so its codes cannot be "
+            "made into images; use another tokenizer to decode, reconstruct, evaluate or sample"
+        )
 
 
 def _encoder_layers(

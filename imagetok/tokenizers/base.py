@@ -117,13 +117,18 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
         return {}
 
     def save_pretrained(
-        self, folder: Path | str, metrics: dict[str, float | int] | None = None
+        self,
+        folder: Path | str,
+        metrics: dict[str, float | int] | None = None,
+        *,
+        notes: Sequence[str] = (),
     ) -> None:
         """Write the artifact folder durably and remember its fingerprint.
 
-        metrics: measured values for the model card, by names that include the data split.
+        metrics: measured values for the model card, by names that include the data split. notes:
+        further paragraphs for the card, such as origin and license.
         """
-        self._save(folder, metrics)
+        self._save(folder, metrics, notes=notes)
 
     def push_to_hub(
         self,
@@ -408,18 +413,13 @@ class Tokenizer(Autoencoder, ABC):
         ):
             yield
 
-    def _write(
-        self,
-        folder: Path,
-        metrics: Mapping[str, float | int] | None,
-        embedded: artifacts.Artifact | None = None,
-    ) -> str:
+    def _check_can_be_saved(self, folder: Path) -> None:
+        super()._check_can_be_saved(folder)
         if self._ancestry is not None:
             coding = self.tensors_of("encoder", "quantizer")
             artifacts.check_ancestry(
                 f"{folder}: not saved", self._ancestry, self._architecture(), coding
             )
-        return super()._write(folder, metrics, embedded)
 
     @abstractmethod
     def _forward(

@@ -303,6 +303,11 @@ class TokenizerRun(Section):
                 "no blocks to compute again, found true; the network 'vqgan' has"
             )
         self._check_trained()
+        if isinstance(network, VQGANConfig) and network.encode_only:
+            raise ValueError(
+                "tokenizer.network.encode_only: expected false, because a decoder is trained, "
+                "found true"
+            )
         if self.augment is not None:
             self.augment.check_images(self.tokenizer.image)
         likelihood = self.tokenizer.likelihood

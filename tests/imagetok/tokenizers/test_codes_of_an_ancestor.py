@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def write_config(folder: Path, config: dict) -> None:
 
 def forge(folder: Path, **ancestry: str) -> None:
     """Write an artifact's config with other statements, and the fingerprint that fits them."""
-    config = config_of(folder) | ancestry
+    config: dict[str, Any] = config_of(folder) | ancestry
     stated = artifacts.Ancestry(*(config[key] for key in artifacts.Ancestry._fields))
     tensors = load_file(folder / "model.safetensors")
     found = artifacts.fingerprint_of("tokenizer", config["architecture"], tensors, stated)

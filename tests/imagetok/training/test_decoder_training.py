@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ DROPOUT = {
 BATCH_NORM = {"kind": "kaokore", "width": 8}
 HIERARCHY = {"kind": "vqvae2", "width": 8, "residual_width": 4, "residual_layers": 1}
 LOSSES = {"edvae": ["kl"], "vqvae": ["codebook", "commitment"], "vqvae-ema": ["commitment"]}
-MODELS = {
+MODELS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "edvae": (DROPOUT, [EDVAE]),
     "sampled": (DROPOUT, [EDVAE | {"test_rule": "sample"}]),
     "vq": (BATCH_NORM, [VQ]),
@@ -53,7 +54,7 @@ def config(name: str, *, adversary: bool = False, **train: object) -> TokenizerR
     """A tiny run of a model; with `trained="decoder"`, of its decoder alone."""
     top = {key: train.pop(key) for key in ("trained", "learning_rate_factors") if key in train}
     network, quantizers = MODELS[name]
-    whole = tree(**train) | top
+    whole: dict[str, Any] = tree(**train) | top
     named = {"quantizer": quantizers[0]} if len(quantizers) == 1 else {"quantizers": quantizers}
     whole["tokenizer"] = {"image": whole["tokenizer"]["image"], "network": network, **named}
     whole["tokenizer"]["likelihood"] = {"kind": "gaussian"}
@@ -67,7 +68,7 @@ def config(name: str, *, adversary: bool = False, **train: object) -> TokenizerR
     return validate(whole, TokenizerRun, "test")
 
 
-def only_decoder(name: str, **keys: object) -> TokenizerRun:
+def only_decoder(name: str, **keys: Any) -> TokenizerRun:
     return config(name, trained="decoder", **keys)
 
 
@@ -261,7 +262,7 @@ def test_a_checkpoint_with_another_encoder_is_not_exported(tmp_path, source):
 
 
 def test_a_vae_has_no_codes_to_keep():
-    whole = tree() | {"trained": "decoder"}
+    whole: dict[str, Any] = tree() | {"trained": "decoder"}
     del whole["tokenizer"]["quantizer"]
     whole["tokenizer"]["latent"] = {"kind": "gaussian", "dim": 4}
     with pytest.raises(ConfigError, match="trained: expected all with a VAE"):

@@ -1,0 +1,232 @@
+"""Converting tokenizers of other programs to artifacts of ours."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagetok.conversion import emu3, vqgan
+from imagetok.conversion.families import Family, canonical_names, find_family
+from imagetok.conversion.layer_names import is_same_shape
+from imagetok.conversion.sources import Source, open_source
+from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.io.output_paths import new_folder
+from imagetok.results import Result
+from imagetok.suggestions import counted, one_line, shown
+from imagetok.tokenizers.base import Tokenizer
+from imagetok.tokenizers.build import build_skeleton
+
+
+@dataclass(frozen=True, repr=False)
+class Converted(Result):
+    """A tokenizer that was converted."""
+
+    folder: Path
+    """The folder of the artifact."""
+    origin: str
+    """The file that was read, or user/name@commit and the file."""
+    license: str
+    """License of the weights, or that the source states none."""
+    tokenizer: Tokenizer
+    """The tokenizer, on the CPU."""
+    remarks: tuple[str, ...]
+    """What differs from the origin's class, one sentence each."""
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the source had a decoder."""
+        return not getattr(self.tokenizer.config.network, "encode_only", False)
+
+    def title(self) -> str:
+        return f"{self.folder}: a tokenizer converted from {self.origin}"
+
+    def rows(self) -> dict[str, object]:
+        image, (grid, *_) = self.tokenizer.image, self.tokenizer.grids
+        return {
+            "parameters": f"{sum(p.numel() for p in self.tokenizer.parameters()):,}",
+            "images": f"{image.height} x {image.width} pixels",
+            "codes": f"{grid[0]} x {grid[1]} of {self.tokenizer.num_codes[0]:,}",
+            "license": self.license,
+            "fingerprint": self.tokenizer.fingerprint[:16],
+            **{f"remark {n}": text for n, text in enumerate(self.remarks, start=1)},
+        }
+
+
+def convert(
+    source: Path | str,
+    family: str,
+    out: Path | str,
+    *,
+    file: str | None = None,
+    prefix: str | None = None,
+    size: int | None = None,
+    license: str | None = None,
+) -> Converted:
+    """Convert a tokenizer of another program to an artifact of ours.
+
+    source: a file of weights (safetensors, or of torch.save), its folder, or a Hub id
+    user/name[@revision]. Nothing in it is run. family: whose tokenizer it is; one of `FAMILIES`.
+    out: new folder for the artifact. file: the file inside the folder or repository. prefix: the
+    beginning of the names of the tokenizer's tensors, where a file holds several. size: side of the
+    images in pixels, that of most published weights by default; other sizes can be encoded too.
+    license: the license of the weights, for the model card; by default the one that the source's
+    own card states.
+
+    Raises InputError for weights that are damaged, unsafe or of another network, ConfigError for an
+    unknown family, size or file, ArtifactError and ResourceError for the Hub's.
+    """
+    known = find_family(family)
+    if size is not None and not 0 < size <= 2**16:
+        raise ConfigError(f"size: expected a number of pixels from 1 to 65536, found {shown(size)}")
+    folder = new_folder(out)
+    opened = open_source(source, known.files, file, known.part)
+    where = opened.origin
+    _check_family(family, source, opened)
+    start = _prefix(opened, prefix, where)
+    shapes = _named_from(opened.shapes, start, known)
+    canonical = canonical_names(known, shapes)
+    sides = size or known.size, size or known.size
+    form = emu3 if family == "emu3" else vqgan
+    config = opened.config.get("vq_config") or opened.config
+    if beyond := known.check(config):
+        raise InputError(f"{where}: its config has {beyond}, which the network does not hold")
+    architecture = form.architecture_of(
+        known, {name: shapes[own] for name, own in canonical.items()}, config, sides, where
+    )
+    tokenizer = _skeleton(architecture, where)
+    wanted = form.wanted_names(tokenizer)
+    _check_names(tokenizer, wanted, canonical, shapes, where)
+    state = {
+        ours: _read(opened, start + canonical[theirs], tokenizer.state_dict()[ours])
+        for ours, theirs in wanted.items()
+    }
+    tokenizer.load_state_dict(state, strict=True, assign=True)
+    tokenizer.requires_grad_(False).eval()
+    tokenizer.check_finite()
+    stated = license or opened.license or "not stated in the source; ask its authors"
+    remarks = _remarks(known)
+    about = _about(known, opened, len(state), start)
+    tokenizer.save_pretrained(folder, notes=(about, f"License of the weights: {stated}.", *remarks))
+    return Converted(folder, where, stated, tokenizer, remarks)
+
+
+def _check_family(family: str, source: Path | str, opened: Source) -> None:
+    """Refuse aMUSEd's weights as diffusers', whose pixels have another range."""
+    named = f"{source} {opened.origin} {opened.config.get('_name_or_path', '')}".lower()
+    if family == "diffusers" and "amused" in named:
+        raise ConfigError(
+            f"family: expected amused for {opened.origin}, whose pixels are in [0, 1] inside the "
+            "network, found diffusers; use --from amused"
+        )
+
+
+def _prefix(opened: Source, prefix: str | None, where: str) -> str:
+    """Return the beginning of the names of the tokenizer's tensors."""
+    if prefix is not None:
+        if f"{prefix}{vqgan.FIRST}" not in opened.shapes:
+            raise ConfigError(
+                f"prefix: expected the beginning of the names of a tokenizer in {where}, such as "
+                f"{shown(_prefixes(opened)[0]) if _prefixes(opened) else 'none'}, found {prefix!r}"
+            )
+        return prefix
+    found = _prefixes(opened)
+    if len(found) > 1:
+        raise ConfigError(
+            f"{where}: expected one tokenizer, found {len(found)}, with names that begin with "
+            f"{', '.join(found[:5])}; choose one with prefix"
+        )
+    if not found:
+        there = one_line(", ".join(sorted(opened.shapes)[:4]), 200)
+        raise InputError(
+            f"{where}: expected {vqgan.FIRST} among {counted(len(opened.shapes), 'tensor')}, found "
+            f"{there}, ...; is it a tokenizer of this family, and its file of weights?"
+        )
+    return found[0]
+
+
+def _prefixes(opened: Source) -> list[str]:
+    return sorted(
+        name.removesuffix(vqgan.FIRST)
+        for name in opened.shapes
+        if re.fullmatch(rf"(?:.*\.)?{re.escape(vqgan.FIRST)}", name)
+    )
+
+
+def _named_from(
+    shapes: Mapping[str, tuple[int, ...]], prefix: str, family: Family
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tokenizer's tensors by their names after the prefix."""
+    inner = {name.removeprefix(prefix): s for name, s in shapes.items() if name.startswith(prefix)}
+    return {name: s for name, s in inner.items() if not name.startswith(family.unused)}
+
+
+def _skeleton(architecture: dict[str, Any], where: str) -> Tokenizer:
+    try:
+        model = build_skeleton(architecture, where)
+    except ArtifactError as error:
+        raise InputError(f"{error}; it is not of this family, or of another size") from None
+    assert isinstance(model, Tokenizer)
+    return model
+
+
+def _check_names(
+    tokenizer: Tokenizer,
+    wanted: Mapping[str, str],
+    canonical: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> None:
+    """Raise InputError unless the tensors are those of the network, by names and shapes."""
+    missing = sorted({*wanted.values()} - canonical.keys())
+    extra = sorted(canonical[name] for name in canonical.keys() - {*wanted.values()})
+    if missing or extra:
+        parts = [
+            f"{counted(len(names), 'tensor')} {what} ({', '.join(names[:3])})"
+            for what, names in (("missing", missing), ("too many", extra))
+            if names
+        ]
+        raise InputError(
+            f"{where}: its tensors are not those of this family: "
+            f"{one_line('; '.join(parts), 400)}; the file is another model's or was changed"
+        )
+    for name, tensor in tokenizer.state_dict().items():
+        own = canonical[wanted[name]]
+        if not is_same_shape(tensor, shapes[own]):
+            raise InputError(
+                f"{where}: {own}: expected shape {tuple(tensor.shape)}, found {shapes[own]}"
+            )
+
+
+def _read(opened: Source, name: str, like: Tensor) -> Tensor:
+    """Read a tensor in the shape and precision of ours, in memory of its own."""
+    tensor = opened.tensor(name)
+    if tensor.is_floating_point() != like.is_floating_point():
+        raise InputError(f"{opened.origin}: {name}: expected {like.dtype}, found {tensor.dtype}")
+    return torch.empty(like.shape, dtype=like.dtype).copy_(tensor.reshape(like.shape))
+
+
+def _about(family: Family, opened: Source, tensors: int, prefix: str) -> str:
+    """Return what was converted, for the model card."""
+    (container,) = {checkpoint.container for checkpoint in opened.checkpoints}
+    parts = [counted(tensors, "tensor")]
+    parts += [f"of `{container}`"] if container else []
+    parts += [f"whose names begin with `{prefix}`"] if prefix else []
+    hashes = ", ".join(f"`{c.path.name}` {c.sha256()}" for c in opened.checkpoints)
+    return (
+        f"Converted by `imagetok convert` from {family.title}: `{opened.origin}`, "
+        f"{' '.join(parts)}, as float32. sha256: {hashes}."
+    )
+
+
+def _remarks(family: Family) -> tuple[str, ...]:
+    cosine = (
+        "Features and codes are brought to unit length before they are compared, as their "
+        "authors' code does; transformers' Janus leaves the features as they are."
+    )
+    encodes = "It only encodes: its class has no decoder, so codes cannot become images."
+    is_so = {cosine: family.distance == "cosine", encodes: family.encode_only}
+    return tuple(text for text, holds in is_so.items() if holds)
