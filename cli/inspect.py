@@ -58,6 +58,8 @@ def verify(
     if not found.is_good:
         ctx.exit(4)
     click.echo(f"{path}: good")
+    if found.note:
+        click.echo(found.note)
 
 
 @click.command()

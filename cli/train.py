@@ -30,6 +30,12 @@ from cli.parameters import CONFIG, PATH_OR_ID
     help="Show images, classes, codes, parameters, time and memory; write nothing.",
 )
 @click.option("--init-from", type=PATH_OR_ID, help="Initialise from these weights (fine-tuning).")
+@click.option(
+    "--train",
+    "trained",
+    type=click.Choice(["all", "decoder"]),
+    help="What learns; decoder: codes and priors of --init-from stay valid [the config's, all].",
+)
 @max_skip_option(
     "Unreadable images of each split to allow; others take their place [the config's max_skip, 0]."
 )
@@ -42,6 +48,7 @@ def train(
     resume: bool,
     dry_run: bool,
     init_from: str | None,
+    trained: str | None,
     max_skip: str | None,
     check: str | None,
     device: str | None,
@@ -70,6 +77,10 @@ def train(
     say(find_config(config).taken())
     images = given(max_skip=max_skip, check=check)
     kind = kind_of(config, overrides)
+    if kind == "prior" and trained is not None:
+        raise click.UsageError("--train: applies to tokenizers, and this is a prior; omit it")
+    if trained is not None:
+        overrides = (*overrides, f"trained={trained}")
     if kind == "prior" and images:
         name = next(iter(images)).replace("_", "-")
         raise click.UsageError(

@@ -6,6 +6,7 @@ checked against its architecture and its fingerprint before a model is built fro
 """
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ FILES: dict[Kind, tuple[str, ...]] = {
 """Files of an artifact by kind, in the order in which they are downloaded. An autoencoder is a
 model without codes: a VAE."""
 MAX_CONFIG_BYTES = 16 << 20
+_SHA256 = re.compile("[0-9a-f]{64}")
 _NO_CODES = (
     "a continuous autoencoder (a VAE), which has no codes; `imagetok reconstruct`, `evaluate` and "
     "`compare` accept it, but codes need a tokenizer: train a config with tokenizer.quantizer, "
@@ -67,6 +69,31 @@ class ArtifactLocation(NamedTuple):
     """Whether the artifact comes from the Hub."""
 
 
+class Ancestry(NamedTuple):
+    """Whose codes a tokenizer has that was made from another one by training its decoder alone.
+
+    In the artifact's config, both are keys; other artifacts have neither.
+    """
+
+    codes_fingerprint: str
+    """Fingerprint of the tokenizer whose codes it encodes and decodes."""
+    encoder_sha256: str
+    """Hash of all that codes depend on; see `encoder_hash`."""
+
+
+_OPTIONAL = {"plugins", *Ancestry._fields}
+"""Keys of a config that most artifacts do not have."""
+
+
+def ancestry_in_words(ancestry: Ancestry) -> str:
+    """Return what an ancestry means for codes and priors, as a sentence."""
+    return (
+        f"Its codes are those of the tokenizer {ancestry.codes_fingerprint}, of which it has "
+        "encoder and quantizer: only the decoder was trained again, so code datasets and priors of "
+        "that tokenizer fit this one."
+    )
+
+
 class Artifact(NamedTuple):
     """Content of an artifact after all checks that need no model."""
 
@@ -81,20 +108,46 @@ class Artifact(NamedTuple):
     """Fingerprint as stated in the config; see `fingerprint_of`."""
     plugins: tuple[PartRecord, ...] = ()
     """Parts that plugins provide, and who provides them."""
+    ancestry: Ancestry | None = None
+    """Whose codes a tokenizer has whose decoder alone was trained; None for any other."""
+
+    @property
+    def codes_fingerprint(self) -> str:
+        """Fingerprint by which codes refer to a tokenizer; see `Tokenizer.codes_fingerprint`."""
+        return self.fingerprint if self.ancestry is None else self.ancestry.codes_fingerprint
 
 
-def fingerprint_of(kind: str, architecture: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Return the fingerprint of a model, a hex sha256 by which codes refer to their tokenizer.
+def fingerprint_of(
+    kind: str,
+    architecture: dict[str, Any],
+    tensors: dict[str, Tensor],
+    ancestry: Ancestry | None = None,
+) -> str:
+    """Return the fingerprint of a model, a hex sha256 that names it.
 
-    It covers the canonical JSON of (format version, kind, architecture), then for every tensor in
-    order of names: name, dtype, shape, and its contiguous little-endian bytes.
+    It covers the canonical JSON of (format version, kind, architecture, and the ancestry if there
+    is one), then for every tensor in order of names: name, dtype, shape, and its contiguous
+    little-endian bytes.
     """
-    digest = hashlib.sha256()
-    digest.update(
-        canonical_json(
-            {"format_version": FORMAT_VERSION, "kind": kind, "architecture": architecture}
-        )
+    ancestors = {} if ancestry is None else ancestry._asdict()
+    return _digest(
+        {"format_version": FORMAT_VERSION, "kind": kind, "architecture": architecture, **ancestors},
+        tensors,
     )
+
+
+def encoder_hash(architecture: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the hex sha256 of all that a tokenizer's codes depend on.
+
+    It covers the canonical JSON of the architecture, which holds the image contract, and `tensors`,
+    those of encoder and quantizer, as `fingerprint_of` covers them.
+    """
+    return _digest({"architecture": architecture}, tensors)
+
+
+def _digest(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    digest.update(canonical_json(dict(head)))
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
@@ -108,15 +161,17 @@ def write_artifact(
     architecture: dict[str, Any],
     model: nn.Module,
     plugins: Sequence[Mapping[str, str]] = (),
+    ancestry: Ancestry | None = None,
 ) -> str:
     """Write config and weights into an existing (staged) folder; return the fingerprint.
 
     plugins: the parts that plugins provide, as `plugins.records.records_of` returns them. The key
-    is absent where there are none, and no part of the fingerprint.
+    is absent where there are none, and no part of the fingerprint. ancestry: of a tokenizer whose
+    decoder alone was trained.
     Raises ResourceError if the weights cannot be written.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    fingerprint = fingerprint_of(kind, architecture, tensors)
+    fingerprint = fingerprint_of(kind, architecture, tensors, ancestry)
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
@@ -129,6 +184,7 @@ def write_artifact(
             "kind": kind,
             "architecture": architecture,
             "fingerprint": fingerprint,
+            **({} if ancestry is None else ancestry._asdict()),
             **({"plugins": list(plugins)} if plugins else {}),
         },
     )
@@ -192,6 +248,7 @@ def read_artifact(
         config["architecture"],
         str(config["fingerprint"]),
         _plugins_in(config, f"{place.origin}/{CONFIG}"),
+        _ancestry_in(config, f"{place.origin}/{CONFIG}"),
     )
     if place.is_fetched:
         check_manifest(
@@ -207,6 +264,25 @@ def _plugins_in(config: Mapping[str, Any], where: str) -> tuple[PartRecord, ...]
         return read_records(config.get("plugins", ()), where)
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
+
+
+def _ancestry_in(config: Mapping[str, Any], where: str) -> Ancestry | None:
+    found = {name: config[name] for name in Ancestry._fields if name in config}
+    if not found:
+        return None
+    if config["kind"] != "tokenizer" or found.keys() != {*Ancestry._fields}:
+        raise ArtifactError(
+            f"{where}: expected {' and '.join(Ancestry._fields)} together, in a tokenizer's "
+            f"config, found {' and '.join(found)} in that of a {config['kind']}; the file is "
+            "damaged"
+        )
+    for name, value in found.items():
+        if not (isinstance(value, str) and _SHA256.fullmatch(value)):
+            raise ArtifactError(
+                f"{where}: {name}: expected 64 hexadecimal digits, found {shown(value)}; the file "
+                "is damaged"
+            )
+    return Ancestry(**found)
 
 
 def check_plugins(artifact: Artifact) -> None:
@@ -263,7 +339,7 @@ def _read_config(place: ArtifactLocation, kind: Kind | None) -> dict[str, Any]:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
     fields = {"format_version", "imagetok_version", "kind", "architecture", "fingerprint"}
-    if not isinstance(config, dict) or config.keys() - {"plugins"} != fields:
+    if not isinstance(config, dict) or config.keys() - _OPTIONAL != fields:
         raise ArtifactError(
             f"{path}: expected exactly the keys {sorted(fields)}, found others; it is not a config "
             "of imagetok, or damaged"
@@ -363,7 +439,7 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
         ) from None
     if (misfit := _misfit_of_dtypes(tensors, wanted)) is not None:
         raise ArtifactError(f"{path}: {misfit}")
-    found = fingerprint_of(kind, artifact.architecture, tensors)
+    found = fingerprint_of(kind, artifact.architecture, tensors, artifact.ancestry)
     if found != artifact.fingerprint:
         raise ArtifactError(
             f"{artifact.origin}: the weights or the config were changed or damaged: expected "
@@ -371,6 +447,23 @@ def load_weights(artifact: Artifact, kind: str, expected: nn.Module) -> dict[str
             "again"
         )
     return tensors
+
+
+def check_ancestry(
+    where: str, ancestry: Ancestry, architecture: dict[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Raise ArtifactError for a tokenizer that does not have the encoder that its config states.
+
+    where: the artifact, for the message. architecture, tensors: as for `encoder_hash`.
+    """
+    found = encoder_hash(architecture, tensors)
+    if found != ancestry.encoder_sha256:
+        raise ArtifactError(
+            f"{where}: expected the encoder and quantizer of tokenizer "
+            f"{ancestry.codes_fingerprint[:16]}, whose codes it states to have (encoder_sha256 "
+            f"{ancestry.encoder_sha256[:16]}), found others ({found[:16]}): codes of that "
+            "tokenizer would be decoded wrongly; train its decoder alone, with --train decoder"
+        )
 
 
 def check_fits(model: nn.Module, expected: nn.Module, folder: Path) -> None:

@@ -154,8 +154,17 @@ def describe(source: Path | str) -> dict[str, Any]:
                 "kind": kind,
                 "origin": place.origin,
                 "fingerprint": config.fingerprint,
+                **_ancestry(config),
                 "architecture": config.architecture,
             }
+
+
+def _ancestry(artifact: artifacts.Artifact) -> dict[str, str]:
+    """Return whose codes a tokenizer has, in words as well, if its decoder alone was trained."""
+    ancestry = artifact.ancestry
+    if ancestry is None:
+        return {}
+    return {**ancestry._asdict(), "codes": artifacts.ancestry_in_words(ancestry)}
 
 
 def checkpoints_of(run: Path) -> list[Path]:

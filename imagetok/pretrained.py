@@ -44,6 +44,7 @@ class Pretrained(nn.Module, ABC, Generic[C]):
     origin: str | None = None
     """Folder, or user/name@commit on the Hub, from which it was loaded or to which it was saved."""
     _fingerprint: str | None = None
+    _ancestry: artifacts.Ancestry | None = None
     _loaded_architecture: dict[str, object] | None = None
 
     @classmethod
@@ -62,19 +63,21 @@ class Pretrained(nn.Module, ABC, Generic[C]):
                 f"{artifact.origin}: expected a {cls.__name__}, found a {type(model).__name__}"
             )
         model._fingerprint, model.origin = artifact.fingerprint, artifact.origin
-        model._loaded_architecture = artifact.architecture
+        model._loaded_architecture, model._ancestry = artifact.architecture, artifact.ancestry
         return model.requires_grad_(False).eval()
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint by which codes and samples refer to the model: sha256 of config and weights.
+        """Fingerprint that names the model: sha256 of config and weights.
 
         It belongs to the weights as saved or loaded; for a model that was never saved it is
         computed from the current weights.
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        return artifacts.fingerprint_of(self.kind, self._architecture(), self.state_dict())
+        return artifacts.fingerprint_of(
+            self.kind, self._architecture(), self.state_dict(), self._ancestry
+        )
 
     def check_finite(self) -> None:
         """Raise NotFiniteError for weights that are NaN or infinite."""
@@ -98,6 +101,11 @@ class Pretrained(nn.Module, ABC, Generic[C]):
     @abstractmethod
     def _card(self) -> Card: ...
 
+    def _check_can_be_saved(self, folder: Path) -> None:
+        """Raise ArtifactError for a model that could not be loaded again from `folder`."""
+        with torch.random.fork_rng(devices=[]):  # some parts of the skeleton use the CPU's RNG
+            artifacts.check_fits(self, self._skeleton(), folder)
+
     def _write(
         self,
         folder: Path,
@@ -110,13 +118,12 @@ class Pretrained(nn.Module, ABC, Generic[C]):
         embedded: an artifact that is copied into this one, to a subfolder named by its kind. notes:
         paragraphs for the model card.
         """
-        with torch.random.fork_rng(devices=[]):  # some parts of the skeleton use the CPU's RNG
-            artifacts.check_fits(self, self._skeleton(), folder)
+        self._check_can_be_saved(folder)
         card = self._card()
         with staged_folder(folder) as staged:
             plugins = records_of(self.config)
             fingerprint = artifacts.write_artifact(
-                staged, self.kind, self._architecture(), self, plugins
+                staged, self.kind, self._architecture(), self, plugins, self._ancestry
             )
             named = f"Fingerprint: `{fingerprint}`"
             if embedded is not None:

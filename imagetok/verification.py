@@ -52,6 +52,8 @@ class Verification(Result):
     """Number of their codes that differ from the dataset."""
     differences: tuple[str, ...] = ()
     """One line per image whose codes differ."""
+    note: str = ""
+    """Whose codes a good tokenizer has, if its decoder alone was trained again."""
 
     @property
     def is_good(self) -> bool:
@@ -67,7 +69,7 @@ class Verification(Result):
         rows: dict[str, object] = {f"fault {i}": line for i, line in enumerate(lines, 1)}
         if self.num_reencoded is not None:
             rows["images encoded again"] = self.num_reencoded
-        return rows
+        return rows | ({"codes": self.note} if self.note else {})
 
 
 def verify(
@@ -113,7 +115,7 @@ def verify_with(
         )
     faults = faults_of(source, checks)
     if faults or reencode is None or tokenizer is None or data is None:
-        return Verification(str(source), tuple(faults))
+        return Verification(str(source), tuple(faults), note="" if faults else _note(source))
     codes = open_codes(source)
     model = open_tokenizer(tokenizer, device).at_grids(codes.grids)
     form = picture_contract(codes.plan.image, codes.plan.crop_range)
@@ -121,6 +123,14 @@ def verify_with(
     lines = tuple(f"{d.path}: {d.codes} of {counted(d.of, 'code')}" for d in found.differences)
     differ = sum(d.codes for d in found.differences)
     return Verification(str(source), (), found.images, differ, lines)
+
+
+def _note(source: Path | str) -> str:
+    """Return whose codes an intact tokenizer has, if its decoder alone was trained again."""
+    if kind_of(artifacts.locate(source).folder) != "tokenizer":
+        return ""
+    ancestry = artifacts.read_artifact(source, "tokenizer").ancestry
+    return "" if ancestry is None else artifacts.ancestry_in_words(ancestry)
 
 
 def faults_of(source: Path | str, checks: Mapping[str, LoadCheck]) -> list[str]:

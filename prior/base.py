@@ -343,7 +343,7 @@ class Prior(Pretrained[PriorConfig], ABC):
     def _embedded(self, tokenizer: Path | str) -> artifacts.Artifact:
         """Read the tokenizer to embed; raise ShardError if it is not the tokenizer of the codes."""
         source = artifacts.read_artifact(tokenizer, "tokenizer")
-        self.check_tokenizer(source.fingerprint, str(tokenizer))
+        self.check_tokenizer(source.codes_fingerprint, str(tokenizer))
         return source
 
     def _card(self) -> Card:

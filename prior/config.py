@@ -147,7 +147,7 @@ class PriorConfig(Section):
     """The architecture of a prior: everything except the weights."""
 
     tokenizer_fingerprint: str
-    """Fingerprint of the tokenizer whose codes are modelled."""
+    """Fingerprint of the tokenizer whose codes are modelled; see `Tokenizer.codes_fingerprint`."""
     num_codes: tuple[PositiveInt, ...]
     """Codebook size K of each level, coarse to fine."""
     grids: tuple[tuple[PositiveInt, PositiveInt], ...]

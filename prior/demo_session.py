@@ -57,7 +57,7 @@ class DemoSession:
 
     def __init__(self, tokenizer: Tokenizer, prior: Prior | None):
         if prior is not None:
-            prior.check_tokenizer(tokenizer.fingerprint, str(tokenizer.origin))
+            prior.check_tokenizer(tokenizer.codes_fingerprint, str(tokenizer.origin))
         self.tokenizer = tokenizer
         self.prior = prior
         self.device = device_of(tokenizer)

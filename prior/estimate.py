@@ -132,7 +132,7 @@ def _form_without_codes(config: PriorRun) -> CodeForm | None:
     with suppress(ImagetokError):
         artifact = read_artifact(config.tokenizer, "tokenizer")
         skeleton = build_skeleton(artifact.architecture, artifact.origin)
-        return _form_of(skeleton, artifact.fingerprint)
+        return _form_of(skeleton, artifact.codes_fingerprint)
     with suppress(ImagetokError):
         source = config_of_run(Path(config.tokenizer).parent)
         if source is not None:

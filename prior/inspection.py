@@ -51,7 +51,7 @@ def _load_both(folder: Path) -> None:
     """Load a prior and its embedded tokenizer, and check that they belong together."""
     embedded = Tokenizer.from_pretrained(folder / "tokenizer")
     prior = Prior.from_pretrained(folder)
-    prior.check_tokenizer(embedded.fingerprint, f"{folder / 'tokenizer'}")
+    prior.check_tokenizer(embedded.codes_fingerprint, f"{folder / 'tokenizer'}")
 
 
 _CHECKS = {**LOAD_CHECKS, "prior": _load_both}

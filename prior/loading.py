@@ -39,7 +39,7 @@ def open_pair(
         raise ConfigError("this prior was never saved with its tokenizer; pass tokenizer=...")
     own = open_tokenizer(given, device_of(model))
     named = tokenizer if isinstance(tokenizer, Path | str) else own.origin
-    model.check_tokenizer(own.fingerprint, str(named or prior))
+    model.check_tokenizer(own.codes_fingerprint, str(named or prior))
     model.check_finite()
     own.check_finite()
     return model, own.at_grids(model.config.grids)

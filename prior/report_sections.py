@@ -114,7 +114,7 @@ def _drawn(prior: Prior, tokenizer: Tokenizer, num_samples: int) -> list[Block]:
 def _completed(config: PriorRun, prior: Prior, tokenizer: Tokenizer) -> list[Block]:
     """Build rows of a reconstruction from held-out codes, its upper half, and completions."""
     try:
-        _, held_out = open_data(config, tokenizer.fingerprint)
+        _, held_out = open_data(config, tokenizer.codes_fingerprint)
     except ImagetokError as error:
         return [Text(f"The held-out codes cannot be opened here: {error}")]
     count = min(COMPLETED, len(held_out))

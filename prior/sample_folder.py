@@ -123,7 +123,7 @@ def plan_of(
     described = ", ".join(f"{name}={value}" for name, value in made_by.items())
     classes = prior.config.num_classes
     return CodePlan(
-        tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=tokenizer.origin or ""),
+        tokenizer=TokenizerId(fingerprint=tokenizer.codes_fingerprint, name=tokenizer.origin or ""),
         num_codes=prior.config.num_codes,
         grids=prior.config.grids,
         image=tokenizer.image,

@@ -149,7 +149,7 @@ class CodeForm(NamedTuple):
     """The codes that a prior models, without the codes themselves."""
 
     fingerprint: str
-    """Fingerprint of the tokenizer; "" while it does not exist."""
+    """Fingerprint of the codes' tokenizer; "" while it does not exist."""
     num_codes: tuple[int, ...]
     """Codebook size of each level, coarse to fine."""
     grids: tuple[tuple[int, int], ...]
@@ -164,8 +164,7 @@ def job_of(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
     """Return the job of a config for the run folder `run`; raises what `train_prior` raises."""
     tokenizer = read_artifact(config.tokenizer, "tokenizer")
     check_manifest(tokenizer)  # now rather than at the end, when it is embedded
-    fingerprint = tokenizer.fingerprint
-    training, held_out = open_data(config, fingerprint)
+    training, held_out = open_data(config, tokenizer.codes_fingerprint)
     dataset = training.dataset
     job, started = job_on(config, form_of(dataset), training, init_from)
     baselines = ngram_baselines(dataset.num_codes, training.batches(), held_out.batches())
@@ -202,7 +201,7 @@ def job_of(config: PriorRun, run: Path, init_from: Path | str | None) -> Job:
         job,
         kept_on=kept_on,
         inputs=lambda: {
-            "tokenizer": fingerprint,
+            "tokenizer": tokenizer.fingerprint,
             "training codes": training.identity(),
             "held-out codes": held_out.identity(),
             "weights to start from": started,

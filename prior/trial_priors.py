@@ -16,7 +16,6 @@ from imagetok.comparison.trial_distances import (
     identity_of,
     measures_in,
     skip_words,
-    tokenizer_fingerprint,
     tokenizer_words,
 )
 from imagetok.config import read_yaml, value_at
@@ -154,7 +153,8 @@ def _is_encoded(trial: Trial, split: str) -> bool:
     folder = _codes(trial, split)
     if not (folder / "manifest.json").is_file():
         return False
-    expected, found = tokenizer_fingerprint(trial), open_codes(folder).fingerprint
+    tokenizer = read_artifact(trial.folder / "tokenizer", "tokenizer")
+    expected, found = tokenizer.codes_fingerprint, open_codes(folder).fingerprint
     if found != expected:
         raise ConfigError(
             f"{folder}: expected codes of {trial.folder / 'tokenizer'}, {expected[:16]}, found "

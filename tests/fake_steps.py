@@ -18,7 +18,7 @@ from imagetok.data import ImageBatch
 from imagetok.data.noise import NoiseImages
 from imagetok.images import ImageContract
 from imagetok.signals import StopRequest
-from imagetok.tokenizers import build_autoencoder
+from imagetok.tokenizers import Tokenizer, build_autoencoder
 from imagetok.training.config import TokenizerRun
 from imagetok.training.job import Job
 from imagetok.training.learner import Learner
@@ -57,7 +57,11 @@ def of_config(run: TokenizerRun | PriorRun) -> Trained:
 def _tokenizer(run: TokenizerRun) -> Trained:
     image = run.tokenizer.image
     with torch.device("meta"):
-        job = _job_without_images(run, build_autoencoder(run.tokenizer), None)
+        model = build_autoencoder(run.tokenizer)
+        if run.trained == "decoder":
+            assert isinstance(model, Tokenizer)
+            model._fix_parts()  # without the hash of an ancestor, which has no values here
+        job = _job_without_images(run, model, None)
 
     def batch(device: torch.device) -> ImageBatch:
         size = IMAGES, image.channels, image.height, image.width

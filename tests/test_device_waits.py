@@ -102,6 +102,21 @@ def test_what_no_config_asks_for_waits_for_nothing_either(name, changes):
     take_backward(of_config(run_of(tree)))
 
 
+TOKENIZERS = [
+    name
+    for name in MECHANISMS
+    if MODELS[name]["kind"] == "tokenizer" and "latent" not in MODELS[name]["tokenizer"]
+]
+FEW_TOKENIZERS = ["digits/vqvae-ema", "digits/edvae", "digits/residual-vq", "shapes/vqvae2"]
+ONLY_DECODER = {"trained": "decoder"}
+
+
+@pytest.mark.parametrize("name", slow_but(FEW_TOKENIZERS, TOKENIZERS))
+def test_a_step_of_the_decoder_alone_waits_for_nothing(name):
+    take_steps(of_config(run_of(MODELS[name] | ONLY_DECODER)))
+    take_backward(of_config(run_of(MODELS[name] | ONLY_DECODER)))
+
+
 RESETS = "none", "random", "least-recently-used", "split"
 QUANTIZERS = {
     "vqvae": ("digits/vqvae", {}),

@@ -12,7 +12,7 @@ import torch
 from device_waits import DeviceWaits, WouldWait, host_generator
 from fake_steps import Trained, of_config, run_of, take_steps
 from representative import slow_but
-from test_device_waits import MODELS, VARIANTS, planted
+from test_device_waits import FEW_TOKENIZERS, MODELS, ONLY_DECODER, TOKENIZERS, VARIANTS, planted
 from torch import Tensor
 
 from imagetok.config import apply_overrides
@@ -79,6 +79,11 @@ def test_the_step_of_a_config_can_be_recorded(name):
     if tree.get("objective", {}).get("adversarial") is not None:
         tree = apply_overrides(tree, {"objective.adversarial": None})  # refused, as tested below
     take_recorded(of_config(run_of(tree)))
+
+
+@pytest.mark.parametrize("name", slow_but(FEW_TOKENIZERS, TOKENIZERS))
+def test_so_can_that_of_its_decoder_alone(name):
+    take_recorded(of_config(run_of(apply_overrides(MODELS[name] | ONLY_DECODER, RECORDED))))
 
 
 @pytest.mark.slow

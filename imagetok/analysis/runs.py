@@ -129,7 +129,7 @@ class TokenizerRunFolder(RunFolder):
     @property
     def loss_terms(self) -> Sequence[str]:
         """Names of the weighted loss terms of the objective."""
-        return tuple(self.config.objective.weights)
+        return () if self.config.trained == "decoder" else tuple(self.config.objective.weights)
 
     def described(self) -> dict[str, str | None]:
         """Return method, network, data, image size, and grid and size of the codebook."""

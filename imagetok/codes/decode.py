@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,10 @@ class DecodeRecord(Section):
     """The record in a folder of decoded images that says which codes they come from."""
 
     codes: str
-    """Root hash of the code dataset, which covers the tokenizer's fingerprint."""
+    """Root hash of the code dataset, which covers the fingerprint of its tokenizer."""
+    decoder: str = ""
+    """Fingerprint of the tokenizer that decodes them; "" for the one that they are bound to."""
+    added: ClassVar[tuple[str, ...]] = ("decoder",)
 
 
 class DecodeReport(NamedTuple):
@@ -130,7 +133,7 @@ def check_dataset_fingerprint(dataset: CodeDataset, tokenizer: Tokenizer) -> Non
     made_by = dataset.plan.tokenizer
     remedy = "pass the tokenizer that made them"
     check_same_tokenizer(
-        str(dataset.place), made_by.fingerprint, tokenizer.fingerprint, "--tokenizer", remedy,
+        str(dataset.place), made_by.fingerprint, tokenizer.codes_fingerprint, "--tokenizer", remedy,
         name=made_by.name,
     )  # fmt: skip
 
@@ -171,7 +174,9 @@ def decode_dataset(
         StopRequest() as stop,
         ProgressBar("decoding", count, rate_unit="images/s") as progress,
     ):
-        _commit_origin(folder, DecodeRecord(codes=dataset.manifest.root))
+        is_own = tokenizer.fingerprint == dataset.fingerprint
+        decoder = "" if is_own else tokenizer.fingerprint
+        _commit_origin(folder, DecodeRecord(codes=dataset.manifest.root, decoder=decoder))
         for (images,), (keys, missing) in one_behind(_started(tokenizer, dataset, folder, count)):
             stop.check_here()
             save_images(images[missing], folder, keys[missing].tolist())

@@ -227,7 +227,7 @@ def encode(
         if not is_native:
             return Encoded.of(folder, encode_group(model, dataset, folder, source, max_skips))
         started = IndexPlan(
-            tokenizer=TokenizerId(fingerprint=model.fingerprint, name=name),
+            tokenizer=TokenizerId(fingerprint=model.codes_fingerprint, name=name),
             source=source,
             source_identity=dataset.identity(),
             num_inputs=len(dataset),
@@ -303,7 +303,7 @@ def make_plan(
     """
     samples_per_shard = max(views, samples_per_shard - samples_per_shard % views)
     return CodePlan(
-        tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
+        tokenizer=TokenizerId(fingerprint=tokenizer.codes_fingerprint, name=name),
         num_codes=tokenizer.num_codes,
         grids=tokenizer.grids,
         image=tokenizer.image,

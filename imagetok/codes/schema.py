@@ -32,6 +32,7 @@ class TokenizerId(Section):
     """The tokenizer that made the codes; `name` is for readers only and never compared."""
 
     fingerprint: str
+    """Its `codes_fingerprint`, which a tokenizer keeps when its decoder alone is trained again."""
     name: str
 
 

@@ -190,6 +190,12 @@ def make_plan(
             methods[each] = variant.model_copy(update={"seed": seeds[0]})
     for name, config in methods.items():
         _check_public(name, config.data)
+        if config.trained != "all":
+            raise ConfigError(
+                f"{name}: trained: expected all, because a comparison trains every method from its "
+                f"start, found {config.trained}; train the decoder of a finished trial with "
+                "imagetok train --init-from"
+            )
     train, test = _agreed(methods, allow_different)
     return ComparisonPlan(
         seeds=tuple(seeds), methods=methods, train_identity=train, test_identity=test

@@ -2,10 +2,10 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,9 +23,13 @@ from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
 from imagetok.quantizers import Codes, KernelQuantizer
 from imagetok.tokenizers.config import TokenizerConfig
-from imagetok.tokenizers.deferred_checks import are_deferred
+from imagetok.tokenizers.deferred_checks import are_deferred, deferred_checks
+from imagetok.tokenizers.likelihood import Likelihood
 
 Model = TypeVar("Model", bound="Autoencoder")
+TokenizerT = TypeVar("TokenizerT", bound="Tokenizer")
+Part = Literal["encoder", "quantizer", "decoder"]
+"""A part of an autoencoder. Codes depend on encoder and quantizer, on nothing in the decoder."""
 
 
 class Reconstruction(NamedTuple):
@@ -51,6 +55,8 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
     image: ImageContract
     num_codes: tuple[int, ...] = ()
     """Codebook size K of each level; empty for a VAE."""
+    prefixes: ClassVar[Mapping[Part, tuple[str, ...]]]
+    """Names of the modules of quantizer and decoder; all others are of the encoder."""
 
     @abstractmethod
     def forward(
@@ -80,6 +86,18 @@ class Autoencoder(Pretrained[TokenizerConfig], ABC):
 
         Quantizers are not among them.
         """
+
+    def part_of(self, name: str) -> Part:
+        """Return the part that a parameter or buffer belongs to, by its name in the state dict."""
+        for part, modules in self.prefixes.items():
+            if any(name.startswith(f"{module}.") for module in modules):
+                return part
+        return "encoder"
+
+    def tensors_of(self, *parts: Part) -> dict[str, Tensor]:
+        """Return the tensors of the state dict that belong to these parts, by name."""
+        state = self.state_dict()
+        return {name: tensor for name, tensor in state.items() if self.part_of(name) in parts}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the training step's forward pass in place; arguments: those of `torch.compile`.
@@ -225,6 +243,64 @@ class Tokenizer(Autoencoder, ABC):
     kind = "tokenizer"
     grids: tuple[tuple[int, int], ...]
     """Grid size (h, w) of each level."""
+    likelihood: Likelihood
+    """Converts images to inputs of the encoder, and outputs of the decoder to images."""
+    _has_fixed_codes: bool = False
+
+    @property
+    def codes_fingerprint(self) -> str:
+        """Fingerprint by which codes, and priors on them, refer to their tokenizer.
+
+        That of the tokenizer itself, or, where its decoder alone was trained, of the tokenizer
+        whose encoder and quantizer it has.
+        """
+        return self.fingerprint if self._ancestry is None else self._ancestry.codes_fingerprint
+
+    def fix_codes(self, source: "Tokenizer") -> None:
+        """Fix encoder and quantizer, so that only the decoder learns.
+
+        source: a saved tokenizer with the same weights, whose codes this one will have. From now
+        on the fixed parts are in eval mode and have no gradients, and `forward` decodes the codes
+        of `encode` and returns the reconstruction loss alone.
+        """
+        self._loaded_architecture = source._architecture()
+        coding = self.tensors_of("encoder", "quantizer")
+        self._ancestry = artifacts.Ancestry(
+            source.codes_fingerprint, artifacts.encoder_hash(self._architecture(), coding)
+        )
+        self._fix_parts()
+
+    def _fix_parts(self) -> None:
+        self._has_fixed_codes = True
+        for name, parameter in self.named_parameters():
+            if self.part_of(name) != "decoder":
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self: TokenizerT, mode: bool = True) -> TokenizerT:
+        if not self._has_fixed_codes:
+            return super().train(mode)
+        super().train(False)
+        self.training = mode
+        for name in self.prefixes["decoder"]:
+            self.get_submodule(name).train(mode)
+        return self
+
+    def forward(
+        self,
+        images: Images,
+        *,
+        temperature: float | Tensor = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        if not self._has_fixed_codes:
+            return self._forward(images, temperature, generator)
+        # The checks of `encode` would wait for the device in every step.
+        with torch.no_grad(), encoding_precision("float32", images.device), deferred_checks():
+            codes = self._encode(images, generator)
+        out = self._decoder_output(codes)
+        losses = {"reconstruction": self.likelihood.loss(out, images)}
+        return Reconstruction(self.likelihood.to_image(out), losses, codes, {})
 
     def encode(
         self,
@@ -337,6 +413,20 @@ class Tokenizer(Autoencoder, ABC):
         ):
             yield
 
+    def _check_can_be_saved(self, folder: Path) -> None:
+        super()._check_can_be_saved(folder)
+        if self._ancestry is not None:
+            coding = self.tensors_of("encoder", "quantizer")
+            artifacts.check_ancestry(
+                f"{folder}: not saved", self._ancestry, self._architecture(), coding
+            )
+
+    @abstractmethod
+    def _forward(
+        self, images: Images, temperature: float | Tensor, generator: torch.Generator | None
+    ) -> Reconstruction:
+        """Run the forward pass of a training step in which everything learns."""
+
     @abstractmethod
     def _encode(self, images: Tensor, generator: torch.Generator | None) -> Codes: ...
 
@@ -351,7 +441,11 @@ class Tokenizer(Autoencoder, ABC):
     ) -> Codes: ...
 
     @abstractmethod
-    def _decode(self, codes: Codes) -> Tensor: ...
+    def _decoder_output(self, codes: Codes) -> Tensor:
+        """Return the decoder's output, (B, C, H, W), which the likelihood converts to images."""
+
+    def _decode(self, codes: Codes) -> Tensor:
+        return self.likelihood.to_image(self._decoder_output(codes))
 
     def _usage(self) -> list[str]:
         image = self.image
@@ -359,11 +453,14 @@ class Tokenizer(Autoencoder, ABC):
             made_for, takes = f"label maps of {image.num_classes} classes,", "int64 (B, H, W)"
         else:
             made_for, takes = f"images of {image.channels} x", "float (B, C, H, W) in [0, 1]"
+        ancestry = self._ancestry
+        own_codes = [] if ancestry is None else ["", artifacts.ancestry_in_words(ancestry)]
         return [
             f"An image tokenizer ({', '.join(self.config.method)}) in the format of imagetok, for "
             f"{made_for} {image.height} x {image.width}, codes of "
             f"{', '.join(f'{h} x {w}' for h, w in self.grids)} with codebook size "
             f"{', '.join(map(str, self.num_codes))}.",
+            *own_codes,
             "",
             "```python",
             "from imagetok import Tokenizer",

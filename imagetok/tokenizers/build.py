@@ -62,4 +62,7 @@ def load_autoencoder(artifact: artifacts.Artifact) -> Autoencoder:
         raise ArtifactError(f"{where}: no {artifact.kind} has this architecture")
     tensors = artifacts.load_weights(artifact, artifact.kind, skeleton)
     skeleton.load_state_dict(tensors, strict=True, assign=True)
+    if artifact.ancestry is not None:
+        coding = skeleton.tensors_of("encoder", "quantizer")
+        artifacts.check_ancestry(artifact.origin, artifact.ancestry, artifact.architecture, coding)
     return skeleton

@@ -1,5 +1,8 @@
 """A tokenizer with one encoder, one quantizer and one decoder."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 from imagetok.images import Images
 from imagetok.networks import VQVAE2Config, build_network
 from imagetok.quantizers import Codes, Quantized, build_quantizer
-from imagetok.tokenizers.base import Reconstruction, Tokenizer
+from imagetok.tokenizers.base import Part, Reconstruction, Tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.deferred_checks import check_features
 from imagetok.tokenizers.likelihood import build_likelihood
@@ -18,6 +21,11 @@ class FlatTokenizer(Tokenizer):
 
     Its likelihood converts images to network inputs and decoder outputs to images.
     """
+
+    prefixes: ClassVar[Mapping[Part, tuple[str, ...]]] = {
+        "quantizer": ("quantizer",),
+        "decoder": ("decoder", "likelihood"),
+    }
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -39,12 +47,8 @@ class FlatTokenizer(Tokenizer):
         self.num_codes = self.quantizer.num_codes
         self.grids = config.grids * len(self.num_codes)
 
-    def forward(
-        self,
-        images: Images,
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+    def _forward(
+        self, images: Images, temperature: float | Tensor, generator: torch.Generator | None
     ) -> Reconstruction:
         h = self.encoder(self.likelihood.to_network(images))
         quantized: Quantized = self.quantizer(h, temperature=temperature, generator=generator)
@@ -87,5 +91,5 @@ class FlatTokenizer(Tokenizer):
         check_features(h)
         return h
 
-    def _decode(self, codes: Codes) -> Tensor:
-        return self.likelihood.to_image(self.decoder(self.quantizer.decode(codes)))
+    def _decoder_output(self, codes: Codes) -> Tensor:
+        return self.decoder(self.quantizer.decode(codes))

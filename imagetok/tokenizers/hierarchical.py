@@ -1,8 +1,8 @@
 """A tokenizer with a quantizer per level, each conditioned on the coarser ones (VQ-VAE-2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from imagetok.images import Images
 from imagetok.networks import Hierarchy, VQVAE2Config
 from imagetok.quantizers import Codes, Quantized, Quantizer, build_quantizer, level_name
-from imagetok.tokenizers.base import Reconstruction, Tokenizer
+from imagetok.tokenizers.base import Part, Reconstruction, Tokenizer
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.deferred_checks import check_features
 from imagetok.tokenizers.likelihood import build_likelihood
@@ -21,8 +21,14 @@ class HierarchicalTokenizer(Tokenizer):
     """A tokenizer with two or more grids of codes; names of losses and maps include the level.
 
     The codes of a level depend on its features and on the quantized vectors of the coarser levels,
-    so a change of coarse codes changes the finer ones.
+    so a change of coarse codes changes the finer ones. What upsamples coarse vectors is therefore
+    of the encoder, though decoding uses it too.
     """
+
+    prefixes: ClassVar[Mapping[Part, tuple[str, ...]]] = {
+        "quantizer": ("quantizers",),
+        "decoder": ("network.decoder", "likelihood"),
+    }
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -45,12 +51,8 @@ class HierarchicalTokenizer(Tokenizer):
             for _ in quantizer.num_codes
         )
 
-    def forward(
-        self,
-        images: Images,
-        *,
-        temperature: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
+    def _forward(
+        self, images: Images, temperature: float | Tensor, generator: torch.Generator | None
     ) -> Reconstruction:
         quantized: list[Quantized] = []
 
@@ -121,13 +123,13 @@ class HierarchicalTokenizer(Tokenizer):
         self._descend(torch.cat([images, others]), quantize)
         return tuple(level for part in codes for level in part)
 
-    def _decode(self, codes: Codes) -> Tensor:
+    def _decoder_output(self, codes: Codes) -> Tensor:
         context, remaining = None, iter(codes)
         for level, quantizer in enumerate(self._quantizers):
             z_q = quantizer.decode(tuple(islice(remaining, len(quantizer.num_codes))))
             context = self.network.descend(level, context, z_q)
         assert context is not None
-        return self.likelihood.to_image(self.network.decode(context))
+        return self.network.decode(context)
 
     def _descend(self, images: Tensor, quantize: Callable[[Quantizer, Tensor], Tensor]) -> Tensor:
         """Return the decoder's input; `quantize(quantizer, h)` returns each level's vectors."""

@@ -1,6 +1,7 @@
 """A variational autoencoder (VAE): the continuous baseline, without codes."""
 
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from imagetok.errors import InputError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import Images
 from imagetok.networks import VQVAE2Config, build_network
-from imagetok.tokenizers.base import Autoencoder, Reconstruction
+from imagetok.tokenizers.base import Autoencoder, Part, Reconstruction
 from imagetok.tokenizers.config import TokenizerConfig
 from imagetok.tokenizers.deferred_checks import check_features
 from imagetok.tokenizers.gaussian_latent import GaussianLatent, gaussian_kl
@@ -24,6 +25,10 @@ _NO_CODES = (
 
 class VAE(Autoencoder):
     """A VAE with a Gaussian latent, sampled in training and replaced by its mean in eval mode."""
+
+    prefixes: ClassVar[Mapping[Part, tuple[str, ...]]] = {
+        "decoder": ("decoder", "latent.to_features", "likelihood"),
+    }
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()

@@ -14,16 +14,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from imagetok.durable import write_bytes
+from imagetok.errors import InputError
+from imagetok.io.regular_files import check_safetensors
 from imagetok.networks.patchgan import PatchGAN
 from imagetok.tokenizers import Autoencoder
 from imagetok.training.adversarial_losses import LeCAM, discriminator_loss, generator_loss
 from imagetok.training.checkpoint_record import DISCRIMINATOR
 from imagetok.training.config import AdversarialConfig
-from imagetok.training.optimizer import build_optimizer, to_step
+from imagetok.training.optimizer import build_optimizer, set_learning_rate, to_step
 from imagetok.training.schedules import Value
 from imagetok.training.step_output import StepOutput
 
@@ -42,10 +45,39 @@ class Discriminator(nn.Module):
         super().__init__()
         self.network = PatchGAN(channels, config.width, config.layers)
         self.lecam = LeCAM(config.lecam_decay)
+        self.started_from = ""
+        """sha256 of the file that the weights were read from; "" for new weights."""
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 h w"]:
         """Return the logits of patches, high for images; pixels in [0, 1]."""
         return self.network(2 * images - 1)
+
+    def start_from(self, path: Path) -> None:
+        """Load the weights and averages that a finished run left in discriminator.safetensors.
+
+        Raises InputError for a file that cannot be read or is of another discriminator.
+        """
+        key = "objective.adversarial.init_from"
+        try:
+            check_safetensors(path)
+            content = path.read_bytes()
+            tensors = load(content)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{key}: {path}: cannot be read ({reason}); expected {DISCRIMINATOR} of a finished "
+                "run with objective.adversarial"
+            ) from None
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if odd := sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k)):
+            raise InputError(
+                f"{key}: {path}: {odd[0]}: expected {wanted.get(odd[0])}, found "
+                f"{found.get(odd[0])}; it is of a discriminator of other width, layers or image "
+                "channels: set those of its run"
+            )
+        self.load_state_dict(tensors, strict=True)
+        self.started_from = hashlib.sha256(content).hexdigest()
 
 
 class Adversary:
@@ -116,9 +148,7 @@ class Adversary:
         (share of patches that are judged right), and the mean logits `real_logit`, `fake_logit`.
         """
         accelerator = self._accelerator
-        rate = self.config.learning_rate.at(self._step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self._optimizer, self.config.learning_rate.at(self._step))
         learnt: list[StepOutput] = []
         for output in outputs:
             assert output.judged is not None

@@ -195,6 +195,10 @@ class AdversarialConfig(Section):
     """The discriminator's learning rate at each step."""
     optimizer: OptimizerConfig = OptimizerConfig(betas=(0.5, 0.9))
     """Its optimizer's settings."""
+    init_from: str | None = None
+    """`discriminator.safetensors` of a finished run, of the same `width` and `layers`, to start
+    from; null: new weights. Its optimizer starts anew."""
+    added: ClassVar[tuple[str, ...]] = ("init_from",)
 
 
 class ObjectiveConfig(Section):
@@ -239,6 +243,18 @@ def _weights_example(losses: Sequence[str]) -> str:
     return f"{{{', '.join(f'{name}: 1.0' for name in sorted(losses))}}}"
 
 
+class LearningRateFactors(Section):
+    """Factors of the learning rate of each part of a tokenizer."""
+
+    encoder: PositiveFloat = 1.0
+    """Factor of the encoder, and in VQ-VAE-2 of what upsamples coarse codes for finer ones."""
+    quantizer: PositiveFloat = 1.0
+    """Factor of codebooks and other weights of quantizers; codebooks that follow averages of the
+    encoder's outputs have no learning rate."""
+    decoder: PositiveFloat = 1.0
+    """Factor of the decoder, and of the likelihood's own scale."""
+
+
 class TokenizerRun(Section):
     """A config file of `kind: tokenizer`."""
 
@@ -265,7 +281,16 @@ class TokenizerRun(Section):
     """The loss to minimise."""
     train: TrainConfig
     """The training loop and its optimizer."""
-    added: ClassVar[tuple[str, ...]] = ("max_skip", "augment", "resident", "gradient_checkpointing")
+    trained: Literal["all", "decoder"] = "all"
+    """What learns. `decoder`: only the decoder, from a tokenizer that `--init-from` names; encoder
+    and quantizer stay as they are, so code datasets and priors of that tokenizer stay valid. Losses
+    of the quantizer and `objective.temperature` then have no effect."""
+    learning_rate_factors: LearningRateFactors = LearningRateFactors()
+    """Factors of `train.learning_rate`, such as a small one of the encoder for fine-tuning."""
+    added: ClassVar[tuple[str, ...]] = (
+        *("max_skip", "augment", "resident", "gradient_checkpointing"),
+        *("trained", "learning_rate_factors"),
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "TokenizerRun":
@@ -277,6 +302,7 @@ class TokenizerRun(Section):
                 f"gradient_checkpointing: expected false with network {network.kind!r}, which has "
                 "no blocks to compute again, found true; the network 'vqgan' has"
             )
+        self._check_trained()
         if isinstance(network, VQGANConfig) and network.encode_only:
             raise ValueError(
                 "tokenizer.network.encode_only: expected false, because a decoder is trained, "
@@ -308,6 +334,24 @@ class TokenizerRun(Section):
                 f"{self.train.accumulation}; set it to 1, or use likelihood 'gaussian'"
             )
         return self
+
+    def _check_trained(self) -> None:
+        factors = self.learning_rate_factors
+        if self.trained == "decoder" and self.tokenizer.latent is not None:
+            raise ValueError(
+                "trained: expected all with a VAE, which has no codes that could stay valid, found "
+                "decoder; set trained=all"
+            )
+        if self.trained == "decoder" and factors != LearningRateFactors():
+            raise ValueError(
+                "learning_rate_factors: expected none with trained=decoder, of which "
+                "train.learning_rate is that of the decoder; omit the section"
+            )
+        if self.tokenizer.latent is not None and factors.quantizer != 1:
+            raise ValueError(
+                "learning_rate_factors.quantizer: expected 1 with a VAE, which has no quantizer, "
+                f"found {factors.quantizer}; omit it"
+            )
 
 
 def _check_deterministic(perceptual: PerceptualConfig) -> None:

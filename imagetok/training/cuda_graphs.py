@@ -78,7 +78,10 @@ class CapturedStep(Generic[T]):
         self._function = function
         self._optimizer = optimizer
         self._device = device
-        self._rate = torch.empty((), dtype=CudaGraph.rate_dtype, device=device)
+        self._rates = [
+            torch.empty((), dtype=CudaGraph.rate_dtype, device=device)
+            for _ in optimizer.param_groups
+        ]
         self._static: StaticInputs | None = None
         self._graph: CudaGraph[T] | None = None
         self._taken = 0
@@ -94,7 +97,8 @@ class CapturedStep(Generic[T]):
             self._static = StaticInputs(given, self._device)
             self._graph = CudaGraph(self._device, given.noise)
         self._static.fill(given)
-        self._rate.fill_(self._optimizer.param_groups[0]["lr"])
+        for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
         step = partial(self._step, self._static.inputs)
         self._taken += 1
         if self._taken <= WARM_UP:
@@ -104,5 +108,5 @@ class CapturedStep(Generic[T]):
         return self._graph.replay()
 
     def _step(self, inputs: StepInputs) -> T:
-        with capturable(self._optimizer, self._rate):
+        with capturable(self._optimizer, self._rates):
             return self._function([inputs])

@@ -23,6 +23,8 @@ def times_on_gpu(config: TokenizerRun, table: Path = TABLE) -> Mapping[str, str]
     measured = json.loads(table.read_bytes())
     if config.objective.perceptual is not None or config.objective.adversarial is not None:
         return {}  # they were measured without
+    if config.trained != "all":
+        return {}
     asked = measured_model(config)
     for entry in measured["steps"]:
         if entry["model"] == asked:

@@ -92,6 +92,8 @@ class Job:
     """What the run trains, and on what; for its log and for estimates, unused by the loop."""
     matrix_layers: tuple[type[nn.Module], ...] = ()
     """Layers of other libraries whose `weight` is a matrix; see `build_optimizer`."""
+    factor_of: Callable[[str], float] | None = None
+    """Name of a parameter -> factor of its learning rate; None: 1 for all."""
 
 
 @contextmanager

@@ -19,7 +19,12 @@ from imagetok.training.config import TrainConfig
 from imagetok.training.cuda_graphs import CapturedStep
 from imagetok.training.divergence import Divergence
 from imagetok.training.job import Job
-from imagetok.training.optimizer import build_optimizer, reset_optimizer_rows, to_step
+from imagetok.training.optimizer import (
+    build_optimizer,
+    reset_optimizer_rows,
+    set_learning_rate,
+    to_step,
+)
 from imagetok.training.schedules import values_at
 from imagetok.training.sharding import WholeModel, whole
 from imagetok.training.step_inputs import StepInputs
@@ -60,7 +65,8 @@ class Learner:
         self.average = build_average(job.model, config.ema_decay)
         self._whole = WholeModel(accelerator, job.model)
         self.model, optimizer = accelerator.prepare(
-            job.model, build_optimizer(job.model, config.optimizer, job.matrix_layers)
+            job.model,
+            build_optimizer(job.model, config.optimizer, job.matrix_layers, job.factor_of),
         )
         self.model.train()
         self.bare: nn.Module = accelerator.unwrap_model(self.model)
@@ -105,9 +111,7 @@ class Learner:
         """
         if not self.bare.training:  # after an evaluation
             self.model.train()
-        rate = self.config.learning_rate.at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, self.config.learning_rate.at(step))
         if self.adversary is not None:
             is_logged = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
             self.adversary.begin(step, is_logged=is_logged)

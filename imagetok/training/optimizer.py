@@ -1,7 +1,8 @@
 """Building and calling the optimizer, and resetting its state for replaced codebook rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -11,16 +12,21 @@ from torch.optim.swa_utils import AveragedModel
 
 from imagetok.training.config import OptimizerConfig
 
+_FACTOR = "learning_rate_factor"
+"""Option of a group of parameters; absent where it is 1."""
+
 
 def build_optimizer(
     model: nn.Module,
     config: OptimizerConfig,
     matrix_layers: tuple[type[nn.Module], ...] = (),
+    factor_of: Callable[[str], float] | None = None,
 ) -> torch.optim.Optimizer:
     """Return a fused AdamW optimizer; the loop sets its learning rate at every step.
 
     Weight decay applies to the weights of linear and convolution layers only: those of torch, and
-    `matrix_layers`, the corresponding classes of other libraries.
+    `matrix_layers`, the corresponding classes of other libraries. factor_of: returns the factor of
+    a parameter's learning rate, by name, which `set_learning_rate` applies; None: 1 for all.
     """
     layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, *matrix_layers)
     decayed = {
@@ -28,11 +34,16 @@ def build_optimizer(
         for module in model.modules()
         if isinstance(module, layers)
     }
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if id(p) in decayed]},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    factors = {name: 1.0 if factor_of is None else factor_of(name) for name, _ in named}
+    for factor in dict.fromkeys(factors.values()):
+        own = [p for name, p in named if factors[name] == factor]
+        options = {} if factor == 1 else {_FACTOR: factor}
+        groups += [
+            {"params": [p for p in own if id(p) in decayed], **options},
+            {"params": [p for p in own if id(p) not in decayed], "weight_decay": 0.0, **options},
+        ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=0.0,
@@ -41,6 +52,12 @@ def build_optimizer(
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of a step, times the factor of each group of parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(_FACTOR, 1)
 
 
 def to_step(prepared: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -60,15 +77,17 @@ def to_step(prepared: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 @contextmanager
-def capturable(optimizer: torch.optim.Optimizer, learning_rate: Tensor) -> Iterator[None]:
+def capturable(
+    optimizer: torch.optim.Optimizer, learning_rates: Sequence[Tensor]
+) -> Iterator[None]:
     """Let `optimizer.step` be recorded in a CUDA graph inside the context.
 
-    learning_rate: a scalar on the device, which the graph reads. The options that checkpoints store
-    are the same after the context as before it.
+    learning_rates: a scalar on the device for each group of parameters, which the graph reads. The
+    options that checkpoints store are the same after the context as before it.
     """
     before = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group.update(lr=learning_rate, capturable=True)
+    for group, rate in zip(optimizer.param_groups, learning_rates, strict=True):
+        group.update(lr=rate, capturable=True)
     try:
         yield
     finally:

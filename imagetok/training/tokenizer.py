@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from imagetok import seeding
-from imagetok.config import differences_shown
 from imagetok.data import ImageBatch, ImageDataset, ImageError, describe
 from imagetok.data.headers import LOOKED_AT
 from imagetok.data.listed import ListedImages
 from imagetok.data.noise import NoiseImages
 from imagetok.data.substitutes import SubstitutedImages
-from imagetok.errors import ConfigError, InputError, ResourceError
+from imagetok.errors import InputError, ResourceError
 from imagetok.evaluation import evaluate_reconstruction
 from imagetok.evaluation.codebook_health import codebook_state
 from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_text, with_class
@@ -47,6 +46,7 @@ from imagetok.training.run_folder import (
 from imagetok.training.run_images import RunImages, with_recorded_allowance
 from imagetok.training.schedules import Value
 from imagetok.training.sharding import refuse_sharding
+from imagetok.training.starting_weights import StartingWeights, start
 from imagetok.training.step_output import Judged, StepOutput
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ def train_tokenizer(
 
     run: config.yaml, metrics.jsonl, timing.jsonl, pictures/, checkpoints/ and, at the end,
     tokenizer/ are written there. resume: continue the run in the folder. init_from: a tokenizer
-    folder or Hub id of the same architecture for the initial weights. device: "cpu" to use no GPU.
-    check: number of files of each split to look at before training; None is all.
+    folder or Hub id of the same architecture for the initial weights; the tokenizer whose codes
+    stay if the decoder alone is trained, and then needed to resume too. device: "cpu" to use no
+    GPU. check: number of files of each split to look at before training; None is all.
     Raises what `open_run` and `loop.train` raise, and InputError if more images than
     `config.max_skip` are missing or damaged.
     """
@@ -139,8 +140,10 @@ def job_on_noise(config: TokenizerRun, init_from: Path | str | None = None) -> J
     return _job_without_images(config, _initial(config, init_from)[0], _perceptual(config))
 
 
-def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoencoder, str]:
-    """Return the initialised model, and the fingerprint of the artifact whose weights it has."""
+def _initial(
+    config: TokenizerRun, init_from: Path | str | None
+) -> tuple[Autoencoder, StartingWeights]:
+    """Return the initialised model, and where its weights come from."""
     seeding.reseed_global(config.seed, "init")
     tokenizer = build_autoencoder(config.tokenizer)
     if config.gradient_checkpointing:
@@ -151,7 +154,7 @@ def _initial(config: TokenizerRun, init_from: Path | str | None) -> tuple[Autoen
         if config.objective.adversarial is not None:
             # Its gradient norms use a compiled graph twice, which may then not reuse its buffers.
             torch._functorch.config.donated_buffer = False  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    return tokenizer, "" if init_from is None else _start_from(tokenizer, init_from)
+    return tokenizer, start(tokenizer, init_from, only_decoder=config.trained == "decoder")
 
 
 def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | str | None) -> Job:
@@ -175,6 +178,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
 
     def export(model: nn.Module, measures: dict[str, float | int]) -> None:
         named = {f"{config.data.source} test {name}": value for name, value in measures.items()}
+        started.check_kept(cast(Autoencoder, model))
         cast(Autoencoder, model).save_pretrained(run / "tokenizer", named)
 
     def inputs() -> dict[str, str]:
@@ -183,11 +187,14 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
             "training images": training.identity(),
             "some training images": training.sample(),
             "held-out images": images.held_out.identity(),
-            "weights to start from": started,
+            "weights to start from": started.fingerprint,
             **job.networks,
         }
 
     job = _job_without_images(config, tokenizer, perceptual)
+    if started.fixed:
+        tokenizer_there = {"tokenizer whose codes it decodes": started.fingerprint}
+        job = replace(job, networks=tokenizer_there | dict(job.networks))
     assert job.facts is not None
     dataset = SubstitutedImages(_training_images(config, images.training), config.seed)
     return replace(
@@ -214,8 +221,17 @@ def _job_without_images(
     config: TokenizerRun, tokenizer: Autoencoder, perceptual: PerceptualLoss | None = None
 ) -> Job:
     """Return the job of a config on noise, which measures and writes nothing."""
+    objective, adversary = config.objective, _adversary(config)
+    networks = {} if perceptual is None else {"perceptual network": perceptual.sha256}
+    if adversary is not None and adversary[1].started_from:
+        networks["discriminator to start from"] = adversary[1].started_from
+    only_decoder = config.trained == "decoder"
+    if only_decoder:
+        objective = objective.model_copy(update={"weights": {}})
+    factors = config.learning_rate_factors
     facts = RunFacts(
-        what=f"{tokenizer.kind}, {' '.join(config.tokenizer.method)}",
+        what=f"{tokenizer.kind}, {' '.join(config.tokenizer.method)}"
+        + (", its decoder alone" if only_decoder else ""),
         data=describe(config.data, "train"),
         images=None,
         held_out=None,
@@ -230,11 +246,12 @@ def _job_without_images(
     return Job(
         model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         dataset=NoiseImages(config.tokenizer.image),
-        loss=loss_function(config.objective, tokenizer.image, tokenizer.num_codes, perceptual),
-        schedules=config.objective.schedules,
-        adversary=_adversary(config),
-        networks={} if perceptual is None else {"perceptual network": perceptual.sha256},
-        update=lambda model, stats, draw: cast(Autoencoder, model).update(stats, draw),
+        loss=loss_function(objective, tokenizer.image, tokenizer.num_codes, perceptual),
+        schedules=objective.schedules,
+        adversary=adversary,
+        networks=networks,
+        update=_no_update if only_decoder else _update,
+        factor_of=lambda name: getattr(factors, tokenizer.part_of(name)),
         describe=_describe,
         evaluate=lambda model, step, check: {},
         export=lambda model, measures: None,
@@ -256,6 +273,18 @@ def _job_without_images(
     )
 
 
+def _update(model: nn.Module, stats: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
+    return cast(Autoencoder, model).update(stats, draw)
+
+
+def _no_update(
+    model: nn.Module, stats: dict[str, Tensor], draw: torch.Generator
+) -> dict[str, Tensor]:
+    """Keep the quantizers as they are."""
+    del model, stats, draw
+    return {}
+
+
 def _adversary(config: TokenizerRun) -> tuple[AdversarialConfig, Discriminator] | None:
     section = config.objective.adversarial
     if section is None:
@@ -269,6 +298,8 @@ def _adversary(config: TokenizerRun) -> tuple[AdversarialConfig, Discriminator] 
         )
     seeding.reseed_global(config.seed, "discriminator")
     network = Discriminator(section, config.tokenizer.image.channels)
+    if section.init_from is not None:
+        network.start_from(Path(section.init_from))
     return section, network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
@@ -388,19 +419,6 @@ def _log_codebook_states(
                 *(step, level_name("the codebook", level, len(states)).replace("_", ", ")),
                 *(states[level], used, num_codes, perplexity, advice),
             )
-
-
-def _start_from(tokenizer: Autoencoder, folder: Path | str) -> str:
-    """Load the weights of an artifact into `tokenizer`; return its fingerprint."""
-    source = Autoencoder.from_pretrained(folder)
-    if source.config != tokenizer.config:
-        raise ConfigError(
-            f"--init-from {folder}: its architecture differs from the config's section tokenizer "
-            f"({differences_shown(source.config, tokenizer.config)}); change these keys, or copy "
-            f"the section from {folder}/config.json"
-        )
-    tokenizer.load_state_dict(source.state_dict(), strict=True)
-    return source.fingerprint
 
 
 def _save_pictures(tokenizer: Autoencoder, dataset: ImageDataset, path: Path) -> None:

@@ -163,7 +163,8 @@ def train(
     dry_run: train nothing and write nothing: return images, classes, codes, parameters, and the
     time and memory of the run, estimated from a few steps, as a RunEstimate. If the images cannot
     be opened, steps are measured on noise, and the error is the estimate's `refusal`.
-    init_from: a folder or Hub id of the same architecture for the initial weights.
+    init_from: a folder or Hub id of the same architecture for the initial weights. With the key
+    `trained: decoder`, its encoder and quantizer stay, and so do its codes.
     max_skip: unreadable images of each split to allow, a count or a percentage such as "1%"; None:
     the config's `max_skip`. In training others take their place, evaluations leave them out; the
     result's `skipped` lists them.

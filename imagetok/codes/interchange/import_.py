@@ -94,7 +94,7 @@ def _foreign_rows(
             "program that wrote the file, and write it again"
         )
     plan = CodePlan(
-        tokenizer=TokenizerId(fingerprint=tokenizer.fingerprint, name=name),
+        tokenizer=TokenizerId(fingerprint=tokenizer.codes_fingerprint, name=name),
         num_codes=tokenizer.num_codes,
         grids=tokenizer.grids,
         image=tokenizer.image,
@@ -119,7 +119,7 @@ def _exported_rows(stored: ReadableRows, binding: Binding, tokenizer: Tokenizer)
     plan, skips = binding.plan, [skip.index for skip in binding.skipped]
     made_by, remedy = plan.tokenizer, "pass the tokenizer that made them"
     check_same_tokenizer(
-        stored.where, made_by.fingerprint, tokenizer.fingerprint, "--tokenizer", remedy,
+        stored.where, made_by.fingerprint, tokenizer.codes_fingerprint, "--tokenizer", remedy,
         name=made_by.name,
     )  # fmt: skip
     fits = (

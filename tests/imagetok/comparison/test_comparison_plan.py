@@ -100,7 +100,12 @@ def test_folders_are_told_apart_by_what_they_hold(tmp_path):
 
 @pytest.mark.parametrize(
     ("seeds", "overrides", "message"),
-    [([1, 1], [], "different seeds"), ([1], ["seed=3"], "--seeds"), ([1], ["a=1"], "unknown key")],
+    [
+        ([1, 1], [], "different seeds"),
+        ([1], ["seed=3"], "--seeds"),
+        ([1], ["a=1"], "unknown key"),
+        ([1], ["trained=decoder"], "every method from its start"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused(seeds, overrides, message):
     with pytest.raises(ConfigError, match=message):

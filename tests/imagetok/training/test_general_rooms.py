@@ -16,8 +16,9 @@ from imagetok.training.optimizer import build_optimizer
 ROOM = Path(imagetok.training.__file__).parent
 SPECIAL = {"tokenizer.py", "config.py", "trained.py", "config_input.py", "run_images.py"}
 SPECIAL |= {"next_commands.py", "perceptual.py", "adversary.py", "gpu_times.py"}
-"""A tokenizer's job, losses, config, result, images, times and next commands, and what tells kinds
-apart."""
+SPECIAL |= {"starting_weights.py"}
+"""A tokenizer's job, first weights, losses, config, result, images, times and next commands, and
+what tells kinds apart."""
 LOADER = "imagetok.data.loader_workers"  # of any examples
 GENERAL = sorted(path for path in ROOM.glob("*.py") if path.name not in SPECIAL)
 ROOMS = ("data", "images", "pictures", "quantizers", "networks", "tokenizers", "codes")
