@@ -133,12 +133,13 @@ def open_distances(given: PerceptualSpecs, device: torch.device) -> list[Percept
     return [(open_perceptual(one) if isinstance(one, str) else one).to(device) for one in several]
 
 
-def open_perceptual(spec: str) -> PerceptualDistance:
+def open_perceptual(spec: str, option: str = "--lpips ") -> PerceptualDistance:
     """Open the distance that `--lpips` names: `alex` or `vgg`, each also with `=FILE` for weights.
 
     The backbone's weights are torchvision's, read from torch.hub's folder or downloaded to it; the
     weights of the layers come with torchmetrics. Hashes are checked, and no code in the files is
-    run. A .safetensors FILE has no published hash; its measure is `lpips_NAME_unchecked`.
+    run. A .safetensors FILE has no published hash; its measure is `lpips_NAME_unchecked`. option:
+    what stands before the name where it is given, for messages.
 
     Raises ConfigError for another name, InputError for a wrong file, ResourceError if weights are
     unavailable or torchmetrics is not installed.
@@ -148,13 +149,15 @@ def open_perceptual(spec: str) -> PerceptualDistance:
     name, _, file = spec.partition("=")
     if name not in BACKBONES:
         hint = did_you_mean(name, BACKBONES)
-        raise ConfigError(f"--lpips: expected alex or vgg, also with =FILE; found {spec!r}{hint}")
+        raise ConfigError(
+            f"{option.rstrip(' :')}: expected alex or vgg, also with =FILE; found {spec!r}{hint}"
+        )
     heads = _heads(name)
     architecture = BACKBONES[name].model
     weights: Any = models.get_model_weights(architecture)
     url = weights.IMAGENET1K_V1.url
     path = Path(file) if file else None
-    state = published(url, path, option=f"--lpips {name}")
+    state = published(url, path, option=f"{option}{name}")
     with torch.device("meta"):  # does not allocate the classifier of 500 MB
         features: Any = models.get_model(architecture).features
     features = features.to_empty(device="cpu")

@@ -83,7 +83,7 @@ def _open(config: PerceptualConfig, image: ImageContract) -> PerceptualDistance 
     if image.mode == "labels":
         raise ConfigError(f"{_KEY}: expected a tokenizer of images, found label maps")
     if name.startswith(_LPIPS):
-        distance = open_perceptual(name.removeprefix(_LPIPS))
+        distance = open_perceptual(name.removeprefix(_LPIPS), f"{_KEY}={_LPIPS}")
         if min(image.height, image.width) < distance.smallest:
             raise ConfigError(
                 f"{_KEY}: {name} needs images of at least {distance.smallest} x "
