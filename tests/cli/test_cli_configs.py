@@ -31,7 +31,7 @@ def test_a_group_is_listed_alone(capsys):
     assert lines[0] == "3 named configs, 5 tables and figures of papers"
     assert len(lines) == 1 + 3 + 5
     assert _run(["configs", "digits"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "17 named configs"
+    assert capsys.readouterr().out.splitlines()[0] == "18 named configs"
 
 
 def test_one_is_printed_whole(capsys):
