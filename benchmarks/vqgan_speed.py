@@ -1,10 +1,11 @@
-"""Training and encoding speed of the network `vqgan` against Janus' network of transformers.
+"""Training and encoding speed of the network `vqgan` against transformers' and diffusers' own.
 
 python benchmarks/vqgan_speed.py [--size 64] [--batch 4] [--width 64] [--out FILE.json]
 
-Both have the same layers: encoder, 1 x 1 convolutions at the latent, decoder; no quantizer. A
-training step is forward, mean squared error, backward and AdamW; `theirs` in torch's default
-memory format and optimizer, `ours` as `imagetok train` runs it. Encoding is the encoder alone.
+All have the same layers: encoder, 1 x 1 convolutions at the latent, decoder; no quantizer. `janus`
+is JanusVQVAE of transformers, `diffusers` its VQModel. A training step is forward, mean squared
+error, backward and AdamW; theirs in torch's default memory format and optimizer, `ours` as
+`imagetok train` runs it. Encoding is the encoder alone.
 All forms take turns in one process, on one thread, after a warm-up. Reported are medians of the
 process's CPU time, which other programs on the machine disturb less than elapsed time.
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffusers import VQModel  # pyright: ignore[reportPrivateImportUsage]
 from machine import describe_machine
 from torch import Tensor, nn
 from transformers import JanusVQVAE, JanusVQVAEConfig
@@ -42,8 +44,8 @@ class Ours(nn.Module):
         self.decoder = VQGANDecoder(config, CODE, 3)
 
 
-class Theirs(nn.Module):
-    """Janus' network."""
+class Janus(nn.Module):
+    """The network of JanusVQVAE."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -61,6 +63,28 @@ class Theirs(nn.Module):
         self.decoder = nn.Sequential(model.post_quant_conv, model.decoder)
 
 
+class Diffusers(nn.Module):
+    """The network of VQModel."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        *fine, _ = MULTIPLIERS
+        model = VQModel(
+            block_out_channels=tuple(width * m for m in MULTIPLIERS),
+            down_block_types=(*("DownEncoderBlock2D" for _ in fine), "AttnDownEncoderBlock2D"),
+            up_block_types=("AttnUpDecoderBlock2D", *("UpDecoderBlock2D" for _ in fine)),
+            layers_per_block=2,
+            latent_channels=LATENT,
+            vq_embed_dim=CODE,
+            num_vq_embeddings=2,
+        )
+        self.encoder = nn.Sequential(model.encoder, model.quant_conv)
+        self.decoder = nn.Sequential(model.post_quant_conv, model.decoder)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"janus": Janus, "diffusers": Diffusers, "ours": Ours}
+
+
 def training(network: nn.Module, images: Tensor, step: Callable[[], None], bf16: bool) -> None:
     """One optimizer step."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -72,12 +96,12 @@ def training(network: nn.Module, images: Tensor, step: Callable[[], None], bf16:
 def forms(width: int, batch: int, size: int) -> dict[str, dict[str, Callable[[], object]]]:
     """The jobs by name of the job and form."""
     found: dict[str, dict[str, Callable[[], object]]] = {"train": {}, "encode": {}}
-    for name in ("theirs", "ours"):
+    for name, kind in NETWORKS.items():
         for precision in ("fp32", "bf16"):
             torch.manual_seed(0)
-            network = Theirs(width) if name == "theirs" else Ours(width)
+            network = kind(width)
             images = torch.rand(batch, 3, size, size)
-            if name == "theirs":
+            if name != "ours":
                 optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
             else:
                 network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -136,10 +160,10 @@ def main() -> None:
     keep_freed_memory()
     numbers = {
         name: sum(p.numel() for p in network(arguments.width).parameters())
-        for name, network in (("theirs", Theirs), ("ours", Ours))
+        for name, network in NETWORKS.items()
     }
-    assert numbers["ours"] == numbers["theirs"], numbers
-    machine = describe_machine("torch", "transformers")
+    assert len({*numbers.values()}) == 1, numbers
+    machine = describe_machine("torch", "transformers", "diffusers")
     rows = []
     for job, jobs in forms(arguments.width, arguments.batch, arguments.size).items():
         seconds = medians(jobs, arguments.repeats)
@@ -148,15 +172,17 @@ def main() -> None:
                 "job": job,
                 "form": form,
                 "images_per_second": arguments.batch / value,
-                "speed_up": seconds["theirs fp32"] / value,
+                "against_janus": seconds["janus fp32"] / value,
+                "against_diffusers": seconds["diffusers fp32"] / value,
             }
             for form, value in seconds.items()
         ]
-    print("| job | form | images/s | against theirs fp32 |\n|---|---|---|---|")
+    print("| job | form | images/s | against janus fp32 | against diffusers fp32 |")
+    print("|---|---|---|---|---|")
     for row in rows:
         print(
             f"| {row['job']} | {row['form']} | {row['images_per_second']:.2f} "
-            f"| {row['speed_up']:.2f}x |"
+            f"| {row['against_janus']:.2f}x | {row['against_diffusers']:.2f}x |"
         )
     result = {
         **{key: getattr(arguments, key) for key in ("size", "batch", "width", "repeats")},

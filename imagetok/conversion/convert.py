@@ -223,10 +223,13 @@ def _about(family: Family, opened: Source, tensors: int, prefix: str) -> str:
 
 
 def _remarks(family: Family) -> tuple[str, ...]:
-    cosine = (
-        "Features and codes are brought to unit length before they are compared, as their "
-        "authors' code does; transformers' Janus leaves the features as they are."
-    )
-    encodes = "It only encodes: its class has no decoder, so codes cannot become images."
-    is_so = {cosine: family.distance == "cosine", encodes: family.encode_only}
-    return tuple(text for text, holds in is_so.items() if holds)
+    """Return what differs from the origin's class, or from other tokenizers."""
+    remarks = []
+    if family.distance == "cosine":
+        remarks.append(
+            "Features and codes are brought to unit length before they are compared, as in the "
+            f"code of its authors{family.unlike}."
+        )
+    if family.encode_only:
+        remarks.append("It only encodes: its class has no decoder, so codes cannot become images.")
+    return tuple(remarks)

@@ -43,6 +43,8 @@ class Family(NamedTuple):
     resize: Literal["cover", "adm"] = "cover"
     """How their authors bring a picture to that size; see `ImageContract`."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    unlike: str = ""
+    """How the published class compares features and codes, if not as its authors do."""
     check: Callable[[Mapping[str, Any]], str | None] = lambda config: None
     """Returns what a config.json says that the network does not hold, if anything."""
 
@@ -138,6 +140,7 @@ FAMILIES: dict[FamilyName, Family] = {
         distance="cosine",
         part="vqmodel.",
         size=384,
+        unlike="; transformers' class leaves the features as they are, and gives other codes",
     ),
     "chameleon": Family(
         "Chameleon (Chameleon Team 2024), in transformers",
