@@ -156,7 +156,7 @@ def _prefix(opened: Source, prefix: str | None, where: str) -> str:
     if len(found) > 1:
         raise ConfigError(
             f"{where}: expected one tokenizer, found {len(found)}, with names that begin with "
-            f"{', '.join(found[:5])}; choose one with prefix (--prefix)"
+            f"{one_line(', '.join(found[:5]), 200)}; choose one with prefix (--prefix)"
         )
     if not found:
         there = one_line(", ".join(sorted(opened.shapes)[:4]), 200)
@@ -171,7 +171,7 @@ def _prefixes(opened: Source) -> list[str]:
     return sorted(
         name.removesuffix(vqgan.FIRST)
         for name in opened.shapes
-        if re.fullmatch(rf"(?:.*\.)?{re.escape(vqgan.FIRST)}", name)
+        if f".{name}".endswith(f".{vqgan.FIRST}")
     )
 
 
