@@ -355,6 +355,7 @@ def test_names_that_are_too_long_are_refused(tmp_path):
     assert "cannot be read" in refusal(tmp_path / "in", tmp_path / "out", file=long)
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize("size", ["32", 32.0, True, -4, 2**16 + 4])
 def test_a_size_that_is_no_number_of_pixels_is_refused(size, tmp_path):
     path = named_taming(tmp_path / "last.safetensors")
