@@ -238,8 +238,7 @@ def check_layers(family: Family, names: Iterable[str], where: str) -> None:
         if owners and family not in owners:
             raise InputError(
                 f"{where}: expected the tensors of {family.title}, found {one_line(name, 80)}, a "
-                f"name in the family {_names(owners)}; if it is one of that family, use --from "
-                f"{_names(owners)}"
+                f"name in {_names(owners)}; if that is its family, use --from {_names(owners)}"
             )
 
 

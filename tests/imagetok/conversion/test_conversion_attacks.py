@@ -10,7 +10,7 @@ import pytest
 import torch
 from drawn_weights import drawn_weights
 from safetensors.torch import save_file
-from test_conversion_refusals import named_taming, refusal, weights
+from test_conversion_refusals import Planted, named_taming, refusal, save_with, weights
 from torch import Tensor
 
 import imagetok
@@ -81,6 +81,12 @@ def test_the_first_container_that_holds_tensors_is_read(tmp_path):
     plain = fingerprint(named_taming(tmp_path / "c.safetensors"), tmp_path / "c")
     assert fingerprint(tmp_path / "a.pt", tmp_path / "a") == plain
     assert fingerprint(tmp_path / "b.pt", tmp_path / "b") == plain
+
+
+def test_the_name_of_a_planted_class_is_shown_whole_and_harmless(tmp_path):
+    save_with(Planted("a\x1b[31mb.c-d\x07e", "true"), tmp_path / "last.ckpt")
+    message = refusal(tmp_path / "last.ckpt", tmp_path / "out")
+    assert "found a�[31mb.c-d�e, a class" in message
 
 
 @pytest.mark.parametrize("name", ["none.pt", "none.safetensors"])
