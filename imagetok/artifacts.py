@@ -188,6 +188,7 @@ def write_artifact(
             **({"plugins": list(plugins)} if plugins else {}),
         },
     )
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for its owner alone
     return fingerprint
 
 

@@ -185,13 +185,17 @@ def _transposed(kernel: Tensor, dim: int) -> Tensor:
 class GroupNorm(nn.GroupNorm):
     """Group norm, trained in the precision of its weights on a CPU, as autocast does on a GPU.
 
-    In bfloat16, the gradient takes several times as long there.
+    In bfloat16, the gradient takes several times as long there. A group may have a single value, as
+    in an image of one position, which torch's own layer refuses; its norm is the bias.
     """
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         if torch.is_grad_enabled() and input.device.type == "cpu":
-            return super().forward(input.to(self.weight.dtype)).to(input.dtype)
-        return super().forward(input)
+            return self._normed(input.to(self.weight.dtype)).to(input.dtype)
+        return self._normed(input)
+
+    def _normed(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class Layers(nn.Module):

@@ -126,3 +126,14 @@ def test_group_norm_in_bfloat16_has_the_gradient_of_float32():
 def test_networks_that_cannot_be_are_refused(tree, says):
     with pytest.raises(ConfigError, match=says):
         validate(tree, VQGANConfig, "here")
+
+
+def test_a_group_norm_of_one_value_is_its_bias():
+    """An image of one position is normed as it is beside others, where torch's layer refuses it."""
+    encoder, _ = pair(VQGANConfig(width=32, multipliers=(1, 1), blocks=1, latent_channels=8))
+    encoder.eval()
+    images = torch.rand(3, 3, 2, 2)
+    with torch.no_grad():
+        together = encoder(images)
+        alone = torch.cat([encoder(image[None]) for image in images])
+    assert_close(alone, together, rtol=1e-3, atol=1e-4)

@@ -82,6 +82,11 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path, build: Build) -> None
     assert verify_folder(tmp_path / "a") == []
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(folder: Path) -> None:
+    modes = {path.stat().st_mode for path in folder.iterdir() if path.is_file()}
+    assert len(modes) == 1
+
+
 def test_the_card_holds_the_numbers_it_was_given(tmp_path: Path, build: Build) -> None:
     tokenizer = build()
     tokenizer.save_pretrained(tmp_path / "t", metrics={"psnr_db (test)": 20.5})
