@@ -15,7 +15,7 @@ from torch import Tensor
 
 import imagetok
 from cli.main import _run
-from imagetok.conversion.families import FAMILIES, canonical_names, check_layers
+from imagetok.conversion.families import canonical_names, check_layers, find_family
 from imagetok.errors import ConfigError, InputError
 
 DATA = Path(__file__).parent / "data"
@@ -201,10 +201,10 @@ def test_the_names_of_a_familys_layers_are_no_others():
     for own in names:
         for theirs, name in names.items():
             if own == theirs:
-                check_layers(FAMILIES[own], [name], "weights")
+                check_layers(find_family(own), [name], "weights")
             else:
                 with pytest.raises(InputError, match=f"--from {theirs}"):
-                    check_layers(FAMILIES[own], [name], "weights")
+                    check_layers(find_family(own), [name], "weights")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_two_names_of_one_tensor_are_refused(tmp_path):
     attention = "encoder.mid_block.attentions.0"
     with pytest.raises(InputError, match=r"attentions.0.query.* and .*attentions.0.to_q"):
         canonical_names(
-            FAMILIES["diffusers"], [f"{attention}.query.x", f"{attention}.to_q.x"], "weights"
+            find_family("diffusers"), [f"{attention}.query.x", f"{attention}.to_q.x"], "weights"
         )
 
 
