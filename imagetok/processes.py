@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import chain
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from imagetok.distributed.rendezvous import METHOD
 from imagetok.errors import ConfigError
+
+M = TypeVar("M", bound=nn.Module)
 
 _DAYS = timedelta(days=7)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -205,6 +207,17 @@ def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's parameters and buffers; the CPU if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def with_channels_last(module: M) -> M:
+    """Bring the weights of 2D convolutions to torch's channels-last format, in place.
+
+    `module.to(memory_format=...)` does the same, but fails for the weights of 3D convolutions.
+    """
+    for tensor in chain(module.parameters(), module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return module
 
 
 def without_waiting(drawn: Tensor, device: torch.device) -> Tensor:

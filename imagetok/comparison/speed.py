@@ -11,7 +11,7 @@ from torch import Tensor
 from imagetok import seeding
 from imagetok.data import NO_LABEL, ImageBatch, ImageDataset
 from imagetok.images import from_stored
-from imagetok.processes import one_thread
+from imagetok.processes import one_thread, with_channels_last
 from imagetok.tokenizers import Autoencoder, Tokenizer
 from imagetok.training.config import TokenizerRun
 from imagetok.training.job import arithmetic
@@ -68,7 +68,7 @@ def _training(
     The learning rate is 0, so that repeating the same images does not make the weights diverge.
     """
     model = Autoencoder.from_pretrained(folder).requires_grad_(True).train()
-    model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    with_channels_last(model.to(device))
     optimizer = build_optimizer(model, config.train.optimizer)
     loss = loss_function(config.objective, model.image, model.num_codes)
     schedules = config.objective.schedules

@@ -15,6 +15,7 @@ from imagetok.evaluation.feature_networks import FeatureNetwork, open_features
 from imagetok.evaluation.lpips import PerceptualDistance, open_perceptual
 from imagetok.images import ImageContract
 from imagetok.precision import half_precision
+from imagetok.processes import with_channels_last
 from imagetok.training.config import HalfPrecision, PerceptualConfig
 
 _LPIPS = "lpips:"
@@ -37,7 +38,7 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         self.of = config.of
         self.precision: HalfPrecision = precision
-        self.network = _open(config, image).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = with_channels_last(_open(config, image))
 
     @property
     def sha256(self) -> str:

@@ -23,7 +23,7 @@ from imagetok.images import ImageContract, clamp_pixels, from_stored, pixels_tex
 from imagetok.indices import spread
 from imagetok.networks.vqgan import Layers
 from imagetok.pictures import as_rgb, save_grid, side_by_side
-from imagetok.processes import device_of, process_state
+from imagetok.processes import device_of, process_state, with_channels_last
 from imagetok.quantizers import code_counts, codebook_use, is_concatenated, level_name
 from imagetok.tokenizers import Autoencoder, Tokenizer, build_autoencoder
 from imagetok.training.adversary import Discriminator
@@ -244,7 +244,7 @@ def _job_without_images(
         batch_size=config.train.batch_size,
     )
     return Job(
-        model=tokenizer.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
+        model=with_channels_last(tokenizer),
         dataset=NoiseImages(config.tokenizer.image),
         loss=loss_function(objective, tokenizer.image, tokenizer.num_codes, perceptual),
         schedules=objective.schedules,
@@ -300,7 +300,7 @@ def _adversary(config: TokenizerRun) -> tuple[AdversarialConfig, Discriminator] 
     network = Discriminator(section, config.tokenizer.image.channels)
     if section.init_from is not None:
         network.start_from(Path(section.init_from))
-    return section, network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return section, with_channels_last(network)
 
 
 def _perceptual(config: TokenizerRun) -> PerceptualLoss | None:
