@@ -9,6 +9,7 @@ import hashlib
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from imagetok.errors import InputError
 from imagetok.io.regular_files import check_safetensors, open_regular
-from imagetok.suggestions import one_line
+from imagetok.suggestions import one_line, shown
 
 _INERT = (
     "argparse.Namespace",
@@ -41,8 +42,8 @@ _INERT = (
 """Classes and functions that public checkpoints of these families name beside their tensors. None
 of them is imported or called: an object of no content takes the place of each of theirs."""
 _CONTAINERS = ("ema", "model", "state_dict")
-"""Keys of training checkpoints that hold the weights; the first that is there is read, as the
-authors of LlamaGen do. Averaged weights come first."""
+"""Keys of training checkpoints that hold the weights; the first that holds tensors is read, as
+the authors of LlamaGen do. Averaged weights come first."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """Endings of checkpoint files."""
 
@@ -70,6 +71,8 @@ class Checkpoint:
             state = _tensors_in(self.path, _unpickled(self.path), self)
             self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
             self.tensor: Callable[[str], Tensor] = state.__getitem__
+        if not self.shapes:
+            raise InputError(f"{self.path}: expected named tensors, found none")
 
     def _open_safetensors(self) -> None:
         check_safetensors(self.path)
@@ -90,29 +93,45 @@ class Checkpoint:
 
 def _unpickled(path: Path) -> object:
     """Return the content of a file of torch.save, in which nothing has been run."""
-    is_archive = zipfile.is_zipfile(path)
-    if is_archive:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+    try:
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
+        # Without mmap, by which torch neither unpacks entries nor checks their sizes.
+        with warnings.catch_warnings(action="ignore"), _inert_classes():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # any error of a parser; torch's advises unsafe loading
+        raise InputError(f"{path}: {_reason(error)}") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Raise InputError for a program, or entries that are not what was written."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             raise InputError(
                 f"{path}: expected weights, found a TorchScript archive, which is a program; ask "
                 "its authors for the weights, as a state dict or in safetensors"
             )
-    try:
-        with warnings.catch_warnings(action="ignore"), _inert_classes():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-    except Exception as error:  # any error of a parser; torch's advises unsafe loading
-        raise InputError(f"{path}: {_reason(error)}") from None
+        twice = next((name for name, number in Counter(names).items() if number > 1), None)
+        if damaged := twice or archive.testzip():
+            fault = (
+                "is there twice" if twice else "does not have the checksum that is stored for it"
+            )
+            raise InputError(
+                f"{path}: damaged: its part {one_line(damaged, 80)} {fault}; download it again"
+            )
 
 
 def _reason(error: Exception) -> str:
     """Say why a file was not read, without torch's advice."""
-    if named := re.search(r"\bGLOBAL ([\w.]+)", str(error)):
+    if named := re.search(r"\bGLOBAL (\S+)", str(error)):
         return (
-            f"expected weights alone, found {named[1]}, a class or function that would run when "
-            "the file is read; nothing was run. If you trust the file, save its tensors anew with "
-            "safetensors.torch.save_file, where the program that wrote it is installed"
+            f"expected weights alone, found {one_line(named[1], 80)}, a class or function that "
+            "would run when the file is read; nothing was run. If you trust the file, save its "
+            "tensors anew with safetensors.torch.save_file, where the program that wrote it is "
+            "installed"
         )
     return (
         "this is no readable file of weights; expected a .safetensors file, or one written by "
@@ -145,17 +164,23 @@ def _inert_classes() -> Iterator[None]:
 
 def _tensors_in(path: Path, content: object, found: Checkpoint) -> Mapping[str, Tensor]:
     """Return the tensors of a state dict, or of the one in a training checkpoint."""
-    if isinstance(content, dict):
-        for key in _CONTAINERS:
-            if isinstance(content.get(key), dict):
-                content, found.container = content[key], key
-                break
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: expected named tensors, found {type(content).__name__}; save the state dict"
         )
-    # An entry that is not a tensor, such as a step count, is no weight.
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if not state:
-        raise InputError(f"{path}: expected named tensors, found none")
+    for key in _CONTAINERS:
+        if state := _tensors_of(content.get(key)):
+            found.container = key
+            break
+    else:
+        state = _tensors_of(content)
+    if (other := next((k for k in state if not isinstance(k, str)), None)) is not None:
+        raise InputError(f"{path}: expected texts as the names of tensors, found {shown(other)}")
     return state
+
+
+def _tensors_of(content: object) -> dict[str, Tensor]:
+    """Return the tensors; an entry that is not one, such as a step count, is no weight."""
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}

@@ -9,16 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagetok.arguments import checked_count
 from imagetok.conversion import emu3, vqgan
-from imagetok.conversion.families import Family, canonical_names, find_family
+from imagetok.conversion.families import (
+    Family,
+    canonical_names,
+    check_config,
+    check_layers,
+    families_like,
+    find_family,
+    setting_of,
+)
 from imagetok.conversion.layer_names import is_same_shape
 from imagetok.conversion.sources import Source, open_source
 from imagetok.errors import ArtifactError, ConfigError, InputError
+from imagetok.io.markdown import plain
 from imagetok.io.output_paths import new_folder
 from imagetok.results import Result
 from imagetok.suggestions import counted, one_line, shown
 from imagetok.tokenizers.base import Tokenizer
 from imagetok.tokenizers.build import build_skeleton
+
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,44 +92,51 @@ def convert(
     unknown family, size or file, ArtifactError and ResourceError for the Hub's.
     """
     known = find_family(family)
-    if size is not None and not 0 < size <= 2**16:
+    if size is not None and checked_count("size", size) > 2**16:
         raise ConfigError(f"size: expected a number of pixels from 1 to 65536, found {shown(size)}")
     folder = new_folder(out)
     opened = open_source(source, known.files, file, known.part)
     where = opened.origin
-    _check_family(family, source, opened)
+    _check_pixels(family, source, opened)
+    check_config(known, opened.config, where)
     start = _prefix(opened, prefix, where)
     shapes = _named_from(opened.shapes, start, known)
-    canonical = canonical_names(known, shapes)
+    check_layers(known, shapes, where)
+    canonical = canonical_names(known, shapes, where)
     sides = size or known.size, size or known.size
     form = emu3 if family == "emu3" else vqgan
-    config = opened.config.get("vq_config") or opened.config
-    if beyond := known.check(config):
-        raise InputError(f"{where}: its config has {beyond}, which the network does not hold")
+    stated_setting = setting_of(known, opened.config, where)
     architecture = form.architecture_of(
-        known, {name: shapes[own] for name, own in canonical.items()}, config, sides, where
+        known,
+        {name: shapes[own] for name, own in canonical.items()},
+        stated_setting or known.setting.usual,
+        sides,
+        where,
     )
     tokenizer = _skeleton(architecture, where)
     wanted = form.wanted_names(tokenizer)
-    _check_names(tokenizer, wanted, canonical, shapes, where)
+    _check_names(known, tokenizer, wanted, canonical, shapes, where)
     state = {
         ours: _read(opened, start + canonical[theirs], tokenizer.state_dict()[ours])
         for ours, theirs in wanted.items()
     }
     tokenizer.load_state_dict(state, strict=True, assign=True)
     tokenizer.requires_grad_(False).eval()
-    tokenizer.check_finite()
-    stated = license or opened.license or "not stated in the source; ask its authors"
-    remarks = _remarks(known)
-    about = _about(known, opened, len(state), start)
-    tokenizer.save_pretrained(folder, notes=(about, f"License of the weights: {stated}.", *remarks))
+    stated = one_line(license or opened.license or "not stated in the source; ask its authors", 80)
+    remarks = _remarks(known, is_stated=stated_setting is not None)
+    notes = (
+        _about(known, opened, len(state), start),
+        f"License of the weights: {plain(stated)}.",
+        *remarks,
+    )
+    tokenizer.save_pretrained(new_folder(folder), notes=notes)
     return Converted(folder, where, stated, tokenizer, remarks)
 
 
-def _check_family(family: str, source: Path | str, opened: Source) -> None:
-    """Refuse aMUSEd's weights as diffusers', whose pixels have another range."""
-    named = f"{source} {opened.origin} {opened.config.get('_name_or_path', '')}".lower()
-    if family == "diffusers" and "amused" in named:
+def _check_pixels(family: str, source: Path | str, opened: Source) -> None:
+    """Refuse weights that are named as aMUSEd's as diffusers', whose pixels have another range."""
+    named = f"{source} {opened.origin} {opened.config.get('_name_or_path', '')}"
+    if family == "diffusers" and re.search(r"\bamused\b", named, re.IGNORECASE):
         raise ConfigError(
             f"family: expected amused for {opened.origin}, whose pixels are in [0, 1] inside the "
             "network, found diffusers; use --from amused"
@@ -137,7 +156,7 @@ def _prefix(opened: Source, prefix: str | None, where: str) -> str:
     if len(found) > 1:
         raise ConfigError(
             f"{where}: expected one tokenizer, found {len(found)}, with names that begin with "
-            f"{', '.join(found[:5])}; choose one with prefix"
+            f"{one_line(', '.join(found[:5]), 200)}; choose one with prefix (--prefix)"
         )
     if not found:
         there = one_line(", ".join(sorted(opened.shapes)[:4]), 200)
@@ -152,7 +171,7 @@ def _prefixes(opened: Source) -> list[str]:
     return sorted(
         name.removesuffix(vqgan.FIRST)
         for name in opened.shapes
-        if re.fullmatch(rf"(?:.*\.)?{re.escape(vqgan.FIRST)}", name)
+        if f".{name}".endswith(f".{vqgan.FIRST}")
     )
 
 
@@ -174,6 +193,7 @@ def _skeleton(architecture: dict[str, Any], where: str) -> Tokenizer:
 
 
 def _check_names(
+    family: Family,
     tokenizer: Tokenizer,
     wanted: Mapping[str, str],
     canonical: Mapping[str, str],
@@ -191,7 +211,8 @@ def _check_names(
         ]
         raise InputError(
             f"{where}: its tensors are not those of this family: "
-            f"{one_line('; '.join(parts), 400)}; the file is another model's or was changed"
+            f"{one_line('; '.join(parts), 400)}; the file is another model's or was changed "
+            f"(families with such names: {families_like(family)})"
         )
     for name, tensor in tokenizer.state_dict().items():
         own = canonical[wanted[name]]
@@ -204,9 +225,25 @@ def _check_names(
 def _read(opened: Source, name: str, like: Tensor) -> Tensor:
     """Read a tensor in the shape and precision of ours, in memory of its own."""
     tensor = opened.tensor(name)
-    if tensor.is_floating_point() != like.is_floating_point():
-        raise InputError(f"{opened.origin}: {name}: expected {like.dtype}, found {tensor.dtype}")
-    return torch.empty(like.shape, dtype=like.dtype).copy_(tensor.reshape(like.shape))
+    kinds = _PRECISIONS if like.is_floating_point() else (like.dtype,)
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in kinds:
+        found = f"{tensor.dtype}, {tensor.layout}{', without content' * tensor.is_meta}"
+        raise InputError(
+            f"{opened.origin}: {name}: expected numbers of {' or '.join(map(str, kinds))}, "
+            f"found {found}"
+        )
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise InputError(
+            f"{opened.origin}: {name}: expected {tensor.numel():,} numbers of its own, found a "
+            "tensor that repeats fewer; the file is not one of trained weights"
+        )
+    read = torch.empty(like.shape, dtype=like.dtype).copy_(tensor.reshape(like.shape))
+    if not bool(read.isfinite().all()):
+        raise InputError(
+            f"{opened.origin}: {name}: expected finite weights, found NaN or infinity, as float32; "
+            "the file is damaged or of a run that had diverged; take another checkpoint"
+        )
+    return read
 
 
 def _about(family: Family, opened: Source, tensors: int, prefix: str) -> str:
@@ -214,17 +251,31 @@ def _about(family: Family, opened: Source, tensors: int, prefix: str) -> str:
     (container,) = {checkpoint.container for checkpoint in opened.checkpoints}
     parts = [counted(tensors, "tensor")]
     parts += [f"of `{container}`"] if container else []
-    parts += [f"whose names begin with `{prefix}`"] if prefix else []
-    hashes = ", ".join(f"`{c.path.name}` {c.sha256()}" for c in opened.checkpoints)
+    parts += [f"whose names begin with {_literal(prefix)}"] if prefix else []
+    hashes = ", ".join(f"{_literal(c.path.name)} {c.sha256()}" for c in opened.checkpoints)
     return (
-        f"Converted by `imagetok convert` from {family.title}: `{opened.origin}`, "
+        f"Converted by `imagetok convert` from {family.title}: {_literal(opened.origin)}, "
         f"{' '.join(parts)}, as float32. sha256: {hashes}."
     )
 
 
-def _remarks(family: Family) -> tuple[str, ...]:
-    """Return what differs from the origin's class, or from other tokenizers."""
-    remarks = []
+def _literal(text: str) -> str:
+    """Return a foreign name as code that it cannot end."""
+    return f"`{plain(one_line(text)).replace('`', '�')}`"
+
+
+def _remarks(family: Family, *, is_stated: bool) -> tuple[str, ...]:
+    """Return what differs from the origin's class, and what was assumed.
+
+    is_stated: whether a config.json states the family's setting.
+    """
+    remarks = [family.assumed] if family.assumed else []
+    key, usual, what = family.setting
+    if key and not is_stated:
+        remarks.append(
+            f"No config.json beside the weights states `{key}`, so {usual} is assumed as the "
+            f"number of {what}."
+        )
     if family.distance == "cosine":
         remarks.append(
             "Features and codes are brought to unit length before they are compared, as in the "

@@ -1,6 +1,5 @@
 """The network `emu3` and its codebook from the tensors of transformers' `Emu3VQVAE`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -18,28 +17,30 @@ from imagetok.conversion.vqgan import (
 
 
 def architecture_of(
-    family: Family, shapes: Shapes, config: Mapping[str, Any], size: tuple[int, int], where: str
+    family: Family, shapes: Shapes, heads: int, size: tuple[int, int], where: str
 ) -> dict[str, Any]:
     """Return the architecture that the shapes of tensors tell; see `vqgan.architecture_of`."""
     width, image_channels, *_ = shape_of(shapes, FIRST, where)
     down = r"encoder\.down_block\.down\."
-    levels = count(rf"{down}(\d+)\.", shapes)
+    levels = count(rf"{down}(\d{{1,3}})\.", shapes)
     channels = [
         shape_of(shapes, f"encoder.down_block.down.{level}.block.0.conv1.weight", where)[0]
         for level in range(levels)
     ]
-    codes, features = shape_of(shapes, CODEBOOK, where)
+    codes, features = shape_of(shapes, CODEBOOK, where, dimensions=2)
     network = {
         "kind": "emu3",
         "width": width,
         "multipliers": multiples(channels, width, where),
-        "blocks": count(rf"{down}0\.block\.(\d+)\.", shapes),
+        "blocks": count(rf"{down}0\.block\.(\d{{1,3}})\.", shapes),
         "attention": [
-            2**level for level in range(levels) if count(rf"{down}{level}\.attn\.(\d+)\.", shapes)
+            2**level
+            for level in range(levels)
+            if count(rf"{down}{level}\.attn\.(\d{{1,3}})\.", shapes)
         ],
         "latent_channels": shape_of(shapes, "encoder.conv_out.weight", where)[0],
-        "frames": 2 ** count(r"encoder\.time_conv\.(\d+)\.", shapes),
-        "heads": config.get("num_attention_heads", 1),
+        "frames": 2 ** count(r"encoder\.time_conv\.(\d{1,3})\.", shapes),
+        "heads": heads,
     }
     quantizer = {"kind": "vqvae", "num_codes": codes, "code_dim": features}
     return {

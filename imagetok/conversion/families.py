@@ -5,17 +5,35 @@ takes tensors.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-from imagetok.errors import ConfigError
+from imagetok.errors import ConfigError, InputError
 from imagetok.quantizers.nearest import Distance
-from imagetok.suggestions import did_you_mean
+from imagetok.suggestions import did_you_mean, one_line, shown
 
 FamilyName = Literal["llamagen", "taming", "diffusers", "amused", "janus", "chameleon", "emu3"]
 
 Rename = tuple[str, str]
 _TRANSFORMERS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_TAMING_NAMES = r"(encoder|decoder)\.((down|up)\.\d|mid\.[a-z])"
+_LLAMAGEN_NAMES = r"(encoder|decoder)\.(conv_blocks|mid)\.\d"
+_DIFFUSERS_NAMES = r"(encoder|decoder)\.(down_blocks|up_blocks|mid_block)\."
+_EMU3_NAMES = r"(encoder|decoder)\.(down_block|up_block|middle_block|time_conv|time_res_stack)\."
+
+
+class Setting(NamedTuple):
+    """A number that shapes do not tell, but the family's config.json does."""
+
+    key: str
+    """Its key; empty where the family's configs do not state it."""
+    usual: int
+    """What is assumed where no config says it."""
+    what: str
+    """What it counts."""
+
+
+_GROUPS = Setting("", 32, "groups of each group norm")
 
 
 class Family(NamedTuple):
@@ -25,6 +43,11 @@ class Family(NamedTuple):
     """Name for the model card, with the publication."""
     files: tuple[str, ...]
     """The files that published weights usually are, in order of preference."""
+    layers: str = _TAMING_NAMES
+    """Pattern at the beginning of the names of its layers, by which weights are told apart."""
+    config: tuple[str, str] | None = None
+    """A key of its config.json, and how the value begins."""
+    setting: Setting = _GROUPS
     renames: tuple[Rename, ...] = ()
     """Patterns at the beginning of names, and what they are in taming-transformers."""
     coarse_first: bool = False
@@ -45,6 +68,8 @@ class Family(NamedTuple):
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     unlike: str = ""
     """How the published class compares features and codes, if not as its authors do."""
+    assumed: str = ""
+    """What its files do not tell and is assumed, as a sentence for the model card."""
     check: Callable[[Mapping[str, Any]], str | None] = lambda config: None
     """Returns what a config.json says that the network does not hold, if anything."""
 
@@ -84,18 +109,25 @@ _LLAMAGEN = (
 def _beyond_vqgan(config: Mapping[str, Any]) -> str | None:
     """Return what a config of diffusers says that the network `vqgan` does not hold."""
     wanted = {"norm_type": "group", "act_fn": "silu"}
-    found = (f"{k} {config[k]!r}" for k, v in wanted.items() if config.get(k, v) != v)
-    blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
-    known = {"DownEncoderBlock2D", "AttnDownEncoderBlock2D"}
-    known |= {"UpDecoderBlock2D", "AttnUpDecoderBlock2D"}
-    return next(found, None) or next((f"blocks {b!r}" for b in sorted(blocks - known)), None)
+    for key, value in wanted.items():
+        if config.get(key, value) != value:
+            return f"{key} {shown(config[key])}"
+    for key, kind in (("down_block_types", "DownEncoder"), ("up_block_types", "UpDecoder")):
+        known = (f"{kind}Block2D", f"Attn{kind}Block2D")
+        blocks = config.get(key, [])
+        if not isinstance(blocks, list) or any(block not in known for block in blocks):
+            return f"{key} {shown(blocks)}"
+    return None
 
 
+_VQMODEL = "_class_name", "VQModel"
+_OTHER_RANGE = "the files do not tell; aMUSEd's are in [0, 1] (--from amused), others' in [-1, 1]"
 FAMILIES: dict[FamilyName, Family] = {
     "llamagen": Family(
         "LlamaGen (Sun et al. 2024)",
         ("vq_ds16_c2i.pt", "vq_ds8_c2i.pt", "vq_ds16_t2i.pt"),
-        _LLAMAGEN,
+        layers=_LLAMAGEN_NAMES,
+        renames=_LLAMAGEN,
         coarse_first=True,
         distance="cosine",
         unused=("quantize.codebook_used",),
@@ -116,9 +148,13 @@ FAMILIES: dict[FamilyName, Family] = {
             "vqvae/diffusion_pytorch_model.bin",
             "diffusion_pytorch_model.bin",
         ),
-        _DIFFUSERS,
+        layers=_DIFFUSERS_NAMES,
+        config=_VQMODEL,
+        setting=_GROUPS._replace(key="norm_num_groups"),
+        renames=_DIFFUSERS,
         coarse_first=True,
         interpolation="bilinear",
+        assumed=f"Pixels are assumed to be in [-1, 1] inside the network: {_OTHER_RANGE}.",
         check=_beyond_vqgan,
     ),
     "amused": Family(
@@ -127,15 +163,23 @@ FAMILIES: dict[FamilyName, Family] = {
             "vqvae/diffusion_pytorch_model.safetensors",
             "diffusion_pytorch_model.safetensors",
         ),
-        _DIFFUSERS,
+        layers=_DIFFUSERS_NAMES,
+        config=_VQMODEL,
+        setting=_GROUPS._replace(key="norm_num_groups"),
+        renames=_DIFFUSERS,
         coarse_first=True,
         pixel_range="unit",
         interpolation="bilinear",
+        assumed=(
+            f"Pixels are assumed to be in [0, 1] inside the network: {_OTHER_RANGE} "
+            "(--from diffusers)."
+        ),
         check=_beyond_vqgan,
     ),
     "janus": Family(
         "Janus (Wu et al. 2024), in transformers",
         _TRANSFORMERS,
+        config=("model_type", "janus"),
         coarse_first=True,
         distance="cosine",
         part="vqmodel.",
@@ -145,13 +189,20 @@ FAMILIES: dict[FamilyName, Family] = {
     "chameleon": Family(
         "Chameleon (Chameleon Team 2024), in transformers",
         _TRANSFORMERS,
+        config=("model_type", "chameleon"),
         encode_only=True,
         unused=("post_quant_conv.",),
         part="vqmodel.",
         size=512,
     ),
     "emu3": Family(
-        "Emu3 (Wang et al. 2024), in transformers", _TRANSFORMERS, part="vqmodel.", size=512
+        "Emu3 (Wang et al. 2024), in transformers",
+        _TRANSFORMERS,
+        layers=_EMU3_NAMES,
+        config=("model_type", "emu3"),
+        setting=Setting("num_attention_heads", 1, "heads of attention"),
+        part="vqmodel.",
+        size=512,
     ),
 }
 
@@ -167,25 +218,93 @@ def find_family(name: str) -> Family:
     )
 
 
-def canonical_names(family: Family, names: Mapping[str, Any]) -> dict[str, str]:
+def check_config(family: Family, config: Mapping[str, Any], where: str) -> None:
+    """Raise InputError for the config.json of another family, or of a network that none holds."""
+    owners = [f for f in FAMILIES.values() if _is_config_of(f, config)]
+    if owners and family not in owners:
+        key, _ = owners[0].config or ("", "")
+        raise InputError(
+            f"{where}: expected the weights of {family.title}, found a config.json with {key} "
+            f"{shown(config[key])}; use --from {_names(owners)}"
+        )
+    if beyond := family.check(config):
+        raise InputError(f"{where}: its config has {beyond}, which the network does not hold")
+
+
+def check_layers(family: Family, names: Iterable[str], where: str) -> None:
+    """Raise InputError for tensors with the names that another family's layers have."""
+    for name in names:
+        owners = [f for f in FAMILIES.values() if re.match(f.layers, name)]
+        if owners and family not in owners:
+            raise InputError(
+                f"{where}: expected the tensors of {family.title}, found {one_line(name, 80)}, a "
+                f"name in {_names(owners)}; if that is its family, use --from {_names(owners)}"
+            )
+
+
+def families_like(family: Family) -> str:
+    """Return the families whose layers have names like those of this one: `taming or janus`."""
+    return _names([f for f in FAMILIES.values() if f.layers == family.layers])
+
+
+def setting_of(family: Family, config: Mapping[str, Any], where: str) -> int | None:
+    """Return what a config.json says about the family's setting; None if nothing.
+
+    Raises InputError for anything but a whole number.
+    """
+    if family.setting.key not in config:
+        return None
+    value = config[family.setting.key]
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise InputError(
+            f"{where}: expected a whole number as {family.setting.key} in its config.json, found "
+            f"{shown(value)}"
+        )
+    return value
+
+
+def canonical_names(family: Family, names: Iterable[str], where: str) -> dict[str, str]:
     """Return the name of every tensor in taming-transformers -> its own name.
 
-    names: the tokenizer's tensors, without the prefix of a larger model.
+    names: the tokenizer's tensors, without the prefix of a larger model. Raises InputError for two
+    tensors with one name.
     """
-    found = {}
-    for name in names:
-        renamed = name
-        for pattern, replacement in family.renames:
-            renamed = re.sub(rf"\A{pattern}", replacement, renamed)
-        found[renamed] = name
-    return _fine_first(found) if family.coarse_first else found
+    renamed = {name: _renamed(family, name) for name in names}
+    if family.coarse_first:
+        renamed = _fine_first(renamed)
+    found: dict[str, str] = {}
+    for own, name in renamed.items():
+        if name in found:
+            raise InputError(
+                f"{where}: expected one tensor for {one_line(name, 80)}, found two, "
+                f"{one_line(found[name], 80)} and {one_line(own, 80)}; remove one of them"
+            )
+        found[name] = own
+    return found
 
 
-def _fine_first(names: dict[str, str]) -> dict[str, str]:
+def _is_config_of(family: Family, config: Mapping[str, Any]) -> bool:
+    if family.config is None:
+        return False
+    key, beginning = family.config
+    return str(config.get(key, "")).startswith(beginning)
+
+
+def _names(families: Iterable[Family]) -> str:
+    return " or ".join(name for name, family in FAMILIES.items() if family in families)
+
+
+def _renamed(family: Family, name: str) -> str:
+    for pattern, replacement in family.renames:
+        name = re.sub(rf"\A{pattern}", replacement, name)
+    return name
+
+
+def _fine_first(names: Mapping[str, str]) -> dict[str, str]:
     """Count the levels of the decoder from the finest one."""
-    up = re.compile(r"\Adecoder\.up\.(\d+)\.")
-    last = max((int(m[1]) for m in map(up.match, names) if m), default=0)
+    up = re.compile(r"\Adecoder\.up\.(\d{1,3})\.", re.ASCII)
+    last = max((int(m[1]) for m in map(up.match, names.values()) if m), default=0)
     return {
-        up.sub(lambda m: f"decoder.up.{last - int(m[1])}.", canonical): own
-        for canonical, own in names.items()
+        own: up.sub(lambda m: f"decoder.up.{last - int(m[1])}.", name)
+        for own, name in names.items()
     }

@@ -1,11 +1,11 @@
 """Finding the weights of a tokenizer to convert: in a file, a folder, or a Hub repository."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import yaml
 from torch import Tensor
 
 from imagetok import hub
@@ -13,11 +13,13 @@ from imagetok.conversion.checkpoints import SUFFIXES, Checkpoint
 from imagetok.errors import ConfigError, InputError
 from imagetok.io.json_files import read_json
 from imagetok.io.regular_files import read_regular
-from imagetok.suggestions import one_line
+from imagetok.suggestions import one_line, shown
 
 _CARD = "README.md"
 _CONFIG = "config.json"
 _INDEX = ".index.json"
+_MAX_FRONT = 1 << 16
+"""Bytes of a model card in which its front matter is looked for."""
 _SHARD = re.compile(r"[\w.-]+-\d{5}-of-\d{5}\.safetensors", re.ASCII)
 
 
@@ -29,7 +31,7 @@ class Source(NamedTuple):
     checkpoints: tuple[Checkpoint, ...]
     """The files that hold the tensors: one, or the shards of a large model."""
     config: Mapping[str, Any]
-    """Content of config.json in the file's folder; empty if there is none."""
+    """What config.json in the file's folder says of the tokenizer; empty if there is none."""
     license: str | None
     """License that the model card of the file's folder states, if there is one."""
 
@@ -61,16 +63,23 @@ def open_source(
     if hub_id is not None:
         return _opened(_HubFolder(hub.Repository(hub_id)), wanted, part)
     path = Path(source)
-    if path.is_dir():
-        return _opened(_LocalFolder(path), wanted, part)
-    if not path.exists():
+    if not _exists(path):
         raise InputError(
             f"{path}: no such file or folder; expected the weights of a tokenizer "
             f"({', '.join(SUFFIXES)}), their folder, or a Hub id like user/name"
         )
+    if path.is_dir():
+        return _opened(_LocalFolder(path), wanted, part)
     if file is not None:
         raise ConfigError(f"file {file}: expected none beside {path}, which is a file itself")
     return _opened(_LocalFolder(path.parent), [path.name], part)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long, or a folder that may not be read
+        raise InputError(f"{one_line(str(path), 80)}: cannot be read: {error.strerror}") from None
 
 
 class _LocalFolder:
@@ -81,7 +90,7 @@ class _LocalFolder:
 
     def find(self, name: str) -> Path | None:
         path = self.folder / name
-        return path if path.exists() else None
+        return path if _exists(path) else None
 
     def origin(self, name: str) -> str:
         return PurePosixPath(name).name
@@ -93,7 +102,11 @@ class _LocalFolder:
             for path in self.folder.glob(pattern)
             if path.suffix in SUFFIXES
         )
-        found = f"found {', '.join(there[:8])}; name one with file" if there else "found no weights"
+        found = (
+            f"found {', '.join(there[:8])}; name one with file (--file)"
+            if there
+            else "found no weights"
+        )
         return InputError(f"{self.folder}: expected {' or '.join(names)}, {found}")
 
 
@@ -111,7 +124,8 @@ class _HubFolder:
 
     def missing(self, names: Sequence[str]) -> Exception:
         return self.repository.missing(
-            " or ".join(names), "name the file of the weights with file, as the repository lists it"
+            " or ".join(names),
+            "name the file of the weights with file (--file), as the repository lists it",
         )
 
 
@@ -128,6 +142,7 @@ def _opened(folder: _LocalFolder | _HubFolder, wanted: Sequence[str], part: str)
             if shard_path is None:
                 raise folder.missing([str(beside / shard)])
             checkpoints.append(Checkpoint(shard_path))
+        _check_unique(checkpoints)
         return Source(
             folder.origin(name),
             tuple(checkpoints),
@@ -135,6 +150,18 @@ def _opened(folder: _LocalFolder | _HubFolder, wanted: Sequence[str], part: str)
             _license(folder.find(str(beside / _CARD)) or folder.find(_CARD)),
         )
     raise folder.missing(wanted)
+
+
+def _check_unique(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise InputError for a tensor that two files hold, of which only one can be meant."""
+    found: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        if twice := next((name for name in checkpoint.shapes if name in found), None):
+            raise InputError(
+                f"{checkpoint.path}: expected every tensor in one file, found "
+                f"{one_line(twice, 80)} in {found[twice].path.name} too; download the files again"
+            )
+        found |= dict.fromkeys(checkpoint.shapes, checkpoint)
 
 
 def _inside(name: str) -> str:
@@ -149,11 +176,12 @@ def _inside(name: str) -> str:
 
 def _shards(index: Path, part: str) -> list[str]:
     """Return the files of a large model that hold tensors with `part` in their names, else all."""
-    try:
-        files = {str(k): str(v) for k, v in json.loads(read_regular(index))["weight_map"].items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise InputError(f"{index}: expected an index of weights, with weight_map") from None
-    names = {file for tensor, file in files.items() if part in tensor} or {*files.values()}
+    content = _read_object(index)
+    files = content.get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise InputError(f"{index}: expected an index of weights, with weight_map")
+    names = {str(file) for tensor, file in files.items() if part in tensor}
+    names = names or {*map(str, files.values())}
     if other := next((name for name in sorted(names) if not _SHARD.fullmatch(name)), None):
         raise InputError(
             f"{index}: expected names like model-00001-of-00002.safetensors, found "
@@ -163,13 +191,22 @@ def _shards(index: Path, part: str) -> list[str]:
 
 
 def _config(path: Path | None) -> Mapping[str, Any]:
-    if path is None:
-        return {}
+    """Return the part of a config that is the tokenizer's."""
+    config = {} if path is None else _read_object(path)
+    inner = config.get("vq_config") or config
+    if not isinstance(inner, dict):
+        raise InputError(f"{path}: expected an object as vq_config, found {shown(inner)}")
+    return inner
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        config = read_json(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {one_line(str(error))}") from None
-    return config if isinstance(config, dict) else {}
+        content = read_json(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {shown(content)}")
+    return content
 
 
 def _license(card: Path | None) -> str | None:
@@ -177,10 +214,12 @@ def _license(card: Path | None) -> str | None:
     if card is None:
         return None
     try:
-        text = read_regular(card).decode(errors="replace")
-    except OSError:
+        text = read_regular(card)[:_MAX_FRONT].decode("utf-8-sig", errors="replace")
+        front = re.match(r"---[ \t]*\r?\n(.*?)\n---", text, re.DOTALL)
+        stated = yaml.safe_load(front[1]) if front else None
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return None
-    front = re.match(r"\A---\s*\n(.*?)\n---", text, re.DOTALL)
-    stated = dict(re.findall(r"^(license(?:_name)?):\s*(.+)$", front[1], re.M)) if front else {}
-    name = stated.get("license_name") or stated.get("license")
-    return one_line(name.strip("'\" "), 80) if name else None
+    if not isinstance(stated, dict):
+        return None
+    names = (stated.get(key) for key in ("license_name", "license"))
+    return next((n for n in names if isinstance(n, str) and n.strip()), None)

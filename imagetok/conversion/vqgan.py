@@ -15,30 +15,30 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def architecture_of(
-    family: Family, shapes: Shapes, config: Mapping[str, Any], size: tuple[int, int], where: str
+    family: Family, shapes: Shapes, groups: int, size: tuple[int, int], where: str
 ) -> dict[str, Any]:
     """Return the architecture that the shapes of tensors tell.
 
-    shapes: by the names of taming-transformers. config: the source's config.json, for the number
-    of groups of its norms. size: (H, W). Raises InputError for shapes of another network.
+    shapes: by the names of taming-transformers. groups: of each group norm. size: (H, W). Raises
+    InputError for shapes of another network.
     """
     width, image_channels, *_ = shape_of(shapes, FIRST, where)
-    levels = count(r"encoder\.down\.(\d+)\.", shapes)
+    levels = count(r"encoder\.down\.(\d{1,3})\.", shapes)
     channels = [
         shape_of(shapes, f"encoder.down.{level}.block.0.conv1.weight", where)[0]
         for level in range(levels)
     ]
     attention = [2**n for n in range(levels) if f"encoder.down.{n}.attn.0.norm.weight" in shapes]
-    codes, features = shape_of(shapes, CODEBOOK, where)
+    codes, features = shape_of(shapes, CODEBOOK, where, dimensions=2)
     network = {
         "kind": "vqgan",
         "width": width,
         "multipliers": multiples(channels, width, where),
-        "blocks": count(r"encoder\.down\.0\.block\.(\d+)\.", shapes),
+        "blocks": count(r"encoder\.down\.0\.block\.(\d{1,3})\.", shapes),
         "attention": None if attention == [2 ** (levels - 1)] else attention,
         "middle_attention": "encoder.mid.attn_1.norm.weight" in shapes,
         "latent_channels": shape_of(shapes, "encoder.conv_out.weight", where)[0],
-        "norm_groups": config.get("norm_num_groups", 32),
+        "norm_groups": groups,
         "pixel_range": family.pixel_range,
         "encode_only": family.encode_only,
     }
@@ -78,7 +78,7 @@ def wanted_names(tokenizer: Any) -> dict[str, str]:
 
 def count(pattern: str, names: Shapes) -> int:
     """Return the number of levels or blocks whose numbers names begin with."""
-    found = (re.match(pattern, name) for name in names)
+    found = (re.match(pattern, name, re.ASCII) for name in names)
     return max((1 + int(match[1]) for match in found if match), default=0)
 
 
@@ -94,10 +94,19 @@ def multiples(channels: list[int], width: int, where: str) -> list[int]:
     return [number // width for number in channels]
 
 
-def shape_of(shapes: Shapes, name: str, where: str) -> tuple[int, ...]:
-    """Return the shape of a tensor that the network has; InputError if there is none."""
-    if name in shapes and len(shapes[name]) >= 2:
-        return shapes[name]
+def shape_of(shapes: Shapes, name: str, where: str, dimensions: int = 4) -> tuple[int, ...]:
+    """Return the shape of a tensor that the network has.
+
+    Raises InputError if there is none, or one without elements or of other `dimensions`.
+    """
+    if name in shapes:
+        shape = shapes[name]
+        if len(shape) == dimensions and all(shape):
+            return shape
+        raise InputError(
+            f"{where}: {name}: expected a tensor of {dimensions} dimensions with elements, found "
+            f"the shape {shape}"
+        )
     there = ", ".join(sorted(shapes)[:4])
     raise InputError(
         f"{where}: expected {name} among the tensors, by its name in taming-transformers, found "

@@ -273,7 +273,7 @@ def test_published_sizes_are_told_from_shapes(family, shapes):
         encoder, _ = build_network(VQGANConfig(), 3, features, features)
     names = tensor_names(encoder, encoder_names(VQGANConfig()))
     shapes = shapes | {names[k]: tuple(v.shape) for k, v in encoder.state_dict().items()}
-    assert canonical_names(FAMILIES["taming"], shapes)["encoder.conv_in.weight"]
-    found = architecture_of(FAMILIES[family], shapes, {}, (256, 256), "weights")
+    assert canonical_names(FAMILIES["taming"], shapes, "weights")["encoder.conv_in.weight"]
+    found = architecture_of(FAMILIES[family], shapes, 32, (256, 256), "weights")
     assert VQGANConfig(**found["network"]) == VQGANConfig()
     assert found["quantizer"]["num_codes"] == shapes["quantize.embedding.weight"][0]
