@@ -66,12 +66,17 @@ _STYLE = """
 def open_session(
     tokenizer: Path | str | None, prior: Path | str | None, device: torch.device
 ) -> DemoSession:
-    """Load the tokenizer and the prior of the demo; a prior includes its tokenizer."""
+    """Load the tokenizer and the prior of the demo; a prior includes its tokenizer.
+
+    Raises ArtifactError for a tokenizer that only encodes.
+    """
     if prior is not None:
         loaded, own = open_pair(prior, tokenizer, device)
-        return DemoSession(own, loaded)
-    assert tokenizer is not None
-    return DemoSession(Tokenizer.from_pretrained(tokenizer).to(device), None)
+    else:
+        assert tokenizer is not None
+        loaded, own = None, Tokenizer.from_pretrained(tokenizer).to(device)
+    own.check_decodes()
+    return DemoSession(own, loaded)
 
 
 class _Page(gr.Blocks):

@@ -100,5 +100,6 @@ def train(
     skips = done.skipped if isinstance(done, TrainedTokenizer) else SkippedImages()
     code = show_skips((*skips.train, *skips.test))
     say(f"run folder: {done.folder}")
-    say(f"next: {done.next_command}")
+    for command in done.next_commands:
+        say(f"next: {command}")
     return code

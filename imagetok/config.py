@@ -30,6 +30,8 @@ MAX_BYTES = 1 << 20
 PlaceOrUrl = Annotated[str, PlainSerializer(public_url)]
 """A path, or a URL whose user info and query are used, but neither shown nor stored."""
 
+_WHOLE = "whole"
+
 
 class Section(BaseModel):
     """Base of every config section: immutable, and unknown keys are errors."""
@@ -48,9 +50,17 @@ class Section(BaseModel):
         """The sections that may stand where a type names this one."""
         return [cls]
 
+    def whole(self) -> dict[str, Any]:
+        """Return all keys as plain data, also added ones at their defaults, to be shown."""
+        return self.model_dump(mode="json", context=_WHOLE)
+
     @model_serializer(mode="wrap")
-    def _without_added_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _without_added_defaults(
+        self, handler: Callable[[Any], dict[str, Any]], info: Any
+    ) -> dict[str, Any]:
         tree = handler(self)
+        if info.context == _WHOLE:  # a `SerializationInfo`, which has no check at run time
+            return tree
         fields = type(self).model_fields
         unset = {name for name in self.added if getattr(self, name) == fields[name].default}
         return {key: value for key, value in tree.items() if key not in unset} if unset else tree
@@ -281,10 +291,20 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     return {} if old == new else {prefix: (old, new)}
 
 
+def in_config(value: object, written: Callable[[object], str] = repr) -> str:
+    """Return a value for a message as a config file has it; `written` writes numbers and text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else written(value)
+
+
 def differences_shown(old: Section, new: Section, *, most: int = 5) -> str:
     """Return the keys whose values differ between two sections, with both values, as text."""
-    changed = differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
-    texts = [f"{key}: {shown(a)} there, {shown(b)} here" for key, (a, b) in changed.items()]
+    changed = differences(old.whole(), new.whole())
+    texts = [
+        f"{key}: {in_config(a, shown)} there, {in_config(b, shown)} here"
+        for key, (a, b) in changed.items()
+    ]
     more = [f"and {counted(len(texts) - most, 'more key')}"] if len(texts) > most else []
     return "; ".join([*texts[:most], *more])
 

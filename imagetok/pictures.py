@@ -23,6 +23,7 @@ _PICTURE_SHARE = 0.4  # weight of the image under an overlaid map
 _INK = "#2b3038"
 _TEXT = 16  # pixels, of names in a grid
 _SMALLEST_TEXT = 10
+_GAP = 8  # pixels between groups of columns
 _HEAT = ((0, 0, 0), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
 
 
@@ -172,10 +173,13 @@ def named_grid(
 ) -> Image.Image:
     """Arrange images as `grid` does, with names in black on white; small images are enlarged.
 
-    row_names: one per row, on its left. titles: above equal parts of the columns, so one per
-    column, or one per group of columns. names: one per image, above it. Each may be empty. Names
-    that are too long are set smaller, and then cut off.
+    row_names: one per row, on its left. titles: one per column, or one per group of equally many
+    columns, above it; a wider gap separates groups. names: one per image, above it. Each may be
+    empty. Names that are too long are set smaller, and then cut off. Raises ConfigError for a
+    number of titles that does not divide the columns.
     """
+    if titles and columns % len(titles):
+        raise ConfigError(f"titles: expected a divisor of {columns} columns, found {len(titles)}")
     pixels = as_pixels(images)
     height, width = pixels.shape[2:]
     scale = max(1, 64 // max(height, width))
@@ -183,27 +187,32 @@ def named_grid(
     margin = 16 + max(round(font.getlength(name)) for name in row_names) if row_names else 0
     top = 28 if titles else 0
     strip = 18 if names else 0
+    group = columns // max(1, len(titles))
+    gap = _GAP if 1 < group < columns else 0
+    lefts = [
+        margin + (padding + i * (width + padding)) * scale + i // group * gap
+        for i in range(columns)
+    ]
     step = strip + (height + padding) * scale
     rows = -(-len(pixels) // columns)
-    size = (margin + (columns * (width + padding) + padding) * scale, top + rows * step)
-    canvas = Image.new("RGB", (size[0], size[1] + padding * scale), "white")
+    size = (lefts[-1] + (width + padding) * scale, top + rows * step + padding * scale)
+    canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for row in range(rows):
         above = top + row * step + strip
-        shown = grid(pixels[row * columns : (row + 1) * columns], columns, padding)
-        canvas.paste(enlarged(shown, scale), (margin, above))
+        shown = pixels[row * columns : (row + 1) * columns]
+        for first in range(0, len(shown), group):
+            part = enlarged(grid(shown[first : first + group], group, padding), scale)
+            canvas.paste(part, (lefts[first] - padding * scale, above))
         if row_names:
             middle = above + (padding + height / 2) * scale
             draw.text((margin - 8, middle), row_names[row], fill=_INK, font=font, anchor="rm")
         for i, name in enumerate(names[row * columns : (row + 1) * columns]):
-            centre = margin + (padding + i * (width + padding) + width / 2) * scale
-            _draw_name(draw, name, (centre, above - strip / 2 + padding), float(width * scale))
-    part = (size[0] - margin) / max(1, len(titles))
+            middle = (lefts[i] + width * scale / 2, above - strip / 2 + padding)
+            _draw_name(draw, name, middle, float(width * scale))
+    wide = (group * (width + padding) - padding) * scale
     for i, title in enumerate(titles):
-        _draw_name(draw, title, (margin + part * (i + 0.5), top / 2), part - 4)
-        if i and len(titles) < columns:  # a gap between the groups
-            left = margin + part * i
-            draw.rectangle((left - 3, 0, left + 3, canvas.height), fill="white")
+        _draw_name(draw, title, (lefts[i * group] + wide / 2, top / 2), float(wide))
     return canvas
 
 

@@ -218,6 +218,7 @@ def generate(
         temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, guidance=guidance,
         seed=seed,
     )  # fmt: skip
+    own.check_decodes()
     n = checked_count("n", n)
     folder = parts_folder(Path(npz)) if out is None and npz is not None else out
     record_of(model, own, n, label, params)  # raises for what the prior cannot use
@@ -414,16 +415,16 @@ def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def _columns(record: SamplesRecord) -> int:
-    """Return the number of columns of the grid: one per class if there are few classes."""
+    """Return the number of columns of the grid: one per class with an image, if these are few."""
     count, classes = min(record.num_images, MOST_IN_GRID), len(record.labels)
-    return classes if 1 < classes <= 20 else max(1, round(count**0.5))
+    return min(classes, count) if 1 < classes <= 20 else max(1, round(count**0.5))
 
 
 def _grid(images: Tensor, record: SamplesRecord, class_names: Sequence[str]) -> Image.Image:
     """Arrange samples with their classes, above each column if it has one, or above each image."""
     columns = _columns(record)
     classes = drawn_labels(record.cycled_labels()[: len(images)], class_names)
-    if columns == len(record.labels) > 1 and any(classes):
+    if columns == min(len(record.labels), len(images)) > 1 and any(classes):
         return named_grid(images, columns, titles=classes[:columns])
     return named_grid(images, columns, names=classes if any(classes) else ())
 

@@ -8,7 +8,7 @@ A key's meaning is the string below its field.
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,7 +20,9 @@ from pydantic_core import PydanticUndefined
 
 from imagetok.config import Section
 from imagetok.plugins.registry import OwnSection
+from imagetok.quantizers.code_probabilities import penalty_names
 from imagetok.training.config import TokenizerRun
+from imagetok.training.schedules import Constant
 from prior.config import PriorRun
 
 PAGE = Path(__file__).parent.parent / "reference" / "config-keys.md"
@@ -122,8 +124,8 @@ def type_text(annotation: Any, metadata: Any = ()) -> str:
         return f"list of {count}{type_text(inner[0])}"
     if origin is dict:
         return f"section of name: {type_text(arguments[1])}"
-    if sections_in(annotation):
-        return "section"
+    if sections := sections_in(annotation):
+        return "section or number" if Constant in sections else "section"
     names = {int: "integer", float: "number", str: "text", bool: "true, false"}
     return " ".join([names[annotation], *_bounds(metadata)])
 
@@ -184,7 +186,7 @@ class Page:
         self.lines += [inspect.cleandoc(section.__doc__ or ""), ""]
         losses = getattr(section.model_construct(), "losses", None)
         if isinstance(losses, tuple) and "kind" in section.model_fields:
-            named = ", ".join(f"`{loss}`" for loss in losses) or "none"
+            named = f"{_listed(losses)}{_with_penalty(section)}"
             self.lines += [f"Losses that `objective.weights` names: {named}.", ""]
         rows = [
             f"| `{key}` | {self._type(path, key, field, inside)} | {default_text(field)} | "
@@ -220,6 +222,19 @@ class Page:
             return f"{text}: [{place}](#{anchor(place)}), without those of several levels"
         inside[place] = sections
         return f"{text}: [{place}](#{anchor(place)})"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
+def _with_penalty(section: type[BaseModel]) -> str:
+    """What is added to the losses of a quantizer that may have an entropy penalty."""
+    if "entropy_temperature" not in section.model_fields:
+        return ""
+    names = _listed(penalty_names(1.0))
+    default = section.model_fields["entropy_temperature"].default
+    return f"; with `entropy_temperature` also {names}" if default is None else ""
 
 
 def anchor(heading: str) -> str:

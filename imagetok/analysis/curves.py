@@ -47,8 +47,8 @@ _CODEBOOK = (
     Curve(
         "logits",
         {("test", "max_logit"): "largest", ("test", "top_logit"): "mean of the largest"},
-        "On the held-out split. Above 18, the usual float32 form of the Dirichlet KL has no "
-        "gradient.",
+        "On the held-out split. In EdVAE, the usual float32 form of the Dirichlet KL has no "
+        "gradient above 18.",
     ),
     Curve(
         "variance of the quantizer",

@@ -36,7 +36,7 @@ from imagetok.evaluation.codebook_health import (
 )
 from imagetok.evaluation.earlier_measures import renamed
 from imagetok.evaluation.records import identity_of
-from imagetok.images import Images, from_stored
+from imagetok.images import Images, from_stored, pixels_text
 from imagetok.io.output_paths import output_folder
 from imagetok.pictures import as_pixels, as_rgb, class_labels, grid_of_rows, heat_map
 from imagetok.processes import device_of
@@ -80,6 +80,8 @@ class Diagnosis(Result):
     """Checkpoint -> entropy maps of `images`, coarsest level; empty without code probabilities."""
     skipped: tuple[Unreadable, ...] = ()
     """Images that are left out, because they cannot be read."""
+    pixels: str = ""
+    """Size and mode of the images as they were encoded, such as "32 x 32 rgb"."""
 
     @property
     def measures(self) -> list[dict[str, Any]]:
@@ -130,6 +132,7 @@ class Diagnosis(Result):
         """Return the measures of one level as label -> formatted value."""
         health = self.levels[level]
         rows: dict[str, object] = {
+            **({"images": self.pixels} if self.pixels else {}),
             **skipped_row(self.skipped),
             "codes used": f"{health.codes_used} of {health.num_codes}",
             "dead codes": health.dead_codes,
@@ -237,6 +240,7 @@ def _measure(tokenizer: Tokenizer, dataset: ImageDataset, name: str, source: str
         classes=class_labels(first.labels.tolist(), dataset.class_names),
         entropies=_entropies(before, tokenizer, images),
         skipped=dataset.skipped,
+        pixels=pixels_text(dataset.contract),
     )
 
 

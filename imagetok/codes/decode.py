@@ -45,6 +45,10 @@ class DecodeRecord(Section):
     """Fingerprint of the tokenizer that decodes them; "" for the one that they are bound to."""
     added: ClassVar[tuple[str, ...]] = ("decoder",)
 
+    def shown(self) -> dict[str, str]:
+        """Return the record for messages."""
+        return {"codes": self.codes, "decoder": self.decoder or "that of the codes' tokenizer"}
+
 
 class DecodeReport(NamedTuple):
     """Number of images in the folder, and how many of them the call wrote."""
@@ -165,6 +169,7 @@ def decode_dataset(
     Raises ShardError when another tokenizer made the codes or a shard is damaged, ConfigError when
     `folder` holds anything else, StoppedError after a signal.
     """
+    tokenizer.check_decodes()
     check_dataset_fingerprint(dataset, tokenizer)
     tokenizer.check_finite()
     count = len(dataset) if limit is None else min(limit, len(dataset))
@@ -204,9 +209,8 @@ def _started(
 
 def _commit_origin(folder: Path, origin: DecodeRecord) -> None:
     """Write the record of an empty folder, or check that the folder is of the same codes."""
-    path, new = folder / RECORD, origin.model_dump(mode="json")
+    path, what = folder / RECORD, "set of decoded images"
     if path.is_file():
-        old = read_json(path, DecodeRecord).model_dump(mode="json")
-        continue_folder(folder, "set of decoded images", old, new)
+        continue_folder(folder, what, read_json(path, DecodeRecord).shown(), origin.shown())
     else:
-        start_folder(path, "set of decoded images", new)
+        start_folder(path, what, origin.model_dump(mode="json"))

@@ -91,10 +91,9 @@ def worker_loader(
     started = min(workers, MOST_PER_CPU * cpus)
     if workers > cpus:
         logger.warning(
-            "%s: expected no more processes than CPUs that they may use, %d, found %d; more are "
-            "slower, set %s%s",
-            *(option, cpus, workers, _setting(option, cpus)),
-            "" if started == workers else f"; {started} are started",
+            "%s: expected at most %s, because this process may use %s, found %d; set %s%s",
+            *(option, cpus, counted(cpus, "CPU"), workers, _setting(option, cpus)),
+            "" if started == workers else f"; only {started} are started",
         )
     with _without_advice():
         return DataLoader(

@@ -56,6 +56,8 @@ class LevelHealth:
     """Kind of the reset of unused codes; None without one."""
     has_averages: bool = False
     """Whether codes are moving averages of encoder outputs, which no gradient trains."""
+    has_entropy_penalty: bool = False
+    """Whether the quantizer's config has the key `entropy_temperature`."""
     entropy: float | None = None
     """Mean entropy of the code probabilities in nats; None without probabilities."""
     entropy_std: float | None = None
@@ -218,6 +220,7 @@ def _training_of(config: object) -> dict[str, Any]:
         "starts_from_data": init in ("data", "kmeans"),
         "reset": None if reset is None or reset.kind == "none" else reset.kind,
         "has_averages": hasattr(config, "averages"),
+        "has_entropy_penalty": hasattr(config, "entropy_temperature"),
     }
 
 
@@ -317,6 +320,17 @@ def _start_and_reset(health: LevelHealth) -> str:
     return joined[0].upper() + joined[1:]
 
 
+def _entropy_penalty_advice(dead: str, entropy: float, num_codes: int) -> str:
+    """Advise a quantizer whose code probabilities only an entropy penalty shapes."""
+    return (
+        f"{dead} never the most likely one (entropy {entropy:.2f} of {math.log(num_codes):.2f} "
+        "nats). The entropy penalty spreads the codes: raise the weight of diversity "
+        "(objective.weights.diversity) or lower that of sample_entropy, and raise "
+        "tokenizer.quantizer.entropy_temperature, so that more codes have a share of each "
+        "position; null turns the penalty off."
+    )
+
+
 def _causes(health: LevelHealth) -> list[str]:
     dead = f"{counted(health.dead_codes, 'code')} {are(health.dead_codes)}"
     if health.entropy is None and not health.can_start_and_reset:
@@ -331,6 +345,8 @@ def _causes(health: LevelHealth) -> list[str]:
             "smaller commitment weight lets the encoder outputs spread."
         ]
     share = health.entropy / math.log(health.num_codes)
+    if health.has_entropy_penalty:
+        return [_entropy_penalty_advice(dead, health.entropy, health.num_codes)]
     if share > 0.8:
         return [
             f"The code probabilities are nearly uniform (entropy {health.entropy:.2f} of "

@@ -25,6 +25,7 @@ from imagetok.evaluation.records import (
     read_record,
     side_by_side,
 )
+from imagetok.images import pixels_text
 from imagetok.io.output_paths import output_file, output_folder
 from imagetok.processes import process_state
 from imagetok.progress import progress_shown
@@ -46,6 +47,8 @@ class Evaluation(Result):
     """Name -> earlier record."""
     skipped: tuple[Unreadable, ...] = ()
     """Images of the data that are left out, because they cannot be read."""
+    pixels: str = ""
+    """Size and mode of the images as they were measured, such as "32 x 32 rgb"; "" for codes."""
 
     @property
     def measures(self) -> Mapping[str, float | int]:
@@ -53,8 +56,9 @@ class Evaluation(Result):
         return self.record["measures"]
 
     def title(self) -> str:
-        """Return a title: the subject and the data."""
-        return f"{self.subject} on {self.data}"
+        """Return a title: the subject, the data, and the size of its images."""
+        size = f", images of {self.pixels}" if self.pixels else ""
+        return f"{self.subject} on {self.data}{size}"
 
     def table(self) -> dict[str, dict[str, float | int]]:
         """Return a row per measure and a column per record, `this` first; mse is x 10^3."""
@@ -156,7 +160,8 @@ def evaluate(
     if file is not None and process_state().is_main_process:
         write_json(file, record)
     subject = display_name(tokenizer) if samples is None else record["subject"]["samples"]
-    return Evaluation(subject, source, record, records, dataset.skipped)
+    pixels = pixels_text(dataset.contract)
+    return Evaluation(subject, source, record, records, dataset.skipped, pixels)
 
 
 def _reference(

@@ -34,8 +34,8 @@ MEANINGS: Mapping[str, str] = {
     "uncertainty": "K / S, the codebook size over the sum of the concentrations of the encoder's "
     "Dirichlet distribution: 1 without evidence, near 0 with much evidence",
     "top_logit": "largest logit of a position, mean over positions",
-    "max_logit": "largest logit of all; above 18 the usual float32 form of the Dirichlet KL has no "
-    "gradient",
+    "max_logit": "largest logit of all; in EdVAE, the usual float32 form of the Dirichlet KL has "
+    "no gradient above 18",
     "margin": "squared distance of the encoder output to the second nearest code minus that to the "
     "nearest one, mean over positions",
     "encoder_norm": "norm of the encoder output, mean over positions",

@@ -241,9 +241,14 @@ class NoDecoder(nn.Module):
     """Stands for the decoder of a network that only encodes."""
 
     def forward(self, z_q: Float[Tensor, "B D h w"]) -> NoReturn:
+        self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise ArtifactError, which says why there are no images."""
         raise ArtifactError(
-            "this tokenizer only encodes: its authors published no decoder, so its codes cannot be "
-            "made into images; use another tokenizer to decode, reconstruct, evaluate or sample"
+            "this tokenizer only encodes: its class has no decoder, so its codes cannot be made "
+            "into images; where the authors' own checkpoint has one, convert that, or use another "
+            "tokenizer to decode, reconstruct, evaluate or sample"
         )
 
 

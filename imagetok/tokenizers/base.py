@@ -18,6 +18,7 @@ from imagetok.config import validate
 from imagetok.errors import ConfigError, InputError
 from imagetok.eval_mode import eval_mode
 from imagetok.images import ImageContract, Images, check_images, check_tensor, clamp_pixels
+from imagetok.networks.vqgan import NoDecoder
 from imagetok.precision import EncodePrecision, encoding_precision
 from imagetok.pretrained import Card, Pretrained
 from imagetok.processes import device_of
@@ -255,6 +256,12 @@ class Tokenizer(Autoencoder, ABC):
         whose encoder and quantizer it has.
         """
         return self.fingerprint if self._ancestry is None else self._ancestry.codes_fingerprint
+
+    def check_decodes(self) -> None:
+        """Raise ArtifactError if the tokenizer only encodes."""
+        for network in self.networks():
+            if isinstance(network, NoDecoder):
+                network.refuse()
 
     def fix_codes(self, source: "Tokenizer") -> None:
         """Fix encoder and quantizer, so that only the decoder learns.

@@ -19,6 +19,7 @@ from imagetok.data.resident import Resident
 from imagetok.data.unreadable import parse_allowance
 from imagetok.networks import VQGANConfig
 from imagetok.networks.patchgan import smallest_side
+from imagetok.quantizers.code_probabilities import penalty_names
 from imagetok.tokenizers import TokenizerConfig
 from imagetok.training.adversarial_losses import AdversarialLoss
 from imagetok.training.schedules import Constant, Schedule, with_lengths
@@ -305,8 +306,9 @@ class TokenizerRun(Section):
         self._check_trained()
         if isinstance(network, VQGANConfig) and network.encode_only:
             raise ValueError(
-                "tokenizer.network.encode_only: expected false, because a decoder is trained, "
-                "found true"
+                "tokenizer.network.encode_only: expected false, because a tokenizer that only "
+                "encodes cannot be trained: it has no decoder; found true; set it to false for a "
+                "tokenizer with a decoder"
             )
         if self.augment is not None:
             self.augment.check_images(self.tokenizer.image)
@@ -324,8 +326,8 @@ class TokenizerRun(Section):
         if set(self.objective.weights) != set(losses):
             raise ValueError(
                 f"objective.weights: expected the losses of {method}, {sorted(losses)}, found "
-                f"{sorted(self.objective.weights)}; set the weight of each, as in "
-                f"--set 'objective.weights={_weights_example(losses)}'"
+                f"{sorted(self.objective.weights)}; {self._penalty_advice()}set the weight of "
+                f"each, as in --set 'objective.weights={_weights_example(losses)}'"
             )
         if self.train.accumulation > 1 and not likelihood.is_additive:
             raise ValueError(
@@ -334,6 +336,17 @@ class TokenizerRun(Section):
                 f"{self.train.accumulation}; set it to 1, or use likelihood 'gaussian'"
             )
         return self
+
+    def _penalty_advice(self) -> str:
+        """Advise the key that an entropy penalty lacks whose losses have weights."""
+        has_key = any(hasattr(level, "entropy_temperature") for level in self.tokenizer.levels)
+        missing = {*self.objective.weights} - {*self.tokenizer.losses}
+        if not has_key or not missing & {*penalty_names(1.0)}:
+            return ""
+        return (
+            "for an entropy penalty, which has the losses sample_entropy and diversity, set "
+            "tokenizer.quantizer.entropy_temperature=0.01, or else "
+        )
 
     def _check_trained(self) -> None:
         factors = self.learning_rate_factors

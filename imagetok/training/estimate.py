@@ -9,6 +9,8 @@ from itertools import islice
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from imagetok.errors import ImagetokError
 from imagetok.processes import peak_memory_mb
@@ -25,6 +27,9 @@ SHOWN = 5
 """Number of unreadable examples that are named."""
 PATIENCE = 60.0
 """Seconds after which even fewer steps are enough."""
+LARGEST = 2 * 2**30
+"""Bytes of values stored for the backward pass that a measured step on a CPU has at most, unless a
+single image has more."""
 EVALUATION_SHARE = 1 / 3
 """Time of evaluating an image, relative to a training step's: forward without backward."""
 
@@ -45,7 +50,8 @@ class RunEstimate(Result):
     """Estimate for the whole run: its steps, and its evaluations at a third of the time of an image
     in a step."""
     peak_memory_mb: float | None = None
-    """Peak resident memory of this process in MiB, up to the end of the measured steps."""
+    """Peak resident memory of this process in MiB, up to the end of the measured steps, or what it
+    would be with steps of all images."""
     peak_gpu_memory_mb: float | None = None
     """Peak memory of tensors on the GPU in MiB; None on a CPU."""
     refusal: ImagetokError | None = None
@@ -54,6 +60,9 @@ class RunEstimate(Result):
     None if it can start."""
     on_gpu: Mapping[str, str] = field(default_factory=dict)
     """Time of a run like this on a GPU where it was measured; see `gpu_times.times_on_gpu`."""
+    measured_images: int | None = None
+    """Images of each measured step if a whole one would take too much memory to be tried on a CPU;
+    times and memory are then proportional to the images. None: whole steps were measured."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Training images that the measured steps met and could not read, path -> reason; others took
     their place."""
@@ -83,11 +92,16 @@ class RunEstimate(Result):
             how, what = "measured", f", with {counted(self.evaluations, 'evaluation')}"
         else:
             how, what = "measured on noise", ", without reading and evaluations"
+        peak = "the peak of the measured steps"
+        if self.measured_images is not None:
+            few = counted(self.measured_images, "image")
+            how = f"in proportion to steps of {few}, {how}"
+            peak = f"for all images of a step; a whole step was not tried, only {few}"
         gpu = self.peak_gpu_memory_mb
         return {
             "a step": f"{duration_text(self.seconds_per_step)}, {how}",
             "time, about": f"{duration_text(self.seconds)}{what}",
-            "memory, about": f"{self.peak_memory_mb:,.0f} MiB, the peak of the measured steps",
+            "memory, about": f"{self.peak_memory_mb:,.0f} MiB, {peak}",
             **({} if gpu is None else {"GPU memory, about": f"{gpu:,.0f} MiB"}),
         }
 
@@ -105,27 +119,79 @@ def estimate_run(
 
     limit: seconds after which no more steps are taken than needed. refusal: of the run, if the job
     has noise in place of what is missing.
+    On a CPU, if the values stored for the backward pass would take more than LARGEST bytes, steps
+    of fewer images are measured, and time and memory are taken in proportion to the images.
     Raises what a step of the run raises, such as InputError for an image that cannot be read.
     """
     assert job.facts is not None
     device = accelerator.device
+    measured, missing_mb = _measured(job, config, accelerator, seed)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with closing(rehearse(job, config, accelerator=accelerator, seed=seed)) as steps:
+    with closing(rehearse(job, measured, accelerator=accelerator, seed=seed)) as steps:
         taken = list(islice(_seconds(steps, device, limit), WARM_UP + MOST))
-    step = statistics.median(taken[WARM_UP:] or taken)
+    image = statistics.median(taken[WARM_UP:] or taken) / measured.batch_size
+    step = image * config.batch_size
     evaluations = evaluations_of(config)
-    image = step / config.batch_size * EVALUATION_SHARE
+    evaluated = evaluations * (job.facts.held_out or 0)
     return RunEstimate(
         job.facts,
         str(device),
         evaluations,
         step,
-        config.steps * step + evaluations * (job.facts.held_out or 0) * image,
-        peak_memory_mb(),
+        config.steps * step + evaluated * image * EVALUATION_SHARE,
+        peak_memory_mb() + missing_mb,
         torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
         refusal,
+        measured_images=None if measured is config else measured.batch_size,
     )
+
+
+def _measured(
+    job: Job, config: TrainConfig, accelerator: Accelerator, seed: int
+) -> tuple[TrainConfig, float]:
+    """Return the config of the steps to measure, and the memory in MiB that they take too little.
+
+    It is the config of the run, unless it is a process on a CPU whose steps are too large to try.
+    """
+    whole = config.batch_size // config.accumulation
+    if accelerator.device.type != "cpu" or accelerator.num_processes > 1 or whole == 1:
+        return config, 0.0
+    stored = _stored_bytes(job, _with_images(config, 1), accelerator, seed)
+    images = max(1, int(LARGEST / max(1, stored)))
+    if images >= whole:
+        return config, 0.0
+    return _with_images(config, images), (whole - images) * stored / 2**20
+
+
+def _with_images(config: TrainConfig, images: int) -> TrainConfig:
+    """Return the config with steps of a number of images, taken at once."""
+    return config.model_copy(update={"batch_size": images, "accumulation": 1})
+
+
+def _stored_bytes(job: Job, config: TrainConfig, accelerator: Accelerator, seed: int) -> int:
+    """Return the bytes of the values that a step stores for its backward pass, without weights."""
+    networks = [job.model, *(() if job.adversary is None else (job.adversary[1],))]
+    weights = {
+        tensor.untyped_storage().data_ptr()
+        for network in networks
+        for tensor in (*network.parameters(), *network.buffers())
+    }
+    stored: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            stored[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    eager = config.model_copy(update={"compile": False, "workers": 0})
+    with (
+        closing(rehearse(job, eager, accelerator=accelerator, seed=seed)) as steps,
+        saved_tensors_hooks(count, lambda tensor: tensor),
+    ):
+        next(steps)
+    return sum(stored.values())
 
 
 def evaluations_of(config: TrainConfig) -> int:

@@ -30,6 +30,16 @@ def encode_command(
     )
 
 
+def decode_command(tokenizer: Path, out: Path) -> str:
+    """Return the command that decodes SHARDS, a code dataset that there is, with a tokenizer."""
+    return command("decode", "--tokenizer", tokenizer, "--shards", "SHARDS", "--out", out)
+
+
+def resample_command(tokenizer: Path, out: Path) -> str:
+    """Return the command that draws images from PRIOR, with another tokenizer than its own."""
+    return command("sample", "--prior", "PRIOR", "--tokenizer", tokenizer, "--out", out)
+
+
 def evaluate_command(tokenizer: Path, data: DataConfig) -> str:
     """Return the command that measures a tokenizer or VAE on the held-out images."""
     return command("evaluate", "--tokenizer", tokenizer, "--data", describe(data, "test"))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imagetok.config import Section, differences, dump_yaml, load_config, value_at
+from imagetok.config import Section, differences, dump_yaml, in_config, load_config, value_at
 from imagetok.distributed.peers import shared_work
 from imagetok.durable import lock, remove_temporaries, write_bytes, write_json
 from imagetok.errors import CheckpointError, ConfigError, ImagetokError
@@ -224,21 +224,16 @@ def _check_same(folder: Path, config: S, free: Collection[str]) -> S:
     for key, (old, new) in changed.items():
         if key.startswith((*REPAIRS, "train.steps")):
             logger.warning(
-                "%s: continuing with %s instead of %s", key, _in_config(new), _in_config(old)
+                "%s: continuing with %s instead of %s", key, in_config(new), in_config(old)
             )
     _refuse_changes(folder, changed, free)
     return stored
 
 
-def _in_config(value: object) -> str:
-    """Return a value as a config file has it."""
-    return "null" if value is None else repr(value)
-
-
 def _changes(folder: Path, config: S) -> tuple[S, dict[str, tuple[Any, Any]]]:
     """Return the stored config of a run, and the values (old, new) of the keys that differ."""
     stored = load_config(folder / CONFIG, type(config))
-    return stored, differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+    return stored, differences(stored.whole(), config.whole())
 
 
 def _refuse_changes(
@@ -250,7 +245,7 @@ def _refuse_changes(
     }
     if refused:
         lines = "\n".join(
-            f"  {k}: {_in_config(old)} in the folder, {_in_config(new)} requested"
+            f"  {k}: {in_config(old)} in the folder, {in_config(new)} requested"
             for k, (old, new) in refused.items()
         )
         raise ConfigError(

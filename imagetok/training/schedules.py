@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from imagetok.config import Section, Steps, value_at
@@ -18,7 +18,7 @@ Value = float | Tensor
 
 
 class Constant(Section):
-    """Always `value`."""
+    """Always `value`. In place of the section, the number alone may stand."""
 
     kind: Literal["constant"] = "constant"
     value: NonNegativeFloat
@@ -103,9 +103,20 @@ class WarmupCosine(Section):
         return self.end + (self.peak - self.end) * 0.5 * (1 + math.cos(done * math.pi))
 
 
+def _section_of(value: object) -> object:
+    """Return a number as the section of a constant schedule, and anything else unchanged."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"kind": "constant", "value": value} if is_number else value
+
+
 Schedule = Annotated[
-    Constant | QuarterCosine | Exponential | Staircase | WarmupCosine, Field(discriminator="kind")
+    Annotated[
+        Constant | QuarterCosine | Exponential | Staircase | WarmupCosine,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(_section_of),
 ]
+"""A schedule; a number in a config is a constant one, and dumps have the section."""
 
 
 def values_at(schedules: Mapping[str, Schedule], step: int) -> dict[str, float]:

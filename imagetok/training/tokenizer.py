@@ -172,7 +172,7 @@ def _job(config: TokenizerRun, run: Path, images: RunImages, init_from: Path | s
                 _save_pictures(bare, images.held_out, path)
                 if is_first:
                     logger.info("held-out images above their reconstructions: %s", path)
-        if isinstance(bare, Tokenizer):
+        if isinstance(bare, Tokenizer) and config.trained == "all":
             _log_codebook_states(step, measures, states, bare.grids)
         return measures
 

@@ -28,7 +28,12 @@ from imagetok.training.config_input import (
 )
 from imagetok.training.estimate import RunEstimate
 from imagetok.training.metrics_log import read_json_lines
-from imagetok.training.next_commands import encode_command, evaluate_command
+from imagetok.training.next_commands import (
+    decode_command,
+    encode_command,
+    evaluate_command,
+    resample_command,
+)
 from imagetok.training.run_folder import CONFIG, check_plugins
 from imagetok.training.run_images import SkippedImages, parse_check, read_skipped
 from imagetok.training.tokenizer import estimate_tokenizer, train_tokenizer
@@ -55,6 +60,11 @@ class Trained(Result):
     def next_command(self) -> str:
         """The command that comes next, quoted for a shell."""
 
+    @property
+    def next_commands(self) -> tuple[str, ...]:
+        """The commands of which one comes next."""
+        return (self.next_command,)
+
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl: `step`, `split` (train or test), and the values by name."""
@@ -80,12 +90,26 @@ class TrainedTokenizer(Trained):
 
     @property
     def next_command(self) -> str:
-        """The command that encodes the training images; for a VAE, which has no codes, measures."""
+        """The command that encodes the training images.
+
+        For a VAE, which has no codes, the one that measures it; for a decoder trained alone, the
+        one that decodes SHARDS, a code dataset of the tokenizer that it was trained from.
+        """
+        return self.next_commands[0]
+
+    @property
+    def next_commands(self) -> tuple[str, ...]:
+        """The commands of which one comes next; for a decoder trained alone also `sample`."""
         config = load_config(self.folder / CONFIG, TokenizerRun)
+        if config.trained == "decoder":
+            return (
+                decode_command(self.artifact, self.folder / "decoded"),
+                resample_command(self.artifact, self.folder / "samples"),
+            )
         if config.tokenizer.latent is not None:
-            return evaluate_command(self.artifact, config.data)
+            return (evaluate_command(self.artifact, config.data),)
         shards = self.folder / "codes" / "train"
-        return encode_command(self.artifact, config.data, "train", shards, config.max_skip)
+        return (encode_command(self.artifact, config.data, "train", shards, config.max_skip),)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

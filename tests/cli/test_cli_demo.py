@@ -19,10 +19,11 @@ from PIL import Image
 from sampling_parts import make_prior_folder
 
 from cli.main import _run
+from imagetok.config import validate
 from imagetok.errors import ConfigError, InputError
 from imagetok.images import to_uint8
 from imagetok.pictures import heat_map
-from imagetok.tokenizers import Tokenizer
+from imagetok.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 from prior import Prior
 from prior.demo_session import DemoSession, _uncertainty_maps
 from prior.loading import open_pair
@@ -158,6 +159,22 @@ def test_a_prior_of_another_tokenizer_is_refused(source, tmp_path):
     other = Tokenizer.from_pretrained(make_prior_folder(tmp_path, seed=1).parent / "own")
     with pytest.raises(InputError, match="tokenizer"):
         DemoSession(other, Prior.from_pretrained(source))
+
+
+def test_a_tokenizer_that_only_encodes_is_refused_before_the_server_starts(tmp_path, capsys):
+    pytest.importorskip("gradio")
+    tree = {
+        "image": {"mode": "grey", "height": 8, "width": 8},
+        "network": {
+            "kind": "vqgan", "width": 4, "multipliers": [1, 1], "norm_groups": 2, "blocks": 1,
+            "latent_channels": 4, "encode_only": True,
+        },
+        "quantizer": {"kind": "vqvae", "num_codes": 8, "code_dim": 4},
+    }  # fmt: skip
+    tokenizer = build_tokenizer(validate(tree, TokenizerConfig, "test"))
+    tokenizer.save_pretrained(tmp_path / "t")
+    assert _run(["demo", "--tokenizer", str(tmp_path / "t"), "--device", "cpu"]) == 3
+    assert "only encodes: its class has no decoder" in capsys.readouterr().err
 
 
 def test_no_model_is_a_usage_error(capsys):

@@ -17,7 +17,13 @@ def test_a_decoder_alone_is_trained_shown_and_verified(tmp_path, capsys):
     fine += ["--init-from", str(first / "tokenizer")]
     assert _run([*fine, "--dry-run"]) == 0
     assert "its decoder alone" in capsys.readouterr().out and not second.exists()
-    assert _run(fine) == 0 and _run([*fine, "--resume"]) == 0
+    capsys.readouterr()
+    assert _run(fine) == 0
+    out, err = capsys.readouterr()
+    told = [line for line in out.splitlines() if line.startswith("next: ")]
+    assert [line.split()[2] for line in told] == ["decode", "sample"]
+    assert "the codebook is" not in out + err
+    assert _run([*fine, "--resume"]) == 0
     assert "trained: decoder" in (second / "config.yaml").read_text()
     capsys.readouterr()
     described = []

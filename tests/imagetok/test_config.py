@@ -10,6 +10,7 @@ from imagetok.config import (
     Section,
     apply_overrides,
     differences,
+    differences_shown,
     dump_yaml,
     load_config,
     override_texts,
@@ -17,6 +18,7 @@ from imagetok.config import (
     validate,
 )
 from imagetok.errors import ConfigError
+from imagetok.networks import VQGANConfig
 from imagetok.training.config import TokenizerRun
 
 
@@ -330,3 +332,11 @@ def test_an_override_may_hold_one_object_twice():
     level = {"kind": "vqvae-ema", "reset": {"kind": "none"}}
     (text,) = override_texts({"levels": [level, level]})
     assert apply_overrides({"levels": []}, [text]) == {"levels": [level, level]}
+
+
+def test_a_difference_shows_a_key_at_its_default_as_a_config_has_it():
+    there, here = VQGANConfig(encode_only=True, attention=(1,)), VQGANConfig()
+    assert differences_shown(there, here) == (
+        "attention: [1] there, null here; encode_only: true there, false here"
+    )
+    assert "encode_only" not in here.model_dump() and here.whole()["encode_only"] is False

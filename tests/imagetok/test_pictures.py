@@ -80,6 +80,27 @@ def test_a_named_grid_holds_the_same_images_and_ink_for_every_name(part):
     assert (named != 255).sum() > (fewer != 255).sum() > (without != 255).sum()
 
 
+@pytest.mark.parametrize("groups", [0, 1, 2, 3, 6])
+@pytest.mark.parametrize("side", [32, 80])
+def test_names_of_any_length_and_gaps_of_groups_hide_no_part_of_an_image(groups, side):
+    columns, count, scale = 6, 9, max(1, 64 // side)
+    noise = np.random.default_rng(0).integers(0, 255, (count, 1, side, side), dtype=np.uint8)
+    titles = ["a name that goes on and on " * 9] * groups
+    picture = np.asarray(named_grid(noise, columns, titles=titles).convert("L"))
+    gap, group = (8 if 1 < groups < columns else 0), columns // max(1, groups)
+    top = picture.shape[0] - (2 * (side + 2) + 2) * scale
+    for i, image in enumerate(noise[:, 0]):
+        y = top + (2 + i // columns * (side + 2)) * scale
+        x = (2 + i % columns * (side + 2)) * scale + i % columns // group * gap
+        found = picture[y : y + side * scale : scale, x : x + side * scale : scale]
+        assert np.array_equal(found, image)
+
+
+def test_titles_belong_to_equally_many_columns():
+    with pytest.raises(ConfigError, match="a divisor of 3 columns, found 2"):
+        named_grid(numbered(3), 3, titles=["cat", "dog"])
+
+
 def test_a_name_that_is_too_long_stays_above_its_image():
     images = np.full((2, 1, 64, 64), 255, dtype=np.uint8)
     long = "a name of a class that goes on and on"

@@ -19,6 +19,7 @@ from imagetok.config import load_config
 from imagetok.data import ArrayImages
 from imagetok.errors import ConfigError, ImagetokError, InputError
 from imagetok.evaluation.cifar_resnet import CIFARResNet
+from imagetok.images import pixels_text
 from imagetok.results import Result
 from imagetok.tokenizers import Tokenizer, build_tokenizer
 from imagetok.training.config import TokenizerRun
@@ -269,8 +270,10 @@ def test_functions_take_images_in_memory_and_work_in_threads(place):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert [result.title().split(" on ")[-1].split(";")[0] for result in found[:2]] == [
-        "mine:all",
+    size = pixels_text(tokenizer.image)
+    assert [result.title().split(" on ")[-1] for result in found[:2]] == [
+        f"mine:all, images of {size}",
         "mine:all",
     ]
+    assert found[1].rows()["images"] == size
     assert len(found) == 3

@@ -199,8 +199,12 @@ def test_chameleon_of_transformers_gives_its_codes_and_says_that_it_cannot_decod
     with torch.no_grad():
         theirs = model.encode(2 * IMAGES - 1).image_tokens
     codes = check_codes_agree(converted.tokenizer, IMAGES, theirs)
-    with pytest.raises(imagetok.ImagetokError, match="only encodes: its authors published no deco"):
+    with pytest.raises(imagetok.ImagetokError, match="only encodes: its class has no decoder"):
         converted.tokenizer.decode((codes,))
+    imagetok.encode(converted.tokenizer, IMAGES, tmp_path / "codes", device="cpu")
+    with pytest.raises(imagetok.ImagetokError, match="authors' own checkpoint has one, convert"):
+        imagetok.decode(converted.tokenizer, tmp_path / "codes", tmp_path / "decoded")
+    assert not (tmp_path / "decoded").exists()
     assert "only encodes" in (tmp_path / "ours" / "README.md").read_text()
     assert not converted.can_decode
 

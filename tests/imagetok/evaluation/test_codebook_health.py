@@ -210,3 +210,11 @@ def test_what_has_no_codebook_is_examined_too(kind, sizes):
         said = " ".join(verdict_of(health).sentences)
         assert "kmeans" not in said and "commitment" not in said
         assert (health.norms is None) == (kind == "residual-vq")
+
+
+def test_advice_for_an_entropy_penalty_is_what_it_has():
+    health, verdict = health_and_verdict(*setting("ibq"))
+    said = " ".join(verdict.sentences)
+    assert verdict.state != "healthy" and health.has_entropy_penalty
+    assert "entropy_temperature" in said and "objective.weights.diversity" in said
+    assert "objective.temperature" not in said and "KL" not in said

@@ -233,7 +233,7 @@ def test_the_tokenizer_has_to_be_named_also_when_the_run_goes_on(tmp_path, sourc
     train_tokenizer(only_decoder("edvae", steps=2), tmp_path, init_from=source("edvae"))
     with pytest.raises(ConfigError, match="also beside --resume"):
         train_tokenizer(only_decoder("edvae", steps=3), tmp_path, resume=True)
-    with pytest.raises(ConfigError, match="trained: 'decoder' in the folder"):
+    with pytest.raises(ConfigError, match="trained: 'decoder' in the folder, 'all' requested"):
         train_tokenizer(config("edvae", steps=3), tmp_path, resume=True, init_from=source("edvae"))
 
 

@@ -142,3 +142,29 @@ def test_a_run_begins_with_its_facts_and_names_the_next_command(here, caplog, mo
 def test_a_command_loads_the_plugins_of_this_process(monkeypatch):
     monkeypatch.setattr(loading, "_asked", {"my parts.py": "parts"})
     assert command("train", "a b") == "imagetok --plugin 'my parts.py' train 'a b'"
+
+
+def test_steps_too_large_to_try_are_measured_with_fewer_images(here, monkeypatch):
+    config = tree(steps=10, accumulation=1)
+    whole = imagetok.train(config, dry_run=True, device="cpu", progress=False)
+    assert whole.measured_images is None and "proportion" not in str(whole.rows())
+    stored = []
+    stored_bytes = estimate._stored_bytes
+
+    def noted(*args: object) -> int:
+        stored.append(stored_bytes(*args))  # pyright: ignore[reportArgumentType]
+        return stored[-1]
+
+    monkeypatch.setattr(estimate, "_stored_bytes", noted)
+    monkeypatch.setattr(estimate, "LARGEST", 1)
+    found = imagetok.train(config, dry_run=True, device="cpu", progress=False)
+    assert found.measured_images == 1
+    assert "in proportion to steps of 1 image" in found.rows()["a step"]
+    assert found.facts == whole.facts
+    assert found.seconds > 10 * found.seconds_per_step
+    assert found.peak_memory_mb >= 59 * stored[0] / 2**20
+    monkeypatch.setattr(estimate, "LARGEST", 7 * stored[0])
+    assert imagetok.train(config, dry_run=True, device="cpu", progress=False).measured_images == 7
+    monkeypatch.setattr(estimate, "LARGEST", 60 * stored[0])
+    assert imagetok.train(config, dry_run=True, device="cpu").measured_images is None
+    assert len({*stored}) == 1 and not list(here.iterdir())

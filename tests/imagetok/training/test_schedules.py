@@ -161,3 +161,33 @@ def test_sections_that_several_runs_share_keep_no_length_of_one() -> None:
 def test_a_schedule_without_a_length_outside_a_run_has_no_value() -> None:
     with pytest.raises(ValueError, match="expected `steps`"):
         QuarterCosine(start=0.0, end=1.0).at(1)
+
+
+def test_a_number_in_place_of_a_schedule_is_constant() -> None:
+    run = run_tree(steps=7, learning_rate=1e-3)
+    run["objective"] |= {"temperature": 2, "weights": {"kl": 0.25}}
+    short = validate(run, TokenizerRun, "here")
+    assert short.train.learning_rate == Constant(value=1e-3)
+    assert short.objective.temperature == Constant(value=2.0)
+    assert short.objective.weights == {"kl": Constant(value=0.25)}
+    stored = short.model_dump(mode="json")
+    assert stored["train"]["learning_rate"] == {"kind": "constant", "value": 1e-3}
+    assert validate(stored, TokenizerRun, "here") == short
+
+
+@pytest.mark.parametrize("value", [True, "0.001", "constant", -1.0, float("nan"), None])
+def test_what_is_no_number_is_no_schedule(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"train\.learning_rate"):
+        validate(run_tree(steps=7, learning_rate=value), TokenizerRun, "here")
+
+
+def test_weights_of_an_entropy_penalty_without_its_temperature_are_advised() -> None:
+    run = run_tree(steps=7)
+    run["tokenizer"]["quantizer"] = {"kind": "vqvae", "num_codes": 8, "code_dim": 4}
+    run["objective"]["weights"] = {"codebook": 1.0, "commitment": 0.25, "diversity": 0.1}
+    with pytest.raises(ConfigError, match=r"tokenizer\.quantizer\.entropy_temperature=0\.01"):
+        validate(run, TokenizerRun, "here")
+    del run["objective"]["weights"]["commitment"], run["objective"]["weights"]["diversity"]
+    with pytest.raises(ConfigError, match="expected the losses of") as refused:
+        validate(run, TokenizerRun, "here")
+    assert "entropy" not in str(refused.value)
