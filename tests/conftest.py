@@ -36,6 +36,12 @@ if sys.dont_write_bytecode:  # every process of the tests would compile every mo
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kernels_of_its_own(tmp_path_factory) -> None:
+    """What torch compiles is kept for one process: two that write one file disturb each other."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("inductor"))
+
+
 @pytest.fixture
 def hangups_count() -> Iterator[None]:
     """SIGHUP as a terminal sends it, also where the tests run under `nohup`, which ignores it."""

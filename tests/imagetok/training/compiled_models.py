@@ -17,10 +17,17 @@ from imagetok.seeding import reseed_global
 from imagetok.tokenizers import Autoencoder, build_autoencoder
 from imagetok.training.config import TokenizerRun
 
+SIDE = 64  # for time: graphs do not depend on the size of the images
+
 
 def built(name: str) -> tuple[Autoencoder, torch.Tensor]:
-    """A tokenizer in training mode without dropout, and two random images."""
-    run = validate(configs(name).tree, TokenizerRun, name)
+    """A tokenizer in training mode without dropout, and two random images, small where it can."""
+    tree = configs(name).tree
+    run = validate(tree, TokenizerRun, name)
+    if run.tokenizer.network.any_size:
+        image = tree["tokenizer"]["image"]
+        image |= {side: min(SIDE, image[side]) for side in ("height", "width")}
+        run = validate(tree | {"augment": None}, TokenizerRun, name)
     reseed_global(0)
     model = build_autoencoder(run.tokenizer).train()
     for part in model.modules():
