@@ -184,6 +184,7 @@ def test_no_model_is_a_usage_error(capsys):
 
 def test_without_gradio_one_message_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "cli.demo_page", raising=False)  # other tests import it
     assert _run(["demo", "--tokenizer", "nowhere"]) == 5
     description = capsys.readouterr().err
     assert description.startswith("error: imagetok demo needs gradio, which cannot be imported")
