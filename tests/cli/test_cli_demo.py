@@ -184,7 +184,9 @@ def test_no_model_is_a_usage_error(capsys):
 
 def test_without_gradio_one_message_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "cli.demo_page", raising=False)  # other tests import it
+    # Other tests import the page, which names a folder to gradio: both are as they were, afterwards.
+    monkeypatch.delitem(sys.modules, "cli.demo_page", raising=False)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "of this test")
     assert _run(["demo", "--tokenizer", "nowhere"]) == 5
     description = capsys.readouterr().err
     assert description.startswith("error: imagetok demo needs gradio, which cannot be imported")
