@@ -184,7 +184,7 @@ def test_no_model_is_a_usage_error(capsys):
 
 def test_without_gradio_one_message_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    # Other tests import the page, which names a folder to gradio: both are as they were, afterwards.
+    # Other tests import the page, which names a folder to gradio; both are restored afterwards.
     monkeypatch.delitem(sys.modules, "cli.demo_page", raising=False)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "of this test")
     assert _run(["demo", "--tokenizer", "nowhere"]) == 5
